@@ -1,0 +1,159 @@
+"""The error tree, by whose fault it is: that alone decides what happens next.
+
+::
+
+    AiTaskProcessorError
+    ├── ConfigurationError        ours, knowable without the network: exit 78
+    ├── DataDirectoryError        the data directory cannot be used: exit 73
+    │   └── OutboxLocked          another daemon holds it: exit 75
+    ├── OutboxUnwritable          a commit failed: the result stays in memory, intake stops
+    ├── TaskError                 the task's own fault: it ends ``failed``
+    │   └── InputRefused          the model refuses this very input
+    ├── Retry                     a processor gives the task back
+    ├── Rejected                  the task API refuses this very result: dead letter
+    └── NeighbourError            somebody else's fault: the task stays pending
+        ├── Unsent                nothing was sent: DNS, refused, TLS
+        │   └── CircuitOpen       we did not even try: circuit open or neighbour paused
+        ├── Transient             5xx, 408, 425
+        │   └── InvalidAnswer     an answer that makes no sense
+        ├── Throttled             429, or 503 with Retry-After
+        ├── Ambiguous             it may have been applied: timeout or reset after writing
+        ├── Unauthorized          401 after a refresh, 403, no token to be had
+        ├── Misconfigured         wrong configuration, seen from outside
+        └── QuotaExhausted        the provider wants money
+
+What a class means for retries and for the circuit breaker are attributes of the class, not
+tuples at the caller. Messages never contain answers, user text or secrets.
+"""
+
+from typing import ClassVar, Literal
+
+
+class AiTaskProcessorError(Exception):
+    """The root: nothing else is raised on purpose."""
+
+
+class ConfigurationError(AiTaskProcessorError):
+    """One or more local mistakes; ``problems`` has a line for each, naming the variable and the remedy."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class DataDirectoryError(AiTaskProcessorError):
+    """The data directory cannot be created, read or written."""
+
+
+class OutboxLocked(DataDirectoryError):
+    """Another process holds the outbox of this data directory."""
+
+
+class OutboxUnwritable(AiTaskProcessorError):
+    """A commit failed (disk full, read-only): what was to be kept is still in the caller's hands."""
+
+
+class TaskError(AiTaskProcessorError):
+    """The task's own fault. ``code`` is short and constant, ``message`` one sentence without user text."""
+
+    def __init__(self, code: str, message: str = "") -> None:
+        super().__init__(code)
+        self.code = code
+        self.message = message
+
+
+class InputRefused(TaskError):
+    """The model refuses this input (HTTP 400 in the provider's own error shape)."""
+
+
+class Retry(AiTaskProcessorError):
+    """A processor gives its task back untried; it may run again after ``delay_s`` seconds."""
+
+    def __init__(self, delay_s: float = 0.0) -> None:
+        super().__init__(f"again in {delay_s:g} s")
+        self.delay_s = delay_s
+
+
+class Rejected(AiTaskProcessorError):
+    """The task API refuses this result for good, in its own error shape."""
+
+    def __init__(self, outcome: Literal["refused", "gone", "conflict"], status: int) -> None:
+        super().__init__(f"{outcome} (HTTP {status})")
+        self.outcome = outcome
+        self.status = status
+
+
+class NeighbourError(AiTaskProcessorError):
+    """Somebody else's fault. Never fails a task.
+
+    ``retry_after_s`` is the neighbour's own wish, when it named one.
+    """
+
+    #: is this evidence that the neighbour is down? (counted by the circuit breaker)
+    trips_breaker: ClassVar[bool] = False
+    #: is a repetition within seconds worth while?
+    retryable: ClassVar[bool] = False
+    #: first and longest pause in seconds before one probe is sent; None when a pause is not the answer
+    pause_s: ClassVar[tuple[float, float] | None] = None
+
+    def __init__(self, message: str, *, status: int | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class Unsent(NeighbourError):
+    """Nothing reached the neighbour: name resolution, refused connection, TLS, pool."""
+
+    trips_breaker = True
+    retryable = True
+
+
+class CircuitOpen(Unsent):
+    """Not tried: the neighbour's circuit is open, or it is paused. ``retry_after_s`` says for how long."""
+
+    trips_breaker = False
+    retryable = False
+
+
+class Transient(NeighbourError):
+    """The neighbour answered that it cannot now (5xx, 408, 425)."""
+
+    trips_breaker = True
+    retryable = True
+
+
+class InvalidAnswer(Transient):
+    """The neighbour answered something that makes no sense (HTML, truncated JSON, a wrong vector)."""
+
+
+class Throttled(NeighbourError):
+    """The neighbour asks for patience (429, 503 with Retry-After): one hold for all, no evidence of an outage."""
+
+    retryable = True
+    pause_s = (1.0, 900.0)
+
+
+class Ambiguous(NeighbourError):
+    """The request was written and the answer is missing or unclear: it may have been applied."""
+
+    trips_breaker = True
+    retryable = True
+
+
+class Unauthorized(NeighbourError):
+    """401 after a fresh token, 403, or no token to be had."""
+
+    pause_s = (10.0, 300.0)
+
+
+class Misconfigured(NeighbourError):
+    """A refusal that is not about one task: unknown model, refused parameter, a 404 that is not the API's own."""
+
+    pause_s = (10.0, 300.0)
+
+
+class QuotaExhausted(NeighbourError):
+    """The provider's account is empty (``insufficient_quota``): one probe per five minutes."""
+
+    pause_s = (300.0, 300.0)

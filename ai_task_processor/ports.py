@@ -1,0 +1,153 @@
+"""The doors between the engine and the world: what a source, an outbox, a model and a clock promise.
+
+The engine knows these protocols only. Every implementation passes the contract suite of its door
+(``tests/contract``).
+"""
+
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+from ai_task_processor.models.task import Claim, Failure, Receipt, Record, Task, TaskResult, Usage, Vector
+
+SkipReason = Literal[
+    "running", "in_outbox", "dead_letter", "stale", "unknown_type", "invalid", "duplicate", "deferred", "paused"
+]
+
+
+class Clock(Protocol):
+    """Time as an argument, so that tests need not wait for it."""
+
+    def monotonic(self) -> float:
+        """Seconds of a clock that never jumps; for durations and deadlines."""
+
+    def now(self) -> datetime:
+        """The wall clock, aware, UTC; for what is shown or survives a restart."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Suspend for that long."""
+
+
+class Admission(Protocol):
+    """The engine's word on a listed task, asked by a source while it reads the list."""
+
+    def refuse(self, task: Task) -> SkipReason | None:
+        """Why this task must not start now, or None when it may."""
+
+
+class TaskSource(Protocol):
+    """Where tasks come from and where their outcomes go back to. Delivery is at least once."""
+
+    async def claim(self, limit: int) -> Sequence[Claim]:
+        """At most ``limit`` tasks that may start now; empty when there are none; does not wait for more.
+
+        Raises ``NeighbourError`` when the source cannot be read.
+        """
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return after ``timeout_s``, or earlier when there may be work (push, notify, wake-up)."""
+
+    async def complete(self, receipt: Receipt, result: TaskResult) -> None:
+        """Report success and return once it is acknowledged.
+
+        Raises ``Rejected`` when this result is refused for good, ``Ambiguous`` when it may have been
+        applied, another ``NeighbourError`` when it was not.
+        """
+
+    async def fail(self, receipt: Receipt, failure: Failure) -> None:
+        """Report that the task failed for a reason of its own; answers like ``complete``."""
+
+    async def release(self, receipt: Receipt, delay_s: float) -> None:
+        """Give an unfinished task back; it is not claimed again before ``delay_s`` seconds have passed."""
+
+    async def check(self) -> None:
+        """The cheapest proof that the neighbour answers us; raises ``NeighbourError``."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxDepth:
+    """How full the outbox is. ``oldest_finished_at`` is in seconds since the epoch, of the waiting records."""
+
+    waiting: int = 0
+    dead: int = 0
+    bytes: int = 0
+    oldest_finished_at: float | None = None
+
+
+class Outbox(Protocol):
+    """Finished and not yet told: the only durable state. At most one record for a task id.
+
+    A record is *waiting* until it is delivered, deferred (waiting, but not before a time) or buried
+    as a *dead letter*, which keeps the result until an operator retries or drops it.
+    """
+
+    @property
+    def full(self) -> bool:
+        """Is the byte limit reached? Once true it stays true until 90 % of the limit."""
+
+    @property
+    def writable(self) -> bool:
+        """Did the last commit succeed?"""
+
+    def put(self, record: Record) -> Awaitable[None]:
+        """Keep an outcome. Accepted at once (no await inside); the awaitable resolves when it is on disk.
+
+        Replaces a dead letter of the same task. The awaitable raises ``OutboxUnwritable``.
+        """
+
+    def holds(self, task_id: str, fingerprint: str | None = None) -> Literal["in_outbox", "dead_letter"] | None:
+        """Does a record stand for this task? A dead letter of other content (fingerprint) does not count."""
+
+    async def due(self, now: float, limit: int, exclude: frozenset[str] = frozenset()) -> Sequence[Record]:
+        """At most ``limit`` waiting records whose time has come, oldest due first, without those excluded."""
+
+    async def next_due_at(self) -> float | None:
+        """When the earliest waiting record is due (seconds since the epoch), None when nothing waits."""
+
+    async def delivered(self, task_id: str) -> None:
+        """The outcome is acknowledged: forget it."""
+
+    async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
+        """Try again at ``due_at``."""
+
+    async def bury(self, task_id: str, reason: str) -> None:
+        """Refused for good: keep as a dead letter with this reason."""
+
+    async def apply_requests(self) -> Mapping[str, str]:
+        """Carry out what operators left (``retry``, ``drop``); what was done by task id."""
+
+    def depth(self) -> OutboxDepth:
+        """How much is in it, from memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """A model's answer for one call.
+
+    ``vectors``: one for each input, in the order of the inputs; None where the model's vector was
+    unusable (wrong dimension, not finite, all zero).
+    """
+
+    vectors: Sequence[Vector | None]
+    usage: Usage
+
+
+class Provider(Protocol):
+    """A model that turns texts into vectors."""
+
+    @property
+    def name(self) -> str:
+        """Label for metrics and ``/status``: ``openai``, ``mock``."""
+
+    async def embed(self, texts: Sequence[str], model: str) -> Embeddings:
+        """One model call, one vector for each text. ``model`` is the provider's name for it.
+
+        Raises ``InputRefused`` when an input is at fault, a ``NeighbourError`` otherwise.
+        """
+
+    async def check(self, model: str) -> None:
+        """The cheapest proof that the key and the model are accepted; raises ``NeighbourError``."""
+
+    async def aclose(self) -> None:
+        """Let go of the connections."""
