@@ -18,8 +18,10 @@
         │   └── InvalidAnswer     an answer that makes no sense
         ├── Throttled             429, or 503 with Retry-After
         ├── Ambiguous             it may have been applied: timeout or reset after writing
-        ├── Unauthorized          401 after a refresh, 403, no token to be had
+        ├── Unauthorized          401 after a refresh, 403
+        │   └── NoToken           the token endpoint gave us none
         ├── Misconfigured         wrong configuration, seen from outside
+        ├── ModelRefused          the same, but about one model only
         └── QuotaExhausted        the provider wants money
 
 What a class means for retries and for the circuit breaker are attributes of the class, not
@@ -93,7 +95,7 @@ class NeighbourError(AiTaskProcessorError):
     trips_breaker: ClassVar[bool] = False
     #: is a repetition within seconds worth while?
     retryable: ClassVar[bool] = False
-    #: first and longest pause in seconds before one probe is sent; None when a pause is not the answer
+    #: first and longest pause in seconds before one probe is sent (doubled each time); None: a pause is not the answer
     pause_s: ClassVar[tuple[float, float] | None] = None
 
     def __init__(self, message: str, *, status: int | None = None, retry_after_s: float | None = None) -> None:
@@ -131,7 +133,7 @@ class Throttled(NeighbourError):
     """The neighbour asks for patience (429, 503 with Retry-After): one hold for all, no evidence of an outage."""
 
     retryable = True
-    pause_s = (1.0, 900.0)
+    pause_s = (1.0, 60.0)
 
 
 class Ambiguous(NeighbourError):
@@ -142,15 +144,25 @@ class Ambiguous(NeighbourError):
 
 
 class Unauthorized(NeighbourError):
-    """401 after a fresh token, 403, or no token to be had."""
+    """401 after a fresh token, or 403."""
 
     pause_s = (10.0, 300.0)
+
+
+class NoToken(Unauthorized):
+    """The token endpoint is down or refuses us; ``retry_after_s`` says when it is asked again."""
+
+    pause_s = (0.2, 5.0)
 
 
 class Misconfigured(NeighbourError):
     """A refusal that is not about one task: unknown model, refused parameter, a 404 that is not the API's own."""
 
     pause_s = (10.0, 300.0)
+
+
+class ModelRefused(NeighbourError):
+    """The provider refuses one model or its parameters: tasks of that model wait, the others go on."""
 
 
 class QuotaExhausted(NeighbourError):

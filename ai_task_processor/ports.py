@@ -102,9 +102,6 @@ class Outbox(Protocol):
     async def due(self, now: float, limit: int, exclude: frozenset[str] = frozenset()) -> Sequence[Record]:
         """At most ``limit`` waiting records whose time has come, oldest due first, without those excluded."""
 
-    async def next_due_at(self) -> float | None:
-        """When the earliest waiting record is due (seconds since the epoch), None when nothing waits."""
-
     async def delivered(self, task_id: str) -> None:
         """The outcome is acknowledged: forget it."""
 

@@ -1,0 +1,42 @@
+ARG PYTHON_TAG=3.13-slim
+
+FROM python:${PYTHON_TAG} AS build
+ENV PATH=/opt/build/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_PROGRESS_BAR=off
+WORKDIR /src
+COPY requirements-build.txt requirements.txt ./
+RUN python -m venv /opt/build \
+ && python -m venv --without-pip /opt/venv \
+ && pip install --require-hashes --only-binary :all: -r requirements-build.txt \
+ && pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: --compile -r requirements.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY ai_task_processor ai_task_processor
+RUN hatchling build -t wheel -d /tmp/dist \
+ && pip --python /opt/venv/bin/python install --no-index --no-deps --compile /tmp/dist/*.whl
+
+FROM python:${PYTHON_TAG}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="ai-task-processor" \
+      org.opencontainers.image.description="A durable worker for AI tasks" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /opt/venv /opt/venv
+# A new named volume takes owner and mode from this directory.
+RUN install -d -m 0700 -o 10001 -g 10001 /data
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    DATA_DIR=/data \
+    METRICS_HOST=0.0.0.0 \
+    METRICS_PORT=8001
+# Not /data: a .env left in the working directory would be read as configuration.
+WORKDIR /
+USER 10001:10001
+VOLUME /data
+EXPOSE 8001
+# 75 s at the start: the daemon waits up to 60 s for a predecessor to let go of the outbox.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=75s --retries=3 CMD ["ai-task-processor", "healthcheck"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["ai-task-processor"]
+CMD ["run"]

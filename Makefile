@@ -1,0 +1,87 @@
+# Everything is installed into .venv, from locks in which every file has a hash.
+# Needed beforehand: make, and a Python of at least 3.11 with its venv module.
+
+PYTHON ?= python3.13 python3.12 python3.11 python3
+ARGS ?=
+
+BIN := .venv/bin
+RUNTIME := .venv/.runtime
+DEV := .venv/.dev
+UV_INSTALL := $(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --only-binary :all:
+UV_EDITABLE := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --offline --editable .
+UV_LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo install dev test check bench chaos lock clean
+
+help: ## this list
+	@echo "ai-task-processor: make demo shows it working in a minute, without an account or a key."
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make test ARGS='-k outbox -x'     arguments for pytest"
+	@echo "  make install PYTHON=/path/python  the Python to use (first install, or after make clean)"
+	@echo "  make lock UPGRADE=1               take the newest versions that pyproject.toml allows"
+
+demo: $(RUNTIME) ## install, then run the daemon against a sandbox in this machine
+	@$(BIN)/ai-task-processor demo $(ARGS)
+
+install: $(RUNTIME) ## the daemon in .venv: .venv/bin/ai-task-processor
+
+dev: $(DEV) ## the daemon and the tools for tests and checks in .venv
+
+test: $(DEV) ## the unit, contract, house and end-to-end tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV) ## lint, format, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(DEV) ## measure the outbox on this machine
+	$(BIN)/python tests/bench/outbox.py $(ARGS)
+
+chaos: $(DEV) ## check that nothing is lost under injected faults and kills
+	@test -f tests/chaos/run.py || { echo "make chaos: this version has no chaos runner yet (tests/chaos/run.py)" >&2; exit 1; }
+	$(BIN)/python tests/chaos/run.py $(ARGS)
+
+# The first lock holds the others to its versions: what is tested is what is shipped.
+lock: .venv/.tools ## write the locks anew after a change in pyproject.toml
+	$(UV_LOCK) --group dev --output-file requirements-dev.txt pyproject.toml
+	$(UV_LOCK) --constraints requirements-dev.txt --output-file requirements.txt pyproject.toml
+	$(UV_LOCK) --constraints requirements-dev.txt --group build --output-file requirements-build.txt
+
+clean: ## remove .venv and all caches; data/ is never touched
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.tools: requirements-build.txt
+	@for python in $(PYTHON); do \
+	  "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+	  python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "make: no Python 3.11 or newer with venv among: $(PYTHON) (choose one: make install PYTHON=/path/to/python)" >&2; \
+	  exit 1; \
+	fi; \
+	echo "making .venv with $$("$$python" --version)"; \
+	rm -rf .venv && "$$python" -m venv .venv
+	@$(BIN)/python -m pip --quiet --disable-pip-version-check install --require-hashes --only-binary :all: -r requirements-build.txt
+	@touch $@
+
+# Rules of the same shape, because an install takes away what its locks do not name.
+# The tools come from a lock of their own and the project is built offline: all that is downloaded is hash-checked.
+$(DEV): .venv/.tools requirements-dev.txt pyproject.toml
+	@echo "installing requirements-dev.txt into .venv"
+	@$(UV_INSTALL) requirements-build.txt requirements-dev.txt
+	@$(UV_EDITABLE)
+	@touch $(RUNTIME) $@
+
+$(RUNTIME): .venv/.tools requirements.txt pyproject.toml
+	@echo "installing requirements.txt into .venv"
+	@$(UV_INSTALL) requirements-build.txt requirements.txt
+	@$(UV_EDITABLE)
+	@rm -f $(DEV)
+	@touch $@

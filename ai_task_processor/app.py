@@ -1,0 +1,256 @@
+"""The life of the process: start, work, drain, leave.
+
+Shutdown order is nesting order: what must outlive what is visible as indentation. The outbox
+outlives the ops server, that the clients, those delivery and batching, and these the scheduler.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine, Mapping
+from contextlib import AsyncExitStack
+
+from ai_task_processor import __version__, health
+from ai_task_processor.assembly import Parts
+from ai_task_processor.errors import OutboxUnwritable
+from ai_task_processor.logs import get_logger, install_crash_hooks
+from ai_task_processor.ops import MetricsServer
+
+#: of the grace period, the part that running tasks may use; the rest belongs to delivery
+TASKS_SHARE = 0.8
+HOUSEKEEPING_S = 0.5
+LAG_SAMPLE_S = 0.1
+#: the poll loop may stand still for one request and its widenings; longer than this it hangs
+LONGEST_TICK_S = 60.0
+STUCK_AFTER_S = 30.0
+EX_OK, EX_SOFTWARE, EX_TEMPFAIL = 0, 70, 75
+
+log = get_logger(__name__)
+
+
+class Daemon:
+    """Gives the parts their life: ``run`` is the worker's, ``deliver`` that of the ``drain`` command."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.port: int | None = None
+        self._parts = parts
+        self._settings = parts.settings
+        self._clock = parts.clock
+        self._started_at = parts.clock.monotonic()
+        self._draining = False
+        self._leave_at: float | None = None
+        self._patience: asyncio.Timeout | None = None
+        self._ops = MetricsServer(
+            unhealthy=lambda: health.unhealthy(self._snapshot()),
+            unready=lambda: health.unready(self._snapshot()),
+            status=self.status,
+            exposition=parts.metrics.exposition,
+        )
+
+    async def run(self, *, until_empty: bool = False) -> int:
+        """Poll, process and deliver until told to stop; the exit code.
+
+        ``until_empty``: leave by itself when nothing that can be processed is pending and everything
+        is delivered. Raises ``DataDirectoryError``, ``OutboxLocked``, ``OSError`` (port taken).
+        """
+        async with AsyncExitStack() as stack:
+            await self._open(stack)
+            async with asyncio.TaskGroup() as companions:
+                tasks = [companions.create_task(work, name=name) for name, work in self._companions(until_empty)]
+                await self._work()
+                await self._flush()
+                for task in tasks:
+                    task.cancel()
+        log.info("daemon.stopped", waiting=self._parts.outbox.depth().waiting)
+        return EX_OK
+
+    async def deliver(self) -> int:
+        """Deliver what the outbox holds and claim nothing; the exit code is 75 when something is left."""
+        self._parts.scheduler.drain()
+        async with AsyncExitStack() as stack:
+            await self._open(stack)
+            async with asyncio.TaskGroup() as companions:
+                tasks = [companions.create_task(work, name=name) for name, work in self._companions(False)]
+                try:
+                    async with asyncio.timeout(None) as self._patience:
+                        await self._parts.delivery.flushed()
+                except TimeoutError:
+                    log.warning("drain.cut", waiting=self._parts.outbox.depth().waiting)
+                for task in tasks:
+                    task.cancel()
+        depth = self._parts.outbox.depth()
+        log.info("drain.finished", waiting=depth.waiting, dead_letters=depth.dead)
+        return EX_TEMPFAIL if depth.waiting else EX_OK
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        parts, ops = self._parts, self._settings.ops
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(install_crash_hooks())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        await parts.outbox.open()
+        stack.push_async_callback(parts.outbox.aclose)
+        if parts.outbox.recovered:
+            parts.metrics.results_recovered(parts.outbox.recovered)
+            log.info("outbox.recovered", results=parts.outbox.recovered)
+        self.port = await self._ops.start(ops.metrics_host, ops.metrics_port)
+        stack.push_async_callback(self._ops.aclose)
+        for client in parts.clients:
+            stack.push_async_callback(client.aclose)
+        log.info("daemon.started", version=__version__, mode=self._settings.model.mode, port=self.port)
+
+    def _companions(self, until_empty: bool) -> list[tuple[str, Coroutine[None, None, None]]]:
+        """What runs beside the scheduler and outlives it."""
+        companions = [
+            ("delivery", self._parts.delivery.run()),
+            ("housekeeping", self._keep_house()),
+            ("loop-lag", self._watch_loop()),
+        ]
+        if self._parts.batcher is not None:
+            companions.append(("batching", self._parts.batcher.run()))
+        if until_empty:
+            companions.append(("until-empty", self._leave_when_empty()))
+        return companions
+
+    async def _work(self) -> None:
+        try:
+            async with asyncio.timeout(None) as self._patience:
+                if self._leave_at is not None:
+                    self._begin_patience()
+                await self._parts.scheduler.run()
+        except TimeoutError:
+            log.warning("drain.cut", tasks=sorted(self._parts.scheduler.running))
+
+    async def _flush(self) -> None:
+        try:
+            async with asyncio.timeout_at(self._leave_at):
+                await self._parts.delivery.flushed()
+        except TimeoutError:
+            pass
+        log.info("drain.finished", waiting=self._parts.outbox.depth().waiting)
+
+    def _signalled(self, number: int) -> None:
+        """The first signal drains; the second leaves at once: what is finished is in the outbox."""
+        if self._draining:
+            log.warning("drain.forced", signal=signal.Signals(number).name)
+            os._exit(128 + number)
+        log.info("drain.started", signal=signal.Signals(number).name, running=len(self._parts.scheduler.running))
+        grace_s = self._settings.worker.shutdown_grace_s
+        loop = asyncio.get_running_loop()
+        self._leave_at = loop.time() + grace_s
+        loop.call_later(grace_s + 1.0, self._overstayed)
+        self._begin_patience()
+        self.drain()
+
+    def drain(self) -> None:
+        """Claim nothing more, and leave when everything that runs has ended."""
+        self._draining = True
+        self._parts.scheduler.drain()
+
+    def _begin_patience(self) -> None:
+        if self._patience is not None and self._leave_at is not None:
+            grace_s = self._settings.worker.shutdown_grace_s
+            self._patience.reschedule(self._leave_at - (1.0 - TASKS_SHARE) * grace_s)
+
+    def _overstayed(self) -> None:
+        """Something swallowed its cancellation: ``asyncio`` would wait for it for ever."""
+        log.error("drain.forced", reason="a task ignores its cancellation", tasks=sorted(self._parts.scheduler.running))
+        os._exit(EX_SOFTWARE)
+
+    async def _leave_when_empty(self) -> None:
+        parts = self._parts
+        while True:
+            await self._clock.sleep(0.05)
+            skipped = parts.source.last_page.skipped
+            undone = parts.outbox.depth().waiting + skipped["deferred"] + skipped["paused"]
+            if parts.scheduler.idle and not undone:
+                self.drain()
+                return
+
+    async def _keep_house(self) -> None:
+        """Operators' requests, and the gauges that nobody else sets."""
+        parts = self._parts
+        while True:
+            try:
+                requests = await parts.outbox.apply_requests()
+            except OutboxUnwritable as error:
+                log.error("outbox.failed", reason=str(error))
+                requests = {}
+            for task_id, action in requests.items():
+                log.info("outbox.requested", task_id=task_id, action=action)
+                parts.delivery.wake()
+            self._set_gauges()
+            await self._clock.sleep(HOUSEKEEPING_S)
+
+    def _set_gauges(self) -> None:
+        parts, depth, now = self._parts, self._parts.outbox.depth(), self._clock.monotonic()
+        oldest = depth.oldest_finished_at
+        parts.metrics.outbox(
+            records=depth.waiting,
+            dead_letters=depth.dead,
+            bytes_used=depth.bytes,
+            oldest_age_s=None if oldest is None else max(0.0, self._clock.now().timestamp() - oldest),
+        )
+        limit_s = self._settings.worker.task_timeout_s + STUCK_AFTER_S
+        parts.metrics.stuck(sum(now - task.started_at > limit_s for task in parts.scheduler.running.values()))
+        unready = health.unready(self._snapshot())
+        parts.metrics.ready(not unready)
+        parts.metrics.state(self._state(unready))
+
+    def _state(self, unready: list[str]) -> str:
+        if self._draining:
+            return "draining"
+        if unready == ["starting"]:
+            return "starting"
+        return "degraded" if unready else "running"
+
+    async def _watch_loop(self) -> None:
+        """How late a timer fires is how long the loop was busy with something else."""
+        while True:
+            due_at = self._clock.monotonic() + LAG_SAMPLE_S
+            await self._clock.sleep(LAG_SAMPLE_S)
+            self._parts.metrics.loop_lag(max(0.0, self._clock.monotonic() - due_at))
+
+    def _snapshot(self) -> health.Snapshot:
+        parts, now = self._parts, self._clock.monotonic()
+        scheduler = parts.scheduler
+        return health.Snapshot(
+            draining=self._draining,
+            polled=scheduler.polled_at is not None,
+            tick_age_s=now - scheduler.ticked_at,
+            longest_tick_s=LONGEST_TICK_S + self._settings.api.request_timeout_s,
+            token_trouble=parts.tokens.trouble,
+            poll_trouble=scheduler.trouble,
+            outbox_full=parts.outbox.full,
+            outbox_writable=parts.outbox.writable,
+            running=len(scheduler.running),
+            slots=scheduler.slots,
+            mode=self._settings.model.mode,
+            holds={gate.service: gate.reason for gate in parts.gates.all() if gate.reason is not None},
+            skipped={str(reason): count for reason, count in parts.source.last_page.skipped.items()},
+        )
+
+    def status(self) -> Mapping[str, object]:
+        """Everything an operator asks first, as JSON."""
+        parts, snapshot, depth = self._parts, self._snapshot(), self._parts.outbox.depth()
+        unready, page, token = health.unready(snapshot), self._parts.source.last_page, self._parts.tokens.current
+        return {
+            "version": __version__,
+            "state": self._state(unready),
+            "mode": self._settings.model.mode,
+            "uptime_seconds": round(self._clock.monotonic() - self._started_at, 1),
+            "why_idle": health.why_idle(snapshot),
+            "not_ready_because": unready,
+            "slots": {"total": snapshot.slots, "running": snapshot.running},
+            "backlog": {"seen": page.seen, "complete": page.complete, "skipped": snapshot.skipped},
+            "outbox": {"waiting": depth.waiting, "dead_letters": depth.dead, "bytes": depth.bytes},
+            "circuits": {
+                gate.service: {"state": gate.state, "reason": gate.reason, "wait_seconds": round(gate.wait_s(), 1)}
+                for gate in parts.gates.all()
+            },
+            "paused_models": {} if parts.batcher is None else parts.batcher.troubles(),
+            "token": {
+                "held": parts.tokens.held,
+                "expires_in_seconds": None if token is None else round(token.expires_at - self._clock.monotonic(), 1),
+            },
+        }

@@ -1,0 +1,219 @@
+"""The composition root: the one place that sees every part and wires them together.
+
+Nothing here connects or starts: constructors store. ``app.py`` gives the parts their life.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import httpx2
+
+from ai_task_processor import __version__
+from ai_task_processor.admission import EngineAdmission
+from ai_task_processor.auth import BearerAuth, TokenSource
+from ai_task_processor.batching import MicroBatcher
+from ai_task_processor.clock import SystemClock
+from ai_task_processor.delivery import Delivery
+from ai_task_processor.kit import Kit
+from ai_task_processor.lifecycle import TaskRunner
+from ai_task_processor.metrics import Metrics
+from ai_task_processor.ports import Embeddings, Provider
+from ai_task_processor.processors.factory import ProcessorFactory
+from ai_task_processor.providers.mock import MockProvider
+from ai_task_processor.resilience import Gate, RetryPolicy, retrying
+from ai_task_processor.scheduler import Running, TaskScheduler
+from ai_task_processor.settings import Settings
+from ai_task_processor.sources.nest import NestTaskSource
+from ai_task_processor.stores.sqlite import SqliteOutbox
+from ai_task_processor.transport import make_client
+
+#: of TASK_TIMEOUT, the part that a processor may spend waiting for a neighbour
+PATIENCE_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """One gate for each neighbour; polls and PATCHes are told apart, so that neither stops the other."""
+
+    poll: Gate
+    delivery: Gate
+    model: Gate
+    token: Gate
+
+    def all(self) -> tuple[Gate, ...]:
+        return (self.poll, self.delivery, self.model, self.token)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Every part of the daemon, wired and at rest. ``clients`` are to be closed at the end."""
+
+    settings: Settings
+    clock: SystemClock
+    metrics: Metrics
+    gates: Gates
+    outbox: SqliteOutbox
+    clients: Sequence[httpx2.AsyncClient]
+    tokens: TokenSource
+    source: NestTaskSource
+    provider: Provider | None
+    batcher: MicroBatcher | None
+    delivery: Delivery
+    scheduler: TaskScheduler
+
+
+class Assembler:
+    """Builds the parts in the order of their needs.
+
+    Raises ``ConfigurationError`` when an installed processor cannot be loaded.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._clock = SystemClock()
+        self._rng = random.Random()  # noqa: S311 - jitter, not secrets
+        self._factory = ProcessorFactory()
+        model = settings.model
+        self._metrics = Metrics(
+            version=__version__,
+            provider=model.mode,
+            models=[model.default_embedding_model, *model.aliases.values()],
+            task_types=self._factory.task_types,
+        )
+        self._gates = Gates(*map(self._gate, ("api_poll", "api_delivery", "model", "token")))
+        self._clients: list[httpx2.AsyncClient] = []
+
+    def parts(self) -> Parts:
+        settings, gates = self._settings, self._gates
+        outbox = SqliteOutbox(settings.store.data_dir, max_bytes=settings.store.outbox_max_bytes, clock=self._clock)
+        tokens = self._tokens()
+        running: dict[str, Running] = {}
+        source = self._source(tokens, EngineAdmission(running, outbox, self._factory.find))
+        delivery = Delivery(
+            outbox,
+            source,
+            gate=gates.delivery,
+            concurrency=settings.delivery.concurrency,
+            clock=self._clock,
+            metrics=self._metrics,
+            rng=self._rng,
+        )
+        scheduler = self._scheduler(source, outbox, delivery, running)
+        provider = self._provider()
+        batcher = None if provider is None else self._batcher(provider, scheduler)
+        self._factory.equip(self._kit(batcher))
+        return Parts(
+            settings=settings,
+            clock=self._clock,
+            metrics=self._metrics,
+            gates=gates,
+            outbox=outbox,
+            clients=self._clients,
+            tokens=tokens,
+            source=source,
+            provider=provider,
+            batcher=batcher,
+            delivery=delivery,
+            scheduler=scheduler,
+        )
+
+    def _gate(self, service: str) -> Gate:
+        threshold = self._settings.worker.circuit_breaker_threshold
+        return Gate(service, threshold=threshold, clock=self._clock, metrics=self._metrics)
+
+    def _client(self, url: str, connections: int, **options: object) -> httpx2.AsyncClient:
+        client = make_client(self._settings.network, url=url, connections=connections, **options)  # type: ignore[arg-type]  # passed on as they are
+        self._clients.append(client)
+        return client
+
+    def _tokens(self) -> TokenSource:
+        auth = self._settings.auth
+        return TokenSource(
+            auth,
+            self._client(auth.token_url, 2),
+            gate=self._gates.token,
+            clock=self._clock,
+            metrics=self._metrics,
+            rng=self._rng,
+        )
+
+    def _source(self, tokens: TokenSource, admission: EngineAdmission) -> NestTaskSource:
+        api, bearer = self._settings.api, BearerAuth(tokens)
+        return NestTaskSource(
+            api,
+            polling=self._client(api.base_url, 2, auth=bearer, max_answer_bytes=None),
+            delivering=self._client(api.base_url, self._settings.delivery.concurrency, auth=bearer),
+            poll_gate=self._gates.poll,
+            delivery_gate=self._gates.delivery,
+            admission=admission,
+            clock=self._clock,
+            metrics=self._metrics,
+        )
+
+    def _scheduler(
+        self, source: NestTaskSource, outbox: SqliteOutbox, delivery: Delivery, running: dict[str, Running]
+    ) -> TaskScheduler:
+        worker = self._settings.worker
+        runner = TaskRunner(
+            source=source,
+            outbox=outbox,
+            find=self._factory.find,
+            kept=delivery.wake,
+            timeout_s=worker.task_timeout_s,
+            clock=self._clock,
+            metrics=self._metrics,
+            rng=self._rng,
+        )
+
+        def hold_s() -> float:
+            """Nothing is claimed whose result could not be kept, nor while a neighbour it needs is away."""
+            if outbox.full or not outbox.writable:
+                return 0.5
+            return max(self._gates.poll.wait_s(), self._factory.hold_s())
+
+        return TaskScheduler(
+            source,
+            runner,
+            running=running,
+            slots=worker.concurrency_limit,
+            interval_s=worker.polling_interval_s,
+            hold_s=hold_s,
+            clock=self._clock,
+            metrics=self._metrics,
+            rng=self._rng,
+        )
+
+    def _provider(self) -> Provider | None:
+        model = self._settings.model
+        if model.mode == "mock":
+            return MockProvider(model.embedding_dimensions)
+        if model.mode == "none":
+            return None
+        # The official client takes the better part of a second to import: only for those who call a model.
+        from ai_task_processor.providers.openai_api import MAX_ANSWER_BYTES, OPENAI_URL, OpenAIProvider
+
+        client = self._client(model.base_url or OPENAI_URL, 64, max_answer_bytes=MAX_ANSWER_BYTES)
+        return OpenAIProvider(model, client, self._metrics)
+
+    def _batcher(self, provider: Provider, scheduler: TaskScheduler) -> MicroBatcher:
+        model, gate = self._settings.model, self._gates.model
+        policy = RetryPolicy(model.max_retries, model.retry_backoff_factor)
+
+        async def call(texts: Sequence[str], name: str) -> Embeddings:
+            return await retrying(
+                lambda: provider.embed(texts, name), gate=gate, policy=policy, clock=self._clock, rng=self._rng
+            )
+
+        return MicroBatcher(call, hold_s=gate.wait_s, intake=scheduler, clock=self._clock, metrics=self._metrics)
+
+    def _kit(self, batcher: MicroBatcher | None) -> Kit:
+        model = self._settings.model
+        return Kit(
+            clock=self._clock,
+            patience_s=PATIENCE_SHARE * self._settings.worker.task_timeout_s,
+            embedder=batcher,
+            default_model=model.default_embedding_model,
+            model_aliases=model.aliases,
+            result_as_object=model.embedding_result == "object",
+        )

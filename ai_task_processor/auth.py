@@ -1,0 +1,250 @@
+"""OAuth2 client credentials: one token for all, renewed in good time, fetched by one caller at a time.
+
+authlib builds and signs the token request. Its session is not used: it lets every waiter fetch for
+itself, takes any JSON for a token, follows the wall clock and does nothing about a 401.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from urllib.parse import quote_plus
+
+import httpx2
+from authlib.oauth2.auth import ClientAuth
+from authlib.oauth2.rfc6749.parameters import prepare_token_request
+from authlib.oauth2.rfc7523 import PrivateKeyJWT
+
+from ai_task_processor import codec
+from ai_task_processor.errors import CircuitOpen, InvalidAnswer, NeighbourError, NoToken, Unauthorized
+from ai_task_processor.logs import get_logger
+from ai_task_processor.metrics import Metrics
+from ai_task_processor.ports import Clock
+from ai_task_processor.resilience import Gate, backoff_s
+from ai_task_processor.settings import AuthSettings
+from ai_task_processor.transport import exchange, status_error
+
+TOKEN_TIMEOUT_S = 15.0
+#: renew when this part of a token's life is over
+RENEW_AT = 0.8
+#: RFC 6749 §5.1 only recommends ``expires_in``; a server that says nothing gets this guess, and a 401 corrects it
+ASSUMED_LIFE_S = 300.0
+LONGEST_LIFE_S = 86_400.0
+#: RFC 6749 §5.2 and RFC 8707: refusals that repeating does not mend
+_REFUSALS = frozenset(
+    {
+        "access_denied",
+        "invalid_client",
+        "invalid_grant",
+        "invalid_request",
+        "invalid_scope",
+        "invalid_target",
+        "unauthorized_client",
+        "unsupported_grant_type",
+    }
+)
+_HEADERS = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A bearer token. ``renew_at`` and ``expires_at`` are on the monotonic clock."""
+
+    value: str = field(repr=False)
+    generation: int
+    renew_at: float
+    expires_at: float
+    life_s: float
+    scope: str | None = None
+
+
+def parse_token(body: bytes, *, generation: int, now: float) -> Token:
+    """Validate a token answer (RFC 6749 §5.1) strictly. Raises ``InvalidAnswer``; never quotes the body."""
+    try:
+        answer = codec.loads(body)
+    except ValueError as error:
+        raise InvalidAnswer("the token endpoint did not answer JSON") from error
+    if not isinstance(answer, dict):
+        raise InvalidAnswer("the token endpoint did not answer a JSON object")
+    value, kind, scope = answer.get("access_token"), answer.get("token_type"), answer.get("scope")
+    if not isinstance(value, str) or not value or not all("!" <= char <= "~" for char in value):
+        raise InvalidAnswer("the token answer has no usable access_token")
+    if not isinstance(kind, str) or kind.lower() != "bearer":
+        raise InvalidAnswer("the token answer's token_type is not bearer")
+    life_s = _life_s(answer.get("expires_in"))
+    return Token(
+        value=value,
+        generation=generation,
+        renew_at=now + RENEW_AT * life_s,
+        expires_at=now + life_s,
+        life_s=life_s,
+        scope=scope if isinstance(scope, str) else None,
+    )
+
+
+def _life_s(expires_in: object) -> float:
+    if expires_in is None:
+        return ASSUMED_LIFE_S
+    try:
+        life_s = float(expires_in) if isinstance(expires_in, int | float | str) else 0.0
+    except (ValueError, OverflowError):
+        life_s = 0.0
+    if not 0.0 < life_s < float("inf"):
+        raise InvalidAnswer("the token answer's expires_in is not a positive number of seconds")
+    return min(life_s, LONGEST_LIFE_S)
+
+
+class TokenSource:
+    """Hands out the current token; renews it at 80 % of its life, or when an answer says it is no good.
+
+    Single flight: whoever needs a renewal first makes it, the others wait for that one. A failed
+    renewal is told to all who wait and not repeated before its backoff is over; a token that is
+    still alive is used meanwhile.
+    """
+
+    def __init__(
+        self,
+        settings: AuthSettings,
+        client: httpx2.AsyncClient,
+        *,
+        gate: Gate,
+        clock: Clock,
+        metrics: Metrics,
+        rng: random.Random,
+    ) -> None:
+        self.current: Token | None = None
+        self.trouble: str | None = "no token yet"
+        self._settings = settings
+        self._client = client
+        self._gate = gate
+        self._clock = clock
+        self._metrics = metrics
+        self._rng = rng
+        self._lock = asyncio.Lock()
+        self._failures = 0
+        self._retry_at = 0.0
+        self._rejected = -1
+
+    @property
+    def held(self) -> bool:
+        """Is there a token that has not expired?"""
+        return self.current is not None and self._alive(self.current)
+
+    async def token(self) -> Token:
+        """The current token, renewed when it is due. Raises ``NoToken``."""
+        token = self.current
+        if token is not None and self._alive(token) and self._clock.monotonic() < token.renew_at:
+            return token
+        return await self._renew(token)
+
+    async def renewed(self, stale: Token) -> Token:
+        """A token of a later generation than ``stale``, which was answered with 401."""
+        self._rejected = max(self._rejected, stale.generation)
+        return await self._renew(stale)
+
+    def _alive(self, token: Token) -> bool:
+        return token.generation > self._rejected and self._clock.monotonic() < token.expires_at
+
+    async def _renew(self, seen: Token | None) -> Token:
+        async with self._lock:
+            token = self.current
+            if token is not None and token is not seen and self._alive(token):
+                return token
+            try:
+                token = await self._fetch()
+            except NeighbourError:
+                if token is not None and self._alive(token):
+                    return token
+                raise
+            self.current = token
+            return token
+
+    async def _fetch(self) -> Token:
+        wait_s = max(self._retry_at - self._clock.monotonic(), self._gate.wait_s())
+        if wait_s > 0:
+            raise NoToken(f"no token: {self.trouble}", retry_after_s=wait_s)
+        try:
+            token = await self._gate.call(self._request)
+        except NeighbourError as error:
+            self._note_failure(error)
+            wait_s = max(self._retry_at - self._clock.monotonic(), self._gate.wait_s())
+            raise NoToken(f"no token: {error}", retry_after_s=wait_s) from error
+        self._failures, self.trouble = 0, None
+        self._metrics.token_request("ok")
+        self._metrics.token_expires(self._clock.now().timestamp() + token.life_s)
+        log.info("token.refreshed", generation=token.generation, life_s=token.life_s)
+        return token
+
+    def _note_failure(self, error: NeighbourError) -> None:
+        if isinstance(error, CircuitOpen):
+            return
+        self._metrics.token_request("rejected" if isinstance(error, Unauthorized) else "error")
+        changed, self.trouble = str(error) != self.trouble, str(error)
+        self._retry_at = self._clock.monotonic() + 0.5 + backoff_s(self._failures, base=2.0, longest=30, rng=self._rng)
+        self._failures += 1
+        (log.warning if changed else log.debug)("token.failed", reason=self.trouble)
+
+    async def _request(self) -> Token:
+        url, headers, body = self._signed()
+        answer = await exchange(
+            self._client, "POST", url, headers=headers, content=body.encode(), timeout_s=TOKEN_TIMEOUT_S
+        )
+        self._metrics.api_request(
+            endpoint="/oauth2/token",
+            method="POST",
+            status_code=answer.status_code,
+            duration_s=answer.elapsed.total_seconds(),
+        )
+        if answer.status_code != httpx2.codes.OK:
+            raise _refusal(answer)
+        generation = self.current.generation + 1 if self.current else 1
+        return parse_token(answer.content, generation=generation, now=self._clock.monotonic())
+
+    def _signed(self) -> tuple[str, dict[str, str], str]:
+        """The token request, built and signed by authlib. The audience goes with every renewal."""
+        settings = self._settings
+        extra = {"audience": settings.audience} if settings.audience else {}
+        body = prepare_token_request("client_credentials", "", scope=settings.scope or None, **extra)
+        client_id = settings.client_id
+        secret = settings.client_secret.get_secret_value() if settings.client_secret else ""
+        if settings.auth_method == "private_key_jwt":
+            key = settings.private_key_pem
+            assert key is not None  # noqa: S101 - the settings refuse private_key_jwt without a key
+            method = PrivateKeyJWT(settings.issuer or settings.token_url)
+            auth = ClientAuth(client_id, key.get_secret_value(), method)
+        elif settings.auth_method == "client_secret_basic":
+            # RFC 6749 §2.3.1: id and secret are form-encoded before they are joined; authlib joins only
+            auth = ClientAuth(quote_plus(client_id), quote_plus(secret), settings.auth_method)
+        else:
+            auth = ClientAuth(client_id, secret, settings.auth_method)
+        url, headers, body = auth.prepare("POST", settings.token_url, dict(_HEADERS), body)
+        return url, headers, body
+
+
+def _refusal(answer: httpx2.Response) -> NeighbourError:
+    try:
+        body = codec.loads(answer.content)
+    except ValueError:
+        body = None
+    code = body.get("error") if isinstance(body, dict) else None
+    if isinstance(code, str) and code in _REFUSALS:
+        return Unauthorized(f"the token endpoint refuses the client: {code}", status=answer.status_code)
+    return status_error(answer, "the token endpoint")
+
+
+class BearerAuth(httpx2.Auth):
+    """Signs requests; a 401 renews that generation of the token once and repeats the request once."""
+
+    def __init__(self, tokens: TokenSource) -> None:
+        self._tokens = tokens
+
+    async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+        token = await self._tokens.token()
+        request.headers["Authorization"] = f"Bearer {token.value}"
+        response = yield request
+        if response.status_code == httpx2.codes.UNAUTHORIZED:
+            token = await self._tokens.renewed(token)
+            request.headers["Authorization"] = f"Bearer {token.value}"
+            yield request

@@ -1,0 +1,162 @@
+"""The command line. Exit codes follow sysexits: 78 configuration, 75 try again, 73 data directory, 70 a bug of ours."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from ai_task_processor import __version__, outbox_commands
+from ai_task_processor.errors import AiTaskProcessorError, ConfigurationError, DataDirectoryError, OutboxLocked
+
+if TYPE_CHECKING:
+    from ai_task_processor.app import Daemon
+
+EX_OK, EX_FAILED, EX_SOFTWARE, EX_CANTCREAT, EX_TEMPFAIL, EX_CONFIG, EX_INTERRUPTED = 0, 1, 70, 73, 75, 78, 130
+
+Command = Callable[[argparse.Namespace], int]
+
+_EPILOG: Final = """\
+Settings come from the environment and from .env (see .env.example).
+Exit codes: 0 done, 69 a neighbour is down, 70 a bug of ours, 73 data directory unusable,
+75 try again later (outbox locked, results left), 78 configuration wrong.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the process's exit code."""
+    arguments = _parser().parse_args(argv)
+    command: Command = arguments.command
+    try:
+        return command(arguments)
+    except ConfigurationError as error:
+        for problem in error.problems:
+            _complain(problem)
+        return EX_CONFIG
+    except OutboxLocked as error:
+        return _complain(str(error), EX_TEMPFAIL)
+    except DataDirectoryError as error:
+        return _complain(str(error), EX_CANTCREAT)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EX_OK
+    except KeyboardInterrupt:
+        return EX_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ai-task-processor",
+        description="Polls a task API, processes AI tasks, and keeps every result until it is acknowledged.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, command: Command | None, help_text: str) -> argparse.ArgumentParser:
+        child = commands.add_parser(name, help=help_text, description=help_text[:1].upper() + help_text[1:] + ".")
+        child.set_defaults(command=command)
+        return child
+
+    run = add("run", _run, "poll, process and deliver until stopped (SIGTERM drains, a second one leaves at once)")
+    run.add_argument("--until-empty", action="store_true", help="leave when nothing that can be processed is pending")
+    add("demo", _demo, "watch the daemon work through 300 tasks of an embedded sandbox")
+    add("doctor", _doctor, "check configuration and neighbours, and say how to mend what is wrong")
+    add("drain", _drain, "deliver what the outbox holds and claim nothing; 75 when something is left")
+    outbox_commands.add_to(add("outbox", None, "look at kept results, retry or drop them (beside a running daemon)"))
+    sandbox = add("sandbox", _sandbox, "run token endpoint, task API and model API in one local server")
+    sandbox.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    sandbox.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
+    add("healthcheck", _healthcheck, "ask the daemon on this machine for its health; 1 when it is not well")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return _live(lambda daemon: daemon.run(until_empty=arguments.until_empty))
+
+
+def _drain(_arguments: argparse.Namespace) -> int:
+    return _live(lambda daemon: daemon.deliver())
+
+
+def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
+    """Settings, logs, loop: then the daemon's life. A bug ends it with one structured line and 70."""
+    import uvloop
+
+    from ai_task_processor import logs
+    from ai_task_processor.app import Daemon
+    from ai_task_processor.assembly import Assembler
+    from ai_task_processor.settings import load_settings
+
+    settings = load_settings()
+    logs.configure(level=settings.log.level, format=settings.log.format, secrets=settings.secrets())
+    logs.install_crash_hooks()
+    log = logs.get_logger("ai_task_processor")
+    for warning in settings.warnings:
+        log.warning("settings.warned", reason=warning)
+
+    async def work() -> int:
+        return await life(Daemon(Assembler(settings).parts()))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            return runner.run(work())
+        except (AiTaskProcessorError, KeyboardInterrupt):
+            raise
+        except OSError as error:
+            return _complain(f"METRICS_HOST and METRICS_PORT: cannot listen there ({error.strerror})", EX_CONFIG)
+        except BaseExceptionGroup as error:
+            log.critical("daemon.crashed", exc_info=error)
+            return EX_SOFTWARE
+
+
+def _demo(_arguments: argparse.Namespace) -> int:
+    from ai_task_processor import demo
+
+    return demo.main()
+
+
+def _doctor(_arguments: argparse.Namespace) -> int:
+    from ai_task_processor import doctor
+
+    return doctor.main()
+
+
+def _sandbox(arguments: argparse.Namespace) -> int:
+    from ai_task_processor.sandbox import serve
+
+    with suppress(KeyboardInterrupt):
+        asyncio.run(serve(arguments.host, arguments.port, announce=_say))
+    return EX_OK
+
+
+def _healthcheck(_arguments: argparse.Namespace) -> int:
+    """For the container: no curl in the image, and no heavy import every ten seconds."""
+    from http.client import HTTPConnection, HTTPException
+
+    host = os.environ.get("METRICS_HOST", "")
+    target = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104 - compared with, not bound to
+    port = os.environ.get("METRICS_PORT") or "8001"
+    try:
+        connection = HTTPConnection(target, int(port), timeout=3)
+        connection.request("GET", "/health")
+        answer = connection.getresponse()
+    except (OSError, HTTPException, ValueError) as error:
+        return _complain(f"no answer from {target}:{port}: {error}", EX_FAILED)
+    if answer.status != 200:
+        return _complain(answer.read(500).decode(errors="replace").strip(), EX_FAILED)
+    _say("ok")
+    return EX_OK
+
+
+def _complain(text: str, code: int = EX_FAILED) -> int:
+    print(f"ai-task-processor: {text}", file=sys.stderr)
+    return code
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,100 @@
+"""JSON and float32: the one place where bytes become values and values become bytes.
+
+Vectors stay four-byte floats all the way and are written with the shortest digits that read back
+as the same float32: half the bytes of the usual seventeen digits. What a processor returns is
+written strictly: NaN and infinity are errors, because JSON has no word for them.
+"""
+
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import orjson
+from pydantic import BaseModel
+
+from ai_task_processor.models.task import Failure, Record, TaskResult, TaskStatus, Vector
+
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+_FLOAT32 = np.dtype("<f4")
+
+
+def loads(data: bytes) -> object:
+    """Parse strict JSON: no NaN, no infinity, valid UTF-8, bounded depth. Raises ``ValueError``."""
+    return orjson.loads(data)
+
+
+def dumps(value: object) -> bytes:
+    """Write what a processor returned; pydantic models are welcome anywhere inside. Raises ``ValueError``."""
+    try:
+        return json.dumps(value, default=_plain, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"not JSON: {type(error).__name__}") from error
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def fingerprint(content: object) -> str:
+    """32 hex digits that identify a task's content: a dead letter stands only for the content it was made of."""
+    return hashlib.blake2b(orjson.dumps(content, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
+
+
+def success_body(result: TaskResult) -> bytes:
+    """The PATCH body of a success: ``{"state": "succeeded", "result": …}``."""
+    value: object
+    if result.vector is None:
+        value = orjson.Fragment(dumps(result.output))
+    else:
+        value = np.frombuffer(result.vector.data, _FLOAT32)
+        if isinstance(result.output, Mapping):
+            rest = {key: orjson.Fragment(dumps(part)) for key, part in result.output.items()}
+            value = {"embedding": value, **rest}
+    return orjson.dumps({"state": "succeeded", "result": value}, option=_OPTIONS)
+
+
+def failure_body(failure: Failure | None) -> bytes:
+    """The PATCH body of a failure; bare without one, for an API that refuses keys it does not know."""
+    if failure is None:
+        return b'{"state":"failed"}'
+    return orjson.dumps({"state": "failed", "error": {"code": failure.code, "message": failure.message}})
+
+
+def outcome(record: Record) -> TaskResult | Failure:
+    """What a record of the outbox tells the task API."""
+    told = json.loads(record.body)
+    if record.status is TaskStatus.FAILED:
+        return Failure(told["code"], told["message"])
+    return TaskResult(told, vector=None if record.vector is None else Vector(record.vector))
+
+
+def vector(values: str | Sequence[float], dimensions: int | None = None) -> Vector | None:
+    """A model's vector from base64 float32 or a list of numbers; None when it is not usable.
+
+    Usable means: the expected number of ``dimensions`` (any, when None), every component finite in
+    float32, and not all zero.
+    """
+    try:
+        if isinstance(values, str):
+            array = np.frombuffer(binascii.a2b_base64(values), _FLOAT32)
+        else:
+            with np.errstate(over="ignore"):
+                array = np.asarray(values, dtype=np.float64).astype(_FLOAT32)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    if array.ndim != 1 or array.size == 0 or (dimensions is not None and array.size != dimensions):
+        return None
+    wide = array.astype(np.float64)
+    norm = float(wide @ wide)
+    return Vector(array.tobytes()) if 0.0 < norm < float("inf") else None
+
+
+def pseudo_vector(seed: bytes, dimensions: int) -> Vector:
+    """A unit vector that depends on the seed alone, the same on every machine and in every version."""
+    words = np.frombuffer(hashlib.shake_256(seed).digest(4 * dimensions), "<u4").astype(np.float64)
+    centred = words / 2**31 - 1.0
+    return Vector((centred / np.linalg.norm(centred)).astype(_FLOAT32).tobytes())

@@ -1,0 +1,69 @@
+"""What the probes answer: pure verdicts over a snapshot of the process.
+
+``/health`` is about this process alone, never about a neighbour: a restart does not mend those.
+``/ready`` says whether work flows; ``why_idle`` says in a sentence why it does not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The state of the process at one moment. Reasons are sentences, ages and waits seconds."""
+
+    draining: bool
+    polled: bool
+    tick_age_s: float
+    longest_tick_s: float
+    token_trouble: str | None
+    poll_trouble: str | None
+    outbox_full: bool
+    outbox_writable: bool
+    running: int
+    slots: int
+    mode: str
+    holds: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+
+def unhealthy(snapshot: Snapshot) -> str | None:
+    """Why this process should be restarted, or None. (A blocked event loop does not even answer.)"""
+    if snapshot.tick_age_s > snapshot.longest_tick_s and not snapshot.draining:
+        return f"the poll loop has not moved for {snapshot.tick_age_s:.0f} s"
+    return None
+
+
+def unready(snapshot: Snapshot) -> list[str]:
+    """Every reason why work does not flow, each beginning with a constant code; empty when it does."""
+    reasons = []
+    if snapshot.draining:
+        reasons.append("draining")
+    if snapshot.token_trouble is not None:
+        reasons.append(f"token_unavailable: {snapshot.token_trouble}")
+    if snapshot.poll_trouble is not None:
+        reasons.append(f"upstream_unavailable: {snapshot.poll_trouble}")
+    elif not snapshot.polled:
+        reasons.append("starting")
+    if snapshot.outbox_full:
+        reasons.append("outbox_full")
+    if not snapshot.outbox_writable:
+        reasons.append("outbox_unwritable")
+    return reasons
+
+
+def why_idle(snapshot: Snapshot) -> str | None:
+    """One sentence for whoever wonders why nothing is being processed; None while something is."""
+    if snapshot.running >= snapshot.slots:
+        return None
+    if reasons := unready(snapshot):
+        return reasons[0]
+    if snapshot.holds:
+        service, reason = next(iter(snapshot.holds.items()))
+        return f"{service} is paused: {reason}"
+    if snapshot.running:
+        return None
+    if snapshot.skipped.get("unknown_type") and snapshot.mode == "none":
+        return "OPENAI_API_KEY is not set, so text embeddings stay pending"
+    waiting = ", ".join(f"{count} {reason}" for reason, count in snapshot.skipped.items() if count)
+    return f"every listed task is skipped: {waiting}" if waiting else "no task is pending"

@@ -1,0 +1,35 @@
+"""What a processor is handed: everything it may use of the daemon, and nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from ai_task_processor.batching import Embedded
+from ai_task_processor.ports import Clock
+
+
+class Embedder(Protocol):
+    """Embeds one text; the calls of many tasks are joined behind it."""
+
+    async def embed(self, text: str, model: str) -> Embedded:
+        """Raises ``InputRefused`` when the model refuses this text, a ``NeighbourError`` otherwise."""
+
+    def hold_s(self) -> float:
+        """Seconds until a model call may start; 0 when it may now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kit:
+    """Handed to every processor before its first task.
+
+    ``embedder`` is None when no model is configured. ``model_aliases`` maps the names that tasks use
+    to the provider's. ``patience_s`` is how long a processor may wait for a neighbour before it
+    should give its task back: a little less than ``TASK_TIMEOUT``.
+    """
+
+    clock: Clock
+    patience_s: float
+    embedder: Embedder | None = None
+    default_model: str = "text-embedding-3-small"
+    model_aliases: Mapping[str, str]
+    result_as_object: bool = False

@@ -1,0 +1,366 @@
+"""Structured logs: one chain of processors for our loggers, the standard library's and a crash.
+
+What leaves here carries no secret (all strings are masked, keys and tracebacks included), no local
+variable and no message of a foreign exception: a plug-in's ``ValueError(f"cannot parse {text}")``
+would carry user text. Messages of ``AiTaskProcessorError`` are ours and stay.
+
+The events, as ``noun.verb_in_past``; callers add the details as keywords::
+
+    settings.warned         a setting works but deserves a second look
+    plugin.loaded           an installed package added a processor
+    daemon.started          it polls from now on
+    daemon.stopped          it ended as it was told to
+    daemon.crashed          an exception nobody handled, in the main or another thread
+    exception.caught        an exception in a callback, task or destructor that nobody waited for
+    poll.failed             the first failed poll of a row
+    poll.recovered          the first good poll after it
+    record.skipped          a listed record that cannot be used
+    task.completed          settled with a result
+    task.failed             settled, the task itself is at fault
+    task.released           given back
+    delivery.acknowledged   (debug) the upstream has the outcome
+    delivery.deferred       to be tried again later
+    delivery.refused        refused for good: a dead letter
+    outbox.recovered        outcomes of an earlier run were found
+    outbox.failed           a commit failed
+    outbox.requested        an operator's retry or drop was carried out
+    token.refreshed         a new access token
+    token.failed            no access token to be had
+    breaker.opened          a neighbour counts as down
+    breaker.closed          it answers again
+    neighbour.paused        a neighbour asked for patience, or needs an operator
+    neighbour.resumed       it is asked again
+    drain.started           nothing new is claimed
+    drain.finished          everything that ran has ended
+    drain.forced            the grace period was over before
+    log.failed              a line of another library that could not be rendered
+"""
+
+import asyncio
+import base64
+import errno
+import itertools
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, TextIO
+from urllib.parse import quote, quote_plus
+
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, Processor
+
+from ai_task_processor.errors import AiTaskProcessorError
+
+MASK = "***"
+MAX_TEXT = 2_000
+MAX_TRACEBACK = 10_000
+MAX_ITEMS = 30
+MAX_DEPTH = 3
+MAX_EXCEPTIONS = 20
+MAX_FRAMES = 30
+#: a shorter secret would shred every line it is masked in
+MIN_SECRET = 4
+#: their INFO prints whole URLs, their DEBUG headers and bodies
+QUIET = frozenset({"asyncio", "authlib", "httpcore", "httpcore2", "httpx", "httpx2", "openai"})
+
+_NAME = r"(?:access|refresh|id)_token|client_(?:secret|assertion)|api[_-]?key|password|authorization"
+_SENSITIVE_KEY = re.compile(rf"(?:.*[-_])?(?:{_NAME})", re.IGNORECASE)
+_CREDENTIALS = (
+    # schemes of an Authorization header
+    (re.compile(r"(bearer|basic)(?:[\s:=]|%20)+[^\s\"'<>,;]+", re.IGNORECASE), rf"\1 {MASK}"),
+    # OpenAI's keys; "task-1a2b" is none, but an escape or an octet may stand in front of one
+    (re.compile(r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2}))sk-[A-Za-z0-9_-]{4,}"), MASK),
+    # user and password of a URL
+    (re.compile(r"://[^\s\"'<>]{1,512}@"), f"://{MASK}@"),
+    # a JWT, whole or cut
+    (re.compile(r"eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){0,4}"), MASK),
+    # a form field, or a member of a JSON object
+    (re.compile(rf"((?:{_NAME})(?:=|\\?[\"']\s*:\s*\\?[\"']))[^\s\"'\\&]+", re.IGNORECASE), rf"\1{MASK}"),
+)
+# what every match of the above contains in lower case: most texts are looked at once instead of five times
+_SUSPECT = re.compile(rf"bearer|basic|sk-|://|eyj|{_NAME}")
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """A logger for a module; may be called at import, what ``configure`` decides applies at each use."""
+    logger: FilteringBoundLogger = structlog.get_logger(name)
+    return logger
+
+
+def task_context(task_id: str) -> AbstractContextManager[object]:
+    """Everything logged inside, by anyone, carries this ``task_id``."""
+    return structlog.contextvars.bound_contextvars(task_id=task_id)
+
+
+def configure(
+    *,
+    level: str,
+    format: Literal["auto", "json", "console"],  # noqa: A002  # the word of LOG_FORMAT
+    secrets: Iterable[str],
+    stream: TextIO | None = None,
+) -> None:
+    """Send every log line of the process through one chain to ``stream`` (stderr by default).
+
+    Replaces the handlers of the root logger. May be called again. ``auto`` is JSON unless the stream
+    is a terminal.
+    """
+    stream = stream or sys.stderr
+    terminal = stream.isatty()
+    number = logging.getLevelNamesMapping()[level.upper()]
+    render: Processor = structlog.processors.JSONRenderer()
+    if format == "console" or (format == "auto" and terminal):
+        colours = terminal and not os.environ.get("NO_COLOR")
+        render = structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)
+    chain: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        _arrange,
+        _explain,
+        _Cleaner(Masker(secrets)),
+        render,
+    ]
+    handler = _Handler(stream)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=chain))
+    handler.setLevel(number)
+    handler.addFilter(_is_wanted)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(number)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(max(number, logging.WARNING))
+    logging.captureWarnings(True)
+    structlog.configure(
+        processors=[structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
+def install_crash_hooks() -> Callable[[object, dict[str, Any]], None]:
+    """Make a crash a log line like any other; the result is for ``loop.set_exception_handler``.
+
+    To be called after ``configure``.
+    """
+    log = get_logger(__name__)
+
+    def thread_crashed(args: threading.ExceptHookArgs) -> None:
+        if args.exc_type is not SystemExit:
+            log.critical("daemon.crashed", thread=getattr(args.thread, "name", None), exc_info=args.exc_value)
+
+    def loop_caught(_loop: object, context: dict[str, Any]) -> None:
+        # The rest of asyncio's message is the repr of an exception, or of a callback with its arguments.
+        message = re.split(r"[(<:]", str(context.get("message", "")), maxsplit=1)[0].strip()
+        task = context.get("task") or context.get("future")
+        name = task.get_name() if isinstance(task, asyncio.Task) else None
+        log.error("exception.caught", message=message, task=name, exc_info=context.get("exception"))
+
+    sys.excepthook = lambda _type, error, _trace: log.critical("daemon.crashed", exc_info=error)
+    threading.excepthook = thread_crashed
+    sys.unraisablehook = lambda args: log.error("exception.caught", exc_info=args.exc_value)
+    return loop_caught
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes a line whatever it contains: a log line must never hurt the one who logs, nor tell what it hides."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        try:
+            line = super().format(_without_exceptions(record))
+        except Exception:  # noqa: BLE001  # boundary: other libraries' arguments need not fit their own message
+            about = {"name": record.name, "levelno": record.levelno, "levelname": record.levelname}
+            line = super().format(logging.makeLogRecord({**about, "msg": "log.failed"}))
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        return line.encode(encoding, "backslashreplace").decode(encoding)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name in the standard library
+        """The stream is gone, and the standard answer would print the record's arguments as they are."""
+
+
+def _without_exceptions(record: logging.LogRecord) -> logging.LogRecord:
+    """A copy in which the messages of exceptions cannot be reached by ``logger.error("failed: %s", error)``."""
+    copy = logging.makeLogRecord(record.__dict__)
+    if isinstance(record.msg, BaseException):
+        copy.msg = _describe(record.msg)
+    if isinstance(record.args, tuple):
+        copy.args = tuple(_describe(arg) if isinstance(arg, BaseException) else arg for arg in record.args)
+    return copy
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    # Levels alone do not hold: a library may set its own when it is imported later (OPENAI_LOG does).
+    return record.levelno >= logging.WARNING or record.name.partition(".")[0] not in QUIET
+
+
+def _arrange(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Time, level, logger and event first, from the record, so that no field can pretend to be one of them."""
+    record: logging.LogRecord = event.pop("_record")
+    del event["_from_structlog"]
+    time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    head = {"timestamp": time, "level": record.levelname.lower(), "logger": record.name, "event": event.pop("event")}
+    return {**head, **event, **head}
+
+
+def _explain(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """``exc_info`` becomes ``exception``; the message of an exception in flight leaves the event's text."""
+    event.pop("stack_info", None)
+    given, in_flight = event.pop("exc_info", None), sys.exc_info()[1]
+    error = given[1] if isinstance(given, tuple) else given if isinstance(given, BaseException) else in_flight
+    told: list[BaseException] = []
+    lines = list(_trace(error, told))
+    if given and lines:
+        event["exception"] = "\n".join(lines)
+    if isinstance(event["event"], str):
+        for each in told:
+            for text in (_shown(each, repr), _shown(each, str)):
+                if len(text) >= MIN_SECRET:
+                    event["event"] = event["event"].replace(text, _describe(each))
+    return event
+
+
+def _trace(error: BaseException | None, told: list[BaseException], lead: str = "") -> Iterator[str]:
+    """Types and frames of an exception, its members and its causes. ``told`` collects them and stops circles."""
+    if error is None or len(told) >= MAX_EXCEPTIONS or any(error is other for other in told):
+        return
+    told.append(error)
+    yield lead + _describe(error)
+    frames = deque(traceback.walk_tb(error.__traceback__), maxlen=MAX_FRAMES)
+    for frame, line in frames:
+        code = frame.f_code
+        yield f"  {'/'.join(Path(code.co_filename).parts[-3:])}:{line}:{code.co_name}"
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from _trace(member, told, "with ")
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    yield from _trace(cause, told, "caused by ")
+
+
+def _describe(error: BaseException) -> str:
+    """The type, and what is known to be harmless: our own message, the name of an operating system's error."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(error, AiTaskProcessorError):
+        return f"{name}: {_shown(error, str)}"
+    if isinstance(error, OSError) and isinstance(error.errno, int) and error.errno in errno.errorcode:
+        return f"{name}: {errno.errorcode[error.errno]}"
+    return name
+
+
+def _shown(value: object, how: Callable[[object], str]) -> str:
+    try:
+        return how(value)
+    except Exception:  # noqa: BLE001  # boundary: a stranger's __str__ and __repr__ may do anything
+        return f"<{type(value).__name__}>"
+
+
+def _told(value: object) -> str:
+    """A leaf of an event as text."""
+    if isinstance(value, BaseException):
+        return _describe(value)
+    if isinstance(value, bytes | bytearray):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return _shown(value, str)
+
+
+class Masker:
+    """Replaces known secrets, in every notation they are likely to appear in, and whatever looks like one."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        forms = {form for secret in secrets for part in _parts(secret) for form in _notations(part)}
+        longest_first = sorted(forms, key=len, reverse=True)
+        # %2f and %2F are the same octet, so forms with octets are matched in any case
+        alternatives = [f"(?i:{re.escape(form)})" if "%" in form else re.escape(form) for form in longest_first]
+        self._known = re.compile("|".join(alternatives) or r"(?!)")
+
+    def __call__(self, text: str) -> str:
+        text = self._known.sub(MASK, text)
+        if _SUSPECT.search(text.lower()):
+            for pattern, replacement in _CREDENTIALS:
+                text = pattern.sub(replacement, text)
+        return text
+
+
+def _parts(secret: str) -> Iterator[str]:
+    """The secret, and the lines of a private key, which a library may print one by one."""
+    for part in (secret.strip(), *secret.splitlines()):
+        if len(part) >= MIN_SECRET and not part.startswith("-----"):
+            yield part
+
+
+def _notations(secret: str) -> Iterator[str]:
+    """As it is, in a URL or form, as a JSON or Python literal, and inside base64, as in Basic credentials."""
+    raw = secret.encode("utf-8", "surrogatepass")
+    for text in (secret, quote(raw, safe=""), quote(raw), quote_plus(raw)):
+        yield text
+        yield from _base64_cores(text.encode("utf-8", "surrogatepass"))
+    for text in (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret), ascii(secret)):
+        yield text[1:-1]
+
+
+def _base64_cores(raw: bytes) -> Iterator[str]:
+    """The characters that stand for ``raw`` at each of its three possible alignments in a longer base64 text."""
+    for shift in range(3):
+        encoded = base64.b64encode(b"\0" * shift + raw).decode()
+        core = encoded[-(-shift * 8 // 6) : (shift + len(raw)) * 8 // 6]
+        yield from (core, core.replace("+", "-").replace("/", "_"))
+
+
+class _Cleaner:
+    """The last step before rendering: plain, masked, printable, bounded values in place of anything."""
+
+    def __init__(self, mask: Masker) -> None:
+        self._mask = mask
+        self._key = lru_cache(maxsize=512)(self._key_once)
+
+    def __call__(self, _logger: object, _method: str, event: EventDict) -> EventDict:
+        trace = event.pop("exception", None)
+        clean = self._mapping(event, MAX_DEPTH)
+        if trace is not None:
+            clean["exception"] = self._text(_told(trace), MAX_TRACEBACK)
+        return clean
+
+    def _mapping(self, mapping: Mapping[Any, object], depth: int) -> dict[str, object]:
+        clean = {}
+        for given, value in itertools.islice(mapping.items(), MAX_ITEMS):
+            key, sensitive = self._key(_told(given))
+            clean[key] = MASK if sensitive else self._value(value, depth - 1)
+        return clean
+
+    def _key_once(self, key: str) -> tuple[str, bool]:
+        return self._text(key), _SENSITIVE_KEY.fullmatch(key) is not None
+
+    def _value(self, value: object, depth: int) -> object:
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, Mapping | list | tuple | set | frozenset):
+            return self._container(value, depth)
+        text = _told(value)
+        clean = self._text(text)
+        # neither a secret of digits nor NaN, which is no JSON, stays a number
+        return value if isinstance(value, int | float) and clean == text and text[-1:].isdigit() else clean
+
+    def _container(self, value: Mapping[Any, object] | Collection[object], depth: int) -> object:
+        if depth <= 0:
+            return f"<{type(value).__name__} of {len(value)}>"
+        if isinstance(value, Mapping):
+            return self._mapping(value, depth)
+        items = [self._value(item, depth - 1) for item in itertools.islice(value, MAX_ITEMS)]
+        return items if len(value) <= MAX_ITEMS else [*items, f"… ({len(value)} items)"]
+
+    def _text(self, text: str, limit: int = MAX_TEXT) -> str:
+        text = self._mask(text)
+        if len(text) > limit:
+            text = f"{text[:limit]}… ({len(text)} characters)"
+        return text if text.isprintable() else _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

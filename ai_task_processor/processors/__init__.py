@@ -1,0 +1,1 @@
+"""Processors: what turns a task into a result."""

@@ -1,0 +1,38 @@
+"""The door for processors: everything a plug-in author imports stands here."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from ai_task_processor.errors import Retry, TaskError
+from ai_task_processor.kit import Kit
+from ai_task_processor.models.task import Task, TaskResult, Usage, Vector
+
+__all__ = ["BaseProcessor", "Kit", "Retry", "Task", "TaskError", "TaskResult", "Usage", "Vector"]
+
+
+class BaseProcessor(ABC):
+    """Turns tasks of some types into results. One instance serves many tasks at the same time.
+
+    It is made without arguments; ``kit`` is set before its first task.
+    """
+
+    kit: Kit
+    #: the task types it serves, for the metrics' closed label set; without it they count as ``other``
+    task_types: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def can_process(self, task: Task) -> bool:
+        """Is this task ours? Cheap and without IO: asked for every listed task."""
+
+    def hold_s(self) -> float:
+        """For how many seconds none of its tasks should be claimed (a paused neighbour); 0 for now."""
+        return 0.0
+
+    @abstractmethod
+    async def process(self, task: Task) -> TaskResult:
+        """Make the result; awaits must be cancellable.
+
+        Raise ``TaskError(code, message)`` when the task itself is at fault: it ends ``failed``. Raise
+        ``Retry(delay_s)`` to give it back untried. Any other exception, or the ``TASK_TIMEOUT``, is an
+        attempt: after three the task ends ``failed`` with ``processor_error``.
+        """

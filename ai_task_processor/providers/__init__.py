@@ -1,0 +1,1 @@
+"""The model side: who turns texts into vectors."""

@@ -1,0 +1,30 @@
+"""Mock processing: realistic vectors without a model, for a first run and for tests of the upstream."""
+
+from collections.abc import Sequence
+
+from ai_task_processor import codec
+from ai_task_processor.models.task import Usage
+from ai_task_processor.ports import Embeddings
+
+NATIVE_DIMENSIONS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
+BYTES_PER_TOKEN = 4
+
+
+class MockProvider:
+    """Unit vectors of the model's dimensions that depend on model and text alone, with usage statistics."""
+
+    name = "mock"
+
+    def __init__(self, dimensions: int | None = None) -> None:
+        self._dimensions = dimensions
+
+    async def embed(self, texts: Sequence[str], model: str) -> Embeddings:
+        dimensions = self._dimensions or NATIVE_DIMENSIONS.get(model, 1536)
+        vectors = [codec.pseudo_vector(f"{model}\0{text}".encode(), dimensions) for text in texts]
+        return Embeddings(vectors, Usage(sum(-(-len(text.encode()) // BYTES_PER_TOKEN) for text in texts)))
+
+    async def check(self, model: str) -> None:
+        """There is nothing that could be wrong."""
+
+    async def aclose(self) -> None:
+        """There is nothing to let go of."""

@@ -1,0 +1,1 @@
+"""The sandbox: one small server that plays token endpoint, task API and model API, with faults on demand."""

@@ -1,0 +1,210 @@
+"""The sandbox as one server: routes, faults in front of them, and an HTTP door for the standalone mode."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Final
+from urllib.parse import unquote
+
+from ai_task_processor.sandbox.answers import answer, nest_error, parsed
+from ai_task_processor.sandbox.corpus import numbered_text
+from ai_task_processor.sandbox.faults import Endpoint, Faults, play
+from ai_task_processor.sandbox.model import ModelApi
+from ai_task_processor.sandbox.task_api import TaskApi
+from ai_task_processor.sandbox.tasks import TaskStore
+from ai_task_processor.sandbox.tokens import Credentials, TokenEndpoint
+from ai_task_processor.sandbox.vectors import DIMENSIONS, unit_vector
+from ai_task_processor.server import HttpServer, Request, Response
+
+API_KEY: Final = "sk-sandbox"
+_TASKS: Final = "/api/ai-tasks/"
+_WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
+_MAX_BODY: Final = 64_000_000
+
+_PAGE: Final = """\
+ai-task-processor sandbox: a token endpoint, a task API and a model API that cost nothing.
+
+{environment}
+
+Add tasks:    curl {url}/sandbox/tasks -d '{{"count": 100}}'
+              curl {url}/sandbox/tasks -d '[{{"text": "Hello"}}]'
+Look:         curl {url}/sandbox/stats
+Break things: curl {url}/sandbox/faults -d '{{"endpoint": "patch", "status": 503, "times": 20}}'
+              curl {url}/sandbox/faults -d '{{"endpoint": "model", "hang": true, "probability": 0.1}}'
+              endpoint is token, pending, patch, callback or model; beside status: delay_s, hang,
+              reset, truncate, drip_s, after, content, headers, times, probability, task_id, text
+Mend them:    curl -X DELETE {url}/sandbox/faults
+"""
+
+
+@dataclass(slots=True)
+class Stats:
+    """Requests that arrived, failed ones included; and what the model charged for."""
+
+    token_requests: int = 0
+    polls: int = 0
+    patches: int = 0
+    model_requests: int = 0
+    model_calls: int = 0
+    model_inputs: int = 0
+    model_tokens: int = 0
+
+
+class Sandbox:
+    """Start it, point the daemon at ``environment()``, add tasks, break things, and look what arrived.
+
+    Constructing it opens nothing. ``async with Sandbox() as sandbox`` starts it on a free loopback port.
+    """
+
+    def __init__(
+        self,
+        *,
+        credentials: Credentials | None = None,
+        api_key: str = API_KEY,
+        api_latency_s: float = 0.0,
+        model_latency_s: float = 0.0,
+        seed: int = 0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.api_latency_s = api_latency_s
+        self.model_latency_s = model_latency_s
+        self.faults = Faults(random.Random(seed))  # noqa: S311 - repeatable on purpose, guards nothing
+        self.tokens = TokenEndpoint(credentials or Credentials(), monotonic)
+        self.tasks = TaskStore()
+        self.api = TaskApi(self.tasks, lambda task_id: self.faults.pick("callback", task_id=task_id))
+        self.model = ModelApi(api_key, monotonic)
+        self.url = ""
+        self._arrived: dict[Endpoint, int] = dict.fromkeys(("token", "pending", "patch", "model"), 0)
+        self._server = HttpServer(self._answer, max_connections=1024, max_body=_MAX_BODY)
+
+    async def __aenter__(self) -> "Sandbox":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        port = await self._server.start(host, port)
+        reachable = _WILDCARDS.get(host, host)
+        self.url = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+        self.tokens.audiences |= {self.url, f"{self.url}/oauth2/token"}
+
+    async def aclose(self) -> None:
+        await self._server.aclose()
+
+    def environment(self) -> dict[str, str]:
+        """The settings that make a daemon use this sandbox."""
+        return {
+            "API_BASE_URL": self.url,
+            "OAUTH2_TOKEN_URL": f"{self.url}/oauth2/token",
+            "OAUTH2_CLIENT_ID": self.tokens.credentials.client_id,
+            "OAUTH2_CLIENT_SECRET": self.tokens.credentials.client_secret,
+            "OPENAI_BASE_URL": f"{self.url}/v1",
+            "OPENAI_API_KEY": self.model.api_key,
+        }
+
+    @property
+    def stats(self) -> Stats:
+        """A snapshot."""
+        arrived, model = self._arrived, self.model
+        charged = model.calls, model.inputs, model.tokens
+        return Stats(arrived["token"], arrived["pending"], arrived["patch"], arrived["model"], *charged)
+
+    def vector(self, text: str, model: str, dimensions: int | None = None) -> bytes:
+        """The float32 bytes that the model API gives for this text."""
+        return unit_vector(text, model, dimensions or DIMENSIONS[model]).tobytes()
+
+    async def _answer(self, request: Request) -> Response:
+        match request.method, request.path:
+            case "POST", "/oauth2/token":
+                return await self._play("token", request, lambda _: self.tokens.answer(request))
+            case "GET", "/api/ai-tasks/pending":
+                return await self._play("pending", request, self._guarded(request, lambda _: self.api.pending(request)))
+            case "PATCH", path if path.startswith(_TASKS):
+                task_id = unquote(path.removeprefix(_TASKS))
+                patch = self._guarded(request, lambda answered: self.api.patch(task_id, request, answered=answered))
+                return await self._play("patch", request, patch, task_id)
+            case "POST", "/v1/embeddings":
+                return await self._play("model", request, lambda _: self.model.embeddings(request))
+            case "GET", path if path == "/v1/models" or path.startswith("/v1/models/"):
+                return self.model.models(request)
+            case method, path if path == "/" or path.startswith("/sandbox/"):
+                return self._administer(method, request)
+        return nest_error(404, f"Cannot {request.method} {request.path}")
+
+    def _guarded(self, request: Request, work: Callable[[bool], Response]) -> Callable[[bool], Response]:
+        def guarded(answered: bool) -> Response:
+            if self.tokens.accepts(request.headers.get("authorization", "")):
+                return work(answered)
+            return nest_error(401, "Unauthorized")
+
+        return guarded
+
+    async def _play(
+        self, endpoint: Endpoint, request: Request, work: Callable[[bool], Response], task_id: str | None = None
+    ) -> Response:
+        """Count the request, choose a fault for it, and answer. ``work`` is told whether its answer will arrive."""
+        self._arrived[endpoint] += 1
+        fault = self.faults.pick(endpoint, task_id=task_id, body=request.body)
+
+        async def after_latency() -> Response:
+            await asyncio.sleep(self.model_latency_s if endpoint == "model" else self.api_latency_s)
+            return work(fault is None or fault.delivers)
+
+        return await (after_latency() if fault is None else play(fault, request, after_latency))
+
+    def _administer(self, method: str, request: Request) -> Response:
+        match method, request.path:
+            case "GET", "/":
+                return Response(body=self.page().encode(), content_type="text/plain; charset=utf-8")
+            case "GET", "/sandbox/stats":
+                return answer(asdict(self.stats) | {"tasks": self.tasks.outcomes()})
+            case "POST", "/sandbox/tasks":
+                return _tried(lambda: {"ids": self._add_tasks(parsed(request.body))})
+            case "POST", "/sandbox/faults":
+                return _tried(lambda: {"faults": self._add_fault(parsed(request.body))})
+            case "DELETE", "/sandbox/faults":
+                self.faults.clear()
+                return answer({"faults": 0})
+        return nest_error(404, f"Cannot {method} {request.path}")
+
+    def page(self) -> str:
+        """What this is and how to use it, with the environment to copy."""
+        environment = "\n".join(f"{name}={value}" for name, value in self.environment().items())
+        return _PAGE.format(environment=environment, url=self.url)
+
+    def _add_tasks(self, wanted: object) -> list[str]:
+        if isinstance(wanted, dict):
+            made = len(self.tasks)
+            return [self.tasks.add(numbered_text(made + n)) for n in range(int(wanted["count"]))]
+        if not isinstance(wanted, list):
+            raise TypeError('a list of tasks, or {"count": N}')
+        return [self.tasks.add(**task) for task in wanted]
+
+    def _add_fault(self, wanted: object) -> int:
+        if not isinstance(wanted, dict):
+            raise TypeError("an object with endpoint and the kind of fault")
+        self.faults.add(**wanted)
+        return len(self.faults)
+
+
+def _tried(work: Callable[[], object]) -> Response:
+    """The administrator's mistakes are told, unlike other people's."""
+    try:
+        return answer(work(), 201)
+    except (ValueError, TypeError, KeyError) as error:
+        return nest_error(400, str(error))
+
+
+async def serve(host: str, port: int, *, announce: Callable[[str], None]) -> None:
+    """Run a sandbox until cancelled; ``announce`` is handed the text of its page, environment included."""
+    sandbox = Sandbox()
+    await sandbox.start(host, port)
+    try:
+        announce(sandbox.page())
+        await asyncio.Event().wait()
+    finally:
+        await sandbox.aclose()

@@ -1,0 +1,182 @@
+"""Faults on demand: which endpoint misbehaves, how, and how often.
+
+A fault is chosen when a request arrives and played around the endpoint's true work: before it
+(nothing was done) or after it (the work was done and only the answer is lost).
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+from ai_task_processor.sandbox.answers import nest_error, oauth_error, openai_error, parsed, phrase
+from ai_task_processor.server import Abort, Request, Response
+
+Endpoint = Literal["token", "pending", "patch", "callback", "model"]
+
+_HTML: Final = b"<!doctype html><html><body><h1>Please log in</h1></body></html>"
+
+
+@dataclass(slots=True, kw_only=True)
+class Fault:
+    """One way to misbehave. Without ``status``, ``content``, ``hang`` and ``reset`` the true answer is sent.
+
+    ``callback`` as the endpoint: the task's callback throws after the state was saved, and the API
+    answers ``status``.
+    """
+
+    endpoint: Endpoint
+    #: answer with this status, and a body of this kind: json (the endpoint's error shape), html, object, empty
+    status: int | None = None
+    body: Literal["json", "html", "object", "empty"] = "json"
+    #: an exact body instead, sent as JSON; with status 200 unless another is given
+    content: str | None = None
+    #: the error code inside a JSON body: insufficient_quota, invalid_client, …
+    code: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay_s: float = 0.0
+    hang: bool = False
+    reset: bool = False
+    #: send half of the body, then close
+    truncate: bool = False
+    #: send one byte in so many seconds
+    drip_s: float = 0.0
+    #: do the work first: only the answer suffers
+    after: bool = False
+    #: how often (None: always), and how likely
+    times: int | None = None
+    probability: float = 1.0
+    #: only for this task (patch, callback), or for calls with this piece of text in an input (model)
+    task_id: str | None = None
+    text: str | None = None
+    #: how often it was played
+    hits: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.endpoint not in get_args(Endpoint):
+            raise ValueError(f"endpoint must be one of {', '.join(get_args(Endpoint))}")
+        if self.content is not None and self.status is None:
+            self.status = 200
+
+    @property
+    def replaces(self) -> bool:
+        """Is the true answer never sent?"""
+        return self.status is not None or self.hang or self.reset
+
+    @property
+    def delivers(self) -> bool:
+        """Does the caller get the true answer, whole and in time?"""
+        return not (self.replaces or self.after or self.truncate or self.drip_s)
+
+    def suits(self, endpoint: Endpoint, task_id: str | None, body: bytes) -> bool:
+        return (
+            self.endpoint == endpoint
+            and (self.times is None or self.hits < self.times)
+            and self.task_id in (None, task_id)
+            and (self.text is None or any(self.text in text for text in inputs_of(body)))
+        )
+
+
+class Faults:
+    """The faults in force, oldest first; the first one that suits a request is played."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._faults: list[Fault] = []
+
+    def __len__(self) -> int:
+        return len(self._faults)
+
+    def add(self, endpoint: Endpoint, **how: object) -> Fault:
+        """Put a fault in force. Raises ``TypeError`` or ``ValueError`` when it makes no sense."""
+        fault = Fault(endpoint=endpoint, **how)  # type: ignore[arg-type]  # the fields come from tests or from JSON
+        self._faults.append(fault)
+        return fault
+
+    def clear(self) -> None:
+        self._faults.clear()
+
+    def pick(self, endpoint: Endpoint, *, task_id: str | None = None, body: bytes = b"") -> Fault | None:
+        for fault in self._faults:
+            if fault.suits(endpoint, task_id, body) and self._rng.random() < fault.probability:
+                fault.hits += 1
+                return fault
+        return None
+
+
+def inputs_of(body: bytes) -> list[str]:
+    """The texts of an embeddings request; empty when it is none."""
+    try:
+        fields = parsed(body)
+    except ValueError:
+        return []
+    inputs = fields.get("input") if isinstance(fields, dict) else None
+    return [text for text in (inputs if isinstance(inputs, list) else [inputs]) if isinstance(text, str)]
+
+
+async def play(fault: Fault, request: Request, work: Callable[[], Awaitable[Response]]) -> Response:
+    """The answer to ``request`` under this fault; raises ``Abort`` for a reset. A hang ends with the connection."""
+    done = await work() if fault.after else None
+    await asyncio.sleep(fault.delay_s)
+    if fault.hang:
+        await asyncio.Event().wait()
+    if fault.reset:
+        raise Abort
+    if fault.status is not None:
+        done = false_answer(fault, request)
+    elif done is None:
+        done = await work()
+    if fault.truncate or fault.drip_s:
+        return Response(done.status, _maimed(fault, done.body), done.content_type, done.headers)
+    return done
+
+
+def false_answer(fault: Fault, request: Request) -> Response:
+    status = fault.status or 200
+    if fault.content is not None:
+        return Response(status, fault.content.encode("utf-8", "surrogatepass"), headers=fault.headers)
+    if fault.body == "html":
+        return Response(status, _HTML, "text/html", fault.headers)
+    if fault.body == "object":
+        return Response(status, b'{"hello":"world"}', headers=fault.headers)
+    if fault.body == "empty":
+        return Response(status, headers=fault.headers)
+    return _error_shape(fault, status, request)
+
+
+def _error_shape(fault: Fault, status: int, request: Request) -> Response:
+    message = f"{phrase(status)} (a fault of the sandbox)"
+    if fault.endpoint == "token":
+        return oauth_error(status, fault.code or _OAUTH_CODES.get(status, "server_error"), message, fault.headers)
+    if fault.endpoint == "model":
+        kind, code = _OPENAI_CODES.get(status, ("server_error", None))
+        if fault.code == "insufficient_quota":
+            kind = fault.code
+        return openai_error(status, message, kind=kind, code=fault.code or code, headers=fault.headers)
+    if status == 404:
+        message = f"Cannot {request.method} {request.path}"
+    return nest_error(status, message, fault.headers)
+
+
+_OAUTH_CODES: Final = {400: "invalid_request", 401: "invalid_client", 503: "temporarily_unavailable"}
+_OPENAI_CODES: Final[Mapping[int, tuple[str, str | None]]] = {
+    400: ("invalid_request_error", None),
+    401: ("invalid_request_error", "invalid_api_key"),
+    403: ("invalid_request_error", "unsupported_country_region_territory"),
+    404: ("invalid_request_error", "model_not_found"),
+    429: ("requests", "rate_limit_exceeded"),
+}
+
+
+async def _maimed(fault: Fault, body: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    whole = body if isinstance(body, bytes) else b"".join([chunk async for chunk in body])
+    kept = whole[: len(whole) // 2] if fault.truncate else whole
+    if not fault.drip_s:
+        yield kept
+    else:
+        for byte in kept:
+            await asyncio.sleep(fault.drip_s)
+            yield bytes([byte])
+    if fault.truncate:
+        raise Abort(reset=False)

@@ -1,0 +1,176 @@
+"""The NestJS task API as a task source: claims out of the pending list, a PATCH for every outcome.
+
+Whoever lists a task may process it (``in_progress`` has no owner there), so this source itself
+keeps what must not start again: what was acknowledged after the list was asked for, and what was
+given back a moment ago. Nothing else suppresses a listing: a task that an operator puts back to
+pending runs again.
+"""
+
+import time
+from collections.abc import Sequence
+from urllib.parse import quote
+
+import httpx2
+
+from ai_task_processor import codec
+from ai_task_processor.errors import (
+    Ambiguous,
+    InvalidAnswer,
+    Misconfigured,
+    NeighbourError,
+    Rejected,
+    Throttled,
+    Transient,
+    Unauthorized,
+)
+from ai_task_processor.logs import get_logger
+from ai_task_processor.metrics import Metrics
+from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult, TaskStatus
+from ai_task_processor.ports import Admission, Clock, SkipReason
+from ai_task_processor.resilience import Gate
+from ai_task_processor.settings import ApiSettings
+from ai_task_processor.sources.nest_list import Page, PendingList
+from ai_task_processor.sources.nest_wire import acknowledged, rejection
+from ai_task_processor.transport import exchange, status_error
+
+TASKS = "/api/ai-tasks/"
+_POLL_OUTCOMES: tuple[tuple[type[NeighbourError], str], ...] = (
+    (Unauthorized, "auth_error"),
+    (Throttled, "throttled"),
+    (InvalidAnswer, "invalid"),
+    (Transient, "server_error"),
+    (Misconfigured, "client_error"),
+)
+
+log = get_logger(__name__)
+
+
+class NestTaskSource:
+    """``ports.TaskSource`` over the NestJS API; ``polling`` may answer without a bound, ``delivering`` not."""
+
+    def __init__(
+        self,
+        settings: ApiSettings,
+        *,
+        polling: httpx2.AsyncClient,
+        delivering: httpx2.AsyncClient,
+        poll_gate: Gate,
+        delivery_gate: Gate,
+        admission: Admission,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._list = PendingList(settings, polling, self._skip)
+        self._client = delivering
+        self._poll_gate = poll_gate
+        self._delivery_gate = delivery_gate
+        self._admission = admission
+        self._clock = clock
+        self._metrics = metrics
+        self._acknowledged_meanwhile: set[str] | None = None
+        self._deferred: dict[str, float] = {}
+        self._bare_failures = False
+        self._warned = False
+
+    @property
+    def last_page(self) -> Page:
+        """What the last good poll saw, for ``/status``."""
+        return self._list.last_page
+
+    async def claim(self, limit: int) -> Sequence[Claim]:
+        started_at = time.perf_counter()
+        outcome, page = "network_error", Page()
+        self._acknowledged_meanwhile = set()
+        try:
+            page = await self._poll_gate.call(lambda: self._list.read(limit))
+            outcome = "tasks" if page.tasks else "empty"
+        except NeighbourError as error:
+            outcome = next((name for kind, name in _POLL_OUTCOMES if isinstance(error, kind)), outcome)
+            raise
+        finally:
+            self._acknowledged_meanwhile = None
+            took_s = time.perf_counter() - started_at
+            self._metrics.poll_finished(outcome, duration_s=took_s, bytes_read=page.bytes_read)
+        self._note(page)
+        return [Claim(task, Receipt(task.id)) for task in page.tasks.values()]
+
+    async def wait(self, timeout_s: float) -> None:
+        await self._clock.sleep(timeout_s)
+
+    async def complete(self, receipt: Receipt, result: TaskResult) -> None:
+        await self._report(receipt, TaskStatus.SUCCEEDED, codec.success_body(result))
+
+    async def fail(self, receipt: Receipt, failure: Failure) -> None:
+        """A strict API refuses keys it does not know: then the failure is told without its reason, from now on."""
+        if not self._bare_failures:
+            try:
+                await self._report(receipt, TaskStatus.FAILED, codec.failure_body(failure))
+            except Rejected as error:
+                if error.status not in (httpx2.codes.BAD_REQUEST, httpx2.codes.UNPROCESSABLE_ENTITY):
+                    raise
+            else:
+                return
+        await self._report(receipt, TaskStatus.FAILED, codec.failure_body(None))
+        self._bare_failures = True
+
+    async def release(self, receipt: Receipt, delay_s: float) -> None:
+        """The task is still pending upstream: only this process leaves it alone until the delay is over."""
+        self._deferred[receipt.id] = self._clock.monotonic() + delay_s
+
+    async def check(self) -> None:
+        await self._list.answers()
+
+    def _skip(self, task: Task) -> SkipReason | None:
+        if self._acknowledged_meanwhile is not None and task.id in self._acknowledged_meanwhile:
+            return "stale"
+        if self._deferred.get(task.id, 0.0) > self._clock.monotonic():
+            return "deferred"
+        return self._admission.refuse(task)
+
+    def _note(self, page: Page) -> None:
+        now = self._clock.monotonic()
+        self._deferred = {task_id: due for task_id, due in self._deferred.items() if due > now}
+        age_s = None if page.oldest is None else max(0.0, self._clock.now().timestamp() - page.oldest)
+        self._metrics.pending_seen(page.seen, oldest_age_s=age_s, complete=page.complete)
+        for reason, count in page.skipped.items():
+            self._metrics.task_skipped(reason, count)
+
+    async def _report(self, receipt: Receipt, state: TaskStatus, body: bytes) -> None:
+        await self._delivery_gate.call(lambda: self._patch(receipt.id, state, body))
+        if self._acknowledged_meanwhile is not None:
+            self._acknowledged_meanwhile.add(receipt.id)
+
+    async def _patch(self, task_id: str, state: TaskStatus, body: bytes) -> None:
+        started_at, status = time.perf_counter(), None
+        try:
+            answer = await exchange(
+                self._client,
+                "PATCH",
+                self._url(task_id),
+                content=body,
+                headers={"Content-Type": "application/json"},
+                timeout_s=self._settings.request_timeout_s,
+            )
+            status = answer.status_code
+        finally:
+            took_s = time.perf_counter() - started_at
+            self._metrics.api_request(endpoint=TASKS + "{id}", method="PATCH", status_code=status, duration_s=took_s)
+        if answer.is_success:
+            if not acknowledged(answer.status_code, answer.content, task_id, state) and not self._warned:
+                self._warned = True
+                log.warning("delivery.unverified", reason="the task API answers results without id and state")
+            return
+        error = rejection(answer.status_code, answer.content) or status_error(answer, "the task API")
+        if answer.is_server_error and not isinstance(error, Throttled):
+            # The state may have been saved before the upstream's callback failed.
+            error = Ambiguous(str(error), status=answer.status_code)
+        raise error
+
+    def _url(self, task_id: str) -> str:
+        """The task's own path and no other: ids come from outside, and our bearer goes with the request."""
+        prefix, quoted = self._settings.base_url + TASKS, quote(task_id, safe="")
+        url = httpx2.URL(prefix + quoted)
+        if url.raw_path != httpx2.URL(prefix).raw_path + quoted.encode():
+            raise Rejected("refused", 0)
+        return str(url)

@@ -1,0 +1,96 @@
+"""The words of the NestJS task API: a listed record becomes a task, an answer to a PATCH a verdict. Pure."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ai_task_processor import codec
+from ai_task_processor.errors import Ambiguous, Misconfigured, NeighbourError, Rejected
+from ai_task_processor.models.task import Task, TaskStatus, TaskType
+from ai_task_processor.sources.framing import RecordTooLarge
+
+_REJECTIONS: Mapping[int, str] = {400: "refused", 404: "gone", 409: "conflict", 413: "refused", 422: "refused"}
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """A record that cannot become a task, and why. Nothing of its content is kept."""
+
+    reason: str
+
+
+def parse_record(record: bytes, id_pattern: re.Pattern[str]) -> Task | Invalid:
+    """A listed record as a task. Its id has been checked against the pattern: only such ids reach a URL."""
+    if isinstance(record, RecordTooLarge):
+        return Invalid("larger than 1 MiB")
+    try:
+        raw = codec.loads(record)
+    except ValueError:
+        return Invalid("not valid JSON")
+    if not isinstance(raw, dict):
+        return Invalid("not an object")
+    task_id, kind = raw.get("_id"), raw.get("type")
+    if not isinstance(task_id, str) or not id_pattern.fullmatch(task_id):
+        return Invalid("_id is missing or does not match TASK_ID_PATTERN")
+    if not isinstance(kind, str) or not kind:
+        return Invalid("type is not a text")
+    if raw.get("state", TaskStatus.PENDING) != TaskStatus.PENDING:
+        return Invalid("state is not pending")
+    return Task(
+        id=task_id,
+        type=TaskType.named(kind),
+        content=raw.get("content"),
+        created_at=_instant(raw.get("createdAt")),
+        raw=raw,
+    )
+
+
+def _instant(value: object) -> datetime | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        instant = datetime.fromisoformat(value)
+        return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def acknowledged(status: int, body: bytes, task_id: str, state: TaskStatus) -> bool:
+    """Does a 2xx answer name our task and our state? Raises ``Ambiguous`` when it does not acknowledge at all.
+
+    204 does, and JSON that contradicts neither. An HTML page, a foreign id or another state does not.
+    """
+    if status == 204:
+        return True
+    try:
+        document = codec.loads(body)
+    except ValueError as error:
+        raise Ambiguous("the answer to a result is not JSON", status=status) from error
+    document = document if isinstance(document, dict) else {}
+    answered_id, answered_state = document.get("_id", document.get("id")), document.get("state")
+    if answered_id not in (None, task_id):
+        raise Ambiguous("the answer to a result names another task", status=status)
+    if answered_state not in (None, state):
+        raise Ambiguous("the answer to a result names another state", status=status)
+    return answered_id is not None or answered_state is not None
+
+
+def rejection(status: int, body: bytes) -> Rejected | NeighbourError | None:
+    """A refusal that is about this very result, told apart from one about our configuration; None for neither.
+
+    The API's own error shape is ``{"statusCode", "message"}``. A page of a proxy, and Nest's own
+    ``Cannot PATCH /…`` for a route it does not have, say that we talk to the wrong place.
+    """
+    outcome = _REJECTIONS.get(status)
+    if outcome is None:
+        return None
+    try:
+        document = codec.loads(body)
+    except ValueError:
+        document = None
+    own = isinstance(document, dict) and ("statusCode" in document or "message" in document)
+    message = str(document.get("message", "")) if isinstance(document, dict) else ""
+    if not own or message.startswith("Cannot PATCH"):
+        return Misconfigured(f"a result was answered with {status} by something else than the task API", status=status)
+    return Rejected(outcome, status)  # type: ignore[arg-type]  # the table holds exactly the literals

@@ -1,0 +1,174 @@
+"""The outbox in SQL: tables, statements, and how a row becomes a ``Record``.
+
+Used by the daemon's writer thread and by the operator's commands, which read beside it. Every
+function takes the connection and leaves transactions to its caller.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ai_task_processor.errors import DataDirectoryError
+from ai_task_processor.models.task import Record, TaskStatus
+
+DATABASE = "outbox.db"
+VERSION = 1
+
+#: A deferral lasts 15 minutes at most. A record due later than this was deferred before the wall
+#: clock jumped back: it counts as due, or it would be stranded for as long as the jump was.
+STRANDED_AFTER_S = 3600.0
+
+# Short columns first: SQLite reads a row from its start, and the results are long. A dead letter
+# keeps its row, so both indexes hold the waiting ones only.
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS records (
+    task_id TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL,
+    task_type TEXT NOT NULL,
+    status TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    finished_at REAL NOT NULL,
+    created_at REAL,
+    attempts INTEGER NOT NULL,
+    due_at REAL NOT NULL,
+    reason TEXT,
+    body BLOB NOT NULL,
+    vector BLOB
+);
+CREATE INDEX IF NOT EXISTS waiting_by_due ON records (due_at) WHERE state = 'waiting';
+CREATE INDEX IF NOT EXISTS waiting_by_age ON records (finished_at) WHERE state = 'waiting';
+CREATE TABLE IF NOT EXISTS requests (id INTEGER PRIMARY KEY, action TEXT NOT NULL, task_id TEXT NOT NULL);
+PRAGMA user_version = {VERSION};
+"""
+
+RECORD_COLUMNS = (
+    "task_id, task_type, status, fingerprint, finished_at, created_at, attempts, due_at, reason, body, vector"
+)
+_PUT = (
+    f"INSERT OR REPLACE INTO records (state, size, {RECORD_COLUMNS})"  # noqa: S608 - constants only
+    " VALUES ('waiting', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_WAITING = "state = 'waiting' AND task_id NOT IN (SELECT value FROM json_each(:exclude))"
+_DUE = f"""
+SELECT {RECORD_COLUMNS} FROM records WHERE due_at <= :now AND {_WAITING}
+UNION ALL
+SELECT {RECORD_COLUMNS} FROM records WHERE due_at > :stranded AND {_WAITING}
+ORDER BY due_at LIMIT :limit
+"""  # noqa: S608 - constants only
+_RETRY = """
+UPDATE records SET due_at = ?, reason = NULL, attempts = iif(state = 'dead', 0, attempts), state = 'waiting'
+WHERE task_id = ?
+"""
+
+_DAMAGED = "the file is damaged: move it away to start with an empty outbox, and keep it, for results are in it"
+_REMEDIES = {
+    sqlite3.SQLITE_BUSY: "another process is writing: try again",
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+}
+
+
+def create(db: sqlite3.Connection, path: Path) -> None:
+    """Bring a database to this version. Always writes one page: a disk that refuses is found at the start."""
+    refuse_newer(db, path)
+    db.executescript(f"BEGIN IMMEDIATE; {_TABLES} COMMIT;")
+
+
+def refuse_newer(db: sqlite3.Connection, path: Path) -> None:
+    """Raise ``DataDirectoryError`` when a later release wrote this database."""
+    (found,) = db.execute("PRAGMA user_version").fetchone()
+    if found > VERSION:
+        raise DataDirectoryError(
+            f"{path} has schema version {found}, this release knows {VERSION}: upgrade ai-task-processor"
+        )
+
+
+def unusable(path: Path, error: sqlite3.Error) -> DataDirectoryError:
+    """What SQLite says, in one line with a remedy."""
+    remedy = _REMEDIES.get(
+        getattr(error, "sqlite_errorcode", 0) & 0xFF,
+        "see that the disk has room and that this user may write to the file",
+    )
+    return DataDirectoryError(f"{path} cannot be used ({error}): {remedy}")
+
+
+def put(db: sqlite3.Connection, record: Record) -> None:
+    db.execute(
+        _PUT,
+        (
+            record.size,
+            record.task_id,
+            record.task_type,
+            record.status,
+            record.fingerprint,
+            record.finished_at,
+            record.created_at,
+            record.attempts,
+            record.due_at,
+            record.reason,
+            record.body,
+            record.vector,
+        ),
+    )
+
+
+def to_record(row: tuple[object, ...]) -> Record:
+    """A row of ``RECORD_COLUMNS``; the bytes stay bytes."""
+    values = dict(zip(RECORD_COLUMNS.split(", "), row, strict=True))
+    return Record(**{**values, "status": TaskStatus(str(values["status"]))})  # type: ignore[arg-type]  # the table has these types
+
+
+def due(db: sqlite3.Connection, now: float, limit: int, exclude: Iterable[str]) -> list[Record]:
+    """Waiting records whose time has come, oldest due first, stranded ones last."""
+    names = {"now": now, "stranded": now + STRANDED_AFTER_S, "exclude": json.dumps(list(exclude)), "limit": limit}
+    return [to_record(row) for row in db.execute(_DUE, names)]
+
+
+def oldest_finished_at(db: sqlite3.Connection) -> float | None:
+    (oldest,) = db.execute("SELECT min(finished_at) FROM records WHERE state = 'waiting'").fetchone()
+    return oldest if oldest is None else float(oldest)
+
+
+def erase(db: sqlite3.Connection, task_id: str) -> bool:
+    """Was there anything to erase?"""
+    return db.execute("DELETE FROM records WHERE task_id = ?", (task_id,)).rowcount > 0
+
+
+def retry(db: sqlite3.Connection, task_id: str, now: float) -> bool:
+    """Make a record due now, and a dead letter alive. Was there one?"""
+    return db.execute(_RETRY, (now, task_id)).rowcount > 0
+
+
+def defer(db: sqlite3.Connection, task_id: str, due_at: float, attempts: int) -> None:
+    db.execute(
+        "UPDATE records SET due_at = ?, attempts = ? WHERE task_id = ? AND state = 'waiting'",
+        (due_at, attempts, task_id),
+    )
+
+
+def bury(db: sqlite3.Connection, task_id: str, reason: str) -> str | None:
+    """The fingerprint of what was buried, None when nothing waits under this id."""
+    rows = db.execute(
+        "UPDATE records SET state = 'dead', reason = ? WHERE task_id = ? AND state = 'waiting' RETURNING fingerprint",
+        (reason, task_id),
+    ).fetchall()
+    return rows[0][0] if rows else None
+
+
+def has_requests(db: sqlite3.Connection) -> bool:
+    return bool(db.execute("SELECT EXISTS (SELECT 1 FROM requests)").fetchone()[0])
+
+
+def apply_requests(db: sqlite3.Connection, now: float, limit: int) -> Mapping[str, str]:
+    """Carry out the oldest ``limit`` requests and delete them; the last action done, by task id."""
+    rows = db.execute("SELECT id, action, task_id FROM requests ORDER BY id LIMIT ?", (limit,)).fetchall()
+    done = {
+        task_id: action
+        for _, action, task_id in rows
+        if (erase(db, task_id) if action == "drop" else retry(db, task_id, now))
+    }
+    if rows:
+        db.execute("DELETE FROM requests WHERE id <= ?", (rows[-1][0],))
+    return done

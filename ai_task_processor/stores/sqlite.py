@@ -1,0 +1,165 @@
+"""The outbox on disk: what it has accepted survives every death of the process, and a loss of power.
+
+SQLite in WAL mode with ``synchronous=FULL``. The event loop only queues jobs (``writer``) and asks
+the memory (``ledger``); it never touches the file.
+"""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal, Self, TypeVar
+
+from ai_task_processor.models.task import Record
+from ai_task_processor.ports import Clock, OutboxDepth
+from ai_task_processor.stores import directory as data_directory
+from ai_task_processor.stores import schema
+from ai_task_processor.stores.ledger import Ledger
+from ai_task_processor.stores.writer import Writer
+
+T = TypeVar("T")
+
+_REQUESTS_AT_ONCE = 1000
+
+
+class SqliteOutbox:
+    """``ports.Outbox`` in one data directory, held against every other daemon while it is open.
+
+    ``recovered`` counts the waiting records that an earlier process left. Calls that write raise
+    ``OutboxUnwritable`` when their commit fails.
+    """
+
+    def __init__(self, directory: Path, *, max_bytes: int, clock: Clock, lock_timeout_s: float = 60.0) -> None:
+        self._directory = directory
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._lock_timeout_s = lock_timeout_s
+        self._path = directory / schema.DATABASE
+        self._writer = Writer(self._connect)
+        self._ledger = Ledger(max_bytes, [])
+        self._lock: int | None = None
+        self.recovered = 0
+
+    async def open(self) -> None:
+        """Lock the directory, bring the database up to date, count what is left from before.
+
+        Raises ``OutboxLocked`` after ``lock_timeout_s``, and ``DataDirectoryError``. Opens once.
+        """
+        data_directory.prepare(self._directory)
+        self._lock = await data_directory.lock(self._directory, self._clock, self._lock_timeout_s)
+        try:
+            data_directory.make_private(self._directory, schema.DATABASE)
+            await self._start()
+        except BaseException:
+            await self.aclose()
+            raise
+        self.recovered = self._ledger.depth(None).waiting
+
+    async def _start(self) -> None:
+        try:
+            await self._writer.start()
+        except sqlite3.Error as error:
+            raise schema.unusable(self._path, error) from error
+
+    async def aclose(self) -> None:
+        """Write everything that was accepted, then let the next daemon in."""
+        await self._writer.aclose()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    @property
+    def full(self) -> bool:
+        return self._ledger.full
+
+    @property
+    def writable(self) -> bool:
+        return self._writer.writable
+
+    def holds(self, task_id: str, fingerprint: str | None = None) -> Literal["in_outbox", "dead_letter"] | None:
+        return self._ledger.holds(task_id, fingerprint)
+
+    def depth(self) -> OutboxDepth:
+        return self._ledger.depth(self._writer.oldest)
+
+    def put(self, record: Record) -> asyncio.Future[None]:
+        """Accepted when it returns: ``holds`` knows it, and it is written even if the future is cancelled."""
+        self._ledger.accept(record)
+        return self._writer.submit(
+            partial(schema.put, record=record),
+            writes=True,
+            committed=lambda _: self._ledger.keep(record),
+            failed=lambda: self._ledger.refuse(record),
+        )
+
+    async def due(self, now: float, limit: int, exclude: frozenset[str] = frozenset()) -> Sequence[Record]:
+        """Raises ``OutboxUnwritable``, too, when the disk cannot be read."""
+        return await self._writer.submit(lambda db: schema.due(db, now, limit, exclude))
+
+    async def delivered(self, task_id: str) -> None:
+        """Delete the record: result, id and all.
+
+        No history is kept. That a listing in flight may still show the task is for the memory of
+        this process; nothing that outlives it may suppress a later listing, because an operator who
+        puts a task back to pending wants it to run again.
+        """
+        await self._write(
+            lambda db: schema.erase(db, task_id),
+            committed=lambda _: self._ledger.forget(task_id),
+        )
+
+    async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
+        await self._write(lambda db: schema.defer(db, task_id, due_at, attempts))
+
+    async def bury(self, task_id: str, reason: str) -> None:
+        await self._write(
+            lambda db: schema.bury(db, task_id, reason),
+            committed=lambda fingerprint: self._ledger.bury(task_id, fingerprint),
+        )
+
+    async def apply_requests(self) -> Mapping[str, str]:
+        """One short look when there are none. What the disk refuses is still requested the next time."""
+        if not await self._writer.submit(schema.has_requests):
+            return {}
+        now = self._clock.now().timestamp()
+        return await self._write(
+            lambda db: schema.apply_requests(db, now, _REQUESTS_AT_ONCE),
+            committed=self._applied,
+        )
+
+    def _applied(self, done: Mapping[str, str]) -> None:
+        for task_id, action in done.items():
+            if action == "drop":
+                self._ledger.forget(task_id)
+            else:
+                self._ledger.revive(task_id)
+
+    def _write(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        *,
+        committed: Callable[[T], object] | None = None,
+    ) -> asyncio.Future[T]:
+        return self._writer.submit(work, writes=True, committed=committed)
+
+    def _connect(self) -> sqlite3.Connection:
+        """Runs in the writer's thread, before anything else does."""
+        db = sqlite3.connect(self._path, isolation_level=None)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            schema.create(db, self._path)
+            self._ledger = Ledger(self._max_bytes, db.execute("SELECT task_id, state, fingerprint, size FROM records"))
+        except BaseException:
+            db.close()
+            raise
+        return db

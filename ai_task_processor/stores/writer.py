@@ -1,0 +1,220 @@
+"""One thread, one connection, group commit: what waits together becomes durable by one fsync.
+
+While a commit waits for the disk, the next jobs gather in the queue; the thread takes them all into
+one transaction and answers them with one call into the event loop. At low load a job is alone and
+waits for nobody; at high load the price of the fsync is shared.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, Generic, TypeVar
+
+from ai_task_processor.errors import OutboxUnwritable
+from ai_task_processor.stores import schema
+
+T = TypeVar("T")
+
+_GROUP = 512
+
+#: The disk's fault, not the job's: all that were to be written together fail together.
+_STORAGE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Job(Generic[T]):
+    """``work`` runs in the thread, perhaps twice, so it touches nothing but the connection.
+
+    ``committed`` and ``failed`` run in the event loop, whether or not the caller still waits.
+    """
+
+    work: Callable[[sqlite3.Connection], T]
+    writes: bool
+    committed: Callable[[T], object] | None
+    failed: Callable[[], object] | None
+    future: asyncio.Future[T]
+    value: T | None = None
+    error: Exception | None = None
+
+    def settle(self) -> None:
+        if self.error is not None:
+            if self.failed:
+                self.failed()
+            if not self.future.done():
+                self.future.set_exception(self.error)
+            return
+        if self.committed:
+            self.committed(self.value)  # type: ignore[arg-type]  # there was no error, so it has its value
+        if not self.future.done():
+            self.future.set_result(self.value)  # type: ignore[arg-type]  # there was no error, so it has its value
+
+
+class _SpoiledError(Exception):
+    """A job failed for a reason of its own."""
+
+    def __init__(self, job: _Job[Any], error: Exception) -> None:
+        self.job = job
+        self.error = error
+
+
+class Writer:
+    """The thread that owns the connection which ``connect`` makes.
+
+    ``writable`` and ``oldest`` (finished_at of the oldest waiting record) are as of the last commit.
+    """
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._connect = connect
+        self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._thread: Thread | None = None
+        self._closed = False
+        self.writable = True
+        self.oldest: float | None = None
+
+    async def start(self) -> None:
+        """Raises what ``connect`` raises."""
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.create_future()
+        self._ended = self._loop.create_future()
+        # A daemon thread: after os._exit or an unhandled error nobody is left to end it.
+        self._thread = Thread(target=self._main, name="outbox-writer", daemon=True)
+        self._thread.start()
+        await self._started
+
+    async def aclose(self) -> None:
+        """Write everything that was submitted, close the database, end the thread."""
+        if self._thread is None:
+            return
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+        await asyncio.shield(self._ended)
+        self._thread.join()
+
+    def submit(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        *,
+        writes: bool = False,
+        committed: Callable[[T], object] | None = None,
+        failed: Callable[[], object] | None = None,
+    ) -> asyncio.Future[T]:
+        """Queue a job at once. Cancelling the future does not cancel the job."""
+        job = _Job(work, writes, committed, failed, self._loop.create_future())
+        if self._closed:
+            job.error = OutboxUnwritable("the outbox is closed")
+            job.settle()
+        else:
+            self._jobs.put(job)
+        return job.future
+
+    def _main(self) -> None:
+        try:
+            self._db = self._connect()
+            self.oldest = schema.oldest_finished_at(self._db)
+        except Exception as error:  # noqa: BLE001 - the boundary of the thread: whoever started it gets the error
+            self._tell(_resolve, self._started, error)
+        else:
+            self._tell(_resolve, self._started)
+            with contextlib.closing(self._db):
+                while self._serve():
+                    pass
+        self._tell(_resolve, self._ended)
+
+    def _tell(self, callback: Callable[..., object], *arguments: object) -> None:
+        # A closed loop has nobody waiting; what is queued is still written.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
+    def _serve(self) -> bool:
+        """One group; false when it was the last."""
+        group, more = self._gather()
+        self._perform(group)
+        self._tell(_settle, group)
+        return more
+
+    def _gather(self) -> tuple[list[_Job[Any]], bool]:
+        """Everything that waits, up to a bound, and whether more may follow."""
+        group = []
+        job = self._jobs.get()
+        with contextlib.suppress(Empty):
+            while job is not None:
+                group.append(job)
+                if len(group) == _GROUP:
+                    break
+                job = self._jobs.get_nowait()
+        return group, job is not None
+
+    def _perform(self, group: list[_Job[Any]]) -> None:
+        """Run the group in one transaction.
+
+        A job that fails for a reason of its own is set aside and the others run again without it.
+        When the disk refuses, all that write fail, and the others read without them.
+        """
+        while group:
+            writes = any(job.writes for job in group)
+            try:
+                self._transact(group, writes=writes)
+                self.writable |= writes
+                return
+            except _SpoiledError as spoiled:
+                spoiled.job.error = spoiled.error
+            except Exception as error:  # noqa: BLE001 - the boundary of the thread: it must outlive every group
+                self.writable &= not writes
+                for job in group:
+                    if job.writes == writes:
+                        job.error = OutboxUnwritable(f"the outbox is unusable: {error}")
+                        job.error.__cause__ = error
+            group = [job for job in group if job.error is None]
+
+    def _transact(self, group: list[_Job[Any]], *, writes: bool) -> None:
+        # IMMEDIATE: turning into a writer half-way fails at once when an operator's command is writing.
+        self._db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+        try:
+            for job in group:
+                self._run(job)
+            oldest = schema.oldest_finished_at(self._db)
+            self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        self.oldest = oldest
+
+    def _run(self, job: _Job[Any]) -> None:
+        try:
+            job.value = job.work(self._db)
+        except Exception as error:
+            if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _STORAGE:
+                raise
+            raise _SpoiledError(job, error) from error
+
+
+def _settle(group: list[_Job[Any]]) -> None:
+    for job in group:
+        job.settle()
+
+
+def _resolve(future: asyncio.Future[None], error: Exception | None = None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)

@@ -1,0 +1,133 @@
+"""The syntax of single settings: a text of the environment in, a value out.
+
+A check returns the value, or raises ``ValueError`` with a sentence that follows the variable's name and
+never repeats the text, which may be a secret.
+"""
+
+import ipaddress
+import json
+import re
+import ssl
+from pathlib import Path
+from urllib.parse import urlsplit
+
+TRUE = frozenset({"true", "yes", "on", "1"})
+_FALSE = frozenset({"false", "no", "off", "0"})
+
+
+def flag(text: str) -> bool:
+    """A switch."""
+    if text.lower() not in TRUE | _FALSE:
+        raise ValueError("must be true or false")
+    return text.lower() in TRUE
+
+
+def printable(text: str) -> str:
+    """A credential: printable ASCII (RFC 6749, appendix A), because it travels in a header."""
+    if not re.fullmatch(r"[\x20-\x7e]+", text):
+        raise ValueError("must be printable ASCII on one line: look for a stray line break or a curly quotation mark")
+    return text
+
+
+def project_slug(text: str) -> str:
+    """One DNS label: it becomes part of a host name."""
+    if not re.fullmatch(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", text):
+        raise ValueError("must be the slug alone (letters, digits, dashes), not a URL")
+    return text
+
+
+def bind_host(text: str) -> str:
+    """An address or a name to listen on, without scheme and port."""
+    if ip_address(text) is None and not re.fullmatch(r"[A-Za-z0-9._-]+", text):
+        raise ValueError("must be an address or host name to listen on, without scheme and port")
+    return text
+
+
+def host_list(text: str) -> tuple[str, ...]:
+    """Comma-separated hosts."""
+    return tuple(host for part in text.split(",") if (host := part.strip()))
+
+
+def pattern(text: str) -> re.Pattern[str]:
+    """A regular expression, to be used with ``fullmatch``."""
+    try:
+        return re.compile(text)
+    except (re.error, OverflowError, RecursionError):
+        raise ValueError("must be a regular expression in Python's syntax") from None
+
+
+def name_map(text: str) -> dict[str, str]:
+    """A JSON object of texts."""
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, dict) or not all(isinstance(to, str) and to for to in names.values()):
+        raise ValueError('must be a JSON object of texts, for example {"name in the task": "name at the provider"}')
+    return names
+
+
+def byte_count(text: str) -> str:
+    """The texts that pydantic's ``ByteSize`` may see: alone it reads ``5,5GiB`` as five bytes."""
+    if not re.fullmatch(r"\d{1,18}(\.\d{1,3})?\s*([kmgtp]i?)?b?", text, re.IGNORECASE):
+        raise ValueError("must be a number of bytes such as 1073741824, 512MiB or 1GiB")
+    return text
+
+
+def ca_file(path: Path) -> Path:
+    """A bundle that OpenSSL can load."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except (OSError, ValueError):
+        raise ValueError("must name a readable file of PEM certificates") from None
+    return path
+
+
+def private_key(pem: str) -> str:
+    """An unencrypted RSA private key in PEM: assertions are signed with RS256."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        usable = isinstance(load_pem_private_key(pem.encode(), password=None), RSAPrivateKey)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        usable = False
+    if not usable:
+        raise ValueError("must name a file with an unencrypted RSA private key in PEM format")
+    return pem
+
+
+def endpoint_url(text: str, *, credentials: bool = False) -> str:
+    """An absolute http(s) URL, exactly as given; ``credentials``: a user and password may stand in it."""
+    try:
+        parts = urlsplit(text)
+        whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole or not re.fullmatch(r"[^\s\\\x00-\x1f\x7f]+", text):
+        raise ValueError("must be an absolute http or https URL, for example https://host.example.com")
+    if "?" in text or "#" in text:
+        raise ValueError("must have no query and no fragment: remove everything from the first ? or #")
+    if "@" in parts.netloc and not credentials:
+        raise ValueError("must not contain a user name or password: credentials have their own variables")
+    return text
+
+
+def base_url(text: str) -> str:
+    """A URL that paths are appended to: without a slash at its end."""
+    return endpoint_url(text).rstrip("/")
+
+
+def proxy_url(text: str) -> str:
+    """A proxy, which alone may carry its credentials in the URL."""
+    return endpoint_url(text, credentials=True).rstrip("/")
+
+
+def ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that a host is written as, None for a name. IPv4 inside IPv6 counts as IPv4."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

@@ -1,0 +1,223 @@
+"""HTTP, the one place where a client is made: TLS, deadlines, limits, and the translation of errors.
+
+Every client of the daemon (task API, token endpoint, model) has redirects off, takes nothing from
+the environment, verifies TLS 1.2 or later, asks for uncompressed answers and refuses others (a
+compressed answer can grow a thousandfold), and bounds what an answer may weigh. httpx2 has no
+total deadline of its own, so every exchange stands under ``asyncio.timeout``.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from ipaddress import ip_address, ip_network
+from urllib.parse import urlsplit
+
+import httpx2
+
+from ai_task_processor import __version__
+from ai_task_processor.errors import (
+    Ambiguous,
+    InvalidAnswer,
+    Misconfigured,
+    NeighbourError,
+    Throttled,
+    Transient,
+    Unauthorized,
+    Unsent,
+)
+from ai_task_processor.settings import NetworkSettings
+
+CONNECT_TIMEOUT_S = 10.0
+MAX_ANSWER_BYTES = 32 * 2**20
+MAX_REFUSAL_BYTES = 2**20
+MAX_RETRY_AFTER_S = 900.0
+
+_UNSENT = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.ProxyError,
+    httpx2.LocalProtocolError,
+)
+
+
+def make_client(
+    network: NetworkSettings,
+    *,
+    url: str,
+    connections: int,
+    auth: httpx2.Auth | None = None,
+    max_answer_bytes: int | None = MAX_ANSWER_BYTES,
+) -> httpx2.AsyncClient:
+    """A client for the neighbour at ``url``, which decides only whether the proxy is used.
+
+    ``connections`` bounds the pool; ``max_answer_bytes`` bounds one good answer (None: the caller
+    reads a stream and stops by itself).
+    """
+    transport = httpx2.AsyncHTTPTransport(
+        verify=tls_context(network),
+        limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30),
+        proxy=_proxy(network, url),
+        trust_env=False,
+    )
+    return httpx2.AsyncClient(
+        transport=BoundedTransport(transport, max_answer_bytes),
+        auth=auth,
+        timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
+        headers={"User-Agent": f"ai-task-processor/{__version__}", "Accept-Encoding": "identity"},
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+def tls_context(network: NetworkSettings) -> ssl.SSLContext:
+    """TLS 1.2 or later, verified against the system's authorities and ``CA_BUNDLE``."""
+    context = httpx2.create_ssl_context(trust_env=False)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if network.ca_bundle is not None:
+        context.load_verify_locations(cafile=str(network.ca_bundle))
+    return context
+
+
+def _proxy(network: NetworkSettings, url: str) -> str | None:
+    target = urlsplit(url)
+    if network.https_proxy is None or target.scheme != "https" or _bypassed(target.hostname or "", network.no_proxy):
+        return None
+    return network.https_proxy.get_secret_value()
+
+
+def _bypassed(host: str, no_proxy: Sequence[str]) -> bool:
+    """The usual reading of ``NO_PROXY``: names with their subdomains, addresses, networks, or ``*``."""
+    for entry in no_proxy:
+        name = entry.lower().lstrip(".")
+        if entry == "*" or host == name or host.endswith("." + name):
+            return True
+        try:
+            if ip_address(host) in ip_network(entry, strict=False):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+class BoundedTransport(httpx2.AsyncBaseTransport):
+    """Refuses encoded answers and cuts off those that weigh more than ``max_bytes``."""
+
+    def __init__(self, inner: httpx2.AsyncBaseTransport, max_bytes: int | None) -> None:
+        self._inner = inner
+        self._max_bytes = max_bytes
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        response = await self._inner.handle_async_request(request)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            await response.aclose()
+            raise InvalidAnswer("the answer is compressed although we asked for it not to be")
+        max_bytes = self._max_bytes if response.is_success else MAX_REFUSAL_BYTES
+        if max_bytes is not None:
+            response.stream = _BoundedStream(response.stream, max_bytes)
+        return response
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class _BoundedStream(httpx2.AsyncByteStream):
+    def __init__(self, inner: object, max_bytes: int) -> None:
+        assert isinstance(inner, httpx2.AsyncByteStream)  # noqa: S101 - an async transport answers nothing else
+        self._inner = inner
+        self._left = max_bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._inner:
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise InvalidAnswer("the answer is larger than we accept")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+@asynccontextmanager
+async def deadline(timeout_s: float) -> AsyncIterator[None]:
+    """A total deadline for one exchange; every foreign error inside becomes a ``NeighbourError``."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError as error:
+        raise Ambiguous(f"no answer within {timeout_s:g} s") from error
+    except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
+        raise translate(error) from error
+
+
+async def exchange(
+    client: httpx2.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    timeout_s: float,
+    headers: Mapping[str, str] | None = None,
+    content: bytes | None = None,
+) -> httpx2.Response:
+    """One request and its whole answer, whatever its status. Raises ``NeighbourError``."""
+    async with deadline(timeout_s):
+        return await client.request(method, url, headers=headers, content=content)
+
+
+def translate(error: BaseException) -> NeighbourError:
+    """Whose fault an HTTP client's error is: not sent, or perhaps applied."""
+    if isinstance(error, NeighbourError):
+        return error
+    text = describe(error)
+    if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
+        return Misconfigured(text)
+    if isinstance(error, httpx2.DecodingError):
+        return InvalidAnswer(text)
+    return Unsent(text) if isinstance(error, _UNSENT) else Ambiguous(text)
+
+
+def describe(error: BaseException) -> str:
+    """The cause in the operating system's words, without addresses or content."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLError):
+            return f"TLS: {getattr(seen, 'verify_message', '') or seen.reason or 'handshake failed'}"
+        if isinstance(seen, OSError) and seen.strerror:
+            return seen.strerror.lower()
+        seen = seen.__cause__ or seen.__context__
+    return type(error).__name__
+
+
+def status_error(response: httpx2.Response, service: str) -> NeighbourError:
+    """Whose fault a refusing status is, when nothing in the body says that it is about one task."""
+    status = response.status_code
+    text = f"{service} answered {status}"
+    wish = retry_after_s(response.headers.get("retry-after"), datetime.now(UTC))
+    if status == HTTPStatus.TOO_MANY_REQUESTS or (status == HTTPStatus.SERVICE_UNAVAILABLE and wish is not None):
+        return Throttled(text, status=status, retry_after_s=wish)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY):
+        return Transient(text, status=status)
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return Unauthorized(text, status=status)
+    return Misconfigured(text, status=status)
+
+
+def retry_after_s(value: str | None, now: datetime) -> float | None:
+    """Seconds out of a Retry-After header (RFC 9110 §10.2.3: seconds or a date); None for garbage, at most 900."""
+    if value is None:
+        return None
+    text = value.strip()
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            when = parsedate_to_datetime(text)
+        except ValueError:
+            return None
+        seconds = (when.replace(tzinfo=when.tzinfo or UTC) - now).total_seconds()
+        return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+    return min(seconds, MAX_RETRY_AFTER_S) if 0.0 <= seconds < float("inf") else None

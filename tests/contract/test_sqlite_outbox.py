@@ -1,0 +1,487 @@
+"""What only an outbox on disk can promise: durability, privacy, one owner, and patience with a bad disk."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from ai_task_processor.errors import DataDirectoryError, OutboxLocked, OutboxUnwritable
+from ai_task_processor.models.task import Record, TaskStatus
+from ai_task_processor.stores import inspection
+from ai_task_processor.stores.sqlite import SqliteOutbox
+
+NOW = 1_800_000_000.0
+ROOT = Path(__file__).parents[2]
+
+CHILD = """
+import asyncio, sys
+from pathlib import Path
+from ai_task_processor.clock import SystemClock
+from ai_task_processor.models.task import Record, TaskStatus
+from ai_task_processor.stores.sqlite import SqliteOutbox
+
+async def main():
+    outbox = SqliteOutbox(Path(sys.argv[1]), max_bytes=10**6, clock=SystemClock())
+    await outbox.open()
+    await outbox.put(Record(task_id="a", task_type="t", status=TaskStatus.SUCCEEDED, fingerprint="f", finished_at=1.0))
+    print("kept", flush=True)
+    sys.stdin.read()
+
+asyncio.run(main())
+"""
+
+
+class SteppingClock:
+    """A clock that moves only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.elapsed = 0.0
+        self.sleeps = 0
+
+    def monotonic(self) -> float:
+        return self.elapsed
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(NOW, UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        self.elapsed += seconds
+        self.sleeps += 1
+
+
+def store(directory: Path, *, lock_timeout_s: float = 0.0, clock: SteppingClock | None = None) -> SqliteOutbox:
+    return SqliteOutbox(directory, max_bytes=10**8, clock=clock or SteppingClock(), lock_timeout_s=lock_timeout_s)
+
+
+def record(task_id: str = "a", vector: bytes | None = None) -> Record:
+    return Record(
+        task_id=task_id,
+        task_type="text_embedding",
+        status=TaskStatus.SUCCEEDED,
+        fingerprint="f1",
+        finished_at=NOW,
+        vector=vector,
+    )
+
+
+def shared(directory: Path) -> Path:
+    directory.chmod(0o1777)
+    return directory
+
+
+def unstorable(task_id: str) -> Record:
+    """A caller's mistake: the table refuses a record without a fingerprint."""
+    return replace(record(task_id), fingerprint=None)  # type: ignore[arg-type]  # the mistake
+
+
+@pytest.fixture
+async def outbox(tmp_path: Path) -> AsyncIterator[SqliteOutbox]:
+    async with store(tmp_path) as opened:
+        yield opened
+
+
+@contextmanager
+def held(outbox: SqliteOutbox) -> Iterator[None]:
+    """Keep the writer thread busy, so that what is submitted inside forms one group."""
+    release = threading.Event()
+    outbox._writer.submit(lambda db: release.wait(10))
+    try:
+        yield
+    finally:
+        release.set()
+
+
+@asynccontextmanager
+async def full_disk(outbox: SqliteOutbox) -> AsyncIterator[None]:
+    """SQLite's own limit: it can no longer grow and answers with a true SQLITE_FULL."""
+    await outbox._writer.submit(lambda db: db.execute("PRAGMA max_page_count = 1").fetchone())
+    yield
+    await outbox._writer.submit(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchone())
+
+
+@asynccontextmanager
+async def no_writing(outbox: SqliteOutbox) -> AsyncIterator[None]:
+    """Every write fails with SQLITE_READONLY."""
+    await outbox._writer.submit(lambda db: db.execute("PRAGMA query_only = 1"))
+    yield
+    await outbox._writer.submit(lambda db: db.execute("PRAGMA query_only = 0"))
+
+
+@contextmanager
+def child(directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has put one record and holds the outbox open."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(directory)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "kept\n"
+            yield process
+        finally:
+            process.kill()
+
+
+# Durability
+
+
+async def test_reopening_keeps_everything(tmp_path: Path) -> None:
+    """Waiting records, dead letters and the very bits of a vector survive a restart."""
+    bits = struct.pack("<5f", 0.1, -0.0, 1e-45, 3.4028235e38, float("nan"))
+    async with store(tmp_path) as first:
+        await first.put(record("a", vector=bits))
+        await first.put(record("b"))
+        await first.bury("b", "refused")
+        before = first.depth()
+        assert first.recovered == 0
+    async with store(tmp_path) as second:
+        assert second.recovered == 1
+        assert second.depth() == before
+        assert second.holds("b", "f1") == "dead_letter"
+        assert await second.due(NOW, 10) == [record("a", vector=bits)]
+
+
+async def test_a_killed_process_loses_nothing_that_was_awaited(tmp_path: Path) -> None:
+    """SIGKILL right after an awaited ``put``: the record is there and the lock is free."""
+    with child(tmp_path) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    async with store(tmp_path) as outbox:
+        assert outbox.recovered == 1
+        assert outbox.holds("a") == "in_outbox"
+
+
+async def test_closing_writes_what_was_accepted(tmp_path: Path) -> None:
+    """``aclose`` commits what nobody awaited, ends the thread and may be called twice."""
+    outbox = store(tmp_path)
+    await outbox.open()
+    for number in range(100):
+        outbox.put(record(str(number)))
+    await outbox.aclose()
+    await outbox.aclose()
+    assert not [thread for thread in threading.enumerate() if thread.name == "outbox-writer"]
+    async with store(tmp_path) as again:
+        assert again.recovered == 100
+
+
+async def test_cancelling_a_put_keeps_the_record(outbox: SqliteOutbox, tmp_path: Path) -> None:
+    """A caller cancelled while it waits for the disk has put its record all the same."""
+
+    async def finish() -> None:
+        await outbox.put(record())
+
+    with held(outbox):
+        task = asyncio.create_task(finish())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert outbox.holds("a") == "in_outbox"
+    assert await outbox.due(NOW, 10) == [record()]
+    assert outbox.depth().waiting == 1
+
+
+async def test_a_put_after_closing_is_refused(tmp_path: Path) -> None:
+    """A closed outbox says that it did not take the record."""
+    outbox = store(tmp_path)
+    await outbox.open()
+    await outbox.aclose()
+    with pytest.raises(OutboxUnwritable, match="closed"):
+        await outbox.put(record())
+    assert outbox.holds("a") is None
+
+
+# Group commit
+
+
+async def test_a_thousand_puts_share_a_few_commits(outbox: SqliteOutbox) -> None:
+    """What waits together is committed together."""
+    statements: list[str] = []
+    await outbox._writer.submit(lambda db: db.set_trace_callback(statements.append))
+    statements.clear()
+    with held(outbox):
+        pending = [outbox.put(record(str(number))) for number in range(1000)]
+    for kept in pending:
+        await kept
+    assert sum(statement.startswith("INSERT") for statement in statements) == 1000
+    assert statements.count("COMMIT") <= 4
+    assert outbox.depth().waiting == 1000
+
+
+async def test_one_bad_record_does_not_fail_its_neighbours(outbox: SqliteOutbox) -> None:
+    """A record that cannot be stored fails alone; the group around it is committed."""
+    with held(outbox):
+        good, spoiled, other = outbox.put(record("a")), outbox.put(unstorable("bad")), outbox.put(record("b"))
+    await good
+    await other
+    with pytest.raises(sqlite3.IntegrityError):
+        await spoiled
+    assert outbox.writable
+    assert outbox.holds("bad") is None
+    assert [found.task_id for found in await outbox.due(NOW, 10)] == ["a", "b"]
+
+
+# A bad disk
+
+
+async def test_a_full_disk_refuses_and_recovers(outbox: SqliteOutbox) -> None:
+    """SQLITE_FULL: every put of the group raises, nothing is held, and the next commit heals."""
+    big = record("big", vector=bytes(100_000))
+    async with full_disk(outbox):
+        with held(outbox):
+            refused = [outbox.put(big), outbox.put(record("small"))]
+            reading = asyncio.create_task(outbox.due(NOW, 10))
+            await asyncio.sleep(0)
+        for put in refused:
+            with pytest.raises(OutboxUnwritable, match="full"):
+                await put
+        assert (outbox.writable, outbox.holds("big"), outbox.depth().bytes) == (False, None, 0)
+        assert await reading == []
+    await outbox.put(big)
+    assert outbox.writable
+    assert await outbox.due(NOW, 10) == [big]
+
+
+async def test_a_refused_put_leaves_the_dead_letter(outbox: SqliteOutbox) -> None:
+    """When the replacement cannot be stored, what stood there stands."""
+    await outbox.put(record())
+    await outbox.bury("a", "refused")
+    async with full_disk(outbox):
+        with pytest.raises(OutboxUnwritable):
+            await outbox.put(record(vector=bytes(100_000)))
+    assert outbox.holds("a", "f1") == "dead_letter"
+    assert (outbox.depth().waiting, outbox.depth().dead, outbox.depth().bytes) == (0, 1, record().size)
+
+
+async def test_a_newer_put_survives_the_failure_of_an_older_one(outbox: SqliteOutbox) -> None:
+    """Two puts of one task on their way: the failure of the first takes nothing from the second."""
+    with held(outbox):
+        spoiled, second = outbox.put(unstorable("a")), outbox.put(record("a"))
+    with pytest.raises(sqlite3.IntegrityError):
+        await spoiled
+    assert outbox.holds("a") == "in_outbox"
+    await second
+    assert outbox.depth().bytes == record().size
+
+
+async def test_every_write_says_that_the_disk_refused(outbox: SqliteOutbox, tmp_path: Path) -> None:
+    """Nothing changes, in memory or on disk, and the same calls succeed once the disk takes them."""
+    await outbox.put(record("a"))
+    await outbox.put(record("b"))
+    inspection.leave_request(tmp_path, "drop", ["b"])
+    writes = (
+        lambda: outbox.defer("a", due_at=NOW + 60, attempts=1),
+        lambda: outbox.bury("a", "refused"),
+        lambda: outbox.delivered("a"),
+        outbox.apply_requests,
+    )
+    async with no_writing(outbox):
+        for write in writes:
+            with pytest.raises(OutboxUnwritable):
+                await write()
+        assert (outbox.writable, outbox.depth().waiting) == (False, 2)
+        assert await outbox.due(NOW, 10) == [record("a"), record("b")]
+    for write in writes:
+        await write()
+    assert outbox.writable
+    assert outbox.depth().waiting == outbox.depth().dead == 0
+
+
+# The data directory
+
+
+async def test_directory_and_files_are_private(tmp_path: Path) -> None:
+    """0700 and 0600 whatever the umask, the write-ahead log included, and for a directory found wider."""
+    directory = tmp_path / "new" / "data"
+    old_umask = os.umask(0)
+    try:
+        async with store(directory) as outbox:
+            await outbox.put(record())
+            modes = {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()}
+            directory.chmod(0o755)
+    finally:
+        os.umask(old_umask)
+    assert modes == dict.fromkeys(["lock", "outbox.db", "outbox.db-wal", "outbox.db-shm"], 0o600)
+    (directory / "outbox.db").chmod(0o644)
+    async with store(directory):
+        assert directory.stat().st_mode & 0o777 == 0o700
+        assert (directory / "outbox.db").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_shared_directory_is_left_as_it_is(tmp_path: Path) -> None:
+    """A sticky directory such as ``/tmp`` belongs to all: its mode is not ours to change."""
+    directory = shared(tmp_path)
+    async with store(directory):
+        assert directory.stat().st_mode & 0o7777 == 0o1777
+
+
+async def test_a_second_open_in_this_process_is_refused(outbox: SqliteOutbox, tmp_path: Path) -> None:
+    """The error names the directory and the owner's pid; the first stays as it was."""
+    clock = SteppingClock()
+    with pytest.raises(OutboxLocked) as refused:
+        await store(tmp_path, lock_timeout_s=1.0, clock=clock).open()
+    assert str(tmp_path) in str(refused.value)
+    assert f"pid {os.getpid()}" in str(refused.value)
+    assert clock.sleeps == 4
+    await outbox.put(record())
+
+
+async def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    """Another process holds the directory until it ends, and no longer."""
+    with child(tmp_path) as process:
+        assert inspection.daemon_running(tmp_path)
+        with pytest.raises(OutboxLocked, match=f"pid {process.pid}"):
+            await store(tmp_path).open()
+        process.communicate()
+    assert not inspection.daemon_running(tmp_path)
+    async with store(tmp_path) as outbox:
+        assert outbox.recovered == 1
+
+
+async def test_open_waits_for_the_lock(tmp_path: Path) -> None:
+    """A daemon that starts while the old one drains takes over as soon as it has closed."""
+    first = store(tmp_path)
+    await first.open()
+
+    class Draining(SteppingClock):
+        async def sleep(self, seconds: float) -> None:
+            await super().sleep(seconds)
+            if self.elapsed >= 2:
+                await first.aclose()
+
+    clock = Draining()
+    async with store(tmp_path, lock_timeout_s=60, clock=clock) as second:
+        assert clock.elapsed == 2
+        await second.put(record())
+
+
+async def test_an_impossible_directory_is_one_clear_line(tmp_path: Path) -> None:
+    """The error names DATA_DIR, the path and the remedy."""
+    (tmp_path / "file").touch()
+    outbox = store(tmp_path / "file" / "data")
+    with pytest.raises(DataDirectoryError, match=r"DATA_DIR .*/file/data cannot be used .*: make it") as error:
+        await outbox.open()
+    assert "\n" not in str(error.value)
+    await outbox.aclose()
+
+
+@pytest.mark.parametrize("damage", [b"not a database" * 1000, None])
+async def test_a_damaged_database_is_one_clear_line(tmp_path: Path, damage: bytes | None) -> None:
+    """Damage is found at open, the file stays for a rescue, and the lock is given back."""
+    async with store(tmp_path) as outbox:
+        for number in range(100):
+            outbox.put(record(str(number)))
+    database = tmp_path / "outbox.db"
+    database.write_bytes(damage or database.read_bytes()[:4096] + b"\xff" * (database.stat().st_size - 4096))
+    with pytest.raises(DataDirectoryError, match=r"outbox\.db cannot be used .* damaged: move it away") as error:
+        await store(tmp_path).open()
+    assert "\n" not in str(error.value)
+    database.rename(tmp_path / "rescued")
+    async with store(tmp_path) as fresh:
+        assert fresh.recovered == 0
+
+
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    """A database of a later release is not touched, by the daemon or by a command."""
+    async with store(tmp_path):
+        pass
+    db = sqlite3.connect(tmp_path / "outbox.db")
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(DataDirectoryError, match="upgrade"):
+        await store(tmp_path).open()
+    with pytest.raises(DataDirectoryError, match="upgrade"):
+        inspection.list_records(tmp_path)
+
+
+# The operator's commands
+
+
+async def test_commands_read_beside_a_running_daemon(outbox: SqliteOutbox, tmp_path: Path) -> None:
+    """Records are listed in the order of storing, page after page, and shown with their result."""
+    for number in range(1201):
+        outbox.put(record(str(number), vector=b"1234"))
+    await outbox.bury("7", "refused (HTTP 400)")
+    listed = inspection.list_records(tmp_path)
+    assert [summary.task_id for summary in listed] == [str(number) for number in range(1201)]
+    assert [(summary.task_id, summary.reason) for summary in listed if summary.state == "dead"] == [
+        ("7", "refused (HTTP 400)")
+    ]
+    assert listed[0] == inspection.Summary(
+        task_id="0",
+        task_type="text_embedding",
+        status=TaskStatus.SUCCEEDED,
+        state="waiting",
+        finished_at=NOW,
+        due_at=0.0,
+        attempts=0,
+        reason=None,
+        bytes=record("0", vector=b"1234").size,
+    )
+    assert inspection.load_record(tmp_path, "0") == (listed[0], record("0", vector=b"1234"))
+    assert inspection.load_record(tmp_path, "unknown") is None
+
+
+async def test_an_open_list_does_not_hold_the_log(outbox: SqliteOutbox, tmp_path: Path) -> None:
+    """Somebody who stops in the middle of a list keeps no read transaction open."""
+    for number in range(600):
+        outbox.put(record(str(number)))
+    await outbox.due(NOW, 1)
+    records = inspection.iter_records(tmp_path)
+    next(records)
+    await outbox.put(record("late"))
+    db = sqlite3.connect(tmp_path / "outbox.db", timeout=0)
+    busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    db.close()
+    assert busy == 0
+    assert [summary.task_id for summary in records][-1] == "late"
+
+
+async def test_requests_wait_for_a_daemon(tmp_path: Path) -> None:
+    """A request left while no daemon runs is carried out by the next one."""
+    async with store(tmp_path) as first:
+        await first.put(record())
+    assert not inspection.daemon_running(tmp_path)
+    inspection.leave_request(tmp_path, "drop", ["a"])
+    assert inspection.pending_requests(tmp_path) == 1
+    async with store(tmp_path) as second:
+        assert inspection.daemon_running(tmp_path)
+        assert await second.apply_requests() == {"a": "drop"}
+        assert inspection.pending_requests(tmp_path) == 0
+    assert inspection.list_records(tmp_path) == []
+
+
+def test_commands_without_an_outbox_say_so(tmp_path: Path) -> None:
+    """A wrong path is named, and nothing is created by looking."""
+    missing = tmp_path / "missing"
+    for look in (inspection.list_records, inspection.pending_requests):
+        with pytest.raises(DataDirectoryError, match=r"DATA_DIR .*missing shows no outbox"):
+            look(missing)
+    with pytest.raises(DataDirectoryError, match="shows no outbox"):
+        inspection.leave_request(missing, "drop", ["a"])
+    assert not inspection.daemon_running(missing)
+    assert not missing.exists()
+
+
+async def test_asking_for_the_daemon_does_not_disturb_it(outbox: SqliteOutbox, tmp_path: Path) -> None:
+    """``daemon_running`` takes no lock away and leaves none behind."""
+    assert inspection.daemon_running(tmp_path)
+    assert inspection.daemon_running(tmp_path)
+    await outbox.aclose()
+    assert not inspection.daemon_running(tmp_path)
+    async with store(tmp_path):
+        pass

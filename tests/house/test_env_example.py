@@ -1,0 +1,54 @@
+"""``.env.example`` is true: it names every variable, shows the real defaults and works as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ai_task_processor.errors import ConfigurationError
+from ai_task_processor.settings import Variable, load_settings, variables
+
+EXAMPLE = Path(__file__).parents[2] / ".env.example"
+LINE = re.compile(r"^(?P<hidden># )?(?P<name>[A-Z0-9_]+)=(?P<text>.*)$", re.MULTILINE)
+LINES = list(LINE.finditer(EXAMPLE.read_text("utf-8")))
+SET = {line["name"]: line["text"] for line in LINES if not line["hidden"]}
+SHOWN = {line["name"]: line["text"] for line in LINES if line["hidden"]}
+
+
+def test_it_names_every_variable_once_and_no_other() -> None:
+    """The file and the settings know the same variables, in both directions."""
+    assert sorted(line["name"] for line in LINES) == sorted(variable.name for variable in variables())
+
+
+def test_it_loads_as_shipped_in_mock_mode() -> None:
+    """A plain copy of the file is a valid ``.env``, and mock vectors are announced."""
+    settings = load_settings({}, EXAMPLE)
+    assert settings.model.mode == "mock"
+    assert [warning for warning in settings.warnings if "placeholder" in warning]
+
+
+@pytest.mark.parametrize("variable", variables(), ids=lambda variable: variable.name)
+def test_a_commented_line_shows_the_default(variable: Variable) -> None:
+    """What is commented out shows the default; what is set has none."""
+    assert SHOWN.get(variable.name, "") == variable.default
+
+
+def test_shown_defaults_change_nothing(tmp_path: Path) -> None:
+    """With every comment sign removed, the file gives the same settings."""
+    bare = tmp_path / ".env"
+    bare.write_text(LINE.sub(r"\g<name>=\g<text>", EXAMPLE.read_text("utf-8")), "utf-8")
+    assert load_settings({}, bare) == load_settings({}, EXAMPLE)
+
+
+@pytest.mark.parametrize("name", sorted(SET.keys() - {"OPENAI_API_KEY"}))
+def test_what_is_set_is_required(name: str) -> None:
+    """Each uncommented line is needed: without it there is one problem, and it names the variable."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings({key: text for key, text in SET.items() if key != name}, None)
+    assert [problem.split()[0] for problem in caught.value.problems] == [name]
+
+
+@pytest.mark.parametrize("name", [variable.name for variable in variables() if variable.secret])
+def test_the_file_form_of_each_secret_is_mentioned(name: str) -> None:
+    """An operator learns of ``<NAME>_FILE`` here."""
+    assert f"{name}_FILE" in EXAMPLE.read_text("utf-8")

@@ -1,0 +1,213 @@
+"""One library, one door; and importing a module does nothing."""
+
+import ast
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "ai_task_processor"
+
+EVERYWHERE = {"pydantic", "structlog", "httpx2"}
+TERMINAL = {"cli.py", "doctor.py", "demo.py"}
+#: The modules that may be the one door of a library.
+DOORS = {
+    "authlib": {"auth.py"},
+    "cryptography": {"syntax.py"},
+    "dotenv": {"environment.py"},
+    "h11": {"server.py"},
+    "numpy": {"codec.py"},
+    "openai": {"providers/openai_api.py"},
+    "orjson": {"codec.py"},
+    "prometheus_client": {"metrics.py"},
+    "pybreaker": {"resilience.py"},
+    "pydantic_settings": {"settings.py"},
+    "rich": TERMINAL,
+    "tenacity": {"resilience.py"},
+    "uvloop": {"app.py", "cli.py"},
+}
+#: The sandbox plays somebody else: a house of its own, with its own doors.
+SANDBOX = PACKAGE / "sandbox"
+SANDBOX_DOORS = {
+    "cryptography": {"tokens.py"},
+    "joserfc": {"tokens.py"},
+    "numpy": {"vectors.py"},
+    "orjson": {"answers.py"},
+}
+
+
+def modules() -> list[Path]:
+    found = sorted(PACKAGE.rglob("*.py"))
+    assert len(found) > 20, "too few modules: is this the right folder?"
+    return found
+
+
+def imported(source: str) -> Iterator[str]:
+    """Top-level names of all absolute imports, those inside functions included."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield str(node.module).partition(".")[0]
+
+
+def strangers(house: Path, files: Iterable[Path]) -> dict[str, set[str]]:
+    """Which modules of a house import which third-party library."""
+    found: dict[str, set[str]] = {}
+    for file in files:
+        for name in set(imported(file.read_text())) - sys.stdlib_module_names - EVERYWHERE - {PACKAGE.name}:
+            found.setdefault(name, set()).add(file.relative_to(house).as_posix())
+    return found
+
+
+def misplaced(found: dict[str, set[str]], doors: dict[str, set[str]]) -> list[str]:
+    return [
+        f"{library}: {', '.join(sorted(places))}"
+        for library, places in sorted(found.items())
+        if not places <= doors.get(library, set()) or (len(places) > 1 and not places <= TERMINAL)
+    ]
+
+
+def test_each_library_has_one_door() -> None:
+    """A third-party library is imported in the one module that stands for it, so replacing it is a one-file change."""
+    files = modules()
+    found = strangers(PACKAGE, (file for file in files if SANDBOX not in file.parents))
+    assert len(found) > 4
+    assert misplaced(found, DOORS) == []
+    assert misplaced(strangers(SANDBOX, (file for file in files if SANDBOX in file.parents)), SANDBOX_DOORS) == []
+
+
+def test_each_library_is_a_dependency_of_ours() -> None:
+    """What is imported is declared, not borrowed from the dependency of a dependency."""
+    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    distributions = packages_distributions()
+    found = strangers(PACKAGE, modules())
+    assert [name for name in found if declared.isdisjoint(map(canonicalize_name, distributions[name]))] == []
+
+
+def test_a_second_door_is_noticed(tmp_path: Path) -> None:
+    """An import in another module, a new library and an import inside a function do not slip through."""
+    (tmp_path / "server.py").write_text("import h11\n")
+    (tmp_path / "kit.py").write_text("def f():\n    from h11 import Request\n    import requests.adapters\n")
+    (tmp_path / "cli.py").write_text("import uvloop, rich.table\n")
+    (tmp_path / "app.py").write_text("import uvloop\nfrom . import kit\n")
+    (tmp_path / "demo.py").write_text("import json, rich, pydantic\n")
+    found = strangers(tmp_path, tmp_path.glob("*.py"))
+    assert misplaced(found, DOORS) == ["h11: kit.py, server.py", "requests: kit.py", "uvloop: app.py, cli.py"]
+
+
+# Runs in a process of its own. Third-party libraries may read the environment and /proc while they are
+# imported; a read counts when our own code stands nearest to it. Standard-library code in between is our doing,
+# unless it is itself being imported.
+WATCH = r"""
+import importlib, json, os, sys, sysconfig, threading
+package, names = sys.argv[1], sys.argv[2:]
+home = os.path.join(package, "")
+libraries = {os.path.realpath(p) for p in (*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix)}
+standard = os.path.dirname(os.__file__)
+seen = []
+
+def ours():
+    frame = sys._getframe(2)
+    while frame:
+        file = frame.f_code.co_filename
+        if file.startswith(home):
+            return True
+        if "importlib" in file or "site-packages" in file or not file.startswith(("<", standard)):
+            return False
+        frame = frame.f_back
+    return False
+
+def watch(event, args):
+    if event == "open" and isinstance(args[0], (str, bytes)):
+        path = os.path.realpath(os.fsdecode(args[0]))
+        if not path.startswith((home, *libraries)) and (ours() or not path.startswith("/proc/")):
+            seen.append(f"open {path}")
+    elif event.startswith("socket.") or event == "subprocess.Popen":
+        seen.append(event)
+
+class Recorded(type(os.environ)):
+    def __getitem__(self, key):
+        if ours():
+            seen.append(f"environment {key}")
+        return super().__getitem__(key)
+    def __iter__(self):
+        if ours():
+            seen.append("environment")
+        return super().__iter__()
+
+sys.path.insert(0, os.path.dirname(package))
+sys.addaudithook(watch)
+os.environ.__class__ = Recorded
+threading.Thread.start = lambda thread: seen.append(f"thread {thread.name}")
+for name in names:
+    importlib.import_module(name)
+print(json.dumps({"seen": seen, "loaded": sorted(sys.modules)}))
+"""
+
+
+def import_watched(package: Path, *names: str) -> tuple[list[str], set[str]]:
+    """What was done while importing, and what was loaded, in a fresh process."""
+    answer = subprocess.run(
+        [sys.executable, "-c", WATCH, str(package.resolve()), *names],
+        cwd=package.parent,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    told = json.loads(answer.stdout.splitlines()[-1])
+    return told["seen"], set(told["loaded"])
+
+
+def dotted(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_importing_does_nothing() -> None:
+    """Importing every module opens no file and no socket, reads no environment variable and starts no thread."""
+    names = [dotted(file) for file in modules() if file.name != "__main__.py"]
+    seen, loaded = import_watched(PACKAGE, *names)
+    assert set(names) <= loaded
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("import os; os.getenv('HOME')", "environment HOME"),
+        ("import os; 'HOME' in os.environ", "environment HOME"),
+        ("import os; dict(os.environ)", "environment"),
+        ("import os.path; os.path.expanduser('~')", "environment HOME"),
+        ("open('/proc/self/status').close()", "open /proc/"),
+        ("import socket; socket.socket().close()", "socket.__new__"),
+        ("import threading; threading.Thread(target=int).start()", "thread Thread-1"),
+    ],
+)
+def test_a_deed_at_import_is_noticed(tmp_path: Path, source: str, told: str) -> None:
+    """The watch sees each kind of deed it is there for."""
+    package = tmp_path / "planted"
+    package.mkdir()
+    (package / "__init__.py").write_text(source)
+    seen, _ = import_watched(package, "planted")
+    assert any(line.startswith(told) for line in seen), seen
+
+
+@pytest.mark.parametrize("name", ["ai_task_processor", "ai_task_processor.cli"])
+def test_the_model_client_is_not_loaded_before_it_is_needed(name: str) -> None:
+    """openai takes most of a second to import: a health check every few seconds must not pay for it."""
+    if name.endswith(".cli") and not (PACKAGE / "cli.py").exists():
+        pytest.skip("no cli.py yet")
+    _, loaded = import_watched(PACKAGE, name)
+    assert name in loaded
+    assert "openai" not in loaded

@@ -1,0 +1,159 @@
+"""Locks, Makefile, wheel and run.py: what is installed is what was declared, and nothing unchecked."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from ai_task_processor import __version__
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCKS = ["requirements.txt", "requirements-dev.txt", "requirements-build.txt"]
+
+every_lock = pytest.mark.parametrize("lock", LOCKS)
+
+
+def lines(lock: str) -> list[str]:
+    """One line for each requirement, its hashes included, comments removed."""
+    text = re.sub(r"\\\n", " ", (ROOT / lock).read_text())
+    return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def pins(lock: str) -> dict[tuple[str, str], str]:
+    """The pinned version for each name and marker."""
+    parsed = [Requirement(line.partition("--hash")[0].strip()) for line in lines(lock)]
+    return {(canonicalize_name(each.name), str(each.marker or "")): str(each.specifier) for each in parsed}
+
+
+@every_lock
+def test_a_lock_has_pins_with_hashes_and_nothing_else(lock: str) -> None:
+    """Every requirement has an exact version and hashes; no address, index or option stands in a lock."""
+    assert len(lines(lock)) > 5
+    for line in lines(lock):
+        assert re.fullmatch(r"[a-z0-9][a-z0-9._-]*==\S+( ; [^\\]+?)?( +--hash=sha256:[0-9a-f]{64})+ *", line), line
+    assert "//" not in (ROOT / lock).read_text()
+
+
+@pytest.mark.parametrize(
+    ("lock", "declared"),
+    [
+        ("requirements.txt", PROJECT["project"]["dependencies"]),
+        ("requirements-dev.txt", PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]),
+        ("requirements-build.txt", PROJECT["dependency-groups"]["build"]),
+    ],
+)
+def test_a_lock_is_up_to_date(lock: str, declared: list[str]) -> None:
+    """What pyproject.toml declares is locked, in a version it allows (``make lock`` after a change)."""
+    locked: dict[str, list[str]] = {}
+    for (name, _), specifier in pins(lock).items():
+        locked.setdefault(name, []).append(specifier.removeprefix("=="))
+    for requirement in map(Requirement, declared):
+        versions = locked.get(canonicalize_name(requirement.name), [])
+        assert versions, f"{requirement.name} is not in {lock}"
+        assert all(requirement.specifier.contains(version) for version in versions), requirement
+
+
+def test_what_is_tested_is_what_is_shipped() -> None:
+    """The development lock holds every run-time pin, and the build tools never ask for another version."""
+    dev, runtime, build = pins("requirements-dev.txt"), pins("requirements.txt"), pins("requirements-build.txt")
+    assert runtime.items() <= dev.items()
+    assert {key: dev[key] for key in build.keys() & dev.keys()} == {
+        key: build[key] for key in build.keys() & dev.keys()
+    }
+
+
+def test_every_version_is_the_same() -> None:
+    """The package, the changelog, the image's label and its tag name one version."""
+    assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert {services[name]["image"] for name in ("ai-task-processor", "sandbox")} == {
+        f"ai-task-processor:{__version__}"
+    }
+
+
+def test_run_py_is_the_run_command(tmp_path: Path) -> None:
+    """``python run.py --flag`` is ``ai-task-processor run --flag``, exit code included, without installing."""
+    shutil.copy(ROOT / "run.py", tmp_path)
+    stub = tmp_path / "ai_task_processor"
+    stub.mkdir()
+    (stub / "__init__.py").touch()
+    (stub / "cli.py").write_text("def main(argv=None):\n    print(argv)\n    return 78\n")
+    answer = subprocess.run(
+        [sys.executable, "run.py", "--flag"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (answer.stdout, answer.returncode) == ("['run', '--flag']\n", 78)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The files that make looks at, with an installed .venv as far as it can tell."""
+    for name in ["Makefile", "pyproject.toml", *LOCKS]:
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv").mkdir()
+    for stamp in (".tools", ".runtime", ".dev"):
+        (tmp_path / ".venv" / stamp).touch()
+    return tmp_path
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_a_second_make_test_only_tests(checkout: Path) -> None:
+    """Once installed, nothing is installed again until a lock or pyproject.toml changes."""
+    assert make(checkout, "--dry-run", "test").stdout == ".venv/bin/python -m pytest \n"
+    later = (checkout / ".venv/.dev").stat().st_mtime + 1
+    os.utime(checkout / "requirements-dev.txt", (later, later))
+    assert "--require-hashes" in make(checkout, "--dry-run", "test").stdout
+
+
+def test_an_old_python_is_refused_in_one_line(checkout: Path) -> None:
+    """Without Python 3.11 make says so and how to name another, and leaves nothing behind."""
+    shutil.rmtree(checkout / ".venv")
+    answer = make(checkout, "--silent", "install", "PYTHON=/bin/false")
+    assert answer.returncode != 0
+    assert answer.stderr.startswith("make: no Python 3.11 or newer with venv among: /bin/false (choose one: ")
+    assert not (checkout / ".venv").exists()
+
+
+def test_make_alone_lists_every_target(checkout: Path) -> None:
+    """The default target teaches: no target is missing from it."""
+    targets = re.findall(r"^\.PHONY: (.*)$", (checkout / "Makefile").read_text(), flags=re.MULTILINE)[0].split()
+    listed = re.findall(r"^  make ([a-z]+) +\S", make(checkout).stdout, flags=re.MULTILINE)
+    assert set(listed) == set(targets)
+
+
+@pytest.mark.skipif(not find_spec("hatchling"), reason="hatchling is not installed here (make dev installs it)")
+def test_the_wheel_is_complete(tmp_path: Path) -> None:
+    """The wheel holds every module, the type marker, the license and the command, and nothing of the tests."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        names = set(wheel.namelist())
+        entry = wheel.read(f"ai_task_processor-{__version__}.dist-info/entry_points.txt").decode()
+    modules = {file.relative_to(ROOT).as_posix() for file in (ROOT / "ai_task_processor").rglob("*.py")}
+    assert len(modules) > 20
+    assert names >= modules | {"ai_task_processor/py.typed"}
+    assert f"ai_task_processor-{__version__}.dist-info/licenses/LICENSE" in names
+    assert "ai-task-processor = ai_task_processor.cli:main" in entry
+    assert not [name for name in names if name.startswith("tests")]
