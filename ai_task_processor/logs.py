@@ -63,7 +63,7 @@ from ai_task_processor.errors import AiTaskProcessorError
 
 MASK = "***"
 MAX_TEXT = 2_000
-MAX_TRACEBACK = 10_000
+MAX_TRACEBACK = 10_000  # the one longer value: a chain of causes with its frames
 MAX_ITEMS = 30
 MAX_DEPTH = 3
 MAX_EXCEPTIONS = 20
@@ -77,7 +77,7 @@ _NAME = r"(?:access|refresh|id)_token|client_(?:secret|assertion)|api[_-]?key|pa
 _SENSITIVE_KEY = re.compile(rf"(?:.*[-_])?(?:{_NAME})", re.IGNORECASE)
 _CREDENTIALS = (
     # schemes of an Authorization header
-    (re.compile(r"(bearer|basic)(?:[\s:=]|%20)+[^\s\"'<>,;]+", re.IGNORECASE), rf"\1 {MASK}"),
+    (re.compile(r"(bearer|basic)(?:[ \t:=]|%20)+[^\s\"'<>,;]+", re.IGNORECASE), rf"\1 {MASK}"),
     # OpenAI's keys; "task-1a2b" is none, but an escape or an octet may stand in front of one
     (re.compile(r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2}))sk-[A-Za-z0-9_-]{4,}"), MASK),
     # user and password of a URL
@@ -188,12 +188,15 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 def _without_exceptions(record: logging.LogRecord) -> logging.LogRecord:
-    """A copy in which the messages of exceptions cannot be reached by ``logger.error("failed: %s", error)``."""
+    """``logger.error("failed: %s", error)`` must not reach the message of the exception."""
+    args = record.args if isinstance(record.args, tuple) else ()
+    if not any(isinstance(part, BaseException) for part in (record.msg, *args)):
+        return record
     copy = logging.makeLogRecord(record.__dict__)
-    if isinstance(record.msg, BaseException):
-        copy.msg = _describe(record.msg)
-    if isinstance(record.args, tuple):
-        copy.args = tuple(_describe(arg) if isinstance(arg, BaseException) else arg for arg in record.args)
+    copy.msg, *described = (
+        _describe(part) if isinstance(part, BaseException) else part for part in (record.msg, *args)
+    )
+    copy.args = tuple(described)
     return copy
 
 
@@ -294,9 +297,7 @@ class Masker:
 
 def _parts(secret: str) -> Iterator[str]:
     """The secret, and the lines of a private key, which a library may print one by one."""
-    for part in (secret.strip(), *secret.splitlines()):
-        if len(part) >= MIN_SECRET and not part.startswith("-----"):
-            yield part
+    return (part for part in (secret.strip(), *secret.splitlines()) if len(part) >= MIN_SECRET)
 
 
 def _notations(secret: str) -> Iterator[str]:

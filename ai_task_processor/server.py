@@ -134,16 +134,19 @@ class HttpServer:
         connection = _Connection(self, reader, writer)
         task = asyncio.get_running_loop().create_task(connection.run(), name="http-connection")
         self._connections[task] = connection
-        task.add_done_callback(lambda done: self._connections.pop(done, None))
+        task.add_done_callback(self._forget)
         return task
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        """Not a ``finally`` of the task: one that is cancelled before its first step runs no such block."""
+        self._connections.pop(task).drop()
 
     def _make_room(self) -> bool:
         """Drop the oldest connection without a complete request; those that never sent one go first."""
-        waiting = (item for item in self._connections.items() if not item[1].busy)
-        task, connection = min(waiting, key=lambda item: item[1].requests > 0, default=(None, None))
-        if task is None or connection is None:
+        waiting = [item for item in self._connections.items() if not (item[1].busy or item[1].dropped)]
+        if not waiting:
             return False
-        del self._connections[task]
+        task, connection = min(waiting, key=lambda item: item[1].requests > 0)
         connection.drop()
         task.cancel()
         return True
@@ -178,6 +181,7 @@ class _Connection:
     def __init__(self, server: HttpServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.requests = 0
         self.busy = False
+        self.dropped = False
         self._bodiless = False
         self._server = server
         self._reader = reader
@@ -194,10 +198,9 @@ class _Connection:
             self.drop(reset=abort.reset)
         except _Gone:
             pass
-        finally:
-            self.drop()
 
     def drop(self, *, reset: bool = False) -> None:
+        self.dropped = True
         if reset and (sock := self._writer.get_extra_info("socket")) is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
         self._writer.transport.abort()

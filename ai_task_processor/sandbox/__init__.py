@@ -1,1 +1,6 @@
 """The sandbox: one small server that plays token endpoint, task API and model API, with faults on demand."""
+
+from ai_task_processor.sandbox.app import Sandbox, serve
+from ai_task_processor.sandbox.corpus import demo_tasks
+
+__all__ = ["Sandbox", "demo_tasks", "serve"]

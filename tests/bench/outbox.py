@@ -1,3 +1,4 @@
+# ruff: noqa: T201 - a script that prints its figures
 """What the outbox costs: ``python -m tests.bench.outbox`` or ``python tests/bench/outbox.py``.
 
 Every record is put, then delivered, by as many workers as there would be slots. The CPU time is

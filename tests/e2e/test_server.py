@@ -158,6 +158,19 @@ async def test_half_open_connections_never_lock_out_a_probe() -> None:
             assert b"200" in await raw(port, get())
 
 
+async def test_served_connection_outlives_a_flood() -> None:
+    """A connection that already had an answer (a scraper's) is kept, and ones that sent nothing go first."""
+    async with serving(echo, max_connections=4) as port, connected(port) as (reader, writer):
+        writer.write(get(close=False))
+        assert b"200" in await asyncio.wait_for(reader.readuntil(b"|/"), 5)
+        async with AsyncExitStack() as idlers:
+            for _ in range(20):
+                await idlers.enter_async_context(connected(port))
+            await asyncio.sleep(0.05)
+            writer.write(get())
+            assert b"200" in await asyncio.wait_for(reader.read(), 5)
+
+
 async def test_full_house_of_busy_connections_refuses_and_keeps_them() -> None:
     """A connection whose request is being answered is never dropped for a new one."""
     release = asyncio.Event()
@@ -250,7 +263,12 @@ async def test_handler_ends_when_its_peer_hangs_up(leave: str) -> None:
 
 async def test_half_closed_peer_still_gets_its_answer() -> None:
     """A client that ends its side right after the request (``nc -N``) is answered."""
-    async with serving(echo) as port, connected(port) as (reader, writer):
+
+    async def slow(request: Request) -> Response:
+        await asyncio.sleep(0.1)
+        return await echo(request)
+
+    async with serving(slow) as port, connected(port) as (reader, writer):
         writer.write(get())
         writer.write_eof()
         assert b"200 OK" in await asyncio.wait_for(reader.read(), 5)

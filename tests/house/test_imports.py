@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "ai_task_processor"
 
 EVERYWHERE = {"pydantic", "structlog", "httpx2"}
-TERMINAL = {"cli.py", "doctor.py", "demo.py"}
+TERMINAL = {"cli.py", "doctor.py", "demo.py", "outbox_commands.py"}
 #: The modules that may be the one door of a library.
 DOORS = {
     "authlib": {"auth.py"},
