@@ -7,7 +7,7 @@ ARGS ?=
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEV := .venv/.dev
-UV_INSTALL := $(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --only-binary :all:
+UV_INSTALL := $(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes --only-binary :all:
 UV_EDITABLE := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --offline --editable .
 UV_LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)

@@ -23,13 +23,16 @@ from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.resilience import Gate, RetryPolicy, retrying
 from ai_task_processor.scheduler import Running, TaskScheduler
-from ai_task_processor.settings import Settings
+from ai_task_processor.settings import ModelSettings, Settings
 from ai_task_processor.sources.nest import NestTaskSource
 from ai_task_processor.stores.sqlite import SqliteOutbox
 from ai_task_processor.transport import make_client
 
 #: of TASK_TIMEOUT, the part that a processor may spend waiting for a neighbour
 PATIENCE_SHARE = 0.9
+USUAL_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")
+#: models with metric series of their own; the rest is counted as ``other``
+MAX_COUNTED_MODELS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class Assembler:
         self._metrics = Metrics(
             version=__version__,
             provider=model.mode,
-            models=[model.default_embedding_model, *model.aliases.values()],
+            models=_counted_models(model),
             task_types=self._factory.task_types,
         )
         self._gates = Gates(*map(self._gate, ("api_poll", "api_delivery", "model", "token")))
@@ -217,3 +220,8 @@ class Assembler:
             model_aliases=model.aliases,
             result_as_object=model.embedding_result == "object",
         )
+
+
+def _counted_models(model: ModelSettings) -> list[str]:
+    named = dict.fromkeys((model.default_embedding_model, *model.aliases.values(), *USUAL_MODELS))
+    return list(named)[:MAX_COUNTED_MODELS]
