@@ -1,0 +1,67 @@
+"""The words of the demo, and its one error."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from ai_task_processor.models.task import TaskStatus
+
+SHORTEST_SPAN_S: Final = 0.5
+EX_OK, EX_FAILED, EX_INTERRUPTED = 0, 1, 130
+
+Rows = list[tuple[str, str]]
+
+
+class DemoFailed(Exception):
+    """A promise of the demo was not kept: a sentence for each. ``log``: will the daemon's log help?"""
+
+    def __init__(self, *problems: str, log: bool = False) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+        self.log = log
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What must become of one task. ``reason``: why it stays pending, in the daemon's own word."""
+
+    id: str
+    state: TaskStatus
+    vector: bytes | None = field(default=None, repr=False)
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What the task API has seen so far. ``failed`` counts by error code, ``repeated`` superfluous reports.
+
+    ``first_s``: from the start of the daemon to the first acknowledged task; ``span_s``: from there to the latest.
+    """
+
+    succeeded: int
+    failed: Counter[str]
+    pending: int
+    repeated: int
+    first_s: float
+    span_s: float
+
+    @property
+    def settled(self) -> int:
+        return self.succeeded + self.failed.total()
+
+    @property
+    def per_second(self) -> float:
+        """0 until there is enough to measure: the first results come in one burst."""
+        return (self.settled - 1) / self.span_s if self.span_s >= SHORTEST_SPAN_S else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scrape:
+    """What the daemon said about itself. ``processed`` counts by status, ``skipped`` listed tasks by reason."""
+
+    url: str
+    series: int
+    processed: Mapping[TaskStatus, int]
+    skipped: Mapping[str, int]
+    slots: int
