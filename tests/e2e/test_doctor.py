@@ -1,0 +1,395 @@
+"""``ai-task-processor doctor`` in a process of its own: against a healthy sandbox, and against what breaks at three."""
+
+import asyncio
+import datetime
+import os
+import re
+import ssl
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from email.utils import format_datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from ai_task_processor.sandbox.app import Sandbox
+
+ROOT = Path(__file__).parents[2]
+SECRETS = ("sandbox-secret", "sk-sandbox", "planted-client-secret", "sk-planted-key", "eyJhbGci")
+#: for the visits that are not about the model: its client takes half of the time to import
+MOCK = {"OPENAI_API_KEY": "your_openai_api_key_here", "OPENAI_BASE_URL": ""}
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What one run said. ``lines`` are those of the checks, each with its remedy."""
+
+    code: int
+    text: str
+
+    def line(self, mark: str, title: str, *words: str) -> str:
+        """The one finding that begins so and holds all the words, with its remedy on the next line."""
+        lines = re.split(r"\n(?=[^ ])", self.text)
+        found = [line for line in lines if line.startswith(f"{mark} {title} ") and all(word in line for word in words)]
+        assert len(found) == 1, f"{mark} {title} {words} in\n{self.text}"
+        return found[0]
+
+    @property
+    def failures(self) -> int:
+        return len(re.findall(r"^✗", self.text, re.MULTILINE))
+
+    @property
+    def verdict(self) -> str:
+        return self.text.splitlines()[-1]
+
+
+Doctor = Callable[..., Awaitable[Visit]]
+
+
+@pytest.fixture
+def doctor(sandbox: Sandbox, tmp_path: Path) -> Doctor:
+    """Runs the command; settings as keywords. No run may show a secret, whatever is wrong."""
+
+    async def visit(given: Mapping[str, str] | None = None, **changes: str) -> Visit:
+        environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        environment |= {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "DATA_DIR": str(tmp_path / "data")}
+        environment |= {**(sandbox.environment() if given is None else given), **changes}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "ai_task_processor", "doctor",
+            cwd=tmp_path, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        async with asyncio.timeout(40):
+            output, _ = await process.communicate()
+        text = output.decode()
+        assert [secret for secret in SECRETS if secret in text] == []
+        assert "Traceback" not in text
+        assert process.returncode is not None
+        return Visit(process.returncode, text)
+
+    return visit
+
+
+async def test_a_healthy_house_is_ready(doctor: Doctor, sandbox: Sandbox, tmp_path: Path) -> None:
+    """With everything in order each check passes, nothing is claimed, and only an empty directory stays."""
+    ids = [sandbox.tasks.add(f"text {n}") for n in range(3)]
+    visit = await doctor()
+    assert visit.code == 0, visit.text
+    assert visit.verdict == "Ready: start with `ai-task-processor run`"
+    titles = ["configuration", "DNS", "connection", "token", "pending list", "model", "clock", "data directory"]
+    assert list(dict.fromkeys(re.findall(r"^✓ (.+?)  ", visit.text, re.MULTILINE))) == titles
+    assert "tasks seen: 3 (all that is pending), can be processed here: 3" in visit.text
+    assert "\x1b" not in visit.text
+    stats = sandbox.stats
+    assert (stats.token_requests, stats.polls, stats.patches, stats.model_calls) == (1, 1, 0, 0)
+    assert all(task.state == "pending" for id_ in ids if (task := sandbox.tasks.find(id_)))
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+async def test_a_plain_terminal_gets_plain_signs(doctor: Doctor) -> None:
+    """Where only ASCII can be shown, only ASCII is."""
+    visit = await doctor(**MOCK, PYTHONIOENCODING="ascii", OAUTH2_CLIENT_SECRET="planted-client-secret")
+    assert visit.text.isascii()
+    assert "\nx token " in visit.text
+    assert "\n+ clock " in visit.text
+
+
+async def test_every_mistake_of_the_configuration_has_its_line(doctor: Doctor, tmp_path: Path) -> None:
+    """All mistakes are told at once, each with its variable and no value; the rest is named as skipped."""
+    visit = await doctor({"API_BASE_URL": "http://api.example.com", "CONCURRENCY_LIMIT": "sk-planted-key"})
+    assert visit.code == 78
+    for name in ("API_BASE_URL", "CONCURRENCY_LIMIT", "OAUTH2_CLIENT_ID", "OAUTH2_CLIENT_SECRET", "ORY_PROJECT_SLUG"):
+        finding, remedy = visit.line("✗", "configuration", f"  {name} ").splitlines()
+        assert name in remedy, finding
+    visit.line("-", "data directory", "skipped")
+    assert visit.verdict == f"{visit.failures} problems found"
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "title", "words"),
+    [
+        ({"OAUTH2_CLIENT_SECRET": "planted-client-secret"}, 78, "token",
+         ("invalid_client", "OAUTH2_CLIENT_ID", "OAUTH2_CLIENT_SECRET", "OAUTH2_AUTH_METHOD")),
+        ({"OAUTH2_TOKEN_URL": "{url}/wrong/token"}, 78, "token", ("404", "OAUTH2_TOKEN_URL")),
+        ({"API_BASE_URL": "{url}/v2"}, 78, "pending list", ("404", "API_BASE_URL")),
+        ({"API_BASE_URL": "http://127.0.0.1:1"}, 69, "connection", ("task API", "is it running?", "API_BASE_URL")),
+        ({"API_BASE_URL": "https://nowhere.invalid"}, 69, "DNS", ("nowhere.invalid", "API_BASE_URL")),
+        ({"OPENAI_API_KEY": "sk-planted-key"}, 78, "model", ("401", "OPENAI_API_KEY")),
+        ({"DEFAULT_EMBEDDING_MODEL": "best-model"}, 78, "model",
+         ("best-model", "DEFAULT_EMBEDDING_MODEL", "MODEL_ALIASES", "OPENAI_BASE_URL")),
+        ({"MODEL_ALIASES": '{"a": "ghost"}'}, 78, "model", ("ghost", "MODEL_ALIASES")),
+        ({"OPENAI_BASE_URL": "http://127.0.0.1:1"}, 69, "connection", ("model API", "OPENAI_BASE_URL")),
+        ({"DATA_DIR": "/proc/version/data"}, 73, "data directory", ("/proc/version/data", "DATA_DIR")),
+    ],
+)  # fmt: skip
+async def test_one_wrong_setting_is_named(
+    doctor: Doctor, sandbox: Sandbox, changes: dict[str, str], code: int, title: str, words: tuple[str, ...]
+) -> None:
+    """A single mistake is the single failure, tells the setting to change, and leaves the other checks alone."""
+    visit = await doctor(**{name: value.replace("{url}", sandbox.url) for name, value in changes.items()})
+    assert visit.code == code, visit.text
+    _, remedy = visit.line("✗", title, *words).splitlines()
+    assert remedy.startswith("    ")
+    assert visit.failures == 1, visit.text
+    assert visit.verdict == "1 problem found"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "title", "words"),
+    [
+        ({"endpoint": "token", "status": 400, "code": "invalid_scope"}, 78, "token", ("invalid_scope", "OAUTH2_SCOPE")),
+        ({"endpoint": "token", "status": 200, "body": "html"}, 78, "token", ("a web page", "OAUTH2_TOKEN_URL")),
+        ({"endpoint": "token", "status": 503}, 69, "token", ("503", "OAUTH2_TOKEN_URL")),
+        ({"endpoint": "pending", "status": 401}, 78, "pending list", ("401", "OAUTH2_AUDIENCE", "OAUTH2_SCOPE")),
+        ({"endpoint": "pending", "status": 403}, 78, "pending list", ("403", "OAUTH2_AUDIENCE", "OAUTH2_SCOPE")),
+        ({"endpoint": "pending", "status": 200, "body": "html"}, 78, "pending list", ("a web page", "API_BASE_URL")),
+        ({"endpoint": "pending", "status": 502, "body": "html"}, 69, "pending list", ("502",)),
+    ],
+)  # fmt: skip
+async def test_a_neighbour_that_misbehaves_is_told_from_a_wrong_setting(
+    doctor: Doctor, sandbox: Sandbox, fault: dict[str, Any], code: int, title: str, words: tuple[str, ...]
+) -> None:
+    """A refusal of ours is 78 with the setting, a neighbour's own trouble 69 with the neighbour."""
+    sandbox.faults.add(**fault)
+    visit = await doctor(**MOCK)
+    assert visit.code == code, visit.text
+    visit.line("✗", title, *words)
+    assert visit.failures == 1, visit.text
+    if title == "token":
+        visit.line("-", "pending list", "skipped: needs token")
+
+
+async def test_a_neighbour_that_hangs_is_left_after_the_deadline(doctor: Doctor, sandbox: Sandbox) -> None:
+    """A hanging token endpoint costs ten seconds, and the checks that do not need it are made."""
+    sandbox.faults.add("token", hang=True)
+    visit = await doctor(**MOCK)
+    assert visit.code == 69
+    visit.line("✗", "token", "no answer within 10 s", "OAUTH2_TOKEN_URL")
+    visit.line("✓", "connection", "task API")
+    visit.line("✓", "data directory")
+
+
+async def test_several_faults_are_all_found(doctor: Doctor, sandbox: Sandbox) -> None:
+    """One visit finds them all, and what an operator has to mend decides the exit code."""
+    sandbox.faults.add("pending", status=500)
+    visit = await doctor(OPENAI_API_KEY="sk-planted-key", DATA_DIR="/proc/version/data")
+    assert visit.code == 78
+    assert visit.verdict == "3 problems found"
+
+
+async def test_mock_mode_is_ready_with_a_warning(doctor: Doctor, sandbox: Sandbox) -> None:
+    """The placeholder key is told, asks no model, and is no failure."""
+    visit = await doctor(**MOCK)
+    assert visit.code == 0
+    visit.line("!", "configuration", "mock")
+    visit.line("✓", "model", "mock")
+    assert "Ready, with 1 warning" in visit.verdict
+    assert sandbox.stats.model_requests == 0
+
+
+async def test_without_a_model_embeddings_count_as_undone(doctor: Doctor, sandbox: Sandbox) -> None:
+    """With neither key nor server the listed embedding tasks are told to stay."""
+    sandbox.tasks.add("a text")
+    visit = await doctor(OPENAI_API_KEY="", OPENAI_BASE_URL="")
+    assert visit.code == 0
+    visit.line("✓", "pending list", "can be processed here: 0")
+    visit.line("!", "pending list", "text_embedding")
+    visit.line("!", "model", "OPENAI_API_KEY")
+
+
+async def test_foreign_types_and_unusable_records_are_counted(doctor: Doctor, sandbox: Sandbox) -> None:
+    """Types without a processor are named, a few and harmless; records without a usable id are counted."""
+    sandbox.tasks.add("a text", type="text-embedding")
+    for name in ("\x1b[31mred", "b" * 100, "c", "d", "e"):
+        sandbox.tasks.add("a text", type=name)
+    sandbox.tasks.add("a text", id="../../admin")
+    visit = await doctor(**MOCK)
+    assert visit.code == 0
+    visit.line("✓", "pending list", "tasks seen: 7", "can be processed here: 1")
+    visit.line("!", "pending list", "5 are of types without a processor here: ?[31mred, bbb", ", c and 2 more")
+    visit.line("!", "pending list", "1 are records", "TASK_ID_PATTERN")
+    assert "\x1b" not in visit.text
+
+
+async def test_a_long_list_is_read_in_part(doctor: Doctor, sandbox: Sandbox) -> None:
+    """Of a long list only the head is read, also when the API ignores the limit."""
+    sandbox.api.limit = "ignored"
+    for n in range(5_000):
+        sandbox.tasks.add(f"text {n}" * 20)
+    visit = await doctor(**MOCK)
+    visit.line("✓", "pending list", "tasks seen: 200 (the head of the list), can be processed here: 200")
+
+
+async def test_withheld_scopes_are_a_warning(doctor: Doctor, sandbox: Sandbox) -> None:
+    """A token with fewer scopes than asked for is told, with the scope that is missing."""
+    content = '{"access_token": "opaque", "token_type": "bearer", "expires_in": 60, "scope": "read"}'
+    sandbox.faults.add("token", content=content)
+    visit = await doctor(**MOCK)
+    visit.line("✓", "token", "for 60 s")
+    visit.line("!", "token", "write", "OAUTH2_SCOPE")
+
+
+async def test_a_wrong_clock_is_told(doctor: Doctor, sandbox: Sandbox) -> None:
+    """Clocks more than 30 s apart are a warning with the remedy, for each neighbour."""
+    late = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)
+    sandbox.faults.add("pending", content="[]", headers={"Date": format_datetime(late, usegmt=True)})
+    visit = await doctor(**MOCK)
+    assert visit.code == 0
+    visit.line("!", "clock", "task API", "ours, which is behind", "NTP")
+    visit.line("✓", "clock", "token endpoint")
+
+
+async def test_a_server_without_cards_of_models_is_not_called_verified(doctor: Doctor, sandbox: Sandbox) -> None:
+    """A base URL without its ``/v1`` answers 404: that is no proof of anything, and is said."""
+    visit = await doctor(OPENAI_BASE_URL=sandbox.url)
+    visit.line("!", "model", "not verified", "404", "OPENAI_BASE_URL")
+
+
+async def test_a_running_daemon_is_seen_and_not_disturbed(
+    doctor: Doctor, daemon: Any, eventually: Any, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Beside a daemon: told so, with its waiting results; it goes on, and keeps what it had."""
+    sandbox.faults.add("patch", status=503)
+    sandbox.tasks.add("a text")
+    process = await daemon()
+
+    async def one_waits() -> bool:
+        return bool((await process.status())["outbox"]["waiting"] == 1)
+
+    await eventually(one_waits)
+    visit = await doctor(**MOCK)
+    visit.line("✓", "data directory", "a daemon is running on it")
+    visit.line("✓", "data directory", "results that wait for delivery: 1")
+    assert visit.verdict == "Ready, with 1 warning: a daemon is running"
+    sandbox.faults.clear()
+    await eventually(lambda: sandbox.tasks.outcomes().get("succeeded") == 1, timeout=30)
+    assert await process.stop() == 0
+    before = sorted(file.name for file in (tmp_path / "data").iterdir())
+    visit = await doctor(**MOCK)
+    visit.line("✓", "data directory", "no daemon is running on it")
+    assert sorted(file.name for file in (tmp_path / "data").iterdir()) == before
+
+
+async def test_dead_letters_are_told(doctor: Doctor, daemon: Any, eventually: Any, sandbox: Sandbox) -> None:
+    """A result that was refused for good is a warning with the command that shows it."""
+    sandbox.faults.add("patch", status=400)
+    sandbox.tasks.add("a text")
+    process = await daemon()
+
+    async def one_is_dead() -> bool:
+        return bool((await process.status())["outbox"]["dead_letters"] == 1)
+
+    await eventually(one_is_dead)
+    (await doctor(**MOCK)).line("!", "data directory", "dead letters: 1", "outbox list --dead")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A certificate and its key, in files."""
+
+    certificate: Path
+    key: Path
+
+
+def identity(folder: Path, name: str, *, days: int) -> Identity:
+    """Self-signed: it is its own authority."""
+    now = datetime.datetime.now(datetime.UTC)
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    names: list[x509.GeneralName] = [x509.DNSName(name)]
+    if name == "localhost":
+        names.append(x509.IPAddress(ip_address("127.0.0.1")))
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=100))
+        .not_valid_after(now + datetime.timedelta(days=days, hours=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = Identity(folder / f"{name}-{days}.pem", folder / f"{name}-{days}.key")
+    files.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
+    files.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return files
+
+
+@asynccontextmanager
+async def behind_tls(url: str, who: Identity) -> AsyncIterator[str]:
+    """A TLS terminator in front of a plain server; its URL."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(who.certificate, who.key)
+    host, port = url.removeprefix("http://").split(":")
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while chunk := await reader.read(65536):
+                writer.write(chunk)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(pump(reader, inner_writer))
+            group.create_task(pump(inner_reader, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        yield f"https://localhost:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "trusted", "mark", "code", "words"),
+    [
+        ("localhost", 90, True, "✓", 0, ("TLSv1.3", "certificate expires in 90 days")),
+        ("localhost", 3, True, "!", 0, ("certificate expires in 3 days", "renewed")),
+        ("localhost", -3, True, "✗", 69, ("has expired",)),
+        ("elsewhere.example", 90, True, "✗", 78, ("another host name", "API_BASE_URL")),
+        ("localhost", 90, False, "✗", 78, ("signed", "CA_BUNDLE")),
+    ],
+)
+async def test_the_kinds_of_trouble_with_a_certificate_are_told_apart(
+    doctor: Doctor,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    name: str,
+    days: int,
+    trusted: bool,
+    mark: str,
+    code: int,
+    words: tuple[str, ...],
+) -> None:
+    """Expired, wrong name and unknown authority each have their sentence; a good one tells its remaining days."""
+    who = identity(tmp_path, name, days=days)
+    changes = {"CA_BUNDLE": str(who.certificate)} if trusted else {}
+    async with behind_tls(sandbox.url, who) as url:
+        visit = await doctor(**MOCK, API_BASE_URL=url, **changes)
+    assert visit.code == code, visit.text
+    visit.line(mark, "TLS", "task API", *words)
+    visit.line("-" if code else "✓", "pending list")
+
+
+async def test_https_to_a_plain_port_is_told(doctor: Doctor, sandbox: Sandbox) -> None:
+    """A wrong scheme is no outage: it is a setting."""
+    visit = await doctor(**MOCK, API_BASE_URL=sandbox.url.replace("http:", "https:"))
+    assert visit.code == 78
+    visit.line("✗", "TLS", "speaks no TLS", "API_BASE_URL")
