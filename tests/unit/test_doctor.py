@@ -13,8 +13,9 @@ import httpx2
 import pytest
 from rich.console import Console
 
-from ai_task_processor import doctor, errors
-from ai_task_processor.doctor import Check, Finding, Neighbour, Report
+from ai_task_processor import errors
+from ai_task_processor.doctor import diagnosis, examination, patient, report
+from ai_task_processor.doctor.report import Check, Finding, Neighbour, Report
 from ai_task_processor.logs import Masker
 from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.settings import AuthSettings
@@ -66,21 +67,21 @@ def test_a_missing_connection_is_explained(
     causes: tuple[BaseException, ...], code: int, words: tuple[str, ...]
 ) -> None:
     """However deep the cause lies, it decides the sentence, the setting and the exit code."""
-    finding = doctor.unreachable(caused(errors.Unsent("unsent"), *causes), API, proxied=False)
+    finding = diagnosis.unreachable(caused(errors.Unsent("unsent"), *causes), API, proxied=False)
     assert (finding.mark, finding.code) == ("failure", code)
     assert [word for word in words if word not in f"{finding.text} {finding.remedy}"] == []
 
 
 def test_a_proxy_in_between_is_named() -> None:
     """A refused connection may be the proxy's: both are told."""
-    finding = doctor.unreachable(caused(errors.Unsent("x"), ConnectionRefusedError(111, "no")), API, proxied=True)
+    finding = diagnosis.unreachable(caused(errors.Unsent("x"), ConnectionRefusedError(111, "no")), API, proxied=True)
     assert "(or the proxy)" in finding.text
     assert "HTTPS_PROXY" in finding.remedy
 
 
 def test_a_connection_without_an_answer_is_left_to_later_checks() -> None:
     """Some servers drop HEAD requests: that alone must not keep the true question from being asked."""
-    assert doctor.unreachable(errors.Ambiguous("no answer within 5 s"), API, proxied=False).mark == "warning"
+    assert diagnosis.unreachable(errors.Ambiguous("no answer within 5 s"), API, proxied=False).mark == "warning"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_a_connection_without_an_answer_is_left_to_later_checks() -> None:
 )
 def test_a_refusal_says_whose_fault_it_is(error: Exception, code: int, words: tuple[str, ...]) -> None:
     """What a setting mends is 78 and names it; what the neighbour must mend is 69 and names the neighbour."""
-    finding = doctor.refused(error, API, {errors.Unauthorized: "OAUTH2_SCOPE"})
+    finding = diagnosis.refused(error, API, {errors.Unauthorized: "OAUTH2_SCOPE"})
     assert (finding.mark, finding.code) == ("failure", code)
     assert [word for word in words if word not in f"{finding.text} {finding.remedy}"] == []
 
@@ -115,7 +116,7 @@ def test_a_refusal_says_whose_fault_it_is(error: Exception, code: int, words: tu
 def test_each_refusal_of_a_model_has_its_remedy(error: Exception, words: str) -> None:
     """Key, model, money and address are told apart."""
     model = Neighbour("model API", "OPENAI_BASE_URL", "https://models.example.com")
-    finding = doctor.refused(error, model, doctor._MODEL_REMEDIES, about="some-model: ")
+    finding = diagnosis.refused(error, model, diagnosis.MODEL_REMEDIES, about="some-model: ")
     assert finding.code == 78
     assert finding.text.startswith("some-model: ")
     assert words in finding.remedy
@@ -134,13 +135,13 @@ def test_each_refusal_of_a_model_has_its_remedy(error: Exception, words: str) ->
 )
 def test_each_refusal_of_a_token_has_its_remedy(code: str, words: tuple[str, ...]) -> None:
     """The registered codes lead to the settings that they are about."""
-    remedy = doctor.token_remedy(f"the token endpoint refuses the client: {code}", auth())
+    remedy = diagnosis.token_remedy(f"the token endpoint refuses the client: {code}", auth())
     assert [word for word in words if word not in remedy] == []
 
 
 def test_a_client_with_a_key_is_not_sent_to_its_secret() -> None:
     """With private_key_jwt it is the key and the issuer that may be wrong."""
-    remedy = doctor.token_remedy("invalid_client", auth("private_key_jwt"))
+    remedy = diagnosis.token_remedy("invalid_client", auth("private_key_jwt"))
     assert "OAUTH2_PRIVATE_KEY_FILE" in remedy
     assert "OAUTH2_CLIENT_SECRET" not in remedy
 
@@ -156,7 +157,7 @@ def test_a_client_with_a_key_is_not_sent_to_its_secret() -> None:
 )  # fmt: skip
 def test_a_mistake_names_its_variable_in_the_remedy(problem: str, text: str, remedy: str) -> None:
     """What is wrong on one line, what to do on the next, which can be read alone."""
-    assert doctor.mistake(problem) == Finding("failure", text, remedy, 78)
+    assert diagnosis.mistake(problem) == Finding("failure", text, remedy, 78)
 
 
 @pytest.mark.parametrize(
@@ -165,17 +166,17 @@ def test_a_mistake_names_its_variable_in_the_remedy(problem: str, text: str, rem
 )
 def test_the_most_specific_code_wins(codes: list[int], expected: int) -> None:
     """78 before 73 before 69; warnings and skipped checks are no failure."""
-    harmless = [doctor.ok("x"), doctor.warning("x", "y"), doctor.skipped("x")]
-    assert doctor.exit_code([*harmless, *(Finding("failure", "x", "y", code) for code in codes)]) == expected
+    harmless = [report.ok("x"), report.warning("x", "y"), report.skipped("x")]
+    assert report.exit_code([*harmless, *(Finding("failure", "x", "y", code) for code in codes)]) == expected
 
 
 def test_the_verdict_counts() -> None:
     """Problems are counted; without any it says what to do next, and how many warnings to read first."""
-    bad, warned = doctor.wrong("x", "y"), doctor.warning("x")
-    assert doctor.verdict([bad, warned]) == "1 problem found"
-    assert doctor.verdict([bad, doctor.skipped("x"), bad]) == "2 problems found"
-    assert doctor.verdict([warned, warned]) == "Ready, with 2 warnings: start with `ai-task-processor run`"
-    assert doctor.verdict([doctor.ok("x")], daemon_running=True) == "Ready: a daemon is running"
+    bad, warned = report.wrong("x", "y"), report.warning("x")
+    assert report.verdict([bad, warned]) == "1 problem found"
+    assert report.verdict([bad, report.skipped("x"), bad]) == "2 problems found"
+    assert report.verdict([warned, warned]) == "Ready, with 2 warnings: start with `ai-task-processor run`"
+    assert report.verdict([report.ok("x")], daemon_running=True) == "Ready: a daemon is running"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_the_verdict_counts() -> None:
 )
 def test_foreign_names_are_few_short_and_harmless(names: list[str], expected: str) -> None:
     """Whatever a task calls itself, at most three printable pieces of it are shown."""
-    assert doctor.shown(names) == expected
+    assert report.shown(names) == expected
 
 
 def test_the_list_is_counted_by_what_can_be_done() -> None:
@@ -198,8 +199,8 @@ def test_the_list_is_counted_by_what_can_be_done() -> None:
         tasks={str(n): Task(id=str(n), type="odd" if n else TaskType.TEXT_EMBEDDING, content=None) for n in range(4)}
     )
     page.skipped["invalid"] = 2
-    able, foreign, invalid = doctor.listed(page, lambda task: task.type == TaskType.TEXT_EMBEDDING, "5 ms")
-    assert able == doctor.ok("tasks seen: 6 (the head of the list), can be processed here: 1 (5 ms)")
+    able, foreign, invalid = diagnosis.listed(page, lambda task: task.type == TaskType.TEXT_EMBEDDING, "5 ms")
+    assert able == report.ok("tasks seen: 6 (the head of the list), can be processed here: 1 (5 ms)")
     assert (foreign.mark, foreign.text) == ("warning", "3 are of types without a processor here: odd")
     assert "TASK_ID_PATTERN" in invalid.remedy
 
@@ -217,7 +218,7 @@ def test_a_model_counts_as_accepted_only_on_a_true_answer(status: int, content_t
     """A web page is no model API, and a 404 for the card of a model proves nothing."""
     model = Neighbour("model API", "OPENAI_BASE_URL", "https://models.example.com")
     model.note(httpx2.Response(status, headers={"content-type": content_type}), NOW)
-    finding = doctor.accepted("some-model", model, "5 ms")
+    finding = diagnosis.accepted("some-model", model, "5 ms")
     assert (finding.mark, finding.code) == (mark, code)
     assert mark == "ok" or "OPENAI_BASE_URL" in finding.remedy
 
@@ -246,7 +247,7 @@ def test_the_skew_is_read_off_a_fresh_answer(date: str | None, age: str | None, 
 )
 def test_thirty_seconds_of_skew_are_too_much(skew: float | None, mark: str, word: str) -> None:
     """Beyond it a warning says which way to turn the clock, and that NTP does it."""
-    finding = doctor.clock_finding("task API", skew)
+    finding = diagnosis.clock_finding("task API", skew)
     assert finding.mark == mark
     assert word in finding.text
     assert ("NTP" in finding.remedy) == (mark == "warning")
@@ -256,7 +257,7 @@ def test_thirty_seconds_of_skew_are_too_much(skew: float | None, mark: str, word
 def test_a_certificate_that_ends_soon_is_a_warning(days: int, mark: str) -> None:
     """The days that remain are told, and less than fourteen are worth a word."""
     ends = (NOW + timedelta(days=days, hours=1)).strftime("%b %d %H:%M:%S %Y GMT")
-    finding = doctor.certificate({"notAfter": ends}, NOW.timestamp(), "api.example.com answers TLSv1.3")
+    finding = diagnosis.certificate({"notAfter": ends}, NOW.timestamp(), "api.example.com answers TLSv1.3")
     assert finding.mark == mark
     assert f"expires in {days} days" in finding.text
 
@@ -272,7 +273,7 @@ def test_a_certificate_that_ends_soon_is_a_warning(days: int, mark: str) -> None
 )
 def test_a_data_directory_that_cannot_be_used_is_73(error: OSError | errors.DataDirectoryError, words: str) -> None:
     """Full, read-only or somebody else's: the remedy is about DATA_DIR."""
-    finding = doctor.no_room(error, Path("/data"))
+    finding = diagnosis.no_room(error, Path("/data"))
     assert (finding.mark, finding.code) == ("failure", 73)
     assert words in finding.text
     assert "DATA_DIR" in finding.remedy
@@ -281,16 +282,18 @@ def test_a_data_directory_that_cannot_be_used_is_73(error: OSError | errors.Data
 def test_what_is_kept_and_what_is_free() -> None:
     """Little room and dead letters are warnings, waiting results are none."""
     records = {"waiting": 7, "dead": 2}
-    found = list(doctor.kept(Path("/data"), daemon=True, free=2**20, growth=2**30, records=records))
+    found = list(diagnosis.kept(Path("/data"), daemon=True, free=2**20, growth=2**30, records=records))
     assert [finding.mark for finding in found] == ["ok", "warning", "ok", "warning"]
     assert "a daemon is running" in found[0].text
     assert "OUTBOX_MAX_BYTES" in found[1].remedy
-    assert [finding.mark for finding in doctor.kept(Path("/d"), daemon=False, free=2, growth=1, records={})] == ["ok"]
+    assert [finding.mark for finding in diagnosis.kept(Path("/d"), daemon=False, free=2, growth=1, records={})] == [
+        "ok"
+    ]
 
 
 def test_looking_at_a_directory_leaves_it_empty(tmp_path: Path) -> None:
     """It is made when it is missing, and nothing stays in it."""
-    daemon, (found,) = doctor.look_at(tmp_path / "new" / "data", 2**16)
+    daemon, (found,) = patient.look_at(tmp_path / "new" / "data", 2**16)
     assert (daemon, found.mark) == (False, "ok")
     assert list((tmp_path / "new" / "data").iterdir()) == []
 
@@ -305,17 +308,17 @@ def answering(*findings: Finding) -> Check:
 
 async def told(*checks: Check, deadline_s: float = 5.0) -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
-    await doctor.run(checks, lambda title, finding, _: lines.append((title, finding.mark)), deadline_s)
+    await examination.run(checks, lambda title, finding, _: lines.append((title, finding.mark)), deadline_s)
     return lines
 
 
 async def test_what_depends_on_a_failure_is_skipped_and_the_rest_goes_on() -> None:
     """Skipping is passed on to those who need the skipped; the independent are still made."""
-    first = Check("first", answering(doctor.ok("x"), doctor.wrong("y", "z")).work, "S")
-    second = Check("second", answering(doctor.ok("x")).work, "S", ("first",))
-    third = Check("third", answering(doctor.ok("x")).work, "S", ("second",))
-    other = Check("other", answering(doctor.warning("x")).work, "S")
-    last = Check("last", answering(doctor.ok("x")).work, "S", ("other",))
+    first = Check("first", answering(report.ok("x"), report.wrong("y", "z")).work, "S")
+    second = Check("second", answering(report.ok("x")).work, "S", ("first",))
+    third = Check("third", answering(report.ok("x")).work, "S", ("second",))
+    other = Check("other", answering(report.warning("x")).work, "S")
+    last = Check("last", answering(report.ok("x")).work, "S", ("other",))
     lines = await told(first, second, third, other, last)
     assert lines == [
         ("first", "ok"), ("first", "failure"), ("second", "skipped"), ("third", "skipped"),
@@ -327,20 +330,20 @@ async def test_a_check_that_hangs_ends_at_its_deadline() -> None:
     """It counts as a failure of its own kind, what it had found stays told, and the next one is made."""
 
     async def hang() -> AsyncIterator[Finding]:
-        yield doctor.ok("so far")
+        yield report.ok("so far")
         await asyncio.Event().wait()
 
     codes: list[int] = []
-    disk = Check("disk", hang, "DATA_DIR", late=doctor.unusable)
-    await doctor.run([disk, answering(doctor.ok("x"))], lambda _, finding, __: codes.append(finding.code), 0.01)
+    disk = Check("disk", hang, "DATA_DIR", late=report.unusable)
+    await examination.run([disk, answering(report.ok("x"))], lambda _, finding, __: codes.append(finding.code), 0.01)
     assert codes == [0, 73, 0]
 
 
 async def test_blocking_work_is_done_aside() -> None:
     """Its value and its error come back to the loop."""
-    assert await doctor.aside(lambda: 7) == 7
+    assert await patient.aside(lambda: 7) == 7
     with pytest.raises(OSError, match="full"):
-        await doctor.aside(lambda: (_ for _ in ()).throw(OSError("full")))
+        await patient.aside(lambda: (_ for _ in ()).throw(OSError("full")))
 
 
 async def test_whoever_stops_waiting_leaves_the_thread_in_peace() -> None:
@@ -349,14 +352,14 @@ async def test_whoever_stops_waiting_leaves_the_thread_in_peace() -> None:
     before = set(threading.enumerate())
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0):
-            await doctor.aside(end.wait)
+            await patient.aside(end.wait)
     (thread,) = set(threading.enumerate()) - before
     end.set()
     thread.join(5)
     assert thread.daemon
 
 
-def report(*, terminal: bool = False, encoding: str = "utf-8") -> tuple[Report, io.BytesIO]:
+def on_screen(*, terminal: bool = False, encoding: str = "utf-8") -> tuple[Report, io.BytesIO]:
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding, write_through=True)
     return Report(Console(file=file, force_terminal=terminal, highlight=False, width=40, _environ={})), raw
@@ -364,8 +367,8 @@ def report(*, terminal: bool = False, encoding: str = "utf-8") -> tuple[Report, 
 
 def test_a_finding_is_one_line_and_its_remedy_another() -> None:
     """However narrow the screen: long lines are the terminal's to wrap, so that grep finds them whole."""
-    target, raw = report()
-    target.add("token", doctor.wrong("w" * 60 + " [bold]x[/bold]", "change SOME_SETTING"), "somebody")
+    target, raw = on_screen()
+    target.add("token", report.wrong("w" * 60 + " [bold]x[/bold]", "change SOME_SETTING"), "somebody")
     assert target.close("1 problem found") == 78
     first, second, last = raw.getvalue().decode().splitlines()
     assert first == f"✗ token           somebody: {'w' * 60} [bold]x[/bold]"
@@ -375,23 +378,23 @@ def test_a_finding_is_one_line_and_its_remedy_another() -> None:
 def test_colours_are_for_terminals() -> None:
     """Escape codes reach a terminal, and nothing else."""
     for terminal in (True, False):
-        target, raw = report(terminal=terminal)
-        target.add("token", doctor.ok("fine"))
+        target, raw = on_screen(terminal=terminal)
+        target.add("token", report.ok("fine"))
         assert (b"\x1b[" in raw.getvalue()) == terminal
 
 
 def test_ascii_screens_get_ascii() -> None:
     """Signs have stand-ins, and what cannot be shown becomes a question mark instead of a crash."""
-    target, raw = report(encoding="ascii")
-    target.add("data directory", doctor.unusable("/dät\x07a cannot be written", "change DATA_DIR"))
+    target, raw = on_screen(encoding="ascii")
+    target.add("data directory", report.unusable("/dät\x07a cannot be written", "change DATA_DIR"))
     assert raw.getvalue().decode("ascii").splitlines()[0] == "x data directory  /d?t?a cannot be written"
 
 
 def test_secrets_are_masked_wherever_they_stand() -> None:
     """Finding, remedy and verdict pass the same mask as the logs."""
-    target, raw = report()
+    target, raw = on_screen()
     target.mask = Masker(["planted-secret"])
-    target.add("token", doctor.wrong("it says planted-secret", "not planted-secret"), "planted-secret")
+    target.add("token", report.wrong("it says planted-secret", "not planted-secret"), "planted-secret")
     target.close("planted-secret")
     assert raw.getvalue().count(b"***") == 4
     assert b"planted" not in raw.getvalue()
