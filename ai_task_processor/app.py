@@ -5,6 +5,7 @@ outlives the ops server, that the clients, those delivery and batching, and thes
 """
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Coroutine, Mapping
@@ -12,15 +13,21 @@ from contextlib import AsyncExitStack
 
 from ai_task_processor import __version__, health
 from ai_task_processor.assembly import Parts
-from ai_task_processor.errors import OutboxUnwritable
+from ai_task_processor.errors import ConfigurationError, OutboxUnwritable
+from ai_task_processor.grace import GracePeriod
 from ai_task_processor.logs import get_logger, install_crash_hooks
 from ai_task_processor.ops import MetricsServer
+from ai_task_processor.trouble import Trouble
 
 #: of the grace period, the part that running tasks may use; the rest belongs to delivery
 TASKS_SHARE = 0.8
+#: A drain leaves results that nobody takes in the outbox: long enough for a blip of the task API, too
+#: short to delay a restart. The ``drain`` command has come for them alone and sees two probes of an open circuit.
+BLIP_S = 5.0
+DRAIN_PATIENCE_S = 60.0
 HOUSEKEEPING_S = 0.5
 LAG_SAMPLE_S = 0.1
-#: the poll loop may stand still for one request and its widenings; longer than this it hangs
+#: the poll loop ticks every few seconds, whatever it waits for; silent for longer than this it hangs
 LONGEST_TICK_S = 60.0
 STUCK_AFTER_S = 30.0
 EX_OK, EX_SOFTWARE, EX_TEMPFAIL = 0, 70, 75
@@ -38,8 +45,7 @@ class Daemon:
         self._clock = parts.clock
         self._started_at = parts.clock.monotonic()
         self._draining = False
-        self._leave_at: float | None = None
-        self._patience: asyncio.Timeout | None = None
+        self._grace = GracePeriod(parts.settings.worker.shutdown_grace_s)
         self._ops = MetricsServer(
             unhealthy=lambda: health.unhealthy(self._snapshot()),
             unready=lambda: health.unready(self._snapshot()),
@@ -51,53 +57,65 @@ class Daemon:
         """Poll, process and deliver until told to stop; the exit code.
 
         ``until_empty``: leave by itself when nothing that can be processed is pending and everything
-        is delivered. Raises ``DataDirectoryError``, ``OutboxLocked``, ``OSError`` (port taken).
+        is delivered. Raises ``DataDirectoryError``, ``OutboxLocked``, ``ConfigurationError`` (port taken).
         """
         async with AsyncExitStack() as stack:
-            await self._open(stack)
-            async with asyncio.TaskGroup() as companions:
-                tasks = [companions.create_task(work, name=name) for name, work in self._companions(until_empty)]
-                await self._work()
-                await self._flush()
-                for task in tasks:
-                    task.cancel()
+            if await self._opened(stack):
+                async with asyncio.TaskGroup() as companions:
+                    tasks = [companions.create_task(work, name=name) for name, work in self._companions(until_empty)]
+                    await self._work()
+                    await self._flush(BLIP_S)
+                    for task in tasks:
+                        task.cancel()
         log.info("daemon.stopped", waiting=self._parts.outbox.depth().waiting)
         return EX_OK
 
     async def deliver(self) -> int:
         """Deliver what the outbox holds and claim nothing; the exit code is 75 when something is left."""
-        self._parts.scheduler.drain()
+        self.drain()
         async with AsyncExitStack() as stack:
-            await self._open(stack)
+            if not await self._opened(stack):
+                return EX_TEMPFAIL
             async with asyncio.TaskGroup() as companions:
                 tasks = [companions.create_task(work, name=name) for name, work in self._companions(False)]
-                try:
-                    async with asyncio.timeout(None) as self._patience:
-                        await self._parts.delivery.flushed()
-                except TimeoutError:
-                    log.warning("drain.cut", waiting=self._parts.outbox.depth().waiting)
+                await self._flush(DRAIN_PATIENCE_S)
                 for task in tasks:
                     task.cancel()
-        depth = self._parts.outbox.depth()
-        log.info("drain.finished", waiting=depth.waiting, dead_letters=depth.dead)
-        return EX_TEMPFAIL if depth.waiting else EX_OK
+        return EX_TEMPFAIL if self._parts.outbox.depth().waiting else EX_OK
 
-    async def _open(self, stack: AsyncExitStack) -> None:
-        parts, ops = self._parts, self._settings.ops
+    async def _opened(self, stack: AsyncExitStack) -> bool:
+        """Start everything that is not a task; false when a signal came while another daemon held the outbox."""
+        parts = self._parts
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(install_crash_hooks())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
-        await parts.outbox.open()
+        try:
+            async with self._grace.share(0.0):
+                await parts.outbox.open()
+        except TimeoutError:
+            return False
         stack.push_async_callback(parts.outbox.aclose)
         if parts.outbox.recovered:
             parts.metrics.results_recovered(parts.outbox.recovered)
             log.info("outbox.recovered", results=parts.outbox.recovered)
-        self.port = await self._ops.start(ops.metrics_host, ops.metrics_port)
+        self.port = await self._listen()
         stack.push_async_callback(self._ops.aclose)
         for client in parts.clients:
             stack.push_async_callback(client.aclose)
         log.info("daemon.started", version=__version__, mode=self._settings.model.mode, port=self.port)
+        return True
+
+    async def _listen(self) -> int:
+        ops = self._settings.ops
+        try:
+            return await self._ops.start(ops.metrics_host, ops.metrics_port)
+        except OSError as error:
+            where = f"{ops.metrics_host}:{ops.metrics_port}"
+            raise ConfigurationError(
+                f"METRICS_PORT cannot be used: {where} is taken or not ours ({error.strerror}); "
+                "choose another METRICS_HOST or METRICS_PORT"
+            ) from error
 
     def _companions(self, until_empty: bool) -> list[tuple[str, Coroutine[None, None, None]]]:
         """What runs beside the scheduler and outlives it."""
@@ -114,32 +132,29 @@ class Daemon:
 
     async def _work(self) -> None:
         try:
-            async with asyncio.timeout(None) as self._patience:
-                if self._leave_at is not None:
-                    self._begin_patience()
+            async with self._grace.share(TASKS_SHARE):
                 await self._parts.scheduler.run()
         except TimeoutError:
-            log.warning("drain.cut", tasks=sorted(self._parts.scheduler.running))
+            log.warning("drain.cut", tasks=sorted(self._parts.scheduler.cut))
 
-    async def _flush(self) -> None:
+    async def _flush(self, patience_s: float) -> None:
         try:
-            async with asyncio.timeout_at(self._leave_at):
-                await self._parts.delivery.flushed()
+            async with self._grace.share(1.0):
+                await self._parts.delivery.flushed(patience_s)
         except TimeoutError:
             pass
-        log.info("drain.finished", waiting=self._parts.outbox.depth().waiting)
+        depth = self._parts.outbox.depth()
+        log.info("drain.finished", waiting=depth.waiting, dead_letters=depth.dead)
 
     def _signalled(self, number: int) -> None:
         """The first signal drains; the second leaves at once: what is finished is in the outbox."""
-        if self._draining:
-            log.warning("drain.forced", signal=signal.Signals(number).name)
+        name = signal.Signals(number).name
+        if self._grace.begun:
+            log.warning("drain.forced", signal=name)
             os._exit(128 + number)
-        log.info("drain.started", signal=signal.Signals(number).name, running=len(self._parts.scheduler.running))
-        grace_s = self._settings.worker.shutdown_grace_s
-        loop = asyncio.get_running_loop()
-        self._leave_at = loop.time() + grace_s
-        loop.call_later(grace_s + 1.0, self._overstayed)
-        self._begin_patience()
+        log.info("drain.started", signal=name, running=len(self._parts.scheduler.running))
+        self._grace.begin()
+        asyncio.get_running_loop().call_later(self._grace.seconds + 1.0, self._overstayed)
         self.drain()
 
     def drain(self) -> None:
@@ -147,14 +162,10 @@ class Daemon:
         self._draining = True
         self._parts.scheduler.drain()
 
-    def _begin_patience(self) -> None:
-        if self._patience is not None and self._leave_at is not None:
-            grace_s = self._settings.worker.shutdown_grace_s
-            self._patience.reschedule(self._leave_at - (1.0 - TASKS_SHARE) * grace_s)
-
     def _overstayed(self) -> None:
         """Something swallowed its cancellation: ``asyncio`` would wait for it for ever."""
-        log.error("drain.forced", reason="a task ignores its cancellation", tasks=sorted(self._parts.scheduler.running))
+        tasks = sorted(task.get_name() for task in asyncio.all_tasks())
+        log.error("drain.forced", reason="a task ignores its cancellation", tasks=tasks)
         os._exit(EX_SOFTWARE)
 
     async def _leave_when_empty(self) -> None:
@@ -169,13 +180,15 @@ class Daemon:
 
     async def _keep_house(self) -> None:
         """Operators' requests, and the gauges that nobody else sets."""
-        parts = self._parts
+        parts, trouble = self._parts, Trouble("outbox.failed", "outbox.mended", logging.ERROR)
         while True:
             try:
                 requests = await parts.outbox.apply_requests()
             except OutboxUnwritable as error:
-                log.error("outbox.failed", reason=str(error))
+                trouble.note(str(error))
                 requests = {}
+            else:
+                trouble.note(None)
             for task_id, action in requests.items():
                 log.info("outbox.requested", task_id=task_id, action=action)
                 parts.delivery.wake()
@@ -193,16 +206,9 @@ class Daemon:
         )
         limit_s = self._settings.worker.task_timeout_s + STUCK_AFTER_S
         parts.metrics.stuck(sum(now - task.started_at > limit_s for task in parts.scheduler.running.values()))
-        unready = health.unready(self._snapshot())
-        parts.metrics.ready(not unready)
-        parts.metrics.state(self._state(unready))
-
-    def _state(self, unready: list[str]) -> str:
-        if self._draining:
-            return "draining"
-        if unready == ["starting"]:
-            return "starting"
-        return "degraded" if unready else "running"
+        snapshot = self._snapshot()
+        parts.metrics.ready(not health.unready(snapshot))
+        parts.metrics.state(health.state(snapshot))
 
     async def _watch_loop(self) -> None:
         """How late a timer fires is how long the loop was busy with something else."""
@@ -212,13 +218,12 @@ class Daemon:
             self._parts.metrics.loop_lag(max(0.0, self._clock.monotonic() - due_at))
 
     def _snapshot(self) -> health.Snapshot:
-        parts, now = self._parts, self._clock.monotonic()
-        scheduler = parts.scheduler
+        parts, scheduler = self._parts, self._parts.scheduler
         return health.Snapshot(
             draining=self._draining,
             polled=scheduler.polled_at is not None,
-            tick_age_s=now - scheduler.ticked_at,
-            longest_tick_s=LONGEST_TICK_S + self._settings.api.request_timeout_s,
+            tick_age_s=self._clock.monotonic() - scheduler.ticked_at,
+            longest_tick_s=LONGEST_TICK_S,
             token_trouble=parts.tokens.trouble,
             poll_trouble=scheduler.trouble,
             outbox_full=parts.outbox.full,
@@ -233,14 +238,14 @@ class Daemon:
     def status(self) -> Mapping[str, object]:
         """Everything an operator asks first, as JSON."""
         parts, snapshot, depth = self._parts, self._snapshot(), self._parts.outbox.depth()
-        unready, page, token = health.unready(snapshot), self._parts.source.last_page, self._parts.tokens.current
+        page, token = self._parts.source.last_page, self._parts.tokens.current
         return {
             "version": __version__,
-            "state": self._state(unready),
-            "mode": self._settings.model.mode,
+            "state": health.state(snapshot),
+            "mode": snapshot.mode,
             "uptime_seconds": round(self._clock.monotonic() - self._started_at, 1),
             "why_idle": health.why_idle(snapshot),
-            "not_ready_because": unready,
+            "not_ready_because": health.unready(snapshot),
             "slots": {"total": snapshot.slots, "running": snapshot.running},
             "backlog": {"seen": page.seen, "complete": page.complete, "skipped": snapshot.skipped},
             "outbox": {"waiting": depth.waiting, "dead_letters": depth.dead, "bytes": depth.bytes},

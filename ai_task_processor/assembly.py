@@ -59,6 +59,7 @@ class Parts:
     outbox: SqliteOutbox
     clients: Sequence[httpx2.AsyncClient]
     tokens: TokenSource
+    factory: ProcessorFactory
     source: NestTaskSource
     provider: Provider | None
     batcher: MicroBatcher | None
@@ -114,6 +115,7 @@ class Assembler:
             outbox=outbox,
             clients=self._clients,
             tokens=tokens,
+            factory=self._factory,
             source=source,
             provider=provider,
             batcher=batcher,

@@ -29,7 +29,10 @@ TOKEN_TIMEOUT_S = 15.0
 RENEW_AT = 0.8
 #: RFC 6749 §5.1 only recommends ``expires_in``; a server that says nothing gets this guess, and a 401 corrects it
 ASSUMED_LIFE_S = 300.0
-LONGEST_LIFE_S = 86_400.0
+#: a life beyond these bounds is taken for the nearer one: no token request per API request, and one a day at least
+SHORTEST_LIFE_S, LONGEST_LIFE_S = 1.0, 86_400.0
+#: an assertion is used at once; servers refuse those that could be used for long
+ASSERTION_LIFE_S = 300
 #: RFC 6749 §5.2 and RFC 8707: refusals that repeating does not mend
 _REFUSALS = frozenset(
     {
@@ -87,21 +90,23 @@ def parse_token(body: bytes, *, generation: int, now: float) -> Token:
 def _life_s(expires_in: object) -> float:
     if expires_in is None:
         return ASSUMED_LIFE_S
+    usable = isinstance(expires_in, int | float | str) and not isinstance(expires_in, bool)
     try:
-        life_s = float(expires_in) if isinstance(expires_in, int | float | str) else 0.0
+        life_s = float(expires_in) if usable else 0.0  # type: ignore[arg-type]  # a number or a text
     except (ValueError, OverflowError):
         life_s = 0.0
     if not 0.0 < life_s < float("inf"):
         raise InvalidAnswer("the token answer's expires_in is not a positive number of seconds")
-    return min(life_s, LONGEST_LIFE_S)
+    return min(max(life_s, SHORTEST_LIFE_S), LONGEST_LIFE_S)
 
 
 class TokenSource:
     """Hands out the current token; renews it at 80 % of its life, or when an answer says it is no good.
 
-    Single flight: whoever needs a renewal first makes it, the others wait for that one. A failed
-    renewal is told to all who wait and not repeated before its backoff is over; a token that is
-    still alive is used meanwhile.
+    Single flight: whoever needs a renewal first makes it, the others wait for that one, unless the
+    present token is still alive. A failed renewal is told to all who wait and not repeated before its
+    backoff is over. ``timeout_s`` is the total for one token request: keep it below the deadline of the
+    requests that wait for it, or they are blamed on their own neighbour.
     """
 
     def __init__(
@@ -113,15 +118,17 @@ class TokenSource:
         clock: Clock,
         metrics: Metrics,
         rng: random.Random,
+        timeout_s: float = TOKEN_TIMEOUT_S,
     ) -> None:
         self.current: Token | None = None
-        self.trouble: str | None = "no token yet"
+        self._trouble: str | None = "no token yet"
         self._settings = settings
         self._client = client
         self._gate = gate
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
+        self._timeout_s = timeout_s
         self._lock = asyncio.Lock()
         self._failures = 0
         self._retry_at = 0.0
@@ -132,11 +139,18 @@ class TokenSource:
         """Is there a token that has not expired?"""
         return self.current is not None and self._alive(self.current)
 
+    @property
+    def trouble(self) -> str | None:
+        """Why there is no token; None while one is alive, or none was refused since the last expired."""
+        return None if self.held else self._trouble
+
     async def token(self) -> Token:
         """The current token, renewed when it is due. Raises ``NoToken``."""
         token = self.current
-        if token is not None and self._alive(token) and self._clock.monotonic() < token.renew_at:
-            return token
+        if token is not None and self._alive(token):
+            renewing = self._lock.locked()
+            if renewing or self._clock.monotonic() < token.renew_at:
+                return token
         return await self._renew(token)
 
     async def renewed(self, stale: Token) -> Token:
@@ -164,14 +178,14 @@ class TokenSource:
     async def _fetch(self) -> Token:
         wait_s = max(self._retry_at - self._clock.monotonic(), self._gate.wait_s())
         if wait_s > 0:
-            raise NoToken(f"no token: {self.trouble}", retry_after_s=wait_s)
+            raise NoToken(f"no token: {self._trouble}", retry_after_s=wait_s)
         try:
             token = await self._gate.call(self._request)
         except NeighbourError as error:
             self._note_failure(error)
             wait_s = max(self._retry_at - self._clock.monotonic(), self._gate.wait_s())
             raise NoToken(f"no token: {error}", retry_after_s=wait_s) from error
-        self._failures, self.trouble = 0, None
+        self._failures, self._trouble = 0, None
         self._metrics.token_request("ok")
         self._metrics.token_expires(self._clock.now().timestamp() + token.life_s)
         log.info("token.refreshed", generation=token.generation, life_s=token.life_s)
@@ -181,22 +195,22 @@ class TokenSource:
         if isinstance(error, CircuitOpen):
             return
         self._metrics.token_request("rejected" if isinstance(error, Unauthorized) else "error")
-        changed, self.trouble = str(error) != self.trouble, str(error)
+        changed, self._trouble = str(error) != self._trouble, str(error)
         self._retry_at = self._clock.monotonic() + 0.5 + backoff_s(self._failures, base=2.0, longest=30, rng=self._rng)
         self._failures += 1
-        (log.warning if changed else log.debug)("token.failed", reason=self.trouble)
+        (log.warning if changed else log.debug)("token.failed", reason=self._trouble)
 
     async def _request(self) -> Token:
         url, headers, body = self._signed()
-        answer = await exchange(
-            self._client, "POST", url, headers=headers, content=body.encode(), timeout_s=TOKEN_TIMEOUT_S
-        )
-        self._metrics.api_request(
-            endpoint="/oauth2/token",
-            method="POST",
-            status_code=answer.status_code,
-            duration_s=answer.elapsed.total_seconds(),
-        )
+        started_at, status = self._clock.monotonic(), None
+        try:
+            answer = await exchange(
+                self._client, "POST", url, headers=headers, content=body.encode(), timeout_s=self._timeout_s
+            )
+            status = answer.status_code
+        finally:
+            took_s = self._clock.monotonic() - started_at
+            self._metrics.api_request(endpoint="/oauth2/token", method="POST", status_code=status, duration_s=took_s)
         if answer.status_code != httpx2.codes.OK:
             raise _refusal(answer)
         generation = self.current.generation + 1 if self.current else 1
@@ -212,7 +226,9 @@ class TokenSource:
         if settings.auth_method == "private_key_jwt":
             key = settings.private_key_pem
             assert key is not None  # noqa: S101 - the settings refuse private_key_jwt without a key
-            method = PrivateKeyJWT(settings.issuer or settings.token_url)
+            issued_at = int(self._clock.now().timestamp())
+            claims = {"iat": issued_at, "exp": issued_at + ASSERTION_LIFE_S}
+            method = PrivateKeyJWT(settings.issuer or settings.token_url, claims)
             auth = ClientAuth(client_id, key.get_secret_value(), method)
         elif settings.auth_method == "client_secret_basic":
             # RFC 6749 §2.3.1: id and secret are form-encoded before they are joined; authlib joins only
@@ -224,12 +240,13 @@ class TokenSource:
 
 
 def _refusal(answer: httpx2.Response) -> NeighbourError:
+    """A 429 or 5xx is about the moment, whatever its body says; of the others the body knows best."""
     try:
         body = codec.loads(answer.content)
     except ValueError:
         body = None
     code = body.get("error") if isinstance(body, dict) else None
-    if isinstance(code, str) and code in _REFUSALS:
+    if answer.status_code in (400, 401, 403) and isinstance(code, str) and code in _REFUSALS:
         return Unauthorized(f"the token endpoint refuses the client: {code}", status=answer.status_code)
     return status_error(answer, "the token endpoint")
 

@@ -40,8 +40,15 @@ def _plain(value: object) -> object:
 
 
 def fingerprint(content: object) -> str:
-    """32 hex digits that identify a task's content: a dead letter stands only for the content it was made of."""
-    return hashlib.blake2b(orjson.dumps(content, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
+    """32 hex digits that identify a task's content: a dead letter stands only for the content it was made of.
+
+    Content that JSON cannot hold, or that is nested too deep to be written, is all the same.
+    """
+    try:
+        written = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        written = b""
+    return hashlib.blake2b(written, digest_size=16).hexdigest()
 
 
 def success_body(result: TaskResult) -> bytes:
@@ -80,7 +87,7 @@ def vector(values: str | Sequence[float], dimensions: int | None = None) -> Vect
     """
     try:
         if isinstance(values, str):
-            array = np.frombuffer(binascii.a2b_base64(values), _FLOAT32)
+            array = np.frombuffer(binascii.a2b_base64(values, strict_mode=True), _FLOAT32)
         else:
             with np.errstate(over="ignore"):
                 array = np.asarray(values, dtype=np.float64).astype(_FLOAT32)

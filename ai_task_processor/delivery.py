@@ -5,25 +5,34 @@ deferred with growing patience, up to a quarter of an hour, and the outbox remem
 """
 
 import asyncio
+import logging
 import random
+from collections.abc import Sequence
+from math import inf
 
-from ai_task_processor import codec
 from ai_task_processor.errors import Ambiguous, CircuitOpen, NeighbourError, OutboxUnwritable, Rejected, Transient
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
-from ai_task_processor.models.task import Failure, Receipt, Record
+from ai_task_processor.models.task import Record
 from ai_task_processor.ports import Clock, Outbox, TaskSource
-from ai_task_processor.resilience import Gate, backoff_s
+from ai_task_processor.reporting import Reporter, deferral_s
+from ai_task_processor.resilience import Gate
+from ai_task_processor.trouble import Trouble
 
-LONGEST_DEFERRAL_S = 900.0
 #: how long a loop with nothing due waits before it looks again, unless it is woken
 LOOK_AGAIN_S = 1.0
+#: a record becomes a dead letter when, for this long and so often, it failed while others were acknowledged
+GIVE_UP_AFTER_S = 86_400.0
+GIVE_UP_FAILURES = 10
 
 log = get_logger(__name__)
 
 
 class Delivery:
-    """Reports the outbox's records to the source, ``concurrency`` at a time, in the order they are due."""
+    """Reports the outbox's records to the source, ``concurrency`` at a time, in the order they are due.
+
+    While ``gate`` holds the source, one record at a time is the probe.
+    """
 
     def __init__(
         self,
@@ -37,14 +46,20 @@ class Delivery:
         rng: random.Random,
     ) -> None:
         self._outbox = outbox
-        self._source = source
+        self._reporter = Reporter(source, clock=clock, metrics=metrics)
         self._gate = gate
         self._concurrency = concurrency
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
+        self._reading = Trouble("outbox.failed", "outbox.mended", logging.ERROR)
+        self._writing = Trouble("outbox.failed", "outbox.mended", logging.ERROR)
         self._under_way: set[str] = set()
+        self._probe: str | None = None
         self._woken = asyncio.Event()
+        self._acknowledged = 0
+        #: for records that failed: how often others were acknowledged between two failures, and the count then
+        self._outvoted: dict[str, tuple[int, int]] = {}
 
     def wake(self) -> None:
         """Something was put, retried or finished: look at once."""
@@ -53,101 +68,127 @@ class Delivery:
     async def run(self) -> None:
         """Deliver until cancelled."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._beat(), name="delivery-beat")
             while True:
                 self._woken.clear()
-                started = await self._start_due(group)
-                if not started:
-                    await self._rest()
+                if not await self._start_due(group):
+                    await self._woken.wait()
 
-    async def flushed(self) -> None:
-        """Return when nothing is left to deliver (dead letters stay)."""
-        while self._under_way or self._outbox.depth().waiting:
+    async def flushed(self, patience_s: float = inf) -> bool:
+        """True when nothing is left to deliver (dead letters stay).
+
+        False when nothing is under way and for ``patience_s`` nothing has left: the source is away.
+        """
+        waiting, moved_at = self._outbox.depth().waiting, self._clock.monotonic()
+        while waiting or self._under_way:
+            now, before = self._clock.monotonic(), waiting
+            waiting = self._outbox.depth().waiting
+            if waiting < before:
+                moved_at = now
+            elif now - moved_at >= patience_s and not self._under_way:
+                return False
             await self._clock.sleep(0.02)
+        return True
+
+    async def _beat(self) -> None:
+        while True:
+            await self._clock.sleep(LOOK_AGAIN_S)
+            self._woken.set()
 
     async def _start_due(self, group: asyncio.TaskGroup) -> int:
-        room = self._concurrency - len(self._under_way)
-        if self._gate.wait_s() > 0:
-            return 0
-        if self._gate.reason is not None:
-            room = min(room, 1)
+        room = self._room()
         if room <= 0 or self._outbox.depth().waiting <= len(self._under_way):
             return 0
-        now = self._clock.now().timestamp()
-        records = await self._outbox.due(now, room, frozenset(self._under_way))
+        records = await self._due(room)
         for record in records:
             self._under_way.add(record.task_id)
+            if self._gate.reason is not None:
+                self._probe = record.task_id
             group.create_task(self._deliver(record), name=f"delivery {record.task_id}")
         return len(records)
 
-    async def _rest(self) -> None:
-        wait_s = self._gate.wait_s() or LOOK_AGAIN_S
+    def _room(self) -> int:
+        if self._gate.wait_s() > 0:
+            return 0
+        room = self._concurrency - len(self._under_way)
+        if self._gate.reason is not None:
+            return min(room, 1 if self._probe is None else 0)
+        return room
+
+    async def _due(self, limit: int) -> Sequence[Record]:
         try:
-            async with asyncio.timeout(min(wait_s, LOOK_AGAIN_S)):
-                await self._woken.wait()
-        except TimeoutError:
-            return
+            records = await self._outbox.due(self._clock.now().timestamp(), limit, frozenset(self._under_way))
+        except Exception as error:  # noqa: BLE001 - the boundary of one look: what cannot be read now waits
+            self._reading.note(str(error) if isinstance(error, OutboxUnwritable) else type(error).__name__)
+            return ()
+        self._reading.note(None)
+        return records
 
     async def _deliver(self, record: Record) -> None:
         """One attempt for one record, and what follows from its answer."""
         try:
-            await self._report(record)
-        except CircuitOpen:
-            pass
-        except (Rejected, NeighbourError) as error:
-            await self._settle(record, error)
-        except Exception as error:  # the boundary of one delivery: unknown errors are retried
-            log.error("delivery.crashed", task_id=record.task_id, exc_info=error)
-            await self._settle(record, Transient(f"delivery failed: {type(error).__name__}"))
-        else:
-            self._acknowledged(record)
-            await self._settle(record, None)
+            error = await self._attempt(record)
+            if not isinstance(error, CircuitOpen):
+                await self._settle(record, error)
+                self.wake()
         finally:
             self._under_way.discard(record.task_id)
-            self.wake()
+            if self._probe == record.task_id:
+                self._probe = None
+
+    async def _attempt(self, record: Record) -> Rejected | NeighbourError | None:
+        try:
+            await self._reporter.report(record)
+        except (Rejected, NeighbourError) as error:
+            return error
+        except Exception as error:  # the boundary of one delivery: unknown errors are retried
+            log.error("delivery.crashed", task_id=record.task_id, exc_info=error)
+            return Transient(f"delivery failed: {type(error).__name__}")
+        self._acknowledged += 1
+        return None
 
     async def _settle(self, record: Record, error: Rejected | NeighbourError | None) -> None:
         """Write down what became of a record. While the disk refuses, it stays under way: it must not be sent again."""
         while True:
             try:
-                if error is None:
-                    await self._outbox.delivered(record.task_id)
-                elif isinstance(error, Rejected):
-                    await self._bury(record, error)
-                else:
-                    await self._defer(record, error)
+                await self._write(record, error)
             except OutboxUnwritable as failure:
-                log.error("outbox.failed", task_id=record.task_id, reason=str(failure))
+                self._writing.note(str(failure))
                 await self._clock.sleep(LOOK_AGAIN_S)
             else:
-                return
+                return self._writing.note(None)
 
-    async def _report(self, record: Record) -> None:
-        receipt, outcome = Receipt(record.task_id), codec.outcome(record)
-        if isinstance(outcome, Failure):
-            await self._source.fail(receipt, outcome)
+    async def _write(self, record: Record, error: Rejected | NeighbourError | None) -> None:
+        if error is None:
+            await self._outbox.delivered(record.task_id)
+        elif isinstance(error, Rejected):
+            await self._bury(record, error.outcome, str(error))
+        elif self._hopeless(record, error):
+            await self._bury(record, "refused", f"in vain for a day, while others were acknowledged: {error}")
         else:
-            await self._source.complete(receipt, outcome)
+            await self._defer(record, error)
+            return
+        self._outvoted.pop(record.task_id, None)
 
-    def _acknowledged(self, record: Record) -> None:
-        now = self._clock.now().timestamp()
-        self._metrics.delivery("acknowledged")
-        end_to_end_s = None if record.created_at is None else max(0.0, now - record.created_at)
-        self._metrics.task_acknowledged(record.task_type, end_to_end_s=end_to_end_s)
-        log.debug("delivery.acknowledged", task_id=record.task_id, attempts=record.attempts + 1)
-
-    async def _bury(self, record: Record, error: Rejected) -> None:
-        await self._outbox.bury(record.task_id, str(error))
-        self._metrics.delivery(error.outcome)
-        log.error("delivery.refused", task_id=record.task_id, reason=str(error), attempts=record.attempts + 1)
+    async def _bury(self, record: Record, outcome: str, reason: str) -> None:
+        await self._outbox.bury(record.task_id, reason)
+        self._metrics.delivery(outcome)
+        log.error("delivery.refused", task_id=record.task_id, reason=reason, attempts=record.attempts + 1)
 
     async def _defer(self, record: Record, error: NeighbourError) -> None:
         attempts = record.attempts + 1
-        growing_s = backoff_s(attempts, base=2.0, longest=LONGEST_DEFERRAL_S, rng=self._rng)
-        delay_s = max(error.retry_after_s or 0.0, 0.25 + growing_s)
+        delay_s = deferral_s(error, attempts, held=self._gate.reason is not None, rng=self._rng)
         due_at = self._clock.now().timestamp() + delay_s
         await self._outbox.defer(record.task_id, due_at=due_at, attempts=attempts)
-        if isinstance(error, Ambiguous):
-            self._metrics.ambiguous_delivery()
         self._metrics.delivery("retried")
         wide = {"reason": str(error), "attempts": attempts, "again_in_s": round(delay_s, 1)}
         log.warning("delivery.deferred", task_id=record.task_id, **wide)
+
+    def _hopeless(self, record: Record, error: NeighbourError) -> bool:
+        """Did this record fail again and again, for a day, while others were acknowledged in between?"""
+        if not isinstance(error, Ambiguous | Transient):
+            return False
+        times, before = self._outvoted.get(record.task_id, (0, self._acknowledged))
+        times += self._acknowledged > before
+        self._outvoted[record.task_id] = times, self._acknowledged
+        return times >= GIVE_UP_FAILURES and self._clock.now().timestamp() - record.finished_at >= GIVE_UP_AFTER_S

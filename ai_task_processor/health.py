@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The state of the process at one moment. Reasons are sentences, ages and waits seconds."""
+    """The state of the process at one moment. Reasons are sentences, ages and waits seconds.
+
+    ``token_trouble``: why there is no token. It is nobody's trouble that one expired while none was needed.
+    """
 
     draining: bool
     polled: bool
@@ -37,19 +40,28 @@ def unhealthy(snapshot: Snapshot) -> str | None:
 def unready(snapshot: Snapshot) -> list[str]:
     """Every reason why work does not flow, each beginning with a constant code; empty when it does."""
     reasons = []
+    starting = not snapshot.polled and snapshot.poll_trouble is None
     if snapshot.draining:
         reasons.append("draining")
-    if snapshot.token_trouble is not None:
+    elif starting:
+        reasons.append("starting")
+    if snapshot.token_trouble is not None and not starting:
         reasons.append(f"token_unavailable: {snapshot.token_trouble}")
     if snapshot.poll_trouble is not None:
         reasons.append(f"upstream_unavailable: {snapshot.poll_trouble}")
-    elif not snapshot.polled:
-        reasons.append("starting")
     if snapshot.outbox_full:
         reasons.append("outbox_full")
     if not snapshot.outbox_writable:
         reasons.append("outbox_unwritable")
     return reasons
+
+
+def state(snapshot: Snapshot) -> str:
+    """In a word of the metrics' catalogue."""
+    if snapshot.draining:
+        return "draining"
+    reasons = unready(snapshot)
+    return "starting" if reasons == ["starting"] else "degraded" if reasons else "running"
 
 
 def why_idle(snapshot: Snapshot) -> str | None:

@@ -5,6 +5,7 @@ and counts a cancelled call as a failure. A ``Gate`` awaits outside, replays the
 lets exactly one probe through when a pause is over, and leaves cancellation neutral.
 """
 
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from ai_task_processor.ports import Clock
 T = TypeVar("T")
 State = Literal["closed", "open", "half-open"]
 
-#: seconds a circuit stays open: three probes in the first minute of an outage, then two a minute
-OPEN_S = (10.0, 20.0, 30.0)
+#: seconds a circuit stays open, first and longest: three probes in the first minute of an outage, then two a minute
+OPEN_S = (10.0, 30.0)
 #: how soon to look again while somebody else's probe is under way
 PROBE_POLL_S = 0.2
 #: a neighbour that asks for more patience than this frees the slot instead of holding it
@@ -40,7 +41,9 @@ class Gate:
     """The door to one neighbour: circuit breaker, Retry-After and pauses, for all who call it.
 
     Closed circuit and no hold: everyone passes. After a hold (open circuit, Retry-After, a refusal
-    that is about our configuration) exactly one probe passes; its success opens the door to all.
+    that is about our configuration) exactly one probe passes. Its success opens the door to all, its
+    failure begins the next hold, twice as long. What calls from before a hold bring says nothing
+    about now: only the patience that the neighbour asks for is heeded.
     """
 
     def __init__(self, service: str, *, threshold: int, clock: Clock, metrics: Metrics) -> None:
@@ -49,9 +52,10 @@ class Gate:
         self._clock = clock
         self._metrics = metrics
         self._breaker = pybreaker.CircuitBreaker(fail_max=threshold, throw_new_error_on_trip=False, name=service)
-        self._held_until = 0.0
-        self._probe_under_way = False
         self._holds = 0
+        self._held_until = 0.0
+        self._pause_s = 0.0
+        self._probing = False
         metrics.breaker(service, "closed")
 
     @property
@@ -65,74 +69,80 @@ class Gate:
         if self.reason is None:
             return 0.0
         left = self._held_until - self._clock.monotonic()
-        return left if left > 0 else (PROBE_POLL_S if self._probe_under_way else 0.0)
+        return left if left > 0 else (PROBE_POLL_S if self._probing else 0.0)
 
     async def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run one call. Raises ``CircuitOpen`` without trying when it may not start now."""
         wait_s = self.wait_s()
         if wait_s > 0:
             raise CircuitOpen(f"{self.service} is held: {self.reason}", retry_after_s=wait_s)
-        probe = self.reason is not None
+        holds, probe = self._holds, self.reason is not None
         if probe:
-            self._probe_under_way = True
-            if self.state == "open":
-                self._breaker.half_open()
-                self._metrics.breaker(self.service, self.state)
+            self._begin_probe()
         try:
             value = await work()
         except (TaskError, Rejected, ModelRefused):
-            self._answered(probe=probe)
+            self._answered(holds)
             raise
         except NeighbourError as error:
-            self._failed(error, probe=probe)
+            self._failed(error, holds)
             raise
         else:
-            self._answered(probe=probe)
+            self._answered(holds)
             return value
         finally:
             if probe:
-                self._probe_under_way = False
+                self._probing = False
 
-    def _answered(self, *, probe: bool) -> None:
-        if self.reason is None:
-            self._breaker.call(lambda: None)
-        elif probe:
-            self._breaker.close()
+    def _begin_probe(self) -> None:
+        self._probing = True
+        if self.state == "open":
+            self._breaker.half_open()
             self._metrics.breaker(self.service, self.state)
-            log.info("neighbour.resumed", service=self.service)
-            self.reason, self._holds = None, 0
 
-    def _failed(self, error: NeighbourError, *, probe: bool) -> None:
+    def _answered(self, holds: int) -> None:
+        if holds != self._holds:
+            return
+        event = "neighbour.resumed" if self.state == "closed" else "breaker.closed"
+        self._breaker.call(lambda: None)
+        if self.reason is not None:
+            self.reason, self._pause_s, self._held_until = None, 0.0, 0.0
+            self._metrics.breaker(self.service, self.state)
+            log.info(event, service=self.service)
+
+    def _failed(self, error: NeighbourError, holds: int) -> None:
+        if holds != self._holds:
+            if self.reason is not None:
+                self._hold_for(error.retry_after_s or 0.0)
+            return
         if error.trips_breaker:
-            if self.reason is None or probe:
-                self._count(error)
-            if self.state == "open" and (self.reason is None or probe):
-                self._hold(OPEN_S[min(self._holds, len(OPEN_S) - 1)], error)
-        elif error.pause_s is not None:
-            first, longest = error.pause_s
-            growing_s = min(first * 2.0 ** min(self._holds, 16), longest)
-            self._hold(max(growing_s, error.retry_after_s or 0.0), error)
+            self._count(error)
+        if self.reason is not None or self.state == "open" or error.pause_s is not None:
+            self._hold(error)
 
     def _count(self, error: NeighbourError) -> None:
         def fail() -> None:
             raise error
 
-        try:
+        with contextlib.suppress(NeighbourError):
             self._breaker.call(fail)
-        except NeighbourError:
-            self._metrics.breaker(self.service, self.state)
+        self._metrics.breaker(self.service, self.state)
 
-    def _hold(self, seconds: float, error: NeighbourError) -> None:
-        """Nobody passes for that long. Calls that were under way when it began only lengthen it."""
-        begins = self.reason is None
-        if begins or self._clock.monotonic() >= self._held_until:
-            self._holds += 1
-        self.reason = str(error)
-        self._held_until = max(self._held_until, self._clock.monotonic() + seconds)
+    def _hold(self, error: NeighbourError) -> None:
+        """Nobody passes for a while: twice the pause before, within the bounds of this kind of error."""
+        first, longest = error.pause_s or OPEN_S
+        self._pause_s = min(max(first, 2.0 * self._pause_s), longest)
+        seconds = max(self._pause_s, error.retry_after_s or 0.0)
+        changed, self.reason = self.reason != str(error), str(error)
+        self._hold_for(seconds)
+        self._holds += 1
         event = "breaker.opened" if self.state == "open" else "neighbour.paused"
-        (log.warning if begins else log.debug)(
+        (log.warning if changed else log.debug)(
             event, service=self.service, reason=self.reason, seconds=round(seconds, 1)
         )
+
+    def _hold_for(self, seconds: float) -> None:
+        self._held_until = max(self._held_until, self._clock.monotonic() + seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +163,18 @@ async def retrying(
     per call, because a shared one mixes its callers' attempts. A neighbour that wants more patience
     than ``longest_s`` ends the attempt: the slot is worth more.
     """
-    try:
-        return await gate.call(work)
-    except NeighbourError as error:
-        if not error.retryable or policy.retries == 0 or gate.wait_s() > policy.longest_s:
-            raise
-
-    def pause(attempt: int) -> float:
-        return max(gate.wait_s(), backoff_s(attempt, base=policy.base, longest=policy.longest_s, rng=rng))
 
     def worth_while(error: BaseException) -> bool:
         return isinstance(error, NeighbourError) and error.retryable and gate.wait_s() <= policy.longest_s
 
+    def pause(attempt: int) -> float:
+        return max(gate.wait_s(), backoff_s(attempt, base=policy.base, longest=policy.longest_s, rng=rng))
+
+    try:
+        return await gate.call(work)
+    except NeighbourError as error:
+        if policy.retries == 0 or not worth_while(error):
+            raise
     await clock.sleep(pause(0))
     retries = tenacity.AsyncRetrying(
         stop=tenacity.stop_after_attempt(policy.retries),
@@ -173,4 +183,4 @@ async def retrying(
         sleep=clock.sleep,
         reraise=True,
     )
-    return await retries(lambda: gate.call(work))
+    return await retries(gate.call, work)  # a lambda would not be awaited

@@ -14,10 +14,15 @@ from ai_task_processor.logs import get_logger, task_context
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Claim
 from ai_task_processor.ports import Clock, TaskSource
+from ai_task_processor.trouble import Trouble
 
 FIRST_PAUSE_S = 0.5
+#: the longest pause while polls bring tasks, but all of them come straight back
+LONGEST_FRUITLESS_S = 2.0
 #: the poll loop shows that it is alive at least this often, whatever it waits for
 TICK_S = 5.0
+#: a poll that widens its question makes several requests; one that takes longer than this will not end
+LONGEST_POLL_S = 600.0
 
 log = get_logger(__name__)
 
@@ -39,7 +44,8 @@ class TaskScheduler:
     """Fills ``slots`` with tasks from the source until it is told to drain.
 
     ``running`` is its ledger of tasks in slots, which admission reads too. ``hold_s`` answers for how
-    many seconds nothing may be claimed (outbox full, circuit open): 0 for now.
+    many seconds nothing may be claimed (outbox full, circuit open): 0 for now. ``idle``: nothing runs,
+    and a poll that began when nothing ran found nothing to start. ``cut``: tasks that a drain cut off.
     """
 
     def __init__(
@@ -56,11 +62,12 @@ class TaskScheduler:
         rng: random.Random,
     ) -> None:
         self.running = running
+        self.slots = slots
         self.draining = False
+        self.idle = False
+        self.cut: list[str] = []
         self.ticked_at = clock.monotonic()
         self.polled_at: float | None = None
-        self.trouble: str | None = None
-        self.slots = slots
         self._source = source
         self._runner = runner
         self._interval_s = interval_s
@@ -68,11 +75,14 @@ class TaskScheduler:
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
+        self._trouble = Trouble("poll.failed", "poll.recovered")
         self._claiming = False
+        self._poll_ends_at = 0.0
         self._plenty = False
         self._idle_polls = 0
+        self._given_back = 0
         self._freed = asyncio.Event()
-        self._intake: asyncio.Task[None] | None = None
+        self._intake: list[asyncio.Task[None]] = []
         metrics.slots(slots)
         metrics.poll_interval(interval_s)
 
@@ -81,9 +91,9 @@ class TaskScheduler:
         return self.slots - len(self.running)
 
     @property
-    def idle(self) -> bool:
-        """Nothing runs, and the last poll, which succeeded, started nothing."""
-        return not self.running and self._idle_polls > 0 and self.trouble is None
+    def trouble(self) -> str | None:
+        """Why the last poll failed; None when it did not."""
+        return self._trouble.reason
 
     def refilling(self) -> bool:
         """Are more tasks on their way into free slots? Only while polls bring as many as were asked for."""
@@ -92,15 +102,16 @@ class TaskScheduler:
     async def run(self) -> None:
         """Claim and process until drained; returns when the last running task has settled."""
         async with asyncio.TaskGroup() as group:
-            self._intake = group.create_task(self._take_in(group), name="intake")
+            self._intake.append(group.create_task(self._take_in(group), name="intake"))
+            self._intake.append(group.create_task(self._beat(), name="intake-beat"))
             if self.draining:
-                self._intake.cancel()
+                self.drain()
 
     def drain(self) -> None:
         """Claim nothing more; what runs goes on."""
         self.draining = True
-        if self._intake is not None:
-            self._intake.cancel()
+        for task in self._intake:
+            task.cancel()
 
     async def _take_in(self, group: asyncio.TaskGroup) -> None:
         await self._pause(self._rng.uniform(0.0, min(1.0, self._interval_s / 20)))
@@ -108,41 +119,46 @@ class TaskScheduler:
             await self._free_slot()
             hold_s = self._hold_s()
             if hold_s > 0:
-                self._plenty = False
                 await self._pause(min(hold_s, self._interval_s))
                 continue
             claims = await self._claim()
             for claim in claims:
                 self._start(group, claim)
-            self._idle_polls = 0 if claims else self._idle_polls + 1
-            if not claims:
-                await self._pause(next_pause_s(self._idle_polls, self._interval_s, self._rng))
+            await self._calm_down(claims)
 
     async def _claim(self) -> Sequence[Claim]:
-        wanted = self.free
+        wanted, quiet = self.free, not self.running
+        self.idle = False
         self._claiming = True
+        self._poll_ends_at = self._clock.monotonic() + LONGEST_POLL_S
         try:
             claims = await self._source.claim(wanted)
         except NeighbourError as error:
-            self._note_trouble(str(error))
-            self._plenty = False
-            return ()
+            return self._failed(str(error))
+        except Exception as error:  # the boundary of one poll: delivery goes on whatever a listed record did to us
+            log.error("poll.crashed", exc_info=error)
+            return self._failed(f"the poll crashed: {type(error).__name__}")
         finally:
             self._claiming = False
-        self._note_trouble(None)
+            self._poll_ends_at = 0.0
+        self._trouble.note(None)
         self.polled_at = self._clock.monotonic()
         self._plenty = len(claims) >= wanted
+        self.idle = quiet and not claims
         return claims
 
-    def _note_trouble(self, reason: str | None) -> None:
-        """A steady failure is told when it begins, when it changes, and when it ends."""
-        if reason == self.trouble:
+    def _failed(self, reason: str) -> Sequence[Claim]:
+        self._trouble.note(reason)
+        return ()
+
+    async def _calm_down(self, claims: Sequence[Claim]) -> None:
+        """The next poll follows at once while polls bring work that gets done."""
+        if claims and self._given_back < self.slots:
+            self._idle_polls = 0
             return
-        if reason is None:
-            log.info("poll.recovered", after=self.trouble)
-        else:
-            log.warning("poll.failed", reason=reason)
-        self.trouble = reason
+        self._idle_polls += 1
+        longest_s = min(self._interval_s, LONGEST_FRUITLESS_S) if claims else self._interval_s
+        await self._pause(next_pause_s(self._idle_polls, longest_s, self._rng))
 
     def _start(self, group: asyncio.TaskGroup, claim: Claim) -> None:
         task = claim.task
@@ -151,28 +167,42 @@ class TaskScheduler:
         group.create_task(self._work(claim), name=f"task {task.id}")
 
     async def _work(self, claim: Claim) -> None:
+        task_id, settled = claim.task.id, False
         try:
-            with task_context(claim.task.id):
-                await self._runner.run(claim)
+            with task_context(task_id):
+                settled = await self._runner.run(claim)
+        except asyncio.CancelledError:
+            self.cut.append(task_id)
+            raise
+        except Exception as error:  # the boundary of one task: a bug of ours must not take the others with it
+            log.error("task.crashed", task_id=task_id, exc_info=error)
         finally:
-            del self.running[claim.task.id]
+            del self.running[task_id]
+            self._given_back = 0 if settled else self._given_back + 1
             self._metrics.in_flight(len(self.running))
             self._freed.set()
 
     async def _free_slot(self) -> None:
         while self.free <= 0:
-            self.ticked_at = self._clock.monotonic()
             self._freed.clear()
-            try:
-                async with asyncio.timeout(TICK_S):
-                    await self._freed.wait()
-            except TimeoutError:
-                continue
-        self.ticked_at = self._clock.monotonic()
+            await self._freed.wait()
+        self._tick()
 
     async def _pause(self, seconds: float) -> None:
         """Let the source wait, in pieces that show the loop to be alive."""
+        self._plenty = False
         ends_at = self._clock.monotonic() + seconds
         while (left_s := ends_at - self._clock.monotonic()) > 0:
-            self.ticked_at = self._clock.monotonic()
+            self._tick()
             await self._source.wait(min(left_s, TICK_S))
+        self._tick()
+
+    async def _beat(self) -> None:
+        """Speaks for the poll loop while it waits for something that ends by itself: a task, or a poll in time."""
+        while True:
+            await self._clock.sleep(TICK_S)
+            if self.free <= 0 or self._clock.monotonic() < self._poll_ends_at:
+                self._tick()
+
+    def _tick(self) -> None:
+        self.ticked_at = self._clock.monotonic()

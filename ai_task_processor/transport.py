@@ -7,13 +7,18 @@ total deadline of its own, so every exchange stands under ``asyncio.timeout``.
 """
 
 import asyncio
+import os
+import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from http import HTTPStatus
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
@@ -32,6 +37,8 @@ from ai_task_processor.errors import (
 from ai_task_processor.settings import NetworkSettings
 
 CONNECT_TIMEOUT_S = 10.0
+#: a request that found no free connection for so long was not sent
+POOL_TIMEOUT_S = 30.0
 MAX_ANSWER_BYTES = 32 * 2**20
 MAX_REFUSAL_BYTES = 2**20
 MAX_RETRY_AFTER_S = 900.0
@@ -58,43 +65,52 @@ def make_client(
     ``connections`` bounds the pool; ``max_answer_bytes`` bounds one good answer (None: the caller
     reads a stream and stops by itself).
     """
+    context = tls_context(network.ca_bundle)
     transport = httpx2.AsyncHTTPTransport(
-        verify=tls_context(network),
+        verify=context,
         limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30),
-        proxy=_proxy(network, url),
+        proxy=_proxy(network, url, context),
         trust_env=False,
     )
     return httpx2.AsyncClient(
         transport=BoundedTransport(transport, max_answer_bytes),
         auth=auth,
-        timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
+        timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S),
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         headers={"User-Agent": f"ai-task-processor/{__version__}", "Accept-Encoding": "identity"},
         follow_redirects=False,
         trust_env=False,
     )
 
 
-def tls_context(network: NetworkSettings) -> ssl.SSLContext:
-    """TLS 1.2 or later, verified against the system's authorities and ``CA_BUNDLE``."""
+@lru_cache(maxsize=2)
+def tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
+    """TLS 1.2 or later, verified against the system's authorities and ``CA_BUNDLE``.
+
+    Shared by all clients: reading the authorities takes tens of milliseconds and megabytes.
+    """
     context = httpx2.create_ssl_context(trust_env=False)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if network.ca_bundle is not None:
-        context.load_verify_locations(cafile=str(network.ca_bundle))
+    if ca_bundle is not None:
+        context.load_verify_locations(cafile=str(ca_bundle))
     return context
 
 
-def _proxy(network: NetworkSettings, url: str) -> str | None:
+def _proxy(network: NetworkSettings, url: str, context: ssl.SSLContext) -> httpx2.Proxy | None:
     target = urlsplit(url)
-    if network.https_proxy is None or target.scheme != "https" or _bypassed(target.hostname or "", network.no_proxy):
+    if network.https_proxy is None or target.scheme != "https" or bypassed(target.netloc, network.no_proxy):
         return None
-    return network.https_proxy.get_secret_value()
+    proxy = network.https_proxy.get_secret_value()
+    return httpx2.Proxy(proxy, ssl_context=context if urlsplit(proxy).scheme == "https" else None)
 
 
-def _bypassed(host: str, no_proxy: Sequence[str]) -> bool:
-    """The usual reading of ``NO_PROXY``: names with their subdomains, addresses, networks, or ``*``."""
+def bypassed(netloc: str, no_proxy: Sequence[str]) -> bool:
+    """The usual reading of ``NO_PROXY``: names with their subdomains, names with a port, addresses, networks, ``*``."""
+    target = urlsplit(f"//{netloc}")
+    host = target.hostname or ""
     for entry in no_proxy:
-        name = entry.lower().lstrip(".")
-        if entry == "*" or host == name or host.endswith("." + name):
+        name = entry.lower().lstrip("*.")
+        if entry == "*" or (name and f".{host}".endswith(f".{name}")) or name == f"{host}:{target.port or 443}":
             return True
         try:
             if ip_address(host) in ip_network(entry, strict=False):
@@ -113,9 +129,13 @@ class BoundedTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await self._inner.handle_async_request(request)
-        if response.headers.get("content-encoding", "identity") != "identity":
+        if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
             await response.aclose()
-            raise InvalidAnswer("the answer is compressed although we asked for it not to be")
+            if response.is_success:
+                raise InvalidAnswer("the answer is compressed although we asked for it not to be")
+            # A refusal says enough by its status and headers.
+            del response.headers["content-encoding"]
+            return httpx2.Response(response.status_code, headers=response.headers)
         max_bytes = self._max_bytes if response.is_success else MAX_REFUSAL_BYTES
         if max_bytes is not None:
             response.stream = _BoundedStream(response.stream, max_bytes)
@@ -150,7 +170,8 @@ async def deadline(timeout_s: float) -> AsyncIterator[None]:
             yield
     except TimeoutError as error:
         raise Ambiguous(f"no answer within {timeout_s:g} s") from error
-    except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
+        # OSError: https://github.com/pydantic/httpx2/issues/854, a TLS alert in mid-stream comes as it is
         raise translate(error) from error
 
 
@@ -181,22 +202,33 @@ def translate(error: BaseException) -> NeighbourError:
 
 
 def describe(error: BaseException) -> str:
-    """The cause in the operating system's words, without addresses or content."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLError):
-            return f"TLS: {getattr(seen, 'verify_message', '') or seen.reason or 'handshake failed'}"
-        if isinstance(seen, OSError) and seen.strerror:
-            return seen.strerror.lower()
-        seen = seen.__cause__ or seen.__context__
+    """The cause in the words of the operating system or of OpenSSL: never a URL or content."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLError):
+            told = getattr(cause, "verify_message", "") or getattr(cause, "reason", "")
+            return f"TLS: {told or 'handshake failed'}"
+        if isinstance(cause, socket.gaierror):
+            return (cause.strerror or "name resolution failed").lower()
+        if isinstance(cause, OSError) and cause.errno:
+            return os.strerror(cause.errno).lower()  # asyncio puts the address into its own text
     return type(error).__name__
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it; of several attempts (one for each address of a host) the first."""
+    while error is not None:
+        yield error
+        group = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
+        error = group or error.__cause__ or error.__context__
 
 
 def status_error(response: httpx2.Response, service: str) -> NeighbourError:
     """Whose fault a refusing status is, when nothing in the body says that it is about one task."""
     status = response.status_code
     text = f"{service} answered {status}"
-    wish = retry_after_s(response.headers.get("retry-after"), datetime.now(UTC))
+    # A date is read by the clock that wrote it: ours may be wrong.
+    now = _date(response.headers.get("date", "")) or datetime.now(UTC)
+    wish = retry_after_s(response.headers.get("retry-after"), now)
     if status == HTTPStatus.TOO_MANY_REQUESTS or (status == HTTPStatus.SERVICE_UNAVAILABLE and wish is not None):
         return Throttled(text, status=status, retry_after_s=wish)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY):
@@ -210,14 +242,19 @@ def retry_after_s(value: str | None, now: datetime) -> float | None:
     """Seconds out of a Retry-After header (RFC 9110 §10.2.3: seconds or a date); None for garbage, at most 900."""
     if value is None:
         return None
-    text = value.strip()
     try:
-        seconds = float(text)
+        seconds = float(value)
     except ValueError:
-        try:
-            when = parsedate_to_datetime(text)
-        except ValueError:
+        when = _date(value)
+        if when is None:
             return None
-        seconds = (when.replace(tzinfo=when.tzinfo or UTC) - now).total_seconds()
-        return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+        seconds = max((when - now).total_seconds(), 0.0)
     return min(seconds, MAX_RETRY_AFTER_S) if 0.0 <= seconds < float("inf") else None
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        when = parsedate_to_datetime(text)
+        return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

@@ -24,8 +24,6 @@ from ai_task_processor.auth import BearerAuth
 from ai_task_processor.doctor import diagnosis
 from ai_task_processor.doctor.report import Check, Finding, Neighbour, down, ok, shown, unusable, warning
 from ai_task_processor.errors import NeighbourError
-from ai_task_processor.kit import Kit
-from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.settings import Settings
 from ai_task_processor.sources.nest_list import PendingList
 from ai_task_processor.stores import directory, inspection, schema
@@ -144,10 +142,7 @@ class Patient:
             yield warning(text, "allow them to this client, or change OAUTH2_SCOPE")
 
     async def _pending(self) -> AsyncIterator[Finding]:
-        watch, factory, model = Stopwatch(), ProcessorFactory(), self._settings.model
-        factory.equip(
-            Kit(clock=self._parts.clock, patience_s=0, embedder=self._parts.batcher, model_aliases=model.aliases)
-        )
+        watch, factory = Stopwatch(), self._parts.factory
         try:
             page = await self._list.read(SAMPLE)
         except NeighbourError as error:

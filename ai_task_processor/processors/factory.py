@@ -1,7 +1,9 @@
 """ProcessorFactory: which processor serves a task. Built-ins stand in its list; installed packages add theirs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar
 
 from ai_task_processor.errors import ConfigurationError
 from ai_task_processor.kit import Kit
@@ -13,6 +15,8 @@ from ai_task_processor.processors.text_embedding import TextEmbeddingProcessor
 ENTRY_POINTS = "ai_task_processor.processors"
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 
 class ProcessorFactory:
@@ -27,6 +31,7 @@ class ProcessorFactory:
             TextEmbeddingProcessor(),
         ]
         self._processors += _installed(entry_points(group=ENTRY_POINTS))
+        self._reported: set[tuple[str, str]] = set()
 
     def equip(self, kit: Kit) -> None:
         """Hand every processor its kit; before the first task."""
@@ -35,7 +40,7 @@ class ProcessorFactory:
 
     def hold_s(self) -> float:
         """For how many seconds no task of any kind should be claimed: 0 as soon as one processor can work."""
-        return min(processor.hold_s() for processor in self._processors)
+        return min(self._asked(processor, partial(_hold_s, processor), 0.0) for processor in self._processors)
 
     @property
     def task_types(self) -> frozenset[str]:
@@ -44,28 +49,44 @@ class ProcessorFactory:
 
     def find(self, task: Task) -> BaseProcessor | None:
         """The processor for this task, or None: then it stays pending."""
-        return next((processor for processor in self._processors if _wants(processor, task)), None)
+        return next((processor for processor in self._processors if self._wants(processor, task)), None)
+
+    def _wants(self, processor: BaseProcessor, task: Task) -> bool:
+        def wants() -> bool:
+            # Admission asks for hold_s next: one that cannot say it gets no task, and the others go on.
+            return processor.can_process(task) and _hold_s(processor) >= 0
+
+        return self._asked(processor, wants, False)
+
+    def _asked(self, processor: BaseProcessor, question: Callable[[], T], otherwise: T) -> T:
+        """The answer of somebody's code. It is asked for every listed task: each kind of failure is told once."""
+        try:
+            return question()
+        except Exception as error:
+            failure = type(processor).__name__, type(error).__name__
+            if failure not in self._reported:
+                self._reported.add(failure)
+                log.error("plugin.failed", processor=failure[0], exc_info=error)
+            return otherwise
 
 
-def _wants(processor: BaseProcessor, task: Task) -> bool:
-    try:
-        return processor.can_process(task)
-    except Exception as error:
-        log.error("plugin.failed", processor=type(processor).__name__, task_id=task.id, exc_info=error)
-        return False
+def _hold_s(processor: BaseProcessor) -> float:
+    return max(0.0, processor.hold_s())
 
 
 def _installed(found: Iterable[EntryPoint]) -> list[BaseProcessor]:
-    processors = []
-    for entry_point in found:
-        origin = f"the processor {entry_point.name!r} of the package {getattr(entry_point.dist, 'name', 'unknown')!r}"
-        try:
-            processor = entry_point.load()()
-        except Exception as error:
-            problem = f"{origin} cannot be loaded ({type(error).__name__}): mend or uninstall that package"
-            raise ConfigurationError(problem) from error
-        if not isinstance(processor, BaseProcessor):
-            raise ConfigurationError(f"{origin} is not a BaseProcessor: mend or uninstall that package")
-        log.info("plugin.loaded", processor=type(processor).__name__, package=getattr(entry_point.dist, "name", None))
-        processors.append(processor)
-    return processors
+    return [_made(entry_point) for entry_point in sorted(found, key=lambda entry_point: entry_point.name)]
+
+
+def _made(entry_point: EntryPoint) -> BaseProcessor:
+    package = getattr(entry_point.dist, "name", "unknown")
+    origin = f"the processor {entry_point.name!r} of the package {package!r}"
+    try:
+        processor = entry_point.load()()
+    except Exception as error:
+        problem = f"{origin} cannot be loaded ({type(error).__name__}): mend or uninstall that package"
+        raise ConfigurationError(problem) from error
+    if not isinstance(processor, BaseProcessor):
+        raise ConfigurationError(f"{origin} is not a BaseProcessor: mend or uninstall that package")
+    log.info("plugin.loaded", processor=type(processor).__name__, package=package)
+    return processor

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from ai_task_processor.errors import TaskError, Transient
 from ai_task_processor.models.task import Task, TaskResult, TaskType
@@ -15,7 +15,8 @@ class EmbeddingInput(BaseModel):
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True, protected_namespaces=())
 
     text: StrictStr
-    model: StrictStr | None = None
+    #: of bounded length, because models are remembered
+    model: StrictStr | None = Field(None, max_length=256)
 
     @classmethod
     def of(cls, content: object) -> "EmbeddingInput":

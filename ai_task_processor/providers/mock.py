@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from ai_task_processor import codec
 from ai_task_processor.models.task import Usage
 from ai_task_processor.ports import Embeddings
+from ai_task_processor.providers import NATIVE_DIMENSIONS
 
-NATIVE_DIMENSIONS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
 BYTES_PER_TOKEN = 4
 
 

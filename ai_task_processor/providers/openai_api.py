@@ -5,6 +5,7 @@ environment variables too. Answers are decoded here: the client lets NaN, missin
 vectors pass, and takes a page of HTML for an answer.
 """
 
+import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from ai_task_processor.errors import (
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Usage, Vector
 from ai_task_processor.ports import Embeddings
+from ai_task_processor.providers import NATIVE_DIMENSIONS
 from ai_task_processor.settings import ModelSettings
 from ai_task_processor.transport import deadline, status_error, translate
 
@@ -37,8 +39,24 @@ from ai_task_processor.transport import deadline, status_error, translate
 MAX_ANSWER_BYTES = 128 * 2**20
 CHECK_TIMEOUT_S = 15.0
 OPENAI_URL = "https://api.openai.com/v1"
-OPENAI_DIMENSIONS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
 _REQUEST_PARAMETERS = frozenset({"model", "dimensions", "encoding_format", "user"})
+_QUOTA = frozenset({"insufficient_quota", "billing_not_active", "billing_hard_limit_reached"})
+_TOO_LONG = frozenset(
+    {"context_length_exceeded", "string_above_max_length", "max_tokens_per_request", "exceed_context_size_error"}
+)
+#: what servers write instead of a code: OpenAI ("This model's maximum context length is 8192 tokens, however you
+#: requested …"), vLLM, Text Embeddings Inference ("must have less than 512 tokens"), llama.cpp, Ollama
+_SAYS_TOO_LONG = re.compile(
+    r"(?=.*\b(tokens?|context (length|size|window)|(input|string|text) (length|(is )?too (long|large)))\b)"
+    r"(?=.*\b(max(imum)?|exceed\w*|less than|longer than|too (long|large|many)|limit(ed)?)\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+#: an unknown model, or one that cannot do what is asked of it: the same for every text
+_SAYS_NO_SUCH_MODEL = re.compile(
+    r"\b(unknown|invalid) model\b|\bnot a valid model\b"
+    r"|\bmodel\b.{0,200}\b(not found|not exist|not supported|not support|not have access)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 _OUTCOMES: Mapping[type[Exception], str] = {
     InputRefused: "refused_input",
     Throttled: "throttled",
@@ -67,8 +85,11 @@ class OpenAIProvider:
             http_client=client,
             max_retries=0,
             timeout=None,
-            default_headers={"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()},  # type: ignore[dict-item]  # documented way to leave a header out
         )
+        # The client has read OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS, which can replace even
+        # the key, and has no switch against it.
+        self._api.organization = self._api.project = None
+        self._api._custom_headers = {}
         self._official = settings.base_url is None
         self._dimensions = settings.embedding_dimensions
         self._timeout_s = settings.timeout_s
@@ -113,7 +134,7 @@ class OpenAIProvider:
     def _expected(self, model: str) -> int | None:
         if self._dimensions is not None:
             return self._dimensions
-        return OPENAI_DIMENSIONS.get(model) if self._official else None
+        return NATIVE_DIMENSIONS.get(model) if self._official else None
 
     async def _request(self, call: Callable[[], Awaitable[T]], timeout_s: float) -> T:
         try:
@@ -135,20 +156,28 @@ class OpenAIProvider:
 def classify(response: httpx2.Response, body: object) -> NeighbourError | TaskError:
     """Whose fault a refusal of the model API is. ``body``: the error object, as the client unwrapped it."""
     status = response.status_code
-    own = isinstance(body, Mapping) and isinstance(body.get("message"), str)
-    code = str(body.get("code") or body.get("type") or "") if isinstance(body, Mapping) else ""
-    param = str(body.get("param") or "") if isinstance(body, Mapping) else ""
-    message = str(body.get("message", "")) if isinstance(body, Mapping) else ""
-    if code == "insufficient_quota" or (isinstance(body, Mapping) and body.get("type") == "insufficient_quota"):
-        return QuotaExhausted("the provider's quota is used up (insufficient_quota)", status=status)
-    if code == "model_not_found" or (status == 404 and own and "model" in message.lower()):
+    told = body if isinstance(body, Mapping) else {}
+    codes = {str(told.get("code")), str(told.get("type"))}
+    message = told.get("message")
+    if codes & _QUOTA or status == httpx2.codes.PAYMENT_REQUIRED:
+        return QuotaExhausted("the provider's quota is used up, or nobody pays for it", status=status)
+    if "model_not_found" in codes:
         return ModelRefused("the provider does not know this model", status=status)
-    if status in (400, 413, 422) and own:
-        if param in _REQUEST_PARAMETERS:
-            return ModelRefused(f"the provider refuses the parameter {param}", status=status)
-        too_long = code == "context_length_exceeded" or "maximum" in message.lower()
-        return InputRefused("text_too_long" if too_long else "input_refused", "the model refuses this text")
+    if status in (400, 404, 413, 422) and isinstance(message, str):
+        return _refusal(status, codes, told.get("param"), message[:2000])
     return status_error(response, "the model API")
+
+
+def _refusal(status: int, codes: set[str], param: object, message: str) -> NeighbourError | TaskError:
+    """A refusal in the provider's own words. They only sort it, and are not repeated: they may quote the text."""
+    if isinstance(param, str) and param in _REQUEST_PARAMETERS:
+        return ModelRefused(f"the provider refuses the parameter {param}", status=status)
+    if _SAYS_NO_SUCH_MODEL.search(message):
+        return ModelRefused("the provider does not know this model, or it cannot do what is asked", status=status)
+    if status == httpx2.codes.NOT_FOUND:
+        return Misconfigured("the model API answered 404", status=status)
+    too_long = codes & _TOO_LONG or _SAYS_TOO_LONG.match(message)
+    return InputRefused("text_too_long" if too_long else "input_refused", "the model refuses this text")
 
 
 def parse_embeddings(content: bytes, count: int, dimensions: int | None) -> Embeddings:

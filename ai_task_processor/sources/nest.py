@@ -15,6 +15,7 @@ import httpx2
 from ai_task_processor import codec
 from ai_task_processor.errors import (
     Ambiguous,
+    CircuitOpen,
     InvalidAnswer,
     Misconfigured,
     NeighbourError,
@@ -61,7 +62,7 @@ class NestTaskSource:
         metrics: Metrics,
     ) -> None:
         self._settings = settings
-        self._list = PendingList(settings, polling, self._skip)
+        self._list = PendingList(settings, polling, self._skip, metrics=metrics)
         self._client = delivering
         self._poll_gate = poll_gate
         self._delivery_gate = delivery_gate
@@ -79,20 +80,21 @@ class NestTaskSource:
         return self._list.last_page
 
     async def claim(self, limit: int) -> Sequence[Claim]:
+        if limit <= 0:
+            return ()
         started_at = time.perf_counter()
-        outcome, page = "network_error", Page()
         self._acknowledged_meanwhile = set()
         try:
             page = await self._poll_gate.call(lambda: self._list.read(limit))
-            outcome = "tasks" if page.tasks else "empty"
+        except CircuitOpen:
+            raise
         except NeighbourError as error:
-            outcome = next((name for kind, name in _POLL_OUTCOMES if isinstance(error, kind)), outcome)
+            outcome = next((name for kind, name in _POLL_OUTCOMES if isinstance(error, kind)), "network_error")
+            self._metrics.poll_finished(outcome, duration_s=time.perf_counter() - started_at, bytes_read=0)
             raise
         finally:
             self._acknowledged_meanwhile = None
-            took_s = time.perf_counter() - started_at
-            self._metrics.poll_finished(outcome, duration_s=took_s, bytes_read=page.bytes_read)
-        self._note(page)
+        self._note(page, time.perf_counter() - started_at)
         return [Claim(task, Receipt(task.id)) for task in page.tasks.values()]
 
     async def wait(self, timeout_s: float) -> None:
@@ -128,7 +130,8 @@ class NestTaskSource:
             return "deferred"
         return self._admission.refuse(task)
 
-    def _note(self, page: Page) -> None:
+    def _note(self, page: Page, took_s: float) -> None:
+        self._metrics.poll_finished("tasks" if page.tasks else "empty", duration_s=took_s, bytes_read=page.bytes_read)
         now = self._clock.monotonic()
         self._deferred = {task_id: due for task_id, due in self._deferred.items() if due > now}
         age_s = None if page.oldest is None else max(0.0, self._clock.now().timestamp() - page.oldest)
@@ -169,8 +172,11 @@ class NestTaskSource:
 
     def _url(self, task_id: str) -> str:
         """The task's own path and no other: ids come from outside, and our bearer goes with the request."""
-        prefix, quoted = self._settings.base_url + TASKS, quote(task_id, safe="")
-        url = httpx2.URL(prefix + quoted)
-        if url.raw_path != httpx2.URL(prefix).raw_path + quoted.encode():
+        prefix, quoted = self._settings.base_url + TASKS, quote(task_id, safe="", errors="surrogatepass")
+        try:
+            url = httpx2.URL(prefix + quoted)
+        except httpx2.InvalidURL as error:
+            raise Rejected("refused", 0) from error
+        if not task_id or url.raw_path != httpx2.URL(prefix).raw_path + quoted.encode():
             raise Rejected("refused", 0)
         return str(url)

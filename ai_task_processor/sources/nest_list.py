@@ -5,15 +5,18 @@ So the limit asks for the tasks that are known to be skipped too, grows while a 
 nothing new, and the reader stops by itself when it has enough.
 """
 
+import asyncio
+import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass, field
 
 import httpx2
 
 from ai_task_processor.errors import NeighbourError
 from ai_task_processor.logs import get_logger
+from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Task
 from ai_task_processor.ports import SkipReason
 from ai_task_processor.settings import ApiSettings
@@ -23,10 +26,12 @@ from ai_task_processor.transport import deadline, status_error
 
 PENDING = "/api/ai-tasks/pending"
 MAX_RECORD_BYTES = 2**20
+#: so much is looked at in one go, then others run: nothing but brackets takes a second for a megabyte
+PIECE_BYTES = 2**14
 #: once enough is in hand, so much more is read to reach the end of the answer and keep the connection
-TAIL_BYTES = 2**16
-#: invalid records are reported once each, not at every poll; so many are remembered
-REMEMBERED_RECORDS = 1_000
+TAIL_BYTES, TAIL_S = 2**16, 0.2
+#: invalid records are reported once each, not at every poll, and no more than so many until a list is clean again
+REPORTED_RECORDS = 100
 
 log = get_logger(__name__)
 
@@ -50,24 +55,47 @@ class PendingList:
     """The list behind ``GET /api/ai-tasks/pending``. ``skip`` says why a task must not start now, or None."""
 
     def __init__(
-        self, settings: ApiSettings, client: httpx2.AsyncClient, skip: Callable[[Task], SkipReason | None]
+        self,
+        settings: ApiSettings,
+        client: httpx2.AsyncClient,
+        skip: Callable[[Task], SkipReason | None],
+        *,
+        metrics: Metrics | None = None,
     ) -> None:
         self.last_page = Page()
         self._settings = settings
         self._client = client
         self._skip = skip
+        self._metrics = metrics
         self._sends_limit = True
-        self._reported: dict[int, None] = {}
+        self._cut = False
+        self._reported: set[int] = set()
 
     async def read(self, free: int) -> Page:
-        """At most ``free`` tasks that may start now. Raises ``NeighbourError`` when reading failed before the first."""
-        limit = free + len(self.last_page.tasks) + self.last_page.skipped.total()
-        while True:
-            page = await self._read(free, limit)
-            if page.tasks or page.complete:
-                self.last_page = page
-                return page
-            limit *= 2
+        """At most ``free`` tasks that may start now. Raises ``NeighbourError`` when reading failed before the first.
+
+        All requests of one reading together stand under one deadline.
+        """
+        page, limit = Page(), free + self.last_page.seen
+        try:
+            async with deadline(self._settings.request_timeout_s):
+                while True:
+                    page = Page(bytes_read=page.bytes_read)
+                    await self._stream(page, free, limit if self._sends_limit else None)
+                    if page.tasks or page.complete:
+                        break
+                    # Should the wider request fail, the next reading begins where this one stood.
+                    self.last_page = page
+                    limit *= 2
+        except NeighbourError as error:
+            if not page.tasks:
+                raise
+            (log.debug if self._cut else log.warning)("poll.cut", reason=str(error), claimed=len(page.tasks))
+            self._cut = True
+        else:
+            self._cut = False
+        self.last_page = page
+        return page
 
     async def answers(self) -> None:
         """Prove that the list can be read: its first record, or its end. Raises ``NeighbourError``."""
@@ -75,52 +103,51 @@ class PendingList:
         async with deadline(self._settings.request_timeout_s), self._request(None) as answer:
             if not answer.is_success:
                 raise status_error(answer, "the task API")
-            async for chunk in answer.aiter_bytes():
-                if any(framer.feed(chunk)) or framer.done:
-                    return
+            async with aclosing(answer.aiter_bytes()) as chunks:
+                async for chunk in chunks:
+                    if any(framer.feed(chunk)) or framer.done:
+                        return
             framer.finish()
 
     def _request(self, limit: int | None) -> AbstractAsyncContextManager[httpx2.Response]:
         parameters = {} if limit is None else {"limit": str(limit)}
         return self._client.stream("GET", self._settings.base_url + PENDING, params=parameters)
 
-    async def _read(self, free: int, limit: int) -> Page:
-        page = Page()
+    async def _stream(self, page: Page, free: int, limit: int | None) -> None:
+        """Fill the page. A strict API refuses the limit: then the same without it, and from now on if that was it."""
+        started_at, status = time.perf_counter(), None
         try:
-            async with deadline(self._settings.request_timeout_s):
-                if not await self._stream(page, free, limit if self._sends_limit else None):
-                    # A strict API refuses the parameter: the same again without it, and from now on if that is it.
-                    await self._stream(page, free, None)
-                    self._sends_limit = False
-        except NeighbourError as error:
-            if not page.tasks:
-                raise
-            log.warning("poll.cut", reason=str(error), claimed=len(page.tasks))
-        return page
+            async with self._request(limit) as answer:
+                status = answer.status_code
+                refused = status == httpx2.codes.BAD_REQUEST and limit is not None
+                if not refused:
+                    if not answer.is_success:
+                        raise status_error(answer, "the task API")
+                    self._sends_limit = limit is not None
+                    await self._fill(page, free, limit, answer)
+        finally:
+            if self._metrics is not None:
+                took_s = time.perf_counter() - started_at
+                self._metrics.api_request(endpoint=PENDING, method="GET", status_code=status, duration_s=took_s)
+        if refused:
+            await self._stream(page, free, None)
 
-    async def _stream(self, page: Page, free: int, limit: int | None) -> bool:
-        """Fill the page. False when the API refused the request and the limit may be why."""
+    async def _fill(self, page: Page, free: int, limit: int | None, answer: httpx2.Response) -> None:
         framer = ArrayFramer(MAX_RECORD_BYTES)
-        async with self._request(limit) as answer:
-            if answer.status_code == httpx2.codes.BAD_REQUEST and limit is not None:
-                return False
-            if not answer.is_success:
-                raise status_error(answer, "the task API")
-            tail = TAIL_BYTES
-            async for chunk in answer.aiter_bytes():
+        async with aclosing(answer.aiter_bytes()) as chunks:
+            async for chunk in chunks:
                 page.bytes_read += len(chunk)
-                for record in framer.feed(chunk):
-                    if len(page.tasks) == free:
-                        break
-                    self._consider(record, page)
-                if len(page.tasks) == free:
-                    tail -= len(chunk)
-                    if tail < 0:
-                        return True
-            if len(page.tasks) < free:
-                framer.finish()
-                page.complete = page.seen != limit
-            return True
+                for start in range(0, len(chunk), PIECE_BYTES):
+                    for record in framer.feed(chunk[start : start + PIECE_BYTES]):
+                        self._consider(record, page)
+                        if len(page.tasks) == free:
+                            await _read_tail(chunks)
+                            return
+                    await asyncio.sleep(0)
+        framer.finish()
+        page.complete = page.seen != limit
+        if page.complete and not page.skipped["invalid"]:
+            self._reported.clear()
 
     def _consider(self, record: bytes, page: Page) -> None:
         task = parse_record(record, self._settings.task_id_pattern)
@@ -129,7 +156,8 @@ class PendingList:
             self._report(record, task)
             return
         if task.created_at is not None:
-            page.oldest = min(page.oldest or float("inf"), task.created_at.timestamp())
+            created_at = task.created_at.timestamp()
+            page.oldest = created_at if page.oldest is None else min(page.oldest, created_at)
         reason: SkipReason | None = "duplicate" if task.id in page.tasks else self._skip(task)
         if reason is None:
             page.tasks[task.id] = task
@@ -138,8 +166,17 @@ class PendingList:
 
     def _report(self, record: bytes, invalid: Invalid) -> None:
         key = hash(record)
-        if key not in self._reported:
-            if len(self._reported) >= REMEMBERED_RECORDS:
-                self._reported.clear()
-            self._reported[key] = None
-            log.warning("record.skipped", reason=invalid.reason, bytes=len(record))
+        if key not in self._reported and len(self._reported) < REPORTED_RECORDS:
+            self._reported.add(key)
+            log.warning("record.skipped", reason=invalid.reason, task_id=invalid.task_id, bytes=len(record))
+
+
+async def _read_tail(chunks: AsyncIterator[bytes]) -> None:
+    """Reach the end of the answer if it is near: then the connection lives on. Nothing depends on it."""
+    left = TAIL_BYTES
+    with suppress(TimeoutError, httpx2.HTTPError):
+        async with asyncio.timeout(TAIL_S):
+            async for chunk in chunks:
+                left -= len(chunk)
+                if left < 0:
+                    return

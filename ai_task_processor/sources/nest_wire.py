@@ -15,9 +15,10 @@ _REJECTIONS: Mapping[int, str] = {400: "refused", 404: "gone", 409: "conflict", 
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """A record that cannot become a task, and why. Nothing of its content is kept."""
+    """A record that cannot become a task, and why. Nothing of its content is kept, except a valid id."""
 
     reason: str
+    task_id: str | None = None
 
 
 def parse_record(record: bytes, id_pattern: re.Pattern[str]) -> Task | Invalid:
@@ -31,12 +32,12 @@ def parse_record(record: bytes, id_pattern: re.Pattern[str]) -> Task | Invalid:
     if not isinstance(raw, dict):
         return Invalid("not an object")
     task_id, kind = raw.get("_id"), raw.get("type")
-    if not isinstance(task_id, str) or not id_pattern.fullmatch(task_id):
+    if not isinstance(task_id, str) or not task_id or not id_pattern.fullmatch(task_id):
         return Invalid("_id is missing or does not match TASK_ID_PATTERN")
     if not isinstance(kind, str) or not kind:
-        return Invalid("type is not a text")
+        return Invalid("type is not a text", task_id)
     if raw.get("state", TaskStatus.PENDING) != TaskStatus.PENDING:
-        return Invalid("state is not pending")
+        return Invalid("state is not pending", task_id)
     return Task(
         id=task_id,
         type=TaskType.named(kind),
@@ -68,7 +69,9 @@ def acknowledged(status: int, body: bytes, task_id: str, state: TaskStatus) -> b
     except ValueError as error:
         raise Ambiguous("the answer to a result is not JSON", status=status) from error
     document = document if isinstance(document, dict) else {}
-    answered_id, answered_state = document.get("_id", document.get("id")), document.get("state")
+    answered_id, answered_state = document.get("_id"), document.get("state")
+    if answered_id is None:
+        answered_id = document.get("id")
     if answered_id not in (None, task_id):
         raise Ambiguous("the answer to a result names another task", status=status)
     if answered_state not in (None, state):
@@ -79,8 +82,9 @@ def acknowledged(status: int, body: bytes, task_id: str, state: TaskStatus) -> b
 def rejection(status: int, body: bytes) -> Rejected | NeighbourError | None:
     """A refusal that is about this very result, told apart from one about our configuration; None for neither.
 
-    The API's own error shape is ``{"statusCode", "message"}``. A page of a proxy, and Nest's own
-    ``Cannot PATCH /…`` for a route it does not have, say that we talk to the wrong place.
+    The API's own error shape is ``{"statusCode", "message"}``. A page of a proxy, a gateway's 404 (which
+    has a message at most) and Nest's ``Cannot PATCH /…`` for a route that it does not have say that we
+    talk to the wrong place.
     """
     outcome = _REJECTIONS.get(status)
     if outcome is None:
@@ -89,8 +93,8 @@ def rejection(status: int, body: bytes) -> Rejected | NeighbourError | None:
         document = codec.loads(body)
     except ValueError:
         document = None
-    own = isinstance(document, dict) and ("statusCode" in document or "message" in document)
-    message = str(document.get("message", "")) if isinstance(document, dict) else ""
-    if not own or message.startswith("Cannot PATCH"):
+    document = document if isinstance(document, dict) else {}
+    own = document.get("statusCode") == status or (status != 404 and "message" in document)
+    if not own or str(document.get("message")).startswith("Cannot PATCH"):
         return Misconfigured(f"a result was answered with {status} by something else than the task API", status=status)
     return Rejected(outcome, status)  # type: ignore[arg-type]  # the table holds exactly the literals

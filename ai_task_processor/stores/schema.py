@@ -142,10 +142,7 @@ def retry(db: sqlite3.Connection, task_id: str, now: float) -> bool:
 
 
 def defer(db: sqlite3.Connection, task_id: str, due_at: float, attempts: int) -> None:
-    db.execute(
-        "UPDATE records SET due_at = ?, attempts = ? WHERE task_id = ? AND state = 'waiting'",
-        (due_at, attempts, task_id),
-    )
+    db.execute("UPDATE records SET due_at = ?, attempts = ? WHERE task_id = ?", (due_at, attempts, task_id))
 
 
 def bury(db: sqlite3.Connection, task_id: str, reason: str) -> str | None:

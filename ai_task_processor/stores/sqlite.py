@@ -1,4 +1,4 @@
-"""The outbox on disk: what it has accepted survives every death of the process, and a loss of power.
+"""The outbox on disk: an outcome whose ``put`` has resolved survives every death of the process, and a loss of power.
 
 SQLite in WAL mode with ``synchronous=FULL``. The event loop only queues jobs (``writer``) and asks
 the memory (``ledger``); it never touches the file.

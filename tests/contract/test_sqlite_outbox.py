@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,11 +91,23 @@ async def outbox(tmp_path: Path) -> AsyncIterator[SqliteOutbox]:
         yield opened
 
 
+def pause(outbox: SqliteOutbox) -> tuple[threading.Event, threading.Event]:
+    """Queue a job that says when it is reached and waits to be released."""
+    reached, release = threading.Event(), threading.Event()
+
+    def wait(db: sqlite3.Connection) -> None:
+        reached.set()
+        release.wait(10)
+
+    outbox._writer.submit(wait)
+    return reached, release
+
+
 @contextmanager
 def held(outbox: SqliteOutbox) -> Iterator[None]:
     """Keep the writer thread busy, so that what is submitted inside forms one group."""
-    release = threading.Event()
-    outbox._writer.submit(lambda db: release.wait(10))
+    busy, release = pause(outbox)
+    assert busy.wait(10)
     try:
         yield
     finally:
@@ -256,6 +268,18 @@ async def test_a_full_disk_refuses_and_recovers(outbox: SqliteOutbox) -> None:
     assert await outbox.due(NOW, 10) == [big]
 
 
+async def test_a_refused_put_of_a_cancelled_caller_harms_nobody(outbox: SqliteOutbox) -> None:
+    """Nobody waits for the first answer any more; the second is given all the same."""
+    async with full_disk(outbox):
+        with held(outbox):
+            abandoned, awaited = outbox.put(record("a", vector=bytes(100_000))), outbox.put(record("b"))
+            abandoned.cancel()
+        async with asyncio.timeout(10):
+            with pytest.raises(OutboxUnwritable):
+                await awaited
+    assert outbox.depth().waiting == 0
+
+
 async def test_a_refused_put_leaves_the_dead_letter(outbox: SqliteOutbox) -> None:
     """When the replacement cannot be stored, what stood there stands."""
     await outbox.put(record())
@@ -409,6 +433,22 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
 
 
 # The operator's commands
+
+
+async def test_a_command_cannot_write_into_the_middle_of_a_group(outbox: SqliteOutbox, tmp_path: Path) -> None:
+    """A group that reads before it writes has the write lock from its start, or its commit would be refused."""
+    with held(outbox):
+        read = asyncio.create_task(outbox.due(NOW, 1))
+        await asyncio.sleep(0)
+        reading, release = pause(outbox)
+        kept = outbox.put(record())
+    assert reading.wait(10)
+    command = sqlite3.connect(tmp_path / "outbox.db", timeout=0)
+    with closing(command), pytest.raises(sqlite3.OperationalError, match="locked"):
+        command.execute("INSERT INTO requests (action, task_id) VALUES ('drop', 'x')")
+    release.set()
+    await kept
+    assert await read == []
 
 
 async def test_commands_read_beside_a_running_daemon(outbox: SqliteOutbox, tmp_path: Path) -> None:

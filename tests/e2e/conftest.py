@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,48 @@ import httpx2
 import pytest
 
 from ai_task_processor.sandbox.app import Sandbox
+from ai_task_processor.server import Request, Response
 
 ROOT = Path(__file__).parents[2]
+_SURPRISES = ('.crashed"', '"exception.caught"', '"log.failed"', "Traceback", "never awaited")
+COMMAND = (sys.executable, "-m", "ai_task_processor")
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def process_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """What a process of ours gets to see: its settings and nothing of the tests' own environment."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    path = os.pathsep.join(filter(None, (str(ROOT), settings.get("PYTHONPATH"))))
+    return {**kept, "LOG_FORMAT": "json", "METRICS_PORT": "0", **settings, "PYTHONPATH": path}
+
+
+async def run_command(directory: Path, settings: Mapping[str, str], *arguments: str, timeout: float = 30) -> Finished:
+    """Run one command to its end."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        *arguments,
+        cwd=directory,
+        env=process_environment(settings),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(timeout):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return Finished(process.returncode or 0, out.decode(), err.decode())
 
 
 class DaemonProcess:
@@ -31,7 +73,7 @@ class DaemonProcess:
     async def start(self) -> "DaemonProcess":
         """Start it and return when it listens."""
         await self.spawn()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (started := self.events("daemon.started")):
                 assert self._alive, self.log.read_text()
                 await asyncio.sleep(0.02)
@@ -39,19 +81,30 @@ class DaemonProcess:
         return self
 
     async def spawn(self) -> None:
-        environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        environment |= {"PYTHONPATH": str(ROOT), "LOG_FORMAT": "json", "METRICS_PORT": "0", **self._settings}
         with self.log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "ai_task_processor",
+                *COMMAND,
                 *(self._arguments or ("run",)),
                 cwd=self.directory,
-                env=environment,
+                env=self.environment,
                 stdout=log,
                 stderr=log,
             )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What this process gets to see."""
+        return process_environment(self._settings)
+
+    async def command(self, *arguments: str) -> Finished:
+        """Another command with the same settings, whether this daemon runs or not."""
+        return await run_command(self.directory, self._settings, *arguments)
+
+    async def metric(self, sample: str) -> float:
+        """The value of one sample, named with its labels and without the prefix; 0 when there is none."""
+        lines = (await self.get("/metrics")).text.splitlines()
+        values = [line.rsplit(" ", 1)[1] for line in lines if line.startswith(f"ai_task_processor_{sample} ")]
+        return float(values[0]) if values else 0.0
 
     @property
     def pid(self) -> int:
@@ -63,7 +116,8 @@ class DaemonProcess:
         return self._process is not None and self._process.returncode is None
 
     async def get(self, path: str) -> httpx2.Response:
-        async with httpx2.AsyncClient(trust_env=False) as client:
+        # To load the authorities for a plain http request costs more than the request.
+        async with httpx2.AsyncClient(trust_env=False, verify=False) as client:
             return await client.get(f"http://127.0.0.1:{self.port}{path}", timeout=5)
 
     async def status(self) -> dict[str, Any]:
@@ -95,6 +149,11 @@ class DaemonProcess:
         found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
         return [event for event in found if event["event"] == name]
 
+    def surprises(self) -> list[str]:
+        """Lines about an exception that nobody expected."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line for line in lines if any(sign in line for sign in _SURPRISES)]
+
     def memory_kb(self, field: str) -> int:
         """``VmRSS`` (now) or ``VmHWM`` (peak) out of /proc."""
         status = Path(f"/proc/{self.pid}/status").read_text()
@@ -104,21 +163,52 @@ class DaemonProcess:
 StartDaemon = Callable[..., Awaitable[DaemonProcess]]
 
 
+class WatchedSandbox(Sandbox):
+    """A sandbox that remembers every request: ``PATCH /api/ai-tasks/6a…``, the target as it came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[str] = []
+
+    async def _answer(self, request: Request) -> Response:
+        self.requests.append(f"{request.method} {request.target}")
+        return await super()._answer(request)
+
+
 @pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox() as running:
-        yield running
+async def sandbox() -> AsyncIterator[WatchedSandbox]:
+    watched = WatchedSandbox()
+    async with watched:
+        yield watched
+
+
+@pytest.fixture
+async def another_sandbox() -> AsyncIterator[Callable[[], Awaitable[WatchedSandbox]]]:
+    """Starts further sandboxes, for daemons that run beside each other."""
+    async with AsyncExitStack() as stack:
+
+        async def start() -> WatchedSandbox:
+            watched = WatchedSandbox()
+            await stack.enter_async_context(watched)
+            return watched
+
+        yield start
 
 
 @pytest.fixture
 async def daemon(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[StartDaemon]:
-    """Starts daemons against the sandbox; settings are given as keywords. What still runs at the end is killed."""
+    """Starts daemons against the sandbox, or the one that ``to`` names; settings are given as keywords.
+
+    The daemons of one sandbox share a data directory. What still runs at the end is killed. A test
+    fails when a daemon of its met an exception that nobody expected.
+    """
     started: list[DaemonProcess] = []
 
-    async def start(*arguments: str, wait: bool = True, **settings: object) -> DaemonProcess:
+    async def start(*arguments: str, wait: bool = True, to: Sandbox | None = None, **settings: object) -> DaemonProcess:
         directory = tmp_path / f"daemon{len(started)}"
         directory.mkdir()
-        given = {"DATA_DIR": str(tmp_path / "data"), **sandbox.environment()}
+        data = "data" if to is None else f"data-{to.url.rpartition(':')[2]}"
+        given = {"DATA_DIR": str(tmp_path / data), **(to or sandbox).environment()}
         given |= {name: str(value) for name, value in settings.items()}
         process = DaemonProcess(directory, given, *arguments)
         started.append(process)
@@ -128,6 +218,7 @@ async def daemon(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[StartDaemon]
     yield start
     for process in started:
         await process.kill()
+    assert [line for process in started for line in process.surprises()] == []
 
 
 async def _eventually(holds: Callable[[], Any], timeout: float = 10.0) -> Any:

@@ -32,6 +32,15 @@ def test_an_accepted_record_stands_before_the_dead_letter_it_replaces() -> None:
     assert (ledger.depth(None).waiting, ledger.depth(None).dead) == (1, 0)
 
 
+def test_a_record_on_its_way_to_replace_a_waiting_one_counts_once() -> None:
+    """One task is one waiting record, in memory and on its way."""
+    ledger = Ledger(10_000, [("a", "waiting", "f1", 50)])
+    ledger.accept(record())
+    assert ledger.depth(None).waiting == 1
+    ledger.keep(record())
+    assert ledger.depth(None) == OutboxDepth(waiting=1, bytes=record().size)
+
+
 def test_a_refused_record_gives_way_to_what_was_there() -> None:
     """A failed commit leaves everything as it was before."""
     ledger = Ledger(10_000, [("a", "dead", "f1", 50)])

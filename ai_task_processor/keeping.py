@@ -1,0 +1,115 @@
+"""Makes outcomes safe: on disk, or acknowledged by the source while the disk refuses them.
+
+A result was paid for. While the disk is full its slot holds it in memory, no new task is claimed,
+and the result is reported directly, so that even then a restart finds little to lose.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import inf
+
+from ai_task_processor.errors import CircuitOpen, NeighbourError, OutboxUnwritable
+from ai_task_processor.logs import get_logger
+from ai_task_processor.metrics import Metrics
+from ai_task_processor.models.task import Record
+from ai_task_processor.ports import Clock, Outbox
+from ai_task_processor.reporting import LONGEST_DEFERRAL_S, Reporter, deferral_s
+from ai_task_processor.trouble import Trouble
+
+COMMIT_RETRY_S = 1.0
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Direct:
+    """What has been tried for a record that the disk refuses; ``next_at`` is on the monotonic clock."""
+
+    acknowledged: bool = False
+    attempts: int = 0
+    next_at: float = 0.0
+
+
+class Keeper:
+    """Takes outcomes; ``kept`` is called when one is on disk."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        reporter: Reporter,
+        *,
+        kept: Callable[[], None],
+        clock: Clock,
+        metrics: Metrics,
+        rng: random.Random,
+    ) -> None:
+        self._outbox = outbox
+        self._reporter = reporter
+        self._kept = kept
+        self._clock = clock
+        self._metrics = metrics
+        self._rng = rng
+        self._trouble = Trouble("outbox.failed", "outbox.mended", logging.ERROR)
+
+    async def keep(self, record: Record) -> None:
+        """Return when the record is safe and the disk works. Its acceptance has no await before it.
+
+        Cancelled, it loses nothing that the disk still takes; what is lost is counted.
+        """
+        direct = _Direct()
+        while not await self._commit(record, direct):
+            try:
+                await self._report(record, direct)
+                await self._clock.sleep(COMMIT_RETRY_S)
+            except asyncio.CancelledError:
+                if not direct.acknowledged:
+                    self._lose(record)
+                raise
+        self._kept()
+
+    async def _commit(self, record: Record, direct: _Direct) -> bool:
+        """Does the disk take it? What is acknowledged already is put only to see that, and taken away again."""
+        try:
+            if direct.acknowledged:
+                away_s = self._clock.now().timestamp() + LONGEST_DEFERRAL_S
+                await self._outbox.put(replace(record, due_at=away_s))
+                await self._outbox.delivered(record.task_id)
+            else:
+                await self._put(record)
+        except Exception as error:  # noqa: BLE001 - the boundary of one commit: whatever it was, the result stays
+            self._trouble.note(str(error) if isinstance(error, OutboxUnwritable) else type(error).__name__)
+            return False
+        self._trouble.note(None)
+        return True
+
+    async def _put(self, record: Record) -> None:
+        """A commit goes on when its task is cancelled; should it fail then, nobody is left to try again."""
+        kept = asyncio.ensure_future(self._outbox.put(record))
+        try:
+            await asyncio.shield(kept)
+        except asyncio.CancelledError:
+            kept.add_done_callback(lambda done: self._lose(record) if done.exception() else None)
+            raise
+
+    async def _report(self, record: Record, direct: _Direct) -> None:
+        """Tell the source from memory, with the patience of any delivery. A refusal waits for the disk: it is kept."""
+        if direct.acknowledged or self._clock.monotonic() < direct.next_at:
+            return
+        try:
+            await self._reporter.report(record)
+            direct.acknowledged = True
+        except CircuitOpen:
+            return
+        except Exception as error:  # noqa: BLE001 - the boundary of one delivery
+            pause_s = inf
+            if isinstance(error, NeighbourError):
+                pause_s = deferral_s(error, direct.attempts, held=False, rng=self._rng)
+            direct.attempts += 1
+            direct.next_at = self._clock.monotonic() + pause_s
+
+    def _lose(self, record: Record) -> None:
+        self._metrics.result_lost()
+        log.critical("result.lost", task_id=record.task_id)

@@ -1,0 +1,563 @@
+"""Nonsense from every side: what the neighbours answer, list and refuse never stops the daemon or loses a task.
+
+A daemon costs a second and a half to start, so faults follow each other in one daemon where they
+do not disturb each other, and daemons run beside each other where they do.
+"""
+
+import asyncio
+import base64
+import json
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ai_task_processor import cli
+from ai_task_processor.errors import OutboxLocked
+from ai_task_processor.sandbox.app import Sandbox
+from ai_task_processor.stores import directory as data_directory
+from ai_task_processor.stores.sqlite import SqliteOutbox
+
+MODEL = "text-embedding-3-small"
+Start = Callable[..., Awaitable[Any]]
+Another = Callable[[], Awaitable[Any]]
+Eventually = Callable[..., Awaitable[Any]]
+
+#: what no log line, no answer and no message may ever show
+SECRETS = ("client-secret-7Qx", "sk-model-key-9Zz", "proxy-pass-3Kd")
+
+
+async def test_every_mistake_in_the_settings_has_its_line_and_no_value(sandbox: Sandbox, daemon: Start) -> None:
+    """Missing and contradictory settings: exit 78, a line on stderr for each, nothing on stdout, never a value."""
+    client_secret, api_key, proxy_password = SECRETS
+    broken = {
+        "API_BASE_URL": "ftp://api.example.com",
+        "OAUTH2_TOKEN_URL": "",
+        "OAUTH2_CLIENT_ID": "",
+        "OAUTH2_CLIENT_SECRET": client_secret,
+        "OAUTH2_CLIENT_SECRET_FILE": "/nowhere",
+        "OPENAI_API_KEY": api_key,
+        "OPENAI_BASE_URL": f"http://user:{proxy_password}@8.8.8.8",
+        "HTTPS_PROXY": f"socks://user:{proxy_password}@proxy",
+        "CONCURRENCY_LIMIT": f"{api_key}0",
+        "OUTBOX_MAX_BYTES": client_secret,
+        "TASK_ID_PATTERN": f"({api_key}",
+        "MODEL_ALIASES": f'{{"a": "{client_secret}"',
+        "METRICS_PORT": "99999",
+        "LOG_LEVEL": api_key,
+        "SHUTDOWN_GRACE_SECONDS": "nan",
+    }
+    worker = await daemon("--version", wait=False, **broken)
+    await worker.exit_code()
+    finished = await worker.command("run")
+    assert (finished.code, finished.out) == (78, "")
+    lines = finished.err.splitlines()
+    named = [re.match(r"ai-task-processor: ([A-Z0-9_]+) ", line) for line in lines]
+    assert all(named), lines
+    names = {match[1] for match in named if match}
+    assert names >= broken.keys() - {"OAUTH2_TOKEN_URL", "OPENAI_API_KEY", "OAUTH2_CLIENT_SECRET_FILE"}
+    assert "ORY_PROJECT_SLUG" in names
+    assert not [secret for secret in SECRETS if secret in finished.err]
+
+
+# --- the token endpoint
+
+
+TOKEN_FAULTS: Mapping[str, tuple[dict[str, object], str]] = {
+    "html": ({"status": 200, "body": "html"}, "did not answer JSON"),
+    "empty object": ({"content": "{}"}, "no usable access_token"),
+    "no number": ({"content": '{"access_token":"a","token_type":"bearer","expires_in":"soon"}'}, "expires_in"),
+    "negative": ({"content": '{"access_token":"a","token_type":"bearer","expires_in":-5}'}, "expires_in"),
+    "too many": ({"status": 429, "headers": {"Retry-After": "1"}}, "answered 429"),
+    "reset": ({"reset": True}, "connection reset"),
+}
+
+
+async def test_without_a_token_it_boots_says_why_asks_gently_and_recovers(
+    daemon: Start, another_sandbox: Another, eventually: Eventually
+) -> None:
+    """Bad token answers, a hanging one, closed ports: up, healthy, not ready for that reason, gentle, then it works."""
+
+    async def bad_answers(faults: list[tuple[dict[str, object], str]]) -> None:
+        sandbox = await another_sandbox()
+        task_id = sandbox.tasks.add(text="waiting for a token")
+        bad = [sandbox.faults.add("token", **fault) for fault, _ in faults]
+        worker = await daemon(to=sandbox, POLLING_INTERVAL_SECONDS=0.2)
+        began = time.monotonic()
+        for played, (_, reason) in zip(bad, faults, strict=True):
+            ready = await eventually(lambda reason=reason: _unready(worker, reason))
+            assert ready.json()["reasons"][0].startswith("token_unavailable: ")
+            assert reason in (await worker.status())["why_idle"]
+            assert (await worker.get("/health")).status_code == 200
+            assert sandbox.stats.polls == 0
+            played.times = played.hits
+        await sandbox.tasks.settled([task_id], timeout=20)
+        # Half a second at least lies between two requests, however often the list is due.
+        assert len(faults) + 1 <= sandbox.stats.token_requests <= 2 + (time.monotonic() - began) / 0.5
+        assert sandbox.stats.token_requests == 1 + sum(played.hits for played in bad)
+        assert (await worker.get("/ready")).status_code == 200
+        assert len(worker.events("token.failed")) == len(faults)
+
+    async def closed_ports() -> None:
+        sandbox = await another_sandbox()
+        port = int(sandbox.url.rpartition(":")[2])
+        await sandbox.aclose()
+        worker = await daemon(to=sandbox, POLLING_INTERVAL_SECONDS=0.5)
+        await eventually(lambda: _unready(worker, "token_unavailable: connection refused"))
+        assert (await worker.get("/health")).status_code == 200
+        comes_late = Sandbox()
+        await comes_late.start("127.0.0.1", port)
+        try:
+            await comes_late.tasks.settled([comes_late.tasks.add(text="late")], timeout=25)
+        finally:
+            await worker.stop()
+            await comes_late.aclose()
+
+    async def hanging() -> None:
+        sandbox = await another_sandbox()
+        sandbox.faults.add("token", hang=True, times=2)
+        task_id = sandbox.tasks.add(text="slow token")
+        worker = await daemon(to=sandbox, POLLING_INTERVAL_SECONDS=0.5, REQUEST_TIMEOUT=1)
+        await eventually(lambda: _unready(worker, "token_unavailable"))
+        assert (await worker.get("/health")).status_code == 200
+        await sandbox.tasks.settled([task_id], timeout=20)
+        assert sandbox.stats.token_requests == 3
+
+    async with asyncio.TaskGroup() as group:
+        for start in range(3):
+            group.create_task(bad_answers(list(TOKEN_FAULTS.values())[start::3]))
+        group.create_task(closed_ports())
+        group.create_task(hanging())
+
+
+async def _unready(worker: Any, reason: str) -> Any:
+    ready = await worker.get("/ready")
+    return ready if reason in " ".join(ready.json()["reasons"]) else None
+
+
+# --- the pending list
+
+
+SHORT_POLL_FAULTS: Mapping[str, tuple[dict[str, object], str]] = {
+    "html with 200": ({"status": 200, "body": "html"}, "not a JSON array"),
+    "object": ({"status": 200, "body": "object"}, "not a JSON array"),
+    "truncated": ({"truncate": True}, ""),
+    "500": ({"status": 500}, "answered 500"),
+    "502 page": ({"status": 502, "body": "html"}, "answered 502"),
+    "429": ({"status": 429, "headers": {"Retry-After": "1"}}, "answered 429"),
+    "reset": ({"reset": True}, "connection reset"),
+    "hang": ({"hang": True}, "no answer within 1 s"),
+    "drip": ({"drip_s": 0.1}, "no answer within 1 s"),
+    "gzip": ({"content": "[]", "headers": {"Content-Encoding": "gzip"}}, "compressed"),
+}
+
+
+async def test_a_list_that_makes_no_sense_is_told_once_and_polled_again(
+    daemon: Start, another_sandbox: Another, eventually: Eventually
+) -> None:
+    """Ten kinds of a bad list: one ``poll.failed`` each, no content in it, nothing lost or failed, recovery."""
+    secret = "text-of-a-user"
+
+    async def one_after_the_other(faults: list[tuple[dict[str, object], str]]) -> None:
+        sandbox = await another_sandbox()
+        worker = await daemon(to=sandbox, POLLING_INTERVAL_SECONDS=0.3, REQUEST_TIMEOUT=1)
+        for number, (fault, reason) in enumerate(faults, 1):
+            bad = sandbox.faults.add("pending", **fault, times=2)
+            await eventually(lambda bad=bad: bad.hits >= 1)
+            await sandbox.tasks.settled([sandbox.tasks.add(text=secret)], timeout=15)
+            assert bad.hits == 2
+            await eventually(lambda number=number: len(worker.events("poll.recovered")) == number)
+            told = worker.events("poll.failed")
+            assert len(told) == number
+            assert reason in told[-1]["reason"]
+            sandbox.faults.clear()
+        log = worker.log.read_text()
+        assert not [word for word in (secret, "log in", "hello", "doctype") if word in log]
+        assert not worker.events("task.failed")
+        assert sandbox.stats.patches == len(faults)
+
+    faults = list(SHORT_POLL_FAULTS.values())
+    async with asyncio.TaskGroup() as group:
+        for start in range(3):
+            group.create_task(one_after_the_other(faults[start::3]))
+
+
+async def test_a_cut_list_yields_its_whole_records_only(sandbox: Sandbox, daemon: Start) -> None:
+    """A list that breaks off in its middle: complete records are processed, the cut one when it comes whole."""
+    ids = [sandbox.tasks.add(text=f"{number} " * 50) for number in range(5)]
+    sandbox.faults.add("pending", truncate=True, times=1)
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.5)
+    await sandbox.tasks.settled(ids, timeout=15)
+    assert worker.events("poll.cut")[0]["claimed"] == 2
+    assert {sandbox.tasks[task_id].state for task_id in ids} == {"succeeded"}
+    assert sandbox.stats.patches == 5
+
+
+def _record(task_id: object, content: bytes = b'{"text":"bad neighbour"}', more: bytes = b"") -> bytes:
+    head = json.dumps({"_id": task_id, "type": "text_embedding", "state": "pending"}).encode()
+    return head[:-1] + b',"content":' + content + more + b"}"
+
+
+OID = "66aa0000000000000000{:04x}".format
+HOSTILE_IDS = ["../../admin", "a?x=1", "%2e%2e", "..", "a/b", "a#b", "", "a\r\nX: y", "é", "a" * 129, None, 7, ["a"]]
+HOSTILE_RECORDS = [
+    *(_record(task_id) for task_id in HOSTILE_IDS),
+    _record(OID(1), more=b',"score":NaN'),
+    _record(OID(2), more=b',"score":1e999'),
+    _record(OID(3), more=b',"score":' + b"7" * 5000),
+    _record(OID(4), b"[" * 100_000 + b"]" * 100_000),
+    _record(OID(5), b'{"text":"\xff\xfe"}'),
+    _record(OID(6), rb'{"text":"\ud800"}'),
+    _record(OID(7), b'{"text":"' + b"x" * 2_000_000 + b'"}'),
+    _record(OID(8), more=b',"state":"succeeded"'),
+    b'{"_id":"' + OID(9).encode() + b'","type":7,"content":"a"}',
+    b"null",
+    b"17",
+    b'"a text"',
+    b'[["nested"],[{"_id":"' + OID(10).encode() + b'"}]]',
+    b"{}",
+]
+
+
+async def test_bad_records_spoil_themselves_and_not_their_neighbours(
+    sandbox: Any, daemon: Start, eventually: Eventually
+) -> None:
+    """Among 27 hostile records every good one is processed once, and no request leaves the known paths."""
+    good = []
+    for number, record in enumerate(HOSTILE_RECORDS):
+        sandbox.tasks.add_raw(record)
+        good.append(sandbox.tasks.add(text=f"good {number}"))
+    twice = sandbox.tasks.add(text="listed twice")
+    sandbox.tasks.add_raw(sandbox.tasks[twice].record)
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.5, CONCURRENCY_LIMIT=64)
+    await sandbox.tasks.settled([*good, twice], timeout=30)
+    await eventually(lambda: _is(worker.metric('tasks_skipped_total{reason="invalid"}'), lambda count: count >= 20))
+    for task_id in (*good, twice):
+        task = sandbox.tasks[task_id]
+        assert (task.state, task.patches, task.callbacks) == ("succeeded", 1, 1)
+    known = {"POST /oauth2/token", "POST /v1/embeddings", *(f"PATCH /api/ai-tasks/{task_id}" for task_id in good)}
+    known |= {f"PATCH /api/ai-tasks/{twice}", *(f"PATCH /api/ai-tasks/{OID(number)}" for number in range(16))}
+    strange = {request for request in sandbox.requests if not request.startswith("GET /api/ai-tasks/pending?limit=")}
+    assert strange <= known
+    assert not [word for word in ("bad neighbour", "xxxx", "admin") if word in worker.log.read_text()]
+    warned = len(worker.events("record.skipped"))
+    polls = sandbox.stats.polls
+    await eventually(lambda: sandbox.stats.polls >= polls + 2)
+    assert len(worker.events("record.skipped")) == warned
+    assert await worker.stop() == 0
+
+
+async def _is(value: Awaitable[float], holds: Callable[[float], bool]) -> bool:
+    return holds(await value)
+
+
+# --- the model
+
+
+def _vector(seed: int, size: int = 4) -> str:
+    return base64.b64encode(np.arange(seed, seed + size, dtype="<f4").tobytes()).decode()
+
+
+def _embeddings(*items: tuple[int, str]) -> str:
+    data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in items]
+    return json.dumps(
+        {"object": "list", "data": data, "model": MODEL, "usage": {"prompt_tokens": 1, "total_tokens": 1}}
+    )
+
+
+NAN_VECTOR = base64.b64encode(np.full(4, np.nan, dtype="<f4").tobytes()).decode()
+ZERO_VECTOR = base64.b64encode(np.zeros(4, dtype="<f4").tobytes()).decode()
+
+MODEL_FAULTS: Mapping[str, dict[str, object]] = {
+    "html with 200": {"status": 200, "body": "html", "times": 2},
+    "500 twice": {"status": 500, "times": 2},
+    "429": {"status": 429, "headers": {"Retry-After": "1"}, "times": 1},
+    "reset": {"reset": True, "times": 1},
+    "truncated": {"truncate": True, "times": 1},
+    "too few": {"content": _embeddings(), "times": 1},
+    "wrong index": {"content": _embeddings((5, _vector(1))), "times": 1},
+    "nan": {"content": _embeddings((0, NAN_VECTOR)), "times": 1},
+    "no numbers": {"content": '{"data":[{"index":0,"embedding":["a","b"]}]}', "times": 1},
+}
+
+
+async def test_bad_answers_of_the_model_cost_time_and_nothing_else(daemon: Start, another_sandbox: Another) -> None:
+    """Nine kinds of a bad answer: repeated within the slot, each task succeeds with its true vector at once."""
+
+    async def one_after_the_other(names: list[str]) -> None:
+        sandbox = await another_sandbox()
+        patient = {"RETRY_BACKOFF_FACTOR": 0.2, "CIRCUIT_BREAKER_THRESHOLD": 50, "MAX_RETRIES": 5}
+        worker = await daemon(to=sandbox, POLLING_INTERVAL_SECONDS=0.3, **patient)
+        for name in names:
+            bad = sandbox.faults.add("model", **MODEL_FAULTS[name])
+            task_id = sandbox.tasks.add(text=f"through {name}")
+            await sandbox.tasks.settled([task_id], timeout=15)
+            assert sandbox.tasks[task_id].result == sandbox.vector(f"through {name}", MODEL), name
+            assert bad.hits == bad.times, name
+        assert not worker.events("task.failed")
+        # A waiter that wakes a moment before a hold is over comes back at once; nothing else leaves its slot.
+        assert not [event for event in worker.events("task.released") if "is held" not in event["reason"]]
+        assert sandbox.stats.patches == len(names)
+
+    names = list(MODEL_FAULTS)
+    async with asyncio.TaskGroup() as group:
+        for start in range(2):
+            group.create_task(one_after_the_other(names[start::2]))
+
+
+async def test_one_unusable_vector_spares_its_neighbours(sandbox: Sandbox, daemon: Start) -> None:
+    """A zero vector for one text of three: the two others keep theirs, that one is asked for again."""
+    sandbox.faults.add(
+        "model", content=_embeddings((2, _vector(7)), (0, _vector(1)), (1, ZERO_VECTOR)), times=1, status=200
+    )
+    ids = [sandbox.tasks.add(text=f"text {number}") for number in range(3)]
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.3)
+    await sandbox.tasks.settled(ids, timeout=20)
+    first, second, third = (sandbox.tasks[task_id].result for task_id in ids)
+    assert first == np.arange(1, 5, dtype="<f4").tobytes()
+    assert second == sandbox.vector("text 1", MODEL)
+    assert third == np.arange(7, 11, dtype="<f4").tobytes()
+    assert sandbox.stats.model_requests == 2
+    assert len(worker.events("task.released")) == 1
+
+
+async def test_an_unknown_model_stops_its_own_tasks_only(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually
+) -> None:
+    """``model_not_found`` for one model: its tasks wait, named in ``/status``; those of another model go on."""
+    lost = [sandbox.tasks.add(text=f"lost {number}", model="no-such-model") for number in range(3)]
+    good = [sandbox.tasks.add(text=f"good {number}") for number in range(10)]
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.3)
+    await sandbox.tasks.settled(good, timeout=15)
+    document = await worker.status()
+    assert document["paused_models"] == {"no-such-model": "the provider does not know this model"}
+    assert {sandbox.tasks[task_id].state for task_id in lost} == {"pending"}
+    later = [sandbox.tasks.add(text="later", model="text-embedding-3-large")]
+    await sandbox.tasks.settled(later, timeout=10)
+    assert not worker.events("task.failed")
+
+
+# --- delivery
+
+
+NOT_FOUND = '{"statusCode":404,"message":"AI task not found","error":"Not Found"}'
+
+
+async def test_what_may_have_been_applied_is_repeated_and_what_is_refused_is_kept(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually
+) -> None:
+    """Eight answers to a result at once: lost ones are repeated and counted, refusals become dead letters."""
+    repeated = {
+        "callback threw": sandbox.tasks.add(text="callback threw"),
+        "answer lost": sandbox.tasks.add(text="answer lost"),
+        "proxy page": sandbox.tasks.add(text="proxy page"),
+        "other task": sandbox.tasks.add(text="other task"),
+    }
+    refused = {
+        "gone (HTTP 404)": sandbox.tasks.add(text="gone"),
+        "conflict (HTTP 409)": sandbox.tasks.add(text="conflict"),
+        "refused (HTTP 413)": sandbox.tasks.add(text="too large"),
+        "refused (HTTP 400)": sandbox.tasks.add(text="bad target"),
+    }
+    add = sandbox.faults.add
+    add("callback", status=500, times=2, task_id=repeated["callback threw"])
+    add("patch", reset=True, after=True, times=1, task_id=repeated["answer lost"])
+    add("patch", status=200, body="html", times=1, task_id=repeated["proxy page"])
+    add("patch", content='{"_id":"somebody-else","state":"succeeded"}', times=1, task_id=repeated["other task"])
+    add("patch", status=404, content=NOT_FOUND, task_id=refused["gone (HTTP 404)"])
+    add("patch", status=409, task_id=refused["conflict (HTTP 409)"])
+    add("patch", status=413, task_id=refused["refused (HTTP 413)"])
+    add("callback", status=400, task_id=refused["refused (HTTP 400)"])
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.3, CONCURRENCY_LIMIT=8, CIRCUIT_BREAKER_THRESHOLD=50)
+    await sandbox.tasks.settled(repeated.values(), timeout=30)
+    await eventually(lambda: len(worker.events("delivery.refused")) == 4)
+    for name, task_id in repeated.items():
+        task = sandbox.tasks[task_id]
+        assert task.result == sandbox.vector(name, MODEL)
+        assert task.state == "succeeded"
+    assert [sandbox.tasks[task_id].callbacks for task_id in repeated.values()] == [1, 2, 1, 1]
+    told = {event["reason"]: event["task_id"] for event in worker.events("delivery.refused")}
+    assert told == refused
+    # two for the callback that threw, one for each of the others
+    assert await worker.metric("ambiguous_deliveries_total") == 5
+    await asyncio.sleep(1)  # still listed, polled several times, and not processed again
+    assert sandbox.stats.model_inputs == 8
+    document = await worker.status()
+    assert document["outbox"]["dead_letters"] == 4
+    assert document["outbox"]["waiting"] == 0
+    assert await worker.metric("dead_letters") == 4
+    assert not worker.events("task.failed")
+
+
+async def test_a_strict_api_gets_failures_without_their_reason(sandbox: Sandbox, daemon: Start) -> None:
+    """``forbidNonWhitelisted``: an explained failure is refused once, the bare one accepted, and so from then on."""
+    sandbox.api.forbid_unknown_keys = True
+    first = sandbox.tasks.add(content={"text": ""})
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.3)
+    await sandbox.tasks.settled([first], timeout=15)
+    assert sandbox.stats.patches == 2
+    later = [sandbox.tasks.add(content={"text": ""}) for _ in range(3)]
+    await sandbox.tasks.settled(later, timeout=15)
+    assert sandbox.stats.patches == 5
+    assert {(sandbox.tasks[task_id].state, sandbox.tasks[task_id].error) for task_id in (first, *later)} == {
+        ("failed", None)
+    }
+    assert not worker.events("delivery.refused")
+
+
+# --- neighbours that need an operator, or an hour
+
+
+#: a fault of the list, what is told, and how many polls it may cost in the first ten seconds
+PAUSING_FAULTS: Mapping[str, tuple[dict[str, object], str, int]] = {
+    "404 page": ({"status": 404, "body": "html"}, "answered 404", 1),
+    "403": ({"status": 403}, "answered 403", 1),
+    "400, and again without the limit": ({"status": 400}, "answered 400", 2),
+    "500 until the circuit opens": ({"status": 500}, "answered 500", 5),
+}
+
+
+async def test_what_repeating_does_not_mend_is_asked_rarely_and_loses_nothing(
+    daemon: Start, another_sandbox: Another, eventually: Eventually
+) -> None:
+    """Refused polls, an ingress instead of the API, an empty account, a bad key: a pause, one probe, then all goes on.
+
+    Each of them under its own daemon, because each pause takes ten seconds.
+    """
+
+    async def polls(fault: dict[str, object], reason: str, count: int) -> None:
+        sandbox = await another_sandbox()
+        bad = sandbox.faults.add("pending", **fault)
+        task_id = sandbox.tasks.add(text="patience")
+        worker = await daemon(to=sandbox, POLLING_INTERVAL_SECONDS=0.3)
+        await eventually(lambda: worker.events("neighbour.paused") or worker.events("breaker.opened"))
+        await eventually(lambda: _unready(worker, f"upstream_unavailable: the task API {reason}"))
+        assert (await worker.get("/health")).status_code == 200
+        await asyncio.sleep(4)
+        assert sandbox.stats.polls == count
+        bad.times = bad.hits
+        await sandbox.tasks.settled([task_id], timeout=20)
+        assert worker.events("poll.recovered")
+        assert len(worker.events("poll.failed")) == 1
+
+    async def deliveries(fault: dict[str, object]) -> None:
+        sandbox = await another_sandbox()
+        bad = sandbox.faults.add("patch", **fault)
+        ids = [sandbox.tasks.add(text=f"text {number}") for number in range(10)]
+        worker = await daemon(to=sandbox, POLLING_INTERVAL_SECONDS=0.3, CONCURRENCY_LIMIT=10)
+        await eventually(lambda: worker.events("neighbour.paused"))
+        await asyncio.sleep(4)
+        assert sandbox.stats.patches <= 10
+        bad.times = bad.hits
+        await sandbox.tasks.settled(ids, timeout=40)
+        assert not worker.events("delivery.refused")
+        assert (await worker.status())["outbox"]["dead_letters"] == 0
+        assert sandbox.stats.model_inputs == 10
+
+    async def models(fault: dict[str, object], reason: str) -> None:
+        sandbox = await another_sandbox()
+        sandbox.faults.add("model", **fault)
+        ids = [sandbox.tasks.add(text=f"text {number}") for number in range(12)]
+        worker = await daemon(to=sandbox, POLLING_INTERVAL_SECONDS=0.3)
+
+        async def told() -> bool:
+            document = await worker.status()
+            return reason in str(document["why_idle"]) and reason in document["circuits"]["model"]["reason"]
+
+        await eventually(lambda: worker.events("neighbour.paused"))
+        await eventually(told)
+        await asyncio.sleep(4)
+        assert sandbox.stats.model_requests == 1
+        assert {sandbox.tasks[task_id].state for task_id in ids} == {"pending"}
+        assert (await worker.get("/ready")).status_code == 200
+        assert not worker.events("task.failed")
+
+    async with asyncio.TaskGroup() as group:
+        for fault, reason, count in PAUSING_FAULTS.values():
+            group.create_task(polls(fault, reason, count))
+        group.create_task(deliveries({"status": 404, "body": "html"}))
+        group.create_task(deliveries({"status": 404}))  # Nest's own: "Cannot PATCH /api/ai-tasks/…"
+        group.create_task(models({"status": 429, "code": "insufficient_quota"}, "quota"))
+        group.create_task(models({"status": 401}, "answered 401"))
+
+
+# --- the data directory
+
+
+async def test_a_data_directory_that_cannot_be_used_is_one_line_and_73(
+    sandbox: Sandbox, daemon: Start, tmp_path: Path
+) -> None:
+    """DATA_DIR below a file, and a damaged outbox: exit 73 and one line that says what to do."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "outbox.db").write_bytes(b"no database " * 1000)
+    expected = {"DATA_DIR": tmp_path / "file" / "data", "damaged": tmp_path / "broken"}
+    workers = {word: await daemon(wait=False, DATA_DIR=directory) for word, directory in expected.items()}
+    for word, worker in workers.items():
+        assert await worker.exit_code() == 73
+        lines = [line for line in worker.log.read_text().splitlines() if not line.startswith("{")]
+        assert len(lines) == 1
+        assert word in lines[0]
+        assert "Traceback" not in worker.log.read_text()
+
+
+async def test_a_second_daemon_takes_over_when_the_first_one_leaves(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually
+) -> None:
+    """Two daemons on one data directory: the second waits, unready, and works as soon as the first has gone."""
+    first = await daemon()
+    second = await daemon(wait=False)
+    await asyncio.sleep(2)
+    assert not second.events("daemon.started")
+    assert await first.stop() == 0
+    await eventually(lambda: second.events("daemon.started"))
+    await sandbox.tasks.settled([sandbox.tasks.add(text="for the second")], timeout=10)
+    assert await second.stop() == 0
+
+
+class SteppingClock:
+    """Time that passes only by sleeping."""
+
+    def __init__(self) -> None:
+        self.elapsed_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.elapsed_s
+
+    def now(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.elapsed_s)
+
+    async def sleep(self, seconds: float) -> None:
+        self.elapsed_s += seconds
+        await asyncio.sleep(0)
+
+
+async def test_a_locked_outbox_is_waited_for_for_a_minute(tmp_path: Path) -> None:
+    """The second daemon gives up after 60 s, and says who holds the directory."""
+    clock = SteppingClock()
+    held = await data_directory.lock(tmp_path, clock, 0.0)
+    try:
+        with pytest.raises(OutboxLocked, match="held by another daemon"):
+            await SqliteOutbox(tmp_path, max_bytes=2**20, clock=clock).open()
+    finally:
+        with suppress(OSError):
+            os.close(held)
+    assert 60 <= clock.elapsed_s <= 61
+
+
+def test_a_locked_outbox_is_exit_75(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """75 (try again later) and one line, so that a supervisor restarts it."""
+
+    def locked(_: object) -> int:
+        raise OutboxLocked("DATA_DIR is held by another daemon")
+
+    monkeypatch.setattr(cli, "_live", locked)
+    assert cli.main(["run"]) == 75
+    assert capsys.readouterr().err == "ai-task-processor: DATA_DIR is held by another daemon\n"

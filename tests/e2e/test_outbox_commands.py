@@ -1,0 +1,226 @@
+"""``ai-task-processor outbox`` and ``drain``: what an operator sees of kept results, and what becomes of a request."""
+
+import asyncio
+import json
+import re
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ai_task_processor.clock import SystemClock
+from ai_task_processor.models.task import Record, TaskStatus
+from ai_task_processor.sandbox.app import Sandbox
+from ai_task_processor.stores.sqlite import SqliteOutbox
+
+MODEL = "text-embedding-3-small"
+Start = Callable[..., Awaitable[Any]]
+Eventually = Callable[..., Awaitable[Any]]
+
+
+def refuse(sandbox: Sandbox, texts: Iterable[str], status: int = 413) -> list[str]:
+    """Tasks whose results the API refuses; they stay in its list."""
+    ids = [sandbox.tasks.add(text=text) for text in texts]
+    for task_id in ids:
+        sandbox.faults.add("patch", status=status, task_id=task_id)
+    return ids
+
+
+async def listed(worker: Any, *arguments: str) -> dict[str, dict[str, Any]]:
+    """What ``outbox list --json`` says, by task id."""
+    finished = await worker.command("outbox", "list", "--json", *arguments)
+    assert (finished.code, finished.err) == (0, "")
+    return {entry["task_id"]: entry for entry in map(json.loads, finished.out.splitlines())}
+
+
+async def test_dead_letters_are_shown_retried_dropped_and_replaced_beside_a_running_daemon(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually
+) -> None:
+    """A dead letter is listed with its reason, shown bit for bit, and rests until retry, drop or changed content."""
+    retried, dropped, edited = dead = refuse(sandbox, ["to retry", "to drop", "to edit"])
+    sandbox.faults.add("patch", status=500, task_id=(waiting := sandbox.tasks.add(text="waits")))
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.3)
+    await eventually(lambda: len(worker.events("delivery.refused")) == 3 and worker.events("delivery.deferred"))
+
+    # seen
+    entries = await listed(worker)
+    assert entries.keys() == {*dead, waiting}
+    assert {entries[task_id]["state"] for task_id in dead} == {"dead"}
+    assert {entries[task_id]["reason"] for task_id in dead} == {"refused (HTTP 413)"}
+    assert (entries[waiting]["state"], entries[waiting]["status"]) == ("waiting", "succeeded")
+    assert (await listed(worker, "--dead")).keys() == set(dead)
+    table = (await worker.command("outbox", "list", "--dead")).out.splitlines()
+    assert len(table) == 4
+    assert all("refused (HTTP 413)" in line for line in table[1:])
+    shown = await worker.command("outbox", "show", retried)
+    body = json.loads(shown.out)["body"]
+    assert (shown.code, body["state"]) == (0, "succeeded")
+    assert np.array(body["result"], "<f4").tobytes() == sandbox.vector("to retry", MODEL)
+
+    # at rest, although the API lists them
+    polls = sandbox.stats.polls
+    await eventually(lambda: sandbox.stats.polls >= polls + 3)
+    assert [sandbox.model.times_charged(text) for text in ("to retry", "to drop", "to edit")] == [1, 1, 1]
+    assert {sandbox.tasks[task_id].patches for task_id in dead} == {0}
+
+    sandbox.faults.clear()
+
+    # retried
+    assert (await worker.command("outbox", "retry", retried)).out == "1 done\n"
+    await sandbox.tasks.settled([retried], timeout=1)
+    assert sandbox.tasks[retried].result == sandbox.vector("to retry", MODEL)
+    assert sandbox.model.times_charged("to retry") == 1
+
+    # dropped, with a task that is not there
+    finished = await worker.command("outbox", "drop", dropped, "nobody")
+    assert (finished.code, finished.out) == (66, "1 done\n")
+    assert finished.err == "ai-task-processor: the outbox holds nothing for 'nobody'\n"
+    await sandbox.tasks.settled([dropped], timeout=10)
+    assert sandbox.model.times_charged("to drop") == 2
+
+    # edited upstream
+    task = sandbox.tasks[edited]
+    task.record = task.record.replace(b"to edit", b"edited")
+    await sandbox.tasks.settled([edited], timeout=10)
+    assert task.result == sandbox.vector("edited", MODEL)
+
+    await sandbox.tasks.settled([waiting], timeout=15)
+    assert {task.callbacks for task in sandbox.tasks} == {1}
+    await eventually(lambda: _is_empty(worker))
+    assert (await worker.command("outbox", "list")).out == "the outbox is empty: everything is delivered\n"
+    assert (await worker.command("outbox", "list", "--dead")).out == "no dead letters\n"
+    requested = {(event["task_id"], event["action"]) for event in worker.events("outbox.requested")}
+    assert requested == {(retried, "retry"), (dropped, "drop")}
+
+
+async def _is_empty(worker: Any) -> bool:
+    return bool((await worker.status())["outbox"] == {"waiting": 0, "dead_letters": 0, "bytes": 0})
+
+
+async def test_without_a_daemon_results_are_shown_and_requests_noted_and_drain_delivers_them(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually
+) -> None:
+    """After a kill: list and show work, a retry is noted, ``drain`` delivers all, claims nothing and leaves with 0."""
+    (dead,) = refuse(sandbox, ["refused"])
+    left = [sandbox.tasks.add(text=f"left {number}") for number in range(4)]
+    for task_id in left:
+        sandbox.faults.add("patch", hang=True, task_id=task_id)
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.3)
+    await eventually(lambda: worker.events("delivery.refused") and sandbox.stats.patches == 5)
+    await worker.kill()
+    assert (await listed(worker)).keys() == {dead, *left}
+    for task_id in ("nobody", "../../etc/passwd"):
+        missing = await worker.command("outbox", "show", task_id)
+        assert (missing.code, missing.out) == (66, "")
+        assert task_id in missing.err
+    noted = await worker.command("outbox", "retry", dead)
+    assert noted.out == "1 noted; no daemon is running here, it will be done at the next start\n"
+    sandbox.faults.clear()
+    new = sandbox.tasks.add(text="not for a drain")
+    polls, model_requests = sandbox.stats.polls, sandbox.stats.model_requests
+    drained = await daemon("drain", wait=False)
+    assert await drained.exit_code() == 0
+    assert [sandbox.tasks[task_id].callbacks for task_id in (dead, *left)] == [1] * 5
+    assert sandbox.tasks[left[0]].result == sandbox.vector("left 0", MODEL)
+    assert (sandbox.stats.polls, sandbox.stats.model_requests) == (polls, model_requests)
+    assert sandbox.tasks[new].state == "pending"
+    assert drained.events("outbox.recovered")[0]["results"] == 4
+    assert drained.events("drain.finished")[-1]["waiting"] == 0
+    assert await listed(worker) == {}
+
+
+async def test_a_drain_that_is_stopped_says_that_something_is_left(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually
+) -> None:
+    """SIGTERM while results cannot be delivered: 75 within the grace period, and the results stay."""
+    task_id = sandbox.tasks.add(text="stays")
+    sandbox.faults.add("patch", status=500)
+    first = await daemon()
+    await eventually(lambda: first.events("delivery.deferred"))
+    await first.kill()
+    draining = await daemon("drain", SHUTDOWN_GRACE_SECONDS=1)
+    began = time.monotonic()
+    draining.send(signal.SIGTERM)
+    assert await draining.exit_code() == 75
+    assert time.monotonic() - began < 3
+    assert draining.events("drain.finished")[-1]["waiting"] == 1
+    assert (await listed(first)).keys() == {task_id}
+
+
+async def test_a_full_outbox_stops_claiming_until_results_have_left(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually
+) -> None:
+    """OUTBOX_MAX_BYTES reached while deliveries fail: nothing more is claimed or paid for; afterwards it goes on."""
+    sandbox.faults.add("patch", status=503)
+    ids = [sandbox.tasks.add(text=f"text {number}") for number in range(60)]
+    settings = {"CIRCUIT_BREAKER_THRESHOLD": 1000, "POLLING_INTERVAL_SECONDS": 0.5, "CONCURRENCY_LIMIT": 5}
+    worker = await daemon(OUTBOX_MAX_BYTES=2**16, **settings)
+
+    async def reasons() -> list[str]:
+        answer = await worker.get("/ready")
+        found: list[str] = answer.json()["reasons"]
+        return found if answer.status_code == 503 else []
+
+    await eventually(reasons)
+    assert await eventually(reasons) == ["outbox_full"]
+    assert "outbox_full" in (await worker.status())["why_idle"]
+    inputs, polls = sandbox.stats.model_inputs, sandbox.stats.polls
+    await asyncio.sleep(1.5)
+    assert (sandbox.stats.model_inputs, sandbox.stats.polls) == (inputs, polls)
+    # A record is charged with its vector (6,144 bytes) and a little; what ran when the limit was reached still came in.
+    assert 2**16 // 6_500 <= inputs <= 2**16 // 6_144 + 5
+    assert (await worker.get("/health")).status_code == 200
+    sandbox.faults.clear()
+    await sandbox.tasks.settled(ids, timeout=30)
+    assert {sandbox.tasks[task_id].callbacks for task_id in ids} == {1}
+    assert sandbox.stats.model_inputs == 60
+    await eventually(lambda: _is_ready(worker))
+
+
+async def _is_ready(worker: Any) -> bool:
+    return bool((await worker.get("/ready")).status_code == 200)
+
+
+async def test_a_long_list_into_a_closed_pipe_is_no_error(daemon: Start, tmp_path: Path) -> None:
+    """``outbox list | head -1`` on 3,000 records: one line, no traceback, exit 0."""
+    async with SqliteOutbox(tmp_path / "data", max_bytes=2**30, clock=SystemClock()) as outbox:
+        await asyncio.gather(*(outbox.put(_record(number)) for number in range(3_000)))
+    worker = await daemon("--version", wait=False)
+    assert await worker.exit_code() == 0
+    for arguments in ("", "--json"):
+        process = await asyncio.create_subprocess_exec(
+            "bash",
+            "-c",
+            f"set -o pipefail; {sys.executable} -m ai_task_processor outbox list {arguments} | head -1",
+            env=worker.environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        assert (process.returncode, err.decode(), out.count(b"\n")) == (0, "", 1)
+
+
+def _record(number: int) -> Record:
+    return Record(
+        task_id=f"task-{number}",
+        task_type="text_embedding",
+        status=TaskStatus.SUCCEEDED,
+        fingerprint="0" * 32,
+        finished_at=1_700_000_000.0 + number,
+        body=b'"kept"',
+    )
+
+
+async def test_without_an_outbox_there_is_one_line_and_73(sandbox: Sandbox, daemon: Start, tmp_path: Path) -> None:
+    """Every ``outbox`` action where no daemon ever ran: exit 73, one line that names DATA_DIR, and nothing is made."""
+    worker = await daemon("--version", wait=False, DATA_DIR=tmp_path / "never")
+    await worker.exit_code()
+    for arguments in (("list",), ("show", "a"), ("retry", "a"), ("drop", "a")):
+        finished = await worker.command("outbox", *arguments)
+        assert (finished.code, finished.out) == (73, "")
+        assert re.fullmatch(r"ai-task-processor: DATA_DIR .* shows no outbox: .*\n", finished.err)
+    assert not (tmp_path / "never").exists()

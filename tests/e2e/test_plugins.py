@@ -1,0 +1,218 @@
+"""A stranger's processor: installed as a wheel beside the daemon, found by its entry point, run like a built-in."""
+
+import asyncio
+import json
+import re
+import time
+import zipfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ai_task_processor.sandbox.app import Sandbox
+
+ROOT = Path(__file__).parents[2]
+Start = Callable[..., Awaitable[Any]]
+Eventually = Callable[..., Awaitable[Any]]
+
+SLEEPER = """
+import asyncio
+
+from pydantic import BaseModel
+
+from ai_task_processor.processors.base import BaseProcessor, Retry, Task, TaskError, TaskResult
+
+
+class Told(BaseModel):
+    told: str
+    number: int
+
+
+class SleepingProcessor(BaseProcessor):
+    task_types = frozenset({"sleep"})
+
+    def __init__(self):
+        self.seen = set()
+
+    def can_process(self, task: Task) -> bool:
+        return task.type == "sleep"
+
+    async def process(self, task: Task) -> TaskResult:
+        again, self.seen = task.id in self.seen, self.seen | {task.id}
+        await asyncio.sleep(task.content.get("seconds", 0))
+        match task.content.get("do"):
+            case "refuse":
+                raise TaskError("too_tired", "this one sleeps too long")
+            case "later" if not again:
+                raise Retry(task.content["delay"])
+            case "crash":
+                raise ValueError(f"cannot parse {task.content['text']}")
+            case "no json":
+                return TaskResult({"what": object(), "text": task.content["text"]})
+            case "not a number":
+                return TaskResult({"score": float("nan")})
+            case "nothing":
+                return None
+            case "model":
+                return TaskResult({"inside": [Told(told="yes", number=7)]})
+        return TaskResult({"slept": task.content.get("seconds", 0)})
+"""
+
+
+def install(directory: Path, package: str, source: str, **entry_points: str) -> Path:
+    """Build a wheel of one module and unpack it, which is what an installer does; the directory to put on the path."""
+    wheel = directory / f"{package}-1.0-py3-none-any.whl"
+    info = f"{package}-1.0.dist-info"
+    lines = [f"{name} = {target}" for name, target in entry_points.items()]
+    files = {
+        f"{package}/__init__.py": source,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {package.replace('_', '-')}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": "\n".join(["[ai_task_processor.processors]", *lines, ""]),
+    }
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{info}/RECORD"))
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    site = directory / f"site-{package}"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    return site
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Path:
+    return install(tmp_path, "acme_sleep", SLEEPER, sleep="acme_sleep:SleepingProcessor")
+
+
+async def test_one_slow_task_holds_nobody_up(sandbox: Sandbox, daemon: Start, sleeper: Path) -> None:
+    """20 tasks of 200 ms, one of them 5 s, five slots: 19 are acknowledged while the slow one still runs."""
+    contents = [{"seconds": 5.0 if number == 0 else 0.2} for number in range(20)]
+    slow, *quick = [sandbox.tasks.add(type="sleep", content=content) for content in contents]
+    worker = await daemon(PYTHONPATH=sleeper, CONCURRENCY_LIMIT=5)
+    assert worker.events("plugin.loaded")[0]["package"] == "acme-sleep"
+    began = time.monotonic()
+    await sandbox.tasks.settled(quick, timeout=15)
+    # 19 tasks in four slots are five rounds of 200 ms.
+    assert time.monotonic() - began < 4
+    assert sandbox.tasks[slow].state == "pending"
+    assert (await worker.status())["slots"] == {"total": 5, "running": 1}
+    await sandbox.tasks.settled([slow], timeout=15)
+    assert sandbox.tasks[slow].result == {"slept": 5.0}
+    assert await worker.metric('tasks_processed_total{status="succeeded",task_type="sleep"}') == 20
+
+
+async def test_what_a_processor_may_do_and_what_becomes_of_it(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually, sleeper: Path
+) -> None:
+    """TaskError fails, Retry waits, three crashes fail without user text, models are JSON, built-ins go on beside."""
+    secret = "text-of-a-user"
+
+    def add(do: str, **more: object) -> str:
+        return sandbox.tasks.add(type="sleep", content={"do": do, "text": secret, **more})
+
+    later, refused, crashing = add("later", delay=2.0), add("refuse"), add("crash")
+    no_json, nan, nothing, model = add("no json"), add("not a number"), add("nothing"), add("model")
+    embedding = sandbox.tasks.add(text="built-in")
+    began = time.monotonic()
+    worker = await daemon(PYTHONPATH=sleeper, CONCURRENCY_LIMIT=10, POLLING_INTERVAL_SECONDS=0.2)
+    await sandbox.tasks.settled([refused, model, embedding], timeout=15)
+    assert sandbox.tasks[refused].error == {"code": "too_tired", "message": "this one sleeps too long"}
+    assert sandbox.tasks[model].result == {"inside": [{"told": "yes", "number": 7}]}
+    assert sandbox.tasks[embedding].state == "succeeded"
+
+    await sandbox.tasks.settled([later], timeout=15)
+    (released,) = [event for event in worker.events("task.released") if event["task_id"] == later]
+    (completed,) = [event for event in worker.events("task.completed") if event["task_id"] == later]
+    assert (released["again_in_s"], completed["attempt"]) == (2.0, 2)
+    assert time.monotonic() - began >= 2
+
+    await sandbox.tasks.settled([crashing, no_json, nan, nothing], timeout=30)
+    names = {crashing: "ValueError", no_json: "ValueError", nan: "ValueError", nothing: "AttributeError"}
+    for task_id, name in names.items():
+        task = sandbox.tasks[task_id]
+        message = f"3 attempts ended with {name}"
+        assert (task.state, task.error) == ("failed", {"code": "processor_error", "message": message})
+    assert len([event for event in worker.events("task.released") if event["task_id"] == crashing]) == 2
+    assert secret not in worker.log.read_text()
+    assert (await worker.get("/ready")).status_code == 200
+
+
+UNFINISHED = """
+from ai_task_processor.processors.base import BaseProcessor
+
+
+class Processor(BaseProcessor):
+    def can_process(self, task):
+        return task.content["key"] == 1
+"""
+PICKY = (
+    UNFINISHED
+    + """
+    async def process(self, task):
+        raise NotImplementedError
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import a_library_that_is_not_there\n", "cannot be loaded (ModuleNotFoundError)"),
+        ("class Processor:\n    pass\n", "is not a BaseProcessor"),
+        (UNFINISHED, "cannot be loaded (TypeError)"),
+    ],
+    ids=["import", "foreign class", "abstract class"],
+)
+async def test_a_broken_plug_in_is_named_and_nothing_starts(
+    sandbox: Sandbox, daemon: Start, tmp_path: Path, source: str, reason: str
+) -> None:
+    """A processor that cannot be loaded: exit 78, one line with the package's name, no request to anybody."""
+    site = install(tmp_path, "acme_broken", source, broken="acme_broken:Processor")
+    worker = await daemon(wait=False, PYTHONPATH=site)
+    assert await worker.exit_code() == 78
+    (line,) = worker.log.read_text().splitlines()
+    assert line.startswith("ai-task-processor: the processor 'broken' of the package 'acme-broken' ")
+    assert reason in line
+    assert (sandbox.stats.token_requests, sandbox.stats.polls) == (0, 0)
+
+
+async def test_a_processor_that_throws_while_choosing_loses_its_tasks_only(
+    sandbox: Sandbox, daemon: Start, tmp_path: Path
+) -> None:
+    """An exception in ``can_process`` leaves that task pending; the tasks of others are processed."""
+    site = install(tmp_path, "acme_picky", PICKY, picky="acme_picky:Processor")
+    strange = sandbox.tasks.add(type="strange", content={"text": "text-of-a-user"})
+    good = [sandbox.tasks.add(text=f"good {number}") for number in range(5)]
+    worker = await daemon(PYTHONPATH=site, POLLING_INTERVAL_SECONDS=0.2)
+    await sandbox.tasks.settled(good, timeout=15)
+    await asyncio.sleep(1)
+    assert sandbox.tasks[strange].state == "pending"
+    assert worker.events("plugin.failed")
+    assert "text-of-a-user" not in worker.log.read_text()
+
+
+def readme_example(name: str) -> str:
+    """The fenced Python block that follows ``<!-- example: name -->`` in the README."""
+    marked = rf"<!-- example: {name} -->\s*```python\n(.*?)^```"
+    found = re.search(marked, (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert found, f"the README has no python block behind <!-- example: {name} -->"
+    return found[1]
+
+
+async def test_the_processor_of_the_readme_works_as_it_stands(sandbox: Sandbox, daemon: Start, tmp_path: Path) -> None:
+    """The README's example, installed as a package of its own, counts words and refuses what it cannot read."""
+    package = "ai_task_processor_word_count"
+    site = install(tmp_path, package, readme_example("processor"), word_count=f"{package}:WordCountProcessor")
+    good = [sandbox.tasks.add(type="word_count", content={"text": "one two three " * number}) for number in (1, 2)]
+    bad = sandbox.tasks.add(type="word_count", content={"no": "text"})
+    worker = await daemon(PYTHONPATH=site, POLLING_INTERVAL_SECONDS=0.2)
+    await sandbox.tasks.settled([*good, bad], timeout=20)
+    assert [sandbox.tasks[task_id].result for task_id in good] == [{"words": 3}, {"words": 6}]
+    error = sandbox.tasks[bad].error
+    assert sandbox.tasks[bad].state == "failed"
+    assert isinstance(error, dict)
+    assert error["code"] != "processor_error", json.dumps(error)
+    assert await worker.stop() == 0

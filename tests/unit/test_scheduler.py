@@ -1,0 +1,492 @@
+"""Slots and polls in virtual time: at once while there is work, calm when there is none, alive in every wait."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from ai_task_processor.errors import Transient, Unsent
+from ai_task_processor.metrics import Metrics
+from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult
+from ai_task_processor.ports import Clock
+from ai_task_processor.scheduler import LONGEST_POLL_S, Running, TaskScheduler, next_pause_s
+
+Logs = list[MutableMapping[str, Any]]
+
+
+class Source:
+    """Lists ``pending`` without what runs; a poll takes ``latency_s`` and raises what ``error`` holds."""
+
+    def __init__(self, clock: Clock, running: dict[str, Running]) -> None:
+        self.pending: list[str] = []
+        self.error: Exception | None = None
+        self.latency_s = 0.0
+        self.polls: list[tuple[float, int]] = []
+        self.cancelled = 0
+        self._clock = clock
+        self._running = running
+
+    async def claim(self, limit: int) -> Sequence[Claim]:
+        self.polls.append((self._clock.monotonic(), limit))
+        listed = [task_id for task_id in self.pending if task_id not in self._running]
+        try:
+            await self._clock.sleep(self.latency_s)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.error is not None:
+            raise self.error
+        return [Claim(Task(id=name, type="t", content=None), Receipt(name)) for name in listed[:limit]]
+
+    async def wait(self, timeout_s: float) -> None:
+        await self._clock.sleep(timeout_s)
+
+    async def complete(self, receipt: Receipt, result: TaskResult) -> None:
+        raise NotImplementedError
+
+    async def fail(self, receipt: Receipt, failure: Failure) -> None:
+        raise NotImplementedError
+
+    async def release(self, receipt: Receipt, delay_s: float) -> None:
+        raise NotImplementedError
+
+    async def check(self) -> None:
+        raise NotImplementedError
+
+
+class Runner:
+    """A task takes as many seconds as ``takes`` says; it settles (and leaves the list) unless it is given back."""
+
+    def __init__(self, clock: Clock, source: Source) -> None:
+        self.settling = 0
+        self.takes: Callable[[str], float] = lambda _: 1.0
+        self.settles: Callable[[str], bool] = lambda _: True
+        self.started: list[tuple[float, str]] = []
+        self.ended: list[str] = []
+        self.now = self.most = 0
+        self._clock = clock
+        self._source = source
+
+    async def run(self, claim: Claim) -> bool:
+        task_id = claim.task.id
+        self.started.append((self._clock.monotonic(), task_id))
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await self._clock.sleep(self.takes(task_id))
+            if settles := self.settles(task_id):
+                self._source.pending.remove(task_id)
+            self.ended.append(task_id)
+            return settles
+        finally:
+            self.now -= 1
+
+
+class Room:
+    """A scheduler with everything around it; ``async with room.working()`` runs it."""
+
+    def __init__(self, clock: Any, *, slots: int = 3, interval_s: float = 30.0) -> None:
+        running: dict[str, Running] = {}
+        self.clock = clock
+        self.source = Source(clock, running)
+        self.runner = Runner(clock, self.source)
+        self.hold_until = 0.0
+        self.metrics = Metrics(version="0", provider="mock")
+        self.scheduler = TaskScheduler(
+            self.source,
+            self.runner,  # type: ignore[arg-type]  # the two words of a TaskRunner that count here
+            running=running,
+            slots=slots,
+            interval_s=interval_s,
+            hold_s=lambda: max(0.0, self.hold_until - clock.monotonic()),
+            clock=clock,
+            metrics=self.metrics,
+            rng=random.Random(7),
+        )
+
+    def polls(self, since: float = 0.0) -> list[float]:
+        return [at for at, _ in self.source.polls if at >= since]
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        work = asyncio.ensure_future(self.scheduler.run())
+        try:
+            yield
+            assert not work.done(), work
+        finally:
+            work.cancel()
+            await asyncio.wait([work])
+
+    async def tick_ages(self, seconds: int) -> list[float]:
+        """The age of the last tick, once a second."""
+        ages = []
+        for _ in range(seconds):
+            await self.clock.sleep(1.0)
+            ages.append(self.clock.monotonic() - self.scheduler.ticked_at)
+        return ages
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[Logs]:
+    with capture_logs() as captured:
+        yield captured
+
+
+# --- slots
+
+
+@pytest.mark.parametrize("slots", [1, 3, 16])
+async def test_a_slot_is_reserved_before_a_task_is_claimed(clock: Any, slots: int) -> None:
+    """No poll without a free slot, no more tasks asked for than slots are free, never more than that running."""
+    room = Room(clock, slots=slots)
+    rng = random.Random(3)
+    room.runner.takes = lambda _: rng.uniform(0.0, 5.0)
+    room.source.pending = [str(number) for number in range(200)]
+    room.source.latency_s = 0.3
+    async with room.working():
+        while room.source.pending:
+            await clock.sleep(0.1)
+            assert len(room.scheduler.running) <= slots
+    assert room.runner.most == slots
+    assert len(room.runner.ended) == len(set(room.runner.ended)) == 200
+    assert all(1 <= limit <= slots for _, limit in room.source.polls)
+
+
+async def test_slots_are_refilled_one_by_one(clock: Any) -> None:
+    """One slow task holds one slot: the others go on beside it."""
+    room = Room(clock, slots=2)
+    room.runner.takes = lambda name: 1_000.0 if name == "slow" else 1.0
+    room.source.pending = ["slow", *map(str, range(50))]
+    async with room.working():
+        await clock.sleep(60.0)
+        assert len(room.runner.ended) == 50
+        assert list(room.scheduler.running) == ["slow"]
+
+
+async def test_what_is_free_while_a_poll_is_under_way_is_asked_for_next(clock: Any) -> None:
+    """A slow API delays nobody else: slots that fall free meanwhile are claimed for right after its answer."""
+    room = Room(clock, slots=3)
+    room.source.pending = [str(number) for number in range(30)]
+    room.source.latency_s = 5.0
+    async with room.working():
+        await clock.sleep(60.0)
+        gaps = [later - earlier for earlier, later in zip(room.polls(), room.polls()[1:], strict=False)]
+        assert gaps[:8] == pytest.approx([5.0, 6.0] * 4, abs=1.1)
+        assert len(room.runner.ended) >= 25
+
+
+async def test_a_bug_in_one_task_spares_the_others(clock: Any, logs: Logs) -> None:
+    """An exception that leaves the runner ends that task's turn, is told, and nothing else."""
+    room = Room(clock)
+
+    def takes(name: str) -> float:
+        if name == "bad":
+            raise RuntimeError("a bug of ours")
+        return 1.0
+
+    room.runner.takes = takes
+    room.source.pending = ["bad", *map(str, range(20))]
+    async with room.working():
+        await clock.sleep(120.0)
+        assert len(room.runner.ended) == 20
+        assert room.scheduler.free >= 2
+    assert {line["task_id"] for line in logs if line["event"] == "task.crashed"} == {"bad"}
+
+
+# --- when to poll
+
+
+async def test_polls_follow_at_once_while_they_start_tasks(clock: Any) -> None:
+    """A backlog of instant tasks is done without a pause."""
+    room = Room(clock, slots=5)
+    room.runner.takes = lambda _: 0.0
+    room.source.pending = [str(number) for number in range(100)]
+    async with room.working():
+        await clock.sleep(1.5)
+        assert len(room.runner.ended) == 100
+
+
+@pytest.mark.parametrize(("interval_s", "least", "most"), [(30.0, 2, 3), (1.0, 60, 80), (0.1, 600, 800)])
+async def test_an_empty_list_is_asked_for_calmly(clock: Any, interval_s: float, least: int, most: int) -> None:
+    """With nothing to do polls come at the interval, shortened by jitter only; early on they come sooner."""
+    room = Room(clock, interval_s=interval_s)
+    async with room.working():
+        await clock.sleep(60.0)
+        early = len(room.polls())
+        began = clock.monotonic()
+        await clock.sleep(60.0)
+        assert least <= len(room.polls(began)) <= most
+        assert early >= len(room.polls(began))
+
+
+def test_pauses_double_up_to_the_interval_with_jitter() -> None:
+    """Half a second, one, two, … and never more than the interval; no two daemons in step."""
+    rng = random.Random(1)
+    bounds = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    pauses = [next_pause_s(polls, 30.0, rng) for polls in range(1, 9)]
+    assert all(0.75 * bound <= pause <= bound for pause, bound in zip(pauses, bounds, strict=True))
+    assert next_pause_s(10**6, 30.0, rng) <= 30.0
+    assert len({next_pause_s(9, 30.0, rng) for _ in range(100)}) == 100
+
+
+async def test_daemons_that_start_together_do_not_poll_together(clock: Any) -> None:
+    """The first poll comes within a second, at a random moment."""
+    first = []
+    for seed in range(20):
+        room = Room(clock)
+        room.scheduler._rng = random.Random(seed)
+        began = clock.monotonic()
+        async with room.working():
+            await clock.sleep(1.1)
+        first.append(room.polls()[0] - began)
+    assert all(0.0 <= at <= 1.0 for at in first)
+    assert len(set(first)) == 20
+
+
+async def test_tasks_that_come_straight_back_are_no_hot_loop(clock: Any) -> None:
+    """A processor that gives everything back, or a paused model: a poll every second or two, then full speed again."""
+    room = Room(clock, slots=3)
+    room.runner.takes = lambda _: 0.0
+    room.runner.settles = lambda _: False
+    room.source.pending = [str(number) for number in range(300)]
+    async with room.working():
+        await clock.sleep(60.0)
+        assert 30 <= len(room.polls()) <= 80
+        room.runner.settles = lambda _: True
+        await clock.sleep(3.0)
+        assert room.source.pending == []
+
+
+async def test_a_few_that_come_back_do_not_slow_the_rest(clock: Any) -> None:
+    """As long as something settles in between, polls follow at once."""
+    room = Room(clock, slots=4)
+    room.runner.takes = lambda _: 0.01
+    room.runner.settles = lambda name: int(name) % 3 > 0 or room.runner.ended.count(name) > 0
+    room.source.pending = [str(number) for number in range(300)]
+    async with room.working():
+        await clock.sleep(10.0)
+        assert room.source.pending == []
+
+
+# --- trouble
+
+
+async def test_a_failing_source_is_asked_less_and_less_and_told_three_times(clock: Any, logs: Logs) -> None:
+    """It backs off to the interval; the log has one line when it begins, changes and ends."""
+    room = Room(clock, interval_s=10.0)
+    room.source.error = Unsent("connection refused")
+    async with room.working():
+        await clock.sleep(60.0)
+        assert 6 <= len(room.polls()) <= 14
+        assert str(room.scheduler.trouble) == "connection refused"
+        room.source.error = Transient("the task API answered 503")
+        await clock.sleep(60.0)
+        room.source.error = None
+        await clock.sleep(11.0)
+        assert room.scheduler.trouble is None
+    told = [(line["event"], line.get("reason", line.get("after"))) for line in logs]
+    assert told == [
+        ("poll.failed", "connection refused"),
+        ("poll.failed", "the task API answered 503"),
+        ("poll.recovered", "the task API answered 503"),
+    ]
+
+
+async def test_a_bug_in_the_source_is_a_failed_poll(clock: Any, logs: Logs) -> None:
+    """What a listed record does to our own code must not end the daemon: what runs and what is kept goes on."""
+    room = Room(clock, interval_s=1.0)
+    room.source.error = TypeError("unhashable")
+    async with room.working():
+        await clock.sleep(10.0)
+        assert str(room.scheduler.trouble) == "the poll crashed: TypeError"
+        room.source.error = None
+        room.source.pending = ["a"]
+        await clock.sleep(3.0)
+        assert room.runner.ended == ["a"]
+    assert "poll.crashed" in {line["event"] for line in logs}
+
+
+# --- holds
+
+
+async def test_nothing_is_claimed_while_held_and_polling_resumes_when_it_ends(clock: Any) -> None:
+    """A full outbox or an open circuit stops claiming; the moment it ends the next poll is made."""
+    room = Room(clock, interval_s=30.0)
+    room.source.pending = ["a"]
+    room.hold_until = clock.monotonic() + 17.3
+    async with room.working():
+        await clock.sleep(20.0)
+        assert room.polls()[0] == pytest.approx(room.hold_until, abs=0.001)
+        room.hold_until = clock.monotonic() + 400.0
+        before = len(room.polls())
+        await clock.sleep(399.0)
+        assert len(room.polls()) - before <= 1
+        await clock.sleep(2.0)
+        assert room.polls()[before:][-1] == pytest.approx(room.hold_until, abs=0.001)
+
+
+# --- drain
+
+
+async def test_a_drain_gives_up_the_poll_and_finishes_the_tasks(clock: Any) -> None:
+    """The poll under way is cancelled at once, running tasks end in their own time, and then run() returns."""
+    room = Room(clock, slots=2)
+    room.runner.takes = lambda _: 50.0
+    room.source.pending = ["a"]
+    work = asyncio.ensure_future(room.scheduler.run())
+    await clock.sleep(5.0)
+    room.source.latency_s = 1_000.0
+    await clock.sleep(30.0)
+    began, polls = clock.monotonic(), len(room.polls())
+    room.scheduler.drain()
+    await work
+    assert room.source.cancelled == 1
+    assert clock.monotonic() - began < 20.0
+    assert room.runner.ended == ["a"]
+    assert (len(room.polls()), room.scheduler.cut) == (polls, [])
+
+
+async def test_a_drain_before_the_start_claims_nothing(clock: Any) -> None:
+    """``drain`` may come before ``run``: it returns at once."""
+    room = Room(clock)
+    room.source.pending = ["a"]
+    room.scheduler.drain()
+    await room.scheduler.run()
+    assert (room.polls(), room.runner.started) == ([], [])
+
+
+async def test_a_drain_with_nothing_running_ends_at_once(clock: Any) -> None:
+    """An idle scheduler does not wait out its pause."""
+    room = Room(clock)
+    work = asyncio.ensure_future(room.scheduler.run())
+    await clock.sleep(100.0)
+    began = clock.monotonic()
+    room.scheduler.drain()
+    await work
+    assert clock.monotonic() == began
+
+
+async def test_what_a_drain_cuts_off_is_named(clock: Any) -> None:
+    """When patience is over the scheduler says which tasks did not end."""
+    room = Room(clock, slots=2)
+    room.runner.takes = lambda _: 500.0
+    room.source.pending = ["b", "a"]
+    async with room.working():
+        await clock.sleep(5.0)
+    assert sorted(room.scheduler.cut) == ["a", "b"]
+    assert room.scheduler.running == {}
+
+
+# --- what others ask
+
+
+async def test_refilling_only_while_polls_bring_as_many_as_asked(clock: Any) -> None:
+    """True while more may come: a full answer and a free slot, a poll under way, or a task about to end."""
+    room = Room(clock, slots=2)
+    room.runner.takes = lambda _: 10.0
+    room.source.pending = [str(number) for number in range(4)]
+    room.source.latency_s = 1.0
+    scheduler = room.scheduler
+    assert scheduler.refilling() is False
+    async with room.working():
+        await clock.sleep(0.5)
+        assert scheduler.refilling() is False, "nothing is known of the source yet"
+        await clock.sleep(2.0)
+        assert (scheduler.free, scheduler.refilling()) == (0, False), "the house is full"
+        room.runner.settling = 1
+        assert scheduler.refilling() is True, "a slot is about to be free"
+        room.runner.settling = 0
+        await clock.sleep(9.6)
+        assert (scheduler.free, scheduler.refilling()) == (2, True), "a poll is under way"
+        await clock.sleep(25.0)
+        assert (scheduler.free, scheduler.refilling()) == (2, False), "the list is empty"
+
+
+async def test_refilling_ends_with_a_hold_and_a_drain(clock: Any) -> None:
+    """Nothing more is on its way while claiming is stopped."""
+    room = Room(clock, slots=2)
+    room.runner.takes = lambda _: 1.0
+    room.source.pending = [str(number) for number in range(100)]
+    room.source.latency_s = 1.0
+    async with room.working():
+        await clock.sleep(5.0)
+        room.hold_until = clock.monotonic() + 10.0
+        await clock.sleep(5.0)
+        assert (room.scheduler.free, room.scheduler.refilling()) == (2, False)
+        await clock.sleep(7.0)
+        room.scheduler.draining = True
+        assert room.scheduler.refilling() is False
+
+
+async def test_idle_means_that_a_poll_found_nothing_while_nothing_ran(clock: Any) -> None:
+    """A list that was read while a task still ran says nothing about that task: it may have come back since."""
+    room = Room(clock, slots=2, interval_s=10.0)
+    room.source.latency_s = 2.0
+    room.runner.takes = lambda _: 1.0
+    room.runner.settles = lambda name: room.runner.ended.count(name) > 0
+    room.source.pending = ["a"]
+    seen: list[tuple[bool, int]] = []
+    async with room.working():
+        for _ in range(400):
+            await clock.sleep(0.05)
+            seen.append((room.scheduler.idle, len(room.source.pending)))
+        assert room.runner.ended == ["a", "a"]
+        assert (True, 0) in seen
+        assert (True, 1) not in seen
+        room.source.error = Unsent("refused")
+        await clock.sleep(20.0)
+        assert room.scheduler.idle is False, "a failed poll has seen nothing"
+
+
+# --- life
+
+
+async def test_it_ticks_while_all_slots_are_taken_for_an_hour(clock: Any) -> None:
+    """A full house is not a stuck one."""
+    room = Room(clock, slots=1)
+    room.runner.takes = lambda _: 3_600.0
+    room.source.pending = ["a"]
+    async with room.working():
+        assert max(await room.tick_ages(3_600)) <= 10.0
+    assert len(room.polls()) == 1
+
+
+async def test_it_ticks_while_idle_held_or_in_trouble(clock: Any) -> None:
+    """Long pauses come in pieces."""
+    room = Room(clock, interval_s=300.0)
+    async with room.working():
+        assert max(await room.tick_ages(1_000)) <= 10.0
+        room.hold_until = clock.monotonic() + 1_000.0
+        assert max(await room.tick_ages(1_000)) <= 10.0
+        room.source.error = Transient("503")
+        assert max(await room.tick_ages(1_000)) <= 10.0
+
+
+async def test_it_ticks_while_a_poll_takes_its_time_but_not_for_ever(clock: Any) -> None:
+    """A slow API is no reason to restart us; a poll that never ends is."""
+    room = Room(clock)
+    room.source.latency_s = LONGEST_POLL_S - 10.0
+    async with room.working():
+        assert max(await room.tick_ages(int(2 * LONGEST_POLL_S))) <= 10.0
+    room = Room(clock)
+    room.source.latency_s = 10_000.0
+    async with room.working():
+        ages = await room.tick_ages(int(LONGEST_POLL_S) + 100)
+    assert max(ages[: int(LONGEST_POLL_S)]) <= 10.0
+    assert ages[-1] >= 90.0
+
+
+async def test_the_gauges_follow(clock: Any) -> None:
+    """Slots and tasks in flight are told as they change."""
+    room = Room(clock, slots=2)
+    room.runner.takes = lambda _: 10.0
+    room.source.pending = ["a"]
+    async with room.working():
+        await clock.sleep(5.0)
+        assert (room.metrics.value("slots"), room.metrics.value("tasks_in_flight")) == (2, 1)
+        await clock.sleep(10.0)
+        assert room.metrics.value("tasks_in_flight") == 0
