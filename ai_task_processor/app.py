@@ -25,6 +25,8 @@ TASKS_SHARE = 0.8
 #: short to delay a restart. The ``drain`` command has come for them alone and sees two probes of an open circuit.
 BLIP_S = 5.0
 DRAIN_PATIENCE_S = 60.0
+#: a wait for the outbox (another daemon still drains) that takes longer is told
+SILENCE_S = 1.0
 HOUSEKEEPING_S = 0.5
 LAG_SAMPLE_S = 0.1
 #: the poll loop ticks every few seconds, whatever it waits for; silent for longer than this it hangs
@@ -90,11 +92,15 @@ class Daemon:
         loop.set_exception_handler(install_crash_hooks())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
+        directory = str(self._settings.store.data_dir)
+        waiting = loop.call_later(SILENCE_S, lambda: log.warning("outbox.awaited", directory=directory))
         try:
             async with self._grace.share(0.0):
                 await parts.outbox.open()
         except TimeoutError:
             return False
+        finally:
+            waiting.cancel()
         stack.push_async_callback(parts.outbox.aclose)
         if parts.outbox.recovered:
             parts.metrics.results_recovered(parts.outbox.recovered)

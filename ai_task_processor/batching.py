@@ -63,6 +63,11 @@ class _Waiting:
     size: int
     futures: list[asyncio.Future[Embedded]] = field(default_factory=list)
 
+    @property
+    def wanted(self) -> bool:
+        """Does anybody still wait for it?"""
+        return not all(future.done() for future in self.futures)
+
 
 @dataclass(slots=True, eq=False)
 class _Running:
@@ -208,7 +213,7 @@ class MicroBatcher:
             alarm.cancel()
             _send_away(call.batch, error)
             lane.running.remove(call)
-            lane.returning += sum(len(waiting.futures) for waiting in call.batch)
+            lane.returning = sum(len(waiting.futures) for waiting in call.batch)
             lane.answered_at = self._clock.monotonic()
             lane.changed.set()
 
@@ -222,7 +227,7 @@ class MicroBatcher:
         """Nobody asks this model for a while; who already waits for it is sent away, too."""
         pause_s = min(FIRST_PAUSE_S * 2.0 ** min(lane.pauses, 16), LONGEST_PAUSE_S)
         (log.debug if lane.trouble else log.warning)(
-            "model.paused", model=lane.model[:64], reason=str(refusal), seconds=pause_s
+            "neighbour.paused", service="model", model=lane.model[:64], reason=str(refusal), seconds=pause_s
         )
         lane.pauses += 1
         lane.paused_until = self._clock.monotonic() + pause_s
@@ -235,11 +240,15 @@ class MicroBatcher:
     async def _isolate(self, lane: _Lane, batch: list[_Waiting]) -> None:
         """Embed a batch; when it is refused, halve it until only the culprits are refused."""
         refused: list[tuple[_Waiting, InputRefused]] = []
+        served = False
         parts = [batch]
         while parts:
-            part = parts.pop()
+            part = [waiting for waiting in parts.pop() if waiting.wanted]
+            if not part:
+                continue
             try:
                 _settle(part, await self._embed(lane, part))
+                served = True
             except InputRefused as error:
                 if len(part) == 1:
                     refused.append((part[0], error))
@@ -247,7 +256,7 @@ class MicroBatcher:
                     self._metrics.batch_isolated()
                     middle = len(part) // 2
                     parts += [part[middle:], part[:middle]]
-        if len(refused) == len(batch):
+        if refused and not served:
             lane.refusals += len(refused)
             if len(batch) > 1 or lane.refusals >= REFUSALS_IN_A_ROW:
                 raise ModelRefused("every text is refused: the request is at fault, not the texts", status=400)
@@ -262,7 +271,7 @@ class MicroBatcher:
         took_s = self._clock.monotonic() - started_at
         lane.usual_s = took_s if lane.usual_s == 0.0 else 0.8 * lane.usual_s + 0.2 * took_s
         if lane.trouble:
-            log.info("model.resumed", model=lane.model[:64], after=lane.trouble)
+            log.info("neighbour.resumed", service="model", model=lane.model[:64], after=lane.trouble)
         lane.refusals, lane.pauses, lane.paused_until, lane.trouble = 0, 0, 0.0, None
         return answer
 
@@ -297,7 +306,7 @@ def _take(lane: _Lane) -> list[_Waiting]:
     abandoned: list[_Waiting] = []
     size = 0
     for waiting in lane.waiting.values():
-        if all(future.done() for future in waiting.futures):
+        if not waiting.wanted:
             abandoned.append(waiting)
             continue
         size += waiting.size

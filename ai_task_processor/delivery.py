@@ -24,6 +24,8 @@ LOOK_AGAIN_S = 1.0
 #: a record becomes a dead letter when, for this long and so often, it failed while others were acknowledged
 GIVE_UP_AFTER_S = 86_400.0
 GIVE_UP_FAILURES = 10
+#: slow start: so many reports at once at first and at least; one more after each acknowledgement, half after a failure
+FIRST_WINDOW = 4
 
 log = get_logger(__name__)
 
@@ -31,7 +33,8 @@ log = get_logger(__name__)
 class Delivery:
     """Reports the outbox's records to the source, ``concurrency`` at a time, in the order they are due.
 
-    While ``gate`` holds the source, one record at a time is the probe.
+    A source that has just come back is not met by everything that waited for it: the window opens with
+    each acknowledgement. While ``gate`` holds the source, one record at a time is the probe.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Delivery:
         self._reporter = Reporter(source, clock=clock, metrics=metrics)
         self._gate = gate
         self._concurrency = concurrency
+        self._window = min(FIRST_WINDOW, concurrency)
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
@@ -110,7 +114,7 @@ class Delivery:
     def _room(self) -> int:
         if self._gate.wait_s() > 0:
             return 0
-        room = self._concurrency - len(self._under_way)
+        room = self._window - len(self._under_way)
         if self._gate.reason is not None:
             return min(room, 1 if self._probe is None else 0)
         return room
@@ -139,12 +143,16 @@ class Delivery:
     async def _attempt(self, record: Record) -> Rejected | NeighbourError | None:
         try:
             await self._reporter.report(record)
-        except (Rejected, NeighbourError) as error:
+        except (CircuitOpen, Rejected) as error:
+            return error
+        except NeighbourError as error:
+            self._window = max(min(FIRST_WINDOW, self._concurrency), self._window // 2)
             return error
         except Exception as error:  # the boundary of one delivery: unknown errors are retried
             log.error("delivery.crashed", task_id=record.task_id, exc_info=error)
             return Transient(f"delivery failed: {type(error).__name__}")
         self._acknowledged += 1
+        self._window = min(self._window + 1, self._concurrency)
         return None
 
     async def _settle(self, record: Record, error: Rejected | NeighbourError | None) -> None:

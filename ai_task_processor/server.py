@@ -2,8 +2,8 @@
 
 A connection belongs to the server until its request is complete: slow heads, slow bodies and idle
 peers have deadlines, the number of connections is bounded, and a full house lets go of the oldest
-connection that is still waiting for a request. Half-open connections can therefore never lock out a
-probe. A peer that hangs up takes its running handler with it.
+connection that no handler is at work for. Peers that send half a request, or do not take their
+answer, can therefore never lock out a probe. A peer that hangs up takes its running handler with it.
 """
 
 import asyncio
@@ -142,7 +142,7 @@ class HttpServer:
         self._connections.pop(task).drop()
 
     def _make_room(self) -> bool:
-        """Drop the oldest connection without a complete request; those that never sent one go first."""
+        """Drop the oldest connection that no handler is at work for; those that never sent a request go first."""
         waiting = [item for item in self._connections.items() if not (item[1].busy or item[1].dropped)]
         if not waiting:
             return False
@@ -217,9 +217,7 @@ class _Connection:
         except _Refused as refusal:
             return await self._refuse(refusal.status)
         self.requests += 1
-        self.busy = True
         await self._respond(_request(head, body))
-        self.busy = False
         if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
             return False
         self._h11.start_next_cycle()
@@ -267,7 +265,7 @@ class _Connection:
     async def _respond(self, request: Request) -> None:
         """The boundary around one request: whatever goes wrong in the handler ends here."""
         try:
-            await self._send(await self._server.handler(request))
+            await self._send(await self._handled(request))
         except (Abort, _Gone):
             raise
         except Exception as error:  # noqa: BLE001 - the drawn boundary: a broken handler answers 500 and no more
@@ -275,6 +273,14 @@ class _Connection:
             if self._h11.our_state is not h11.SEND_RESPONSE:
                 raise Abort(reset=False) from None
             await self._send(_plain(500))
+
+    async def _handled(self, request: Request) -> Response:
+        # Busy while we are at work on it. A peer that does not take its answer keeps nobody else out.
+        self.busy = True
+        try:
+            return await self._server.handler(request)
+        finally:
+            self.busy = False
 
     async def _refuse(self, status: int) -> bool:
         """Answer without a handler, and let the peer finish sending so that it can read the answer."""

@@ -109,7 +109,7 @@ class NestTaskSource:
             try:
                 await self._report(receipt, TaskStatus.FAILED, codec.failure_body(failure))
             except Rejected as error:
-                if error.status not in (httpx2.codes.BAD_REQUEST, httpx2.codes.UNPROCESSABLE_ENTITY):
+                if error.status not in (400, 422):
                     raise
             else:
                 return

@@ -68,8 +68,9 @@ async def test_dead_letters_are_shown_retried_dropped_and_replaced_beside_a_runn
     assert {sandbox.tasks[task_id].patches for task_id in dead} == {0}
 
     sandbox.faults.clear()
+    await sandbox.tasks.settled([waiting], timeout=20)
 
-    # retried
+    # retried, with nothing else on its way
     assert (await worker.command("outbox", "retry", retried)).out == "1 done\n"
     await sandbox.tasks.settled([retried], timeout=1)
     assert sandbox.tasks[retried].result == sandbox.vector("to retry", MODEL)
@@ -88,7 +89,6 @@ async def test_dead_letters_are_shown_retried_dropped_and_replaced_beside_a_runn
     await sandbox.tasks.settled([edited], timeout=10)
     assert task.result == sandbox.vector("edited", MODEL)
 
-    await sandbox.tasks.settled([waiting], timeout=15)
     assert {task.callbacks for task in sandbox.tasks} == {1}
     await eventually(lambda: _is_empty(worker))
     assert (await worker.command("outbox", "list")).out == "the outbox is empty: everything is delivered\n"
@@ -160,13 +160,11 @@ async def test_a_full_outbox_stops_claiming_until_results_have_left(
     settings = {"CIRCUIT_BREAKER_THRESHOLD": 1000, "POLLING_INTERVAL_SECONDS": 0.5, "CONCURRENCY_LIMIT": 5}
     worker = await daemon(OUTBOX_MAX_BYTES=2**16, **settings)
 
-    async def reasons() -> list[str]:
+    async def full() -> bool:
         answer = await worker.get("/ready")
-        found: list[str] = answer.json()["reasons"]
-        return found if answer.status_code == 503 else []
+        return bool(answer.status_code == 503 and answer.json()["reasons"] == ["outbox_full"])
 
-    await eventually(reasons)
-    assert await eventually(reasons) == ["outbox_full"]
+    await eventually(full, timeout=20)
     assert "outbox_full" in (await worker.status())["why_idle"]
     inputs, polls = sandbox.stats.model_inputs, sandbox.stats.polls
     await asyncio.sleep(1.5)

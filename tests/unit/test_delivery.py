@@ -207,6 +207,20 @@ async def test_at_most_so_many_at_once_oldest_due_first(clock: Any) -> None:
     assert [name for _, name in room.source.told] == names
 
 
+async def test_the_window_opens_with_acknowledgements(clock: Any) -> None:
+    """Slow start: a source that has just come back is met by few reports, then by twice as many, up to the bound."""
+    room = Room(clock, concurrency=16)
+    room.source.latency_s = 1.0
+    room.put(*(f"{number:02}" for number in range(60)))
+    at_once = []
+    async with room.working():
+        for _ in range(4):
+            await clock.sleep(0.5)
+            at_once.append(room.source.now)
+            await clock.sleep(0.5)
+        assert at_once == [4, 8, 16, 16]
+
+
 async def test_a_new_result_leaves_at_once(clock: Any) -> None:
     """Woken by a put, it does not wait for its next look, however long it has been idle."""
     room = Room(clock)

@@ -1,0 +1,152 @@
+"""The promises of ``ports.Provider``, held by the mock and by OpenAI's client against the sandbox."""
+
+from collections.abc import AsyncIterator
+
+import httpx2
+import numpy as np
+import pytest
+
+from ai_task_processor.errors import InputRefused, ModelRefused, Unauthorized
+from ai_task_processor.metrics import Metrics
+from ai_task_processor.models.task import Vector
+from ai_task_processor.ports import Provider
+from ai_task_processor.providers.mock import MockProvider
+from ai_task_processor.providers.openai_api import OpenAIProvider
+from ai_task_processor.sandbox import Sandbox
+from ai_task_processor.settings import ModelSettings, NetworkSettings
+from ai_task_processor.transport import make_client
+
+MODEL = "text-embedding-3-small"
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox() as running:
+        yield running
+
+
+def openai_provider(sandbox: Sandbox, dimensions: int | None = None, **changes: str) -> OpenAIProvider:
+    settings = ModelSettings.model_validate(sandbox.environment() | changes)
+    settings = settings.model_copy(update={"embedding_dimensions": dimensions})
+    client = make_client(NetworkSettings.model_validate({}), url=sandbox.url, connections=4)
+    return OpenAIProvider(settings, client, Metrics(version="1", provider="openai"))
+
+
+@pytest.fixture(params=["mock", "openai"])
+async def providers(request: pytest.FixtureRequest, sandbox: Sandbox) -> AsyncIterator[dict[int | None, Provider]]:
+    """A provider with the model's own dimensions, and one that asks for 64."""
+    made: dict[int | None, Provider]
+    if request.param == "mock":
+        made = {None: MockProvider(), 64: MockProvider(64)}
+    else:
+        made = {dimensions: openai_provider(sandbox, dimensions) for dimensions in (None, 64)}
+    yield made
+    for provider in made.values():
+        await provider.aclose()
+
+
+@pytest.fixture
+def provider(providers: dict[int | None, Provider]) -> Provider:
+    return providers[None]
+
+
+def norm(vector: Vector | None) -> float:
+    assert vector is not None
+    return float(np.linalg.norm(np.frombuffer(vector.data, "<f4").astype(np.float64)))
+
+
+async def test_each_text_has_its_vector_in_its_place(provider: Provider) -> None:
+    """As many vectors as texts, in their order, of the model's dimensions and unit length."""
+    texts = [f"text {number}" for number in range(20)]
+    together = await provider.embed(texts, MODEL)
+    assert len(together.vectors) == 20
+    assert len({vector.data for vector in together.vectors if vector}) == 20
+    assert {vector.dimensions for vector in together.vectors if vector} == {1536}
+    assert all(norm(vector) == pytest.approx(1.0, abs=1e-6) for vector in together.vectors)
+    for place in (0, 7, 19):
+        assert (await provider.embed([texts[place]], MODEL)).vectors == [together.vectors[place]]
+
+
+async def test_a_model_has_its_dimensions(providers: dict[int | None, Provider]) -> None:
+    """Native ones by the model's name, fewer when they are asked for."""
+    (large,) = (await providers[None].embed(["x"], "text-embedding-3-large")).vectors
+    (short,) = (await providers[64].embed(["x"], MODEL)).vectors
+    assert large
+    assert short
+    assert (large.dimensions, short.dimensions) == (3072, 64)
+
+
+async def test_equal_texts_have_equal_vectors(provider: Provider) -> None:
+    """Within a call and between calls."""
+    first, second, third = (await provider.embed(["a", "b", "a"], MODEL)).vectors
+    assert first == third != second
+
+
+async def test_usage_grows_with_the_text(provider: Provider) -> None:
+    """Tokens are counted, for all texts of a call together."""
+    short = (await provider.embed(["word"], MODEL)).usage
+    long = (await provider.embed(["word " * 100, "word"], MODEL)).usage
+    assert 0 < short.prompt_tokens == short.total_tokens < 10
+    assert long.prompt_tokens > 50
+
+
+@pytest.mark.parametrize("text", ["\x00", "😀" * 50, " ", "a" * 20_000, "\u2028", '"}]'])
+async def test_any_text_is_a_text(provider: Provider, text: str) -> None:
+    """Whatever Unicode a task brings arrives as it is."""
+    (vector,) = (await provider.embed([text], MODEL)).vectors
+    assert norm(vector) == pytest.approx(1.0, abs=1e-6)
+
+
+async def test_check_passes_and_closing_is_repeatable(provider: Provider) -> None:
+    """A healthy neighbour passes; closing twice is no error."""
+    await provider.check(MODEL)
+    assert provider.name in ("openai", "mock")
+    await provider.aclose()
+    await provider.aclose()
+
+
+async def test_vectors_are_the_models_own_bits(sandbox: Sandbox) -> None:
+    """What arrives is, bit for bit, what the model sent."""
+    provider = openai_provider(sandbox)
+    (vector,) = (await provider.embed(["ünïcödé"], MODEL)).vectors
+    assert vector == Vector(sandbox.vector("ünïcödé", MODEL))
+    await provider.aclose()
+
+
+async def test_refusals_of_a_real_server_are_told_apart(sandbox: Sandbox) -> None:
+    """A text too long, a refused text, an unknown model and a wrong key over a real socket."""
+    provider = openai_provider(sandbox)
+    with pytest.raises(InputRefused) as refused:
+        await provider.embed(["word " * 20_000], MODEL)
+    assert refused.value.code == "text_too_long"
+    with pytest.raises(InputRefused) as refused:
+        await provider.embed(["fine", "[[refuse]]"], MODEL)
+    assert refused.value.code == "input_refused"
+    with pytest.raises(ModelRefused):
+        await provider.embed(["x"], "no-such-model")
+    with pytest.raises(ModelRefused):
+        await provider.check("no-such-model")
+    await provider.aclose()
+    stranger = openai_provider(sandbox, OPENAI_API_KEY="sk-wrong")
+    with pytest.raises(Unauthorized):
+        await stranger.embed(["x"], MODEL)
+    with pytest.raises(Unauthorized):
+        await stranger.check(MODEL)
+    await stranger.aclose()
+
+
+async def test_a_call_that_is_cancelled_leaves_the_client_usable(sandbox: Sandbox) -> None:
+    """Hung calls that were given up do not use up the connections."""
+    fault = sandbox.faults.add("model", hang=True)
+    hasty = openai_provider(sandbox)
+    hasty._timeout_s = 0.05
+    for _ in range(8):  # twice the connections
+        with pytest.raises(Exception, match=r"no answer within 0\.05 s"):
+            await hasty.embed(["x"], MODEL)
+    assert fault.hits == 8
+    sandbox.faults.clear()
+    hasty._timeout_s = 5.0
+    assert len((await hasty.embed(["x"], MODEL)).vectors) == 1
+    await hasty.aclose()
+    assert isinstance(hasty._api._client, httpx2.AsyncClient)
+    assert hasty._api._client.is_closed

@@ -1,0 +1,676 @@
+"""The promises of ``ports.TaskSource``, held by every implementation; then those of the NestJS source alone."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any, Protocol
+from urllib.parse import unquote_to_bytes
+
+import httpx2
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from ai_task_processor.errors import (
+    Ambiguous,
+    CircuitOpen,
+    InvalidAnswer,
+    Misconfigured,
+    NeighbourError,
+    Rejected,
+    Throttled,
+    Transient,
+    Unauthorized,
+    Unsent,
+)
+from ai_task_processor.metrics import Metrics
+from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult, TaskStatus, TaskType, Vector
+from ai_task_processor.ports import Clock, SkipReason, TaskSource
+from ai_task_processor.resilience import Gate
+from ai_task_processor.sandbox.app import Sandbox
+from ai_task_processor.settings import ApiSettings, NetworkSettings
+from ai_task_processor.sources.nest import NestTaskSource
+from ai_task_processor.transport import make_client
+
+VECTOR = TaskResult(vector=Vector(b"\0\0\x80?\0\0\0\xbf"))
+OUTPUT = TaskResult({"told": ["yes"]})
+METRICS = Metrics(version="1", provider="mock")
+
+
+class HandClock:
+    """A clock that moves when it is told to, and when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.time = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.time
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(1_800_000_000 + self.time, UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        self.time += seconds
+        await asyncio.sleep(0)
+
+
+@dataclass
+class Gatekeeper:
+    """An admission that refuses what it is told to."""
+
+    refused: dict[str, SkipReason] = field(default_factory=dict)
+
+    def refuse(self, task: Task) -> SkipReason | None:
+        return self.refused.get(task.id)
+
+
+class FakeSource:
+    """A task source in memory: the port's promises and nothing else."""
+
+    def __init__(self, admission: Gatekeeper, clock: Clock) -> None:
+        self.tasks: dict[str, Task] = {}
+        self.outcomes: dict[str, TaskResult | Failure] = {}
+        self.refusing: set[str] = set()
+        self.down = False
+        self._admission = admission
+        self._clock = clock
+        self._deferred: dict[str, float] = {}
+
+    async def claim(self, limit: int) -> Sequence[Claim]:
+        await self.check()
+        free = [task for task in self.tasks.values() if self._startable(task)]
+        return [Claim(task, Receipt(task.id)) for task in free[: max(0, limit)]]
+
+    def _startable(self, task: Task) -> bool:
+        due = self._deferred.get(task.id, 0.0) <= self._clock.monotonic()
+        return due and task.id not in self.outcomes and self._admission.refuse(task) is None
+
+    async def wait(self, timeout_s: float) -> None:
+        await self._clock.sleep(timeout_s)
+
+    async def complete(self, receipt: Receipt, result: TaskResult) -> None:
+        await self._report(receipt, result)
+
+    async def fail(self, receipt: Receipt, failure: Failure) -> None:
+        await self._report(receipt, failure)
+
+    async def _report(self, receipt: Receipt, outcome: TaskResult | Failure) -> None:
+        await self.check()
+        if receipt.id not in self.tasks:
+            raise Rejected("gone", 404)
+        if receipt.id in self.refusing:
+            raise Rejected("refused", 400)
+        self.outcomes[receipt.id] = outcome
+
+    async def release(self, receipt: Receipt, delay_s: float) -> None:
+        self._deferred[receipt.id] = self._clock.monotonic() + delay_s
+
+    async def check(self) -> None:
+        if self.down:
+            raise Transient("down")
+
+
+class Neighbourhood(Protocol):
+    """A source under test, and the hand that moves its neighbour."""
+
+    clock: HandClock
+    admission: Gatekeeper
+
+    @property
+    def source(self) -> TaskSource: ...
+    def add(self, text: str) -> str: ...
+    def put_back(self, task_id: str) -> None: ...
+    def refuse(self, task_id: str) -> None: ...
+    def break_down(self) -> None: ...
+    def state(self, task_id: str) -> str: ...
+
+
+class FakeNeighbourhood:
+    def __init__(self) -> None:
+        self.clock = HandClock()
+        self.admission = Gatekeeper()
+        self.source = FakeSource(self.admission, self.clock)
+
+    def add(self, text: str) -> str:
+        task_id = f"task-{len(self.source.tasks)}"
+        self.source.tasks[task_id] = Task(id=task_id, type=TaskType.TEXT_EMBEDDING, content={"text": text})
+        return task_id
+
+    def put_back(self, task_id: str) -> None:
+        del self.source.outcomes[task_id]
+
+    def refuse(self, task_id: str) -> None:
+        self.source.refusing.add(task_id)
+
+    def break_down(self) -> None:
+        self.source.down = True
+
+    def state(self, task_id: str) -> str:
+        outcome = self.source.outcomes.get(task_id)
+        return "pending" if outcome is None else "failed" if isinstance(outcome, Failure) else "succeeded"
+
+
+class Bearer(httpx2.Auth):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx2.Request) -> Any:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
+
+
+class NestNeighbourhood:
+    """The NestJS source against the sandbox."""
+
+    def __init__(self, sandbox: Sandbox, client: httpx2.AsyncClient, **options: str) -> None:
+        self.clock = HandClock()
+        self.admission = Gatekeeper()
+        self.sandbox = sandbox
+        self.metrics = Metrics(version="1", provider="mock")
+        self.delivery_gate = self._gate("api_delivery")
+        self.source = NestTaskSource(
+            ApiSettings(**{"API_BASE_URL": sandbox.url, **options}),  # type: ignore[arg-type]  # by the names of the environment
+            polling=client,
+            delivering=client,
+            poll_gate=self._gate("api_poll"),
+            delivery_gate=self.delivery_gate,
+            admission=self.admission,
+            clock=self.clock,
+            metrics=self.metrics,
+        )
+
+    def _gate(self, service: str) -> Gate:
+        return Gate(service, threshold=1_000, clock=self.clock, metrics=self.metrics)
+
+    def add(self, text: str) -> str:
+        return self.sandbox.tasks.add(text)
+
+    def put_back(self, task_id: str) -> None:
+        self.sandbox.tasks.settle(self.sandbox.tasks[task_id], TaskStatus.PENDING)
+
+    def refuse(self, task_id: str) -> None:
+        self.sandbox.faults.add("patch", status=400, task_id=task_id)
+
+    def break_down(self) -> None:
+        self.sandbox.faults.add("pending", status=503)
+        self.sandbox.faults.add("patch", status=503)
+
+    def state(self, task_id: str) -> str:
+        return self.sandbox.tasks[task_id].state.value
+
+    def polls(self, outcome: str) -> float | None:
+        return self.metrics.value("polls_total", outcome=outcome)
+
+
+async def bearer(sandbox: Sandbox) -> Bearer:
+    credentials = sandbox.tokens.credentials
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        answer = await client.post(
+            f"{sandbox.url}/oauth2/token",
+            data={"grant_type": "client_credentials"},
+            auth=(credentials.client_id, credentials.client_secret),
+        )
+    return Bearer(answer.json()["access_token"])
+
+
+@asynccontextmanager
+async def running_nest(**options: str) -> AsyncIterator[NestNeighbourhood]:
+    async with Sandbox() as sandbox:
+        client = make_client(
+            NetworkSettings(), url=sandbox.url, connections=8, auth=await bearer(sandbox), max_answer_bytes=None
+        )
+        async with client:
+            yield NestNeighbourhood(sandbox, client, **options)
+
+
+@pytest.fixture
+async def nest() -> AsyncIterator[NestNeighbourhood]:
+    async with running_nest() as running:
+        yield running
+
+
+@pytest.fixture(params=["fake", "nest"])
+async def neighbours(request: pytest.FixtureRequest) -> AsyncIterator[Neighbourhood]:
+    if request.param == "fake":
+        yield FakeNeighbourhood()
+        return
+    async with running_nest() as running:
+        yield running
+
+
+async def claimed(neighbours: Neighbourhood, limit: int = 10) -> list[str]:
+    return [claim.task.id for claim in await neighbours.source.claim(limit)]
+
+
+# --- the promises of the port
+
+
+async def test_nothing_to_do_is_no_error(neighbours: Neighbourhood) -> None:
+    """An empty source answers with nothing."""
+    assert await claimed(neighbours) == []
+
+
+async def test_a_claim_carries_its_task(neighbours: Neighbourhood) -> None:
+    """Type and content arrive, and the receipt names the task."""
+    task_id = neighbours.add("hello")
+    (claim,) = await neighbours.source.claim(5)
+    assert claim.receipt == Receipt(task_id)
+    assert (claim.task.id, claim.task.type) == (task_id, TaskType.TEXT_EMBEDDING)
+    assert claim.task.content == {"text": "hello"}
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3, 9])
+async def test_no_more_than_asked_for(neighbours: Neighbourhood, limit: int) -> None:
+    """``limit`` bounds what comes back, 0 included."""
+    for n in range(5):
+        neighbours.add(f"text {n}")
+    assert len(await claimed(neighbours, limit)) == min(limit, 5)
+
+
+async def test_what_admission_refuses_does_not_start(neighbours: Neighbourhood) -> None:
+    """Refused tasks are passed over, and do not use up the limit."""
+    ids = [neighbours.add(f"text {n}") for n in range(6)]
+    neighbours.admission.refused = dict.fromkeys(ids[:4], "running")
+    assert await claimed(neighbours, 2) == ids[4:]
+
+
+@pytest.mark.parametrize("result", [VECTOR, OUTPUT, TaskResult({"model": "m"}, vector=VECTOR.vector)])
+async def test_a_completed_task_is_done(neighbours: Neighbourhood, result: TaskResult) -> None:
+    """Once acknowledged it has succeeded and is listed no more."""
+    task_id = neighbours.add("hello")
+    (claim,) = await neighbours.source.claim(1)
+    await neighbours.source.complete(claim.receipt, result)
+    assert neighbours.state(task_id) == "succeeded"
+    assert await claimed(neighbours) == []
+
+
+async def test_a_failed_task_is_done(neighbours: Neighbourhood) -> None:
+    """Its failure is told, and it is listed no more."""
+    task_id = neighbours.add("hello")
+    await neighbours.source.fail(Receipt(task_id), Failure("too_long", "the text is too long"))
+    assert neighbours.state(task_id) == "failed"
+    assert await claimed(neighbours) == []
+
+
+async def test_reporting_twice_is_allowed(neighbours: Neighbourhood) -> None:
+    """Delivery is at least once: a repeated report is acknowledged again."""
+    receipt = Receipt(neighbours.add("hello"))
+    await neighbours.source.complete(receipt, VECTOR)
+    await neighbours.source.complete(receipt, VECTOR)
+
+
+async def test_a_receipt_survives_a_restart(neighbours: Neighbourhood) -> None:
+    """A receipt that is made from its id alone, without a claim, is as good."""
+    task_id = neighbours.add("hello")
+    await neighbours.source.complete(Receipt(id=str(task_id)), OUTPUT)
+    assert neighbours.state(task_id) == "succeeded"
+
+
+async def test_a_released_task_comes_back_after_its_delay(neighbours: Neighbourhood) -> None:
+    """It stays pending, is not claimed before the delay is over, and is then claimed again."""
+    task_id, other = neighbours.add("hello"), neighbours.add("other")
+    await neighbours.source.release(Receipt(task_id), 30.0)
+    assert neighbours.state(task_id) == "pending"
+    assert await claimed(neighbours) == [other]
+    neighbours.clock.time += 29.9
+    assert await claimed(neighbours) == [other]
+    neighbours.clock.time += 0.1
+    assert await claimed(neighbours) == [task_id, other]
+
+
+async def test_a_task_that_was_put_back_runs_again(neighbours: Neighbourhood) -> None:
+    """Nothing remembers an acknowledged task: an operator may want it once more."""
+    task_id = neighbours.add("hello")
+    await neighbours.source.complete(Receipt(task_id), VECTOR)
+    neighbours.put_back(task_id)
+    assert await claimed(neighbours) == [task_id]
+
+
+async def test_a_refused_result_is_rejected(neighbours: Neighbourhood) -> None:
+    """A refusal of this very result is final, and says how it was refused."""
+    task_id = neighbours.add("hello")
+    neighbours.refuse(task_id)
+    for report in (
+        neighbours.source.complete(Receipt(task_id), VECTOR),
+        neighbours.source.fail(Receipt(task_id), Failure("x")),
+    ):
+        with pytest.raises(Rejected) as caught:
+            await report
+        assert caught.value.outcome == "refused"
+    assert neighbours.state(task_id) == "pending"
+
+
+async def test_an_unknown_task_is_gone(neighbours: Neighbourhood) -> None:
+    """A result for a task that the neighbour does not know is refused for good."""
+    with pytest.raises(Rejected) as caught:
+        await neighbours.source.complete(Receipt("no-such-task"), VECTOR)
+    assert caught.value.outcome == "gone"
+
+
+async def test_an_outage_is_the_neighbours_fault(neighbours: Neighbourhood) -> None:
+    """Claiming, reporting and checking raise errors that never fail a task."""
+    task_id = neighbours.add("hello")
+    await neighbours.source.check()
+    neighbours.break_down()
+    for attempt in (
+        neighbours.source.claim(5),
+        neighbours.source.complete(Receipt(task_id), VECTOR),
+        neighbours.source.fail(Receipt(task_id), Failure("x")),
+        neighbours.source.check(),
+    ):
+        with pytest.raises(NeighbourError):
+            await attempt
+    assert neighbours.state(task_id) == "pending"
+
+
+async def test_wait_returns(neighbours: Neighbourhood) -> None:
+    """Without news it returns after the time it was given."""
+    began_at = neighbours.clock.monotonic()
+    await neighbours.source.wait(3.0)
+    assert neighbours.clock.monotonic() - began_at <= 3.0
+
+
+# --- the NestJS source: what is claimed
+
+
+@pytest.mark.parametrize("limit", ["honoured", "ignored", "refused"])
+async def test_every_habit_of_limit_leads_to_all_tasks(nest: NestNeighbourhood, limit: Any) -> None:
+    """A backlog is worked off in order, a few at a time, whatever the API makes of the limit."""
+    nest.sandbox.api.limit = limit
+    ids = [nest.add(f"text {n}") for n in range(23)]
+    found: list[str] = []
+    while claims := await claimed(nest, 5):
+        found += claims
+        nest.admission.refused |= dict.fromkeys(claims, "running")
+    assert found == ids
+    assert nest.sandbox.stats.polls <= 7
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_list_that_is_older_than_an_acknowledgement(nest: NestNeighbourhood, before: bool) -> None:
+    """Acknowledged while the list was under way, a task does not start again; acknowledged before, it was put back."""
+    task_id = nest.add("hello")
+    stale = b'[{"_id":"%s","type":"text_embedding","state":"pending","content":"hello"}]' % task_id.encode()
+    nest.sandbox.faults.add("pending", content=stale.decode(), delay_s=0.1)
+    if before:
+        await nest.source.complete(Receipt(task_id), VECTOR)
+    polling = asyncio.create_task(claimed(nest))
+    await asyncio.sleep(0.03)
+    if not before:
+        await nest.source.complete(Receipt(task_id), VECTOR)
+    assert await polling == ([task_id] if before else [])
+    assert nest.metrics.value("tasks_skipped_total", reason="stale") == (0 if before else 1)
+
+
+async def test_what_a_poll_saw_is_counted(nest: NestNeighbourhood) -> None:
+    """Skipped tasks by reason, the number seen, whether that was all, and the requests made."""
+    nest.admission.refused = {nest.add("a"): "running", nest.add("b"): "unknown_type"}
+    nest.sandbox.tasks.add_raw(b'{"_id":7}')
+    nest.add("c")
+    with capture_logs():
+        await nest.source.claim(5)
+    seen = {reason: nest.metrics.value("tasks_skipped_total", reason=reason) for reason in ("running", "invalid")}
+    assert seen == {"running": 1, "invalid": 1}
+    assert nest.metrics.value("pending_tasks_seen") == 4
+    assert nest.metrics.value("pending_list_complete") == 1
+    assert nest.source.last_page.skipped == {"running": 1, "unknown_type": 1, "invalid": 1}
+    labels = {"endpoint": "/api/ai-tasks/pending", "method": "GET", "status_code": "200"}
+    assert nest.metrics.value("api_requests_total", **labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "outcome"),
+    [
+        ({"status": 401}, Unauthorized, "auth_error"),
+        ({"status": 403}, Unauthorized, "auth_error"),
+        ({"status": 404}, Misconfigured, "client_error"),
+        ({"status": 429, "headers": {"Retry-After": "7"}}, Throttled, "throttled"),
+        ({"status": 503, "headers": {"Retry-After": "7"}}, Throttled, "throttled"),
+        ({"status": 500}, Transient, "server_error"),
+        ({"status": 200, "body": "html"}, InvalidAnswer, "invalid"),
+        ({"status": 200, "body": "object"}, InvalidAnswer, "invalid"),
+        ({"status": 200, "body": "empty"}, InvalidAnswer, "invalid"),
+        ({"reset": True}, Ambiguous, "network_error"),
+    ],
+)
+async def test_a_poll_is_counted_by_how_it_ended(
+    nest: NestNeighbourhood, fault: dict[str, Any], error: type[NeighbourError], outcome: str
+) -> None:
+    """Every kind of failure has its error and its outcome, and good polls have theirs."""
+    await nest.source.claim(5)
+    nest.add("hello")
+    await nest.source.claim(5)
+    assert (nest.polls("empty"), nest.polls("tasks")) == (1, 1)
+    nest.sandbox.faults.add("pending", **fault)
+    with pytest.raises(error) as caught:
+        await nest.source.claim(5)
+    assert type(caught.value) is error
+    assert nest.polls(outcome) == 1
+
+
+async def test_what_was_no_poll_is_not_counted(nest: NestNeighbourhood) -> None:
+    """A poll that the gate held back, and one that was cancelled, say nothing about the API."""
+    nest.sandbox.faults.add("pending", status=429, headers={"Retry-After": "60"}, times=1)
+    with pytest.raises(Throttled):
+        await nest.source.claim(5)
+    with pytest.raises(CircuitOpen):
+        await nest.source.claim(5)
+    nest.clock.time += 61
+    nest.sandbox.faults.add("pending", hang=True)
+    polling = asyncio.create_task(claimed(nest))
+    await asyncio.sleep(0.05)
+    polling.cancel()
+    await asyncio.wait([polling])
+    assert nest.polls("throttled") == 1
+    assert nest.polls("network_error") == 0
+    assert nest.metrics.value("poll_duration_seconds_count") == 1
+
+
+async def test_a_closed_port_is_unsent(nest: NestNeighbourhood) -> None:
+    """With nobody there, nothing was sent: polls, reports and checks say so."""
+    await nest.sandbox.aclose()
+    for attempt in (nest.source.claim(5), nest.source.complete(Receipt("a"), VECTOR), nest.source.check()):
+        with pytest.raises(Unsent):
+            await attempt
+
+
+async def test_others_run_while_a_long_list_is_read(nest: NestNeighbourhood) -> None:
+    """Twenty thousand tasks to skip never hold the event loop for as long as 50 ms."""
+    nest.sandbox.api.limit = "ignored"
+    nest.admission.refused = dict.fromkeys((nest.add("x" * 400) for _ in range(20_000)), "running")
+    turns: list[float] = []
+
+    async def ticking() -> None:
+        while True:
+            turns.append(time.thread_time())
+            await asyncio.sleep(0)
+
+    ticker = asyncio.create_task(ticking())
+    assert await claimed(nest) == []
+    ticker.cancel()
+    assert nest.source.last_page.seen == 20_000
+    assert max(after - before for before, after in pairwise(turns)) < 0.05
+
+
+# --- the NestJS source: what an answer to a PATCH means
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ({"status": 401}, Unauthorized),
+        ({"status": 403}, Unauthorized),
+        ({"status": 429, "headers": {"Retry-After": "7"}}, Throttled),
+        ({"status": 503, "headers": {"Retry-After": "7"}}, Throttled),
+        ({"status": 503}, Ambiguous),
+        ({"status": 500}, Ambiguous),
+        ({"status": 502, "body": "html"}, Ambiguous),
+        ({"status": 408}, Transient),
+        ({"status": 404}, Misconfigured),
+        ({"status": 404, "body": "html"}, Misconfigured),
+        ({"status": 302, "body": "html"}, Misconfigured),
+        ({"status": 400}, Rejected),
+        ({"status": 413}, Rejected),
+        ({"status": 422}, Rejected),
+        ({"status": 409}, Rejected),
+        ({"status": 200, "body": "html"}, Ambiguous),
+        ({"status": 200, "body": "empty"}, Ambiguous),
+        ({"content": '{"_id":"another","state":"succeeded"}'}, Ambiguous),
+        ({"reset": True}, Ambiguous),
+        ({"truncate": True}, Ambiguous),
+    ],
+)
+async def test_what_an_answer_to_a_result_means(
+    nest: NestNeighbourhood, fault: dict[str, Any], error: type[Exception]
+) -> None:
+    """Nothing but an acknowledgement acknowledges; everything else says whose fault it is."""
+    receipt = Receipt(nest.add("hello"))
+    nest.sandbox.faults.add("patch", **fault)
+    with pytest.raises(error) as caught:
+        await nest.source.complete(receipt, VECTOR)
+    assert type(caught.value) is error
+    assert getattr(caught.value, "retry_after_s", None) == (7.0 if error is Throttled else None)
+
+
+async def test_a_callback_that_throws_leaves_it_open(nest: NestNeighbourhood) -> None:
+    """The state was saved and the answer was 500: that is no acknowledgement, and repeating it is right."""
+    receipt = Receipt(nest.add("hello"))
+    nest.sandbox.faults.add("callback", status=500, times=1)
+    with pytest.raises(Ambiguous):
+        await nest.source.complete(receipt, VECTOR)
+    assert nest.state(receipt.id) == "succeeded"
+    assert nest.sandbox.tasks[receipt.id].callbacks == 0
+    await nest.source.complete(receipt, VECTOR)
+    assert nest.sandbox.tasks[receipt.id].callbacks == 1
+
+
+async def test_an_answer_without_id_and_state_is_told_once(nest: NestNeighbourhood) -> None:
+    """It acknowledges; one warning for the process says that nothing could be verified."""
+    nest.sandbox.faults.add("patch", content='{"ok":true}')
+    with capture_logs() as lines:
+        for _ in range(3):
+            await nest.source.complete(Receipt(nest.add("hello")), VECTOR)
+    assert [line["event"] for line in lines] == ["delivery.unverified"]
+
+
+async def test_a_strict_api_gets_bare_failures(nest: NestNeighbourhood) -> None:
+    """A refused reason is repeated once without it; when that was accepted, reasons are not sent any more."""
+    nest.sandbox.api.forbid_unknown_keys = True
+    first, second = nest.add("a"), nest.add("b")
+    await nest.source.fail(Receipt(first), Failure("too_long"))
+    assert nest.state(first) == "failed"
+    assert nest.sandbox.stats.patches == 2
+    await nest.source.fail(Receipt(second), Failure("too_long"))
+    assert nest.state(second) == "failed"
+    assert nest.sandbox.stats.patches == 3
+
+
+async def test_a_refusal_for_another_reason_is_not_remembered(nest: NestNeighbourhood) -> None:
+    """When the bare failure is refused as well, the reason was not the trouble: the next task sends its own."""
+    refused, fine = nest.add("a"), nest.add("b")
+    nest.refuse(refused)
+    with pytest.raises(Rejected):
+        await nest.source.fail(Receipt(refused), Failure("x"))
+    assert nest.sandbox.stats.patches == 2
+    await nest.source.fail(Receipt(fine), Failure("too_long", "why"))
+    assert nest.sandbox.tasks[fine].error == {"code": "too_long", "message": "why"}
+
+
+@pytest.mark.parametrize("status", [404, 409, 413, 500])
+async def test_only_a_refused_body_is_sent_bare(nest: NestNeighbourhood, status: int) -> None:
+    """Another answer to a failure is what it is, after one request."""
+    receipt = Receipt(nest.add("a"))
+    nest.sandbox.faults.add("patch", status=status)
+    with pytest.raises((Rejected, NeighbourError)):
+        await nest.source.fail(receipt, Failure("x"))
+    assert nest.sandbox.stats.patches == 1
+
+
+async def test_polls_and_reports_have_gates_of_their_own(nest: NestNeighbourhood) -> None:
+    """While results are held back, polls go on, and the other way round."""
+    receipt = Receipt(nest.add("a"))
+    nest.sandbox.faults.add("patch", status=429, headers={"Retry-After": "60"})
+    with pytest.raises(Throttled):
+        await nest.source.complete(receipt, VECTOR)
+    with pytest.raises(CircuitOpen):
+        await nest.source.complete(receipt, VECTOR)
+    assert nest.sandbox.stats.patches == 1
+    assert await claimed(nest) == [receipt.id]
+
+
+# --- the NestJS source: paths
+
+
+async def path_of(task_id: str) -> bytes | None:
+    """The path that a result for this id is sent to; None when it is refused and nothing is sent."""
+    asked: list[bytes] = []
+
+    def answered(request: httpx2.Request) -> httpx2.Response:
+        assert (request.method, request.url.host) == ("PATCH", "api.test")
+        asked.append(request.url.raw_path)
+        return httpx2.Response(204)
+
+    clock, metrics = HandClock(), METRICS
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answered)) as client:
+        source = NestTaskSource(
+            ApiSettings(API_BASE_URL="https://api.test/base"),  # type: ignore[call-arg]  # by the environment's name
+            polling=client,
+            delivering=client,
+            poll_gate=Gate("api_poll", threshold=5, clock=clock, metrics=metrics),
+            delivery_gate=Gate("api_delivery", threshold=5, clock=clock, metrics=metrics),
+            admission=Gatekeeper(),
+            clock=clock,
+            metrics=metrics,
+        )
+        try:
+            await source.complete(Receipt(task_id), VECTOR)
+        except Rejected:
+            assert asked == []
+            return None
+    (path,) = asked
+    return path
+
+
+@pytest.mark.parametrize(
+    ("task_id", "path"),
+    [
+        ("665f0c0000000000000000aa", b"/base/api/ai-tasks/665f0c0000000000000000aa"),
+        ("a.b_c~d-e", b"/base/api/ai-tasks/a.b_c~d-e"),
+        ("../../admin", b"/base/api/ai-tasks/..%2F..%2Fadmin"),
+        ("a?x=1", b"/base/api/ai-tasks/a%3Fx%3D1"),
+        ("%2e%2e", b"/base/api/ai-tasks/%252e%252e"),
+        ("a#b", b"/base/api/ai-tasks/a%23b"),
+        ("a b\r\nX: y", b"/base/api/ai-tasks/a%20b%0D%0AX%3A%20y"),
+        ("\ud800", b"/base/api/ai-tasks/%ED%A0%80"),
+        ("..", None),
+        (".", None),
+        ("", None),
+        ("a" * 70_000, None),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+async def test_an_id_reaches_its_own_path_or_none(task_id: str, path: bytes | None) -> None:
+    """Whatever an id holds is part of one segment, or nothing is sent; the base's own path stays in front."""
+    assert await path_of(task_id) == path
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.text(st.characters(codec=None), max_size=20) | st.text("./%?#2eE\\@:;a", max_size=9), min_size=50))
+def test_no_id_reaches_another_path(ids: list[str]) -> None:
+    """A thousand random ids: each is quoted into one segment behind the prefix, or refused."""
+
+    async def paths() -> list[bytes | None]:
+        return [await path_of(task_id) for task_id in ids]
+
+    for task_id, path in zip(ids, asyncio.run(paths()), strict=True):
+        if path is not None:
+            assert path.startswith(b"/base/api/ai-tasks/")
+            segment = path.removeprefix(b"/base/api/ai-tasks/")
+            assert segment not in (b"", b".", b"..")
+            assert not set(segment) & set(b"/?#\\")
+            assert unquote_to_bytes(segment).decode("utf-8", "surrogatepass") == task_id

@@ -1,0 +1,377 @@
+"""The running daemon as probes, Prometheus, an init system and an operator meet it."""
+
+import asyncio
+import json
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from ai_task_processor.ops import MetricsServer
+from ai_task_processor.sandbox.app import Sandbox
+
+Start = Callable[..., Awaitable[Any]]
+Eventually = Callable[..., Awaitable[Any]]
+Another = Callable[[], Awaitable[Sandbox]]
+PATHS = ("/health", "/ready", "/metrics", "/status")
+#: what a busy machine may add to a promise in seconds
+ALLOWANCE_S = 2.0
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        await asyncio.sleep(0)
+
+
+async def ask(worker: Any, method: str, path: str) -> httpx2.Response:
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        return await client.request(method, f"http://127.0.0.1:{worker.port}{path}", timeout=5)
+
+
+async def ready(worker: Any) -> bool:
+    return bool((await worker.get("/ready")).status_code == 200)
+
+
+async def reasons(worker: Any) -> list[str]:
+    answer = await worker.get("/ready")
+    found: list[str] = answer.json()["reasons"]
+    assert (answer.status_code == 503) == bool(found)
+    return found
+
+
+# --- what is served
+
+
+async def test_four_paths_answer_and_nothing_else(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+    """GET and HEAD of four paths; 404 elsewhere, 405 for every other method; a busy daemon says so."""
+    worker = await daemon(CONCURRENCY_LIMIT=3)
+    await eventually(lambda: ready(worker))
+    assert (await worker.get("/health")).json() == {"status": "ok"}
+    assert (await worker.get("/ready")).json() == {"ready": True, "reasons": []}
+    assert (await worker.get("/metrics")).headers["content-type"].startswith("text/plain; version=0.0.4")
+    status = await worker.status()
+    assert (status["state"], status["mode"], status["why_idle"]) == ("running", "openai", "no task is pending")
+    assert status["slots"] == {"total": 3, "running": 0}
+    assert status["token"]["held"] is True
+    for path in PATHS:
+        head = await ask(worker, "HEAD", path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert int(head.headers["content-length"]) > 0
+        for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"):
+            refused = await ask(worker, method, path)
+            assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+    for path in ("/", "/metrics/", "/Health", "/wake", "/../etc/passwd", "/%2e%2e/status", "//status", "/status/x"):
+        assert (await ask(worker, "GET", path)).status_code == 404
+    assert (await ask(worker, "GET", "/health?verbose=1")).status_code == 200
+
+
+async def test_nothing_of_the_configuration_is_served(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+    """No secret, token, URL, path or user text on any path, in good times and in bad."""
+    text = "the text of a user"
+    sandbox.tasks.add(text=text)
+    worker = await daemon(CIRCUIT_BREAKER_THRESHOLD=1, POLLING_INTERVAL_SECONDS=0.2)
+    await eventually(lambda: ready(worker))
+    served = [await ask(worker, "GET", path) for path in (*PATHS, "/nothing")]
+    sandbox.faults.add("pending", status=500, body="html")
+    sandbox.faults.add("patch", status=401)
+    sandbox.faults.add("model", status=401)
+    sandbox.tasks.add(text=text)
+    await eventually(lambda: reasons(worker))
+    served += [await ask(worker, "GET", path) for path in PATHS]
+    said = "".join(f"{answer.headers}{answer.text}" for answer in served)
+    environment = sandbox.environment()
+    hidden = [value for name, value in environment.items() if name not in ("OPENAI_BASE_URL", "OAUTH2_TOKEN_URL")]
+    hidden += [sandbox.url, sandbox.url.partition("//")[2], str(worker.directory.parent), "Bearer", "outbox.db", text]
+    assert len(said) > 20_000
+    assert [secret for secret in hidden if secret in said] == []
+
+
+async def test_probes_answer_through_a_flood(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+    """With 500 half-open connections a probe takes a second at most, and the flood costs little memory."""
+    worker = await daemon()
+    await eventually(lambda: ready(worker))
+    idle_kb = worker.memory_kb("VmRSS")
+    async with AsyncExitStack() as stack:
+        for number in range(500):
+            _, writer = await stack.enter_async_context(connected(worker.port))
+            writer.write(b"GET /health HTTP/1.1\r\nX-Slow: "[: number % 33])
+        for path in PATHS * 3:
+            began = time.monotonic()
+            assert (await worker.get(path)).status_code == 200
+            assert time.monotonic() - began < 1.0
+        assert worker.memory_kb("VmHWM") - idle_kb < 32 * 1024
+
+
+async def test_who_does_not_take_an_answer_keeps_nobody_out() -> None:
+    """A hundred clients that ask and never read: the next probe is answered at once."""
+    ops = MetricsServer(
+        unhealthy=lambda: None, unready=list, status=dict, exposition=lambda: (b"x" * 2**23, "text/plain")
+    )
+    port = await ops.start("127.0.0.1", 0)
+    try:
+        async with AsyncExitStack() as stack:
+            for _ in range(100):
+                _, writer = await stack.enter_async_context(connected(port))
+                writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+                await asyncio.sleep(0.01)
+            async with asyncio.timeout(1.0), httpx2.AsyncClient(trust_env=False) as client:
+                assert (await client.get(f"http://127.0.0.1:{port}/health")).status_code == 200
+    finally:
+        await ops.aclose()
+
+
+async def test_a_slow_head_is_cut_off(sandbox: Sandbox, daemon: Start) -> None:
+    """A client that sends a byte now and then is let go within seconds."""
+    worker = await daemon()
+    async with connected(worker.port) as (reader, writer), asyncio.timeout(5 + ALLOWANCE_S):
+        reading = asyncio.ensure_future(reader.read())
+        for byte in b"GET /health HTTP/1.1\r\nX: " + b"y" * 1_000:
+            writer.write(bytes([byte]))
+            await asyncio.wait([reading], timeout=0.2)
+            if reading.done():
+                break
+        assert await reading == b""
+
+
+# --- what is said when something is wrong
+
+
+async def test_while_the_token_endpoint_is_down_it_is_alive_and_says_so(
+    daemon: Start, another_sandbox: Another, eventually: Eventually
+) -> None:
+    """A refused token: healthy, unready for that reason, state degraded, and well again by itself."""
+    sandbox = await another_sandbox()
+    fault = sandbox.faults.add("token", status=503)
+    worker = await daemon(to=sandbox, POLLING_INTERVAL_SECONDS=0.2)
+    found = await eventually(lambda: reasons(worker))
+    await eventually(lambda: reasons(worker) if found[0] == "starting" else found)
+
+    async def refused() -> bool:
+        return (await reasons(worker))[0] == "token_unavailable: the token endpoint answered 503"
+
+    await eventually(refused)
+    assert (await worker.get("/health")).status_code == 200
+    status = await worker.status()
+    assert (status["state"], status["token"]["held"]) == ("degraded", False)
+    assert status["why_idle"].startswith("token_unavailable")
+    fault.times = fault.hits
+    await eventually(lambda: ready(worker), timeout=40)
+
+
+async def test_a_token_endpoint_that_hangs_delays_neither_probes_nor_the_end(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually
+) -> None:
+    """Still starting, healthy, and gone at once on SIGTERM."""
+    sandbox.faults.add("token", hang=True)
+    worker = await daemon()
+    await eventually(lambda: sandbox.stats.token_requests == 1)
+    assert (await worker.get("/health")).status_code == 200
+    assert await reasons(worker) == ["starting"]
+    assert (await worker.status())["state"] == "starting"
+    began = time.monotonic()
+    assert await worker.stop() == 0
+    assert time.monotonic() - began < 1.0 + ALLOWANCE_S
+
+
+async def test_an_api_that_answers_html_is_named(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+    """A login page instead of the list: unready for that reason, one line when it begins and one when it ends."""
+    fault = sandbox.faults.add("pending", status=200, body="html")
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.2)
+
+    async def named() -> bool:
+        return (await reasons(worker)) == ["upstream_unavailable: the answer is not a JSON array"]
+
+    await eventually(named)
+    assert (await worker.get("/health")).status_code == 200
+    await asyncio.sleep(1.5)
+    fault.times = fault.hits
+    await eventually(lambda: ready(worker), timeout=40)
+    assert len(worker.events("poll.recovered")) == 1
+    told = [event["reason"] for event in worker.events("poll.failed")]
+    assert len(told) == len(set(told))
+
+
+async def test_a_full_outbox_stops_the_intake_until_there_is_room(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually
+) -> None:
+    """Results wait for an API that is away: claiming stops at the limit, says so, and goes on after it."""
+    fault = sandbox.faults.add("patch", status=503)
+    ids = [sandbox.tasks.add(text=f"text {number}") for number in range(60)]
+    worker = await daemon(OUTBOX_MAX_BYTES=65_536, CONCURRENCY_LIMIT=4, POLLING_INTERVAL_SECONDS=0.5)
+
+    async def full() -> bool:
+        return "outbox_full" in await reasons(worker)
+
+    await eventually(full)
+    await asyncio.sleep(0.5)
+    polls = sandbox.stats.polls
+    status = await worker.status()
+    assert status["outbox"]["bytes"] < 2 * 65_536
+    assert status["why_idle"] == "outbox_full"
+    await asyncio.sleep(2.0)
+    assert sandbox.stats.polls == polls
+    assert (await worker.get("/health")).status_code == 200
+    fault.times = fault.hits
+    await sandbox.tasks.settled(ids, timeout=60)
+    await eventually(lambda: ready(worker))
+    assert all(sandbox.tasks[task_id].callbacks == 1 for task_id in ids)
+
+
+async def test_a_full_house_is_ready(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+    """All slots busy for long is work, not trouble."""
+    sandbox.faults.add("model", hang=True)
+    for _ in range(3):
+        sandbox.tasks.add(text="slow")
+    worker = await daemon(CONCURRENCY_LIMIT=2, SHUTDOWN_GRACE_SECONDS=1)
+
+    async def busy() -> bool:
+        return bool((await worker.status())["slots"]["running"] == 2)
+
+    await eventually(busy)
+    await asyncio.sleep(1.0)
+    assert await reasons(worker) == []
+    assert (await worker.status())["why_idle"] is None
+
+
+# --- how it ends
+
+
+async def test_an_idle_daemon_leaves_at_once(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+    """SIGTERM with nothing to do: exit 0 within a moment, not after the grace period."""
+    worker = await daemon()
+    await eventually(lambda: ready(worker))
+    began = time.monotonic()
+    assert await worker.stop() == 0
+    assert time.monotonic() - began < 1.0 + ALLOWANCE_S
+    assert worker.events("drain.finished")[0]["waiting"] == 0
+
+
+async def test_a_drain_does_not_wait_for_an_api_that_is_away(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually
+) -> None:
+    """A blip is waited for, an outage is not: the results stay in the outbox, and the next start delivers them."""
+    fault = sandbox.faults.add("patch", reset=True)
+    ids = [sandbox.tasks.add(text=f"text {number}") for number in range(20)]
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.5)
+
+    async def waiting() -> bool:
+        status = await worker.status()
+        return bool(status["outbox"]["waiting"] == 20 and status["circuits"]["api_delivery"]["state"] == "open")
+
+    await eventually(waiting, timeout=20)
+    began = time.monotonic()
+    assert await worker.stop() == 0
+    assert 4.0 <= time.monotonic() - began < 8.0 + ALLOWANCE_S
+    assert worker.events("drain.finished")[0]["waiting"] == 20
+    fault.times = fault.hits
+    again = await daemon()
+    assert again.events("outbox.recovered")[0]["results"] == 20
+    await sandbox.tasks.settled(ids, timeout=70)
+    assert sandbox.stats.model_inputs == 20
+
+
+async def test_a_drain_uses_a_blip(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+    """An API that is back within seconds gets its results before the end."""
+    sandbox.faults.add("patch", status=503, times=1)
+    task_id = sandbox.tasks.add(text="text")
+    worker = await daemon()
+    await eventually(lambda: sandbox.stats.patches >= 1)
+    assert await worker.stop() == 0
+    assert sandbox.tasks[task_id].state == "succeeded"
+    assert worker.events("drain.finished")[0]["waiting"] == 0
+
+
+async def test_what_a_drain_cuts_off_is_named(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+    """The log says which tasks did not end within the grace period."""
+    sandbox.faults.add("model", hang=True)
+    task_id = sandbox.tasks.add(text="slow")
+    worker = await daemon(SHUTDOWN_GRACE_SECONDS=1)
+    await eventually(lambda: sandbox.stats.model_requests == 1)
+    assert await worker.stop() == 0
+    assert worker.events("drain.cut")[0]["tasks"] == [task_id]
+
+
+async def test_a_signal_ends_the_wait_for_another_daemon(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually
+) -> None:
+    """Waiting for the lock of the outbox is no work: SIGTERM ends it at once with 0, and disturbs nobody."""
+    first = await daemon()
+    second = await daemon(wait=False)
+    await eventually(lambda: second.events("outbox.awaited"), timeout=30)
+    assert not second.events("daemon.started")
+    began = time.monotonic()
+    assert await second.stop() == 0
+    assert time.monotonic() - began < 1.0 + ALLOWANCE_S
+    assert second.events("daemon.stopped")
+    assert (await first.get("/health")).status_code == 200
+
+
+async def test_a_taken_port_is_one_line_and_78(sandbox: Sandbox, daemon: Start, tmp_path: Path) -> None:
+    """The line names METRICS_PORT; the outbox is free again for the next start."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        shell = await daemon("--version", wait=False, METRICS_PORT=taken.getsockname()[1])
+        await shell.exit_code()
+        finished = await shell.command("run")
+    assert (finished.code, finished.out) == (78, "")
+    (line,) = [line for line in finished.err.splitlines() if not line.startswith("{")]
+    assert "METRICS_PORT" in line
+    worker = await daemon()
+    assert (await worker.get("/health")).status_code == 200
+
+
+BROKEN = """
+import asyncio
+
+from ai_task_processor.delivery import Delivery
+
+
+async def broken(self, group):
+    raise RuntimeError("the text of a user")
+
+
+Delivery._start_due = broken
+"""
+
+
+async def test_a_bug_in_a_companion_ends_with_one_line_and_70(sandbox: Sandbox, daemon: Start, tmp_path: Path) -> None:
+    """A daemon that cannot do all of its work does not pretend: one structured line, no message of a stranger."""
+    (tmp_path / "sitecustomize.py").write_text(BROKEN)
+    shell = await daemon("--version", wait=False, PYTHONPATH=tmp_path)
+    await shell.exit_code()
+    finished = await shell.command("run")
+    assert finished.code == 70
+    crashes = [json.loads(line) for line in finished.err.splitlines() if "daemon.crashed" in line]
+    assert len(crashes) == 1
+    assert "RuntimeError" in crashes[0]["exception"]
+    assert "delivery.py" in crashes[0]["exception"]
+    assert "the text of a user" not in finished.err
+    assert "Traceback" not in finished.err
+
+
+async def test_the_drain_command_delivers_and_leaves(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+    """``drain`` claims nothing; 75 while something is left, 0 when all is delivered; it stops when told to."""
+    fault = sandbox.faults.add("patch", hang=True)
+    task_id = sandbox.tasks.add(text="kept")
+    first = await daemon()
+    await eventually(lambda: sandbox.stats.patches == 1)
+    await first.kill()
+    later = sandbox.tasks.add(text="not claimed")
+    drain = await daemon("drain", SHUTDOWN_GRACE_SECONDS=1)
+    await eventually(lambda: sandbox.stats.patches == 2)
+    assert await reasons(drain) == ["draining"]
+    drain.send(signal.SIGTERM)
+    assert await drain.exit_code(timeout=2 + ALLOWANCE_S) == 75
+    fault.times = fault.hits
+    again = await daemon("drain")
+    assert await again.exit_code() == 0
+    assert (sandbox.tasks[task_id].state, sandbox.tasks[later].state) == ("succeeded", "pending")

@@ -1,0 +1,135 @@
+"""The README is true: the settings, commands, targets, metrics, alerts and files that it names exist."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from ai_task_processor import cli
+from ai_task_processor.errors import ConfigurationError
+from ai_task_processor.metrics import Metrics
+from ai_task_processor.settings import Variable, load_settings, variables
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```\w*\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+PROSE = re.sub(r"^```\w*\n.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
+SPANS = re.findall(r"`([^`\n]+)`", PROSE)
+CODE = [*SPANS, *(line for block in BLOCKS for line in block.splitlines())]
+
+DEFAULTS = {variable.name: variable.default for variable in variables()}
+#: a row of a table whose first cell is one variable, and its second cell
+ROWS = dict(re.findall(r"^\| `([A-Z][A-Z0-9_]+)` \| ([^|]*) \|", PROSE, flags=re.MULTILINE))
+#: hosts of addresses that are examples, this machine, or the documented token endpoint
+HOSTS = re.compile(r"localhost|127\.0\.0\.1|(.*\.)?example\.com|.*\.projects\.oryapis\.com")
+
+
+def test_the_table_has_every_setting_and_no_other() -> None:
+    """Each variable that is read has one row, in the order of the settings."""
+    assert list(ROWS) == list(DEFAULTS)
+
+
+@pytest.mark.parametrize("variable", variables(), ids=lambda variable: variable.name)
+def test_a_row_shows_the_default(variable: Variable) -> None:
+    """A default stands in the row as code, or the row names a variable of the same default; otherwise there is none."""
+    shown = re.fullmatch(r"`([^`]*)`", ROWS[variable.name])
+    value = shown[1] if shown else ""
+    assert DEFAULTS.get(value, value) == variable.default
+
+
+def test_what_is_required_is_called_required() -> None:
+    """What a start without any setting complains about says ``required``; only the model's key says it too."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings({}, None)
+    missing = {problem.split()[0] for problem in caught.value.problems}
+    required = {name for name, cell in ROWS.items() if cell.startswith("required")}
+    assert required == missing | {"OPENAI_API_KEY"}
+
+
+def test_every_variable_that_is_named_exists() -> None:
+    """A capital name with an underscore in code is a setting, its file form, or one of the compose file."""
+    known = {*DEFAULTS, *(f"{variable.name}_FILE" for variable in variables() if variable.secret), "TASK_ID"}
+    known |= set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
+    assert {name for span in SPANS for name in re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b", span)} <= known
+
+
+def test_every_make_target_exists() -> None:
+    """``make something`` in code is a target, and the ones a newcomer needs are there."""
+    phony = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)[0].split()
+    named = {target for code in CODE for target in re.findall(r"(?:^|[$ ])make ([a-z]+)", code)}
+    assert {"demo", "install", "test", "check"} <= named <= set(phony)
+
+
+def _commands() -> Iterator[tuple[str, ...]]:
+    for code in CODE:
+        for words in re.findall(r"(?:^|[/ ])ai-task-processor((?: [a-z]+)+)", code):
+            yield tuple(words.split())
+        if code.startswith("outbox "):
+            yield tuple(re.findall(r"^outbox [a-z]+", code)[0].split())
+
+
+COMMANDS = sorted(set(_commands()))
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_exists(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command in the README, with its action, has a help page."""
+    with pytest.raises(SystemExit) as left:
+        cli.main([*words, "--help"])
+    assert left.value.code == 0
+    assert f"usage: ai-task-processor {' '.join(words)} " in capsys.readouterr().out
+
+
+def test_no_command_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """What ``--help`` lists is in the README."""
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    offered = set(re.findall(r"^    ([a-z]+)\b", capsys.readouterr().out, flags=re.MULTILINE))
+    assert len(offered) >= 7
+    assert offered == {words[0] for words in COMMANDS}
+
+
+def test_every_metric_exists() -> None:
+    """Each metric that is named is one that the daemon exposes."""
+    text, _ = Metrics(version="0", provider="openai").exposition()
+    exposed = {s.name for family in text_string_to_metric_families(text.decode()) for s in family.samples}
+    named = set(re.findall(r"\bai_task_processor_\w+", PROSE))
+    assert named
+    assert named <= exposed
+
+
+def test_every_alert_has_its_remedy() -> None:
+    """The alerts in the README are the alerts of the rules, all of them."""
+    groups = yaml.safe_load((ROOT / "monitoring" / "rules.yml").read_text())["groups"]
+    alerts = {rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule}
+    assert alerts == set(re.findall(r"`(AiTaskProcessor\w+)`", PROSE))
+
+
+def test_every_file_exists() -> None:
+    """Files and folders named in code stand in the project or in the package."""
+    named = {span for span in SPANS if re.fullmatch(r"[\w./-]+\.(?:py|yml|toml|txt|md|example)|tests/\w+|\w+/", span)}
+    assert len(named) >= 5
+    assert {
+        name for name in named if not any((base / name).exists() for base in (ROOT, ROOT / cli.__package__))
+    } == set()
+
+
+def test_links_resolve() -> None:
+    """Relative links lead to files, and anchors to headings."""
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", PROSE) if "://" not in target]
+    headings = re.findall(r"^#+ (.+)$", PROSE, flags=re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert targets
+    for target in targets:
+        path, _, anchor = target.partition("#")
+        assert (ROOT / path).exists() if path else anchor in anchors, target
+
+
+def test_no_address_leads_outside() -> None:
+    """Absolute addresses are examples, this machine, or the documented token endpoint: nobody's downloads."""
+    found = re.findall(r"https?://[^\s`)>\"]+", README)
+    assert [url for url in found if not HOSTS.fullmatch(urlsplit(url).hostname or "")] == []

@@ -1,0 +1,230 @@
+"""The factory: built-ins first, strangers by entry point, and nobody's bug stops the others."""
+
+import sys
+from collections.abc import Callable, Iterable
+from importlib.metadata import Distribution, EntryPoint
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from ai_task_processor.errors import AiTaskProcessorError, ConfigurationError
+from ai_task_processor.models.task import Task, TaskType
+from ai_task_processor.processors import factory as factory_module
+from ai_task_processor.processors.base import BaseProcessor, Kit, TaskResult
+from ai_task_processor.processors.factory import ENTRY_POINTS, ProcessorFactory
+from ai_task_processor.processors.text_embedding import TextEmbeddingProcessor
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import FakeClock
+
+
+class Caption(BaseProcessor):
+    """A stranger's processor; it would take embeddings, too."""
+
+    task_types = frozenset({"caption"})
+    hold: object = 0.0
+
+    def can_process(self, task: Task) -> bool:
+        return task.type in ("caption", TaskType.TEXT_EMBEDDING)
+
+    def hold_s(self) -> float:
+        if isinstance(self.hold, Exception):
+            raise self.hold
+        return cast("float", self.hold)
+
+    async def process(self, task: Task) -> TaskResult:
+        return TaskResult("a caption")
+
+
+class Choosy(Caption):
+    """Its author did not think of plain strings."""
+
+    def can_process(self, task: Task) -> bool:
+        return bool(cast("dict[str, object]", task.content)["wanted"])
+
+
+class NeedsArguments(Caption):
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+
+def raising() -> BaseProcessor:
+    raise AiTaskProcessorError("sk-secret")
+
+
+class Package:
+    """What an entry point knows of its distribution."""
+
+    name = "captions"
+
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Pretend that a package with these processors is installed."""
+    module = ModuleType("captions_package")
+    monkeypatch.setitem(sys.modules, "captions_package", module)
+
+    def installed(**processors: object) -> None:
+        for name, value in processors.items():
+            setattr(module, name, value)
+        found = [
+            EntryPoint(name, f"captions_package:{name}", ENTRY_POINTS)._for(cast("Distribution", Package))  # type: ignore[attr-defined]  # how importlib.metadata itself ties it to its package
+            for name in processors
+        ]
+
+        def entry_points(*, group: str) -> Iterable[EntryPoint]:
+            assert group == ENTRY_POINTS
+            return found
+
+        monkeypatch.setattr(factory_module, "entry_points", entry_points)
+
+    installed()
+    return installed
+
+
+class Embedder:
+    """A model that is paused for as long as ``held_s`` says."""
+
+    held_s = 0.0
+
+    async def embed(self, text: str, model: str) -> object:
+        raise AssertionError("not asked here")
+
+    def hold_s(self) -> float:
+        return self.held_s
+
+
+@pytest.fixture
+def make(clock: "FakeClock", install: Install) -> Callable[[], ProcessorFactory]:
+    def equipped() -> ProcessorFactory:
+        factory = ProcessorFactory()
+        factory.equip(Kit(clock=clock, patience_s=1.0, embedder=cast("None", Embedder()), model_aliases={}))
+        return factory
+
+    return equipped
+
+
+Make = Callable[[], ProcessorFactory]
+
+
+def task(kind: TaskType | str = TaskType.TEXT_EMBEDDING, content: object = "t") -> Task:
+    return Task(id="a", type=kind, content=content)
+
+
+def test_the_built_in_serves_embeddings(make: Make) -> None:
+    """Without any package there is text embedding, and an unknown type is nobody's."""
+    factory = make()
+    assert isinstance(factory.find(task()), TextEmbeddingProcessor)
+    assert factory.find(task("caption")) is None
+    assert factory.task_types == {"text_embedding"}
+
+
+def test_the_documented_recipe(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
+    """A new built-in is one line in the list: it is equipped and found like the others."""
+    original = ProcessorFactory.__init__
+
+    def with_one_line_more(self: ProcessorFactory) -> None:
+        original(self)
+        self._processors.append(Caption())
+
+    monkeypatch.setattr(ProcessorFactory, "__init__", with_one_line_more)
+    factory = make()
+    found = factory.find(task("caption"))
+    assert isinstance(found, Caption)
+    assert found.kit.patience_s == 1.0
+
+
+def test_an_installed_package_adds_its_processor(make: Make, install: Install) -> None:
+    """It is loaded, told in the log, equipped, and its types are known."""
+    install(Caption=Caption)
+    with capture_logs() as lines:
+        factory = make()
+    assert lines == [
+        {"event": "plugin.loaded", "log_level": "info", "processor": "Caption", "package": "captions"},
+    ]
+    assert isinstance(factory.find(task("caption")), Caption)
+    assert factory.task_types == {"text_embedding", "caption"}
+
+
+def test_built_ins_come_first(make: Make, install: Install) -> None:
+    """A stranger that wants embeddings does not get them from the built-in."""
+    install(Caption=Caption)
+    assert isinstance(make().find(task()), TextEmbeddingProcessor)
+
+
+def test_strangers_come_in_the_order_of_their_names(make: Make, install: Install) -> None:
+    """Which of two gets a task does not depend on how they were installed."""
+    install(B=Caption, A=type("First", (Caption,), {}))
+    assert type(make().find(task("caption"))).__name__ == "First"
+
+
+@pytest.mark.parametrize(
+    ("broken", "problem"),
+    [
+        (NeedsArguments, "cannot be loaded (TypeError)"),
+        (raising, "cannot be loaded (AiTaskProcessorError)"),
+        (object, "is not a BaseProcessor"),
+        (lambda: Caption, "is not a BaseProcessor"),
+        (BaseProcessor, "cannot be loaded (TypeError)"),
+    ],
+)
+def test_a_broken_package_stops_the_start(make: Make, install: Install, broken: object, problem: str) -> None:
+    """One line names the processor, its package and the remedy, and nothing of what the code said."""
+    install(broken=broken)
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+    assert caught.value.problems == (
+        f"the processor 'broken' of the package 'captions' {problem}: mend or uninstall that package",
+    )
+
+
+def test_a_missing_module_stops_the_start(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry point that leads nowhere is a broken package, too."""
+    lost = EntryPoint("lost", "no_such_package:Processor", ENTRY_POINTS)
+    monkeypatch.setattr(factory_module, "entry_points", lambda group: [lost])
+    with pytest.raises(ConfigurationError, match=r"'lost' .* 'unknown' cannot be loaded \(ModuleNotFoundError\)"):
+        make()
+
+
+def test_one_that_cannot_answer_spares_the_others(make: Make, install: Install) -> None:
+    """A processor that raises when asked gets no task; the next one is asked, and the log is told once."""
+    install(A=Choosy, B=Caption)
+    factory = make()
+    with capture_logs() as lines:
+        for _ in range(1_000):
+            assert type(factory.find(task("caption"))) is Caption
+    assert [(line["event"], line["processor"]) for line in lines] == [("plugin.failed", "Choosy")]
+    assert type(factory.find(task("caption", {"wanted": True}))) is Choosy
+
+
+@pytest.mark.parametrize("hold", [ValueError("no"), None, "soon", float("nan")])
+def test_one_that_cannot_say_its_hold_gets_no_task(make: Make, install: Install, hold: object) -> None:
+    """Admission would stumble over it for every listed task: it is passed over, and polling goes on."""
+    install(Caption=Caption)
+    factory = make()
+    caption = factory.find(task("caption"))
+    assert isinstance(caption, Caption)
+    caption.hold = hold
+    with capture_logs():
+        assert factory.find(task("caption")) is None or hold != hold
+        assert factory.hold_s() == 0.0
+
+
+def test_claiming_is_held_only_when_nobody_can_work(make: Make, install: Install) -> None:
+    """The shortest hold counts."""
+    factory = make()
+    embedding = factory.find(task())
+    assert embedding is not None
+    cast("Embedder", embedding.kit.embedder).held_s = 5.0
+    assert factory.hold_s() == 5.0
+    install(Caption=Caption)
+    with_caption = make()
+    cast("Embedder", with_caption._processors[0].kit.embedder).held_s = 5.0
+    assert with_caption.hold_s() == 0.0
+    cast("Caption", with_caption.find(task("caption"))).hold = 3.0
+    assert with_caption.hold_s() == 3.0

@@ -1,0 +1,381 @@
+"""The pending list is read as far as it is needed, whatever the upstream makes of ``limit``."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
+from typing import Any
+
+import httpx2
+import pytest
+from structlog.testing import capture_logs
+
+from ai_task_processor.errors import Ambiguous, InvalidAnswer, Misconfigured, NeighbourError, Throttled, Transient
+from ai_task_processor.metrics import Metrics
+from ai_task_processor.models.task import Task
+from ai_task_processor.ports import SkipReason
+from ai_task_processor.settings import ApiSettings
+from ai_task_processor.sources import nest_list
+from ai_task_processor.sources.nest_list import Page, PendingList
+
+CHUNK = 2**16
+
+
+def record(task_id: str, kind: str = "text_embedding", size: int = 0, **more: object) -> bytes:
+    fields = {"_id": task_id, "type": kind, "state": "pending", "content": {"text": "x" * size}, **more}
+    return json.dumps(fields).encode()
+
+
+class Body(httpx2.AsyncByteStream):
+    """An answer that counts what was taken of it, and fails where it is told to."""
+
+    def __init__(self, data: bytes, *, fails: bool = False, hangs: bool = False) -> None:
+        self.sent = 0
+        self.closed = False
+        self._data = data
+        self._fails = fails
+        self._hangs = hangs
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._data), CHUNK):
+            chunk = self._data[start : start + CHUNK]
+            self.sent += len(chunk)
+            yield chunk
+        if self._hangs:
+            await asyncio.Event().wait()
+        if self._fails:
+            raise httpx2.ReadError("reset")
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+class Upstream:
+    """Lists ``records``; ``limit`` is what it makes of the parameter; ``answers`` come before all that."""
+
+    def __init__(self, records: list[bytes], limit: str = "honoured") -> None:
+        self.records = records
+        self.limit = limit
+        self.answers: list[httpx2.Response] = []
+        self.asked: list[int | None] = []
+        self.bodies: list[Body] = []
+        self.fails = self.hangs = False
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        assert request.url.path == "/api/ai-tasks/pending"
+        limit = request.url.params.get("limit")
+        self.asked.append(None if limit is None else int(limit))
+        if self.answers:
+            return self.answers.pop(0)
+        if limit is not None and self.limit == "refused":
+            return httpx2.Response(400, json={"statusCode": 400, "message": ["property limit should not exist"]})
+        listed = self.records[: int(limit)] if limit is not None and self.limit == "honoured" else self.records
+        end = b"," if self.fails or self.hangs else b"]"
+        body = Body(b"[" + b",".join(listed) + end, fails=self.fails, hangs=self.hangs)
+        self.bodies.append(body)
+        return httpx2.Response(200, stream=body)
+
+
+def only_embeddings(task: Task) -> SkipReason | None:
+    return None if task.type == "text_embedding" else "unknown_type"
+
+
+Make = Callable[..., PendingList]
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(lambda _: httpx2.Response(500))) as outer:
+        clients = [outer]
+
+        def pending_list(
+            upstream: Upstream, skip: Callable[[Task], SkipReason | None] = only_embeddings, **settings: Any
+        ) -> PendingList:
+            client = httpx2.AsyncClient(transport=httpx2.MockTransport(upstream))
+            clients.append(client)
+            options = {"API_BASE_URL": "http://upstream", **settings}
+            return PendingList(ApiSettings(**options), client, skip, metrics=Metrics(version="1", provider="mock"))
+
+        yield pending_list
+        for client in clients[1:]:
+            await client.aclose()
+
+
+def tasks(*names: str) -> list[bytes]:
+    return [record(name) for name in names]
+
+
+async def test_it_brings_no_more_than_was_asked_for(make: Make) -> None:
+    """Of many startable tasks the first few are taken, and the rest is left for the next poll."""
+    upstream = Upstream(tasks("a", "b", "c", "d"), "ignored")
+    page = await make(upstream).read(2)
+    assert list(page.tasks) == ["a", "b"]
+    assert not page.complete
+
+
+async def test_an_empty_list_is_complete(make: Make) -> None:
+    """Nothing listed: nothing found, one request, and the list was read to its end."""
+    upstream = Upstream([])
+    page = await make(upstream).read(5)
+    assert (page.tasks, page.complete, page.seen, upstream.asked) == ({}, True, 0, [5])
+
+
+async def test_the_limit_covers_what_will_be_skipped(make: Make) -> None:
+    """The next poll asks for the tasks that the last one brought or skipped, too."""
+    upstream = Upstream([record("x", "unknown"), *tasks("a", "b", "c")])
+    pending = make(upstream)
+    assert list((await pending.read(2)).tasks) == ["a"]
+    await pending.read(3)
+    assert upstream.asked == [2, 5]
+
+
+async def test_a_refused_limit_is_not_sent_again(make: Make) -> None:
+    """A strict upstream gets the same request without the parameter, at once and from then on."""
+    upstream = Upstream(tasks("a"), "refused")
+    pending = make(upstream)
+    assert list((await pending.read(1)).tasks) == ["a"]
+    await pending.read(1)
+    assert upstream.asked == [1, None, None]
+
+
+async def test_a_limit_that_was_refused_before_a_cut_list_stays_refused(make: Make) -> None:
+    """That the list works without the parameter is known as soon as it is answered."""
+    upstream = Upstream(tasks("a"), "refused")
+    upstream.fails = True
+    pending = make(upstream)
+    with capture_logs():
+        assert list((await pending.read(3)).tasks) == ["a"]
+        await pending.read(3)
+    assert upstream.asked == [3, None, None]
+
+
+async def test_another_400_does_not_stick(make: Make) -> None:
+    """When the list is refused without the parameter as well, the parameter was not the reason."""
+    upstream = Upstream(tasks("a"))
+    upstream.answers = [httpx2.Response(400), httpx2.Response(400)]
+    pending = make(upstream)
+    with pytest.raises(Misconfigured):
+        await pending.read(1)
+    await pending.read(1)
+    assert upstream.asked == [1, None, 1]
+
+
+async def test_it_stops_reading_when_it_has_enough(make: Make) -> None:
+    """Of a hundred megabytes no more is taken than the tasks need, and a little: the answer is closed."""
+    upstream = Upstream([record(f"t{n}", size=10_000) for n in range(10_000)], "ignored")
+    page = await make(upstream).read(5)
+    assert len(page.tasks) == 5
+    assert upstream.bodies[0].sent <= 5 * 10_200 + 2 * CHUNK + nest_list.TAIL_BYTES
+    assert upstream.bodies[0].closed
+
+
+async def test_a_short_rest_is_read_to_keep_the_connection(make: Make) -> None:
+    """What little follows the last task is taken, so that the connection can be used again."""
+    upstream = Upstream([*tasks("a", "b"), record("c", size=CHUNK)], "ignored")
+    await make(upstream).read(2)
+    assert upstream.bodies[0].sent == len(b"[" + b",".join(upstream.records) + b"]")
+
+
+@pytest.mark.parametrize("trouble", ["fails", "hangs"])
+async def test_trouble_after_the_last_task_needed_is_none(
+    make: Make, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With enough in hand it does not matter how, or whether, the answer ends."""
+    monkeypatch.setattr(nest_list, "TAIL_S", 0.001)
+    upstream = Upstream(tasks("a", "b"))
+    setattr(upstream, trouble, True)
+    with capture_logs() as lines:
+        page = await make(upstream).read(2)
+    assert list(page.tasks) == ["a", "b"]
+    assert lines == []
+
+
+async def test_unknown_tasks_at_the_head_do_not_starve_the_rest(make: Make) -> None:
+    """Ten known tasks behind five thousand unknown ones are found in a dozen requests, and later in one."""
+    upstream = Upstream([record(f"u{n}", "unknown") for n in range(5_000)] + tasks(*(f"k{n}" for n in range(10))))
+    pending = make(upstream)
+    page = await pending.read(5)
+    assert list(page.tasks) == ["k0", "k1", "k2", "k3", "k4"]
+    assert page.skipped == {"unknown_type": 5_000}
+    assert upstream.asked == [5 * 2**n for n in range(11)]
+    assert len((await pending.read(5)).tasks) == 5
+    assert upstream.asked[11:] == [5_010]
+
+
+@pytest.mark.parametrize("limit", ["ignored", "refused"])
+async def test_a_list_that_is_whole_is_not_read_again(make: Make, limit: str) -> None:
+    """Where the limit has no effect, nothing to start is known after one reading."""
+    upstream = Upstream([record(f"u{n}", "unknown") for n in range(100)], limit)
+    page = await make(upstream).read(5)
+    assert (page.tasks, page.complete) == ({}, True)
+    assert len(upstream.bodies) == 1
+
+
+async def test_widening_ends_with_the_deadline(make: Make) -> None:
+    """An upstream that always finds as many unknown tasks as are asked for holds one poll, not the daemon."""
+
+    class Endless(Upstream):
+        def __call__(self, request: httpx2.Request) -> httpx2.Response:
+            self.records = [b'{"_id":"u","type":"x"}'] * int(request.url.params["limit"])
+            return super().__call__(request)
+
+    upstream = Endless([])
+    pending = make(upstream, REQUEST_TIMEOUT="0.2")
+    with pytest.raises(Ambiguous, match="no answer within"):
+        await pending.read(1)
+    assert pending.last_page.seen > 1, "the next poll begins where this one stood"
+
+
+async def test_a_task_that_is_listed_twice_is_started_once(make: Make) -> None:
+    """The second record with an id is a duplicate."""
+    page = await make(Upstream(tasks("a", "b", "a"))).read(5)
+    assert list(page.tasks) == ["a", "b"]
+    assert page.skipped == {"duplicate": 1}
+
+
+async def test_bad_records_spoil_only_themselves(make: Make) -> None:
+    """Among junk of every kind the good records are found, and each bad one is told once."""
+    junk = [b"{", b'{"_id":"../x","type":"t"}', b"NaN", b'"\xff"', record("big", size=2**20), b'{"_id":"n"}']
+    upstream = Upstream([record("a"), *junk[1:], record("b")])
+    pending = make(upstream)
+    with capture_logs() as lines:
+        page = await pending.read(10)
+        await pending.read(10)
+    assert list(page.tasks) == ["a", "b"]
+    assert page.skipped == {"invalid": 5}
+    assert [line["event"] for line in lines] == ["record.skipped"] * 5
+    assert lines[-1]["task_id"] == "n"
+
+
+async def test_bad_records_do_not_flood_the_log(make: Make) -> None:
+    """Thousands of them make a hundred lines; once a whole list was clean, they are told again."""
+    bad = [b'{"_id":"n%d"}' % n for n in range(3_000)]
+    upstream = Upstream(bad, "ignored")
+    pending = make(upstream)
+    with capture_logs() as lines:
+        for _ in range(3):
+            await pending.read(5)
+        assert len(lines) == nest_list.REPORTED_RECORDS
+        for upstream.records in ([], bad[:1]):
+            await pending.read(5)
+    assert len(lines) == nest_list.REPORTED_RECORDS + 1
+
+
+async def test_what_came_before_a_cut_is_used(make: Make) -> None:
+    """A reset in the middle costs nothing that was read before it, and a steady one is told once."""
+    upstream = Upstream(tasks("a", "b"))
+    upstream.fails = True
+    pending = make(upstream)
+    with capture_logs() as lines:
+        for _ in range(3):
+            assert list((await pending.read(5)).tasks) == ["a", "b"]
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["poll.cut"]
+
+
+@pytest.mark.parametrize("length", [1, 30, 60])
+async def test_a_list_cut_before_its_first_record_is_an_error(make: Make, length: int) -> None:
+    """Nothing usable and no end: the poll failed."""
+    upstream = Upstream([])
+    upstream.answers = [httpx2.Response(200, content=(b"[" + record("a") + b"]")[:length])]
+    with pytest.raises(InvalidAnswer):
+        await make(upstream).read(5)
+
+
+@pytest.mark.parametrize("usable", [True, False])
+async def test_the_deadline_is_total(make: Make, usable: bool) -> None:
+    """A list that never ends is left at the deadline: with what it brought, or as an error."""
+    upstream = Upstream(tasks("a") if usable else [])
+    upstream.hangs = True
+    pending = make(upstream, REQUEST_TIMEOUT="0.05")
+    if usable:
+        with capture_logs():
+            assert list((await pending.read(5)).tasks) == ["a"]
+    else:
+        with pytest.raises(Ambiguous):
+            await pending.read(5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (httpx2.Response(200, text="<html>"), InvalidAnswer),
+        (httpx2.Response(200, json={"data": []}), InvalidAnswer),
+        (httpx2.Response(200), InvalidAnswer),
+        (httpx2.Response(503), Transient),
+        (httpx2.Response(429, headers={"Retry-After": "nan"}), Throttled),
+        (httpx2.Response(404), Misconfigured),
+    ],
+)
+async def test_what_is_no_list_is_somebodys_fault(
+    make: Make, answer: httpx2.Response, error: type[NeighbourError]
+) -> None:
+    """Every other answer is an error that says whose fault it is."""
+    upstream = Upstream([])
+    upstream.answers = [answer]
+    with pytest.raises(error) as caught:
+        await make(upstream).read(5)
+    assert type(caught.value) is error
+
+
+async def test_answers_proves_the_list_by_its_first_record(make: Make) -> None:
+    """The check takes one record of a long list, the end of an empty one, and nothing less."""
+    upstream = Upstream([record(f"t{n}", size=10_000) for n in range(1_000)])
+    await make(upstream).answers()
+    assert upstream.bodies[0].sent == CHUNK
+    await make(Upstream([])).answers()
+    for bad in (httpx2.Response(200, text="["), httpx2.Response(200, text="{}"), httpx2.Response(502)):
+        upstream.answers = [bad]
+        with pytest.raises(NeighbourError):
+            await make(upstream).answers()
+
+
+async def test_every_request_is_counted_by_its_status(make: Make) -> None:
+    """A refused and a good request are two, under the route's template."""
+    upstream = Upstream(tasks("a"), "refused")
+    pending = make(upstream)
+    await pending.read(1)
+    labels = {"endpoint": "/api/ai-tasks/pending", "method": "GET"}
+    metrics = pending._metrics
+    assert metrics is not None
+    assert [metrics.value("api_requests_total", **labels, status_code=code) for code in ("200", "400", "none")] == [
+        1,
+        1,
+        0,
+    ]
+
+
+async def test_the_oldest_task_is_known(make: Make) -> None:
+    """The earliest creation time of all that was read, the epoch included."""
+    upstream = Upstream(
+        [
+            record("a", createdAt="1970-01-01T00:00:00Z"),
+            record("b", "unknown", createdAt="2024-01-01T00:00:00Z"),
+            record("c", createdAt="never"),
+        ]
+    )
+    page: Page = await make(upstream).read(9)
+    assert page.oldest == 0.0
+
+
+async def test_others_run_while_a_long_list_is_read(make: Make) -> None:
+    """However large the chunks, the loop is given back after every few records."""
+    upstream = Upstream([record(f"u{n}", "unknown") for n in range(2_000)], "ignored")
+    considered: list[int] = []
+    turns: list[int] = []
+
+    def counting(task: Task) -> SkipReason:
+        considered.append(1)
+        return "unknown_type"
+
+    async def other() -> None:
+        while True:
+            turns.append(len(considered))
+            await asyncio.sleep(0)
+
+    running = asyncio.create_task(other())
+    await make(upstream, counting).read(1)
+    running.cancel()
+    assert len(considered) == 2_000
+    assert (
+        max(after - before for before, after in pairwise(turns)) <= nest_list.PIECE_BYTES / len(upstream.records[0]) + 2
+    )

@@ -1,0 +1,727 @@
+"""Micro-batching in virtual time: who travels with whom, who waits for whom, and who is to blame."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from ai_task_processor.batching import (
+    FIRST_PAUSE_S,
+    GATHERING_S,
+    GATHERING_SHARE,
+    LONGEST_PAUSE_S,
+    MAX_INPUTS,
+    MAX_LANES,
+    MAX_TOKENS,
+    Embedded,
+    MicroBatcher,
+)
+from ai_task_processor.errors import (
+    CircuitOpen,
+    InputRefused,
+    InvalidAnswer,
+    ModelRefused,
+    NeighbourError,
+    Throttled,
+    Transient,
+)
+from ai_task_processor.metrics import Metrics
+from ai_task_processor.models.task import Usage, Vector
+from ai_task_processor.ports import Clock, Embeddings
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import FakeClock
+
+#: the fixture only lends its class: every example makes a clock of its own
+EXAMPLES = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+REFUSED = InputRefused("input_refused", "the model refuses this text")
+
+
+def vector(text: str) -> Vector:
+    """Every text has its own, so that a mix-up shows."""
+    return Vector(text.encode("utf-32-le")[:64])
+
+
+class Model:
+    """One call takes ``takes_s``; calls with a text in ``culprits`` are refused, and with one in ``hanging`` hang."""
+
+    def __init__(self, clock: Clock, takes_s: float = 1.0) -> None:
+        self.clock = clock
+        self.takes_s = takes_s
+        self.culprits: set[str] = set()
+        self.hanging: set[str] = set()
+        self.error: Exception | None = None
+        self.calls: list[list[str]] = []
+        self.times: list[float] = []
+        self.running = self.most_running = 0
+
+    async def __call__(self, texts: Sequence[str], model: str) -> Embeddings:
+        self.calls.append(list(texts))
+        self.times.append(self.clock.monotonic())
+        self.running += 1
+        self.most_running = max(self.running, self.most_running)
+        try:
+            if self.hanging & set(texts):
+                await asyncio.Event().wait()
+            if self.takes_s:
+                await self.clock.sleep(self.takes_s)
+        finally:
+            self.running -= 1
+        if self.error is not None:
+            raise self.error
+        if self.culprits & set(texts):
+            raise REFUSED
+        return Embeddings([vector(text) for text in texts], Usage(sum(len(text.encode()) for text in texts)))
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(call) for call in self.calls]
+
+
+class Intake:
+    """Says whether more tasks are on their way; ``refill`` may be a question."""
+
+    def __init__(self) -> None:
+        self.refill: Callable[[], bool] = lambda: False
+
+    def refilling(self) -> bool:
+        return self.refill()
+
+
+class House:
+    """A running batcher with its model and intake."""
+
+    def __init__(self, clock: Clock, takes_s: float = 1.0) -> None:
+        self.clock = clock
+        self.model = Model(clock, takes_s)
+        self.intake = Intake()
+        self.metrics = Metrics(version="1", provider="mock", models=["m"])
+        self.batcher = MicroBatcher(
+            self.model, hold_s=lambda: 0.0, intake=self.intake, clock=clock, metrics=self.metrics
+        )
+
+    async def embed(self, *texts: str, model: str = "m") -> list[Embedded | BaseException]:
+        """What becomes of these texts, brought at the same time."""
+        return await asyncio.gather(*(self.batcher.embed(text, model) for text in texts), return_exceptions=True)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["House"]:
+        running = asyncio.create_task(self.batcher.run())
+        await asyncio.sleep(0)
+        try:
+            yield self
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+            assert running.cancelled()
+
+
+@pytest.fixture
+async def house(clock: "FakeClock") -> AsyncIterator[House]:
+    async with House(clock).open() as opened:
+        yield opened
+
+
+def texts(count: int, name: str = "t") -> list[str]:
+    return [f"{name}{n}" for n in range(count)]
+
+
+def errors(answers: Iterable[Embedded | BaseException]) -> list[type]:
+    return [type(answer) for answer in answers]
+
+
+# --- who travels with whom
+
+
+async def test_a_lone_task_leaves_at_once(house: House) -> None:
+    """Nobody else on the way: the call starts in the same instant, and its vector and usage come back."""
+    began_at = house.clock.monotonic()
+    assert await house.embed("hello") == [Embedded(vector("hello"), Usage(5))]
+    assert house.model.times == [began_at]
+    await asyncio.sleep(0)
+    assert "slow-call-alarm" not in {task.get_name() for task in asyncio.all_tasks()}, "it does not outlive its call"
+
+
+async def test_tasks_that_come_together_travel_together(house: House) -> None:
+    """What is there in the same turn is one call, and everyone gets the vector of their own text."""
+    wanted = texts(100)
+    answers = await house.embed(*wanted)
+    assert house.model.sizes == [100]
+    assert answers == [Embedded(vector(text), Usage(len(text))) for text in wanted]
+    assert house.metrics.value("batch_size_sum", model="m") == 100
+
+
+async def test_equal_texts_share_one_input(house: House) -> None:
+    """A text that three tasks bring is sent once, and answered three times."""
+    answers = await house.embed("a", "b", "a", "a")
+    assert house.model.calls == [["a", "b"]]
+    assert answers[0] == answers[2] == answers[3] == Embedded(vector("a"), Usage(1))
+
+
+async def test_models_have_calls_of_their_own(house: House) -> None:
+    """Texts for two models are two calls, at the same time."""
+    await asyncio.gather(house.embed("a", model="m"), house.embed("b", model="n"))
+    assert house.model.calls == [["a"], ["b"]]
+    assert house.model.times[0] == house.model.times[1]
+
+
+async def test_a_refill_on_its_way_is_waited_for(house: House) -> None:
+    """While the intake says that more is coming, a batch waits for it, and leaves when all are there."""
+    began_at = house.clock.monotonic()
+    house.intake.refill = lambda: house.clock.monotonic() < began_at + 0.03
+
+    async def late() -> None:
+        await house.clock.sleep(0.02)
+        await house.embed("late")
+
+    await asyncio.gather(house.embed("early"), late())
+    assert house.model.calls == [["early", "late"]]
+    assert house.model.times[0] == pytest.approx(began_at + 0.03, abs=0.002)
+
+
+@pytest.mark.parametrize(("takes_s", "longest_s"), [(0.0, GATHERING_S), (0.1, GATHERING_S), (10.0, 1.0)])
+async def test_nobody_waits_long_for_a_refill(clock: "FakeClock", takes_s: float, longest_s: float) -> None:
+    """A refill that never comes costs 50 ms, or a tenth of the usual call when that is more."""
+    async with House(clock, takes_s).open() as house:
+        for _ in range(30):
+            await house.embed("usual")
+            await clock.sleep(longest_s)
+        house.intake.refill = lambda: True
+        began_at = clock.monotonic()
+        await house.embed("waiting")
+    assert house.model.times[-1] - began_at == pytest.approx(longest_s, abs=0.002)
+
+
+async def test_a_full_batch_waits_for_nobody(house: House) -> None:
+    """With as many texts as a call can hold there is nothing to wait for."""
+    house.intake.refill = lambda: True
+    began_at = house.clock.monotonic()
+    await house.embed(*texts(MAX_INPUTS))
+    assert house.model.times == [began_at]
+
+
+async def test_tasks_wait_while_a_call_is_running(house: House) -> None:
+    """One call at a time: what arrives meanwhile is the next batch."""
+
+    async def stream() -> None:
+        async with asyncio.TaskGroup() as group:
+            for text in texts(9):
+                group.create_task(house.embed(text))
+                await house.clock.sleep(0.1)
+
+    await stream()
+    assert house.model.calls == [["t0"], texts(9)[1:]]
+    assert house.model.most_running == 1
+
+
+# --- the limits of one call
+
+
+async def test_a_call_holds_a_limited_number_of_inputs(house: House) -> None:
+    """2,048 inputs, then the next call; oldest first."""
+    wanted = texts(MAX_INPUTS + 1)
+    await house.embed(*wanted)
+    assert house.model.calls == [wanted[:-1], wanted[-1:]]
+
+
+async def test_a_call_holds_a_limited_number_of_bytes(house: House) -> None:
+    """300,000 bytes of UTF-8, exactly; a multi-byte character counts as what it is."""
+    half, rest = "é" * (MAX_TOKENS // 4), "x" * (MAX_TOKENS // 2)
+    await house.embed(half, rest, "y")
+    assert house.model.calls == [[half, rest], ["y"]]
+
+
+async def test_an_over_long_text_goes_alone(house: House) -> None:
+    """Only the provider judges a text too long: it travels by itself and delays nobody for good."""
+    large = "x" * (MAX_TOKENS + 1)
+    await house.embed("a", large, "b")
+    assert house.model.calls == [["a"], [large], ["b"]]
+
+
+async def test_a_text_that_cannot_be_sent_stays_behind(house: House) -> None:
+    """Half a surrogate is refused before it could spoil the call of others."""
+    answers = await house.embed("a", "\ud800", "b")
+    assert errors(answers) == [Embedded, InputRefused, Embedded]
+    assert house.model.calls == [["a", "b"]]
+
+
+async def test_ten_thousand_texts_are_quick(clock: "FakeClock") -> None:
+    """However many calls they need, the work is proportional to the texts."""
+    async with House(clock, takes_s=0.0).open() as house:
+        few, many = [f"{n:05}" * 6_000 for n in range(500)], texts(10_000)
+        started_at = time.process_time()
+        await house.embed(*many)
+        assert sum(house.model.sizes) == 10_000
+        await house.embed(*few)
+        assert house.model.sizes[5:] == [10] * 50
+    assert time.process_time() - started_at < 3
+
+
+# --- a house that refills
+
+
+class Shop:
+    """``slots`` tasks at a time, taken from an endless list by one claim at a time; a plain copy of the scheduler."""
+
+    def __init__(self, house: House, slots: int, claim_s: float, settle_s: float, rng: random.Random) -> None:
+        self._house = house
+        self._slots = slots
+        self._claim_s = claim_s
+        self._settle_s = settle_s
+        self._rng = rng
+        self._running = self._started = self._finished = 0
+        self._claiming = False
+        self._freed = asyncio.Event()
+        self._left = 0
+        house.intake.refill = self._refilling
+
+    def _refilling(self) -> bool:
+        return self._left > 0 and (self._claiming or self._running < self._slots)
+
+    async def work_off(self, tasks: int) -> None:
+        self._left = tasks
+        async with asyncio.TaskGroup() as group:
+            while self._left:
+                while self._running == self._slots:
+                    self._freed.clear()
+                    await self._freed.wait()
+                wanted = min(self._slots - self._running, self._left)
+                self._claiming = True
+                await self._house.clock.sleep(self._claim_s * self._rng.uniform(0.9, 1.1))
+                self._claiming = False
+                for _ in range(wanted):
+                    group.create_task(self._task(f"t{self._left}"))
+                    self._running += 1
+                    self._left -= 1
+
+    async def _task(self, text: str) -> None:
+        try:
+            await self._house.batcher.embed(text, "m")
+            await self._house.clock.sleep(self._rng.uniform(0, self._settle_s))
+        finally:
+            self._running -= 1
+            self._freed.set()
+
+
+@pytest.mark.parametrize("slots", [5, 32, 256])
+@pytest.mark.parametrize(
+    ("call_s", "claim_s", "settle_s"),
+    [
+        (0.05, 0.001, 0.0),
+        (0.05, 0.3, 0.0),
+        (0.3, 0.001, 0.02),
+        (0.3, 0.02, 0.02),
+        (0.3, 0.15, 0.0),
+        (1.0, 0.04, 0.02),
+        (5.0, 0.2, 0.02),
+        (5.0, 0.2, 0.1),
+    ],
+)
+async def test_a_refilled_house_leaves_full(
+    clock: "FakeClock", slots: int, call_s: float, claim_s: float, settle_s: float
+) -> None:
+    """Model calls stay below 1.5 x tasks / slots + 5, with slots refilled one by one and work that jitters."""
+    rng = random.Random(1)
+    async with House(clock, call_s).open() as house:
+        await Shop(house, slots, claim_s, settle_s, rng).work_off(20 * slots)
+    assert sum(house.model.sizes) == 20 * slots
+    assert len(house.model.calls) <= 1.5 * 20 + 5
+
+
+@settings(EXAMPLES, max_examples=30)
+@given(data=st.data())
+def test_no_task_is_held_back_for_long(clock: "FakeClock", data: st.DataObject) -> None:
+    """A free model is never kept waiting for more than the gathering allows while somebody wants it."""
+    arrivals = data.draw(st.lists(st.floats(0, 3), min_size=1, max_size=30))
+    call_s = data.draw(st.sampled_from([0.01, 0.3, 4.0]))
+
+    async def play(clock: "FakeClock") -> None:
+        async with House(clock, call_s).open() as house:
+            await house.embed("usual")
+            house.intake.refill = lambda: True
+            began_at = clock.monotonic()
+
+            async def arrive(n: int, after_s: float) -> None:
+                await clock.sleep(after_s)
+                await house.batcher.embed(f"t{n}", "m")
+
+            async with asyncio.TaskGroup() as group:
+                for n, after_s in enumerate(arrivals):
+                    group.create_task(arrive(n, after_s))
+            at = {text: time for call, time in zip(house.model.calls, house.model.times, strict=True) for text in call}
+            ends = [time + call_s for time in house.model.times]
+            longest_s = max(GATHERING_S, GATHERING_SHARE * call_s) + 0.01
+            for n, after_s in enumerate(arrivals):
+                left_at = at[f"t{n}"]
+                may_start_at = max([began_at + after_s, *(end for end in ends if end <= left_at + 1e-9)])
+                assert left_at - may_start_at <= longest_s
+
+    asyncio.run(play(type(clock)()))
+
+
+# --- who waits for whom
+
+
+async def test_a_hung_call_holds_its_own_batch_only(house: House) -> None:
+    """After a second the next call may start, and what hangs harms nobody else."""
+    house.model.hanging = {"hang"}
+    stuck = asyncio.create_task(house.embed("hang"))
+    await house.clock.sleep(0.1)
+    began_at = house.clock.monotonic()
+    await house.embed("a")
+    assert house.clock.monotonic() - began_at < 2.0
+    for text in texts(5):
+        await house.embed(text)
+    assert not stuck.done()
+    stuck.cancel()
+    await asyncio.wait([stuck])
+
+
+async def test_at_most_four_calls_hang_at_once(house: House) -> None:
+    """When everything hangs, four calls are open, and no more."""
+    house.model.hanging = set(texts(9))
+    stuck = [asyncio.create_task(house.embed(text)) for text in texts(1)]
+    for text in texts(9)[1:]:
+        await house.clock.sleep(10)
+        stuck.append(asyncio.create_task(house.embed(text)))
+    await house.clock.sleep(100)
+    assert house.model.most_running == len(house.model.calls) == 4
+    for task in stuck:
+        task.cancel()
+    await asyncio.wait(stuck)
+
+
+async def test_a_hung_model_serves_again_as_soon_as_it_can(house: House) -> None:
+    """An old hung call does not count once a younger one came back: the next call starts at once."""
+    house.model.hanging = {"hang"}
+    stuck = asyncio.create_task(house.embed("hang"))
+    await house.clock.sleep(1.5)
+    await house.embed("a")
+    began_at = house.clock.monotonic()
+    await house.embed("b")
+    assert house.clock.monotonic() - began_at == pytest.approx(1.0)
+    stuck.cancel()
+    await asyncio.wait([stuck])
+
+
+async def test_a_hung_call_does_not_split_the_batches_of_the_others(house: House) -> None:
+    """Beside it there is still one call at a time: what arrives while a healthy one is running travels together."""
+    house.model.hanging = {"hang"}
+    stuck = asyncio.create_task(house.embed("hang"))
+    await house.clock.sleep(1.5)
+    others = []
+    for text in texts(9):
+        others.append(asyncio.create_task(house.embed(text)))
+        await house.clock.sleep(0.1)
+    await asyncio.wait(others)
+    assert house.model.calls == [["hang"], ["t0"], texts(9)[1:]]
+    stuck.cancel()
+    await asyncio.wait([stuck])
+
+
+async def test_a_usually_slow_model_is_not_abnormally_slow(clock: "FakeClock") -> None:
+    """Slow means three times the usual: a model that always takes ten seconds gets one call at a time."""
+    async with House(clock, takes_s=10.0).open() as house:
+        await house.embed("first")
+        first = asyncio.create_task(house.embed("a"))
+        await clock.sleep(5)
+        await house.embed("b")
+        await first
+    assert house.model.most_running == 1
+
+
+async def test_failures_do_not_teach_what_is_usual(house: House) -> None:
+    """A call that hung for a minute and failed does not make the next hang last longer."""
+    await house.embed("usual")
+    house.model.takes_s, house.model.error = 60.0, Transient("down")
+    await house.embed("failing")
+    house.model.takes_s, house.model.error, house.model.hanging = 1.0, None, {"hang"}
+    stuck = asyncio.create_task(house.embed("hang"))
+    await house.clock.sleep(0.1)
+    began_at = house.clock.monotonic()
+    await house.embed("a")
+    assert house.clock.monotonic() - began_at < 4.5
+    stuck.cancel()
+    await asyncio.wait([stuck])
+
+
+async def test_a_text_that_nobody_waits_for_is_not_sent(house: House) -> None:
+    """When all who brought a text have gone, it is dropped; while one of them waits, it is sent."""
+    running = asyncio.create_task(house.embed("running"))
+    await house.clock.sleep(0.1)
+    gone = [asyncio.create_task(house.batcher.embed(text, "m")) for text in ("gone", "gone", "shared")]
+    kept = asyncio.create_task(house.embed("kept", "shared"))
+    await house.clock.sleep(0.1)
+    for task in gone:
+        task.cancel()
+    await asyncio.gather(running, kept)
+    assert house.model.calls == [["running"], ["shared", "kept"]]
+
+
+async def test_a_batch_that_everybody_left_is_not_sent(house: House) -> None:
+    """With nobody left there is no call at all."""
+    running = asyncio.create_task(house.embed("running"))
+    await house.clock.sleep(0.1)
+    gone = asyncio.create_task(house.batcher.embed("gone", "m"))
+    await house.clock.sleep(0.1)
+    gone.cancel()
+    await running
+    await house.embed("next")
+    assert house.model.calls == [["running"], ["next"]]
+
+
+# --- who is to blame
+
+
+@settings(EXAMPLES, max_examples=60)
+@given(size=st.integers(2, 40), data=st.data())
+def test_bisection_finds_exactly_the_culprits(clock: "FakeClock", size: int, data: st.DataObject) -> None:
+    """Any set of refused texts but all of them: each is refused, all others are served, in few calls."""
+    wanted = texts(size)
+    culprits = data.draw(st.sets(st.sampled_from(wanted), min_size=1, max_size=size - 1))
+
+    async def play(clock: "FakeClock") -> None:
+        async with House(clock).open() as house:
+            house.model.culprits = culprits
+            answers = await house.embed(*wanted)
+            for text, answer in zip(wanted, answers, strict=True):
+                assert type(answer) is (InputRefused if text in culprits else Embedded)
+                if isinstance(answer, Embedded):
+                    assert answer.vector == vector(text)
+            levels = (size - 1).bit_length()
+            assert len(house.model.calls) <= min(2 * size - 1, 1 + 2 * levels * len(culprits))
+            served = Counter(text for call in house.model.calls if not culprits & set(call) for text in call)
+            assert set(served.values()) <= {1}, "nobody is paid for twice"
+            splits = sum(len(call) > 1 and bool(culprits & set(call)) for call in house.model.calls)
+            assert house.metrics.value("batch_isolations_total") == splits
+
+    asyncio.run(play(type(clock)()))
+
+
+async def test_nobody_is_blamed_or_asked_for_after_leaving(house: House) -> None:
+    """While a batch is bisected, those whose tasks have gone are left out of the calls that follow."""
+    house.model.culprits = {"bad"}
+    tasks = {text: asyncio.create_task(house.batcher.embed(text, "m")) for text in ("a", "b", "c", "bad")}
+    await house.clock.sleep(0.5)
+    for text in ("a", "b"):
+        tasks[text].cancel()
+    await asyncio.wait(tasks.values())
+    assert house.model.calls == [["a", "b", "c", "bad"], ["c", "bad"], ["c"], ["bad"]]
+    assert isinstance(tasks["bad"].exception(), InputRefused)
+
+
+async def test_a_trickle_is_not_held_back(house: House) -> None:
+    """After a burst has gone, lone tasks that follow each other closely leave at once."""
+    await house.embed(*texts(9))
+    await house.clock.sleep(1)
+    for text in texts(5, "lone"):
+        began_at = house.clock.monotonic()
+        await house.embed(text)
+        assert house.model.times[-1] == began_at
+        await house.clock.sleep(0.01)
+
+
+async def test_a_lone_culprit_is_refused(house: House) -> None:
+    """One refused text by itself is at fault itself."""
+    house.model.culprits = {"bad"}
+    assert errors(await house.embed("bad")) == [InputRefused]
+    assert errors(await house.embed("good")) == [Embedded]
+
+
+async def test_when_all_are_refused_the_model_pauses(house: House) -> None:
+    """Nothing but culprits: the request is at fault. Nobody fails, everyone is told when to come back."""
+    house.model.culprits = {"a", "b", "c"}
+    with capture_logs() as lines:
+        answers = await house.embed("a", "b", "c")
+    assert errors(answers) == [CircuitOpen] * 3
+    assert [answer.retry_after_s for answer in answers if isinstance(answer, CircuitOpen)] == [FIRST_PAUSE_S] * 3
+    assert [line["event"] for line in lines] == ["neighbour.paused"]
+    assert list(house.batcher.troubles()) == ["m"]
+    calls = len(house.model.calls)
+    await house.clock.sleep(4)
+    (error,) = await house.embed("d")
+    assert isinstance(error, CircuitOpen)
+    assert error.retry_after_s == pytest.approx(FIRST_PAUSE_S - 4)
+    assert len(house.model.calls) == calls
+    assert errors(await house.embed("d", model="another")) == [Embedded]
+
+
+async def test_who_waits_when_a_model_pauses_is_sent_away(house: House) -> None:
+    """The pause holds for the texts that were already waiting, too: they make no call of their own."""
+    house.model.error = ModelRefused("the provider does not know this model")
+    first = asyncio.create_task(house.embed("a"))
+    await house.clock.sleep(0.1)
+    assert errors(await house.embed("b", "c")) == [CircuitOpen] * 2
+    await first
+    assert house.model.calls == [["a"]]
+
+
+async def test_after_a_pause_one_batch_probes(house: House) -> None:
+    """The pause doubles while the model refuses, up to five minutes; each time one call is made."""
+    house.model.error = ModelRefused("the provider does not know this model")
+    pauses = []
+    with capture_logs() as lines:
+        for _ in range(8):
+            before = len(house.model.calls)
+            answers = await house.embed("a", "b")
+            assert len(house.model.calls) == before + 1
+            (pause_s,) = {answer.retry_after_s for answer in answers if isinstance(answer, CircuitOpen)}
+            assert pause_s is not None
+            pauses.append(pause_s)
+            await house.clock.sleep(pause_s)
+    assert pauses == [10, 20, 40, 80, 160, LONGEST_PAUSE_S, LONGEST_PAUSE_S, LONGEST_PAUSE_S]
+    assert [line["event"] for line in lines if line["log_level"] != "debug"] == ["neighbour.paused"]
+
+
+async def test_a_success_ends_the_trouble(house: House) -> None:
+    """A probe that is served opens the model again, and a later pause is short again."""
+    house.model.error = ModelRefused("the provider does not know this model")
+    await house.embed("a")
+    await house.clock.sleep(FIRST_PAUSE_S)
+    house.model.error = None
+    with capture_logs() as lines:
+        assert errors(await house.embed("a", "b")) == [Embedded] * 2
+    assert [line["event"] for line in lines] == ["neighbour.resumed"]
+    assert house.batcher.troubles() == {}
+    house.model.error = ModelRefused("again")
+    (error,) = await house.embed("a")
+    assert isinstance(error, CircuitOpen)
+    assert error.retry_after_s == FIRST_PAUSE_S
+
+
+async def test_five_refusals_in_a_row_are_not_the_texts_fault(house: House) -> None:
+    """Four single texts are refused; the fifth in a row pauses the model instead, and a success starts anew."""
+    house.model.culprits = set(texts(20))
+    assert errors([(await house.embed(text))[0] for text in texts(4)]) == [InputRefused] * 4
+    assert errors(await house.embed("good")) == [Embedded]
+    assert errors([(await house.embed(text))[0] for text in texts(5)]) == [InputRefused] * 4 + [CircuitOpen]
+    await house.clock.sleep(FIRST_PAUSE_S)
+    assert errors(await house.embed("t9")) == [CircuitOpen], "the probe was refused as well"
+    await house.clock.sleep(2 * FIRST_PAUSE_S)
+    assert errors(await house.embed("good")) == [Embedded]
+    assert errors(await house.embed("t9")) == [InputRefused]
+
+
+@pytest.mark.parametrize("error", [Transient("503"), Throttled("429", retry_after_s=7.0), CircuitOpen("held")])
+async def test_a_neighbours_fault_reaches_all_who_travelled(house: House, error: NeighbourError) -> None:
+    """The batch shares the error as it was, nothing is bisected, and the next batch is tried."""
+    house.model.error = error
+    assert await house.embed("a", "b") == [error, error]
+    house.model.error = None
+    assert errors(await house.embed("a")) == [Embedded]
+    assert house.model.calls == [["a", "b"], ["a"]]
+
+
+async def test_who_was_served_before_a_fault_stays_served(clock: "FakeClock") -> None:
+    """Half of a bisected batch has its vectors when the other half meets an outage."""
+
+    class Breaking(Model):
+        async def __call__(self, texts: Sequence[str], model: str) -> Embeddings:
+            if len(self.calls) == 2:
+                self.error = Transient("down")
+            return await super().__call__(texts, model)
+
+    house = House(clock)
+    house.model = Breaking(clock)
+    house.batcher = MicroBatcher(
+        house.model, hold_s=lambda: 0.0, intake=house.intake, clock=clock, metrics=house.metrics
+    )
+    async with house.open():
+        house.model.culprits = {"d"}
+        answers = await house.embed("a", "b", "c", "d")
+    assert errors(answers) == [Embedded, Embedded, Transient, Transient]
+
+
+async def test_a_bug_in_a_call_harms_its_batch_only(house: House) -> None:
+    """An exception nobody expected is told in the log, gives the batch back, and the next one goes on."""
+    house.model.error = ZeroDivisionError("what a text may have said")
+    with capture_logs() as lines:
+        answers = await house.embed("a", "b")
+    assert errors(answers) == [Transient] * 2
+    assert "text" not in str(answers[0])
+    assert [line["event"] for line in lines] == ["model.crashed"]
+    house.model.error = None
+    assert errors(await house.embed("a")) == [Embedded]
+
+
+async def test_an_unusable_vector_is_its_own_texts_trouble(clock: "FakeClock") -> None:
+    """A vector that the provider marked unusable is an invalid answer for that text, and for no other."""
+
+    async def call(texts: Sequence[str], model: str) -> Embeddings:
+        return Embeddings([None if text == "b" else vector(text) for text in texts], Usage(3))
+
+    house = House(clock)
+    house.batcher = MicroBatcher(call, hold_s=lambda: 0.0, intake=house.intake, clock=clock, metrics=house.metrics)
+    async with house.open():
+        assert errors(await house.embed("a", "b", "c")) == [Embedded, InvalidAnswer, Embedded]
+
+
+# --- the end, and bounds
+
+
+async def test_the_end_sends_everyone_away(clock: "FakeClock") -> None:
+    """Cancelled, it leaves no task behind, and whoever still waits or comes later is told."""
+    before = asyncio.all_tasks()
+    house = House(clock)
+    async with house.open():
+        house.model.hanging = {"hang"}
+        waiting = [asyncio.create_task(house.embed(text)) for text in ("hang", "queued")]
+        await clock.sleep(0.5)
+        waiting.append(asyncio.create_task(house.embed("just come")))
+        await asyncio.sleep(0)
+    assert [errors(await task) for task in waiting] == [[Transient]] * 3
+    assert errors(await house.embed("late")) == [Transient]
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_the_end_may_come_at_any_turn(clock: "FakeClock", turns: int) -> None:
+    """Whenever the end comes while a batch is being formed and sent, its text does not wait for ever."""
+    house = House(clock)
+    async with house.open():
+        waiting = asyncio.create_task(house.embed("a"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        assert errors(await waiting) == [Transient]
+
+
+async def test_hostile_model_names_take_bounded_room(house: House) -> None:
+    """Ten thousand names leave a few hundred lanes, and the one in use is not forgotten."""
+    house.model.error = ModelRefused("the provider does not know this model")
+    with capture_logs():
+        await house.embed("a", model="genuine")
+        for n in range(1_000):
+            assert errors(await house.embed("a", model=f"hostile{n}")) == [CircuitOpen]
+            if n % 100 == 0:
+                await house.embed("a", model="genuine")
+    assert len(house.batcher._lanes) <= MAX_LANES
+    assert "genuine" in house.batcher._lanes
+
+
+async def test_too_many_models_at_once_have_to_wait(house: House) -> None:
+    """While every lane is busy, a further model is told to come back."""
+    busy = [asyncio.create_task(house.embed("a", model=f"m{n}")) for n in range(MAX_LANES)]
+    await asyncio.sleep(0)
+    (error,) = await house.embed("a", model="one more")
+    assert isinstance(error, CircuitOpen)
+    assert error.retry_after_s == 1.0
+    assert [errors(await task) for task in busy] == [[Embedded]] * MAX_LANES
+    assert errors(await house.embed("a", model="one more")) == [Embedded]
+
+
+def test_it_asks_the_gate_for_its_hold(clock: "FakeClock") -> None:
+    """``hold_s`` is what it was given."""
+    batcher = MicroBatcher(
+        Model(clock), hold_s=lambda: 7.0, intake=Intake(), clock=clock, metrics=Metrics(version="1", provider="mock")
+    )
+    assert batcher.hold_s() == 7.0
