@@ -107,9 +107,8 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
             return runner.run(work())
         except (AiTaskProcessorError, KeyboardInterrupt):
             raise
-        except OSError as error:
-            return _complain(f"METRICS_HOST and METRICS_PORT: cannot listen there ({error.strerror})", EX_CONFIG)
-        except BaseExceptionGroup as error:
+        except BaseException as error:
+            # A plug-in's SystemExit is a crash like any other: its code says nothing about us.
             log.critical("daemon.crashed", exc_info=error)
             return EX_SOFTWARE
 

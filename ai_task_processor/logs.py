@@ -8,21 +8,34 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
 
     settings.warned         a setting works but deserves a second look
     plugin.loaded           an installed package added a processor
+    plugin.failed           a processor raised where it was only asked
     daemon.started          it polls from now on
     daemon.stopped          it ended as it was told to
     daemon.crashed          an exception nobody handled, in the main or another thread
     exception.caught        an exception in a callback, task or destructor that nobody waited for
     poll.failed             the first failed poll of a row
     poll.recovered          the first good poll after it
+    poll.cut                the list ended too early; the tasks before the end are used
+    poll.crashed            a bug of ours in one poll
     record.skipped          a listed record that cannot be used
     task.completed          settled with a result
     task.failed             settled, the task itself is at fault
     task.released           given back
+    task.attempt_failed     what an attempt ended with
+    task.crashed            a bug of ours in one task
+    result.lost             disk and process failed together: put the task back to pending
+    model.paused            tasks of one model wait, because the provider refuses it
+    model.resumed           the provider takes it again
+    model.crashed           a bug of ours in one model call
     delivery.acknowledged   (debug) the upstream has the outcome
     delivery.deferred       to be tried again later
     delivery.refused        refused for good: a dead letter
+    delivery.unverified     the upstream acknowledges without naming task and state
+    delivery.crashed        a bug of ours in one delivery
+    outbox.awaited          another daemon holds it
     outbox.recovered        outcomes of an earlier run were found
-    outbox.failed           a commit failed
+    outbox.failed           the disk refuses
+    outbox.mended           it takes again
     outbox.requested        an operator's retry or drop was carried out
     token.refreshed         a new access token
     token.failed            no access token to be had
@@ -31,8 +44,9 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     neighbour.paused        a neighbour asked for patience, or needs an operator
     neighbour.resumed       it is asked again
     drain.started           nothing new is claimed
+    drain.cut               the grace period was over for these tasks
     drain.finished          everything that ran has ended
-    drain.forced            the grace period was over before
+    drain.forced            left at once
     log.failed              a line of another library that could not be rendered
 """
 

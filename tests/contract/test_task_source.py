@@ -1,12 +1,10 @@
 """The promises of ``ports.TaskSource``, held by every implementation; then those of the NestJS source alone."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
@@ -477,24 +475,6 @@ async def test_a_closed_port_is_unsent(nest: NestNeighbourhood) -> None:
     for attempt in (nest.source.claim(5), nest.source.complete(Receipt("a"), VECTOR), nest.source.check()):
         with pytest.raises(Unsent):
             await attempt
-
-
-async def test_others_run_while_a_long_list_is_read(nest: NestNeighbourhood) -> None:
-    """Twenty thousand tasks to skip never hold the event loop for as long as 50 ms."""
-    nest.sandbox.api.limit = "ignored"
-    nest.admission.refused = dict.fromkeys((nest.add("x" * 400) for _ in range(20_000)), "running")
-    turns: list[float] = []
-
-    async def ticking() -> None:
-        while True:
-            turns.append(time.thread_time())
-            await asyncio.sleep(0)
-
-    ticker = asyncio.create_task(ticking())
-    assert await claimed(nest) == []
-    ticker.cancel()
-    assert nest.source.last_page.seen == 20_000
-    assert max(after - before for before, after in pairwise(turns)) < 0.05
 
 
 # --- the NestJS source: what an answer to a PATCH means

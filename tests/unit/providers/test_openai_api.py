@@ -335,7 +335,7 @@ async def test_a_refused_connection_was_not_sent(httpx2_mock: respx.Router, open
         b'{"data":[null]}',
         b'{"data":[{"embedding":[1.0]}]}',
         b'{"data":[{"index":"0","embedding":[1.0]}]}',
-        b'{"data":[{"index":true,"embedding":[1.0]}]}',
+        b'{"data":[{"index":false,"embedding":[1.0]}]}',
         b'{"data":[{"index":1,"embedding":[1.0]}]}',
         b'{"data":[{"index":-1,"embedding":[1.0]}]}',
         b'{"data":[{"index":0}]}',

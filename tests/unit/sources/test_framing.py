@@ -145,12 +145,12 @@ def huge_listing(total: int) -> Iterator[bytes]:
 
 
 def test_an_endless_record_passes_in_little_memory() -> None:
-    """128 MB in one string: never more than one record and a few chunks are held, and its neighbours survive."""
+    """64 MB in one string: never more than one record and a few chunks are held, and its neighbours survive."""
     framer = ArrayFramer(MAX)
     records: list[bytes] = []
     tracemalloc.start()
     try:
-        for chunk in huge_listing(2**27):
+        for chunk in huge_listing(2**26):
             records += framer.feed(chunk)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -164,7 +164,7 @@ def test_an_endless_record_passes_in_little_memory() -> None:
 def test_hostile_bytes_take_linear_time() -> None:
     """Four times the bytes take about four times as long, whatever they are: nothing is scanned over and over."""
     for piece in (b"{", b'{"', b'"\\', b"[{[{", b'{"a":', b"[[[[]]]],", b'\\"', b'{"a":{"b":{"c":{"d":1'):
-        small, large = (_cpu_s(b"[" + piece * (size // len(piece))) for size in (2**17, 2**19))
+        small, large = (_cpu_s(b"[" + piece * (size // len(piece))) for size in (2**16, 2**18))
         assert large < 12 * small + 0.05, piece
 
 
