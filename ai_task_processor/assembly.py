@@ -11,7 +11,7 @@ import httpx2
 
 from ai_task_processor import __version__
 from ai_task_processor.admission import EngineAdmission
-from ai_task_processor.auth import BearerAuth, TokenSource
+from ai_task_processor.auth import TOKEN_TIMEOUT_S, BearerAuth, TokenSource
 from ai_task_processor.batching import MicroBatcher
 from ai_task_processor.clock import SystemClock
 from ai_task_processor.delivery import Delivery
@@ -30,6 +30,8 @@ from ai_task_processor.transport import make_client
 
 #: of TASK_TIMEOUT, the part that a processor may spend waiting for a neighbour
 PATIENCE_SHARE = 0.9
+#: of REQUEST_TIMEOUT, the part that a token request inside it may take: so that its failure is told apart
+TOKEN_SHARE = 0.5
 USUAL_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")
 #: models with metric series of their own; the rest is counted as ``other``
 MAX_COUNTED_MODELS = 3
@@ -137,6 +139,7 @@ class Assembler:
         return TokenSource(
             auth,
             self._client(auth.token_url, 2),
+            timeout_s=min(TOKEN_TIMEOUT_S, TOKEN_SHARE * self._settings.api.request_timeout_s),
             gate=self._gates.token,
             clock=self._clock,
             metrics=self._metrics,

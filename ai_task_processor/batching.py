@@ -10,6 +10,7 @@ is not theirs, and that model pauses.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -146,7 +147,8 @@ class MicroBatcher:
         lane.changed.set()
         if not lane.served:
             lane.served = True
-            self._group.create_task(self._serve(lane, self._group), name="batch-lane")
+            # A context of its own: the task that happens to be first must not sign what is logged for all.
+            self._group.create_task(self._serve(lane, self._group), name="batch-lane", context=Context())
         return await future
 
     def troubles(self) -> dict[str, str]:

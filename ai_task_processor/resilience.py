@@ -168,7 +168,8 @@ async def retrying(
         return isinstance(error, NeighbourError) and error.retryable and gate.wait_s() <= policy.longest_s
 
     def pause(attempt: int) -> float:
-        return max(gate.wait_s(), backoff_s(attempt, base=policy.base, longest=policy.longest_s, rng=rng))
+        # A timer may fire a moment early; the door would still be closed.
+        return max(gate.wait_s() + 0.01, backoff_s(attempt, base=policy.base, longest=policy.longest_s, rng=rng))
 
     try:
         return await gate.call(work)

@@ -21,6 +21,8 @@ FIRST_PAUSE_S = 0.5
 LONGEST_FRUITLESS_S = 2.0
 #: the poll loop shows that it is alive at least this often, whatever it waits for
 TICK_S = 5.0
+#: a claim for the first free slot alone would split tasks that share a model call into two houses for good
+LONGEST_SETTLING_S = 0.05
 #: a poll that widens its question makes several requests; one that takes longer than this will not end
 LONGEST_POLL_S = 600.0
 
@@ -117,6 +119,7 @@ class TaskScheduler:
         await self._pause(self._rng.uniform(0.0, min(1.0, self._interval_s / 20)))
         while True:
             await self._free_slot()
+            await self._let_settle()
             hold_s = self._hold_s()
             if hold_s > 0:
                 await self._pause(min(hold_s, self._interval_s))
@@ -187,6 +190,12 @@ class TaskScheduler:
             self._freed.clear()
             await self._freed.wait()
         self._tick()
+
+    async def _let_settle(self) -> None:
+        """Tasks that end together are replaced by one claim: what is about to be free is waited for, for a moment."""
+        ends_at = self._clock.monotonic() + LONGEST_SETTLING_S
+        while self._runner.settling > 0 and self._clock.monotonic() < ends_at:
+            await self._clock.sleep(0.001)
 
     async def _pause(self, seconds: float) -> None:
         """Let the source wait, in pieces that show the loop to be alive."""

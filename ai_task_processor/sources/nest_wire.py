@@ -84,11 +84,13 @@ def rejection(status: int, body: bytes) -> Rejected | NeighbourError | None:
 
     The API's own error shape is ``{"statusCode", "message"}``. A page of a proxy, a gateway's 404 (which
     has a message at most) and Nest's ``Cannot PATCH /…`` for a route that it does not have say that we
-    talk to the wrong place.
+    talk to the wrong place. A body that is too large is about this result, whoever refuses it.
     """
     outcome = _REJECTIONS.get(status)
     if outcome is None:
         return None
+    if status == 413:
+        return Rejected("refused", status)
     try:
         document = codec.loads(body)
     except ValueError:

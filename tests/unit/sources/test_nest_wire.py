@@ -223,6 +223,7 @@ def nest(status: int, message: object, **more: object) -> bytes:
         (400, b'{"message":"a filter of their own"}', "refused"),
         (422, nest(422, "Unprocessable"), "refused"),
         (413, nest(413, "request entity too large"), "refused"),
+        (413, b"<html>Request Entity Too Large</html>", "refused"),
         (409, nest(409, "already succeeded"), "conflict"),
         (404, nest(404, "AI task a not found", error="Not Found"), "gone"),
     ],
@@ -246,7 +247,6 @@ def test_the_apis_own_refusal_is_about_the_result(status: int, body: bytes, outc
         (400, b"<html>Bad Request</html>"),
         (400, b"{}"),
         (409, b"null"),
-        (413, b"<html>Request Entity Too Large</html>"),
         (422, b'{"error":"?"}'),
     ],
 )
