@@ -20,6 +20,8 @@ from ai_task_processor.lifecycle import TaskRunner
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.ports import Embeddings, Provider
 from ai_task_processor.processors.factory import ProcessorFactory
+from ai_task_processor.providers import MAX_ANSWER_BYTES, OPENAI_URL
+from ai_task_processor.providers.deferred import DeferredProvider
 from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.resilience import Gate, RetryPolicy, retrying
 from ai_task_processor.scheduler import Running, TaskScheduler
@@ -198,11 +200,14 @@ class Assembler:
             return MockProvider(model.embedding_dimensions)
         if model.mode == "none":
             return None
-        # The official client takes the better part of a second to import: only for those who call a model.
-        from ai_task_processor.providers.openai_api import MAX_ANSWER_BYTES, OPENAI_URL, OpenAIProvider
-
         client = self._client(model.base_url or OPENAI_URL, 64, max_answer_bytes=MAX_ANSWER_BYTES)
-        return OpenAIProvider(model, client, self._metrics)
+
+        def make() -> Provider:
+            from ai_task_processor.providers.openai_api import OpenAIProvider
+
+            return OpenAIProvider(model, client, self._metrics)
+
+        return DeferredProvider("openai", make)
 
     def _batcher(self, provider: Provider, scheduler: TaskScheduler) -> MicroBatcher:
         model, gate = self._settings.model, self._gates.model

@@ -24,6 +24,7 @@ from ai_task_processor.auth import BearerAuth
 from ai_task_processor.doctor import diagnosis
 from ai_task_processor.doctor.report import Check, Finding, Neighbour, down, ok, shown, unusable, warning
 from ai_task_processor.errors import NeighbourError
+from ai_task_processor.providers import OPENAI_URL
 from ai_task_processor.settings import Settings
 from ai_task_processor.sources.nest_list import PendingList
 from ai_task_processor.stores import directory, inspection, schema
@@ -58,8 +59,6 @@ class Patient:
         self._issuer = Neighbour("token endpoint", issuer, auth.token_url)
         self._neighbours = [self._api, self._issuer]
         if settings.model.mode == "openai":
-            from ai_task_processor.providers.openai_api import OPENAI_URL
-
             self._model = Neighbour("model API", "OPENAI_BASE_URL", settings.model.base_url or OPENAI_URL)
             self._neighbours.append(self._model)
         bearer = BearerAuth(parts.tokens)

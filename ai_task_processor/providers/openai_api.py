@@ -31,14 +31,11 @@ from ai_task_processor.errors import (
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Usage, Vector
 from ai_task_processor.ports import Embeddings
-from ai_task_processor.providers import NATIVE_DIMENSIONS
+from ai_task_processor.providers import NATIVE_DIMENSIONS, OPENAI_URL
 from ai_task_processor.settings import ModelSettings
 from ai_task_processor.transport import deadline, status_error, translate
 
-#: 2,048 vectors of 3,072 floats in base64 are 34 MB; a compatible server may answer digits instead
-MAX_ANSWER_BYTES = 128 * 2**20
 CHECK_TIMEOUT_S = 15.0
-OPENAI_URL = "https://api.openai.com/v1"
 _REQUEST_PARAMETERS = frozenset({"model", "dimensions", "encoding_format", "user"})
 _QUOTA = frozenset({"insufficient_quota", "billing_not_active", "billing_hard_limit_reached"})
 _TOO_LONG = frozenset(

@@ -223,7 +223,7 @@ async def test_the_proxy_of_the_settings_is_asked() -> None:
 async def test_cancelled_twice_leaves_the_pool_usable(authority: tuple[Path, ssl.SSLContext], secure: bool) -> None:
     """Streams that are cancelled, and cancelled again while they close, do not use up the connections."""
     path, context = authority
-    hanging = True
+    hanging, begun = True, asyncio.Event()
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not hanging:
@@ -236,14 +236,15 @@ async def test_cancelled_twice_leaves_the_pool_usable(authority: tuple[Path, ssl
     async def read(client: httpx2.AsyncClient, url: str) -> None:
         async with client.stream("GET", url) as answer:
             async for _ in answer.aiter_bytes():
-                pass
+                begun.set()
 
     async with serving(hang, context if secure else None) as port:
         url = f"http{'s' if secure else ''}://127.0.0.1:{port}/"
         async with make_client(trusting(path), url=url, connections=2) as client:
             for turns in range(12):
                 reading = asyncio.create_task(read(client, url))
-                await asyncio.sleep(0.02)
+                await begun.wait()
+                begun.clear()
                 reading.cancel()
                 for _ in range(turns):
                     await asyncio.sleep(0)

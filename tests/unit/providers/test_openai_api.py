@@ -26,7 +26,8 @@ from ai_task_processor.errors import (
 )
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Vector
-from ai_task_processor.providers.openai_api import OPENAI_URL, OpenAIProvider
+from ai_task_processor.providers import OPENAI_URL
+from ai_task_processor.providers.openai_api import OpenAIProvider
 from ai_task_processor.settings import ModelSettings, NetworkSettings
 from ai_task_processor.transport import make_client
 
