@@ -156,6 +156,8 @@ class NestTaskSource:
                 timeout_s=self._settings.request_timeout_s,
             )
             status = answer.status_code
+        except InvalidAnswer as error:
+            raise Ambiguous(str(error)) from error
         finally:
             took_s = time.perf_counter() - started_at
             self._metrics.api_request(endpoint=TASKS + "{id}", method="PATCH", status_code=status, duration_s=took_s)

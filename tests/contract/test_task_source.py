@@ -501,6 +501,7 @@ async def test_a_closed_port_is_unsent(nest: NestNeighbourhood) -> None:
         ({"status": 200, "body": "html"}, Ambiguous),
         ({"status": 200, "body": "empty"}, Ambiguous),
         ({"content": '{"_id":"another","state":"succeeded"}'}, Ambiguous),
+        ({"content": "{}", "headers": {"Content-Encoding": "gzip"}}, Ambiguous),
         ({"reset": True}, Ambiguous),
         ({"truncate": True}, Ambiguous),
     ],
