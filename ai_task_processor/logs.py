@@ -24,8 +24,6 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     task.attempt_failed     what an attempt ended with
     task.crashed            a bug of ours in one task
     result.lost             disk and process failed together: put the task back to pending
-    model.paused            tasks of one model wait, because the provider refuses it
-    model.resumed           the provider takes it again
     model.crashed           a bug of ours in one model call
     delivery.acknowledged   (debug) the upstream has the outcome
     delivery.deferred       to be tried again later
