@@ -166,11 +166,11 @@ class NestTaskSource:
                 self._warned = True
                 log.warning("delivery.unverified", reason="the task API answers results without id and state")
             return
-        error = rejection(answer.status_code, answer.content) or status_error(answer, "the task API")
-        if answer.is_server_error and not isinstance(error, Throttled):
+        refusal = rejection(answer.status_code, answer.content) or status_error(answer, "the task API")
+        if answer.is_server_error and not isinstance(refusal, Throttled):
             # The state may have been saved before the upstream's callback failed.
-            error = Ambiguous(str(error), status=answer.status_code)
-        raise error
+            refusal = Ambiguous(str(refusal), status=answer.status_code)
+        raise refusal
 
     def _url(self, task_id: str) -> str:
         """The task's own path and no other: ids come from outside, and our bearer goes with the request."""
