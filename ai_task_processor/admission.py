@@ -6,6 +6,7 @@ from typing import Protocol
 from ai_task_processor import codec
 from ai_task_processor.models.task import Task
 from ai_task_processor.ports import Outbox, SkipReason
+from ai_task_processor.recovery import Recovery
 
 
 class Holding(Protocol):
@@ -16,23 +17,33 @@ class Holding(Protocol):
 
 
 class EngineAdmission:
-    """``ports.Admission``: not what runs, not what is in the outbox, only what somebody can process now."""
+    """``ports.Admission``: not what runs, not what is in the outbox, only what somebody can process now.
 
-    def __init__(self, running: Container[str], outbox: Outbox, find: Callable[[Task], Holding | None]) -> None:
+    While an earlier crash is being cleared up, ``recovery`` has its say, too.
+    """
+
+    def __init__(
+        self,
+        running: Container[str],
+        outbox: Outbox,
+        find: Callable[[Task], Holding | None],
+        recovery: Recovery,
+    ) -> None:
         self._running = running
         self._outbox = outbox
+        self._recovery = recovery
         self._find = find
 
     def refuse(self, task: Task) -> SkipReason | None:
         if task.id in self._running:
             return "running"
         held = self._outbox.holds(task.id)
-        if held == "dead_letter":
-            # A dead letter stands for the content it was made of: an edited task is a new one.
+        if held in ("dead_letter", "quarantined"):
+            # It stands for the content it was made of: an edited task is a new one.
             held = self._outbox.holds(task.id, codec.fingerprint(task.content))
         if held is not None:
             return held
         processor = self._find(task)
         if processor is None:
             return "unknown_type"
-        return "paused" if processor.hold_s() > 0 else None
+        return "paused" if processor.hold_s() > 0 else self._recovery.refuse(task)

@@ -63,6 +63,7 @@ class Daemon:
         """
         async with AsyncExitStack() as stack:
             if await self._opened(stack):
+                await self._recover(stack)
                 async with asyncio.TaskGroup() as companions:
                     tasks = [companions.create_task(work, name=name) for name, work in self._companions(until_empty)]
                     await self._work()
@@ -112,6 +113,12 @@ class Daemon:
         log.info("daemon.started", version=__version__, mode=self._settings.model.mode, port=self.port)
         return True
 
+    async def _recover(self, stack: AsyncExitStack) -> None:
+        """What was under way when an earlier process died has its own way back."""
+        self._parts.storage.journal.open()
+        stack.callback(self._parts.storage.journal.close)
+        await self._parts.recovery.begin()
+
     async def _listen(self) -> int:
         ops = self._settings.ops
         try:
@@ -155,6 +162,7 @@ class Daemon:
     def _signalled(self, number: int) -> None:
         """The first signal drains; the second leaves at once: what is finished is in the outbox."""
         name = signal.Signals(number).name
+        self._parts.storage.journal.stop()
         if self._grace.begun:
             log.warning("drain.forced", signal=name)
             os._exit(128 + number)
@@ -207,6 +215,7 @@ class Daemon:
         parts.metrics.outbox(
             records=depth.waiting,
             dead_letters=depth.dead,
+            quarantined=depth.quarantined,
             bytes_used=depth.bytes,
             oldest_age_s=None if oldest is None else max(0.0, self._clock.now().timestamp() - oldest),
         )
@@ -233,7 +242,8 @@ class Daemon:
             token_trouble=parts.tokens.trouble,
             poll_trouble=scheduler.trouble,
             outbox_full=parts.outbox.full,
-            outbox_writable=parts.outbox.writable,
+            outbox_writable=parts.storage.writable,
+            disk_full=parts.storage.disk_full,
             running=len(scheduler.running),
             slots=scheduler.slots,
             mode=self._settings.model.mode,
@@ -254,7 +264,13 @@ class Daemon:
             "not_ready_because": health.unready(snapshot),
             "slots": {"total": snapshot.slots, "running": snapshot.running},
             "backlog": {"seen": page.seen, "complete": page.complete, "skipped": snapshot.skipped},
-            "outbox": {"waiting": depth.waiting, "dead_letters": depth.dead, "bytes": depth.bytes},
+            "outbox": {
+                "waiting": depth.waiting,
+                "dead_letters": depth.dead,
+                "quarantined": depth.quarantined,
+                "bytes": depth.bytes,
+            },
+            "suspects": len(parts.storage.journal.suspects),
             "circuits": {
                 gate.service: {"state": gate.state, "reason": gate.reason, "wait_seconds": round(gate.wait_s(), 1)}
                 for gate in parts.gates.all()

@@ -4,7 +4,7 @@ Nothing here connects or starts: constructors store. ``app.py`` gives the parts 
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import httpx2
@@ -17,19 +17,25 @@ from ai_task_processor.clock import SystemClock
 from ai_task_processor.delivery import Delivery
 from ai_task_processor.kit import Kit
 from ai_task_processor.lifecycle import TaskRunner
+from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.ports import Embeddings, Provider
 from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.providers import MAX_ANSWER_BYTES, OPENAI_URL
 from ai_task_processor.providers.deferred import DeferredProvider
 from ai_task_processor.providers.mock import MockProvider
-from ai_task_processor.resilience import Gate, RetryPolicy, retrying
+from ai_task_processor.recovery import Recovery
+from ai_task_processor.resilience import Gate, RetryBudget, RetryPolicy, retrying
 from ai_task_processor.scheduler import Running, TaskScheduler
 from ai_task_processor.settings import ModelSettings, Settings
 from ai_task_processor.sources.nest import NestTaskSource
+from ai_task_processor.stores.journal import FileJournal
 from ai_task_processor.stores.sqlite import SqliteOutbox
 from ai_task_processor.transport import make_client
 
+#: nothing is claimed while the file system has less left than this, and so much for each slot: what is
+#: on its way from a model must find room, in the database and in its log
+DISK_RESERVE, DISK_RESERVE_PER_SLOT = 4 * 2**20, 2**16
 #: of TASK_TIMEOUT, the part that a processor may spend waiting for a neighbour
 PATIENCE_SHARE = 0.9
 #: of REQUEST_TIMEOUT, the part that a token request inside it may take: so that its failure is told apart
@@ -37,6 +43,8 @@ TOKEN_SHARE = 0.5
 USUAL_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")
 #: models with metric series of their own; the rest is counted as ``other``
 MAX_COUNTED_MODELS = 3
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,28 @@ class Gates:
         return (self.poll, self.delivery, self.model, self.token)
 
 
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What keeps on disk, and whether it can keep more."""
+
+    outbox: SqliteOutbox
+    journal: FileJournal
+    reserve_bytes: int
+
+    @property
+    def writable(self) -> bool:
+        return self.outbox.writable and self.journal.usable()
+
+    @property
+    def disk_full(self) -> bool:
+        return self.outbox.free_bytes() < self.reserve_bytes
+
+    @property
+    def accepting(self) -> bool:
+        """May something be started whose result must be kept?"""
+        return self.writable and not self.outbox.full and not self.disk_full
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """Every part of the daemon, wired and at rest. ``clients`` are to be closed at the end."""
@@ -61,6 +91,8 @@ class Parts:
     metrics: Metrics
     gates: Gates
     outbox: SqliteOutbox
+    storage: Storage
+    recovery: Recovery
     clients: Sequence[httpx2.AsyncClient]
     tokens: TokenSource
     factory: ProcessorFactory
@@ -94,10 +126,13 @@ class Assembler:
 
     def parts(self) -> Parts:
         settings, gates = self._settings, self._gates
-        outbox = SqliteOutbox(settings.store.data_dir, max_bytes=settings.store.outbox_max_bytes, clock=self._clock)
+        outbox = self._outbox()
+        journal, slots = FileJournal(settings.store.data_dir), settings.worker.concurrency_limit
+        storage = Storage(outbox, journal, DISK_RESERVE + slots * DISK_RESERVE_PER_SLOT)
+        recovery = Recovery(journal, outbox, clock=self._clock)
         tokens = self._tokens()
         running: dict[str, Running] = {}
-        source = self._source(tokens, EngineAdmission(running, outbox, self._factory.find))
+        source = self._source(tokens, EngineAdmission(running, outbox, self._factory.find, recovery))
         delivery = Delivery(
             outbox,
             source,
@@ -107,7 +142,8 @@ class Assembler:
             metrics=self._metrics,
             rng=self._rng,
         )
-        scheduler = self._scheduler(source, outbox, delivery, running)
+        runner = self._runner(source, storage, kept=delivery.wake)
+        scheduler = self._scheduler(source, runner, storage, recovery, running)
         provider = self._provider()
         batcher = None if provider is None else self._batcher(provider, scheduler)
         self._factory.equip(self._kit(batcher))
@@ -117,6 +153,8 @@ class Assembler:
             metrics=self._metrics,
             gates=gates,
             outbox=outbox,
+            storage=storage,
+            recovery=recovery,
             clients=self._clients,
             tokens=tokens,
             factory=self._factory,
@@ -126,6 +164,15 @@ class Assembler:
             delivery=delivery,
             scheduler=scheduler,
         )
+
+    def _outbox(self) -> SqliteOutbox:
+        store = self._settings.store
+
+        def lost(task_id: str) -> None:
+            self._metrics.result_lost()
+            log.critical("result.lost", task_id=task_id)
+
+        return SqliteOutbox(store.data_dir, max_bytes=store.outbox_max_bytes, clock=self._clock, lost=lost)
 
     def _gate(self, service: str) -> Gate:
         threshold = self._settings.worker.circuit_breaker_threshold
@@ -161,31 +208,38 @@ class Assembler:
             metrics=self._metrics,
         )
 
-    def _scheduler(
-        self, source: NestTaskSource, outbox: SqliteOutbox, delivery: Delivery, running: dict[str, Running]
-    ) -> TaskScheduler:
-        worker = self._settings.worker
-        runner = TaskRunner(
+    def _runner(self, source: NestTaskSource, storage: Storage, *, kept: Callable[[], None]) -> TaskRunner:
+        return TaskRunner(
             source=source,
-            outbox=outbox,
+            outbox=storage.outbox,
+            journal=storage.journal,
             find=self._factory.find,
-            kept=delivery.wake,
-            timeout_s=worker.task_timeout_s,
+            kept=kept,
+            timeout_s=self._settings.worker.task_timeout_s,
             clock=self._clock,
             metrics=self._metrics,
             rng=self._rng,
         )
 
+    def _scheduler(
+        self,
+        source: NestTaskSource,
+        runner: TaskRunner,
+        storage: Storage,
+        recovery: Recovery,
+        running: dict[str, Running],
+    ) -> TaskScheduler:
+        worker = self._settings.worker
+
         def hold_s() -> float:
             """Nothing is claimed whose result could not be kept, nor while a neighbour it needs is away."""
-            if outbox.full or not outbox.writable:
-                return 0.5
-            return max(self._gates.poll.wait_s(), self._factory.hold_s())
+            return max(self._gates.poll.wait_s(), self._factory.hold_s()) if storage.accepting else 0.5
 
         return TaskScheduler(
             source,
             runner,
             running=running,
+            recovery=recovery,
             slots=worker.concurrency_limit,
             interval_s=worker.polling_interval_s,
             hold_s=hold_s,
@@ -211,11 +265,16 @@ class Assembler:
 
     def _batcher(self, provider: Provider, scheduler: TaskScheduler) -> MicroBatcher:
         model, gate = self._settings.model, self._gates.model
-        policy = RetryPolicy(model.max_retries, model.retry_backoff_factor)
+        policy, budget = RetryPolicy(model.max_retries, model.retry_backoff_factor), RetryBudget()
 
         async def call(texts: Sequence[str], name: str) -> Embeddings:
             return await retrying(
-                lambda: provider.embed(texts, name), gate=gate, policy=policy, clock=self._clock, rng=self._rng
+                lambda: provider.embed(texts, name),
+                gate=gate,
+                policy=policy,
+                budget=budget,
+                clock=self._clock,
+                rng=self._rng,
             )
 
         return MicroBatcher(call, hold_s=gate.wait_s, intake=scheduler, clock=self._clock, metrics=self._metrics)

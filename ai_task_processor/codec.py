@@ -33,6 +33,11 @@ def dumps(value: object) -> bytes:
         raise ValueError(f"not JSON: {type(error).__name__}") from error
 
 
+def line(value: Mapping[str, object]) -> bytes:
+    """A JSON object of our own on one line."""
+    return orjson.dumps(value)
+
+
 def _plain(value: object) -> object:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")

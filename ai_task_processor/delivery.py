@@ -24,6 +24,8 @@ LOOK_AGAIN_S = 1.0
 #: a record becomes a dead letter when, for this long and so often, it failed while others were acknowledged
 GIVE_UP_AFTER_S = 86_400.0
 GIVE_UP_FAILURES = 10
+#: among so many due records a probe is chosen
+PROBE_CHOICE = 32
 #: slow start: so many reports at once at first and at least; one more after each acknowledgement, half after a failure
 FIRST_WINDOW = 4
 
@@ -34,7 +36,8 @@ class Delivery:
     """Reports the outbox's records to the source, ``concurrency`` at a time, in the order they are due.
 
     A source that has just come back is not met by everything that waited for it: the window opens with
-    each acknowledgement. While ``gate`` holds the source, one record at a time is the probe.
+    each acknowledgement. While ``gate`` holds the source, one record at a time is the probe, and not one that
+    failed while others were acknowledged: its failure would say nothing about the source.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Delivery:
         self._probe: str | None = None
         self._woken = asyncio.Event()
         self._acknowledged = 0
-        #: for records that failed: how often others were acknowledged between two failures, and the count then
+        #: for records that failed: how often others were acknowledged since the failure before, and the count then
         self._outvoted: dict[str, tuple[int, int]] = {}
 
     def wake(self) -> None:
@@ -103,10 +106,13 @@ class Delivery:
         room = self._room()
         if room <= 0 or self._outbox.depth().waiting <= len(self._under_way):
             return 0
-        records = await self._due(room)
+        probing = self._gate.reason is not None
+        records = await self._due(PROBE_CHOICE if probing else room)
+        if probing:
+            records = self._probes(records)
         for record in records:
             self._under_way.add(record.task_id)
-            if self._gate.reason is not None:
+            if probing:
                 self._probe = record.task_id
             group.create_task(self._deliver(record), name=f"delivery {record.task_id}")
         return len(records)
@@ -118,6 +124,17 @@ class Delivery:
         if self._gate.reason is not None:
             return min(room, 1 if self._probe is None else 0)
         return room
+
+    def _probes(self, due: Sequence[Record]) -> Sequence[Record]:
+        """The record that shows best whether the source is back; none while a better one is not due yet."""
+        unsuspected = [record for record in due if not self._at_fault(record)]
+        bad = sum(times > 0 for times, _ in self._outvoted.values())
+        return unsuspected[:1] or (due[:1] if self._outbox.depth().waiting <= bad else ())
+
+    def _at_fault(self, record: Record) -> bool:
+        """Were others acknowledged while this one failed?"""
+        times, _ = self._outvoted.get(record.task_id, (0, 0))
+        return times > 0
 
     async def _due(self, limit: int) -> Sequence[Record]:
         try:
@@ -185,7 +202,7 @@ class Delivery:
 
     async def _defer(self, record: Record, error: NeighbourError) -> None:
         attempts = record.attempts + 1
-        delay_s = deferral_s(error, attempts, held=self._gate.reason is not None, rng=self._rng)
+        delay_s = deferral_s(error, attempts, own=self._at_fault(record), rng=self._rng)
         due_at = self._clock.now().timestamp() + delay_s
         await self._outbox.defer(record.task_id, due_at=due_at, attempts=attempts)
         self._metrics.delivery("retried")

@@ -23,6 +23,7 @@ class Snapshot:
     poll_trouble: str | None
     outbox_full: bool
     outbox_writable: bool
+    disk_full: bool
     running: int
     slots: int
     mode: str
@@ -53,6 +54,8 @@ def unready(snapshot: Snapshot) -> list[str]:
         reasons.append("outbox_full")
     if not snapshot.outbox_writable:
         reasons.append("outbox_unwritable")
+    if snapshot.disk_full:
+        reasons.append("disk_full: what is left on DATA_DIR is kept for results on their way")
     return reasons
 
 

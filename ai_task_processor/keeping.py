@@ -106,7 +106,7 @@ class Keeper:
         except Exception as error:  # noqa: BLE001 - the boundary of one delivery
             pause_s = inf
             if isinstance(error, NeighbourError):
-                pause_s = deferral_s(error, direct.attempts, held=False, rng=self._rng)
+                pause_s = deferral_s(error, direct.attempts, own=False, rng=self._rng)
             direct.attempts += 1
             direct.next_at = self._clock.monotonic() + pause_s
 

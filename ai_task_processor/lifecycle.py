@@ -1,4 +1,4 @@
-"""One task from its start to the moment its outcome is safe: attempt, decide, keep.
+"""One task from its start to the moment its outcome is safe: journal, attempt, decide, keep.
 
 Between the processor's return and the outbox there is no await, so that no cancellation can fall
 between finishing a result and keeping it.
@@ -6,13 +6,12 @@ between finishing a result and keeping it.
 
 import asyncio
 import random
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, Protocol
 
 from ai_task_processor import codec
-from ai_task_processor.errors import NeighbourError, Retry, TaskError
+from ai_task_processor.errors import NeighbourError, OutboxUnwritable, Retry, TaskError
 from ai_task_processor.keeping import Keeper
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
@@ -27,14 +26,13 @@ from ai_task_processor.models.task import (
     Task,
     TaskResult,
     TaskStatus,
+    Tries,
     Usage,
 )
-from ai_task_processor.ports import Clock, Outbox, TaskSource
+from ai_task_processor.ports import Clock, Journal, Outbox, TaskSource
 from ai_task_processor.reporting import Reporter
-from ai_task_processor.verdict import Tries, decide
+from ai_task_processor.verdict import decide
 
-#: attempts are remembered for so many unfinished tasks
-REMEMBERED_TASKS = 100_000
 #: what an attempt can end with; ``sys.exit()`` in a processor ends its task's attempt and not the daemon
 _ENDS = (Exception, BaseExceptionGroup, SystemExit, KeyboardInterrupt, asyncio.CancelledError)
 
@@ -60,6 +58,7 @@ class TaskRunner:
         *,
         source: TaskSource,
         outbox: Outbox,
+        journal: Journal,
         find: Callable[[Task], Processor | None],
         kept: Callable[[], None],
         timeout_s: float,
@@ -71,17 +70,32 @@ class TaskRunner:
         reporter = Reporter(source, clock=clock, metrics=metrics)
         self._keeper = Keeper(outbox, reporter, kept=kept, clock=clock, metrics=metrics, rng=rng)
         self._source = source
+        self._journal = journal
         self._find = find
         self._timeout_s = timeout_s
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
-        self._tries: OrderedDict[str, Tries] = OrderedDict()
 
     async def run(self, claim: Claim) -> bool:
         """Process one task and return when its outcome is safe (true), or the task given back (false)."""
-        tries = self._begin(claim.task)
+        try:
+            tries = self._journal.begin(claim.task)
+        except OutboxUnwritable:
+            # Nothing may be paid for whose start cannot be written down; the scheduler waits for the disk.
+            await self._source.release(claim.receipt, 0.0)
+            return False
+        settled = False
+        try:
+            settled = await self._run(claim, tries)
+        finally:
+            (self._journal.settle if settled else self._journal.give_back)(claim.task.id)
+        return settled
+
+    async def _run(self, claim: Claim, tries: Tries) -> bool:
         task = replace(claim.task, attempt=tries.started)
+        wait_s = None if task.created_at is None else (self._clock.now() - task.created_at).total_seconds()
+        self._metrics.task_started(task.type, wait_s=wait_s)
         started_at = self._clock.monotonic()
         outcome, record = await self._attempt(task, tries)
         self.settling += 1
@@ -92,19 +106,8 @@ class TaskRunner:
                 await self._source.release(claim.receipt, outcome.delay_s)
         finally:
             self.settling -= 1
-        if record is not None:
-            self._tries.pop(task.id, None)
         self._tell(task, outcome, self._clock.monotonic() - started_at)
         return record is not None
-
-    def _begin(self, task: Task) -> Tries:
-        tries = self._tries.setdefault(task.id, Tries())
-        tries.started += 1
-        while len(self._tries) > REMEMBERED_TASKS:
-            self._tries.popitem(last=False)
-        wait_s = None if task.created_at is None else (self._clock.now() - task.created_at).total_seconds()
-        self._metrics.task_started(task.type, wait_s=wait_s)
-        return tries
 
     async def _attempt(self, task: Task, tries: Tries) -> tuple[Outcome, Record | None]:
         """The processor's answer as an outcome, and its record unless the task is given back."""

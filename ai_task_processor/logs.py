@@ -23,6 +23,8 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     task.released           given back
     task.attempt_failed     what an attempt ended with
     task.crashed            a bug of ours in one task
+    task.quarantined        it killed the process three times alone: not started again
+    recovery.started        the process died last time: what it was doing runs alone first
     result.lost             disk and process failed together: put the task back to pending
     model.crashed           a bug of ours in one model call
     delivery.acknowledged   (debug) the upstream has the outcome
@@ -34,6 +36,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     outbox.recovered        outcomes of an earlier run were found
     outbox.failed           the disk refuses
     outbox.mended           it takes again
+    outbox.salvaged         it was damaged: set aside, what could be read is kept
     outbox.requested        an operator's retry or drop was carried out
     token.refreshed         a new access token
     token.failed            no access token to be had
@@ -293,11 +296,8 @@ class Masker:
     """Replaces known secrets, in every notation they are likely to appear in, and whatever looks like one."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms = {form for secret in secrets for part in _parts(secret) for form in _notations(part)}
-        longest_first = sorted(forms, key=len, reverse=True)
-        # %2f and %2F are the same octet, so forms with octets are matched in any case
-        alternatives = [f"(?i:{re.escape(form)})" if "%" in form else re.escape(form) for form in longest_first]
-        self._known = re.compile("|".join(alternatives) or r"(?!)")
+        patterns = {pattern for secret in secrets for part in _parts(secret) for pattern in _patterns(part)}
+        self._known = re.compile("|".join(sorted(patterns, key=len, reverse=True)) or r"(?!)")
 
     def __call__(self, text: str) -> str:
         text = self._known.sub(MASK, text)
@@ -312,14 +312,24 @@ def _parts(secret: str) -> Iterator[str]:
     return (part for part in (secret.strip(), *secret.splitlines()) if len(part) >= MIN_SECRET)
 
 
-def _notations(secret: str) -> Iterator[str]:
+def _patterns(secret: str) -> Iterator[str]:
     """As it is, in a URL or form, as a JSON or Python literal, and inside base64, as in Basic credentials."""
+    literals = (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret), ascii(secret))
+    for text in (secret, *(literal[1:-1] for literal in literals)):
+        # a literal inside a literal doubles its backslashes: any number of them is as good as one
+        yield "".join(map(_loosely, re.sub(r"\\+", r"\\", text)))
     raw = secret.encode("utf-8", "surrogatepass")
-    for text in (secret, quote(raw, safe=""), quote(raw), quote_plus(raw)):
-        yield text
-        yield from _base64_cores(text.encode("utf-8", "surrogatepass"))
-    for text in (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret), ascii(secret)):
-        yield text[1:-1]
+    for encoded in (raw, quote(raw, safe="").encode(), quote(raw).encode(), quote_plus(raw).encode()):
+        yield from map(re.escape, _base64_cores(encoded))
+
+
+def _loosely(char: str) -> str:
+    """A character as it is, escaped, or as octets. Encoders do not agree on which characters need no octets."""
+    if char.isascii() and char.isalnum():
+        return char
+    octets = "".join(f"%(?:25)*{octet:02x}" for octet in char.encode("utf-8", "surrogatepass"))
+    plain = {" ": r"(?: |\+)", "\\": r"\\++", '"': r'\\*+"', "'": r"\\*+'"}.get(char, re.escape(char))
+    return f"(?:{plain}|(?i:{octets}))"
 
 
 def _base64_cores(raw: bytes) -> Iterator[str]:

@@ -159,6 +159,7 @@ class Metrics:
         self._outbox_age = one(Gauge, "outbox_oldest_age_seconds", "Age of the oldest waiting result.")
         self._outbox_bytes = one(Gauge, "outbox_bytes", "Bytes held by the outbox.")
         self._dead_letters = one(Gauge, "dead_letters", "Results refused for good and kept.")
+        self._quarantined = one(Gauge, "quarantined_tasks", "Tasks set aside because they kill the process.")
         self._recovered = one(Counter, "results_recovered_total", "Results found in the outbox at start.")
         self._lost = one(Counter, "results_lost_total", "Finished results that are gone; must stay 0.")
         self._ambiguous = one(Counter, "ambiguous_deliveries_total", "Deliveries whose answer was lost.")
@@ -235,9 +236,12 @@ class Metrics:
     def delivery(self, outcome: str) -> None:
         self._deliveries(outcome).inc()
 
-    def outbox(self, *, records: int, dead_letters: int, bytes_used: int, oldest_age_s: float | None) -> None:
+    def outbox(
+        self, *, records: int, dead_letters: int, quarantined: int, bytes_used: int, oldest_age_s: float | None
+    ) -> None:
         self._outbox_records.set(_amount(records))
         self._dead_letters.set(_amount(dead_letters))
+        self._quarantined.set(_amount(quarantined))
         self._outbox_bytes.set(_amount(bytes_used))
         self._outbox_age.set(_amount(oldest_age_s or 0))
 

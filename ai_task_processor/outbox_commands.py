@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ai_task_processor import codec
-from ai_task_processor.models.task import Failure, Record
+from ai_task_processor.models.task import Failure, Record, TaskStatus
 from ai_task_processor.settings import load_store
 from ai_task_processor.stores import inspection
 from ai_task_processor.stores.inspection import Summary
@@ -18,21 +18,21 @@ from ai_task_processor.stores.inspection import Summary
 EX_OK, EX_NOINPUT = 0, 66
 #: how long a request may wait for the daemon before the command stops watching
 WATCH_S: Final = 3.0
-_ROW: Final = "{:<28} {:<16} {:<10} {:<8} {:>8} {:>20} {:>9}  {}"
+_ROW: Final = "{:<28} {:<16} {:<10} {:<11} {:>8} {:>20} {:>9}  {}"
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     """Hang the actions below ``outbox``."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="one line for each record, dead letters with their reason")
-    listing.add_argument("--dead", action="store_true", help="dead letters only")
+    listing = actions.add_parser("list", help="one line for each record, those that do not wait with their reason")
+    listing.add_argument("--dead", action="store_true", help="dead letters and quarantined tasks only")
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
     listing.set_defaults(command=_list)
     show = actions.add_parser("show", help="one record with its result, as JSON")
     show.add_argument("task_id", metavar="TASK_ID")
     show.set_defaults(command=_show)
     for action, meaning in (
-        ("retry", "deliver these records again at once"),
+        ("retry", "deliver these records again at once, let these quarantined tasks start again"),
         ("drop", "forget these records: a task that is still listed is then processed again"),
     ):
         request = actions.add_parser(action, help=meaning)
@@ -44,7 +44,7 @@ def _list(arguments: argparse.Namespace) -> int:
     directory = load_store().data_dir
     count = 0
     for summary in inspection.iter_records(directory):
-        if arguments.dead and summary.state != "dead":
+        if arguments.dead and summary.state == "waiting":
             continue
         if arguments.json:
             _say(codec.dumps(_shown(summary)).decode())
@@ -94,6 +94,8 @@ def _fate(directory: Path, count: int) -> str:
 
 
 def _body(record: Record) -> bytes:
+    if record.status is TaskStatus.PENDING:
+        return b"null"  # a quarantined task has no outcome
     outcome = codec.outcome(record)
     return codec.failure_body(outcome) if isinstance(outcome, Failure) else codec.success_body(outcome)
 

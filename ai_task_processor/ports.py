@@ -9,11 +9,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
-from ai_task_processor.models.task import Claim, Failure, Receipt, Record, Task, TaskResult, Usage, Vector
+from ai_task_processor.models.task import (
+    Claim,
+    Failure,
+    Receipt,
+    Record,
+    Suspect,
+    Task,
+    TaskResult,
+    Tries,
+    Usage,
+    Vector,
+)
 
-SkipReason = Literal[
-    "running", "in_outbox", "dead_letter", "stale", "unknown_type", "invalid", "duplicate", "deferred", "paused"
-]
+Standing = Literal["in_outbox", "dead_letter", "quarantined"]
+SkipReason = Literal[Standing, "running", "stale", "unknown_type", "invalid", "duplicate", "deferred", "paused"]
 
 
 class Clock(Protocol):
@@ -71,6 +81,7 @@ class OutboxDepth:
 
     waiting: int = 0
     dead: int = 0
+    quarantined: int = 0
     bytes: int = 0
     oldest_finished_at: float | None = None
 
@@ -79,7 +90,8 @@ class Outbox(Protocol):
     """Finished and not yet told: the only durable state. At most one record for a task id.
 
     A record is *waiting* until it is delivered, deferred (waiting, but not before a time) or buried
-    as a *dead letter*, which keeps the result until an operator retries or drops it.
+    as a *dead letter*, which keeps the result until an operator retries or drops it. A task that must not
+    be started any more stands here without a result, *quarantined*.
     """
 
     @property
@@ -93,11 +105,14 @@ class Outbox(Protocol):
     def put(self, record: Record) -> Awaitable[None]:
         """Keep an outcome. Accepted at once (no await inside); the awaitable resolves when it is on disk.
 
-        Replaces a dead letter of the same task. The awaitable raises ``OutboxUnwritable``.
+        Replaces what stands for the same task. The awaitable raises ``OutboxUnwritable``.
         """
 
-    def holds(self, task_id: str, fingerprint: str | None = None) -> Literal["in_outbox", "dead_letter"] | None:
-        """Does a record stand for this task? A dead letter of other content (fingerprint) does not count."""
+    def quarantine(self, record: Record) -> Awaitable[None]:
+        """Keep a task from being started: like ``put``, but never due. An operator's ``retry`` lets it go."""
+
+    def holds(self, task_id: str, fingerprint: str | None = None) -> Standing | None:
+        """Does a record stand for this task? One that does not wait stands for its own content (fingerprint) only."""
 
     async def due(self, now: float, limit: int, exclude: frozenset[str] = frozenset()) -> Sequence[Record]:
         """At most ``limit`` waiting records whose time has come, oldest due first, without those excluded."""
@@ -116,6 +131,36 @@ class Outbox(Protocol):
 
     def depth(self) -> OutboxDepth:
         """How much is in it, from memory."""
+
+
+class Journal(Protocol):
+    """Which tasks are under way and what their earlier attempts came to, written before the work begins.
+
+    It survives every death of the process; a loss of power may take its last lines.
+    """
+
+    @property
+    def suspects(self) -> Mapping[str, Suspect]:
+        """Tasks that were under way when an earlier process died, and were neither begun nor settled since."""
+
+    @property
+    def alone(self) -> str | None:
+        """The suspect that is under way."""
+
+    def begin(self, task: Task) -> Tries:
+        """Count an attempt; it is written when this returns. Raises ``OutboxUnwritable``."""
+
+    def give_back(self, task_id: str) -> None:
+        """The attempt ended without an outcome: what ``begin`` returned, as it is by now, is kept."""
+
+    def settle(self, task_id: str) -> None:
+        """The outcome is safe, or somebody else has the task: forget it."""
+
+    def acquit(self, task_id: str) -> None:
+        """No suspect any more; its counts are kept."""
+
+    def usable(self) -> bool:
+        """Could an attempt be written now?"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,28 +3,26 @@
 import random
 
 from ai_task_processor import codec
-from ai_task_processor.errors import Ambiguous, NeighbourError, Transient
+from ai_task_processor.errors import Ambiguous, NeighbourError
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Failure, Receipt, Record
 from ai_task_processor.ports import Clock, TaskSource
 from ai_task_processor.resilience import backoff_s
 
-#: the longest deferral of a result that the source answers and does not acknowledge
+#: the longest deferral of a result that fails while others are acknowledged
 LONGEST_DEFERRAL_S = 900.0
-#: and of one that the source is not there for: it must not wait long once the source is back
+#: and of one that fails like all the others: it must not wait long once the source is back
 LONGEST_ABSENCE_S = 60.0
 
 log = get_logger(__name__)
 
 
-def deferral_s(error: NeighbourError, attempts: int, *, held: bool, rng: random.Random) -> float:
+def deferral_s(error: NeighbourError, attempts: int, *, own: bool, rng: random.Random) -> float:
     """The pause after so many failed reports of one record, with full jitter.
 
-    It grows far only while the fault may be the record's own: its report was answered, or lost, and the
-    source is not ``held`` (by its gate) for everybody.
+    It grows far only when the fault is the record's ``own``, as far as one can tell.
     """
-    own = isinstance(error, Ambiguous | Transient) and not held
     longest = LONGEST_DEFERRAL_S if own else LONGEST_ABSENCE_S
     return max(error.retry_after_s or 0.0, 0.25 + backoff_s(attempts, base=2.0, longest=longest - 0.25, rng=rng))
 

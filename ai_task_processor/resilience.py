@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 import pybreaker
 import tenacity
 
-from ai_task_processor.errors import CircuitOpen, ModelRefused, NeighbourError, Rejected, TaskError
+from ai_task_processor.errors import CircuitOpen, ModelRefused, NeighbourError, Rejected, TaskError, Unsent
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.ports import Clock
@@ -56,6 +56,7 @@ class Gate:
         self._held_until = 0.0
         self._pause_s = 0.0
         self._probing = False
+        self._blamed: set[str] = set()
         metrics.breaker(service, "closed")
 
     @property
@@ -71,8 +72,13 @@ class Gate:
         left = self._held_until - self._clock.monotonic()
         return left if left > 0 else (PROBE_POLL_S if self._probing else 0.0)
 
-    async def call(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run one call. Raises ``CircuitOpen`` without trying when it may not start now."""
+    async def call(self, work: Callable[[], Awaitable[T]], *, about: str | None = None) -> T:
+        """Run one call. Raises ``CircuitOpen`` without trying when it may not start now.
+
+        ``about``: what the call is about, when that may be at fault, too. Until a call succeeds, what was
+        answered with a failure counts once however often it is tried: one task whose callback throws
+        must not open the circuit for all.
+        """
         wait_s = self.wait_s()
         if wait_s > 0:
             raise CircuitOpen(f"{self.service} is held: {self.reason}", retry_after_s=wait_s)
@@ -85,7 +91,7 @@ class Gate:
             self._answered(holds)
             raise
         except NeighbourError as error:
-            self._failed(error, holds)
+            self._failed(error, holds, about)
             raise
         else:
             self._answered(holds)
@@ -103,6 +109,7 @@ class Gate:
     def _answered(self, holds: int) -> None:
         if holds != self._holds:
             return
+        self._blamed.clear()
         event = "neighbour.resumed" if self.state == "closed" else "breaker.closed"
         self._breaker.call(lambda: None)
         if self.reason is not None:
@@ -110,15 +117,23 @@ class Gate:
             self._metrics.breaker(self.service, self.state)
             log.info(event, service=self.service)
 
-    def _failed(self, error: NeighbourError, holds: int) -> None:
+    def _failed(self, error: NeighbourError, holds: int, about: str | None) -> None:
         if holds != self._holds:
             if self.reason is not None:
                 self._hold_for(error.retry_after_s or 0.0)
             return
-        if error.trips_breaker:
+        if error.trips_breaker and not self._blames_again(error, about):
             self._count(error)
         if self.reason is not None or self.state == "open" or error.pause_s is not None:
             self._hold(error)
+
+    def _blames_again(self, error: NeighbourError, about: str | None) -> bool:
+        """Does this failure say nothing new? Nobody is to blame for a neighbour that was not reached."""
+        if about is None or isinstance(error, Unsent):
+            return False
+        again = about in self._blamed
+        self._blamed.add(about)
+        return again
 
     def _count(self, error: NeighbourError) -> None:
         def fail() -> None:
@@ -154,25 +169,62 @@ class RetryPolicy:
     longest_s: float = LONGEST_WAIT_S
 
 
+class RetryBudget:
+    """Bounds what repetitions add to the load of a neighbour that fails already.
+
+    Each success earns a fifth of a repetition; so many may be saved up. Without it, ``MAX_RETRIES`` of
+    everybody would come on top of the first attempts just when there is too much of them.
+    """
+
+    EARNED, SAVED = 0.2, 10.0
+
+    def __init__(self) -> None:
+        self._left = self.SAVED
+
+    @property
+    def left(self) -> bool:
+        """May a call be repeated?"""
+        return self._left >= 1.0
+
+    def spend(self) -> None:
+        self._left -= 1.0
+
+    def earn(self) -> None:
+        self._left = min(self._left + self.EARNED, self.SAVED)
+
+
 async def retrying(
-    work: Callable[[], Awaitable[T]], *, gate: Gate, policy: RetryPolicy, clock: Clock, rng: random.Random
+    work: Callable[[], Awaitable[T]],
+    *,
+    gate: Gate,
+    policy: RetryPolicy,
+    budget: RetryBudget,
+    clock: Clock,
+    rng: random.Random,
 ) -> T:
     """Call through the gate, and again after passing faults, with full jitter.
 
     The plain call comes first: tenacity is not even built on the path of success. It is one object
     per call, because a shared one mixes its callers' attempts. A neighbour that wants more patience
-    than ``longest_s`` ends the attempt: the slot is worth more.
+    than ``longest_s`` ends the attempt: the slot is worth more. So does an empty ``budget``.
     """
 
     def worth_while(error: BaseException) -> bool:
-        return isinstance(error, NeighbourError) and error.retryable and gate.wait_s() <= policy.longest_s
+        patient = isinstance(error, NeighbourError) and error.retryable and gate.wait_s() <= policy.longest_s
+        return patient and budget.left
 
     def pause(attempt: int) -> float:
+        budget.spend()
         # A timer may fire a moment early; the door would still be closed.
         return max(gate.wait_s() + 0.01, backoff_s(attempt, base=policy.base, longest=policy.longest_s, rng=rng))
 
+    async def once() -> T:
+        value = await gate.call(work)
+        budget.earn()
+        return value
+
     try:
-        return await gate.call(work)
+        return await once()
     except NeighbourError as error:
         if policy.retries == 0 or not worth_while(error):
             raise
@@ -184,4 +236,4 @@ async def retrying(
         sleep=clock.sleep,
         reraise=True,
     )
-    return await retries(gate.call, work)  # a lambda would not be awaited
+    return await retries(once)

@@ -14,6 +14,7 @@ from ai_task_processor.logs import get_logger, task_context
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Claim
 from ai_task_processor.ports import Clock, TaskSource
+from ai_task_processor.recovery import Recovery
 from ai_task_processor.trouble import Trouble
 
 FIRST_PAUSE_S = 0.5
@@ -56,6 +57,7 @@ class TaskScheduler:
         runner: TaskRunner,
         *,
         running: dict[str, Running],
+        recovery: Recovery,
         slots: int,
         interval_s: float,
         hold_s: Callable[[], float],
@@ -72,6 +74,7 @@ class TaskScheduler:
         self.polled_at: float | None = None
         self._source = source
         self._runner = runner
+        self._recovery = recovery
         self._interval_s = interval_s
         self._hold_s = hold_s
         self._clock = clock
@@ -81,6 +84,7 @@ class TaskScheduler:
         self._claiming = False
         self._poll_ends_at = 0.0
         self._plenty = False
+        self._cleared = False
         self._idle_polls = 0
         self._given_back = 0
         self._freed = asyncio.Event()
@@ -90,7 +94,8 @@ class TaskScheduler:
 
     @property
     def free(self) -> int:
-        return self.slots - len(self.running)
+        """How many tasks may start; while one is to run alone, none beside it."""
+        return (1 if self._recovery.alone else self.slots) - len(self.running)
 
     @property
     def trouble(self) -> str | None:
@@ -130,7 +135,7 @@ class TaskScheduler:
             await self._calm_down(claims)
 
     async def _claim(self) -> Sequence[Claim]:
-        wanted, quiet = self.free, not self.running
+        wanted, quiet, alone = self.free, not self.running, self._recovery.alone
         self.idle = False
         self._claiming = True
         self._poll_ends_at = self._clock.monotonic() + LONGEST_POLL_S
@@ -146,8 +151,11 @@ class TaskScheduler:
             self._poll_ends_at = 0.0
         self._trouble.note(None)
         self.polled_at = self._clock.monotonic()
+        if alone and not claims:
+            self._recovery.not_listed()
+            self._cleared = True
         self._plenty = len(claims) >= wanted
-        self.idle = quiet and not claims
+        self.idle = quiet and not claims and not alone
         return claims
 
     def _failed(self, reason: str) -> Sequence[Claim]:
@@ -156,8 +164,8 @@ class TaskScheduler:
 
     async def _calm_down(self, claims: Sequence[Claim]) -> None:
         """The next poll follows at once while polls bring work that gets done."""
-        if claims and self._given_back < self.slots:
-            self._idle_polls = 0
+        if self._given_back < self.slots and (claims or self._cleared):
+            self._idle_polls, self._cleared = 0, False
             return
         self._idle_polls += 1
         longest_s = min(self._interval_s, LONGEST_FRUITLESS_S) if claims else self._interval_s

@@ -102,7 +102,7 @@ def endpoint_url(text: str, *, credentials: bool = False) -> str:
     """An absolute http(s) URL, exactly as given; ``credentials``: a user and password may stand in it."""
     try:
         parts = urlsplit(text)
-        whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        whole = parts.scheme in {"http", "https"} and _is_host(parts.hostname or "") and parts.port != 0
     except ValueError:
         whole = False
     if not whole or not re.fullmatch(r"[^\s\\\x00-\x1f\x7f]+", text):
@@ -112,6 +112,12 @@ def endpoint_url(text: str, *, credentials: bool = False) -> str:
     if "@" in parts.netloc and not credentials:
         raise ValueError("must not contain a user name or password: credentials have their own variables")
     return text
+
+
+def _is_host(host: str) -> bool:
+    """An address, or labels that a resolver could be asked for: ``api..example.com`` is a slip of the keyboard."""
+    labels = host.removesuffix(".").split(".")
+    return ip_address(host) is not None or all(re.fullmatch(r"(?!-)[\w-]{1,63}(?<!-)", label) for label in labels)
 
 
 def base_url(text: str) -> str:

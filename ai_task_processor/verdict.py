@@ -1,10 +1,9 @@
 """What a failed attempt means for its task: a pure decision, by whose fault it was."""
 
 import random
-from dataclasses import dataclass
 
 from ai_task_processor.errors import CircuitOpen, NeighbourError, Retry, TaskError
-from ai_task_processor.models.task import Failed, Failure, Released
+from ai_task_processor.models.task import Failed, Failure, Released, Tries
 
 MAX_ATTEMPTS = 3
 #: for how long a task is left alone that a neighbour failed; a neighbour that names a time may ask for more
@@ -12,15 +11,6 @@ LONGEST_RELEASE_S = 60.0
 LONGEST_WISH_S = 900.0
 LONGEST_RETRY_S = 86_400.0
 MAX_CODE, MAX_MESSAGE = 64, 500
-
-
-@dataclass(slots=True)
-class Tries:
-    """How often an unfinished task was started, how often in vain, and how often its processor crashed on it."""
-
-    started: int = 0
-    failed: int = 0
-    crashed: int = 0
 
 
 def decide(error: BaseException, tries: Tries, rng: random.Random) -> Failed | Released:

@@ -168,6 +168,11 @@ def kept(path: Path, *, daemon: bool, free: int, growth: int, records: Mapping[s
         yield ok(f"results that wait for delivery: {waiting}")
     if dead := records.get("dead"):
         yield warning(f"dead letters: {dead}", "see `ai-task-processor outbox list --dead`, then retry or drop them")
+    if quarantined := records.get("quarantined"):
+        yield warning(
+            f"tasks that killed the process: {quarantined}",
+            "see `ai-task-processor outbox list --dead`; when the cause is gone, `outbox retry` lets them start again",
+        )
 
 
 def no_room(error: OSError | errors.DataDirectoryError, path: Path) -> Finding:

@@ -94,6 +94,30 @@ class TaskResult:
             raise ValueError("beside a vector, output must be an object or None")
 
 
+@dataclass(slots=True)
+class Tries:
+    """What earlier attempts at an unfinished task came to.
+
+    ``started``: all of them; ``failed``: in vain, whoever was at fault; ``crashed``: its processor did;
+    ``kills``: the process died while the task ran; ``kills_alone``: while nothing else ran.
+    """
+
+    started: int = 0
+    failed: int = 0
+    crashed: int = 0
+    kills: int = 0
+    kills_alone: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A task that was under way when an earlier process died."""
+
+    task_type: str
+    fingerprint: str
+    tries: Tries
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a task failed for a reason of its own: a short code and a sentence without user text."""

@@ -140,7 +140,7 @@ class NestTaskSource:
             self._metrics.task_skipped(reason, count)
 
     async def _report(self, receipt: Receipt, state: TaskStatus, body: bytes) -> None:
-        await self._delivery_gate.call(lambda: self._patch(receipt.id, state, body))
+        await self._delivery_gate.call(lambda: self._patch(receipt.id, state, body), about=receipt.id)
         if self._acknowledged_meanwhile is not None:
             self._acknowledged_meanwhile.add(receipt.id)
 

@@ -50,6 +50,15 @@ def _narrow(path: Path, mode: int) -> None:
         pass
 
 
+def free_bytes(directory: Path) -> int:
+    """What this user may still write there; 0 when nobody knows."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return 0
+    return found.f_bavail * found.f_frsize
+
+
 def _unusable(directory: Path, error: OSError) -> DataDirectoryError:
     return DataDirectoryError(
         f"DATA_DIR {directory} cannot be used ({error.strerror}): "

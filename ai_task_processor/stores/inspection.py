@@ -31,7 +31,7 @@ class Summary:
     task_id: str
     task_type: str
     status: TaskStatus
-    state: Literal["waiting", "dead"]
+    state: schema.State
     finished_at: float
     due_at: float
     attempts: int

@@ -1,4 +1,4 @@
-"""What the outbox holds, in memory: who waits, who is dead, how many bytes.
+"""What the outbox holds, in memory: who waits, who rests there for other reasons, how many bytes.
 
 It answers without touching the disk and never waits. Strings and integers in two plain
 dictionaries, not an object for each record: 100,000 waiting results cost less than 20 MB, and the
@@ -6,10 +6,13 @@ garbage collector does not walk through them.
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Final
 
 from ai_task_processor.models.task import Record
-from ai_task_processor.ports import OutboxDepth
+from ai_task_processor.ports import OutboxDepth, Standing
+
+#: what a record that does not wait stands for, by its state in the table
+STANDINGS: Final[dict[str, Standing]] = {"dead": "dead_letter", "quarantined": "quarantined"}
 
 _RESUME_AT = 0.9
 
@@ -38,31 +41,43 @@ class Ledger:
         """``rows``: (task_id, state, fingerprint, size) of what the disk holds."""
         self._watermark = Watermark(max_bytes)
         self._waiting: dict[str, int] = {}
-        self._dead: dict[str, tuple[str, int]] = {}
+        self._resting: dict[str, tuple[str, str, int]] = {}
         self._accepted: dict[str, int] = {}
         self._bytes = 0
+        self.reload(rows)
+
+    def reload(self, rows: Iterable[tuple[str, str, str, int]]) -> None:
+        """The disk holds something else by now; what was accepted is still on its way to it."""
+        for task_id in [*self._waiting, *self._resting]:
+            self._bytes -= self._remove(task_id)
         for task_id, state, fingerprint, size in rows:
             self._bytes += size
             if state == "waiting":
                 self._waiting[task_id] = size
             else:
-                self._dead[task_id] = fingerprint, size
+                self._resting[task_id] = state, fingerprint, size
         self._watermark.rise_or_fall(self._bytes)
 
     @property
     def full(self) -> bool:
         return self._watermark.full
 
-    def holds(self, task_id: str, fingerprint: str | None) -> Literal["in_outbox", "dead_letter"] | None:
+    def holds(self, task_id: str, fingerprint: str | None) -> Standing | None:
         if task_id in self._accepted or task_id in self._waiting:
             return "in_outbox"
-        dead = self._dead.get(task_id)
-        return "dead_letter" if dead and fingerprint in (None, dead[0]) else None
+        state, own, _ = self._resting.get(task_id, ("", "", 0))
+        return STANDINGS.get(state) if fingerprint in (None, own) else None
 
     def depth(self, oldest_finished_at: float | None) -> OutboxDepth:
         arriving = self._accepted.keys() - self._waiting.keys()
-        dead = len(self._dead) - len(arriving & self._dead.keys())
-        return OutboxDepth(len(self._waiting) + len(arriving), dead, self._bytes, oldest_finished_at)
+        resting = [state for task_id, (state, _, _) in self._resting.items() if task_id not in arriving]
+        return OutboxDepth(
+            waiting=len(self._waiting) + len(arriving),
+            dead=resting.count("dead"),
+            quarantined=resting.count("quarantined"),
+            bytes=self._bytes,
+            oldest_finished_at=oldest_finished_at,
+        )
 
     def accept(self, record: Record) -> None:
         self._count(record.size)
@@ -83,13 +98,22 @@ class Ledger:
     def forget(self, task_id: str) -> None:
         self._count(-self._remove(task_id))
 
+    def quarantine(self, record: Record) -> None:
+        self._count(record.size - self._remove(record.task_id))
+        self._resting[record.task_id] = "quarantined", record.fingerprint, record.size
+
     def bury(self, task_id: str, fingerprint: str | None) -> None:
         if fingerprint is not None and task_id in self._waiting:
-            self._dead[task_id] = fingerprint, self._waiting.pop(task_id)
+            self._resting[task_id] = "dead", fingerprint, self._waiting.pop(task_id)
 
     def revive(self, task_id: str) -> None:
-        if task_id in self._dead:
-            _, self._waiting[task_id] = self._dead.pop(task_id)
+        """A dead letter waits again; a quarantined task is let go."""
+        state, _, size = self._resting.get(task_id, ("", "", 0))
+        if state == "dead":
+            del self._resting[task_id]
+            self._waiting[task_id] = size
+        elif state:
+            self.forget(task_id)
 
     def _arrive(self, record: Record) -> None:
         # The same task may be on its way twice.
@@ -99,8 +123,8 @@ class Ledger:
 
     def _remove(self, task_id: str) -> int:
         waiting = self._waiting.pop(task_id, 0)
-        _, dead = self._dead.pop(task_id, ("", 0))
-        return waiting + dead
+        _, _, resting = self._resting.pop(task_id, ("", "", 0))
+        return waiting + resting
 
     def _count(self, change: int) -> None:
         self._bytes += change

@@ -1,18 +1,19 @@
-"""An outbox without a disk, for tests: the same promises, except that it forgets."""
+"""Outbox and journal without a disk, for tests: the same promises, except that they forget."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from pathlib import Path
 
 from ai_task_processor.models.task import Record
-from ai_task_processor.ports import Clock, OutboxDepth
+from ai_task_processor.ports import Clock, OutboxDepth, Standing
+from ai_task_processor.stores.journal import FileJournal
 from ai_task_processor.stores.ledger import Watermark
 from ai_task_processor.stores.schema import STRANDED_AFTER_S
 
 
 class MemoryOutbox:
-    """``ports.Outbox`` in two dictionaries."""
+    """``ports.Outbox`` in three dictionaries."""
 
     writable = True
 
@@ -21,25 +22,42 @@ class MemoryOutbox:
         self._watermark = Watermark(max_bytes)
         self._waiting: dict[str, Record] = {}
         self._dead: dict[str, Record] = {}
+        self._quarantined: dict[str, Record] = {}
         self._requests: list[tuple[str, str]] = []
+
+    @property
+    def _places(self) -> tuple[dict[str, Record], ...]:
+        return self._waiting, self._dead, self._quarantined
 
     @property
     def full(self) -> bool:
         return self._watermark.full
 
     def put(self, record: Record) -> asyncio.Future[None]:
+        return self._keep(record, self._waiting)
+
+    def quarantine(self, record: Record) -> asyncio.Future[None]:
+        return self._keep(record, self._quarantined)
+
+    def _keep(self, record: Record, place: dict[str, Record]) -> asyncio.Future[None]:
         self._remove(record.task_id)
-        self._waiting[record.task_id] = record
+        place[record.task_id] = record
         self._measure()
         kept = asyncio.get_running_loop().create_future()
         kept.set_result(None)
         return kept
 
-    def holds(self, task_id: str, fingerprint: str | None = None) -> Literal["in_outbox", "dead_letter"] | None:
+    def holds(self, task_id: str, fingerprint: str | None = None) -> Standing | None:
         if task_id in self._waiting:
             return "in_outbox"
-        dead = self._dead.get(task_id)
-        return "dead_letter" if dead and fingerprint in (None, dead.fingerprint) else None
+        places: tuple[tuple[dict[str, Record], Standing], ...] = (
+            (self._dead, "dead_letter"),
+            (self._quarantined, "quarantined"),
+        )
+        for place, standing in places:
+            if task_id in place and fingerprint in (None, place[task_id].fingerprint):
+                return standing
+        return None
 
     async def due(self, now: float, limit: int, exclude: frozenset[str] = frozenset()) -> Sequence[Record]:
         ready = [
@@ -73,12 +91,14 @@ class MemoryOutbox:
 
     def depth(self) -> OutboxDepth:
         oldest = min((record.finished_at for record in self._waiting.values()), default=None)
-        return OutboxDepth(len(self._waiting), len(self._dead), self._bytes(), oldest)
+        return OutboxDepth(len(self._waiting), len(self._dead), len(self._quarantined), self._bytes(), oldest)
 
     def _carry_out(self, action: str, task_id: str) -> bool:
         return self._remove(task_id) if action == "drop" else self._retry(task_id)
 
     def _retry(self, task_id: str) -> bool:
+        if self._quarantined.pop(task_id, None):
+            return True
         if task_id in self._dead:
             self._waiting[task_id] = replace(self._dead.pop(task_id), attempts=0)
         if task_id in self._waiting:
@@ -86,14 +106,29 @@ class MemoryOutbox:
         return task_id in self._waiting
 
     def _remove(self, task_id: str) -> bool:
-        waiting, dead = self._waiting.pop(task_id, None), self._dead.pop(task_id, None)
-        return waiting is not None or dead is not None
+        removed = [place.pop(task_id, None) for place in self._places]
+        return any(removed)
 
     def _bytes(self) -> int:
-        return sum(record.size for records in (self._waiting, self._dead) for record in records.values())
+        return sum(record.size for place in self._places for record in place.values())
 
     def _measure(self) -> None:
         self._watermark.rise_or_fall(self._bytes())
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
+
+
+class MemoryJournal(FileJournal):
+    """``ports.Journal`` as a list of lines, perhaps those of an earlier life; while ``broken`` it takes none."""
+
+    def __init__(self, earlier: Iterable[bytes] = ()) -> None:
+        super().__init__(Path())
+        self.lines = list(earlier)
+        self.broken = False
+        self._replay_all(self.lines)
+
+    def _append(self, line: bytes) -> bool:
+        if not self.broken:
+            self.lines.append(line)
+        return not self.broken

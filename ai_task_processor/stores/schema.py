@@ -6,14 +6,20 @@ function takes the connection and leaves transactions to its caller.
 
 import json
 import sqlite3
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from ai_task_processor.errors import DataDirectoryError
 from ai_task_processor.models.task import Record, TaskStatus
 
+State = Literal["waiting", "dead", "quarantined"]
+
 DATABASE = "outbox.db"
 VERSION = 1
+#: SQLite's default, written down because a rescue counts on it
+PAGE_BYTES = 4096
 
 #: A deferral lasts 15 minutes at most. A record due later than this was deferred before the wall
 #: clock jumped back: it counts as due, or it would be stranded for as long as the jump was.
@@ -34,6 +40,7 @@ CREATE TABLE IF NOT EXISTS records (
     attempts INTEGER NOT NULL,
     due_at REAL NOT NULL,
     reason TEXT,
+    checksum INTEGER NOT NULL,
     body BLOB NOT NULL,
     vector BLOB
 );
@@ -44,12 +51,18 @@ PRAGMA user_version = {VERSION};
 """
 
 RECORD_COLUMNS = (
-    "task_id, task_type, status, fingerprint, finished_at, created_at, attempts, due_at, reason, body, vector"
+    "task_id, task_type, status, fingerprint, finished_at, created_at, attempts, due_at, reason, checksum, body, vector"
 )
 _PUT = (
     f"INSERT OR REPLACE INTO records (state, size, {RECORD_COLUMNS})"  # noqa: S608 - constants only
-    " VALUES ('waiting', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+#: conditions under which SQLite walks the whole index
+_WALKS = {
+    "sqlite_autoindex_records_1": "task_id >= ''",
+    "waiting_by_due": "state = 'waiting'",
+    "waiting_by_age": "state = 'waiting'",
+}
 _WAITING = "state = 'waiting' AND task_id NOT IN (SELECT value FROM json_each(:exclude))"
 _DUE = f"""
 SELECT {RECORD_COLUMNS} FROM records WHERE due_at <= :now AND {_WAITING}
@@ -62,7 +75,7 @@ UPDATE records SET due_at = ?, reason = NULL, attempts = iif(state = 'dead', 0, 
 WHERE task_id = ?
 """
 
-_DAMAGED = "the file is damaged: move it away to start with an empty outbox, and keep it, for results are in it"
+_DAMAGED = "the file is damaged: the daemon sets it aside at its next start and keeps what can be read"
 _REMEDIES = {
     sqlite3.SQLITE_BUSY: "another process is writing: try again",
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
@@ -70,10 +83,24 @@ _REMEDIES = {
 }
 
 
+class DamagedRecord(sqlite3.DatabaseError):
+    """What was read is not what was written: the file counts as damaged."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
 def create(db: sqlite3.Connection, path: Path) -> None:
     """Bring a database to this version. Always writes one page: a disk that refuses is found at the start."""
+    db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     refuse_newer(db, path)
     db.executescript(f"BEGIN IMMEDIATE; {_TABLES} COMMIT;")
+
+
+def summaries(db: sqlite3.Connection) -> list[tuple[str, str, str, int]]:
+    """(task_id, state, fingerprint, size) of every record. Walks all trees, so that damage is met now."""
+    for index, condition in _WALKS.items():
+        db.execute(f"SELECT count(rowid) FROM records INDEXED BY {index} WHERE {condition}").fetchone()  # noqa: S608 - constants only
+    return db.execute("SELECT task_id, state, fingerprint, size FROM records NOT INDEXED").fetchall()
 
 
 def refuse_newer(db: sqlite3.Connection, path: Path) -> None:
@@ -94,10 +121,11 @@ def unusable(path: Path, error: sqlite3.Error) -> DataDirectoryError:
     return DataDirectoryError(f"{path} cannot be used ({error}): {remedy}")
 
 
-def put(db: sqlite3.Connection, record: Record) -> None:
+def put(db: sqlite3.Connection, record: Record, state: State = "waiting") -> None:
     db.execute(
         _PUT,
         (
+            state,
             record.size,
             record.task_id,
             record.task_type,
@@ -108,6 +136,7 @@ def put(db: sqlite3.Connection, record: Record) -> None:
             record.attempts,
             record.due_at,
             record.reason,
+            _checksum(record),
             record.body,
             record.vector,
         ),
@@ -115,9 +144,20 @@ def put(db: sqlite3.Connection, record: Record) -> None:
 
 
 def to_record(row: tuple[object, ...]) -> Record:
-    """A row of ``RECORD_COLUMNS``; the bytes stay bytes."""
+    """A row of ``RECORD_COLUMNS``; the bytes stay bytes. Raises ``DamagedRecord`` when they did not.
+
+    SQLite notices a broken page, but not a broken result on it, which would be delivered as it is.
+    """
     values = dict(zip(RECORD_COLUMNS.split(", "), row, strict=True))
-    return Record(**{**values, "status": TaskStatus(str(values["status"]))})  # type: ignore[arg-type]  # the table has these types
+    checksum = values.pop("checksum")
+    record = Record(**{**values, "status": TaskStatus(str(values["status"]))})  # type: ignore[arg-type]  # the table has these types
+    if checksum != _checksum(record):
+        raise DamagedRecord(f"the record of {record.task_id} is damaged")
+    return record
+
+
+def _checksum(record: Record) -> int:
+    return zlib.crc32(record.vector or b"", zlib.crc32(record.body))
 
 
 def due(db: sqlite3.Connection, now: float, limit: int, exclude: Iterable[str]) -> list[Record]:
@@ -137,8 +177,9 @@ def erase(db: sqlite3.Connection, task_id: str) -> bool:
 
 
 def retry(db: sqlite3.Connection, task_id: str, now: float) -> bool:
-    """Make a record due now, and a dead letter alive. Was there one?"""
-    return db.execute(_RETRY, (now, task_id)).rowcount > 0
+    """Make a record due now, and a dead letter alive; let a quarantined task go. Was there one?"""
+    let_go = db.execute("DELETE FROM records WHERE task_id = ? AND state = 'quarantined'", (task_id,)).rowcount
+    return let_go > 0 or db.execute(_RETRY, (now, task_id)).rowcount > 0
 
 
 def defer(db: sqlite3.Connection, task_id: str, due_at: float, attempts: int) -> None:

@@ -10,16 +10,19 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Self, TypeVar
 
+from ai_task_processor.logs import get_logger
 from ai_task_processor.models.task import Record
-from ai_task_processor.ports import Clock, OutboxDepth
+from ai_task_processor.ports import Clock, OutboxDepth, Standing
 from ai_task_processor.stores import directory as data_directory
-from ai_task_processor.stores import schema
+from ai_task_processor.stores import salvage, schema
 from ai_task_processor.stores.ledger import Ledger
 from ai_task_processor.stores.writer import Writer
 
 T = TypeVar("T")
+
+log = get_logger(__name__)
 
 _REQUESTS_AT_ONCE = 1000
 
@@ -28,14 +31,23 @@ class SqliteOutbox:
     """``ports.Outbox`` in one data directory, held against every other daemon while it is open.
 
     ``recovered`` counts the waiting records that an earlier process left. Calls that write raise
-    ``OutboxUnwritable`` when their commit fails.
+    ``OutboxUnwritable`` when their commit fails. A damaged file is set aside and what can be read of it is
+    kept; ``lost`` is told the tasks whose records cannot.
     """
 
-    def __init__(self, directory: Path, *, max_bytes: int, clock: Clock, lock_timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_bytes: int,
+        clock: Clock,
+        lock_timeout_s: float = 60.0,
+        lost: Callable[[str], object] | None = None,
+    ) -> None:
         self._directory = directory
-        self._max_bytes = max_bytes
         self._clock = clock
         self._lock_timeout_s = lock_timeout_s
+        self._lost = lost
         self._path = directory / schema.DATABASE
         self._writer = Writer(self._connect)
         self._ledger = Ledger(max_bytes, [])
@@ -85,7 +97,11 @@ class SqliteOutbox:
     def writable(self) -> bool:
         return self._writer.writable
 
-    def holds(self, task_id: str, fingerprint: str | None = None) -> Literal["in_outbox", "dead_letter"] | None:
+    def free_bytes(self) -> int:
+        """What the file system of the data directory has left."""
+        return data_directory.free_bytes(self._directory)
+
+    def holds(self, task_id: str, fingerprint: str | None = None) -> Standing | None:
         return self._ledger.holds(task_id, fingerprint)
 
     def depth(self) -> OutboxDepth:
@@ -99,6 +115,12 @@ class SqliteOutbox:
             writes=True,
             committed=lambda _: self._ledger.keep(record),
             failed=lambda: self._ledger.refuse(record),
+        )
+
+    def quarantine(self, record: Record) -> asyncio.Future[None]:
+        return self._write(
+            lambda db: schema.put(db, record, "quarantined"),
+            committed=lambda _: self._ledger.quarantine(record),
         )
 
     async def due(self, now: float, limit: int, exclude: frozenset[str] = frozenset()) -> Sequence[Record]:
@@ -151,15 +173,34 @@ class SqliteOutbox:
     ) -> asyncio.Future[T]:
         return self._writer.submit(work, writes=True, committed=committed)
 
-    def _connect(self) -> sqlite3.Connection:
-        """Runs in the writer's thread, before anything else does."""
+    def _connect(self, damaged: bool) -> sqlite3.Connection:
+        """Runs in the writer's thread, before anything else does, and again when the file turns out to be damaged."""
+        try:
+            if damaged:
+                self._salvage()
+            return self._open_database()
+        except sqlite3.Error as error:
+            if damaged or not salvage.damaged(error):
+                raise
+        self._salvage()
+        return self._open_database()
+
+    def _open_database(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, isolation_level=None)
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             schema.create(db, self._path)
-            self._ledger = Ledger(self._max_bytes, db.execute("SELECT task_id, state, fingerprint, size FROM records"))
+            rows = schema.summaries(db)
         except BaseException:
             db.close()
             raise
+        self._writer.tell(self._ledger.reload, rows)
         return db
+
+    def _salvage(self) -> None:
+        found = salvage.salvage(self._path, self._clock.now())
+        log.error("outbox.salvaged", kept=found.kept, lost=len(found.lost), aside=str(found.aside))
+        if self._lost is not None:
+            for task_id in found.lost:
+                self._writer.tell(self._lost, task_id)

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from ai_task_processor.errors import OutboxUnwritable
 from ai_task_processor.stores import schema
+from ai_task_processor.stores.salvage import damaged
 
 T = TypeVar("T")
 
@@ -75,13 +76,15 @@ class _SpoiledError(Exception):
 
 
 class Writer:
-    """The thread that owns the connection which ``connect`` makes.
+    """The thread that owns the connection which ``connect`` makes, and makes anew when the file is damaged.
 
     ``writable`` and ``oldest`` (finished_at of the oldest waiting record) are as of the last commit.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(self, connect: Callable[[bool], sqlite3.Connection]) -> None:
+        """``connect`` is told whether the file is known to be damaged."""
         self._connect = connect
+        self._damaged = False
         self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
         self._thread: Thread | None = None
         self._closed = False
@@ -127,18 +130,19 @@ class Writer:
 
     def _main(self) -> None:
         try:
-            self._db = self._connect()
+            self._db = self._connect(False)
             self.oldest = schema.oldest_finished_at(self._db)
         except Exception as error:  # noqa: BLE001 - the boundary of the thread: whoever started it gets the error
-            self._tell(_resolve, self._started, error)
+            self.tell(_resolve, self._started, error)
         else:
-            self._tell(_resolve, self._started)
-            with contextlib.closing(self._db):
-                while self._serve():
-                    pass
-        self._tell(_resolve, self._ended)
+            self.tell(_resolve, self._started)
+            while self._serve():
+                pass
+            self._db.close()
+        self.tell(_resolve, self._ended)
 
-    def _tell(self, callback: Callable[..., object], *arguments: object) -> None:
+    def tell(self, callback: Callable[..., object], *arguments: object) -> None:
+        """From the thread: call this in the event loop, in the order of the calls."""
         # A closed loop has nobody waiting; what is queued is still written.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(callback, *arguments)
@@ -147,7 +151,7 @@ class Writer:
         """One group; false when it was the last."""
         group, more = self._gather()
         self._perform(group)
-        self._tell(_settle, group)
+        self.tell(_settle, group)
         return more
 
     def _gather(self) -> tuple[list[_Job[Any]], bool]:
@@ -177,6 +181,7 @@ class Writer:
             except _SpoiledError as spoiled:
                 spoiled.job.error = spoiled.error
             except Exception as error:  # noqa: BLE001 - the boundary of the thread: it must outlive every group
+                self._damaged |= damaged(error)
                 self.writable &= not writes
                 for job in group:
                     if job.writes == writes:
@@ -185,6 +190,10 @@ class Writer:
             group = [job for job in group if job.error is None]
 
     def _transact(self, group: list[_Job[Any]], *, writes: bool) -> None:
+        if self._damaged:
+            self._db.close()
+            self._db = self._connect(True)
+            self._damaged = False
         # IMMEDIATE: turning into a writer half-way fails at once when an operator's command is writing.
         self._db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         try:
@@ -194,7 +203,7 @@ class Writer:
             self._db.execute("COMMIT")
         finally:
             if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+                self._db.rollback()
         self.oldest = oldest
 
     def _run(self, job: _Job[Any]) -> None:

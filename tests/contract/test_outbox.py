@@ -241,3 +241,33 @@ async def test_drop_removes_whatever_the_state(house: House) -> None:
     assert house.outbox.holds("a") is house.outbox.holds("b") is None
     assert (house.outbox.depth().waiting, house.outbox.depth().dead, house.outbox.depth().bytes) == (0, 0, 0)
     assert await house.outbox.apply_requests() == {}
+
+
+async def test_a_quarantined_task_is_never_due(outbox: Outbox) -> None:
+    """It stands for its content, is counted apart, and nothing of it waits to be delivered."""
+    await outbox.quarantine(record(status=TaskStatus.PENDING, reason="it kills"))
+    assert outbox.holds("a") == outbox.holds("a", "f1") == "quarantined"
+    assert outbox.holds("a", "other content") is None
+    assert await outbox.due(NOW, 10) == []
+    depth = outbox.depth()
+    assert (depth.waiting, depth.dead, depth.quarantined, depth.oldest_finished_at) == (0, 0, 1, None)
+
+
+@pytest.mark.parametrize("action", ["retry", "drop"])
+async def test_an_operator_lets_a_quarantined_task_go(house: House, action: inspection.Action) -> None:
+    """Both requests take it away whole: it has no result that could be delivered."""
+    await house.outbox.quarantine(record(status=TaskStatus.PENDING))
+    house.request(action, ["a"])
+    assert await house.outbox.apply_requests() == {"a": action}
+    assert house.outbox.holds("a") is None
+    depth = house.outbox.depth()
+    assert (depth.waiting, depth.quarantined, depth.bytes) == (0, 0, 0)
+
+
+async def test_a_result_takes_the_place_of_a_quarantine(outbox: Outbox) -> None:
+    """Should a task be finished after all, its result is delivered."""
+    await outbox.quarantine(record(status=TaskStatus.PENDING))
+    await outbox.put(record(body=b"1"))
+    assert outbox.holds("a") == "in_outbox"
+    assert ids(await outbox.due(NOW, 10)) == ["a"]
+    assert outbox.depth().quarantined == 0

@@ -100,7 +100,8 @@ async def test_dead_letters_are_shown_retried_dropped_and_replaced_beside_a_runn
 
 
 async def _is_empty(worker: Any) -> bool:
-    return bool((await worker.status())["outbox"] == {"waiting": 0, "dead_letters": 0, "bytes": 0})
+    depth = (await worker.status())["outbox"]
+    return bool(depth == {"waiting": 0, "dead_letters": 0, "quarantined": 0, "bytes": 0})
 
 
 async def test_without_a_daemon_results_are_shown_and_requests_noted_and_drain_delivers_them(

@@ -216,3 +216,59 @@ async def test_the_processor_of_the_readme_works_as_it_stands(sandbox: Sandbox, 
     assert isinstance(error, dict)
     assert error["code"] != "processor_error", json.dumps(error)
     assert await worker.stop() == 0
+
+
+KILLER = """
+import asyncio
+import os
+
+from ai_task_processor.processors.base import BaseProcessor, Task, TaskResult
+
+
+class KillingProcessor(BaseProcessor):
+    task_types = frozenset({"kill"})
+
+    def can_process(self, task: Task) -> bool:
+        return task.type == "kill"
+
+    async def process(self, task: Task) -> TaskResult:
+        await asyncio.sleep(0.3)
+        if task.content == "poison":
+            os._exit(134)
+        return TaskResult({"attempt": task.attempt})
+"""
+
+
+async def skipped(worker: Any) -> bool:
+    """Has a poll passed over a quarantined task?"""
+    return bool(await worker.metric('tasks_skipped_total{reason="quarantined"}') >= 1)
+
+
+async def test_a_task_that_kills_the_process_is_found_and_set_aside(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually, tmp_path: Path
+) -> None:
+    """Its neighbours run alone first and succeed; after three deaths alone it is set aside, until somebody retries."""
+    site = install(tmp_path, "acme_kill", KILLER, kill="acme_kill:KillingProcessor")
+    poison = sandbox.tasks.add(type="kill", content="poison")
+    others = [sandbox.tasks.add(type="kill", content=number) for number in range(4)]
+    settings = {"PYTHONPATH": site, "POLLING_INTERVAL_SECONDS": 1}
+    deaths = 0
+    while deaths < 10:
+        worker = await daemon(**settings)
+        if worker.events("task.quarantined"):
+            break
+        assert bool(worker.events("recovery.started")) is (deaths > 0)
+        assert await worker.exit_code(timeout=30) == 134
+        deaths += 1
+    assert deaths == 4
+    assert [sandbox.tasks[task_id].state for task_id in others] == ["succeeded"] * 4
+    assert [sandbox.tasks[task_id].result for task_id in others] == [{"attempt": 2}] * 4
+    assert sandbox.tasks[poison].state == "pending"
+    assert await worker.metric("quarantined_tasks") == 1
+    assert await eventually(lambda: skipped(worker))
+    listed = await worker.command("outbox", "list", "--dead")
+    assert poison in listed.out
+    assert "quarantined" in listed.out
+    assert "died 3 times" in listed.out
+    await worker.command("outbox", "retry", poison)
+    assert await worker.exit_code(timeout=15) == 134

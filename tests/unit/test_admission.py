@@ -7,8 +7,9 @@ import pytest
 from ai_task_processor import codec
 from ai_task_processor.admission import EngineAdmission
 from ai_task_processor.models.task import Record, Task, TaskStatus
+from ai_task_processor.recovery import Recovery
 from ai_task_processor.scheduler import Running
-from ai_task_processor.stores.memory import MemoryOutbox
+from ai_task_processor.stores.memory import MemoryJournal, MemoryOutbox
 
 
 class Processor:
@@ -26,7 +27,8 @@ class Room:
         self.outbox = MemoryOutbox(2**30, clock)
         self.processor = Processor()
         self.asked = 0
-        self.admission = EngineAdmission(self.running, self.outbox, self._find)
+        self.recovery = Recovery(MemoryJournal(), self.outbox, clock=clock)
+        self.admission = EngineAdmission(self.running, self.outbox, self._find, self.recovery)
 
     def _find(self, task: Task) -> Processor | None:
         self.asked += 1

@@ -19,6 +19,7 @@ WELL = Snapshot(
     poll_trouble=None,
     outbox_full=False,
     outbox_writable=True,
+    disk_full=False,
     running=0,
     slots=5,
     mode="openai",
@@ -33,6 +34,7 @@ SNAPSHOTS = st.builds(
     poll_trouble=st.none() | st.just("the task API answered 503"),
     outbox_full=st.booleans(),
     outbox_writable=st.booleans(),
+    disk_full=st.booleans(),
     running=st.integers(0, 5),
     slots=st.just(5),
     mode=st.sampled_from(["openai", "mock", "none"]),
@@ -53,7 +55,7 @@ def test_every_reason_begins_with_a_code_and_the_words_agree(snapshot: Snapshot)
     reasons = unready(snapshot)
     codes = {reason.partition(":")[0] for reason in reasons}
     assert codes <= {"draining", "starting", "token_unavailable", "upstream_unavailable", "outbox_full",
-                     "outbox_unwritable"}  # fmt: skip
+                     "outbox_unwritable", "disk_full"}  # fmt: skip
     assert state(snapshot) in STATES
     assert (state(snapshot) == "running") == (not reasons)
     assert (state(snapshot) == "draining") == snapshot.draining

@@ -19,6 +19,7 @@ NAMES = """
     tasks_processed_total task_processing_duration_seconds task_wait_seconds task_end_to_end_seconds
     tasks_in_flight slots stuck_tasks
     deliveries_total outbox_records outbox_oldest_age_seconds outbox_bytes dead_letters
+    quarantined_tasks
     results_recovered_total results_lost_total ambiguous_deliveries_total
     model_requests_total model_request_duration_seconds model_tokens_total batch_size batch_isolations_total
     model_ratelimit_remaining
@@ -157,10 +158,18 @@ def test_slots_and_outbox_are_gauges() -> None:
     metrics.slots(5)
     metrics.in_flight(3)
     metrics.stuck(1)
-    metrics.outbox(records=9, dead_letters=2, bytes_used=4096, oldest_age_s=61)
-    metrics.outbox(records=8, dead_letters=1, bytes_used=2048, oldest_age_s=62)
-    names = ["slots", "tasks_in_flight", "stuck_tasks", "outbox_records", "dead_letters", "outbox_bytes"]
-    assert [metrics.value(name) for name in names] == [5, 3, 1, 8, 1, 2048]
+    metrics.outbox(records=9, dead_letters=2, quarantined=5, bytes_used=4096, oldest_age_s=61)
+    metrics.outbox(records=8, dead_letters=1, quarantined=4, bytes_used=2048, oldest_age_s=62)
+    names = [
+        "slots",
+        "tasks_in_flight",
+        "stuck_tasks",
+        "outbox_records",
+        "dead_letters",
+        "outbox_bytes",
+        "quarantined_tasks",
+    ]
+    assert [metrics.value(name) for name in names] == [5, 3, 1, 8, 1, 2048, 4]
     assert metrics.value("outbox_oldest_age_seconds") == 62
 
 

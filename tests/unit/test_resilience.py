@@ -1,6 +1,7 @@
 """The gate and the backoff, in virtual time."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from ai_task_processor.errors import (
     Unsent,
 )
 from ai_task_processor.metrics import Metrics
-from ai_task_processor.resilience import Gate, RetryPolicy, backoff_s, retrying
+from ai_task_processor.resilience import Gate, RetryBudget, RetryPolicy, backoff_s, retrying
 
 if TYPE_CHECKING:
     from tests.unit.conftest import FakeClock
@@ -359,9 +360,15 @@ def rng() -> random.Random:
 
 
 async def again(
-    gate: Gate, work: Callable[[], Awaitable[str]], clock: "FakeClock", retries: int = 3, base: float = 2.0
+    gate: Gate,
+    work: Callable[[], Awaitable[str]],
+    clock: "FakeClock",
+    retries: int = 3,
+    base: float = 2.0,
+    budget: RetryBudget | None = None,
 ) -> str:
-    return await retrying(work, gate=gate, policy=RetryPolicy(retries, base), clock=clock, rng=random.Random(7))
+    budget, policy = budget or RetryBudget(), RetryPolicy(retries, base)
+    return await retrying(work, gate=gate, policy=policy, budget=budget, clock=clock, rng=random.Random(7))
 
 
 async def test_success_builds_no_retry_object(
@@ -434,6 +441,56 @@ async def test_what_its_class_calls_final_is_not_repeated(
     with pytest.raises(type(error)):
         await again(gate, neighbour, clock)
     assert (len(neighbour.calls), clock.slept) == (1, [])
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+async def test_repetitions_are_bounded(clock: "FakeClock", metrics: Metrics, p: float) -> None:
+    """At any rate of failures: attempts per success at most 1 / (1 - p), and a fifth more load than first attempts."""
+    gate = Gate("model", threshold=10**9, clock=clock, metrics=metrics)
+    budget, rng, calls, firsts, successes = RetryBudget(), random.Random(3), 0, 0, 0
+
+    async def work() -> str:
+        nonlocal calls
+        calls += 1
+        if rng.random() < p:
+            raise DOWN
+        return "answer"
+
+    while successes < 2_000:
+        firsts += 1
+        with contextlib.suppress(Transient):
+            await again(gate, work, clock, budget=budget)
+            successes += 1
+    assert calls / successes <= 1 / (1 - p) * 1.05 + 0.05
+    assert calls - firsts <= RetryBudget.EARNED * successes + RetryBudget.SAVED
+
+
+async def test_one_thing_that_fails_counts_once(gate: Gate, neighbour: Neighbour) -> None:
+    """Answered with a failure over and over it is one failure; others are counted beside it."""
+    neighbour.error = Ambiguous("500")
+    for _ in range(10 * THRESHOLD):
+        with pytest.raises(Ambiguous):
+            await gate.call(neighbour, about="a")
+    assert gate.state == "closed"
+    for other in range(THRESHOLD - 1):
+        assert gate.state == "closed"
+        with pytest.raises(Ambiguous):
+            await gate.call(neighbour, about=str(other))
+    assert state(gate) == "open"
+
+
+async def test_a_neighbour_that_is_not_reached_is_nobodys_fault(gate: Gate, neighbour: Neighbour) -> None:
+    """Refused connections open the circuit, whatever they were about; a success forgets who was blamed."""
+    neighbour.error = Ambiguous("500")
+    with pytest.raises(Ambiguous):
+        await gate.call(neighbour, about="a")
+    neighbour.error = None
+    await gate.call(neighbour, about="b")
+    neighbour.error = Unsent("refused")
+    for _ in range(THRESHOLD):
+        with pytest.raises(Unsent):
+            await gate.call(neighbour, about="a")
+    assert gate.state == "open"
 
 
 async def test_a_cancellation_is_never_repeated(gate: Gate, clock: "FakeClock") -> None:

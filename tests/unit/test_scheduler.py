@@ -13,7 +13,9 @@ from ai_task_processor.errors import Transient, Unsent
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult
 from ai_task_processor.ports import Clock
+from ai_task_processor.recovery import Recovery
 from ai_task_processor.scheduler import LONGEST_POLL_S, Running, TaskScheduler, next_pause_s
+from ai_task_processor.stores.memory import MemoryJournal, MemoryOutbox
 
 Logs = list[MutableMapping[str, Any]]
 
@@ -94,12 +96,15 @@ class Room:
         self.clock = clock
         self.source = Source(clock, running)
         self.runner = Runner(clock, self.source)
+        self.journal = MemoryJournal()
+        self.recovery = Recovery(self.journal, MemoryOutbox(2**30, clock), clock=clock)
         self.hold_until = 0.0
         self.metrics = Metrics(version="0", provider="mock")
         self.scheduler = TaskScheduler(
             self.source,
             self.runner,  # type: ignore[arg-type]  # the two words of a TaskRunner that count here
             running=running,
+            recovery=self.recovery,
             slots=slots,
             interval_s=interval_s,
             hold_s=lambda: max(0.0, self.hold_until - clock.monotonic()),

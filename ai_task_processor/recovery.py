@@ -1,0 +1,88 @@
+"""After a crash: what was under way runs alone before anything else, and what keeps killing us is set aside.
+
+One task can end the process (a library that dumps core, memory that runs out), and would do so again
+after every start. A kill from outside ends it as well, and no task is to blame. So the tasks that were
+under way when the process died run one at a time, with nothing beside them: who survives that is
+innocent, and who kills the process three times alone is quarantined, for an operator to look at.
+
+Chance must not convict anybody. A task that was alone at a death waits for some quiet before it is
+alone again: whoever kills at random hits the quiet and not the task.
+"""
+
+from ai_task_processor.logs import get_logger
+from ai_task_processor.models.task import Record, Suspect, Task, TaskStatus
+from ai_task_processor.ports import Clock, Journal, Outbox, SkipReason
+
+QUARANTINE_AT = 3
+#: seconds after the start before a task runs alone that died alone never, once, twice
+QUIET_S = (0.0, 5.0, 15.0)
+#: Suspects that were there for one death only: so long after the start they run like everybody else. With many
+#: slots and slow models one at a time takes minutes, and one that is guilty will be there for the next death, too.
+FIRST_OFFENDERS_S = 60.0
+
+log = get_logger(__name__)
+
+
+class Recovery:
+    """Says who may start while there are suspects in the journal."""
+
+    def __init__(self, journal: Journal, outbox: Outbox, *, clock: Clock) -> None:
+        self._journal = journal
+        self._outbox = outbox
+        self._clock = clock
+        self._began_at = clock.monotonic()
+
+    async def begin(self) -> None:
+        """Sort what the journal brought; to be called once, before the first poll."""
+        self._began_at = self._clock.monotonic()
+        for task_id, suspect in list(self._journal.suspects.items()):
+            if self._outbox.holds(task_id):
+                self._journal.settle(task_id)
+            elif suspect.tries.kills_alone >= QUARANTINE_AT:
+                await self._quarantine(task_id, suspect)
+        if self._journal.suspects:
+            log.warning("recovery.started", tasks=len(self._journal.suspects))
+
+    @property
+    def alone(self) -> bool:
+        """Is nothing to run now but one suspect?"""
+        return self._journal.alone is not None or bool(self._journal.suspects and self._due())
+
+    def refuse(self, task: Task) -> SkipReason | None:
+        """Why this task must not start now, or None when nothing here speaks against it."""
+        if not self._journal.suspects:
+            return None
+        due = self._due()
+        admitted = task.id in due if due else task.id not in self._journal.suspects
+        return None if admitted else "deferred"
+
+    def not_listed(self) -> None:
+        """A poll brought none of the suspects that were due: they are gone, or cannot be processed now."""
+        for task_id in self._due():
+            self._journal.acquit(task_id)
+
+    def _due(self) -> set[str]:
+        age_s = self._clock.monotonic() - self._began_at
+        if age_s > FIRST_OFFENDERS_S:
+            for task_id in [id_ for id_, suspect in self._journal.suspects.items() if suspect.tries.kills < 2]:
+                self._journal.acquit(task_id)
+        quiet_s = [(task_id, QUIET_S[min(s.tries.kills_alone, 2)]) for task_id, s in self._journal.suspects.items()]
+        return {task_id for task_id, wait_s in quiet_s if age_s >= wait_s}
+
+    async def _quarantine(self, task_id: str, suspect: Suspect) -> None:
+        now = self._clock.now().timestamp()
+        reason = f"the process died {suspect.tries.kills_alone} times while this task ran alone"
+        await self._outbox.quarantine(
+            Record(
+                task_id=task_id,
+                task_type=suspect.task_type,
+                status=TaskStatus.PENDING,
+                fingerprint=suspect.fingerprint,
+                finished_at=now,
+                due_at=now,
+                attempts=suspect.tries.started,
+                reason=reason,
+            )
+        )
+        self._journal.settle(task_id)
+        log.error("task.quarantined", task_id=task_id, task_type=suspect.task_type, reason=reason)

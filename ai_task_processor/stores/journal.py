@@ -1,0 +1,189 @@
+"""The journal on disk: a line for each change, appended without waiting for the disk.
+
+What was written survives the death of the process, however sudden; only a loss of power can take
+it, and then attempts are counted from an earlier number. Nothing of a task's content is in it.
+"""
+
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
+from logging import ERROR
+from pathlib import Path
+from typing import Literal
+
+from ai_task_processor import codec
+from ai_task_processor.errors import DataDirectoryError, OutboxUnwritable
+from ai_task_processor.models.task import Suspect, Task, Tries
+from ai_task_processor.trouble import Trouble
+
+_FILE = "journal"
+#: the file is written anew when it has grown to this, and to several times what was worth keeping
+_REWRITE_AT, _REWRITE_FACTOR = 2**20, 4
+#: attempts are remembered for so many unfinished tasks, those that were begun last
+REMEMBERED_TASKS = 20_000
+
+_State = Literal["running", "alone", "idle", "suspect"]
+
+
+@dataclass(slots=True)
+class _Entry:
+    task_type: str
+    fingerprint: str
+    tries: Tries
+    state: _State
+
+    def died(self) -> None:
+        """The process ended without a word while this was under way."""
+        if self.state in ("running", "alone"):
+            self.tries.kills += 1
+            self.tries.kills_alone += self.state == "alone"
+            self.state = "suspect"
+
+
+class FileJournal:
+    """``ports.Journal`` in the data directory, which must be locked before ``open``."""
+
+    def __init__(self, directory: Path) -> None:
+        self.alone: str | None = None
+        self._suspects: dict[str, Suspect] = {}
+        self._path = directory / _FILE
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._file: int | None = None
+        self._size = self._rewrite_at = 0
+        self._trouble = Trouble("outbox.failed", "outbox.mended", ERROR)
+
+    @property
+    def suspects(self) -> Mapping[str, Suspect]:
+        return self._suspects
+
+    def open(self) -> None:
+        """Read what earlier processes left, and who is suspect. Raises ``DataDirectoryError``."""
+        try:
+            self._replay_all(self._path.read_bytes().split(b"\n") if self._path.exists() else [])
+            self._rewrite()
+        except OSError as error:
+            raise DataDirectoryError(f"{self._path} cannot be used ({error.strerror})") from error
+
+    def stop(self) -> None:
+        """From here on the process may end at any moment, and no task is to blame."""
+        for entry in self._entries.values():
+            if entry.state != "suspect":
+                entry.state = "idle"
+        self._append(b'{"stopped":true}')
+
+    def close(self) -> None:
+        if self._file is not None:
+            self.stop()
+            os.close(self._file)
+            self._file = None
+
+    def begin(self, task: Task) -> Tries:
+        entry = self._entries.get(task.id) or _Entry(task.type, "", Tries(), "idle")
+        tries = entry.tries
+        alone = self._suspects.pop(task.id, None) is not None
+        entry.fingerprint, entry.state = codec.fingerprint(task.content), "alone" if alone else "running"
+        tries.started += 1
+        self._entries[task.id] = entry
+        self._entries.move_to_end(task.id)
+        if not self._note(task.id, entry):
+            tries.started -= 1
+            entry.state = "idle"
+            raise OutboxUnwritable(f"the journal cannot be written: {self._trouble.reason}")
+        if alone:
+            self.alone = task.id
+        while len(self._entries) > REMEMBERED_TASKS:
+            self._entries.popitem(last=False)
+        return tries
+
+    def give_back(self, task_id: str) -> None:
+        self._ended(task_id)
+        if entry := self._entries.get(task_id):
+            entry.state = "idle"
+            self._note(task_id, entry)
+
+    def settle(self, task_id: str) -> None:
+        self._ended(task_id)
+        self._suspects.pop(task_id, None)
+        if self._entries.pop(task_id, None):
+            self._append(codec.line({"id": task_id}))
+
+    def acquit(self, task_id: str) -> None:
+        if self._suspects.pop(task_id, None):
+            self.give_back(task_id)
+
+    def usable(self) -> bool:
+        """A journal that failed is tried again with an empty line."""
+        return self._trouble.reason is None or self._append(b"")
+
+    def _ended(self, task_id: str) -> None:
+        if self.alone == task_id:
+            self.alone = None
+
+    def _note(self, task_id: str, entry: _Entry) -> bool:
+        return self._append(_line(task_id, entry))
+
+    def _append(self, line: bytes) -> bool:
+        """Each line brings the end of the one before it, so that half a line spoils nothing but itself."""
+        if self._file is None:
+            return False
+        try:
+            if self._size > self._rewrite_at:
+                self._rewrite()
+            written = os.write(self._file, b"\n" + line)
+        except OSError as error:
+            self._trouble.note(os.strerror(error.errno or 0).lower())
+            return False
+        self._size += written
+        self._trouble.note(os.strerror(errno.ENOSPC).lower() if written <= len(line) else None)
+        return written > len(line)
+
+    def _rewrite(self) -> None:
+        """Put what is worth keeping into a new file, which takes the old one's place when it is whole."""
+        fresh = self._path.with_suffix(".new")
+        file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        try:
+            content = b"".join(b"\n" + _line(task_id, entry) for task_id, entry in self._entries.items())
+            if os.write(file, content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fresh.replace(self._path)
+        except BaseException:
+            os.close(file)
+            raise
+        if self._file is not None:
+            os.close(self._file)
+        self._file, self._size = file, len(content)
+        self._rewrite_at = max(_REWRITE_AT, _REWRITE_FACTOR * len(content))
+
+    def _replay_all(self, lines: Iterable[bytes]) -> None:
+        """Everything that an earlier process wrote before it died."""
+        for line in lines:
+            self._replay(line)
+        for task_id, entry in self._entries.items():
+            entry.died()
+            if entry.state == "suspect":
+                self._suspects[task_id] = Suspect(entry.task_type, entry.fingerprint, entry.tries)
+
+    def _replay(self, line: bytes) -> None:
+        """One line of an earlier process; what cannot be read (a torn line, a later version's) is passed over."""
+        try:
+            told = codec.loads(line)
+            if not isinstance(told, dict):
+                return
+            if told.get("stopped"):
+                for entry in self._entries.values():
+                    entry.state = "suspect" if entry.state == "suspect" else "idle"
+            elif "state" in told:
+                entry = _Entry(told["type"], told["fingerprint"], Tries(*map(int, told["tries"])), told["state"])
+                self._entries[told["id"]] = entry
+                self._entries.move_to_end(told["id"])
+            else:
+                self._entries.pop(told["id"], None)
+        except (ValueError, TypeError, KeyError):
+            return
+
+
+def _line(task_id: str, entry: _Entry) -> bytes:
+    told = {"id": task_id, "type": entry.task_type, "fingerprint": entry.fingerprint, "state": entry.state}
+    return codec.line({**told, "tries": astuple(entry.tries)})

@@ -1,0 +1,175 @@
+"""The promises of ``ports.Journal``, and what a death of the process leaves of it."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ai_task_processor.errors import DataDirectoryError, OutboxUnwritable
+from ai_task_processor.models.task import Task, Tries
+from ai_task_processor.stores import journal as journal_module
+from ai_task_processor.stores.journal import FileJournal
+from ai_task_processor.stores.memory import MemoryJournal
+
+Open = Callable[[], FileJournal]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Open:
+    """Opens the journal as a new process does; the earlier one has died where it stood."""
+
+    def start() -> FileJournal:
+        journal = FileJournal(tmp_path)
+        journal.open()
+        return journal
+
+    return start
+
+
+def task(task_id: str = "a", content: object = None) -> Task:
+    return Task(id=task_id, type="text_embedding", content=content)
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_attempts_are_counted_until_the_task_is_settled(kind: str, start: Open) -> None:
+    """What was given back counts on, what was settled begins anew."""
+    journal = start() if kind == "file" else MemoryJournal()
+    assert journal.begin(task()).started == 1
+    journal.give_back("a")
+    assert journal.begin(task()).started == 2
+    journal.settle("a")
+    assert journal.begin(task()).started == 1
+    assert not journal.suspects
+
+
+def test_who_was_under_way_at_a_death_is_suspect(start: Open) -> None:
+    """Neither what was settled nor what was given back; attempts and crashes are counted on."""
+    first = start()
+    for task_id in ("running", "settled", "given back", "crashed"):
+        first.begin(task(task_id, "text")).crashed += task_id == "crashed"
+    first.settle("settled")
+    first.give_back("given back")
+    first.give_back("crashed")
+    first.begin(task("crashed"))
+
+    second = start()
+    assert second.suspects.keys() == {"running", "crashed"}
+    assert second.suspects["running"].tries == Tries(started=1, kills=1)
+    assert second.suspects["crashed"].tries == Tries(started=2, crashed=1, kills=1)
+    assert second.begin(task("given back")).started == 2
+    assert second.begin(task("settled")).started == 1
+
+
+def test_a_suspect_runs_alone_and_a_death_then_counts_double(start: Open) -> None:
+    """Only what began as a suspect counts as alone; every death is counted once, however often it is read."""
+    start().begin(task())
+    for kills_alone in range(3):
+        assert start().suspects["a"].tries.kills_alone == kills_alone
+        journal = start()
+        assert journal.suspects["a"].tries == Tries(kills_alone + 1, 0, 0, kills_alone + 1, kills_alone)
+        journal.begin(task())
+        assert (journal.alone, dict(journal.suspects)) == ("a", {})
+    journal = start()
+    journal.begin(task())
+    journal.give_back("a")
+    assert journal.alone is None
+    assert not start().suspects
+
+
+def test_an_end_that_was_told_makes_no_suspects(start: Open) -> None:
+    """After ``stop`` the process may be killed at any moment; suspects it never began stay suspect."""
+    start().begin(task("old"))
+    journal = start()
+    journal.begin(task("new"))
+    journal.stop()
+    assert start().suspects.keys() == {"old"}
+
+
+def test_acquitted_and_settled_suspects_are_none(start: Open) -> None:
+    """Also for the next process."""
+    first = start()
+    for task_id in ("a", "b", "c"):
+        first.begin(task(task_id))
+    journal = start()
+    journal.acquit("a")
+    journal.settle("b")
+    assert journal.suspects.keys() == start().suspects.keys() == {"c"}
+
+
+@pytest.mark.parametrize("cut", range(1, 60))
+def test_a_torn_line_spoils_only_itself(cut: int, start: Open, tmp_path: Path) -> None:
+    """Half a line at the end, as a full disk leaves it, takes nothing of the lines before and after it."""
+    first = start()
+    first.begin(task("before"))
+    first.begin(task("torn"))
+    path = tmp_path / "journal"
+    os.truncate(path, path.stat().st_size - cut)
+    second = start()
+    second.begin(task("after"))
+    assert {"before", "after"} <= start().suspects.keys()
+
+
+@pytest.mark.parametrize(
+    "line", [b"\xff\x00", b"[]", b'{"id":1,"state":2}', b'{"state":"running"}', b'{"id":"x","tries":"ab"}', b"{}"]
+)
+def test_strange_lines_are_passed_over(line: bytes, start: Open, tmp_path: Path) -> None:
+    """Neither damage nor a line of a later release keeps the daemon from starting."""
+    start().begin(task("before"))
+    with (tmp_path / "journal").open("ab") as file:
+        file.write(b"\n" + line)
+    assert "before" in start().suspects
+
+
+def test_the_file_stays_small_and_private(start: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred thousand settled tasks leave a file of the size of the unsettled ones, readable by us alone."""
+    monkeypatch.setattr(journal_module, "_REWRITE_AT", 4096)
+    journal = start()
+    journal.begin(task("unfinished"))
+    for number in range(500):
+        journal.begin(task(str(number)))
+        journal.settle(str(number))
+    path = tmp_path / "journal"
+    assert path.stat().st_size < 8192
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert start().suspects.keys() == {"unfinished"}
+
+
+def test_content_stays_out_of_it(start: Open, tmp_path: Path) -> None:
+    """A fingerprint, and nothing of what a user wrote."""
+    start().begin(task(content={"text": "secret words"}))
+    assert b"secret" not in (tmp_path / "journal").read_bytes()
+
+
+def test_a_full_disk_refuses_starts_until_it_has_room(start: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused start does not count; ``usable`` tries again and finds the room."""
+    journal = start()
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(OutboxUnwritable, match="no space"):
+            journal.begin(task())
+        assert not journal.usable()
+    assert journal.usable()
+    assert journal.begin(task()).started == 1
+
+
+def test_half_a_line_on_a_full_disk_counts_as_refused(start: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that was cut short is no line."""
+    journal, write = start(), os.write
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:10]))
+        with pytest.raises(OutboxUnwritable):
+            journal.begin(task())
+    journal.begin(task("b"))
+    assert start().suspects.keys() == {"b"}
+
+
+def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """With the path, as every fault of the data directory."""
+    with pytest.raises(DataDirectoryError, match="journal"):
+        FileJournal(tmp_path / "missing").open()
