@@ -1,0 +1,371 @@
+# ruff: noqa: T201 - a script that prints its figures
+"""The figures behind the README's promise: ``python -m tests.bench.promise [NAME ...]``, all of them in 12 minutes.
+
+Each one runs the real command against the sandbox over real sockets, and says whether its bound holds.
+Kills and mixed faults are ``make chaos``; what is no measurement (secrets, labels) is in the tests.
+"""
+
+import argparse
+import asyncio
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ai_task_processor.clock import SystemClock
+from ai_task_processor.models.task import Record, TaskStatus
+from ai_task_processor.sandbox.app import Sandbox
+from ai_task_processor.stores.sqlite import SqliteOutbox
+from tests.e2e.conftest import DaemonProcess
+
+FAST = {"POLLING_INTERVAL_SECONDS": "1", "CONCURRENCY_LIMIT": "32", "LOG_LEVEL": "WARNING"}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What was measured, its bound, and whether it holds."""
+
+    what: str
+    measured: str
+    bound: str
+    holds: bool
+
+
+@dataclass(slots=True)
+class Room:
+    """A sandbox, and daemons that share one data directory."""
+
+    sandbox: Sandbox
+    directory: Path
+    started: list[DaemonProcess]
+
+    async def daemon(self, **settings: object) -> DaemonProcess:
+        directory = self.directory / str(len(self.started))
+        directory.mkdir()
+        given = {"DATA_DIR": str(self.directory / "data"), **FAST, **self.sandbox.environment()}
+        # The level hides daemon.started, whose port is asked for: the harness reads INFO.
+        given |= {"LOG_LEVEL": "INFO"} | {name: str(value) for name, value in settings.items()}
+        process = DaemonProcess(directory, given)
+        self.started.append(process)
+        return await process.start()
+
+    def add(self, count: int, **fields: object) -> list[str]:
+        made = len(self.sandbox.tasks)
+        return [self.sandbox.tasks.add(text=f"text {made + number}", **fields) for number in range(count)]  # type: ignore[arg-type]  # fields of a task
+
+    def acknowledged(self) -> int:
+        return sum(task.acknowledged_at is not None for task in self.sandbox.tasks)
+
+
+@asynccontextmanager
+async def room(**options: float) -> AsyncIterator[Room]:
+    with tempfile.TemporaryDirectory() as directory:
+        async with Sandbox(**options) as sandbox:  # type: ignore[arg-type]  # latencies
+            here = Room(sandbox, Path(directory), [])
+            try:
+                yield here
+            finally:
+                for process in here.started:
+                    await process.kill()
+
+
+async def until(holds: Callable[[], object], timeout: float = 120.0) -> None:
+    """Wait until a function, or what it answers to await, says so."""
+    async with asyncio.timeout(timeout):
+        while True:
+            answer = holds()
+            if (await answer) if isinstance(answer, Awaitable) else answer:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def circuit_open(worker: DaemonProcess, *services: str) -> bool:
+    circuits = (await worker.status())["circuits"]
+    return all(circuits[service]["state"] == "open" for service in services)
+
+
+async def quiet() -> Figure:
+    """10,000 tasks and no fault."""
+    async with room() as here:
+        ids = here.add(10_000)
+        began = time.monotonic()
+        await here.daemon(CONCURRENCY_LIMIT=64)
+        await here.sandbox.tasks.settled(ids, timeout=600)
+        took_s = time.monotonic() - began
+        repeated = sum(task.callbacks - 1 for task in here.sandbox.tasks)
+        paid = sum(here.sandbox.model.times_charged(f"text {number}") - 1 for number in range(10_000))
+        tokens = here.sandbox.stats.token_requests
+    measured = f"{repeated}, {paid}, {tokens} ({10_000 / took_s:.0f} tasks/s)"
+    what = "10,000 tasks without faults: repeated callbacks, repeated paid texts, token requests"
+    return Figure(what, measured, "0, 0, 1", (repeated, paid, tokens) == (0, 0, 1))
+
+
+async def outage() -> Figure:
+    """The task API answers nothing but 503 while 500 results wait and 500 tasks are pending."""
+    async with room(model_latency_s=0.05) as here:
+        here.add(500)
+        bad = here.sandbox.faults.add("patch", status=503)
+        worker = await here.daemon()
+        await until(lambda: here.sandbox.stats.model_inputs >= 500)
+        here.sandbox.faults.clear()
+        here.sandbox.faults.add("patch", status=503)
+        here.sandbox.faults.add("pending", status=503)
+        here.add(500)
+        await until(lambda: circuit_open(worker, "api_poll", "api_delivery"))
+        counts = []
+        for _ in range(2):
+            before = here.sandbox.stats
+            await asyncio.sleep(60)
+            after = here.sandbox.stats
+            counts.append((after.polls - before.polls, after.patches - before.patches))
+        assert bad.hits
+    (polls, patches), (later_polls, later_patches) = counts
+    measured = f"polls {polls}, PATCHes {patches}; then {later_polls} and {later_patches} a minute"
+    holds = max(polls, patches) <= 4 and max(later_polls, later_patches) <= 2
+    return Figure(
+        "full outage, 500 results waiting: requests in the first minute", measured, "4; then 2 a minute", holds
+    )
+
+
+async def model_outage() -> Figure:
+    """The model answers nothing but 503 while 500 tasks are pending."""
+    async with room() as here:
+        here.add(500)
+        here.sandbox.faults.add("model", status=503)
+        worker = await here.daemon()
+        await until(lambda: circuit_open(worker, "model"))
+        before = here.sandbox.stats.model_requests
+        await asyncio.sleep(60)
+        calls = here.sandbox.stats.model_requests - before
+        failed = sum(task.state == "failed" for task in here.sandbox.tasks)
+    measured = f"{calls} calls, {failed} tasks failed"
+    return Figure(
+        "the model is away, 500 tasks pending: calls in a minute", measured, "4; 0", calls <= 4 and not failed
+    )
+
+
+async def amplification(p: float = 0.3, tasks: int = 2_000) -> Figure:
+    """Every PATCH fails with probability p."""
+    async with room() as here:
+        ids = here.add(tasks)
+        here.sandbox.faults.add("patch", status=503, probability=p)
+        await here.daemon(CIRCUIT_BREAKER_THRESHOLD=1000)
+        await here.sandbox.tasks.settled(ids, timeout=300)
+        ratio = here.sandbox.stats.patches / tasks
+    bound = 1 / (1 - p) + 0.05
+    return Figure(f"requests per delivery when {p:.0%} fail", f"{ratio:.3f}", f"{bound:.3f}", ratio <= bound)
+
+
+async def storm() -> Figure:
+    """All tokens are revoked while 32 PATCHes are on their way."""
+    async with room(api_latency_s=0.5) as here:
+        ids = here.add(64)
+        await here.daemon(DELIVERY_CONCURRENCY=32)
+        await until(lambda: here.sandbox.stats.patches >= 4)
+        await until(lambda: here.acknowledged() >= 4)
+        await asyncio.sleep(0.2)
+        before = here.sandbox.stats.token_requests
+        here.sandbox.tokens.revoke()
+        await here.sandbox.tasks.settled(ids, timeout=60)
+        requests = here.sandbox.stats.token_requests - before
+    return Figure("every token revoked under load: token requests", str(requests), "1", requests == 1)
+
+
+async def restart() -> Figure:
+    """From the start of the process to the first PATCH of a result that an earlier one left."""
+    async with room() as here:
+        here.sandbox.faults.add("patch", hang=True)
+        ids = here.add(20)
+        worker = await here.daemon()
+        await until(lambda: here.sandbox.stats.patches >= 1 and here.sandbox.stats.model_inputs >= 20)
+        await asyncio.sleep(0.5)
+        await worker.kill()
+        here.sandbox.faults.clear()
+        before, began = here.sandbox.stats.patches, time.monotonic()
+        starting = asyncio.ensure_future(here.daemon())
+        await until(lambda: here.sandbox.stats.patches > before)
+        took_s = time.monotonic() - began
+        await starting
+        await here.sandbox.tasks.settled(ids, timeout=30)
+        paid = here.sandbox.model.inputs - 20
+    measured = f"{took_s:.2f} s, {paid} paid again"
+    return Figure(
+        "SIGKILL to resend: start of the process to the first stored result",
+        measured,
+        "2 s, 0",
+        took_s <= 2 and not paid,
+    )
+
+
+async def comeback() -> Figure:
+    """From the first good answer after an outage of 40 s to 90 % of the former throughput."""
+    async with room(api_latency_s=0.02, model_latency_s=0.3) as here:
+        here.add(20_000)
+        await here.daemon()
+        await until(lambda: here.acknowledged() >= 500)
+        began, count = time.monotonic(), here.acknowledged()
+        await asyncio.sleep(10)
+        usual = (here.acknowledged() - count) / (time.monotonic() - began)
+        for endpoint in ("patch", "pending", "model"):
+            here.sandbox.faults.add(endpoint, status=503)
+        await asyncio.sleep(40)
+        here.sandbox.faults.clear()
+        count = here.acknowledged()
+        await until(lambda: here.acknowledged() > count)
+        first, seen = time.monotonic(), [(time.monotonic(), here.acknowledged())]
+        while time.monotonic() - first < 60:
+            await asyncio.sleep(0.25)
+            seen.append((time.monotonic(), here.acknowledged()))
+            recent = [at for at in seen if at[0] >= seen[-1][0] - 2.0]
+            rate = (recent[-1][1] - recent[0][1]) / max(recent[-1][0] - recent[0][0], 0.5)
+            if rate >= 0.9 * usual and len(seen) > 8:
+                break
+        took_s = max(0.0, seen[-1][0] - first - 2.0)
+    what = "first good answer after an outage to 90 % of the former throughput"
+    return Figure(what, f"{took_s:.1f} s (of {usual:.0f} tasks/s)", "10 s", took_s <= 10)
+
+
+async def drain() -> Figure:
+    """SIGTERM in the middle of the work, and a second signal in another run."""
+    took = []
+    for signals in (1, 2):
+        async with room(model_latency_s=3.0 if signals == 1 else 60.0) as here:
+            ids = here.add(32)
+            worker = await here.daemon(OPENAI_TIMEOUT=120)
+            await until(lambda: here.sandbox.stats.model_requests >= 1)
+            began = time.monotonic()
+            worker.send(signal.SIGTERM)
+            if signals == 2:
+                await asyncio.sleep(0.5)
+                began = time.monotonic()
+                worker.send(signal.SIGTERM)
+            await worker.exit_code(60)
+            took.append(time.monotonic() - began)
+            if signals == 1:
+                done = here.acknowledged()
+                held = done == len(ids)
+    measured = f"{took[0]:.1f} s with {done} of {len(ids)} delivered; {took[1]:.2f} s"
+    return Figure(
+        "SIGTERM during a model call of 3 s; a second signal",
+        measured,
+        "25 s, all; 1 s",
+        held and took[0] <= 25 and took[1] <= 1,
+    )
+
+
+async def million() -> Figure:
+    """1,000,000 pending tasks of 220 characters, ``limit`` ignored."""
+    async with room() as here:
+        warm = here.add(64)
+        worker = await here.daemon(POLLING_INTERVAL_SECONDS=0.5)
+        await here.sandbox.tasks.settled(warm, timeout=30)
+        idle_kb = worker.memory_kb("VmRSS")
+        here.sandbox.api.limit = "ignored"
+        text = "x" * 200
+        ids = [here.sandbox.tasks.add(text=f"{text} {number}") for number in range(1_000_000)]
+        buckets = await lag_buckets(worker)
+        await here.sandbox.tasks.settled(ids[:1_000], timeout=300)
+        lag_s = p99(buckets, await lag_buckets(worker))
+        grown = (worker.memory_kb("VmHWM") - idle_kb) / 1024
+    measured = f"+{grown:.0f} MB, {lag_s * 1000:.0f} ms"
+    what = "1,000,000 pending tasks: peak RSS over the idle process; event-loop lag p99"
+    return Figure(what, measured, "+64 MB, 50 ms", grown <= 64 and lag_s <= 0.05)
+
+
+async def lag_buckets(worker: DaemonProcess) -> dict[float, float]:
+    lines = (await worker.get("/metrics")).text.splitlines()
+    name = "ai_task_processor_event_loop_lag_seconds_bucket"
+    found = [line.split('le="')[1].split('"} ') for line in lines if line.startswith(name)]
+    return {float(bound): float(count) for bound, count in found}
+
+
+def p99(before: dict[float, float], after: dict[float, float]) -> float:
+    """The upper bound of the bucket that holds the 99th percentile of what came in between."""
+    counts = {bound: count - before[bound] for bound, count in sorted(after.items())}
+    total = max(counts.values())
+    return next(bound for bound, count in counts.items() if count >= 0.99 * total)
+
+
+async def backlog() -> Figure:
+    """100,000 results with 1,536 floats wait while the task API is away."""
+    async with room() as here:
+        async with SqliteOutbox(here.directory / "empty", max_bytes=1 << 40, clock=SystemClock()):
+            pass
+        here.sandbox.faults.add("patch", status=503)
+        idle = await here.daemon(DATA_DIR=here.directory / "empty", OUTBOX_MAX_BYTES=1 << 40)
+        await asyncio.sleep(5)
+        idle_kb = idle.memory_kb("VmRSS")
+        await idle.kill()
+        vector = random.Random(1).randbytes(6144)
+        async with SqliteOutbox(here.directory / "data", max_bytes=1 << 40, clock=SystemClock()) as outbox:
+            for number in range(100_000):
+                name = f"{number:024x}"
+                kept = outbox.put(
+                    Record(
+                        task_id=name,
+                        task_type="text_embedding",
+                        status=TaskStatus.SUCCEEDED,
+                        fingerprint="f" * 32,
+                        finished_at=time.time(),
+                        vector=vector,
+                    )
+                )
+                if number % 1000 == 0:
+                    await kept
+        worker = await here.daemon(OUTBOX_MAX_BYTES=1 << 40)
+        await asyncio.sleep(30)
+        assert (await worker.status())["outbox"]["waiting"] == 100_000
+        grown = (worker.memory_kb("VmHWM") - idle_kb) / 1024
+    return Figure(
+        "100,000 results waiting through an outage: peak RSS over the idle process",
+        f"+{grown:.0f} MB",
+        "+50 MB",
+        grown <= 50,
+    )
+
+
+FIGURES: tuple[Callable[[], Awaitable[Figure]], ...] = (
+    quiet,
+    outage,
+    model_outage,
+    amplification,
+    storm,
+    restart,
+    comeback,
+    drain,
+    million,
+    backlog,
+)
+
+
+async def measure(names: list[str]) -> int:
+    """Print the table; 0 when every bound holds."""
+    chosen = [make for make in FIGURES if not names or getattr(make, "__name__", "") in names]
+    print("| what | measured | bound | |\n|---|---|---|---|", flush=True)
+    held = True
+    for make in chosen:
+        figure = await make()
+        held &= figure.holds
+        print(
+            f"| {figure.what} | {figure.measured} | {figure.bound} | {'ok' if figure.holds else 'MISSED'} |", flush=True
+        )
+    return 0 if held else 1
+
+
+def main() -> int:
+    names = [getattr(make, "__name__", "") for make in FIGURES]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(names)}")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(names):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    return asyncio.run(measure(arguments.names))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
