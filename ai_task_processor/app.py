@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 from collections.abc import Coroutine, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from ai_task_processor import __version__, health
 from ai_task_processor.assembly import Parts
@@ -68,6 +68,7 @@ class Daemon:
                     tasks = [companions.create_task(work, name=name) for name, work in self._companions(until_empty)]
                     await self._work()
                     await self._flush(BLIP_S)
+                    await self._unmark()
                     for task in tasks:
                         task.cancel()
         log.info("daemon.stopped", waiting=self._parts.outbox.depth().waiting)
@@ -139,6 +140,8 @@ class Daemon:
         ]
         if self._parts.batcher is not None:
             companions.append(("batching", self._parts.batcher.run()))
+        if self._parts.source.marks is not None:
+            companions.append(("marks", self._parts.source.marks.run()))
         if until_empty:
             companions.append(("until-empty", self._leave_when_empty()))
         return companions
@@ -149,6 +152,13 @@ class Daemon:
                 await self._parts.scheduler.run()
         except TimeoutError:
             log.warning("drain.cut", tasks=sorted(self._parts.scheduler.cut))
+
+    async def _unmark(self) -> None:
+        """What is left undone must not read ``in_progress``; the next start tries again."""
+        if self._parts.source.marks is not None:
+            with suppress(TimeoutError):
+                async with self._grace.share(1.0):
+                    await self._parts.source.marks.tend(leaving=True)
 
     async def _flush(self, patience_s: float) -> None:
         try:

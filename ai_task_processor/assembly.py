@@ -213,6 +213,7 @@ class Assembler:
             source=source,
             outbox=storage.outbox,
             journal=storage.journal,
+            marks=source.mark_with(storage.journal) if self._settings.api.mark_in_progress else None,
             find=self._factory.find,
             kept=kept,
             timeout_s=self._settings.worker.task_timeout_s,

@@ -29,10 +29,12 @@ from ai_task_processor.models.task import (
     Tries,
     Usage,
 )
-from ai_task_processor.ports import Clock, Journal, Outbox, TaskSource
+from ai_task_processor.ports import Clock, Journal, Marks, Outbox, TaskSource
 from ai_task_processor.reporting import Reporter
 from ai_task_processor.verdict import decide
 
+#: for how long a task is left alone that the source says is somebody else's
+TAKEN_S = 60.0
 #: what an attempt can end with; ``sys.exit()`` in a processor ends its task's attempt and not the daemon
 _ENDS = (Exception, BaseExceptionGroup, SystemExit, KeyboardInterrupt, asyncio.CancelledError)
 
@@ -59,6 +61,7 @@ class TaskRunner:
         source: TaskSource,
         outbox: Outbox,
         journal: Journal,
+        marks: Marks | None = None,
         find: Callable[[Task], Processor | None],
         kept: Callable[[], None],
         timeout_s: float,
@@ -71,6 +74,7 @@ class TaskRunner:
         self._keeper = Keeper(outbox, reporter, kept=kept, clock=clock, metrics=metrics, rng=rng)
         self._source = source
         self._journal = journal
+        self._marks = marks
         self._find = find
         self._timeout_s = timeout_s
         self._clock = clock
@@ -87,9 +91,14 @@ class TaskRunner:
             return False
         settled = False
         try:
-            settled = await self._run(claim, tries)
+            if self._marks is None or await self._marks.begin(claim.receipt):
+                settled = await self._run(claim, tries)
+            else:
+                await self._source.release(claim.receipt, TAKEN_S)
         finally:
             (self._journal.settle if settled else self._journal.give_back)(claim.task.id)
+        if self._marks is not None and not settled:
+            await self._marks.withdraw(claim.receipt)
         return settled
 
     async def _run(self, claim: Claim, tries: Tries) -> bool:

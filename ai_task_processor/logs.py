@@ -21,6 +21,8 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     task.completed          settled with a result
     task.failed             settled, the task itself is at fault
     task.released           given back
+    task.taken              marked in_progress, it turned out to be gone or final: not processed
+    task.state_repaired     a mark without an answer may have overwritten the outcome: the state is told again
     task.attempt_failed     what an attempt ended with
     task.crashed            a bug of ours in one task
     task.quarantined        it killed the process three times alone: not started again

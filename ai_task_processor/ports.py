@@ -159,8 +159,28 @@ class Journal(Protocol):
     def acquit(self, task_id: str) -> None:
         """No suspect any more; its counts are kept."""
 
+    @property
+    def marked(self) -> Sequence[str]:
+        """Tasks that are marked at the source and not under way here."""
+
+    def mark(self, task_id: str) -> None:
+        """What is under way is about to be marked at the source."""
+
+    def unmark(self, task_id: str) -> None:
+        """It is not marked any more."""
+
     def usable(self) -> bool:
         """Could an attempt be written now?"""
+
+
+class Marks(Protocol):
+    """Says at the source what is being worked on, for sources where that is no claim."""
+
+    async def begin(self, receipt: Receipt) -> bool:
+        """Mark a task; false when the source says that it is gone or somebody else's."""
+
+    async def withdraw(self, receipt: Receipt) -> None:
+        """It is not being worked on any more, and not settled."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,8 +57,11 @@ class Recovery:
         return None if admitted else "deferred"
 
     def not_listed(self) -> None:
-        """A poll brought none of the suspects that were due: they are gone, or cannot be processed now."""
-        for task_id in self._due():
+        """A poll brought none of the suspects that were due: they are gone, or cannot be processed now.
+
+        Those that are still marked at the source are not listed yet.
+        """
+        for task_id in self._due() - set(self._journal.marked):
             self._journal.acquit(task_id)
 
     def _due(self) -> set[str]:

@@ -68,6 +68,9 @@ class ApiSettings(Group):
         "the regular expression that a whole task id must match",
         "^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$",
     )
+    mark_in_progress: Annotated[bool, BeforeValidator(syntax.flag)] = _var(
+        "MARK_IN_PROGRESS", "true to set tasks to in_progress while they are worked on", "false"
+    )
 
 
 class AuthSettings(Group):

@@ -47,6 +47,7 @@ class ArrayFramer:
         self.done = False
         self._max = max_record_bytes
         self._record = bytearray()
+        self._started = False
         self._too_large = False
         self._depth = 0
         self._in_string = False
@@ -79,13 +80,16 @@ class ArrayFramer:
         """What follows the opening bracket; the little that may stand in front of it is kept until it comes."""
         head = bytes(self._record) + chunk
         self._record.clear()
-        text = head.removeprefix(_BOM).lstrip(_WHITE)
+        if not self._started and _BOM.startswith(head):
+            return head
+        text = (head if self._started else head.removeprefix(_BOM)).lstrip(_WHITE)
+        self._started = True
         if text[:1] == b"[":
             self._depth = 1
             return text[1:]
-        if text and not _BOM.startswith(head):
+        if text:
             raise InvalidAnswer("the answer is not a JSON array")
-        return head if _BOM.startswith(head) else b""
+        return b""
 
     def _next(self, chunk: bytes, position: int) -> int:
         """Where the next byte is that matters; the length of the chunk when it holds no more of them."""

@@ -27,10 +27,11 @@ from ai_task_processor.errors import (
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult, TaskStatus
-from ai_task_processor.ports import Admission, Clock, SkipReason
+from ai_task_processor.ports import Admission, Clock, Journal, SkipReason
 from ai_task_processor.resilience import Gate
 from ai_task_processor.settings import ApiSettings
 from ai_task_processor.sources.nest_list import Page, PendingList
+from ai_task_processor.sources.nest_marks import NestMarks
 from ai_task_processor.sources.nest_wire import acknowledged, rejection
 from ai_task_processor.transport import exchange, status_error
 
@@ -73,6 +74,7 @@ class NestTaskSource:
         self._deferred: dict[str, float] = {}
         self._bare_failures = False
         self._warned = False
+        self.marks: NestMarks | None = None
 
     @property
     def last_page(self) -> Page:
@@ -139,10 +141,22 @@ class NestTaskSource:
         for reason, count in page.skipped.items():
             self._metrics.task_skipped(reason, count)
 
+    def mark_with(self, journal: Journal) -> NestMarks:
+        """Say ``in_progress`` from now on; ``run`` of what is answered must run beside."""
+
+        async def patch(task_id: str, state: TaskStatus) -> None:
+            body = codec.line({"state": state.value})
+            await self._delivery_gate.call(lambda: self._patch(task_id, state, body), about=task_id)
+
+        self.marks = NestMarks(patch, journal, late_s=self._settings.request_timeout_s, clock=self._clock)
+        return self.marks
+
     async def _report(self, receipt: Receipt, state: TaskStatus, body: bytes) -> None:
         await self._delivery_gate.call(lambda: self._patch(receipt.id, state, body), about=receipt.id)
         if self._acknowledged_meanwhile is not None:
             self._acknowledged_meanwhile.add(receipt.id)
+        if self.marks is not None:
+            self.marks.acknowledged(receipt.id, state)
 
     async def _patch(self, task_id: str, state: TaskStatus, body: bytes) -> None:
         started_at, status = time.perf_counter(), None

@@ -7,7 +7,7 @@ it, and then attempts are counted from an earlier number. Nothing of a task's co
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from logging import ERROR
 from pathlib import Path
@@ -33,6 +33,7 @@ class _Entry:
     fingerprint: str
     tries: Tries
     state: _State
+    marked: bool = False
 
     def died(self) -> None:
         """The process ended without a word while this was under way."""
@@ -113,6 +114,24 @@ class FileJournal:
         if self._suspects.pop(task_id, None):
             self.give_back(task_id)
 
+    @property
+    def marked(self) -> Sequence[str]:
+        return [
+            task_id for task_id, entry in self._entries.items() if entry.marked and entry.state in ("idle", "suspect")
+        ]
+
+    def mark(self, task_id: str) -> None:
+        self._set_mark(task_id, True)
+
+    def unmark(self, task_id: str) -> None:
+        self._set_mark(task_id, False)
+
+    def _set_mark(self, task_id: str, marked: bool) -> None:
+        entry = self._entries.get(task_id)
+        if entry and entry.marked != marked:
+            entry.marked = marked
+            self._note(task_id, entry)
+
     def usable(self) -> bool:
         """A journal that failed is tried again with an empty line."""
         return self._trouble.reason is None or self._append(b"")
@@ -176,6 +195,7 @@ class FileJournal:
                     entry.state = "suspect" if entry.state == "suspect" else "idle"
             elif "state" in told:
                 entry = _Entry(told["type"], told["fingerprint"], Tries(*map(int, told["tries"])), told["state"])
+                entry.marked = told.get("marked") is True
                 self._entries[told["id"]] = entry
                 self._entries.move_to_end(told["id"])
             else:
@@ -185,5 +205,12 @@ class FileJournal:
 
 
 def _line(task_id: str, entry: _Entry) -> bytes:
-    told = {"id": task_id, "type": entry.task_type, "fingerprint": entry.fingerprint, "state": entry.state}
+    told: dict[str, object] = {
+        "id": task_id,
+        "type": entry.task_type,
+        "fingerprint": entry.fingerprint,
+        "state": entry.state,
+    }
+    if entry.marked:
+        told["marked"] = True
     return codec.line({**told, "tries": astuple(entry.tries)})

@@ -219,3 +219,27 @@ async def test_without_a_key_embeddings_stay_pending(sandbox: Sandbox, daemon: S
     await eventually(explained)
     assert sandbox.tasks[task_id].state == "pending"
     assert (await worker.get("/ready")).status_code == 200
+
+
+async def test_marked_tasks_end_settled_or_pending_whatever_happens(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually
+) -> None:
+    """MARK_IN_PROGRESS: seen while it works; after a kill and after a drain that cuts, nothing is left in_progress."""
+    marking = {"MARK_IN_PROGRESS": "true", "POLLING_INTERVAL_SECONDS": 0.5, "CONCURRENCY_LIMIT": 8}
+    sandbox.faults.add("model", hang=True)
+    ids = [sandbox.tasks.add(text=f"text {number}") for number in range(8)]
+    worker = await daemon(**marking)
+    await eventually(lambda: sandbox.tasks.outcomes()["in_progress"] == 8)
+    await worker.kill()
+
+    worker = await daemon(**marking, SHUTDOWN_GRACE_SECONDS=1)
+    await eventually(lambda: sandbox.tasks.outcomes()["pending"] == 7)
+    assert await worker.stop() == 0
+    assert sandbox.tasks.outcomes() == {"pending": 8}
+
+    sandbox.faults.clear()
+    sandbox.faults.add("patch", after=True, reset=True, times=4)
+    await daemon(**marking)
+    await sandbox.tasks.settled(ids, timeout=20)
+    assert sandbox.tasks.outcomes() == {"succeeded": 8}
+    assert all(task.callbacks >= 1 for task in sandbox.tasks)
