@@ -72,7 +72,7 @@ def why_idle(snapshot: Snapshot) -> str | None:
     if snapshot.running >= snapshot.slots:
         return None
     if reasons := unready(snapshot):
-        return reasons[0]
+        return next((reason for reason in reasons if reason != "starting"), "starting")
     if snapshot.holds:
         service, reason = next(iter(snapshot.holds.items()))
         return f"{service} is paused: {reason}"

@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import re
+import resource
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -589,3 +590,60 @@ def test_a_locked_outbox_is_exit_75(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr(cli, "_live", locked)
     assert cli.main(["run"]) == 75
     assert capsys.readouterr().err == "ai-task-processor: DATA_DIR is held by another daemon\n"
+
+
+FULL_DISK = """
+import os
+from types import SimpleNamespace
+
+_statvfs = os.statvfs
+
+
+def statvfs(path):
+    with open(os.environ["FREE_BYTES_FILE"]) as file:
+        return SimpleNamespace(f_bavail=int(file.read()), f_frsize=1)
+
+
+os.statvfs = statvfs
+"""
+
+
+async def test_a_disk_that_is_nearly_full_stops_the_intake_before_a_model_is_called(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually, tmp_path: Path
+) -> None:
+    """Nothing is claimed or paid for, /ready and why_idle name the reason; with room again work goes on by itself."""
+    (tmp_path / "sitecustomize.py").write_text(FULL_DISK)
+    free = tmp_path / "free"
+    free.write_text("1000000")
+    task_id = sandbox.tasks.add(text="waits for room")
+    worker = await daemon(PYTHONPATH=tmp_path, FREE_BYTES_FILE=free, POLLING_INTERVAL_SECONDS=1)
+    await asyncio.sleep(2.5)
+    assert sandbox.stats.model_requests == 0
+    answer = await worker.get("/ready")
+    assert answer.status_code == 503
+    assert "disk_full" in answer.text
+    assert "disk_full" in (await worker.status())["why_idle"]
+    assert (await worker.get("/health")).status_code == 200
+    free.write_text(str(10**9))
+    await sandbox.tasks.settled([task_id], timeout=10)
+
+
+async def test_a_disk_that_refuses_in_the_middle_loses_and_repeats_nothing(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually, tmp_path: Path
+) -> None:
+    """Files may not grow (RLIMIT_FSIZE): what was paid for is reported from memory, nothing more is claimed."""
+    data = tmp_path / "data"
+    first = await daemon(DATA_DIR=data, POLLING_INTERVAL_SECONDS=1, CONCURRENCY_LIMIT=4)
+    await sandbox.tasks.settled([sandbox.tasks.add(text="warm")], timeout=10)
+    texts = [f"text {number}" for number in range(40)]
+    ids = [sandbox.tasks.add(text=text) for text in texts]
+    resource.prlimit(first.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    await eventually(lambda: first.events("outbox.failed"))
+    await asyncio.sleep(3)
+    pending = sandbox.tasks.outcomes()["pending"]
+    assert pending > 0
+    resource.prlimit(first.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    await sandbox.tasks.settled(ids, timeout=30)
+    assert {task.callbacks for task in sandbox.tasks} == {1}
+    assert [sandbox.model.times_charged(text) for text in texts] == [1] * len(texts)
+    assert await first.metric("results_lost_total") == 0

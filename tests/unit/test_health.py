@@ -130,3 +130,10 @@ def test_before_the_first_poll_it_is_starting(change: dict[str, Any], reasons: l
 def test_why_nothing_happens_is_one_sentence(change: dict[str, Any], sentence: str | None) -> None:
     """The most telling reason comes first."""
     assert why_idle(replace(WELL, **change)) == sentence
+
+
+def test_a_start_that_is_held_up_says_by_what() -> None:
+    """``starting`` explains nothing when there is another reason."""
+    held = replace(WELL, polled=False, disk_full=True)
+    assert str(why_idle(held)).startswith("disk_full")
+    assert why_idle(replace(WELL, polled=False)) == "starting"
