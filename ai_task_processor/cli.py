@@ -104,13 +104,18 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(work())
+            code = runner.run(work())
         except (AiTaskProcessorError, KeyboardInterrupt):
             raise
         except BaseException as error:
             # A plug-in's SystemExit is a crash like any other: its code says nothing about us.
             log.critical("daemon.crashed", exc_info=error)
-            return EX_SOFTWARE
+            code = EX_SOFTWARE
+        # All is closed. Whoever waited here would wait for the look-up of a name that nobody answers,
+        # which cannot be cancelled, or for a thread that a plug-in has left behind.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _demo(_arguments: argparse.Namespace) -> int:
