@@ -6,6 +6,7 @@ import re
 import time
 import zipfile
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,11 @@ class KillingProcessor(BaseProcessor):
 """
 
 
+def sorted_out(worker: Any) -> bool:
+    """Has it said what became of the suspects?"""
+    return bool(worker.events("recovery.started") or worker.events("task.quarantined"))
+
+
 async def skipped(worker: Any) -> bool:
     """Has a poll passed over a quarantined task?"""
     return bool(await worker.metric('tasks_skipped_total{reason="quarantined"}') >= 1)
@@ -256,7 +262,7 @@ async def test_a_task_that_kills_the_process_is_found_and_set_aside(
     while deaths < 10:
         worker = await daemon(**settings)
         if deaths:
-            await eventually(lambda: worker.events("recovery.started") or worker.events("task.quarantined"))
+            await eventually(partial(sorted_out, worker))
         if worker.events("task.quarantined"):
             break
         assert await worker.exit_code(timeout=30) == 134
