@@ -1,11 +1,15 @@
 """MetricsServer: /health, /ready, /metrics and /status for probes, Prometheus and people."""
 
+import time
 from collections.abc import Callable, Mapping
 
 from ai_task_processor import codec
 from ai_task_processor.server import HttpServer, Request, Response
 
 Status = Mapping[str, object]
+
+#: to render the metrics takes milliseconds of the event loop: no more often than this, however many ask
+RENDERED_S = 0.1
 
 
 class MetricsServer:
@@ -27,6 +31,7 @@ class MetricsServer:
         self._unready = unready
         self._status = status
         self._exposition = exposition
+        self._rendered: tuple[float, Response] | None = None
         self._server = HttpServer(self._handle)
         self._routes: Mapping[str, Callable[[], Response]] = {
             "/health": self._health,
@@ -59,8 +64,11 @@ class MetricsServer:
         return _json(503 if reasons else 200, {"ready": not reasons, "reasons": reasons})
 
     def _metrics(self) -> Response:
-        body, content_type = self._exposition()
-        return Response(200, body, content_type)
+        now = time.monotonic()
+        if self._rendered is None or now - self._rendered[0] > RENDERED_S:
+            body, content_type = self._exposition()
+            self._rendered = now, Response(200, body, content_type)
+        return self._rendered[1]
 
 
 def _json(status: int, value: Status, headers: Mapping[str, str] | None = None) -> Response:

@@ -23,7 +23,7 @@ PAGE_BYTES = 4096
 
 #: A deferral lasts 15 minutes at most. A record due later than this was deferred before the wall
 #: clock jumped back: it counts as due, or it would be stranded for as long as the jump was.
-STRANDED_AFTER_S = 3600.0
+STRANDED_AFTER_S = 960.0
 
 # Short columns first: SQLite reads a row from its start, and the results are long. A dead letter
 # keeps its row, so both indexes hold the waiting ones only.

@@ -1,0 +1,236 @@
+"""What the machine does to the daemon: no descriptors, no disk, a clock that jumps, a processor that misbehaves.
+
+What the neighbours do to it is in test_bad_input.py.
+"""
+
+import asyncio
+import resource
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ai_task_processor.sandbox.app import Sandbox
+from ai_task_processor.settings import PLACEHOLDER_KEY
+
+MODEL = "text-embedding-3-small"
+Start = Callable[..., Awaitable[Any]]
+Another = Callable[[], Awaitable[Any]]
+Eventually = Callable[..., Awaitable[Any]]
+
+#: mock vectors, where the model is beside the point: without its client a daemon starts in half the time
+MOCK = {"OPENAI_API_KEY": PLACEHOLDER_KEY}
+#: runs before everything else in the daemon's process
+FIRST = "sitecustomize.py"
+
+
+async def test_a_token_that_comes_byte_by_byte_is_no_token(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually
+) -> None:
+    """One byte a second: given up at the deadline, told as the token's trouble, and well again afterwards."""
+    slow = sandbox.faults.add("token", drip_s=1.0)
+    task_id = sandbox.tasks.add(text="slow token")
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.3, REQUEST_TIMEOUT=2, **MOCK)
+
+    async def reasons() -> list[str]:
+        told: list[str] = (await worker.get("/ready")).json()["reasons"]
+        return [reason for reason in told if reason.startswith("token_unavailable: no answer within 1 s")]
+
+    await eventually(reasons)
+    assert (await worker.get("/health")).status_code == 200
+    sandbox.faults.clear()
+    await sandbox.tasks.settled([task_id], timeout=20)
+    assert slow.hits == sandbox.stats.token_requests - 1
+
+
+async def test_forty_descriptors_slow_it_down_and_lose_nothing(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually, tmp_path: Path
+) -> None:
+    """More connections than descriptors: it starts, says what is missing, and does everything once it has them."""
+    (tmp_path / FIRST).write_text("import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (40, 4096))\n")
+    sandbox.model_latency_s, sandbox.api_latency_s = 0.5, 0.2
+    models = [MODEL, "text-embedding-3-large", "text-embedding-ada-002"]
+    ids = [sandbox.tasks.add(text=f"text {number}", model=models[number % 3]) for number in range(200)]
+    worker = await daemon(PYTHONPATH=tmp_path, CONCURRENCY_LIMIT=64, POLLING_INTERVAL_SECONDS=0.3)
+    await eventually(lambda: "too many open files" in worker.log.read_text().lower(), timeout=30)
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (4096, 4096))
+    await sandbox.tasks.settled(ids, timeout=90)
+    assert {(sandbox.tasks[task_id].state, sandbox.tasks[task_id].callbacks) for task_id in ids} == {("succeeded", 1)}
+    assert not worker.events("task.failed")
+    assert await worker.stop() == 0
+
+
+async def test_a_full_disk_stops_the_intake_and_loses_nothing(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually, tmp_path: Path
+) -> None:
+    """Files that may not grow: unready for that reason, nothing is reported twice, and then it goes on."""
+    first = sandbox.tasks.add(text="first")
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.3, CONCURRENCY_LIMIT=4, **MOCK)
+    await sandbox.tasks.settled([first], timeout=15)
+    _, hard = resource.prlimit(worker.pid, resource.RLIMIT_FSIZE)
+    full = max((tmp_path / "data" / "outbox.db-wal").stat().st_size, worker.log.stat().st_size + 16_384)
+    resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (full, hard))
+    ids = [sandbox.tasks.add(text=f"{number} " * 2000) for number in range(40)]
+
+    async def unwritable() -> bool:
+        return "outbox_unwritable" in (await worker.get("/ready")).json()["reasons"]
+
+    await eventually(unwritable, timeout=20)
+    await asyncio.sleep(2)
+    assert (await worker.get("/health")).status_code == 200
+    done = sum(sandbox.tasks[task_id].state != "pending" for task_id in ids)
+    resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (hard, hard))
+    await sandbox.tasks.settled(ids, timeout=40)
+    assert done < len(ids)
+    assert {sandbox.tasks[task_id].callbacks for task_id in ids} == {1}
+    assert await worker.metric("results_lost_total") == 0
+    assert worker.events("outbox.failed")
+    assert worker.events("outbox.mended")
+    assert await worker.stop() == 0
+
+
+async def test_a_directory_nobody_can_write_to_is_one_line_and_73(sandbox: Sandbox, daemon: Start) -> None:
+    """On a file system that takes no files, whoever asks: exit 73, and the line names DATA_DIR."""
+    worker = await daemon(wait=False, DATA_DIR="/sys/kernel/ai-task-processor")
+    assert await worker.exit_code() == 73
+    (line,) = [line for line in worker.log.read_text().splitlines() if not line.startswith("{")]
+    assert line.startswith("ai-task-processor: DATA_DIR /sys/kernel/ai-task-processor cannot be used (")
+
+
+# --- the clock
+
+#: the wall clock of the daemon's process is off by what stands in a file; its monotonic clock is true
+JUMPING = """
+import pathlib, time
+from datetime import timedelta
+from ai_task_processor.clock import SystemClock
+
+def offset_s():
+    return float(pathlib.Path(__file__).with_name("offset").read_text())
+
+true_time, true_now = time.time, SystemClock.now
+time.time = lambda: true_time() + offset_s()
+SystemClock.now = lambda self: true_now(self) + timedelta(seconds=offset_s())
+"""
+
+
+async def test_a_clock_jump_strands_neither_results_nor_tokens(
+    daemon: Start, another_sandbox: Another, eventually: Eventually, tmp_path: Path
+) -> None:
+    """A day forward or back while a result is deferred: it leaves as soon as it is taken, under the same token."""
+
+    async def jump(name: str, seconds: float) -> None:
+        sandbox, site = await another_sandbox(), tmp_path / name
+        site.mkdir()
+        (site / FIRST).write_text(JUMPING)
+        (site / "offset").write_text("0")
+        refused = sandbox.faults.add("patch", status=500)
+        before = sandbox.tasks.add(text="before the jump")
+        patient = {"POLLING_INTERVAL_SECONDS": 0.3, "CIRCUIT_BREAKER_THRESHOLD": 1000}
+        worker = await daemon(to=sandbox, PYTHONPATH=site, **patient, **MOCK)
+        await eventually(lambda: refused.hits >= 3, timeout=30)
+        (site / "offset").write_text(str(seconds))
+        sandbox.faults.clear()
+        after = sandbox.tasks.add(text="after the jump")
+        await sandbox.tasks.settled([before, after], timeout=10)
+        assert sandbox.stats.token_requests == 1
+        assert (await worker.get("/ready")).status_code == 200
+        assert (await worker.status())["token"]["expires_in_seconds"] > 3000
+        assert not worker.events("delivery.refused")
+        assert await worker.stop() == 0
+        days = [
+            event["timestamp"][:10] for name in ("daemon.started", "drain.started") for event in worker.events(name)
+        ]
+        assert len(set(days)) == 2
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(jump("forward", 86_400.0))
+        group.create_task(jump("back", -86_400.0))
+
+
+# --- processors
+
+STUBBORN = """
+import asyncio, time
+from ai_task_processor.processors.base import BaseProcessor, TaskResult
+
+class Stubborn(BaseProcessor):
+    task_types = frozenset({"stubborn"})
+
+    def can_process(self, task):
+        return task.type == "stubborn"
+
+    async def process(self, task):
+        if task.content == "blocks":
+            time.sleep(4)
+        while task.content == "stays":
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass
+        return TaskResult({"done": task.content})
+"""
+
+
+@pytest.fixture
+def stubborn(tmp_path: Path) -> Path:
+    """A folder for PYTHONPATH with an installed package in it."""
+    info = tmp_path / "site" / "acme_stubborn-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-stubborn\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[ai_task_processor.processors]\nstubborn = acme_stubborn:Stubborn\n")
+    (info.parent / "acme_stubborn.py").write_text(STUBBORN)
+    return info.parent
+
+
+async def test_a_processor_that_blocks_the_loop_is_seen_from_outside(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually, stubborn: Path
+) -> None:
+    """For as long as it blocks no probe is answered; afterwards the lag tells of it, and nothing is lost."""
+    worker = await daemon(PYTHONPATH=stubborn, POLLING_INTERVAL_SECONDS=0.3, **MOCK)
+    await eventually(lambda: sandbox.stats.polls >= 1)
+    others = [sandbox.tasks.add(text=f"text {number}") for number in range(5)]
+    blocker = sandbox.tasks.add(type="stubborn", content="blocks")
+    unanswered = 0
+    while sandbox.tasks[blocker].state == "pending":
+        try:
+            async with asyncio.timeout(1.0):
+                assert (await worker.get("/health")).status_code == 200
+        except TimeoutError:
+            unanswered += 1
+        await asyncio.sleep(0.05)
+    assert unanswered >= 2
+    await sandbox.tasks.settled([blocker, *others], timeout=15)
+    assert (await worker.get("/health")).status_code == 200
+
+    async def lagged() -> bool:
+        within = await worker.metric('event_loop_lag_seconds_bucket{le="1.0"}')
+        return bool(await worker.metric("event_loop_lag_seconds_count") > within)
+
+    await eventually(lagged, timeout=3)
+    assert {sandbox.tasks[task_id].callbacks for task_id in (blocker, *others)} == {1}
+
+
+async def test_a_processor_that_swallows_its_cancellation_does_not_hold_the_exit(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually, stubborn: Path
+) -> None:
+    """After the grace period the process ends, names the task, and what was finished has been delivered."""
+    stays = sandbox.tasks.add(type="stubborn", content="stays")
+    worker = await daemon(PYTHONPATH=stubborn, POLLING_INTERVAL_SECONDS=0.3, SHUTDOWN_GRACE_SECONDS=2, **MOCK)
+
+    async def running() -> bool:
+        return bool((await worker.status())["slots"]["running"] == 1)
+
+    await eventually(running)
+    done = sandbox.tasks.add(type="stubborn", content="is done")
+    await sandbox.tasks.settled([done], timeout=10)
+    began = time.monotonic()
+    worker.send(signal.SIGTERM)
+    assert await worker.exit_code(timeout=10) == 70
+    assert 2 <= time.monotonic() - began < 5
+    (forced,) = worker.events("drain.forced")
+    assert f"task {stays}" in forced["tasks"]
+    assert sandbox.tasks[stays].state == "pending"

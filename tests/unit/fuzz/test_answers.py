@@ -1,0 +1,251 @@
+"""What neighbours answer, fuzzed: tokens, vectors, acknowledgements, refusals, wishes for patience.
+
+Each reader gives its value or one of its documented errors, and the error repeats nothing of the answer.
+"""
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import httpx2
+import numpy as np
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ai_task_processor import auth, transport
+from ai_task_processor.errors import (
+    Ambiguous,
+    InvalidAnswer,
+    Misconfigured,
+    NeighbourError,
+    Rejected,
+    TaskError,
+    Throttled,
+)
+from ai_task_processor.models.task import TaskStatus
+from ai_task_processor.providers.openai_api import classify, parse_embeddings
+from ai_task_processor.settings import NetworkSettings
+from ai_task_processor.sources.nest_wire import acknowledged, rejection
+
+#: stands in every fuzzed text: no error may show it
+MARK = "Zq7"
+TEXTS = st.text(max_size=12).map(f"{MARK}{{}}".format)
+NUMBERS = st.integers(-(2**70), 2**70) | st.floats() | st.sampled_from([0, -1, 1, 2**53, 10**300])
+JSON = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+STATUSES = st.integers(200, 599)
+
+
+def objects(**fields: st.SearchStrategy[object]) -> st.SearchStrategy[bytes]:
+    """An object with some of these fields, each as it should be or as anything else; or anything else."""
+    some = st.fixed_dictionaries({}, optional={name: values | JSON for name, values in fields.items()})
+    texts = (some | some | some | JSON).map(lambda value: json.dumps(value).encode())
+    return texts | texts.map(lambda text: text[:-1]) | st.binary(max_size=60)
+
+
+def quotes_nothing(error: Exception) -> None:
+    assert MARK not in f"{error}{getattr(error, 'message', '')}"
+
+
+# --- the token endpoint
+
+LIVES = st.sampled_from([3600, 30, 0.01, 10**9, -5, 0, "3600", "soon", "1e999", "nan", "-inf", "1_0", "\uff19"])
+GRANTED = st.fixed_dictionaries({"access_token": TEXTS, "token_type": st.just("bearer"), "expires_in": LIVES | NUMBERS})
+GRANTS = objects(
+    access_token=TEXTS, token_type=st.sampled_from(["Bearer", "mac"]), expires_in=LIVES, scope=TEXTS
+) | GRANTED.map(lambda value: json.dumps(value).encode())
+
+
+@given(GRANTS, st.floats(0, 2**40))
+@example(b'{"access_token":"t","token_type":"bearer","expires_in":%b}' % (b"9" * 5000), 0.0)
+@example(b"[" * 100_000, 0.0)
+def test_a_token_answer_is_a_usable_token_or_invalid(body: bytes, now: float) -> None:
+    """A token can stand in a header and is renewed before it expires, within a day; the rest is ``InvalidAnswer``."""
+    try:
+        token = auth.parse_token(body, generation=1, now=now)
+    except InvalidAnswer as error:
+        quotes_nothing(error)
+        return
+    header = httpx2.Headers({"Authorization": f"Bearer {token.value}"})["Authorization"]
+    assert header.split() == ["Bearer", token.value]
+    assert auth.SHORTEST_LIFE_S <= token.life_s <= auth.LONGEST_LIFE_S
+    assert now <= token.renew_at <= token.expires_at < math.inf
+    assert MARK not in repr(replace(token, scope=None))
+
+
+@given(STATUSES, objects(error=st.sampled_from(["invalid_client", "slow_down"]), error_description=TEXTS))
+def test_a_refused_token_is_a_neighbours_fault(status: int, body: bytes) -> None:
+    """Whatever the endpoint answers instead of a token, the error is the neighbour's and repeats nothing."""
+    error = auth._refusal(httpx2.Response(status, content=body))
+    quotes_nothing(error)
+    assert isinstance(error, Throttled) == (status == 429)
+
+
+# --- the model API
+
+VECTORS = st.lists(st.floats(width=32), max_size=4) | st.sampled_from(["AACAPwAAAEA=", "AACAPw", "AADAfw==", "é", ""])
+ITEMS = st.fixed_dictionaries({}, optional={"index": st.integers(-1, 4) | JSON, "embedding": VECTORS | JSON})
+EMBEDDINGS = objects(
+    data=st.lists(ITEMS, max_size=4) | st.lists(VECTORS, max_size=4).map(lambda found: _indexed(found)),
+    usage=st.fixed_dictionaries({"prompt_tokens": JSON}),
+)
+
+
+def _indexed(vectors: Sequence[object]) -> list[Mapping[str, object]]:
+    return [{"index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+
+
+@given(EMBEDDINGS, st.integers(1, 4), st.none() | st.integers(1, 3))
+@example(b'{"data":[{"index":0,"embedding":%b}]}' % (b"[" * 900 + b"]" * 900), 1, None)
+@example(b'{"data":[{"index":0,"embedding":[1e39,1]}]}', 1, None)
+def test_a_model_answer_is_usable_vectors_or_invalid(content: bytes, count: int, dimensions: int | None) -> None:
+    """One vector or None for each text, at least one of them, all finite, not zero and of one dimension."""
+    try:
+        answer = parse_embeddings(content, count, dimensions)
+    except InvalidAnswer as error:
+        quotes_nothing(error)
+        return
+    assert len(answer.vectors) == count
+    found = [np.frombuffer(vector.data, "<f4") for vector in answer.vectors if vector]
+    assert found
+    assert len({len(values) for values in found}) == 1
+    assert dimensions in (None, len(found[0]))
+    assert all(np.isfinite(values).all() and values.any() for values in found)
+    assert 0 <= answer.usage.prompt_tokens < 2**53
+
+
+REFUSALS = st.fixed_dictionaries(
+    {},
+    optional={
+        "message": st.sampled_from([f"{MARK} maximum context length is 8 tokens", f"unknown model {MARK}"]) | JSON,
+        "code": st.sampled_from(["insufficient_quota", "model_not_found", "context_length_exceeded"]) | JSON,
+        "type": JSON,
+        "param": st.sampled_from(["input", "model", "dimensions"]) | JSON,
+    },
+)
+
+
+@given(st.integers(400, 599), REFUSALS | JSON)
+def test_a_refusal_of_the_model_has_one_class(status: int, body: object) -> None:
+    """Only a 400, 404, 413 or 422 in the provider's own words is about the text; no word of it is repeated."""
+    error = classify(httpx2.Response(status), body)
+    quotes_nothing(error)
+    assert isinstance(error, NeighbourError) or status in (400, 413, 422)
+    assert not isinstance(error, TaskError) or (isinstance(body, dict) and isinstance(body.get("message"), str))
+
+
+# --- results
+
+STATES = st.sampled_from(["pending", "succeeded", "failed"])
+DOCUMENTS = objects(_id=st.sampled_from(["task", "other"]), id=st.sampled_from(["task"]), state=STATES)
+
+
+@given(st.integers(200, 299), DOCUMENTS, st.sampled_from([TaskStatus.SUCCEEDED, TaskStatus.FAILED]))
+def test_an_acknowledgement_contradicts_nothing(status: int, body: bytes, state: TaskStatus) -> None:
+    """It is 204 or JSON that names no other task and no other state; all else leaves it open."""
+    try:
+        verified = acknowledged(status, body, "task", state)
+    except Ambiguous as error:
+        quotes_nothing(error)
+        return
+    document = {"state": state} if status == 204 else json.loads(body)
+    fields = document if isinstance(document, dict) else {}
+    assert fields.get("_id") in (None, "task")
+    assert fields.get("state") in (None, state)
+    assert verified == ("task" in (fields.get("_id"), fields.get("id")) or fields.get("state") == state)
+
+
+@given(
+    STATUSES,
+    objects(statusCode=st.sampled_from([400, 404, 409, 413]), message=st.sampled_from(["Cannot PATCH /x"]) | TEXTS),
+)
+def test_a_refused_result_is_told_from_a_wrong_address(status: int, body: bytes) -> None:
+    """Five statuses refuse, in the API's own shape; the rest is somebody else's page, or no refusal at all."""
+    error = rejection(status, body)
+    assert (error is None) == (status not in (400, 404, 409, 413, 422))
+    assert error is None or isinstance(error, Rejected | Misconfigured)
+    assert MARK not in str(error)
+
+
+# --- headers
+
+DATES = st.tuples(
+    st.sampled_from(["Sun, ", "", "Xyz, "]),
+    st.integers(-1, 10**12) | st.integers(1, 31),
+    st.sampled_from([" Nov ", " 11 ", " "]),
+    st.integers(-1, 10**6) | st.integers(1970, 2030),
+    st.sampled_from([" 12:00:00", " 99:99:99", " 12", ""]),
+    st.sampled_from([" GMT", " +0000", " -2359", " +999999999999", " X", ""]),
+).map(lambda parts: "".join(map(str, parts)))
+LINES = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20) | DATES | st.floats().map(str)
+
+
+@given(STATUSES, st.none() | LINES, st.none() | LINES)
+@example(429, "Mon, 22 Nov 2027 12:00:00 -9999999999999", None)
+@example(503, "9" * 5000, "Sun, 22 Nov 2026 12:00:00 +0000")
+def test_a_refusing_status_names_a_bounded_wish(status: int, wish: str | None, date: str | None) -> None:
+    """Whatever the two headers hold there is an error, and the patience it asks for is 0 to 900 s."""
+    headers = {name: value for name, value in (("Retry-After", wish), ("Date", date)) if value is not None}
+    error = transport.status_error(httpx2.Response(status, headers=headers), "the task API")
+    assert error.retry_after_s is None or 0 <= error.retry_after_s <= 900
+    assert error.retry_after_s is None or isinstance(error, Throttled)
+    assert str(error) == f"the task API answered {status}"
+
+
+@given(st.text(max_size=40) | DATES)
+def test_a_date_is_aware_or_none(text: str) -> None:
+    """No date raises, whoever wrote it."""
+    when = transport._date(text)
+    assert when is None or (isinstance(when, datetime) and when.tzinfo is not None)
+
+
+ENCODINGS = st.sampled_from(["gzip", "br", "zstd", "deflate", "identity", "", " Identity ", "gzip, gzip", "x"]) | LINES
+
+
+@given(
+    st.sampled_from([200, 206, 404, 500]),
+    st.sampled_from(["", "identity"]) | ENCODINGS,
+    st.lists(st.binary(min_size=1, max_size=9), max_size=9),
+    st.integers(-9, 9),
+)
+def test_an_answer_is_plain_and_bounded_or_invalid(status: int, encoding: str, chunks: list[bytes], room: int) -> None:
+    """Bytes that arrive are the bytes that were sent, no more than the limit: nothing is ever unpacked."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for chunk in chunks:
+            yield chunk
+
+    async def ask() -> bytes:
+        answer = httpx2.MockTransport(
+            lambda _: httpx2.Response(status, headers={"Content-Encoding": encoding}, content=body())
+        )
+        async with httpx2.AsyncClient(transport=transport.BoundedTransport(answer, limit)) as client:
+            return (await client.get("https://api.test/")).content
+
+    sent, good = b"".join(chunks), 200 <= status < 300
+    limit = max(len(sent) + room, 0)
+    try:
+        received = asyncio.run(ask())
+    except InvalidAnswer:
+        assert good
+        assert len(sent) > limit or encoding.strip().lower() not in ("", "identity")
+        return
+    assert received == sent or (received == b"" and not good)
+    assert len(received) <= limit or not good
+
+
+# --- hosts
+
+
+@given(st.lists(st.text("*.:/0123456789af-[]e%,", max_size=12) | st.text(max_size=5), max_size=4))
+def test_no_entry_of_no_proxy_raises(entries: list[str]) -> None:
+    """Each is a host, a network or nothing, for names and addresses alike."""
+    hosts = NetworkSettings.model_validate({"NO_PROXY": ",".join(entries)}).no_proxy
+    for netloc in ("api.test", "api.test:8443", "10.0.0.1", "[::1]:8443", "[fe80::1%25eth0]"):
+        assert transport.bypassed(netloc, hosts) in (True, False)
