@@ -258,12 +258,14 @@ class MicroBatcher:
                     self._metrics.batch_isolated()
                     middle = len(part) // 2
                     parts += [part[middle:], part[:middle]]
-        if refused and not served:
+            if served:
+                # The model serves others: these are culprits, whatever becomes of the rest.
+                _refuse(refused)
+        if refused:
             lane.refusals += len(refused)
             if len(batch) > 1 or lane.refusals >= REFUSALS_IN_A_ROW:
                 raise ModelRefused("every text is refused: the request is at fault, not the texts", status=400)
-        for waiting, refusal in refused:
-            _send_away([waiting], refusal)
+        _refuse(refused)
 
     async def _embed(self, lane: _Lane, part: list[_Waiting]) -> Embeddings:
         """One call. Its success is good news about the model, whatever becomes of the rest of the batch."""
@@ -318,6 +320,13 @@ def _take(lane: _Lane) -> list[_Waiting]:
     for waiting in (*batch, *abandoned):
         del lane.waiting[waiting.text]
     return batch
+
+
+def _refuse(culprits: list[tuple[_Waiting, InputRefused]]) -> None:
+    """Tell them, once."""
+    while culprits:
+        waiting, refusal = culprits.pop()
+        _send_away([waiting], refusal)
 
 
 def _send_away(group: Iterable[_Waiting], error: Exception) -> None:

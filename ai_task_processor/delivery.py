@@ -65,12 +65,18 @@ class Delivery:
         self._probe: str | None = None
         self._woken = asyncio.Event()
         self._acknowledged = 0
+        # A wall clock that is set by hand or by NTP must not strand what was deferred: this one does not jump.
+        self._epoch = clock.now().timestamp() - clock.monotonic()
         #: for records that failed: how often others were acknowledged since the failure before, and the count then
         self._outvoted: dict[str, tuple[int, int]] = {}
 
     def wake(self) -> None:
         """Something was put, retried or finished: look at once."""
         self._woken.set()
+
+    def _now(self) -> float:
+        """Seconds since the epoch, as the wall clock was when this process began."""
+        return self._epoch + self._clock.monotonic()
 
     async def run(self) -> None:
         """Deliver until cancelled."""
@@ -138,7 +144,7 @@ class Delivery:
 
     async def _due(self, limit: int) -> Sequence[Record]:
         try:
-            records = await self._outbox.due(self._clock.now().timestamp(), limit, frozenset(self._under_way))
+            records = await self._outbox.due(self._now(), limit, frozenset(self._under_way))
         except Exception as error:  # noqa: BLE001 - the boundary of one look: what cannot be read now waits
             self._reading.note(str(error) if isinstance(error, OutboxUnwritable) else type(error).__name__)
             return ()
@@ -203,7 +209,7 @@ class Delivery:
     async def _defer(self, record: Record, error: NeighbourError) -> None:
         attempts = record.attempts + 1
         delay_s = deferral_s(error, attempts, own=self._at_fault(record), rng=self._rng)
-        due_at = self._clock.now().timestamp() + delay_s
+        due_at = self._now() + delay_s
         await self._outbox.defer(record.task_id, due_at=due_at, attempts=attempts)
         self._metrics.delivery("retried")
         wide = {"reason": str(error), "attempts": attempts, "again_in_s": round(delay_s, 1)}
@@ -216,4 +222,4 @@ class Delivery:
         times, before = self._outvoted.get(record.task_id, (0, self._acknowledged))
         times += self._acknowledged > before
         self._outvoted[record.task_id] = times, self._acknowledged
-        return times >= GIVE_UP_FAILURES and self._clock.now().timestamp() - record.finished_at >= GIVE_UP_AFTER_S
+        return times >= GIVE_UP_FAILURES and self._now() - record.finished_at >= GIVE_UP_AFTER_S

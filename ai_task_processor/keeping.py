@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
 
-from ai_task_processor.errors import CircuitOpen, NeighbourError, OutboxUnwritable
+from ai_task_processor.errors import CircuitOpen, NeighbourError, OutboxUnwritable, Rejected
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Record
@@ -29,6 +29,7 @@ class _Direct:
     """What has been tried for a record that the disk refuses; ``next_at`` is on the monotonic clock."""
 
     acknowledged: bool = False
+    refused: Rejected | None = None
     attempts: int = 0
     next_at: float = 0.0
 
@@ -71,12 +72,18 @@ class Keeper:
         self._kept()
 
     async def _commit(self, record: Record, direct: _Direct) -> bool:
-        """Does the disk take it? What is acknowledged already is put only to see that, and taken away again."""
+        """Does the disk take it? What is acknowledged is put only to see that, and what is refused to be buried."""
         try:
-            if direct.acknowledged:
+            if direct.acknowledged or direct.refused:
+                # Delivery must not find it in between.
                 away_s = self._clock.now().timestamp() + LONGEST_DEFERRAL_S
                 await self._outbox.put(replace(record, due_at=away_s))
+            if direct.acknowledged:
                 await self._outbox.delivered(record.task_id)
+            elif direct.refused:
+                await self._outbox.bury(record.task_id, str(direct.refused))
+                self._metrics.delivery(direct.refused.outcome)
+                log.error("delivery.refused", task_id=record.task_id, reason=str(direct.refused), attempts=1)
             else:
                 await self._put(record)
         except Exception as error:  # noqa: BLE001 - the boundary of one commit: whatever it was, the result stays
@@ -96,13 +103,15 @@ class Keeper:
 
     async def _report(self, record: Record, direct: _Direct) -> None:
         """Tell the source from memory, with the patience of any delivery. A refusal waits for the disk: it is kept."""
-        if direct.acknowledged or self._clock.monotonic() < direct.next_at:
+        if direct.acknowledged or direct.refused or self._clock.monotonic() < direct.next_at:
             return
         try:
             await self._reporter.report(record)
             direct.acknowledged = True
         except CircuitOpen:
             return
+        except Rejected as error:
+            direct.refused = error
         except Exception as error:  # noqa: BLE001 - the boundary of one delivery
             pause_s = inf
             if isinstance(error, NeighbourError):

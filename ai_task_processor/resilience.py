@@ -55,6 +55,7 @@ class Gate:
         self._holds = 0
         self._held_until = 0.0
         self._pause_s = 0.0
+        self._bounds = OPEN_S
         self._probing = False
         self._blamed: set[str] = set()
         metrics.breaker(service, "closed")
@@ -145,7 +146,10 @@ class Gate:
 
     def _hold(self, error: NeighbourError) -> None:
         """Nobody passes for a while: twice the pause before, within the bounds of this kind of error."""
-        first, longest = error.pause_s or OPEN_S
+        if error.pause_s or self.state == "open":
+            self._bounds = error.pause_s or OPEN_S
+        # Otherwise a probe failed after a hold that was no outage: that hold goes on, twice as long.
+        first, longest = self._bounds
         self._pause_s = min(max(first, 2.0 * self._pause_s), longest)
         seconds = max(self._pause_s, error.retry_after_s or 0.0)
         changed, self.reason = self.reason != str(error), str(error)

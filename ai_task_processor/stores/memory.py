@@ -102,7 +102,7 @@ class MemoryOutbox:
         if task_id in self._dead:
             self._waiting[task_id] = replace(self._dead.pop(task_id), attempts=0)
         if task_id in self._waiting:
-            self._waiting[task_id] = replace(self._waiting[task_id], due_at=self._now(), reason=None)
+            self._waiting[task_id] = replace(self._waiting[task_id], due_at=0.0, reason=None)
         return task_id in self._waiting
 
     def _remove(self, task_id: str) -> bool:
@@ -114,9 +114,6 @@ class MemoryOutbox:
 
     def _measure(self) -> None:
         self._watermark.rise_or_fall(self._bytes())
-
-    def _now(self) -> float:
-        return self._clock.now().timestamp()
 
 
 class MemoryJournal(FileJournal):

@@ -71,7 +71,7 @@ SELECT {RECORD_COLUMNS} FROM records WHERE due_at > :stranded AND {_WAITING}
 ORDER BY due_at LIMIT :limit
 """  # noqa: S608 - constants only
 _RETRY = """
-UPDATE records SET due_at = ?, reason = NULL, attempts = iif(state = 'dead', 0, attempts), state = 'waiting'
+UPDATE records SET due_at = 0, reason = NULL, attempts = iif(state = 'dead', 0, attempts), state = 'waiting'
 WHERE task_id = ?
 """
 
@@ -176,10 +176,10 @@ def erase(db: sqlite3.Connection, task_id: str) -> bool:
     return db.execute("DELETE FROM records WHERE task_id = ?", (task_id,)).rowcount > 0
 
 
-def retry(db: sqlite3.Connection, task_id: str, now: float) -> bool:
+def retry(db: sqlite3.Connection, task_id: str) -> bool:
     """Make a record due now, and a dead letter alive; let a quarantined task go. Was there one?"""
     let_go = db.execute("DELETE FROM records WHERE task_id = ? AND state = 'quarantined'", (task_id,)).rowcount
-    return let_go > 0 or db.execute(_RETRY, (now, task_id)).rowcount > 0
+    return let_go > 0 or db.execute(_RETRY, (task_id,)).rowcount > 0
 
 
 def defer(db: sqlite3.Connection, task_id: str, due_at: float, attempts: int) -> None:
@@ -199,13 +199,13 @@ def has_requests(db: sqlite3.Connection) -> bool:
     return bool(db.execute("SELECT EXISTS (SELECT 1 FROM requests)").fetchone()[0])
 
 
-def apply_requests(db: sqlite3.Connection, now: float, limit: int) -> Mapping[str, str]:
+def apply_requests(db: sqlite3.Connection, limit: int) -> Mapping[str, str]:
     """Carry out the oldest ``limit`` requests and delete them; the last action done, by task id."""
     rows = db.execute("SELECT id, action, task_id FROM requests ORDER BY id LIMIT ?", (limit,)).fetchall()
     done = {
         task_id: action
         for _, action, task_id in rows
-        if (erase(db, task_id) if action == "drop" else retry(db, task_id, now))
+        if (erase(db, task_id) if action == "drop" else retry(db, task_id))
     }
     if rows:
         db.execute("DELETE FROM requests WHERE id <= ?", (rows[-1][0],))

@@ -152,9 +152,8 @@ class SqliteOutbox:
         """One short look when there are none. What the disk refuses is still requested the next time."""
         if not await self._writer.submit(schema.has_requests):
             return {}
-        now = self._clock.now().timestamp()
         return await self._write(
-            lambda db: schema.apply_requests(db, now, _REQUESTS_AT_ONCE),
+            lambda db: schema.apply_requests(db, _REQUESTS_AT_ONCE),
             committed=self._applied,
         )
 

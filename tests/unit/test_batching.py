@@ -649,6 +649,26 @@ async def test_who_was_served_before_a_fault_stays_served(clock: "FakeClock") ->
     assert errors(answers) == [Embedded, Embedded, Transient, Transient]
 
 
+async def test_a_known_culprit_is_told_before_the_rest_is_known(clock: "FakeClock") -> None:
+    """An outage in the middle of a bisection does not send a convicted text away to be paid for again."""
+
+    class Breaking(Model):
+        async def __call__(self, texts: Sequence[str], model: str) -> Embeddings:
+            if list(texts) == ["c", "d"]:
+                self.error = Transient("down")
+            return await super().__call__(texts, model)
+
+    house = House(clock)
+    house.model = Breaking(clock)
+    house.batcher = MicroBatcher(
+        house.model, hold_s=lambda: 0.0, intake=house.intake, clock=clock, metrics=house.metrics
+    )
+    async with house.open():
+        house.model.culprits = {"a"}
+        answers = await house.embed("a", "b", "c", "d")
+    assert errors(answers) == [InputRefused, Embedded, Transient, Transient]
+
+
 async def test_a_bug_in_a_call_harms_its_batch_only(house: House) -> None:
     """An exception nobody expected is told in the log, gives the batch back, and the next one goes on."""
     house.model.error = ZeroDivisionError("what a text may have said")

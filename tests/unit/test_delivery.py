@@ -333,6 +333,20 @@ async def test_one_throwing_callback_neither_opens_the_circuit_nor_holds_it_open
         assert room.state() == "closed"
 
 
+@pytest.mark.parametrize("step_s", [-86_400.0, -3_500.0, -600.0, 600.0, 86_400.0])
+async def test_a_clock_that_is_set_strands_nothing(clock: Any, step_s: float) -> None:
+    """What was deferred leaves when it would have left, whatever the wall clock is set to meanwhile."""
+    room = Room(clock)
+    room.source.errors["a"] = Ambiguous("500")
+    room.put("a")
+    async with room.working():
+        await clock.sleep(5.0)
+        clock.jump(step_s)
+        room.source.errors.clear()
+        await clock.sleep(62.0)
+        assert room.outbox.holds("a") is None
+
+
 async def test_a_closed_gate_charges_nothing(clock: Any) -> None:
     """``CircuitOpen`` leaves the record as it was: due, with its attempts."""
     room = Room(clock)

@@ -590,7 +590,8 @@ async def test_direct_reports_are_as_patient_as_delivery(clock: Any) -> None:
     assert len(room.source.told) == before
     room.outbox.error = None
     assert await running is True
-    assert room.outbox.holds("a") == "in_outbox"
+    assert room.outbox.holds("a") == "dead_letter"
+    assert room.metrics.value("deliveries_total", outcome="refused") == 1
 
 
 @pytest.mark.parametrize(("answers", "lost"), [([], 0), ([Unsent("refused")] * 100, 1)])

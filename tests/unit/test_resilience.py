@@ -292,11 +292,19 @@ async def test_a_simultaneous_refusal_pauses_once(gate: Gate, neighbour: Neighbo
 
 
 async def test_a_probe_that_fails_always_begins_a_hold(gate: Gate, neighbour: Neighbour, clock: "FakeClock") -> None:
-    """After a 429 a failing neighbour is not asked by one caller after the other until the circuit opens."""
+    """After a 429 a failing neighbour is not asked by one caller after the other: the hold doubles, as long as
+    the circuit is closed, and one fault does not make an outage of it."""
     await fail(gate, neighbour, Throttled("429"), 1)
-    clock.advance(1)
+    for pause_s in (2, 4, 8):
+        clock.advance(gate.wait_s())
+        await fail(gate, neighbour, DOWN, 1)
+        assert gate.wait_s() == pause_s
+    clock.advance(8)
+    await fail(gate, neighbour, DOWN, 2)
+    assert (state(gate), gate.wait_s()) == ("closed", 16)
+    clock.advance(16)
     await fail(gate, neighbour, DOWN, 1)
-    assert gate.wait_s() == 10
+    assert (state(gate), gate.wait_s()) == ("open", 30)
 
 
 @pytest.mark.parametrize("late", [None, DOWN, Misconfigured("404"), Throttled("429", retry_after_s=2.0)])

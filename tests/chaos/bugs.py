@@ -1,0 +1,162 @@
+"""Eight bugs, planted into the product one at a time: a judge that never convicts proves nothing.
+
+Each is a patch of a few lines, installed by the launcher in its own process. The product has no
+switch for any of them.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ai_task_processor import assembly, lifecycle, resilience
+from ai_task_processor.auth import Token, TokenSource
+from ai_task_processor.delivery import Delivery
+from ai_task_processor.errors import Ambiguous, InputRefused, NeighbourError, Rejected, Transient
+from ai_task_processor.keeping import Keeper
+from ai_task_processor.models.task import Failed, Failure, Record, Released, Task, Tries
+from ai_task_processor.ports import Clock, SkipReason
+from ai_task_processor.sources import nest
+from ai_task_processor.stores import directory as data_directory
+from ai_task_processor.stores.memory import MemoryOutbox
+from tests.chaos.patching import replaced
+
+T = TypeVar("T")
+
+
+class ForgetfulOutbox(MemoryOutbox):
+    """An outbox that pretends to have a disk."""
+
+    recovered = 0
+
+    def __init__(self, directory: Path, *, max_bytes: int, clock: Clock, **_: object) -> None:
+        super().__init__(max_bytes, clock)
+        self._directory = directory
+
+    async def open(self) -> None:
+        data_directory.prepare(self._directory)
+
+    async def aclose(self) -> None:
+        """There is nothing to close."""
+
+    def free_bytes(self) -> int:
+        return 2**60
+
+
+def no_outbox() -> None:
+    """Results live in memory only."""
+    replaced(assembly, "SqliteOutbox", lambda _: ForgetfulOutbox)
+
+
+def acknowledged_before_patch() -> None:
+    """The record is erased, and then reported."""
+
+    def wrap(attempt: Callable[[Delivery, Record], Awaitable[T]]) -> Callable[[Delivery, Record], Awaitable[T]]:
+        async def hasty(self: Delivery, record: Record) -> T:
+            await self._outbox.delivered(record.task_id)
+            return await attempt(self, record)
+
+        return hasty
+
+    replaced(Delivery, "_attempt", wrap)
+
+
+def kept_after_patch() -> None:
+    """The result is reported from memory, and goes to the outbox when that is done."""
+
+    def wrap(keep: Callable[[Keeper, Record], Awaitable[None]]) -> Callable[[Keeper, Record], Awaitable[None]]:
+        async def late(self: Keeper, record: Record) -> None:
+            while True:
+                try:
+                    await self._reporter.report(record)
+                    break
+                except (NeighbourError, Rejected):
+                    await asyncio.sleep(0.5)
+            await self._outbox.put(record)
+            await self._outbox.delivered(record.task_id)
+
+        return late
+
+    replaced(Keeper, "keep", wrap)
+
+
+def failed_on_timeout() -> None:
+    """A neighbour's timeout is taken for the task's own fault."""
+
+    def wrap(decide: Callable[..., Failed | Released]) -> Callable[..., Failed | Released]:
+        def harsh(error: BaseException, tries: Tries, *rest: Any) -> Failed | Released:
+            if isinstance(error, Ambiguous | TimeoutError):
+                return Failed(Failure("timeout", "no answer in time"))
+            return decide(error, tries, *rest)
+
+        return harsh
+
+    replaced(lifecycle, "decide", wrap)
+
+
+def no_stale_filter() -> None:
+    """A list is believed although it is older than our own PATCH."""
+
+    def wrap(skip: Callable[[Any, Task], SkipReason | None]) -> Callable[[Any, Task], SkipReason | None]:
+        def gullible(self: Any, task: Task) -> SkipReason | None:
+            reason, admission = skip(self, task), self._admission
+            refusal: SkipReason | None = admission.refuse(task) if reason == "stale" else reason
+            return refusal
+
+        return gullible
+
+    replaced(nest.NestTaskSource, "_skip", wrap)
+
+
+def token_per_401() -> None:
+    """Whoever meets a 401 fetches a token for itself."""
+
+    def wrap(_: object) -> Callable[[TokenSource, Token], Awaitable[Token]]:
+        async def alone(self: TokenSource, stale: Token) -> Token:
+            self.current = await self._fetch()
+            return self.current
+
+        return alone
+
+    replaced(TokenSource, "renewed", wrap)
+
+
+def unbounded_probes() -> None:
+    """When a pause is over everybody is let in."""
+
+    def wrap(begin: Callable[[resilience.Gate], None]) -> Callable[[resilience.Gate], None]:
+        def unnoticed(self: resilience.Gate) -> None:
+            begin(self)
+            self._probing = False
+
+        return unnoticed
+
+    replaced(resilience.Gate, "_begin_probe", wrap)
+
+
+def retry_of_400() -> None:
+    """A definitive refusal is taken for a passing fault."""
+
+    def wrap_decide(decide: Callable[..., Failed | Released]) -> Callable[..., Failed | Released]:
+        def stubborn(error: BaseException, *rest: Any) -> Failed | Released:
+            return Released(0.1, "perhaps next time") if isinstance(error, InputRefused) else decide(error, *rest)
+
+        return stubborn
+
+    def wrap_rejection(_: object) -> Callable[[int, bytes], NeighbourError | None]:
+        return lambda status, _: Transient("perhaps next time", status=status) if status == 400 else None
+
+    replaced(lifecycle, "decide", wrap_decide)
+    replaced(nest, "rejection", wrap_rejection)
+
+
+BUGS: Mapping[str, Callable[[], None]] = {
+    "no-outbox": no_outbox,
+    "acknowledged-before-patch": acknowledged_before_patch,
+    "kept-after-patch": kept_after_patch,
+    "failed-on-timeout": failed_on_timeout,
+    "no-stale-filter": no_stale_filter,
+    "token-per-401": token_per_401,
+    "unbounded-probes": unbounded_probes,
+    "retry-of-400": retry_of_400,
+}

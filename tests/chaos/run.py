@@ -1,0 +1,187 @@
+# ruff: noqa: T201 - a script that prints its figures
+"""Kill the daemon under load, break everything around it, and prove from outside that nothing was lost."""
+
+import argparse
+import asyncio
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.chaos import points, scenarios, selfcheck
+from tests.chaos.campaign import FULL, SHORT, Campaign, Scale
+from tests.chaos.checker import Finding
+from tests.chaos.history import History
+from tests.chaos.launcher import POINTS, Launcher
+from tests.chaos.report import Line, Progress, figures, table
+
+FIXED_SEED = 20_261
+AT_ONCE = 2
+#: timelines on the screen
+SHOWN = 3
+EPILOG = """\
+what runs, about four minutes in all on two cores:
+  main     2,000 tasks with a fixed seed. 12 % of all requests fail, the daemon is killed again and again
+           (SIGKILL at random moments and at named points, SIGTERM, SIGSTOP), the upstream goes away and
+           comes back elsewhere, tokens are revoked, the disk is full, the clock jumps
+  points   one task and one kill at each named point: how often it is paid for and delivered is exact
+  bugs     eight bugs, planted one at a time: each must be caught, and without it all must be well
+  random   the main run in short, with a new seed
+
+The judge is the upstream: it keeps a history of every exchange and what it did, and the checker asks of
+every task whether it was lost, stuck, falsely failed, or repeated without an excuse (a lost answer, or a
+kill within the moment that writing it down takes). The daemon's own words count for nothing.
+
+when it fails, it says which figure, prints the timelines of the first tasks concerned, and keeps the
+directory with the daemon's log, its data and all timelines. The same seed draws the same schedule and
+the same faults, but not the same moments.
+
+  make chaos                                  everything
+  make chaos ARGS='--only main --seed 7'      the main run with another seed
+  make chaos ARGS='--only bugs'               does the judge still catch what it has to?
+  make chaos ARGS='--minutes 60'              everything, and then new seeds until the time is over
+"""
+
+
+class Run:
+    """What was asked for, and the lines of the final table."""
+
+    def __init__(self, launcher: Launcher, directory: Path, progress: Progress) -> None:
+        self.lines: list[Line] = []
+        self._launcher = launcher
+        self._directory = directory
+        self._progress = progress
+
+    async def campaign(self, name: str, seed: int, scale: Scale) -> None:
+        """A main run, or a short one."""
+        place = self._directory / f"{name}-{seed}"
+        self._progress.say(f"{name}: seed {seed}")
+        began = time.monotonic()
+        run = Campaign(
+            self._launcher, place, seed, scale, lambda done, what: self._progress.at(name, done, scale.tasks, what)
+        )
+        async with run.world as world:
+            await run.run()
+            verdict = world.judge()
+        self._progress.at(name, scale.tasks, scale.tasks, "done")
+        took_s = time.monotonic() - began
+        self.lines += figures(f"{name} (seed {seed}, {took_s:.0f} s)", verdict, scale, world.crashes)
+        if verdict.findings:
+            self._keep(place / "timelines.txt", world.history, verdict.findings)
+
+    def _keep(self, place: Path, history: History, findings: Sequence[Finding]) -> None:
+        """All timelines in a file, the first ones on the screen."""
+        told = [
+            f"{found.kind}: task {found.task_id}: {found.reason}\n" + "\n".join(history.timeline(found.task_id))
+            for found in findings
+        ]
+        place.write_text("\n\n".join(told))
+        self._progress.say("\n\n".join([*told[:SHOWN], f"all {len(told)} timelines: {place}"]))
+
+    async def points(self) -> None:
+        """One kill at each named point."""
+
+        async def one(point: str) -> None:
+            wrong = await points.killed_at(point, self._launcher, self._directory / f"point-{point}")
+            self.lines.append(Line("points", point, "; ".join(wrong) or "as it must be", not wrong))
+
+        await self._all("points", [lambda point=point: one(point) for point in POINTS])  # type: ignore[misc]  # bound now
+
+    async def bugs(self) -> None:
+        """Every scenario with its bug, and without."""
+
+        async def one(name: str) -> None:
+            without = await scenarios.play(name, self._launcher, self._directory / f"no-{name}")
+            caught = await scenarios.play(name, self._launcher, self._directory / f"bug-{name}", planted=True)
+            found = "; ".join(caught.violations) or "nothing"
+            good = not without.violations and caught.convicted
+            said = found if not without.violations else f"without the bug: {'; '.join(without.violations)}"
+            self.lines.append(Line("bugs", name, said, good))
+
+        await self._all("bugs", [lambda name=name: one(name) for name in scenarios.SCENARIOS])  # type: ignore[misc]  # bound now
+
+    async def _all(self, name: str, works: Iterable[Callable[[], Awaitable[None]]]) -> None:
+        """A few at a time: most of each is waiting."""
+        works, done, room = list(works), 0, asyncio.Semaphore(AT_ONCE)
+
+        async def within(work: Callable[[], Awaitable[None]]) -> None:
+            nonlocal done
+            async with room:
+                await work()
+            done += 1
+            self._progress.at(name, done, len(works), "")
+
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(within(work))
+
+
+async def everything(run: Run, only: str | None, seed: int | None, minutes: float | None) -> None:
+    """The parts that were asked for."""
+    began = time.monotonic()
+    draw = random.SystemRandom()
+
+    def wanted(name: str) -> bool:
+        return only in (None, name)
+
+    async def beside() -> None:
+        """Most of all these is waiting, so they fit beside the main run."""
+        if wanted("points"):
+            await run.points()
+        if wanted("bugs"):
+            await run.bugs()
+        if wanted("random"):
+            await run.campaign("random", draw.getrandbits(32) if seed is None or only is None else seed, SHORT)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(beside())
+        if wanted("main"):
+            await run.campaign("main", FIXED_SEED if seed is None else seed, FULL)
+    while minutes is not None and time.monotonic() - began < 60 * minutes:
+        await run.campaign("random", draw.getrandbits(32), SHORT)
+
+
+async def launched(directory: Path, progress: Progress, arguments: argparse.Namespace) -> list[Line]:
+    async with Launcher() as launcher:
+        run = Run(launcher, directory, progress)
+        await everything(run, arguments.only, arguments.seed, arguments.minutes)
+    return run.lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=("main", "random", "bugs", "points"), help="one part alone")
+    parser.add_argument(
+        "--seed", type=int, help=f"of the main run, or of the part that --only names (main: {FIXED_SEED})"
+    )
+    parser.add_argument("--minutes", type=float, help="go on with new seeds until so much time is over")
+    arguments = parser.parse_args()
+    selfcheck.run()
+    console = Console()
+    directory = Path(tempfile.mkdtemp(prefix="chaos-"))
+    began = time.monotonic()
+    with Progress(console) as progress:
+        try:
+            lines = asyncio.run(launched(directory, progress, arguments))
+        except KeyboardInterrupt:
+            shutil.rmtree(directory)
+            return 130
+    console.print(table(lines, time.monotonic() - began))
+    if all(line.good for line in lines):
+        shutil.rmtree(directory)
+        return 0
+    print(f"logs, data and timelines: {directory}")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
