@@ -13,7 +13,7 @@ UV_LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install dev test check bench chaos lock clean
+.PHONY: help demo install dev test check bench chaos figures lock clean
 
 help: ## this list
 	@echo "ai-task-processor: make demo shows it working in a minute, without an account or a key."
@@ -43,9 +43,11 @@ check: $(DEV) ## lint, format, types, layers
 bench: $(DEV) ## measure the outbox on this machine
 	$(BIN)/python tests/bench/outbox.py $(ARGS)
 
-chaos: $(DEV) ## check that nothing is lost under injected faults and kills
-	@test -f tests/chaos/run.py || { echo "make chaos: this version has no chaos runner yet (tests/chaos/run.py)" >&2; exit 1; }
+chaos: $(DEV) ## kill the daemon under load for three minutes and prove that nothing was lost
 	$(BIN)/python tests/chaos/run.py $(ARGS)
+
+figures: $(DEV) ## measure the other figures of the promise (12 minutes)
+	$(BIN)/python -m tests.bench.promise $(ARGS)
 
 # The first lock holds the others to its versions: what is tested is what is shipped.
 lock: .venv/.tools ## write the locks anew after a change in pyproject.toml

@@ -16,9 +16,11 @@ from ai_task_processor.ports import Clock, Journal, Outbox, SkipReason
 QUARANTINE_AT = 3
 #: seconds after the start before a task runs alone that died alone never, once, twice
 QUIET_S = (0.0, 5.0, 15.0)
-#: Suspects that were there for one death only: so long after the start they run like everybody else. With many
-#: slots and slow models one at a time takes minutes, and one that is guilty will be there for the next death, too.
-FIRST_OFFENDERS_S = 60.0
+LOOK_AGAIN_S = 0.1
+#: So long after that the suspects run like everybody else: those that were there for one death, and for more. With
+#: many slots and slow models one at a time takes minutes, and a list can be too long to find them in. Who is guilty
+#: will be there for the next death, too, and each time fewer others stand before him.
+PATIENCE_S = (60.0, 180.0)
 
 log = get_logger(__name__)
 
@@ -31,10 +33,12 @@ class Recovery:
         self._outbox = outbox
         self._clock = clock
         self._began_at = clock.monotonic()
+        #: how many suspects there were, when, and which of them were due
+        self._looked: tuple[int, float, set[str]] | None = None
 
     async def begin(self) -> None:
         """Sort what the journal brought; to be called once, before the first poll."""
-        self._began_at = self._clock.monotonic()
+        self._began_at, self._looked = self._clock.monotonic(), None
         for task_id, suspect in list(self._journal.suspects.items()):
             if self._outbox.holds(task_id):
                 self._journal.settle(task_id)
@@ -63,14 +67,24 @@ class Recovery:
         """
         for task_id in self._due() - set(self._journal.marked):
             self._journal.acquit(task_id)
+        self._looked = None
 
     def _due(self) -> set[str]:
-        age_s = self._clock.monotonic() - self._began_at
-        if age_s > FIRST_OFFENDERS_S:
-            for task_id in [id_ for id_, suspect in self._journal.suspects.items() if suspect.tries.kills < 2]:
+        """Who is to run alone now. It is asked for every listed task: looked up again after a while, or a change."""
+        age_s, count = self._clock.monotonic() - self._began_at, len(self._journal.suspects)
+        if self._looked is None or self._looked[0] != count or age_s - self._looked[1] >= LOOK_AGAIN_S:
+            self._looked = count, age_s, self._look(age_s)
+        return self._looked[2]
+
+    def _look(self, age_s: float) -> set[str]:
+        due = set()
+        for task_id, suspect in list(self._journal.suspects.items()):
+            quiet_s = QUIET_S[min(suspect.tries.kills_alone, 2)]
+            if age_s > quiet_s + PATIENCE_S[suspect.tries.kills > 1]:
                 self._journal.acquit(task_id)
-        quiet_s = [(task_id, QUIET_S[min(s.tries.kills_alone, 2)]) for task_id, s in self._journal.suspects.items()]
-        return {task_id for task_id, wait_s in quiet_s if age_s >= wait_s}
+            elif age_s >= quiet_s:
+                due.add(task_id)
+        return due
 
     async def _quarantine(self, task_id: str, suspect: Suspect) -> None:
         now = self._clock.now().timestamp()

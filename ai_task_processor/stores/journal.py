@@ -83,16 +83,17 @@ class FileJournal:
     def begin(self, task: Task) -> Tries:
         entry = self._entries.get(task.id) or _Entry(task.type, "", Tries(), "idle")
         tries = entry.tries
-        alone = self._suspects.pop(task.id, None) is not None
+        alone = task.id in self._suspects
         entry.fingerprint, entry.state = codec.fingerprint(task.content), "alone" if alone else "running"
         tries.started += 1
         self._entries[task.id] = entry
         self._entries.move_to_end(task.id)
         if not self._note(task.id, entry):
             tries.started -= 1
-            entry.state = "idle"
+            entry.state = "suspect" if alone else "idle"
             raise OutboxUnwritable(f"the journal cannot be written: {self._trouble.reason}")
         if alone:
+            del self._suspects[task.id]
             self.alone = task.id
         while len(self._entries) > REMEMBERED_TASKS:
             self._entries.popitem(last=False)

@@ -1,12 +1,14 @@
 """After a crash: alone, in the right order, and never convicted by chance."""
 
+import time
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from ai_task_processor.errors import OutboxUnwritable
 from ai_task_processor.models.task import Record, Task, TaskStatus
-from ai_task_processor.recovery import FIRST_OFFENDERS_S, QUARANTINE_AT, QUIET_S, Recovery
+from ai_task_processor.recovery import PATIENCE_S, QUARANTINE_AT, QUIET_S, Recovery
 from ai_task_processor.stores.memory import MemoryJournal, MemoryOutbox
 
 
@@ -99,9 +101,9 @@ async def test_who_died_alone_waits_for_quiet(process: Process, clock: Any) -> N
         await process.start()
         assert not process.alone()
         assert process.may("a", "new") == ["new"]
-        clock.advance(QUIET_S[deaths] - 0.1)
+        clock.advance(QUIET_S[deaths] - 0.5)
         assert not process.alone()
-        clock.advance(0.1)
+        clock.advance(0.5)
         assert process.alone()
 
 
@@ -126,18 +128,38 @@ async def test_a_kept_result_clears_its_task(process: Process) -> None:
     assert not process.journal.suspects
 
 
-async def test_many_first_offenders_do_not_run_alone_for_ever(process: Process, clock: Any) -> None:
-    """After a minute those of one death run like everybody else; those of two stay alone, and are found."""
+async def test_nobody_is_waited_for_for_ever(process: Process, clock: Any) -> None:
+    """After a minute suspects of one death run like everybody else, those of more after three: found or not."""
     process.journal.begin(task("twice"))
-    process.journal.begin(task("b"))
     await process.start()
-    process.journal.settle("b")
     process.journal.acquit("twice")
     process.journal.begin(task("twice"))
     process.journal.begin(task("once"))
     await process.start()
-    clock.advance(FIRST_OFFENDERS_S + 1)
+    assert process.may("once", "twice", "new") == ["once", "twice"]
+    clock.advance(PATIENCE_S[0] + 1)
     assert process.may("once", "twice", "new") == ["twice"]
-    process.journal.begin(task("twice"))
-    process.journal.settle("twice")
-    assert process.may("once", "new") == ["once", "new"]
+    clock.advance(PATIENCE_S[1] - PATIENCE_S[0])
+    assert process.may("once", "twice", "new") == ["once", "twice", "new"]
+
+
+async def test_a_long_list_is_not_looked_through_slowly(process: Process) -> None:
+    """A hundred thousand listed tasks are refused in a fraction of a second, with a hundred suspects."""
+    for number in range(100):
+        process.journal.begin(task(str(number)))
+    await process.start()
+    others = [task(f"other {number}") for number in range(100_000)]
+    began = time.process_time()
+    assert all(process.recovery.refuse(other) == "deferred" for other in others)
+    assert time.process_time() - began < 1.0
+
+
+async def test_a_start_that_cannot_be_written_leaves_a_suspect_suspect(process: Process) -> None:
+    """A full disk acquits nobody."""
+    process.journal.begin(task("a"))
+    await process.start()
+    process.journal.broken = True
+    with pytest.raises(OutboxUnwritable):
+        process.journal.begin(task("a"))
+    assert process.journal.suspects.keys() == {"a"}
+    assert process.journal.alone is None
