@@ -116,11 +116,15 @@ class Delivery:
         records = await self._due(PROBE_CHOICE if probing else room)
         if probing:
             records = self._probes(records)
-        for record in records:
+        for started, record in enumerate(records):
+            if started and self._gate.reason is not None:
+                return started
             self._under_way.add(record.task_id)
             if probing:
                 self._probe = record.task_id
             group.create_task(self._deliver(record), name=f"delivery {record.task_id}")
+            # To write a request takes a moment of the loop: others run between two of them.
+            await asyncio.sleep(0)
         return len(records)
 
     def _room(self) -> int:

@@ -285,10 +285,14 @@ async def lag_buckets(worker: DaemonProcess) -> dict[float, float]:
 
 
 def p99(before: dict[float, float], after: dict[float, float]) -> float:
-    """The upper bound of the bucket that holds the 99th percentile of what came in between."""
+    """The 99th percentile of what came in between, as Prometheus reads it out of buckets."""
     counts = {bound: count - before[bound] for bound, count in sorted(after.items())}
-    total = max(counts.values())
-    return next(bound for bound, count in counts.items() if count >= 0.99 * total)
+    rank, low, below = 0.99 * max(counts.values()), 0.0, 0.0
+    for bound, count in counts.items():
+        if count >= rank:
+            return low + (bound - low) * (rank - below) / (count - below)
+        low, below = bound, count
+    return low
 
 
 async def backlog() -> Figure:
