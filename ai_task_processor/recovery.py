@@ -9,6 +9,7 @@ Chance must not convict anybody. A task that was alone at a death waits for some
 alone again: whoever kills at random hits the quiet and not the task.
 """
 
+from ai_task_processor.errors import DataDirectoryError, OutboxUnwritable
 from ai_task_processor.logs import get_logger
 from ai_task_processor.models.task import Record, Suspect, Task, TaskStatus
 from ai_task_processor.ports import Clock, Journal, Outbox, SkipReason
@@ -37,10 +38,13 @@ class Recovery:
         self._looked: tuple[int, float, set[str]] | None = None
 
     async def begin(self) -> None:
-        """Sort what the journal brought; to be called once, before the first poll."""
+        """Sort what the journal brought; to be called once, before the first poll.
+
+        Raises ``DataDirectoryError`` when who is to be quarantined cannot be: it must not be started again.
+        """
         self._began_at, self._looked = self._clock.monotonic(), None
         for task_id, suspect in list(self._journal.suspects.items()):
-            if self._outbox.holds(task_id):
+            if self._outbox.holds(task_id, suspect.fingerprint):
                 self._journal.settle(task_id)
             elif suspect.tries.kills_alone >= QUARANTINE_AT:
                 await self._quarantine(task_id, suspect)
@@ -89,17 +93,19 @@ class Recovery:
     async def _quarantine(self, task_id: str, suspect: Suspect) -> None:
         now = self._clock.now().timestamp()
         reason = f"the process died {suspect.tries.kills_alone} times while this task ran alone"
-        await self._outbox.quarantine(
-            Record(
-                task_id=task_id,
-                task_type=suspect.task_type,
-                status=TaskStatus.PENDING,
-                fingerprint=suspect.fingerprint,
-                finished_at=now,
-                due_at=now,
-                attempts=suspect.tries.started,
-                reason=reason,
-            )
+        record = Record(
+            task_id=task_id,
+            task_type=suspect.task_type,
+            status=TaskStatus.PENDING,
+            fingerprint=suspect.fingerprint,
+            finished_at=now,
+            due_at=now,
+            attempts=suspect.tries.started,
+            reason=reason,
         )
+        try:
+            await self._outbox.quarantine(record)
+        except OutboxUnwritable as error:
+            raise DataDirectoryError(str(error)) from error
         self._journal.settle(task_id)
         log.error("task.quarantined", task_id=task_id, task_type=suspect.task_type, reason=reason)

@@ -34,6 +34,7 @@ class NestMarks:
         self._late_s = late_s
         self._clock = clock
         self._unsure: set[str] = set()
+        self._withdrawing: set[str] = set()
         self._repairs: dict[str, tuple[TaskStatus, float]] = {}
 
     async def begin(self, receipt: Receipt) -> bool:
@@ -51,13 +52,21 @@ class NestMarks:
         return True
 
     async def withdraw(self, receipt: Receipt) -> None:
-        """Pending again; what does not succeed is tried again by ``run``."""
+        """Pending again; what does not succeed is tried again by ``run``.
+
+        Once at a time: a second ``pending`` could arrive when the task has been started again.
+        """
+        if receipt.id in self._withdrawing:
+            return
+        self._withdrawing.add(receipt.id)
         try:
             await self._patch(receipt.id, TaskStatus.PENDING)
         except Rejected:
             pass  # deleted, or final by somebody else's word
         except NeighbourError:
             return
+        finally:
+            self._withdrawing.discard(receipt.id)
         self._unsure.discard(receipt.id)
         self._journal.unmark(receipt.id)
 

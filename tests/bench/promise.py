@@ -23,7 +23,7 @@ from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.stores.sqlite import SqliteOutbox
 from tests.e2e.conftest import DaemonProcess
 
-FAST = {"POLLING_INTERVAL_SECONDS": "1", "CONCURRENCY_LIMIT": "32", "LOG_LEVEL": "WARNING"}
+FAST = {"POLLING_INTERVAL_SECONDS": "1", "CONCURRENCY_LIMIT": "32"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,7 @@ class Room:
         directory = self.directory / str(len(self.started))
         directory.mkdir()
         given = {"DATA_DIR": str(self.directory / "data"), **FAST, **self.sandbox.environment()}
-        # The level hides daemon.started, whose port is asked for: the harness reads INFO.
-        given |= {"LOG_LEVEL": "INFO"} | {name: str(value) for name, value in settings.items()}
+        given |= {name: str(value) for name, value in settings.items()}
         process = DaemonProcess(directory, given)
         self.started.append(process)
         return await process.start()

@@ -46,13 +46,13 @@ class Scenario:
     open_s: tuple[float, float] | None = None
 
 
-async def killed_while_reporting(world: World) -> list[str]:
-    """The API is busy; the daemon is killed while results wait for it."""
+async def killed_under(world: World, fault: str) -> list[str]:
+    """Every PATCH meets this fault until the daemon is killed with 12 results that wait."""
     world.upstream.book.add(12)
     killed = False
 
     async def choose(asked: Asked) -> str | None:
-        return "500" if asked.kind == "patch" and not killed else None
+        return fault if asked.kind == "patch" and not killed else None
 
     world.upstream.choose = choose
     await world.start()
@@ -64,6 +64,11 @@ async def killed_while_reporting(world: World) -> list[str]:
     return []
 
 
+async def killed_while_reporting(world: World) -> list[str]:
+    """The API is busy; the daemon is killed while results wait for it."""
+    return await killed_under(world, "500")
+
+
 async def callback_lost(world: World) -> list[str]:
     """The first PATCH of every task saves its state, loses its callback and is answered with 500."""
     world.upstream.book.add(12)
@@ -73,20 +78,8 @@ async def callback_lost(world: World) -> list[str]:
 
 
 async def killed_in_a_lost_callback(world: World) -> list[str]:
-    """As above, and then the process is killed before it can tell again."""
-    world.upstream.book.add(12)
-    killed = False
-
-    async def choose(asked: Asked) -> str | None:
-        return "callback-lost" if asked.kind == "patch" and not killed else None
-
-    world.upstream.choose = choose
-    await world.start()
-    await world.until(lambda: len(patched(world)) == 12, SETTLE_S)
-    await world.kill()
-    killed = True
-    await world.start()
-    return []
+    """States are saved, callbacks lost, and the process is killed before it can tell again."""
+    return await killed_under(world, "callback-lost")
 
 
 async def slow_model(world: World) -> list[str]:

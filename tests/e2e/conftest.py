@@ -5,9 +5,11 @@ import json
 import os
 import signal
 import sys
+import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +238,30 @@ async def _eventually(holds: Callable[[], Any], timeout: float = 10.0) -> Any:
 def eventually() -> Callable[..., Awaitable[Any]]:
     """Waits until something holds (a function, or one that answers an awaitable); ``TimeoutError`` otherwise."""
     return _eventually
+
+
+def _install(directory: Path, package: str, source: str, **entry_points: str) -> Path:
+    """Build a wheel of one module and unpack it, which is what an installer does; the directory to put on the path."""
+    wheel = directory / f"{package}-1.0-py3-none-any.whl"
+    info = f"{package}-1.0.dist-info"
+    lines = [f"{name} = {target}" for name, target in entry_points.items()]
+    files = {
+        f"{package}/__init__.py": source,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {package.replace('_', '-')}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": "\n".join(["[ai_task_processor.processors]", *lines, ""]),
+    }
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{info}/RECORD"))
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    site = directory / f"site-{package}"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    return site
+
+
+@pytest.fixture
+def install(tmp_path: Path) -> Callable[..., Path]:
+    """Installs a package with processors: its name, its source, and the entry points as keywords."""
+    return partial(_install, tmp_path)

@@ -176,14 +176,8 @@ class Stubborn(BaseProcessor):
 
 
 @pytest.fixture
-def stubborn(tmp_path: Path) -> Path:
-    """A folder for PYTHONPATH with an installed package in it."""
-    info = tmp_path / "site" / "acme_stubborn-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-stubborn\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[ai_task_processor.processors]\nstubborn = acme_stubborn:Stubborn\n")
-    (info.parent / "acme_stubborn.py").write_text(STUBBORN)
-    return info.parent
+def stubborn(install: Callable[..., Path]) -> Path:
+    return install("acme_stubborn", STUBBORN, stubborn="acme_stubborn:Stubborn")
 
 
 async def test_a_processor_that_blocks_the_loop_is_seen_from_outside(

@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import time
-import zipfile
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from ai_task_processor.sandbox.app import Sandbox
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., Awaitable[Any]]
 Eventually = Callable[..., Awaitable[Any]]
+Install = Callable[..., Path]
 
 SLEEPER = """
 import asyncio
@@ -62,30 +62,9 @@ class SleepingProcessor(BaseProcessor):
 """
 
 
-def install(directory: Path, package: str, source: str, **entry_points: str) -> Path:
-    """Build a wheel of one module and unpack it, which is what an installer does; the directory to put on the path."""
-    wheel = directory / f"{package}-1.0-py3-none-any.whl"
-    info = f"{package}-1.0.dist-info"
-    lines = [f"{name} = {target}" for name, target in entry_points.items()]
-    files = {
-        f"{package}/__init__.py": source,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {package.replace('_', '-')}\nVersion: 1.0\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": "\n".join(["[ai_task_processor.processors]", *lines, ""]),
-    }
-    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{info}/RECORD"))
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name, text in files.items():
-            archive.writestr(name, text)
-    site = directory / f"site-{package}"
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
-    return site
-
-
 @pytest.fixture
-def sleeper(tmp_path: Path) -> Path:
-    return install(tmp_path, "acme_sleep", SLEEPER, sleep="acme_sleep:SleepingProcessor")
+def sleeper(install: Install) -> Path:
+    return install("acme_sleep", SLEEPER, sleep="acme_sleep:SleepingProcessor")
 
 
 async def test_one_slow_task_holds_nobody_up(sandbox: Sandbox, daemon: Start, sleeper: Path) -> None:
@@ -168,10 +147,10 @@ PICKY = (
     ids=["import", "foreign class", "abstract class"],
 )
 async def test_a_broken_plug_in_is_named_and_nothing_starts(
-    sandbox: Sandbox, daemon: Start, tmp_path: Path, source: str, reason: str
+    sandbox: Sandbox, daemon: Start, install: Install, source: str, reason: str
 ) -> None:
     """A processor that cannot be loaded: exit 78, one line with the package's name, no request to anybody."""
-    site = install(tmp_path, "acme_broken", source, broken="acme_broken:Processor")
+    site = install("acme_broken", source, broken="acme_broken:Processor")
     worker = await daemon(wait=False, PYTHONPATH=site)
     assert await worker.exit_code() == 78
     (line,) = worker.log.read_text().splitlines()
@@ -181,10 +160,10 @@ async def test_a_broken_plug_in_is_named_and_nothing_starts(
 
 
 async def test_a_processor_that_throws_while_choosing_loses_its_tasks_only(
-    sandbox: Sandbox, daemon: Start, tmp_path: Path
+    sandbox: Sandbox, daemon: Start, install: Install
 ) -> None:
     """An exception in ``can_process`` leaves that task pending; the tasks of others are processed."""
-    site = install(tmp_path, "acme_picky", PICKY, picky="acme_picky:Processor")
+    site = install("acme_picky", PICKY, picky="acme_picky:Processor")
     strange = sandbox.tasks.add(type="strange", content={"text": "text-of-a-user"})
     good = [sandbox.tasks.add(text=f"good {number}") for number in range(5)]
     worker = await daemon(PYTHONPATH=site, POLLING_INTERVAL_SECONDS=0.2)
@@ -203,10 +182,12 @@ def readme_example(name: str) -> str:
     return found[1]
 
 
-async def test_the_processor_of_the_readme_works_as_it_stands(sandbox: Sandbox, daemon: Start, tmp_path: Path) -> None:
+async def test_the_processor_of_the_readme_works_as_it_stands(
+    sandbox: Sandbox, daemon: Start, install: Install
+) -> None:
     """The README's example, installed as a package of its own, counts words and refuses what it cannot read."""
     package = "ai_task_processor_word_count"
-    site = install(tmp_path, package, readme_example("processor"), word_count=f"{package}:WordCountProcessor")
+    site = install(package, readme_example("processor"), word_count=f"{package}:WordCountProcessor")
     good = [sandbox.tasks.add(type="word_count", content={"text": "one two three " * number}) for number in (1, 2)]
     bad = sandbox.tasks.add(type="word_count", content={"no": "text"})
     worker = await daemon(PYTHONPATH=site, POLLING_INTERVAL_SECONDS=0.2)
@@ -251,10 +232,10 @@ async def skipped(worker: Any) -> bool:
 
 
 async def test_a_task_that_kills_the_process_is_found_and_set_aside(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually, tmp_path: Path
+    sandbox: Sandbox, daemon: Start, eventually: Eventually, install: Install
 ) -> None:
     """Its neighbours run alone first and succeed; after three deaths alone it is set aside, until somebody retries."""
-    site = install(tmp_path, "acme_kill", KILLER, kill="acme_kill:KillingProcessor")
+    site = install("acme_kill", KILLER, kill="acme_kill:KillingProcessor")
     poison = sandbox.tasks.add(type="kill", content="poison")
     others = [sandbox.tasks.add(type="kill", content=number) for number in range(4)]
     settings = {"PYTHONPATH": site, "POLLING_INTERVAL_SECONDS": 1}

@@ -91,14 +91,8 @@ class Leaky(BaseProcessor):
 
 
 @pytest.fixture
-def leaky(tmp_path: Path) -> Path:
-    """A folder for PYTHONPATH with an installed package in it."""
-    info = tmp_path / "site" / "acme_leaky-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-leaky\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[ai_task_processor.processors]\nleaky = acme_leaky:Leaky\n")
-    (info.parent / "acme_leaky.py").write_text(LEAKY)
-    return info.parent
+def leaky(install: Callable[..., Path]) -> Path:
+    return install("acme_leaky", LEAKY, leaky="acme_leaky:Leaky")
 
 
 def readable(text: str) -> str:

@@ -629,28 +629,15 @@ async def test_a_neighbours_fault_reaches_all_who_travelled(house: House, error:
     assert house.model.calls == [["a", "b"], ["a"]]
 
 
-async def test_who_was_served_before_a_fault_stays_served(clock: "FakeClock") -> None:
-    """Half of a bisected batch has its vectors when the other half meets an outage."""
-
-    class Breaking(Model):
-        async def __call__(self, texts: Sequence[str], model: str) -> Embeddings:
-            if len(self.calls) == 2:
-                self.error = Transient("down")
-            return await super().__call__(texts, model)
-
-    house = House(clock)
-    house.model = Breaking(clock)
-    house.batcher = MicroBatcher(
-        house.model, hold_s=lambda: 0.0, intake=house.intake, clock=clock, metrics=house.metrics
-    )
-    async with house.open():
-        house.model.culprits = {"d"}
-        answers = await house.embed("a", "b", "c", "d")
-    assert errors(answers) == [Embedded, Embedded, Transient, Transient]
-
-
-async def test_a_known_culprit_is_told_before_the_rest_is_known(clock: "FakeClock") -> None:
-    """An outage in the middle of a bisection does not send a convicted text away to be paid for again."""
+@pytest.mark.parametrize(
+    ("culprit", "expected"),
+    [("d", [Embedded, Embedded, Transient, Transient]), ("a", [InputRefused, Embedded, Transient, Transient])],
+    ids=["who was served stays served", "a known culprit is told, and not paid for again"],
+)
+async def test_an_outage_in_a_bisection_takes_back_nothing(
+    clock: "FakeClock", culprit: str, expected: list[type]
+) -> None:
+    """Half of a refused batch is sorted out when the other half meets an outage."""
 
     class Breaking(Model):
         async def __call__(self, texts: Sequence[str], model: str) -> Embeddings:
@@ -664,9 +651,9 @@ async def test_a_known_culprit_is_told_before_the_rest_is_known(clock: "FakeCloc
         house.model, hold_s=lambda: 0.0, intake=house.intake, clock=clock, metrics=house.metrics
     )
     async with house.open():
-        house.model.culprits = {"a"}
+        house.model.culprits = {culprit}
         answers = await house.embed("a", "b", "c", "d")
-    assert errors(answers) == [InputRefused, Embedded, Transient, Transient]
+    assert errors(answers) == expected
 
 
 async def test_a_bug_in_a_call_harms_its_batch_only(house: House) -> None:

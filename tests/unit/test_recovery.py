@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from ai_task_processor.errors import OutboxUnwritable
+from ai_task_processor.errors import DataDirectoryError, OutboxUnwritable
 from ai_task_processor.models.task import Record, Task, TaskStatus
 from ai_task_processor.recovery import PATIENCE_S, QUARANTINE_AT, QUIET_S, Recovery
 from ai_task_processor.stores.memory import MemoryJournal, MemoryOutbox
@@ -169,3 +169,31 @@ async def test_a_start_that_cannot_be_written_leaves_a_suspect_suspect(process: 
         process.journal.begin(task("a"))
     assert process.journal.suspects.keys() == {"a"}
     assert process.journal.alone is None
+
+
+async def test_an_older_dead_letter_acquits_nobody(process: Process) -> None:
+    """It stands for other content: an edited task that kills the process is found all the same."""
+    await process.outbox.put(
+        Record(task_id="a", task_type="t", status=TaskStatus.SUCCEEDED, fingerprint="of other content", finished_at=0.0)
+    )
+    await process.outbox.bury("a", "refused")
+    process.journal.begin(task("a"))
+    await process.start()
+    assert process.journal.suspects.keys() == {"a"}
+
+
+async def test_who_cannot_be_quarantined_is_not_started_again(
+    process: Process, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk at that moment ends the start with the error of the data directory."""
+
+    async def full(self: MemoryOutbox, record: Record) -> None:
+        raise OutboxUnwritable("disk full")
+
+    for _ in range(QUARANTINE_AT):
+        process.journal.begin(task("bad"))
+        await process.start()
+    process.journal.begin(task("bad"))
+    monkeypatch.setattr(MemoryOutbox, "quarantine", full)
+    with pytest.raises(DataDirectoryError, match="disk full"):
+        await process.start()

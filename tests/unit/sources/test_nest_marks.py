@@ -1,5 +1,6 @@
 """Marks upstream: set, taken back, and repaired, whatever answers are lost."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ class Room:
 
     async def _patch(self, task_id: str, state: TaskStatus) -> None:
         self.told.append((task_id, state.value))
+        await asyncio.sleep(0)
         if self.errors:
             raise self.errors.pop(0)
 
@@ -112,3 +114,11 @@ async def test_a_kill_forgets_no_mark(room: Room, clock: Any) -> None:
     assert after.told == [("a", "pending")]
     assert after.journal.marked == []
     assert Room(clock, after.journal.lines).journal.marked == []
+
+
+async def test_it_is_taken_back_by_one_request_at_a_time(room: Room) -> None:
+    """A second one could arrive after the task was started again, and hide the new mark from the journal."""
+    await room.begin()
+    room.journal.give_back("a")
+    await asyncio.gather(room.marks.withdraw(Receipt("a")), room.marks.tend())
+    assert room.told == [("a", "in_progress"), ("a", "pending")]
