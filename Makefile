@@ -7,7 +7,9 @@ ARGS ?=
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEV := .venv/.dev
-UV_INSTALL := $(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes --only-binary :all:
+BENCH := .venv/.bench/.installed
+UV_SYNC := $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes --only-binary :all: --python
+UV_INSTALL := $(UV_SYNC) $(BIN)/python
 UV_EDITABLE := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --offline --editable .
 UV_LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
@@ -40,8 +42,8 @@ check: $(DEV) ## lint, format, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(DEV) ## measure the outbox on this machine
-	$(BIN)/python tests/bench/outbox.py $(ARGS)
+bench: $(BENCH) ## the daemon beside bare loops, 12 minutes (ARGS=--help)
+	@$(BIN)/python -m tests.bench.compare $(ARGS)
 
 chaos: $(DEV) ## kill the daemon under load for three minutes and prove that nothing was lost
 	$(BIN)/python tests/chaos/run.py $(ARGS)
@@ -54,6 +56,7 @@ lock: .venv/.tools ## write the locks anew after a change in pyproject.toml
 	$(UV_LOCK) --group dev --output-file requirements-dev.txt pyproject.toml
 	$(UV_LOCK) --constraints requirements-dev.txt --output-file requirements.txt pyproject.toml
 	$(UV_LOCK) --constraints requirements-dev.txt --group build --output-file requirements-build.txt
+	$(UV_LOCK) --constraints requirements-dev.txt --group bench --output-file requirements-bench.txt pyproject.toml
 
 clean: ## remove .venv and all caches; data/ is never touched
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -86,4 +89,11 @@ $(RUNTIME): .venv/.tools requirements.txt pyproject.toml
 	@$(UV_INSTALL) requirements-build.txt requirements.txt
 	@$(UV_EDITABLE)
 	@rm -f $(DEV)
+	@touch $@
+
+# What the daemon is compared with stands beside it: its own environment stays as it is shipped.
+$(BENCH): $(DEV) requirements-bench.txt
+	@echo "installing requirements-bench.txt into .venv/.bench"
+	@$(BIN)/python -m venv --without-pip .venv/.bench
+	@$(UV_SYNC) .venv/.bench/bin/python requirements-bench.txt
 	@touch $@

@@ -5,6 +5,7 @@ outlives the ops server, that the clients, those delivery and batching, and thes
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -16,7 +17,7 @@ from ai_task_processor.assembly import Parts
 from ai_task_processor.errors import ConfigurationError, OutboxUnwritable
 from ai_task_processor.grace import GracePeriod
 from ai_task_processor.logs import get_logger, install_crash_hooks
-from ai_task_processor.ops import MetricsServer
+from ai_task_processor.ops import MetricsServer, WakeUp
 from ai_task_processor.trouble import Trouble
 
 #: of the grace period, the part that running tasks may use; the rest belongs to delivery
@@ -28,6 +29,11 @@ DRAIN_PATIENCE_S = 60.0
 #: a wait for the outbox (another daemon still drains) that takes longer is told
 SILENCE_S = 1.0
 HOUSEKEEPING_S = 0.5
+#: after the start come first what was left in the outbox and the first poll
+PREPARED_AFTER_S = 1.0
+#: new objects, and collections of each generation, before the garbage collector runs: tasks come and go in
+#: hundreds, and few of their objects are garbage that it alone can find
+COLLECTED_AT = (20_000, 20, 100)
 LAG_SAMPLE_S = 0.1
 #: the poll loop ticks every few seconds, whatever it waits for; silent for longer than this it hangs
 LONGEST_TICK_S = 60.0
@@ -48,11 +54,13 @@ class Daemon:
         self._started_at = parts.clock.monotonic()
         self._draining = False
         self._grace = GracePeriod(parts.settings.worker.shutdown_grace_s)
+        token = parts.settings.ops.wake_token
         self._ops = MetricsServer(
             unhealthy=lambda: health.unhealthy(self._snapshot()),
             unready=lambda: health.unready(self._snapshot()),
             status=self.status,
             exposition=parts.metrics.exposition,
+            wake_up=None if token is None else WakeUp(token.get_secret_value(), parts.source.wake),
         )
 
     async def run(self, *, until_empty: bool = False) -> int:
@@ -140,11 +148,23 @@ class Daemon:
         ]
         if self._parts.batcher is not None:
             companions.append(("batching", self._parts.batcher.run()))
+        if not self._draining:
+            companions.append(("preparation", self._prepare()))
         if self._parts.source.marks is not None:
             companions.append(("marks", self._parts.source.marks.run()))
         if until_empty:
             companions.append(("until-empty", self._leave_when_empty()))
         return companions
+
+    async def _prepare(self) -> None:
+        """The first task must not wait for a library, and neither must what an earlier process left to deliver."""
+        await self._clock.sleep(PREPARED_AFTER_S)
+        if self._parts.provider is not None:
+            await self._parts.provider.prepare()
+        # What is there by now stays. To walk through it again and again took a fifth of the time.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*COLLECTED_AT)
 
     async def _work(self) -> None:
         try:
@@ -286,6 +306,7 @@ class Daemon:
                 for gate in parts.gates.all()
             },
             "paused_models": {} if parts.batcher is None else parts.batcher.troubles(),
+            "paced_models": {} if parts.batcher is None else parts.batcher.paces(),
             "token": {
                 "held": parts.tokens.held,
                 "expires_in_seconds": None if token is None else round(token.expires_at - self._clock.monotonic(), 1),

@@ -4,7 +4,7 @@ Nothing here connects or starts: constructors store. ``app.py`` gives the parts 
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import httpx2
@@ -12,13 +12,14 @@ import httpx2
 from ai_task_processor import __version__
 from ai_task_processor.admission import EngineAdmission
 from ai_task_processor.auth import TOKEN_TIMEOUT_S, BearerAuth, TokenSource
-from ai_task_processor.batching import MicroBatcher
+from ai_task_processor.batching import Attempt, MicroBatcher
 from ai_task_processor.clock import SystemClock
 from ai_task_processor.delivery import Delivery
 from ai_task_processor.kit import Kit
 from ai_task_processor.lifecycle import TaskRunner
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
+from ai_task_processor.models.task import Record
 from ai_task_processor.ports import Embeddings, Provider
 from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.providers import MAX_ANSWER_BYTES, OPENAI_URL
@@ -32,6 +33,7 @@ from ai_task_processor.sources.nest import NestTaskSource
 from ai_task_processor.stores.journal import FileJournal
 from ai_task_processor.stores.sqlite import SqliteOutbox
 from ai_task_processor.transport import make_client
+from ai_task_processor.vector_cache import VectorCache
 
 #: nothing is claimed while the file system has less left than this, and so much for each slot: what is
 #: on its way from a model must find room, in the database and in its log
@@ -142,7 +144,7 @@ class Assembler:
             metrics=self._metrics,
             rng=self._rng,
         )
-        runner = self._runner(source, storage, kept=delivery.wake)
+        runner = self._runner(source, storage, kept=delivery.offer)
         scheduler = self._scheduler(source, runner, storage, recovery, running)
         provider = self._provider()
         batcher = None if provider is None else self._batcher(provider, scheduler)
@@ -208,7 +210,7 @@ class Assembler:
             metrics=self._metrics,
         )
 
-    def _runner(self, source: NestTaskSource, storage: Storage, *, kept: Callable[[], None]) -> TaskRunner:
+    def _runner(self, source: NestTaskSource, storage: Storage, *, kept: Callable[[Record], None]) -> TaskRunner:
         return TaskRunner(
             source=source,
             outbox=storage.outbox,
@@ -268,17 +270,19 @@ class Assembler:
         model, gate = self._settings.model, self._gates.model
         policy, budget = RetryPolicy(model.max_retries, model.retry_backoff_factor), RetryBudget()
 
-        async def call(texts: Sequence[str], name: str) -> Embeddings:
-            return await retrying(
-                lambda: provider.embed(texts, name),
-                gate=gate,
-                policy=policy,
-                budget=budget,
-                clock=self._clock,
-                rng=self._rng,
-            )
+        def patience(attempt: Attempt) -> Awaitable[Embeddings]:
+            return retrying(attempt, gate=gate, policy=policy, budget=budget, clock=self._clock, rng=self._rng)
 
-        return MicroBatcher(call, hold_s=gate.wait_s, intake=scheduler, clock=self._clock, metrics=self._metrics)
+        size = model.vector_cache_bytes
+        return MicroBatcher(
+            provider.embed,
+            patience=patience,
+            cache=VectorCache(size, model.embedding_dimensions) if size else None,
+            hold_s=gate.wait_s,
+            intake=scheduler,
+            clock=self._clock,
+            metrics=self._metrics,
+        )
 
     def _kit(self, batcher: MicroBatcher | None) -> Kit:
         model = self._settings.model

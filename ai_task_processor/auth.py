@@ -13,10 +13,10 @@ from urllib.parse import quote_plus
 import httpx2
 from authlib.oauth2.auth import ClientAuth
 from authlib.oauth2.rfc6749.parameters import prepare_token_request
-from authlib.oauth2.rfc7523 import PrivateKeyJWT
 
 from ai_task_processor import codec
 from ai_task_processor.errors import CircuitOpen, InvalidAnswer, NeighbourError, NoToken, Unauthorized
+from ai_task_processor.http1 import Answer
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.ports import Clock
@@ -224,6 +224,8 @@ class TokenSource:
         client_id = settings.client_id
         secret = settings.client_secret.get_secret_value() if settings.client_secret else ""
         if settings.auth_method == "private_key_jwt":
+            from authlib.oauth2.rfc7523 import PrivateKeyJWT  # brings cryptography: nine megabytes
+
             key = settings.private_key_pem
             assert key is not None  # noqa: S101 - the settings refuse private_key_jwt without a key
             issued_at = int(self._clock.now().timestamp())
@@ -239,7 +241,7 @@ class TokenSource:
         return url, headers, body
 
 
-def _refusal(answer: httpx2.Response) -> NeighbourError:
+def _refusal(answer: Answer | httpx2.Response) -> NeighbourError:
     """A 429 or 5xx is about the moment, whatever its body says; of the others the body knows best."""
     try:
         body = codec.loads(answer.content)
@@ -255,13 +257,13 @@ class BearerAuth(httpx2.Auth):
     """Signs requests; a 401 renews that generation of the token once and repeats the request once."""
 
     def __init__(self, tokens: TokenSource) -> None:
-        self._tokens = tokens
+        self.tokens = tokens
 
     async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
-        token = await self._tokens.token()
+        token = await self.tokens.token()
         request.headers["Authorization"] = f"Bearer {token.value}"
         response = yield request
         if response.status_code == httpx2.codes.UNAUTHORIZED:
-            token = await self._tokens.renewed(token)
+            token = await self.tokens.renewed(token)
             request.headers["Authorization"] = f"Bearer {token.value}"
             yield request

@@ -5,13 +5,14 @@ as the same float32: half the bytes of the usual seventeen digits. What a proces
 written strictly: NaN and infinity are errors, because JSON has no word for them.
 """
 
-import binascii
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import orjson
+import pybase64
 from pydantic import BaseModel
 
 from ai_task_processor.models.task import Failure, Record, TaskResult, TaskStatus, Vector
@@ -78,7 +79,7 @@ def failure_body(failure: Failure | None) -> bytes:
 
 def outcome(record: Record) -> TaskResult | Failure:
     """What a record of the outbox tells the task API."""
-    told = json.loads(record.body)
+    told: Any = None if record.body == b"null" else json.loads(record.body)
     if record.status is TaskStatus.FAILED:
         return Failure(told["code"], told["message"])
     return TaskResult(told, vector=None if record.vector is None else Vector(record.vector))
@@ -92,7 +93,7 @@ def vector(values: str | Sequence[float], dimensions: int | None = None) -> Vect
     """
     try:
         if isinstance(values, str):
-            array = np.frombuffer(binascii.a2b_base64(values, strict_mode=True), _FLOAT32)
+            array = np.frombuffer(pybase64.b64decode(values, validate=True), _FLOAT32)
         else:
             with np.errstate(over="ignore"):
                 array = np.asarray(values, dtype=np.float64).astype(_FLOAT32)

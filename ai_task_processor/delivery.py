@@ -26,6 +26,8 @@ GIVE_UP_AFTER_S = 86_400.0
 GIVE_UP_FAILURES = 10
 #: among so many due records a probe is chosen
 PROBE_CHOICE = 32
+#: so many requests are begun before others get a turn of the loop
+STARTED_AT_ONCE = 8
 #: slow start: so many reports at once at first and at least; one more after each acknowledgement, half after a failure
 FIRST_WINDOW = 4
 
@@ -62,6 +64,10 @@ class Delivery:
         self._reading = Trouble("outbox.failed", "outbox.mended", logging.ERROR)
         self._writing = Trouble("outbox.failed", "outbox.mended", logging.ERROR)
         self._under_way: set[str] = set()
+        #: kept a moment ago and still in memory: they need not be read back
+        self._fresh: dict[str, Record] = {}
+        #: may the outbox hold something due that is not among them?
+        self._look = True
         self._probe: str | None = None
         self._woken = asyncio.Event()
         self._acknowledged = 0
@@ -70,8 +76,18 @@ class Delivery:
         #: for records that failed: how often others were acknowledged since the failure before, and the count then
         self._outvoted: dict[str, tuple[int, int]] = {}
 
+    def offer(self, record: Record) -> None:
+        """A record that has just been put: deliver it without reading it back, when there is room soon."""
+        if len(self._fresh) < self._concurrency:
+            self._fresh[record.task_id] = record
+        else:
+            self._look = True
+        self._woken.set()
+
     def wake(self) -> None:
-        """Something was put, retried or finished: look at once."""
+        """The outbox holds something else than we know: read it at once."""
+        self._fresh.clear()
+        self._look = True
         self._woken.set()
 
     def _now(self) -> float:
@@ -106,6 +122,7 @@ class Delivery:
     async def _beat(self) -> None:
         while True:
             await self._clock.sleep(LOOK_AGAIN_S)
+            self._look = True
             self._woken.set()
 
     async def _start_due(self, group: asyncio.TaskGroup) -> int:
@@ -113,19 +130,31 @@ class Delivery:
         if room <= 0 or self._outbox.depth().waiting <= len(self._under_way):
             return 0
         probing = self._gate.reason is not None
-        records = await self._due(PROBE_CHOICE if probing else room)
-        if probing:
-            records = self._probes(records)
-        for started, record in enumerate(records):
-            if started and self._gate.reason is not None:
-                return started
+        records = await self._next(room, probing=probing)
+        for started, record in enumerate(records, 1):
             self._under_way.add(record.task_id)
+            self._fresh.pop(record.task_id, None)
             if probing:
                 self._probe = record.task_id
             group.create_task(self._deliver(record), name=f"delivery {record.task_id}")
-            # To write a request takes a moment of the loop: others run between two of them.
-            await asyncio.sleep(0)
+            if started % STARTED_AT_ONCE == 0:
+                # To write requests takes a moment of the loop: others run in between.
+                await asyncio.sleep(0)
+                if self._gate.reason is not None:
+                    return started
         return len(records)
+
+    async def _next(self, room: int, *, probing: bool) -> Sequence[Record]:
+        """What to report now: from memory what has just been put, but in good time what the outbox says is due."""
+        if not probing and self._fresh and not self._look:
+            return [record for record in self._fresh.values() if record.task_id not in self._under_way][:room]
+        if not probing and not self._look:
+            return ()
+        limit = PROBE_CHOICE if probing else room
+        self._look = False
+        records = await self._due(limit)
+        self._look |= probing or len(records) >= limit
+        return self._probes(records) if probing else records
 
     def _room(self) -> int:
         if self._gate.wait_s() > 0:
@@ -161,8 +190,9 @@ class Delivery:
             error = await self._attempt(record)
             if not isinstance(error, CircuitOpen):
                 await self._settle(record, error)
-                self.wake()
+                self._woken.set()
         finally:
+            self._fresh.pop(record.task_id, None)
             self._under_way.discard(record.task_id)
             if self._probe == record.task_id:
                 self._probe = None

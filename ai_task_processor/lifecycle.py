@@ -51,7 +51,7 @@ class Processor(Protocol):
 class TaskRunner:
     """Runs claimed tasks, each up to the point where its slot may be given to another.
 
-    ``find`` names the processor of a task, ``kept`` is called when an outcome is on disk. ``settling``
+    ``find`` names the processor of a task, ``kept`` is handed every outcome that is on disk. ``settling``
     counts the tasks whose processor has returned and whose slot is about to be free.
     """
 
@@ -63,7 +63,7 @@ class TaskRunner:
         journal: Journal,
         marks: Marks | None = None,
         find: Callable[[Task], Processor | None],
-        kept: Callable[[], None],
+        kept: Callable[[Record], None],
         timeout_s: float,
         clock: Clock,
         metrics: Metrics,

@@ -137,6 +137,7 @@ class Metrics:
 
         # --- poll
         self._polls = many(Counter, "polls_total", "Polls, by how they ended.", outcome=POLL_OUTCOMES)
+        self._wakeups = one(Counter, "wakeups_total", "Calls for an immediate poll.")
         self._poll_duration = one(latency, "poll_duration_seconds", "Duration of a poll.")
         self._poll_bytes = one(partial(Histogram, buckets=POLL_BYTES), "poll_bytes", "Bytes read by a poll.")
         self._last_poll = one(Gauge, "last_successful_poll_timestamp_seconds", "The last good poll; 0 before it.")
@@ -174,6 +175,9 @@ class Metrics:
         )
         self._isolations = one(Counter, "batch_isolations_total", "Refused batches split to find the culprit.")
         self._ratelimit = many(Gauge, "model_ratelimit_remaining", "What the provider still allows.", by_kind)
+        self._pace = many(Gauge, "model_request_rate", "Calls a second that 429s leave; 0 for no pace.", by_model)
+        self._remembered = one(Counter, "vector_cache_hits_total", "Texts whose vector was remembered.")
+        self._saved = one(Counter, "vector_cache_saved_tokens_total", "Tokens that those would have cost.")
         # --- tokens, HTTP, circuits
         self._token_requests = many(Counter, "token_requests_total", "Token requests.", outcome=TOKEN_OUTCOMES)
         self._token_expiry = one(Gauge, "token_expiry_timestamp_seconds", "When the token expires; 0 without one.")
@@ -196,6 +200,9 @@ class Metrics:
         self._poll_bytes.observe(_amount(bytes_read))
         if outcome in ("tasks", "empty"):
             self._last_poll.set(self._clock())
+
+    def woken(self) -> None:
+        self._wakeups.inc()
 
     def pending_seen(self, count: int, *, oldest_age_s: float | None, complete: bool) -> None:
         self._pending.set(_amount(count))
@@ -271,6 +278,15 @@ class Metrics:
 
     def ratelimit_remaining(self, kind: str, value: float) -> None:
         self._ratelimit(kind).set(_amount(value))
+
+    def model_pace(self, model: str, rate: float) -> None:
+        """``rate``: calls a second; infinite when the model is not held to any."""
+        self._pace(model).set(_amount(rate))
+
+    def vector_remembered(self, tokens: int) -> None:
+        """``tokens``: what the vector had cost."""
+        self._remembered.inc()
+        self._saved.inc(_amount(tokens))
 
     def token_request(self, outcome: str) -> None:
         self._token_requests(outcome).inc()

@@ -1,7 +1,9 @@
-"""MetricsServer: /health, /ready, /metrics and /status for probes, Prometheus and people."""
+"""MetricsServer: /health, /ready, /metrics and /status for probes, Prometheus and people, /wake for the task API."""
 
+import hmac
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from ai_task_processor import codec
 from ai_task_processor.server import HttpServer, Request, Response
@@ -10,10 +12,24 @@ Status = Mapping[str, object]
 
 #: to render the metrics takes milliseconds of the event loop: no more often than this, however many ask
 RENDERED_S = 0.1
+WAKE = "/wake"
+
+
+@dataclass(frozen=True, slots=True)
+class WakeUp:
+    """What ``POST /wake`` calls, for whoever knows the token."""
+
+    token: str = field(repr=False)
+    call: Callable[[], None]
+
+    def allowed(self, authorization: str) -> bool:
+        """Is this the token (RFC 6750 §2.1)? How long the answer takes does not tell how much of it is right."""
+        scheme, _, given = authorization.partition(" ")
+        return hmac.compare_digest(given.encode(), self.token.encode()) and scheme.lower() == "bearer"
 
 
 class MetricsServer:
-    """Answers GET and HEAD of its own four paths, and nothing else.
+    """Answers GET and HEAD of its own four paths, POST of ``/wake`` when there is a ``wake_up``, and nothing else.
 
     ``unhealthy`` names why the process should be restarted, ``unready`` every reason why work does not
     flow; both are asked at each request. ``exposition`` is Prometheus's text and its content type.
@@ -26,11 +42,13 @@ class MetricsServer:
         unready: Callable[[], list[str]],
         status: Callable[[], Status],
         exposition: Callable[[], tuple[bytes, str]],
+        wake_up: WakeUp | None = None,
     ) -> None:
         self._unhealthy = unhealthy
         self._unready = unready
         self._status = status
         self._exposition = exposition
+        self._wake_up = wake_up
         self._rendered: tuple[float, Response] | None = None
         self._server = HttpServer(self._handle)
         self._routes: Mapping[str, Callable[[], Response]] = {
@@ -48,12 +66,23 @@ class MetricsServer:
         await self._server.aclose()
 
     async def _handle(self, request: Request) -> Response:
+        if request.path == WAKE and self._wake_up is not None:
+            return self._wake(request, self._wake_up)
         route = self._routes.get(request.path)
         if route is None:
-            return _json(404, {"error": "not found", "paths": list(self._routes)})
+            return _json(404, {"error": "not found", "paths": [*self._routes, *([WAKE] if self._wake_up else [])]})
         if request.method not in ("GET", "HEAD"):
             return _json(405, {"error": "method not allowed"}, {"Allow": "GET, HEAD"})
         return route()
+
+    def _wake(self, request: Request, wake_up: WakeUp) -> Response:
+        """Accepted, whatever comes of it: polling remains the truth. A body is not looked at."""
+        if request.method != "POST":
+            return _json(405, {"error": "method not allowed"}, {"Allow": "POST"})
+        if not wake_up.allowed(request.headers.get("authorization", "")):
+            return _json(401, {"error": "unauthorized"}, {"WWW-Authenticate": "Bearer"})  # RFC 6750 §3
+        wake_up.call()
+        return _json(202, {"status": "accepted"})
 
     def _health(self) -> Response:
         reason = self._unhealthy()

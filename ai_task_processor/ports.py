@@ -55,8 +55,11 @@ class TaskSource(Protocol):
         Raises ``NeighbourError`` when the source cannot be read.
         """
 
-    async def wait(self, timeout_s: float) -> None:
-        """Return after ``timeout_s``, or earlier when there may be work (push, notify, wake-up)."""
+    async def wait(self, timeout_s: float) -> bool:
+        """False after ``timeout_s``; true, at once, when there may be work (push, notify, wake-up).
+
+        A call while nobody waits ends the next wait, and any number of calls ends one. One waits at a time.
+        """
 
     async def complete(self, receipt: Receipt, result: TaskResult) -> None:
         """Report success and return once it is acknowledged.
@@ -184,15 +187,36 @@ class Marks(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """A limit of a provider: ``remaining`` of ``limit`` are left, and all of it again in ``reset_s`` seconds.
+
+    0 ≤ ``remaining`` ≤ ``limit``, 0 ≤ ``reset_s`` and finite.
+    """
+
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimits:
+    """What a provider tells about its limits for a model; None where it tells nothing that makes sense."""
+
+    requests: Allowance | None = None
+    tokens: Allowance | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Embeddings:
     """A model's answer for one call.
 
     ``vectors``: one for each input, in the order of the inputs; None where the model's vector was
-    unusable (wrong dimension, not finite, all zero).
+    unusable (wrong dimension, not finite, all zero). ``limits``: after this call.
     """
 
     vectors: Sequence[Vector | None]
     usage: Usage
+    limits: RateLimits = RateLimits()
 
 
 class Provider(Protocol):
@@ -201,6 +225,9 @@ class Provider(Protocol):
     @property
     def name(self) -> str:
         """Label for metrics and ``/status``: ``openai``, ``mock``."""
+
+    async def prepare(self) -> None:
+        """Do what the first call would have to wait for; nothing is asked of the model."""
 
     async def embed(self, texts: Sequence[str], model: str) -> Embeddings:
         """One model call, one vector for each text. ``model`` is the provider's name for it.

@@ -20,6 +20,9 @@ from ai_task_processor.trouble import Trouble
 FIRST_PAUSE_S = 0.5
 #: the longest pause while polls bring tasks, but all of them come straight back
 LONGEST_FRUITLESS_S = 2.0
+#: The pause after a poll that was called for in vain: 40 a second are a tenth of a core to us and little to the API,
+#: and it is all that a task waits for whose own call comes in the meantime.
+WOKEN_PAUSE_S = 0.025
 #: the poll loop shows that it is alive at least this often, whatever it waits for
 TICK_S = 5.0
 #: a claim for the first free slot alone would split tasks that share a model call into two houses for good
@@ -87,6 +90,7 @@ class TaskScheduler:
         self._cleared = False
         self._idle_polls = 0
         self._given_back = 0
+        self._woken = False
         self._freed = asyncio.Event()
         self._intake: list[asyncio.Task[None]] = []
         metrics.slots(slots)
@@ -121,13 +125,13 @@ class TaskScheduler:
             task.cancel()
 
     async def _take_in(self, group: asyncio.TaskGroup) -> None:
-        await self._pause(self._rng.uniform(0.0, min(1.0, self._interval_s / 20)))
+        self._woken = await self._pause(self._rng.uniform(0.0, min(1.0, self._interval_s / 20)))
         while True:
             await self._free_slot()
             await self._let_settle()
             hold_s = self._hold_s()
             if hold_s > 0:
-                await self._pause(min(hold_s, self._interval_s))
+                await self._pause(min(hold_s, self._interval_s), deaf=True)
                 continue
             claims = await self._claim()
             for claim in claims:
@@ -163,13 +167,25 @@ class TaskScheduler:
         return ()
 
     async def _calm_down(self, claims: Sequence[Claim]) -> None:
-        """The next poll follows at once while polls bring work that gets done."""
+        """The next poll follows at once while polls bring work that gets done.
+
+        A call from the source ends the pause. After a poll that was called for in vain the next call is heard
+        a little later, after one that met trouble when the pause is over: no storm of calls is one of polls.
+        """
         if self._given_back < self.slots and (claims or self._cleared):
-            self._idle_polls, self._cleared = 0, False
+            self._idle_polls, self._cleared, self._woken = 0, False, False
             return
+        well = not claims and self.trouble is None
+        if well and self._woken:
+            self._idle_polls = 0  # who called may have done so before its transaction was committed
         self._idle_polls += 1
         longest_s = min(self._interval_s, LONGEST_FRUITLESS_S) if claims else self._interval_s
-        await self._pause(next_pause_s(self._idle_polls, longest_s, self._rng))
+        pause_s = next_pause_s(self._idle_polls, longest_s, self._rng)
+        if self._woken:
+            deaf_s = min(WOKEN_PAUSE_S, pause_s) if well else pause_s
+            await self._pause(deaf_s, deaf=True)
+            pause_s -= deaf_s
+        self._woken = await self._pause(pause_s)
 
     def _start(self, group: asyncio.TaskGroup, claim: Claim) -> None:
         task = claim.task
@@ -205,14 +221,22 @@ class TaskScheduler:
         while self._runner.settling > 0 and self._clock.monotonic() < ends_at:
             await self._clock.sleep(0.001)
 
-    async def _pause(self, seconds: float) -> None:
-        """Let the source wait, in pieces that show the loop to be alive."""
+    async def _pause(self, seconds: float, *, deaf: bool = False) -> bool:
+        """Let the source wait, in pieces that show the loop to be alive; true when it called for a poll.
+
+        Deaf, the pause has its full length: what calls meanwhile is kept for the next one.
+        """
         self._plenty = False
-        ends_at = self._clock.monotonic() + seconds
-        while (left_s := ends_at - self._clock.monotonic()) > 0:
+        ends_at, called = self._clock.monotonic() + seconds, False
+        while not called and (left_s := ends_at - self._clock.monotonic()) > 0:
             self._tick()
-            await self._source.wait(min(left_s, TICK_S))
+            piece_s = min(left_s, TICK_S)
+            if deaf:
+                await self._clock.sleep(piece_s)
+            else:
+                called = await self._source.wait(piece_s)
         self._tick()
+        return called
 
     async def _beat(self) -> None:
         """Speaks for the poll loop while it waits for something that ends by itself: a task, or a poll in time."""

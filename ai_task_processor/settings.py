@@ -130,6 +130,11 @@ class ModelSettings(Group):
         "RETRY_BACKOFF_FACTOR", "the base of the exponential backoff", "2.0"
     )
 
+    vector_cache_bytes: Annotated[ByteSize, BeforeValidator(syntax.byte_count)] = _var(
+        "VECTOR_CACHE_BYTES", "the memory for vectors of texts that may come again; bytes, or like 64MiB; 0 for none",
+        "16MiB", ge=0, le=2**40,
+    )  # fmt: skip
+
     @property
     def mode(self) -> Literal["openai", "mock", "none"]:
         """``mock`` is a decision (the placeholder); ``none`` says that there is nobody to call."""
@@ -173,12 +178,15 @@ class StoreSettings(Group):
 
 
 class OpsSettings(Group):
-    """Where ``/health``, ``/ready``, ``/metrics`` and ``/status`` are served."""
+    """Where ``/health``, ``/ready``, ``/metrics`` and ``/status`` are served, and ``/wake`` to who knows the token."""
 
     metrics_host: Annotated[str, AfterValidator(syntax.bind_host)] = _var(
         "METRICS_HOST", "the address to listen on", "127.0.0.1"
     )
     metrics_port: int = _var("METRICS_PORT", "the port to listen on; 0 takes a free one", "8001", ge=0, le=65535)
+    wake_token: Annotated[SecretStr | None, BeforeValidator(syntax.shared_secret)] = _var(
+        "WAKE_TOKEN", "the secret that lets the task API call for a poll with POST /wake"
+    )
 
 
 class NetworkSettings(Group):
@@ -224,7 +232,7 @@ class Settings:
 
     def secrets(self) -> tuple[str, ...]:
         """Every text that must never be shown, longest first: lines of the private key and the proxy's password too."""
-        held = (self.auth.client_secret, self.model.api_key, self.auth.private_key_pem)
+        held = (self.auth.client_secret, self.model.api_key, self.auth.private_key_pem, self.ops.wake_token)
         secrets = {secret.get_secret_value() for secret in held if secret}
         if self.auth.private_key_pem:  # a log line rarely holds the whole key
             lines = self.auth.private_key_pem.get_secret_value().splitlines()

@@ -11,6 +11,7 @@ import ssl
 from pathlib import Path
 from urllib.parse import urlsplit
 
+MIN_SHARED_SECRET = 16
 TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
 
@@ -26,6 +27,13 @@ def printable(text: str) -> str:
     """A credential: printable ASCII (RFC 6749, appendix A), because it travels in a header."""
     if not re.fullmatch(r"[\x20-\x7e]+", text):
         raise ValueError("must be printable ASCII on one line: look for a stray line break or a curly quotation mark")
+    return text
+
+
+def shared_secret(text: str) -> str:
+    """A credential that somebody chooses, and that must not be guessed: nothing here slows down who tries."""
+    if len(printable(text)) < MIN_SHARED_SECRET:
+        raise ValueError(f"must have at least {MIN_SHARED_SECRET} characters: openssl rand -hex 32 makes a good one")
     return text
 
 

@@ -8,8 +8,10 @@ total deadline of its own, so every exchange stands under ``asyncio.timeout``.
 
 import asyncio
 import os
+import re
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -19,6 +21,7 @@ from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import httpx2
@@ -34,11 +37,9 @@ from ai_task_processor.errors import (
     Unauthorized,
     Unsent,
 )
+from ai_task_processor.http1 import CONNECT_TIMEOUT_S, POOL_TIMEOUT_S, Answer, Http1Transport, origin_of, request_head
 from ai_task_processor.settings import NetworkSettings
 
-CONNECT_TIMEOUT_S = 10.0
-#: a request that found no free connection for so long was not sent
-POOL_TIMEOUT_S = 30.0
 MAX_ANSWER_BYTES = 32 * 2**20
 MAX_REFUSAL_BYTES = 2**20
 MAX_RETRY_AFTER_S = 900.0
@@ -50,6 +51,10 @@ _UNSENT = (
     httpx2.ProxyError,
     httpx2.LocalProtocolError,
 )
+#: a URL in which nothing has to be encoded or taken away (RFC 3986 §2)
+_READY = re.compile(r"[A-Za-z0-9._~:/?@!$&'()*+,;=%\[\]-]+")
+#: OSError: https://github.com/pydantic/httpx2/issues/854, a TLS alert in mid-stream comes as it is
+_FOREIGN = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError)
 
 
 def make_client(
@@ -65,22 +70,106 @@ def make_client(
     ``connections`` bounds the pool; ``max_answer_bytes`` bounds one good answer (None: the caller
     reads a stream and stops by itself).
     """
+    return NeighbourClient(_transport(network, url, connections), url, auth=auth, max_answer_bytes=max_answer_bytes)
+
+
+class Tokens(Protocol):
+    """Where a client's bearer tokens come from."""
+
+    async def token(self) -> "Bearer":
+        """The present one. Raises ``NoToken``."""
+
+    async def renewed(self, stale: Any) -> "Bearer":
+        """Another one, after that was answered with 401."""
+
+
+class Bearer(Protocol):
+    """A bearer token."""
+
+    @property
+    def value(self) -> str: ...
+
+
+class NeighbourClient(httpx2.AsyncClient):
+    """httpx2's client, and beside it a shorter way for small exchanges with the one neighbour at ``url``.
+
+    Of the time that a small request takes, nine tenths go into what is never used here: redirects, cookies, hooks,
+    and objects for each part of a URL.
+    """
+
+    def __init__(
+        self,
+        transport: httpx2.AsyncBaseTransport,
+        url: str,
+        *,
+        auth: httpx2.Auth | None,
+        max_answer_bytes: int | None,
+    ) -> None:
+        super().__init__(
+            transport=BoundedTransport(transport, max_answer_bytes),
+            auth=auth,
+            timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            headers={"User-Agent": f"ai-task-processor/{__version__}", "Accept-Encoding": "identity"},
+            follow_redirects=False,
+            trust_env=False,
+        )
+        self._tokens: Tokens | None = getattr(auth, "tokens", None)
+        signable = auth is None or self._tokens is not None
+        self._short = transport if isinstance(transport, Http1Transport) and signable else None
+        self._max_bytes = max_answer_bytes
+        neighbour = httpx2.URL(url)
+        self._origin = origin_of(neighbour)
+        self._prefix = f"{neighbour.scheme}://{neighbour.netloc.decode('ascii')}"
+        self._host = neighbour.netloc
+        self._usual: list[tuple[bytes, bytes]] = []
+
+    async def exchange(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
+    ) -> "Answer | httpx2.Response":
+        """One request, signed, and its whole answer; a 401 renews the token once and repeats the request once."""
+        if self._short is None or not url.startswith(self._prefix + "/") or not _READY.fullmatch(url):
+            return await self.request(method, url, headers=headers, content=content)
+        target = url[len(self._prefix) :].encode("ascii")
+        self._usual = self._usual or [(b"Host", self._host), *self.headers.raw]
+        raw = [*self._usual, *((name.encode("ascii"), value.encode("ascii")) for name, value in headers.items())]
+        if content is not None:
+            raw.append((b"Content-Length", b"%d" % len(content)))
+        if self._tokens is None:
+            return await self._answer(self._short, request_head(method, target, raw), content)
+        token = await self._tokens.token()
+        answer = await self._answer(self._short, request_head(method, target, [*raw, _bearer(token)]), content)
+        if answer.status_code == HTTPStatus.UNAUTHORIZED:
+            token = await self._tokens.renewed(token)
+            answer = await self._answer(self._short, request_head(method, target, [*raw, _bearer(token)]), content)
+        return answer
+
+    async def _answer(self, transport: Http1Transport, head: bytes, content: bytes | None) -> "Answer":
+        answer = await transport.exchange(self._origin, head, content or b"", self._limit)
+        if answer.is_success and answer.encoded:
+            raise _encoded()
+        return answer
+
+    def _limit(self, status: int) -> int:
+        return (self._max_bytes or sys.maxsize) if 200 <= status < 300 else MAX_REFUSAL_BYTES
+
+
+def _bearer(token: Bearer) -> tuple[bytes, bytes]:
+    return b"Authorization", b"Bearer " + token.value.encode("ascii")
+
+
+def _encoded() -> InvalidAnswer:
+    return InvalidAnswer("the answer is compressed although we asked for it not to be")
+
+
+def _transport(network: NetworkSettings, url: str, connections: int) -> httpx2.AsyncBaseTransport:
+    """Ours, or httpx2's own when there is a proxy in between."""
     context = tls_context(network.ca_bundle)
-    transport = httpx2.AsyncHTTPTransport(
-        verify=context,
-        limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30),
-        proxy=_proxy(network, url, context),
-        trust_env=False,
-    )
-    return httpx2.AsyncClient(
-        transport=BoundedTransport(transport, max_answer_bytes),
-        auth=auth,
-        timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S),
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-        headers={"User-Agent": f"ai-task-processor/{__version__}", "Accept-Encoding": "identity"},
-        follow_redirects=False,
-        trust_env=False,
-    )
+    proxy = _proxy(network, url, context)
+    if proxy is None:
+        return Http1Transport(context, connections=connections)
+    limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30)
+    return httpx2.AsyncHTTPTransport(verify=context, limits=limits, proxy=proxy, trust_env=False)
 
 
 @lru_cache(maxsize=2)
@@ -132,7 +221,7 @@ class BoundedTransport(httpx2.AsyncBaseTransport):
         if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
             await response.aclose()
             if response.is_success:
-                raise InvalidAnswer("the answer is compressed although we asked for it not to be")
+                raise _encoded()
             # A refusal says enough by its status and headers.
             del response.headers["content-encoding"]
             return httpx2.Response(response.status_code, headers=response.headers)
@@ -168,11 +257,8 @@ async def deadline(timeout_s: float) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(timeout_s):
             yield
-    except TimeoutError as error:
-        raise Ambiguous(f"no answer within {timeout_s:g} s") from error
-    except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
-        # OSError: https://github.com/pydantic/httpx2/issues/854, a TLS alert in mid-stream comes as it is
-        raise translate(error) from error
+    except _FOREIGN as error:
+        raise _neighbours(error, timeout_s) from error
 
 
 async def exchange(
@@ -183,10 +269,21 @@ async def exchange(
     timeout_s: float,
     headers: Mapping[str, str] | None = None,
     content: bytes | None = None,
-) -> httpx2.Response:
+) -> Answer | httpx2.Response:
     """One request and its whole answer, whatever its status. Raises ``NeighbourError``."""
-    async with deadline(timeout_s):
-        return await client.request(method, url, headers=headers, content=content)
+    try:
+        async with asyncio.timeout(timeout_s):
+            if isinstance(client, NeighbourClient):
+                return await client.exchange(method, url, headers or {}, content)
+            return await client.request(method, url, headers=headers, content=content)
+    except _FOREIGN as error:
+        raise _neighbours(error, timeout_s) from error
+
+
+def _neighbours(error: BaseException, timeout_s: float) -> NeighbourError:
+    if isinstance(error, TimeoutError):
+        return Ambiguous(f"no answer within {timeout_s:g} s")
+    return translate(error)
 
 
 def translate(error: BaseException) -> NeighbourError:
@@ -222,7 +319,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = group or error.__cause__ or error.__context__
 
 
-def status_error(response: httpx2.Response, service: str) -> NeighbourError:
+def status_error(response: Answer | httpx2.Response, service: str) -> NeighbourError:
     """Whose fault a refusing status is, when nothing in the body says that it is about one task."""
     status = response.status_code
     text = f"{service} answered {status}"

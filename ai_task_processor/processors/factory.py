@@ -1,9 +1,7 @@
 """ProcessorFactory: which processor serves a task. Built-ins stand in its list; installed packages add theirs."""
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
-from typing import TypeVar
 
 from ai_task_processor.errors import ConfigurationError
 from ai_task_processor.kit import Kit
@@ -15,8 +13,6 @@ from ai_task_processor.processors.text_embedding import TextEmbeddingProcessor
 ENTRY_POINTS = "ai_task_processor.processors"
 
 log = get_logger(__name__)
-
-T = TypeVar("T")
 
 
 class ProcessorFactory:
@@ -40,7 +36,7 @@ class ProcessorFactory:
 
     def hold_s(self) -> float:
         """For how many seconds no task of any kind should be claimed: 0 as soon as one processor can work."""
-        return min(self._asked(processor, partial(_hold_s, processor), 0.0) for processor in self._processors)
+        return min(map(self._pause_s, self._processors))
 
     @property
     def task_types(self) -> frozenset[str]:
@@ -49,25 +45,28 @@ class ProcessorFactory:
 
     def find(self, task: Task) -> BaseProcessor | None:
         """The processor for this task, or None: then it stays pending."""
-        return next((processor for processor in self._processors if self._wants(processor, task)), None)
+        for processor in self._processors:
+            try:
+                # Admission asks for hold_s next: one that cannot say it gets no task, and the others go on.
+                if processor.can_process(task) and _hold_s(processor) >= 0:
+                    return processor
+            except Exception as error:  # noqa: BLE001 - the boundary around somebody's code
+                self._failed(processor, error)
+        return None
 
-    def _wants(self, processor: BaseProcessor, task: Task) -> bool:
-        def wants() -> bool:
-            # Admission asks for hold_s next: one that cannot say it gets no task, and the others go on.
-            return processor.can_process(task) and _hold_s(processor) >= 0
-
-        return self._asked(processor, wants, False)
-
-    def _asked(self, processor: BaseProcessor, question: Callable[[], T], otherwise: T) -> T:
-        """The answer of somebody's code. It is asked for every listed task: each kind of failure is told once."""
+    def _pause_s(self, processor: BaseProcessor) -> float:
         try:
-            return question()
-        except Exception as error:
-            failure = type(processor).__name__, type(error).__name__
-            if failure not in self._reported:
-                self._reported.add(failure)
-                log.error("plugin.failed", processor=failure[0], exc_info=error)
-            return otherwise
+            return _hold_s(processor)
+        except Exception as error:  # noqa: BLE001 - the boundary around somebody's code
+            self._failed(processor, error)
+            return 0.0
+
+    def _failed(self, processor: BaseProcessor, error: Exception) -> None:
+        """It is asked for every listed task: each kind of failure is told once."""
+        failure = type(processor).__name__, type(error).__name__
+        if failure not in self._reported:
+            self._reported.add(failure)
+            log.error("plugin.failed", processor=failure[0], exc_info=error)
 
 
 def _hold_s(processor: BaseProcessor) -> float:

@@ -1,4 +1,4 @@
-"""A provider that is made when it is first needed."""
+"""A provider that is made when it is first needed, or prepared for."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -21,6 +21,9 @@ class DeferredProvider:
     @property
     def name(self) -> str:
         return self._name
+
+    async def prepare(self) -> None:
+        await (await self._provider()).prepare()
 
     async def embed(self, texts: Sequence[str], model: str) -> Embeddings:
         return await (await self._provider()).embed(texts, model)

@@ -18,6 +18,9 @@ class MockProvider:
     def __init__(self, dimensions: int | None = None) -> None:
         self._dimensions = dimensions
 
+    async def prepare(self) -> None:
+        """There is nothing to prepare."""
+
     async def embed(self, texts: Sequence[str], model: str) -> Embeddings:
         dimensions = self._dimensions or NATIVE_DIMENSIONS.get(model, 1536)
         vectors = [codec.pseudo_vector(f"{model}\0{text}".encode(), dimensions) for text in texts]

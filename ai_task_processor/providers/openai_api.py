@@ -9,6 +9,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import httpx2
@@ -30,7 +31,7 @@ from ai_task_processor.errors import (
 )
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Usage, Vector
-from ai_task_processor.ports import Embeddings
+from ai_task_processor.ports import Allowance, Embeddings, RateLimits
 from ai_task_processor.providers import NATIVE_DIMENSIONS, OPENAI_URL
 from ai_task_processor.settings import ModelSettings
 from ai_task_processor.transport import deadline, status_error, translate
@@ -54,6 +55,11 @@ _SAYS_NO_SUCH_MODEL = re.compile(
     r"|\bmodel\b.{0,200}\b(not found|not exist|not supported|not support|not have access)\b",
     re.IGNORECASE | re.DOTALL,
 )
+#: A piece of a duration as Go writes it and OpenAI's headers hold it: 6m0s, 1h2m3.5s, 12ms. Without a unit: seconds.
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(h|ms|m|s|us|µs|ns|\Z)")
+_UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+#: limits are by the minute or by the day
+LONGEST_RESET_S = 86_400.0
 _OUTCOMES: Mapping[type[Exception], str] = {
     InputRefused: "refused_input",
     Throttled: "throttled",
@@ -92,6 +98,9 @@ class OpenAIProvider:
         self._timeout_s = settings.timeout_s
         self._metrics = metrics
 
+    async def prepare(self) -> None:
+        """All is there."""
+
     async def embed(self, texts: Sequence[str], model: str) -> Embeddings:
         started_at = time.perf_counter()
         outcome = "other"
@@ -105,7 +114,7 @@ class OpenAIProvider:
                 ),
                 self._timeout_s,
             )
-            self._note_limits(answer.headers)
+            self._note_remaining(answer.headers)
             embeddings = parse_embeddings(answer.content, len(texts), self._expected(model))
             outcome = "ok"
         except (NeighbourError, TaskError) as error:
@@ -115,7 +124,7 @@ class OpenAIProvider:
             self._metrics.model_request(model=model, outcome=outcome, duration_s=time.perf_counter() - started_at)
         usage = embeddings.usage
         self._metrics.model_tokens(model=model, prompt=usage.prompt_tokens, completion=usage.completion_tokens)
-        return embeddings
+        return replace(embeddings, limits=parse_limits(answer.headers))
 
     async def check(self, model: str) -> None:
         """Ask for the model's card: it costs nothing and needs a valid key. Servers without such a page pass."""
@@ -143,11 +152,11 @@ class OpenAIProvider:
             cause = error.__cause__ or error.__context__
             raise (translate(cause) if cause is not None else InvalidAnswer(type(error).__name__)) from error
 
-    def _note_limits(self, headers: Mapping[str, str]) -> None:
+    def _note_remaining(self, headers: Mapping[str, str]) -> None:
         for kind in ("requests", "tokens"):
-            left = headers.get(f"x-ratelimit-remaining-{kind}", "")
-            if left.isascii() and left.isdigit():
-                self._metrics.ratelimit_remaining(kind, float(left[:15]))
+            left = _amount(headers, f"x-ratelimit-remaining-{kind}")
+            if left is not None:
+                self._metrics.ratelimit_remaining(kind, left)
 
 
 def classify(response: httpx2.Response, body: object) -> NeighbourError | TaskError:
@@ -175,6 +184,34 @@ def _refusal(status: int, codes: set[str], param: object, message: str) -> Neigh
         return Misconfigured("the model API answered 404", status=status)
     too_long = codes & _TOO_LONG or _SAYS_TOO_LONG.match(message)
     return InputRefused("text_too_long" if too_long else "input_refused", "the model refuses this text")
+
+
+def parse_limits(headers: Mapping[str, str]) -> RateLimits:
+    """What ``x-ratelimit-*`` tells, of each kind all three headers or nothing."""
+    return RateLimits(_allowance(headers, "requests"), _allowance(headers, "tokens"))
+
+
+def _allowance(headers: Mapping[str, str], kind: str) -> Allowance | None:
+    limit = _amount(headers, f"x-ratelimit-limit-{kind}")
+    remaining = _amount(headers, f"x-ratelimit-remaining-{kind}")
+    reset_s = duration_s(headers.get(f"x-ratelimit-reset-{kind}", ""))
+    if limit is None or remaining is None or reset_s is None or not remaining <= limit > 0:
+        return None
+    return Allowance(limit, remaining, reset_s)
+
+
+def _amount(headers: Mapping[str, str], name: str) -> int | None:
+    text = headers.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else None
+
+
+def duration_s(text: str) -> float | None:
+    """Seconds out of ``1s``, ``6m0s``, ``12ms``, ``1h2m3.5s`` or ``1.5``; None for garbage, and above a day."""
+    pieces = _DURATION.findall(text)
+    if not pieces or "".join(number + unit for number, unit in pieces) != text:
+        return None
+    seconds = sum(float(number) * _UNITS_S[unit] for number, unit in pieces)
+    return seconds if seconds <= LONGEST_RESET_S else None
 
 
 def parse_embeddings(content: bytes, count: int, dimensions: int | None) -> Embeddings:

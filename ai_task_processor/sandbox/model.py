@@ -42,16 +42,67 @@ class Refusal(Exception):
         self.response = response
 
 
+class Allowance:
+    """So much a minute, refilled all the time, and at most ``depth`` at once: a minute's, unless it is told."""
+
+    def __init__(self, per_minute: int, monotonic: Callable[[], float], depth: int | None = None) -> None:
+        self.limit = per_minute if depth is None else depth
+        self._per_second = per_minute / 60
+        self._monotonic = monotonic
+        self._left, self._at = float(self.limit), monotonic()
+
+    @property
+    def left(self) -> float:
+        now = self._monotonic()
+        self._left, self._at = min(self.limit, self._left + (now - self._at) * self._per_second), now
+        return self._left
+
+    def wait_s(self, amount: int) -> float:
+        """Seconds until so much is left."""
+        return max(0.0, (amount - self.left) / self._per_second)
+
+    def take(self, amount: int) -> None:
+        self._left = max(0.0, self.left - amount)
+
+    def headers(self, kind: str) -> dict[str, str]:
+        return {
+            f"x-ratelimit-limit-{kind}": str(self.limit),
+            f"x-ratelimit-remaining-{kind}": str(int(self.left)),
+            f"x-ratelimit-reset-{kind}": f"{self.wait_s(self.limit):.3f}s",
+        }
+
+
 class ModelApi:
-    """``POST /v1/embeddings`` and ``GET /v1/models``. ``calls``, ``inputs`` and ``tokens`` are what was charged."""
+    """``POST /v1/embeddings`` and ``GET /v1/models``. ``calls``, ``inputs`` and ``tokens`` are what was charged.
+
+    ``throttled``: calls that were answered with 429 because they exceeded a limit.
+    """
 
     def __init__(self, api_key: str, monotonic: Callable[[], float], refused_marker: str = "[[refuse]]") -> None:
         self.api_key = api_key
         self.refused_marker = refused_marker
-        self.calls = self.inputs = self.tokens = 0
+        self.calls = self.inputs = self.tokens = self.throttled = 0
         self._monotonic = monotonic
         self._charged: Counter[bytes] = Counter()
-        self._window = (-math.inf, 0, 0)
+        self._requests = Allowance(REQUESTS_PER_MINUTE, monotonic)
+        self._tokens = Allowance(TOKENS_PER_MINUTE, monotonic)
+        self._enforced, self._told = False, True
+
+    def limit(
+        self,
+        *,
+        requests_per_minute: int = REQUESTS_PER_MINUTE,
+        tokens_per_minute: int = TOKENS_PER_MINUTE,
+        depth: int | None = None,
+        told: bool = True,
+    ) -> None:
+        """From now on answer 429 to what exceeds this. Without it an allowance is shown, and never enforced.
+
+        ``depth``: how many requests may come at once. ``told``: whether headers show what is left.
+        """
+        self._requests = Allowance(requests_per_minute, self._monotonic, depth)
+        self._tokens = Allowance(tokens_per_minute, self._monotonic)
+        self._enforced, self._told = True, told
 
     def times_charged(self, text: str) -> int:
         """How often an answer for this text was paid for."""
@@ -73,6 +124,8 @@ class ModelApi:
             call = checked(request.body, self.refused_marker)
         except Refusal as refused:
             return refused.response
+        if refusal := self._throttled(sum(call.tokens)):
+            return refusal
         self._charge(call)
         vectors = [unit_vector(text, call.model, call.dimensions) for text in call.texts]
         data = [
@@ -86,7 +139,7 @@ class ModelApi:
         total = sum(call.tokens)
         usage = {"prompt_tokens": total, "total_tokens": total}
         fields = {"object": "list", "data": data, "model": call.model, "usage": usage}
-        return answer(fields, headers=self._rate_headers(total))
+        return answer(fields, headers=self._rate_headers())
 
     def _charge(self, call: Call) -> None:
         self.calls += 1
@@ -94,22 +147,19 @@ class ModelApi:
         self.tokens += sum(call.tokens)
         self._charged.update(map(_digest, call.texts))
 
-    def _rate_headers(self, tokens: int) -> dict[str, str]:
-        """What a minute's allowance would look like; it is shown, and never enforced (faults do that)."""
-        now = self._monotonic()
-        began, requests, spent = self._window
-        if now - began >= 60:
-            began, requests, spent = now, 0, 0
-        self._window = began, requests + 1, spent + tokens
-        reset = f"{60 - (now - began):.3f}s"
-        return {
-            "x-ratelimit-limit-requests": str(REQUESTS_PER_MINUTE),
-            "x-ratelimit-limit-tokens": str(TOKENS_PER_MINUTE),
-            "x-ratelimit-remaining-requests": str(max(0, REQUESTS_PER_MINUTE - self._window[1])),
-            "x-ratelimit-remaining-tokens": str(max(0, TOKENS_PER_MINUTE - self._window[2])),
-            "x-ratelimit-reset-requests": reset,
-            "x-ratelimit-reset-tokens": reset,
-        }
+    def _throttled(self, tokens: int) -> Response | None:
+        wait_s = max(self._requests.wait_s(1), self._tokens.wait_s(tokens))
+        if self._enforced and wait_s > 0:
+            self.throttled += 1
+            headers = {"Retry-After": str(math.ceil(wait_s)), **self._rate_headers()}
+            message = f"Rate limit reached. Please try again in {wait_s:.3f}s."
+            return openai_error(429, message, kind="requests", code="rate_limit_exceeded", headers=headers)
+        self._requests.take(1)
+        self._tokens.take(tokens)
+        return None
+
+    def _rate_headers(self) -> dict[str, str]:
+        return {**self._requests.headers("requests"), **self._tokens.headers("tokens")} if self._told else {}
 
     def _unauthorized(self, request: Request) -> Response | None:
         if request.headers.get("authorization") == f"Bearer {self.api_key}":

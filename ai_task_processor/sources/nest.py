@@ -6,6 +6,7 @@ given back a moment ago. Nothing else suppresses a listing: a task that an opera
 pending runs again.
 """
 
+import asyncio
 import time
 from collections.abc import Sequence
 from urllib.parse import quote
@@ -36,6 +37,8 @@ from ai_task_processor.sources.nest_wire import acknowledged, rejection
 from ai_task_processor.transport import exchange, status_error
 
 TASKS = "/api/ai-tasks/"
+#: characters of an id in a path: longer request lines are refused by servers (RFC 9112 §3 asks for 8,000 octets)
+MAX_ID = 4096
 _POLL_OUTCOMES: tuple[tuple[type[NeighbourError], str], ...] = (
     (Unauthorized, "auth_error"),
     (Throttled, "throttled"),
@@ -63,6 +66,7 @@ class NestTaskSource:
         metrics: Metrics,
     ) -> None:
         self._settings = settings
+        self._tasks = str(httpx2.URL(settings.base_url + TASKS))
         self._list = PendingList(settings, polling, self._skip, metrics=metrics)
         self._client = delivering
         self._poll_gate = poll_gate
@@ -74,6 +78,8 @@ class NestTaskSource:
         self._deferred: dict[str, float] = {}
         self._bare_failures = False
         self._warned = False
+        self._called = False
+        self._pause: asyncio.Task[None] | None = None
         self.marks: NestMarks | None = None
 
     @property
@@ -99,8 +105,23 @@ class NestTaskSource:
         self._note(page, time.perf_counter() - started_at)
         return [Claim(task, Receipt(task.id)) for task in page.tasks.values()]
 
-    async def wait(self, timeout_s: float) -> None:
-        await self._clock.sleep(timeout_s)
+    async def wait(self, timeout_s: float) -> bool:
+        if not self._called:
+            async with asyncio.TaskGroup() as group:
+                self._pause = group.create_task(self._clock.sleep(timeout_s), name="source-pause")
+        called, self._called = self._called, False
+        return called
+
+    def wake(self) -> None:
+        """Somebody says that there may be work: end the wait under way, or the next one.
+
+        The door is here and not at the scheduler, so that a push has one way in whatever it comes from: the
+        scheduler pauses by asking its source to wait, and alone decides when it asks and what may not be cut short.
+        """
+        self._metrics.woken()
+        self._called = True
+        if self._pause is not None:
+            self._pause.cancel()
 
     async def complete(self, receipt: Receipt, result: TaskResult) -> None:
         await self._report(receipt, TaskStatus.SUCCEEDED, codec.success_body(result))
@@ -164,7 +185,7 @@ class NestTaskSource:
             answer = await exchange(
                 self._client,
                 "PATCH",
-                self._url(task_id),
+                task_url(self._tasks, task_id),
                 content=body,
                 headers={"Content-Type": "application/json"},
                 timeout_s=self._settings.request_timeout_s,
@@ -186,13 +207,13 @@ class NestTaskSource:
             refusal = Ambiguous(str(refusal), status=answer.status_code)
         raise refusal
 
-    def _url(self, task_id: str) -> str:
-        """The task's own path and no other: ids come from outside, and our bearer goes with the request."""
-        prefix, quoted = self._settings.base_url + TASKS, quote(task_id, safe="", errors="surrogatepass")
-        try:
-            url = httpx2.URL(prefix + quoted)
-        except httpx2.InvalidURL as error:
-            raise Rejected("refused", 0) from error
-        if not task_id or url.raw_path != httpx2.URL(prefix).raw_path + quoted.encode():
-            raise Rejected("refused", 0)
-        return str(url)
+
+def task_url(tasks: str, task_id: str) -> str:
+    """The task's own path below ``tasks``, and no other: ids come from outside, and our bearer goes with the request.
+
+    Raises ``Rejected`` for an id that no path can hold.
+    """
+    quoted = quote(task_id, safe="", errors="surrogatepass")
+    if quoted in ("", ".", "..") or len(quoted) > MAX_ID:
+        raise Rejected("refused", 0)
+    return tasks + quoted

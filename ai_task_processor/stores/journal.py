@@ -8,7 +8,7 @@ import errno
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from logging import ERROR
 from pathlib import Path
 from typing import Literal
@@ -214,4 +214,6 @@ def _line(task_id: str, entry: _Entry) -> bytes:
     }
     if entry.marked:
         told["marked"] = True
-    return codec.line({**told, "tries": astuple(entry.tries)})
+    tries = entry.tries
+    told["tries"] = (tries.started, tries.failed, tries.crashed, tries.kills, tries.kills_alone)
+    return codec.line(told)

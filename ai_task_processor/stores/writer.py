@@ -8,7 +8,7 @@ waits for nobody; at high load the price of the fsync is shared.
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -85,7 +85,8 @@ class Writer:
         """``connect`` is told whether the file is known to be damaged."""
         self._connect = connect
         self._damaged = False
-        self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Sequence[_Job[Any]] | None] = SimpleQueue()
+        self._submitted: list[_Job[Any]] = []
         self._thread: Thread | None = None
         self._closed = False
         self.writable = True
@@ -106,6 +107,7 @@ class Writer:
         if self._thread is None:
             return
         if not self._closed:
+            self._hand_over()
             self._closed = True
             self._jobs.put(None)
         await asyncio.shield(self._ended)
@@ -125,8 +127,16 @@ class Writer:
             job.error = OutboxUnwritable("the outbox is closed")
             job.settle()
         else:
-            self._jobs.put(job)
+            self._submitted.append(job)
+            if len(self._submitted) == 1:
+                # What is submitted in one turn of the loop goes together: to wake the thread for each is dear.
+                self._loop.call_soon(self._hand_over)
         return job.future
+
+    def _hand_over(self) -> None:
+        if self._submitted:
+            self._jobs.put(self._submitted)
+            self._submitted = []
 
     def _main(self) -> None:
         try:
@@ -156,15 +166,15 @@ class Writer:
 
     def _gather(self) -> tuple[list[_Job[Any]], bool]:
         """Everything that waits, up to a bound, and whether more may follow."""
-        group = []
-        job = self._jobs.get()
+        group: list[_Job[Any]] = []
+        jobs = self._jobs.get()
         with contextlib.suppress(Empty):
-            while job is not None:
-                group.append(job)
-                if len(group) == _GROUP:
+            while jobs is not None:
+                group += jobs
+                if len(group) >= _GROUP:
                     break
-                job = self._jobs.get_nowait()
-        return group, job is not None
+                jobs = self._jobs.get_nowait()
+        return group, jobs is not None
 
     def _perform(self, group: list[_Job[Any]]) -> None:
         """Run the group in one transaction.

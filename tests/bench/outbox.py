@@ -1,5 +1,5 @@
 # ruff: noqa: T201 - a script that prints its figures
-"""What the outbox costs: ``python -m tests.bench.outbox`` or ``python tests/bench/outbox.py``.
+"""What the outbox costs: ``python -m tests.bench.outbox`` prints the figures as JSON.
 
 Every record is put, then delivered, by as many workers as there would be slots. The CPU time is
 that of the whole process over that of the same loop with an outbox in memory: what durability adds.
@@ -8,17 +8,15 @@ Machines are noisy: the runs alternate, and the median of several is shown.
 
 import argparse
 import asyncio
+import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import uvloop
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from ai_task_processor.clock import SystemClock
 from ai_task_processor.models.task import Record, TaskStatus
@@ -62,7 +60,7 @@ async def work(outbox: Outbox, numbers: Iterator[int]) -> None:
         await outbox.delivered(kept.task_id)
 
 
-async def added_cost(directory: Path, args: argparse.Namespace) -> None:
+async def added_cost(directory: Path, args: argparse.Namespace) -> dict[str, float]:
     clock = SystemClock()
     walls, added = [], []
     async with SqliteOutbox(directory, max_bytes=LIMIT, clock=clock) as outbox:
@@ -71,26 +69,34 @@ async def added_cost(directory: Path, args: argparse.Namespace) -> None:
             wall, cpu = await pass_through(outbox, args.records, args.workers)
             walls.append(wall)
             added.append(cpu - base)
-    print(f"put + delivered    {args.records / statistics.median(walls):10,.0f} records/s")
-    print(f"added CPU          {statistics.median(added) / args.records * 1e6:10.1f} µs/record")
+    return {
+        "records kept and delivered in a second": args.records / statistics.median(walls),
+        "CPU that durability adds to a record, µs": statistics.median(added) / args.records * 1e6,
+    }
 
 
-async def waiting_memory(directory: Path, args: argparse.Namespace) -> None:
+async def waiting_memory(directory: Path, args: argparse.Namespace) -> dict[str, float]:
     async with SqliteOutbox(directory, max_bytes=LIMIT, clock=SystemClock()) as outbox:
         await outbox.put(record(0))
         before = resident()
         for first in range(1, args.waiting, args.workers):
             for kept in [outbox.put(record(number)) for number in range(first, first + args.workers)]:
                 await kept
-        print(f"RSS                {(resident() - before) / 1e6:10.1f} MB for {outbox.depth().waiting:,} waiting")
+        megabytes = (resident() - before) / 1e6
         start = time.perf_counter()
         for _ in range(100):
             if len(await outbox.due(time.time(), 32)) != 32:
                 raise SystemExit("wrong: not all that wait are due")
-        print(f"due(limit=32)      {(time.perf_counter() - start) * 10:10.2f} ms")
+        due_ms = (time.perf_counter() - start) * 10
     start = time.perf_counter()
     async with SqliteOutbox(directory, max_bytes=LIMIT, clock=SystemClock()):
-        print(f"open with those    {(time.perf_counter() - start) * 1e3:10.1f} ms")
+        opened_ms = (time.perf_counter() - start) * 1e3
+    waiting = f"{args.waiting:,} waiting records"
+    return {
+        f"memory of {waiting}, MB": megabytes,
+        f"the next 32 of {waiting}, ms": due_ms,
+        f"to open with {waiting}, ms": opened_ms,
+    }
 
 
 def resident() -> int:
@@ -107,8 +113,8 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, help="where to write (default: the directory for temporary files)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.directory) as directory:
-        uvloop.run(waiting_memory(Path(directory) / "waiting", args))
-        uvloop.run(added_cost(Path(directory) / "cost", args))
+        memory = uvloop.run(waiting_memory(Path(directory) / "waiting", args))
+        print(json.dumps(memory | uvloop.run(added_cost(Path(directory) / "cost", args))))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ import httpx2
 import numpy as np
 import pytest
 
-from ai_task_processor.errors import InputRefused, ModelRefused, Unauthorized
+from ai_task_processor.errors import InputRefused, ModelRefused, Throttled, Unauthorized
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Vector
-from ai_task_processor.ports import Provider
+from ai_task_processor.ports import Provider, RateLimits
 from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.openai_api import OpenAIProvider
 from ai_task_processor.sandbox import Sandbox
@@ -90,6 +90,20 @@ async def test_usage_grows_with_the_text(provider: Provider) -> None:
     assert long.prompt_tokens > 50
 
 
+async def test_limits_are_told_or_left_out(provider: Provider) -> None:
+    """Who has limits tells what is left of them after the call; who has none tells nothing."""
+    first, second = [(await provider.embed(["x" * 400], MODEL)).limits for _ in range(2)]
+    if provider.name == "mock":
+        assert first == second == RateLimits()
+        return
+    for before, after in ((first.requests, second.requests), (first.tokens, second.tokens)):
+        assert before
+        assert after
+        assert before.limit == after.limit
+        assert 0 <= after.remaining < after.limit
+        assert 0 < after.reset_s <= 60
+
+
 @pytest.mark.parametrize("text", ["\x00", "😀" * 50, " ", "a" * 20_000, "\u2028", '"}]'])
 async def test_any_text_is_a_text(provider: Provider, text: str) -> None:
     """Whatever Unicode a task brings arrives as it is."""
@@ -133,6 +147,20 @@ async def test_refusals_of_a_real_server_are_told_apart(sandbox: Sandbox) -> Non
     with pytest.raises(Unauthorized):
         await stranger.check(MODEL)
     await stranger.aclose()
+
+
+async def test_a_limit_of_a_real_server_is_told_apart(sandbox: Sandbox) -> None:
+    """Its 429 asks for patience and is no outage; what it tells before is what then happens."""
+    sandbox.model.limit(requests_per_minute=1, depth=2)
+    provider = openai_provider(sandbox)
+    told = [(await provider.embed(["x"], MODEL)).limits.requests for _ in range(2)]
+    assert [allowance.remaining for allowance in told if allowance] == [1, 0]
+    with pytest.raises(Throttled) as refused:
+        await provider.embed(["x"], MODEL)
+    assert refused.value.status == 429
+    assert refused.value.retry_after_s == pytest.approx(60, abs=10)
+    assert sandbox.model.throttled == 1
+    await provider.aclose()
 
 
 async def test_a_call_that_is_cancelled_leaves_the_client_usable(sandbox: Sandbox) -> None:

@@ -104,6 +104,7 @@ def pause(outbox: SqliteOutbox) -> tuple[threading.Event, threading.Event]:
 def held(outbox: SqliteOutbox) -> Iterator[None]:
     """Keep the writer thread busy, so that what is submitted inside forms one group."""
     busy, release = pause(outbox)
+    outbox._writer._hand_over()
     assert busy.wait(10)
     try:
         yield
@@ -540,6 +541,7 @@ async def test_a_command_cannot_write_into_the_middle_of_a_group(outbox: SqliteO
         await asyncio.sleep(0)
         reading, release = pause(outbox)
         kept = outbox.put(record())
+        outbox._writer._hand_over()
     assert reading.wait(10)
     command = sqlite3.connect(tmp_path / "outbox.db", timeout=0)
     with closing(command), pytest.raises(sqlite3.OperationalError, match="locked"):

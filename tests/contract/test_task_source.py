@@ -41,10 +41,11 @@ METRICS = Metrics(version="1", provider="mock")
 
 
 class HandClock:
-    """A clock that moves when it is told to, and when somebody sleeps."""
+    """A clock that moves when it is told to, and when somebody sleeps; ``stopped``, no sleep ends."""
 
     def __init__(self) -> None:
         self.time = 1_000.0
+        self.stopped = False
 
     def monotonic(self) -> float:
         return self.time
@@ -53,6 +54,8 @@ class HandClock:
         return datetime.fromtimestamp(1_800_000_000 + self.time, UTC)
 
     async def sleep(self, seconds: float) -> None:
+        if self.stopped:
+            await asyncio.Event().wait()
         self.time += seconds
         await asyncio.sleep(0)
 
@@ -78,6 +81,7 @@ class FakeSource:
         self._admission = admission
         self._clock = clock
         self._deferred: dict[str, float] = {}
+        self._called = asyncio.Event()
 
     async def claim(self, limit: int) -> Sequence[Claim]:
         await self.check()
@@ -88,8 +92,18 @@ class FakeSource:
         due = self._deferred.get(task.id, 0.0) <= self._clock.monotonic()
         return due and task.id not in self.outcomes and self._admission.refuse(task) is None
 
-    async def wait(self, timeout_s: float) -> None:
-        await self._clock.sleep(timeout_s)
+    async def wait(self, timeout_s: float) -> bool:
+        ends = [asyncio.ensure_future(self._called.wait()), asyncio.ensure_future(self._clock.sleep(timeout_s))]
+        if not self._called.is_set():
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        called = self._called.is_set()
+        self._called.clear()
+        return called
+
+    def wake(self) -> None:
+        self._called.set()
 
     async def complete(self, receipt: Receipt, result: TaskResult) -> None:
         await self._report(receipt, result)
@@ -124,6 +138,7 @@ class Neighbourhood(Protocol):
     def add(self, text: str) -> str: ...
     def put_back(self, task_id: str) -> None: ...
     def refuse(self, task_id: str) -> None: ...
+    def call(self) -> None: ...
     def break_down(self) -> None: ...
     def state(self, task_id: str) -> str: ...
 
@@ -144,6 +159,9 @@ class FakeNeighbourhood:
 
     def refuse(self, task_id: str) -> None:
         self.source.refusing.add(task_id)
+
+    def call(self) -> None:
+        self.source.wake()
 
     def break_down(self) -> None:
         self.source.down = True
@@ -193,6 +211,9 @@ class NestNeighbourhood:
 
     def refuse(self, task_id: str) -> None:
         self.sandbox.faults.add("patch", status=400, task_id=task_id)
+
+    def call(self) -> None:
+        self.source.wake()
 
     def break_down(self) -> None:
         self.sandbox.faults.add("pending", status=503)
@@ -368,10 +389,38 @@ async def test_an_outage_is_the_neighbours_fault(neighbours: Neighbourhood) -> N
 
 
 async def test_wait_returns(neighbours: Neighbourhood) -> None:
-    """Without news it returns after the time it was given."""
+    """Without news it returns false after the time it was given."""
     began_at = neighbours.clock.monotonic()
-    await neighbours.source.wait(3.0)
+    assert await neighbours.source.wait(3.0) is False
     assert neighbours.clock.monotonic() - began_at <= 3.0
+
+
+async def test_a_call_ends_the_wait(neighbours: Neighbourhood) -> None:
+    """When there may be work it returns true, long before its time."""
+    neighbours.clock.stopped = True
+    for _ in range(3):
+        waiting = asyncio.ensure_future(neighbours.source.wait(3_600.0))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        neighbours.call()
+        async with asyncio.timeout(5):
+            assert await waiting is True
+
+
+async def test_calls_while_nobody_waits_end_the_next_wait(neighbours: Neighbourhood) -> None:
+    """A call during a poll is not lost; a thousand calls are one; a wait that was given up takes none with it."""
+    neighbours.clock.stopped = True
+    given_up = asyncio.ensure_future(neighbours.source.wait(3_600.0))
+    await asyncio.sleep(0.01)
+    given_up.cancel()
+    await asyncio.wait([given_up])
+    for _ in range(1_000):
+        neighbours.call()
+    await claimed(neighbours)
+    async with asyncio.timeout(5):
+        assert await neighbours.source.wait(3_600.0) is True
+    neighbours.clock.stopped = False
+    assert await neighbours.source.wait(3.0) is False
 
 
 # --- the NestJS source: what is claimed

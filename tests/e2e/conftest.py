@@ -122,6 +122,11 @@ class DaemonProcess:
         async with httpx2.AsyncClient(trust_env=False, verify=False) as client:
             return await client.get(f"http://127.0.0.1:{self.port}{path}", timeout=5)
 
+    async def wake(self, token: str) -> httpx2.Response:
+        async with httpx2.AsyncClient(trust_env=False, verify=False) as client:
+            headers = {"Authorization": f"Bearer {token}"}
+            return await client.post(f"http://127.0.0.1:{self.port}/wake", headers=headers, timeout=5)
+
     async def status(self) -> dict[str, Any]:
         document: dict[str, Any] = (await self.get("/status")).json()
         return document

@@ -60,6 +60,38 @@ async def test_both_spellings_plain_strings_and_equal_texts(sandbox: Sandbox, da
     assert sandbox.stats.model_inputs == 1
 
 
+@pytest.mark.parametrize(("settings", "inputs"), [({}, 1), ({"VECTOR_CACHE_BYTES": "0"}, 2)])
+async def test_a_text_that_comes_again_is_not_paid_for_again(
+    sandbox: Sandbox, daemon: Start, settings: dict[str, str], inputs: int
+) -> None:
+    """The vector of a text is remembered, and counted as what it saved; with 0 bytes nothing is."""
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.2, **settings)
+    for _ in range(2):
+        task_id = sandbox.tasks.add(text="again and again")
+        await sandbox.tasks.settled([task_id], timeout=20)
+        assert sandbox.tasks[task_id].result == sandbox.vector("again and again", MODEL)
+    assert sandbox.stats.model_inputs == inputs
+    assert await worker.metric("vector_cache_hits_total") == 2 - inputs
+    assert await worker.metric("vector_cache_saved_tokens_total") == (2 - inputs) * sandbox.stats.model_tokens
+
+
+@pytest.mark.parametrize(("told", "refused"), [(True, 0), (False, 3)], ids=["headers", "429s alone"])
+async def test_a_rate_limit_is_used_up_and_not_run_into(
+    sandbox: Sandbox, daemon: Start, told: bool, refused: int
+) -> None:
+    """1,000 tasks in 200 calls at 20 a second: no 429 when headers tell of the limit, and few when nothing does."""
+    sandbox.model.limit(requests_per_minute=1_200, depth=20, told=told)
+    ids = [sandbox.tasks.add(text=f"text {number}") for number in range(1_000)]
+    worker = await daemon(CONCURRENCY_LIMIT=5)
+    await sandbox.tasks.settled(ids, timeout=60)
+    assert sandbox.model.throttled <= refused
+    assert sandbox.model.calls <= 1.5 * 200 + 5
+    paced = sandbox.model.throttled > 0
+    assert (await worker.metric('model_request_rate{model="text-embedding-3-small"}') > 0) == paced
+    assert not paced or "after a 429" in (await worker.status())["paced_models"][MODEL]
+    assert not worker.events("task.released")
+
+
 async def test_only_the_culprit_of_a_refused_batch_fails(sandbox: Sandbox, daemon: Start) -> None:
     """A 400 is bisected: the refused text fails with a code, its neighbours succeed."""
     good = [sandbox.tasks.add(text=f"good {number}") for number in range(15)]

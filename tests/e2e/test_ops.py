@@ -19,6 +19,7 @@ Start = Callable[..., Awaitable[Any]]
 Eventually = Callable[..., Awaitable[Any]]
 Another = Callable[[], Awaitable[Sandbox]]
 PATHS = ("/health", "/ready", "/metrics", "/status")
+TOKEN = "a-token-of-the-tests"
 #: what a busy machine may add to a promise in seconds
 ALLOWANCE_S = 2.0
 
@@ -141,6 +142,63 @@ async def test_a_slow_head_is_cut_off(sandbox: Sandbox, daemon: Start) -> None:
             if reading.done():
                 break
         assert await reading == b""
+
+
+# --- the wake-up
+
+
+async def test_a_wake_up_replaces_the_wait_for_the_next_poll(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually
+) -> None:
+    """A new task is acknowledged moments after ``POST /wake``, long before anybody would have looked for it."""
+    worker = await daemon(POLLING_INTERVAL_SECONDS=3_600, WAKE_TOKEN=TOKEN)
+    # An idle daemon polls after half a second, one, two, four: by itself the next poll comes six seconds later.
+    await eventually(lambda: sandbox.stats.polls == 5, timeout=20)
+    task_id = sandbox.tasks.add(text="text")
+    assert (await worker.wake(TOKEN)).status_code == 202
+    await sandbox.tasks.settled([task_id], timeout=5)
+    assert await worker.metric("wakeups_total") == 1
+
+
+async def test_a_wake_up_needs_its_token(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+    """A wrong token is refused and wakes nobody; without WAKE_TOKEN there is no such path."""
+    worker = await daemon(POLLING_INTERVAL_SECONDS=3_600, WAKE_TOKEN=TOKEN)
+    await eventually(lambda: ready(worker))
+    refused = await worker.wake("another-token-than-that")
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+    assert (await ask(worker, "POST", "/wake")).status_code == 401
+    other = await ask(worker, "GET", "/wake")
+    assert (other.status_code, other.headers["allow"]) == (405, "POST")
+    assert await worker.metric("wakeups_total") == 0
+    assert await worker.stop() == 0
+    closed = await daemon()
+    unknown = await ask(closed, "POST", "/nothing")
+    answer = await closed.wake(TOKEN)
+    assert (answer.status_code, answer.content) == (404, unknown.content)
+
+
+async def test_a_storm_of_wake_ups_is_no_storm_of_polls(
+    sandbox: Sandbox, daemon: Start, eventually: Eventually
+) -> None:
+    """Calls without a pause for two seconds: at most forty polls a second, and a dead API is hardly asked at all."""
+    worker = await daemon(POLLING_INTERVAL_SECONDS=3_600, WAKE_TOKEN=TOKEN, CIRCUIT_BREAKER_THRESHOLD=1_000)
+    await eventually(lambda: ready(worker))
+    before, began = sandbox.stats.polls, time.monotonic()
+    await storm(worker, 2.0)
+    assert sandbox.stats.polls - before <= 40 * (time.monotonic() - began) + 2
+    sandbox.faults.add("pending", status=503)
+    before = sandbox.stats.polls
+    await storm(worker, 2.0)
+    assert sandbox.stats.polls - before <= 10
+    assert await worker.metric("wakeups_total") > 100
+
+
+async def storm(worker: Any, seconds: float) -> None:
+    ends_at = time.monotonic() + seconds
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        while time.monotonic() < ends_at:
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            await client.post(f"http://127.0.0.1:{worker.port}/wake", headers=headers, timeout=5)
 
 
 # --- what is said when something is wrong

@@ -124,6 +124,7 @@ def planted(sandbox: Sandbox) -> dict[str, str]:
         "model key": MODEL_KEY,
         "key echoed by the model": ECHOED_KEY,
         "password of the proxy": PROXY_PASSWORD,
+        "token that wakes": WAKE_TOKEN,
         "bearer of a stranger": "abc.def-Planted",
         "text of a task": TEXT,
         "result of a task": RESULT,
@@ -137,8 +138,9 @@ def _parts(token: str) -> list[tuple[int, str]]:
 
 
 async def served(worker: Any) -> str:
-    """All that the ops server says, refusals of a wake-up with a token in every place included."""
+    """All that the ops server says, wake-ups with the token in every place included."""
     answers = [await worker.get(path) for path in (*PATHS, f"/wake?token={WAKE_TOKEN}", f"/{WAKE_TOKEN}")]
+    answers += [await worker.wake(token) for token in (WAKE_TOKEN, f"{WAKE_TOKEN}x")]
     return "\n".join(f"{answer.headers} {answer.text}" for answer in answers)
 
 
@@ -175,6 +177,7 @@ async def test_no_planted_secret_is_found_anywhere(
     await sandbox.tasks.settled(ids, timeout=40)
     await eventually(lambda: worker.events("delivery.refused"))
     said = {"served": await served(worker)}
+    assert await eventually(lambda: worker.metric("wakeups_total")) == 1
     for name, arguments in {"doctor": ["doctor"], "list": ["outbox", "list"]}.items():
         finished = await worker.command(*arguments)
         said[name] = finished.out + finished.err
@@ -191,7 +194,7 @@ async def test_no_planted_secret_is_found_anywhere(
     assert told.count("exception.caught") == 2
 
     secrets = planted(sandbox)
-    assert len(secrets) >= 14
+    assert len(secrets) >= 15
     assert said["log"].count("***") >= 6
     found = {
         f"{name} in {where}"

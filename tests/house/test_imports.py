@@ -21,13 +21,16 @@ EVERYWHERE = {"pydantic", "structlog", "httpx2"}
 TERMINAL = ("cli.py", "doctor", "demo", "outbox_commands.py")
 #: The modules that may be the one door of a library.
 DOORS = {
+    "aiohappyeyeballs": {"http1.py"},
     "authlib": {"auth.py"},
     "cryptography": {"syntax.py"},
     "dotenv": {"environment.py"},
     "h11": {"server.py"},
+    "httptools": {"http1.py"},
     "numpy": {"codec.py"},
     "openai": {"providers/openai_api.py"},
     "orjson": {"codec.py"},
+    "pybase64": {"codec.py"},
     "prometheus_client": {"metrics.py"},
     "pybreaker": {"resilience.py"},
     "pydantic_settings": {"settings.py"},

@@ -19,7 +19,7 @@ from ai_task_processor import __version__
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKS = ["requirements.txt", "requirements-dev.txt", "requirements-build.txt"]
+LOCKS = ["requirements.txt", "requirements-dev.txt", "requirements-build.txt", "requirements-bench.txt"]
 
 every_lock = pytest.mark.parametrize("lock", LOCKS)
 
@@ -51,6 +51,7 @@ def test_a_lock_has_pins_with_hashes_and_nothing_else(lock: str) -> None:
         ("requirements.txt", PROJECT["project"]["dependencies"]),
         ("requirements-dev.txt", PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]),
         ("requirements-build.txt", PROJECT["dependency-groups"]["build"]),
+        ("requirements-bench.txt", PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["bench"]),
     ],
 )
 def test_a_lock_is_up_to_date(lock: str, declared: list[str]) -> None:
@@ -65,12 +66,13 @@ def test_a_lock_is_up_to_date(lock: str, declared: list[str]) -> None:
 
 
 def test_what_is_tested_is_what_is_shipped() -> None:
-    """The development lock holds every run-time pin, and the build tools never ask for another version."""
-    dev, runtime, build = pins("requirements-dev.txt"), pins("requirements.txt"), pins("requirements-build.txt")
+    """The development lock holds every run-time pin, and no other lock asks for another version of what it holds."""
+    dev, runtime = pins("requirements-dev.txt"), pins("requirements.txt")
     assert runtime.items() <= dev.items()
-    assert {key: dev[key] for key in build.keys() & dev.keys()} == {
-        key: build[key] for key in build.keys() & dev.keys()
-    }
+    for lock in ("requirements-build.txt", "requirements-bench.txt"):
+        other = pins(lock)
+        shared = other.keys() & dev.keys()
+        assert {key: dev[key] for key in shared} == {key: other[key] for key in shared}, lock
 
 
 def test_every_version_is_the_same() -> None:

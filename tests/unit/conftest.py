@@ -6,7 +6,11 @@ import math
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
+import httpx2
 import pytest
+import respx
+
+from ai_task_processor import transport
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 #: turns of the event loop with nothing left to run before time moves on
@@ -78,3 +82,14 @@ class FakeClock:
 def clock() -> FakeClock:
     """A clock of its own for every test."""
     return FakeClock()
+
+
+@pytest.fixture
+def httpx2_mock(httpx2_mock: respx.Router, monkeypatch: pytest.MonkeyPatch) -> respx.Router:
+    """respx sees what goes through httpx2's own transport: in these tests everything does."""
+
+    def standard(_network: object, _url: str, _connections: int) -> httpx2.AsyncBaseTransport:
+        return httpx2.AsyncHTTPTransport(verify=False, trust_env=False)
+
+    monkeypatch.setattr(transport, "_transport", standard)
+    return httpx2_mock

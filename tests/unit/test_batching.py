@@ -6,7 +6,8 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,13 +19,16 @@ from ai_task_processor.batching import (
     GATHERING_S,
     GATHERING_SHARE,
     LONGEST_PAUSE_S,
+    LOOK_AGAIN_S,
     MAX_INPUTS,
     MAX_LANES,
     MAX_TOKENS,
+    Attempt,
     Embedded,
     MicroBatcher,
 )
 from ai_task_processor.errors import (
+    Ambiguous,
     CircuitOpen,
     InputRefused,
     InvalidAnswer,
@@ -35,7 +39,9 @@ from ai_task_processor.errors import (
 )
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Usage, Vector
-from ai_task_processor.ports import Clock, Embeddings
+from ai_task_processor.pacing import DECREASE, LONGEST_WAIT_S, RISE
+from ai_task_processor.ports import Allowance, Clock, Embeddings, RateLimits
+from ai_task_processor.vector_cache import VectorCache
 
 if TYPE_CHECKING:
     from tests.unit.conftest import FakeClock
@@ -51,7 +57,10 @@ def vector(text: str) -> Vector:
 
 
 class Model:
-    """One call takes ``takes_s``; calls with a text in ``culprits`` are refused, and with one in ``hanging`` hang."""
+    """One call takes ``takes_s``; calls with a text in ``culprits`` are refused, and with one in ``hanging`` hang.
+
+    ``limits`` are told with every answer; one token is charged for each byte.
+    """
 
     def __init__(self, clock: Clock, takes_s: float = 1.0) -> None:
         self.clock = clock
@@ -59,6 +68,7 @@ class Model:
         self.culprits: set[str] = set()
         self.hanging: set[str] = set()
         self.error: Exception | None = None
+        self.limits: Callable[[], RateLimits] = RateLimits
         self.calls: list[list[str]] = []
         self.times: list[float] = []
         self.running = self.most_running = 0
@@ -79,7 +89,8 @@ class Model:
             raise self.error
         if self.culprits & set(texts):
             raise REFUSED
-        return Embeddings([vector(text) for text in texts], Usage(sum(len(text.encode()) for text in texts)))
+        usage = Usage(sum(len(text.encode()) for text in texts))
+        return Embeddings([vector(text) for text in texts], usage, self.limits())
 
     @property
     def sizes(self) -> list[int]:
@@ -97,15 +108,15 @@ class Intake:
 
 
 class House:
-    """A running batcher with its model and intake."""
+    """A running batcher with its model and intake, and a cache if it is given one."""
 
-    def __init__(self, clock: Clock, takes_s: float = 1.0) -> None:
+    def __init__(self, clock: Clock, takes_s: float = 1.0, cache: VectorCache | None = None) -> None:
         self.clock = clock
         self.model = Model(clock, takes_s)
         self.intake = Intake()
         self.metrics = Metrics(version="1", provider="mock", models=["m"])
         self.batcher = MicroBatcher(
-            self.model, hold_s=lambda: 0.0, intake=self.intake, clock=clock, metrics=self.metrics
+            self.model, cache=cache, hold_s=lambda: 0.0, intake=self.intake, clock=clock, metrics=self.metrics
         )
 
     async def embed(self, *texts: str, model: str = "m") -> list[Embedded | BaseException]:
@@ -193,6 +204,35 @@ async def test_a_refill_on_its_way_is_waited_for(house: House) -> None:
     await asyncio.gather(house.embed("early"), late())
     assert house.model.calls == [["early", "late"]]
     assert house.model.times[0] == pytest.approx(began_at + 0.03, abs=0.002)
+
+
+async def test_a_batch_that_waits_is_rarely_woken(house: House) -> None:
+    """Five ticks of a refill that brings 40 texts cost five wake-ups, and the last one comes at once."""
+    house.intake.refill = lambda: len(house.batcher._lanes["m"].queue) < 41
+    early = asyncio.create_task(house.embed("early"))
+    await house.clock.sleep(0.003)
+    wakes = 0
+    expects = house.batcher._expects
+
+    def counted(lane: Any) -> bool:
+        nonlocal wakes
+        wakes += asyncio.current_task() in (batcher_task("batch-lane"), batcher_task("gathering-end"))
+        return expects(lane)
+
+    house.batcher._expects = counted  # type: ignore[method-assign]
+    late = []
+    for tick in range(5):
+        await house.clock.sleep(LOOK_AGAIN_S)
+        late += [asyncio.create_task(house.embed(text)) for text in texts(8, f"{tick}-")]
+    arrived_at = house.clock.monotonic()
+    await asyncio.gather(early, *late)
+    assert house.model.sizes == [41]
+    assert house.model.times == [arrived_at]
+    assert wakes <= 8
+
+
+def batcher_task(name: str) -> asyncio.Task[Any] | None:
+    return next((task for task in asyncio.all_tasks() if task.get_name() == name), None)
 
 
 @pytest.mark.parametrize(("takes_s", "longest_s"), [(0.0, GATHERING_S), (0.1, GATHERING_S), (10.0, 1.0)])
@@ -484,7 +524,8 @@ async def test_a_batch_that_everybody_left_is_not_sent(house: House) -> None:
     await running
     await house.embed("next")
     assert house.model.calls == [["running"], ["next"]]
-    assert house.batcher._lanes["m"].waiting == {}
+    lane = house.batcher._lanes["m"]
+    assert (lane.texts, list(lane.queue)) == ({}, [])
 
 
 # --- who is to blame
@@ -678,6 +719,420 @@ async def test_an_unusable_vector_is_its_own_texts_trouble(clock: "FakeClock") -
     house.batcher = MicroBatcher(call, hold_s=lambda: 0.0, intake=house.intake, clock=clock, metrics=house.metrics)
     async with house.open():
         assert errors(await house.embed("a", "b", "c")) == [Embedded, InvalidAnswer, Embedded]
+
+
+# --- equal texts
+
+
+async def test_a_text_on_its_way_is_not_paid_for_again(house: House) -> None:
+    """Who brings a text whose call is under way shares its answer; who comes after the answer needs a new call."""
+    first = asyncio.create_task(house.embed("a", "b"))
+    await house.clock.sleep(0.5)
+    joined = asyncio.create_task(house.embed("b", "c", "b"))
+    assert errors(await first) == [Embedded] * 2
+    assert await joined == [Embedded(vector(text), Usage(1)) for text in ("b", "c", "b")]
+    assert house.model.calls == [["a", "b"], ["c"]]
+    await house.embed("a")
+    assert house.model.calls[2:] == [["a"]]
+    assert house.batcher._lanes["m"].texts == {}
+
+
+async def test_who_leaves_takes_nothing_from_those_who_share(house: House) -> None:
+    """Each of three tasks that share an input may be cancelled, the first as well, before and during the call."""
+    tasks = [asyncio.create_task(house.batcher.embed("a", "m")) for _ in range(2)]
+    await house.clock.sleep(0.5)
+    tasks += [asyncio.create_task(house.batcher.embed("a", "m")) for _ in range(2)]
+    await house.clock.sleep(0.1)
+    tasks[0].cancel()
+    tasks[2].cancel()
+    assert await tasks[1] == await tasks[3] == Embedded(vector("a"), Usage(1))
+    assert house.model.calls == [["a"]]
+
+
+async def test_a_text_whose_task_has_gone_can_still_be_joined(house: House) -> None:
+    """A task that ran out of time and comes again finds its own call, as long as that is under way."""
+    gone = asyncio.create_task(house.batcher.embed("a", "m"))
+    await house.clock.sleep(0.5)
+    gone.cancel()
+    await asyncio.wait([gone])
+    assert errors(await house.embed("a")) == [Embedded]
+    assert house.model.calls == [["a"]]
+
+
+async def test_a_failure_reaches_all_who_share_the_call(house: House) -> None:
+    """Who joined late, too; and nobody can join what has failed."""
+    house.model.error = error = Transient("503")
+    first = asyncio.create_task(house.embed("a"))
+    await house.clock.sleep(0.5)
+    assert await house.embed("a", "a") == [error] * 2
+    assert await first == [error]
+    house.model.error = None
+    assert errors(await house.embed("a")) == [Embedded]
+
+
+async def test_a_refusal_reaches_all_who_share_the_text(house: House) -> None:
+    """A culprit that was joined while its batch is bisected is refused for everybody; its neighbours are served."""
+    house.model.culprits = {"bad"}
+    first = asyncio.create_task(house.embed("good", "bad"))
+    await house.clock.sleep(1.5)
+    late = asyncio.create_task(house.embed("bad", "good"))
+    assert errors(await first) == [Embedded, InputRefused]
+    assert errors(await late) == [InputRefused, Embedded]
+    assert house.model.calls == [["good", "bad"], ["good"], ["bad"]]
+
+
+async def test_what_a_bisection_left_out_is_not_joined(house: House) -> None:
+    """A text that was dropped because its tasks had gone travels anew with whoever brings it."""
+    house.model.culprits = {"bad"}
+    tasks = {text: asyncio.create_task(house.batcher.embed(text, "m")) for text in ("a", "b", "c", "bad")}
+    await house.clock.sleep(0.5)
+    for text in ("a", "b"):
+        tasks[text].cancel()
+    await house.clock.sleep(1.0)
+    again = asyncio.create_task(house.embed("a"))
+    await asyncio.wait(tasks.values())
+    assert errors(await again) == [Embedded]
+    assert house.model.calls[:2] == [["a", "b", "c", "bad"], ["c", "bad"]]
+    assert sorted(house.model.calls[2:]) == [["a"], ["bad"], ["c"]]
+
+
+async def test_nobody_joins_what_a_pause_sent_away(house: House) -> None:
+    """The queue of a model that pauses is forgotten: its texts are new ones when the pause is over."""
+    house.model.error = ModelRefused("the provider does not know this model")
+    await house.embed("a")
+    await house.clock.sleep(FIRST_PAUSE_S)
+    first = asyncio.create_task(house.embed("a"))
+    await house.clock.sleep(0.1)
+    assert errors(await house.embed("b")) == [CircuitOpen]
+    await first
+    house.model.error = None
+    await house.clock.sleep(2 * FIRST_PAUSE_S)
+    assert errors(await house.embed("a", "b")) == [Embedded] * 2
+
+
+@settings(EXAMPLES, max_examples=40)
+@given(data=st.data())
+def test_everybody_is_answered_whatever_is_shared(clock: "FakeClock", data: st.DataObject) -> None:
+    """Few texts, many tasks, some cancelled, some culprits, with a cache or without: nobody waits for ever."""
+    arrivals = data.draw(
+        st.lists(st.tuples(st.floats(0, 4), st.sampled_from("abcdx"), st.booleans()), min_size=1, max_size=25)
+    )
+    cache = data.draw(st.sampled_from([None, VectorCache(2**20)]))
+
+    async def play(clock: "FakeClock") -> None:
+        async with House(clock, cache=cache).open() as house:
+            house.model.culprits = {"x"}
+
+            async def arrive(after_s: float, text: str, leaves: bool) -> None:
+                await clock.sleep(after_s)
+                task = asyncio.create_task(house.batcher.embed(text, "m"))
+                if leaves:
+                    await clock.sleep(0.7)
+                    task.cancel()
+                await asyncio.wait([task])
+                if task.cancelled():
+                    return
+                error = task.exception()
+                if text == "x":
+                    assert isinstance(error, InputRefused | CircuitOpen)
+                elif error is None:
+                    assert task.result().vector == vector(text)
+                else:
+                    assert isinstance(error, CircuitOpen)
+
+            async with asyncio.TaskGroup() as group:
+                for after_s, text, leaves in arrivals:
+                    group.create_task(arrive(after_s, text, leaves))
+            await clock.sleep(60)
+            lane = house.batcher._lanes.get("m")
+            assert lane is None or (lane.texts, list(lane.queue), lane.running) == ({}, [], [])
+            paid = Counter(text for call in house.model.calls if not {"x"} & set(call) for text in call)
+            assert cache is None or set(paid.values()) <= {1}
+
+    asyncio.run(play(type(clock)()))
+
+
+# --- remembered vectors
+
+
+async def test_a_text_that_comes_again_costs_nothing(clock: "FakeClock") -> None:
+    """Its vector is there at once, without a call and without tokens, and what it had cost is counted."""
+    async with House(clock, cache=VectorCache(2**20)).open() as house:
+        first = await house.embed("hello", "you")
+        began_at = clock.monotonic()
+        assert await house.embed("hello", "hello") == [Embedded(vector("hello"), Usage(0))] * 2
+        assert clock.monotonic() == began_at
+        assert errors(first) == [Embedded] * 2
+        assert house.model.calls == [["hello", "you"]]
+        assert house.metrics.value("vector_cache_hits_total") == 2
+        assert house.metrics.value("vector_cache_saved_tokens_total") == 2 * 5
+        await house.embed("hello", model="another")
+        assert house.model.calls[1:] == [["hello"]]
+
+
+async def test_a_remembered_vector_is_there_while_its_model_pauses(clock: "FakeClock") -> None:
+    """Nobody needs to be asked for it."""
+    async with House(clock, cache=VectorCache(2**20)).open() as house:
+        await house.embed("a")
+        house.model.error = ModelRefused("the provider does not know this model")
+        assert errors(await house.embed("b")) == [CircuitOpen]
+        assert errors(await house.embed("a", "b")) == [Embedded, CircuitOpen]
+
+
+async def test_only_what_was_paid_for_is_remembered(clock: "FakeClock") -> None:
+    """Refusals, failures and unusable vectors are asked for again; a vector that nobody waited for any more is not."""
+    async with House(clock, cache=VectorCache(2**20)).open() as house:
+        house.model.culprits = {"bad"}
+        await house.embed("bad", "good")
+        await house.embed("bad")
+        house.model.error = Transient("503")
+        await house.embed("new")
+        house.model.error = None
+        gone = asyncio.create_task(house.batcher.embed("gone", "m"))
+        await clock.sleep(0.5)
+        gone.cancel()
+        await clock.sleep(1)
+        before = len(house.model.calls)
+        assert errors(await house.embed("good", "gone")) == [Embedded] * 2
+        assert len(house.model.calls) == before
+        assert errors(await house.embed("bad", "new")) == [InputRefused, Embedded]
+        assert house.model.calls[before] == ["bad", "new"]
+
+
+async def test_an_unusable_vector_is_not_remembered(clock: "FakeClock") -> None:
+    """What the model answered is asked for again."""
+    calls = []
+
+    async def call(texts: Sequence[str], model: str) -> Embeddings:
+        calls.append(list(texts))
+        return Embeddings([None if len(calls) == 1 else vector(text) for text in texts], Usage(3))
+
+    house, cache = House(clock), VectorCache(2**20)
+    house.batcher = MicroBatcher(
+        call, cache=cache, hold_s=lambda: 0.0, intake=house.intake, clock=clock, metrics=house.metrics
+    )
+    async with house.open():
+        assert errors(await house.embed("a")) == [InvalidAnswer]
+        assert errors(await house.embed("a")) == [Embedded]
+        assert errors(await house.embed("a")) == [Embedded]
+    assert calls == [["a"], ["a"]]
+
+
+# --- the pace of a model
+
+
+async def busy(house: House, tasks: int = 8) -> None:
+    """So many tasks that always bring another text, until they are cancelled."""
+
+    async def work(name: str) -> None:
+        for n in range(10_000):
+            await house.embed(f"{name}-{n}")
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(tasks):
+            group.create_task(work(f"t{number}"))
+
+
+@asynccontextmanager
+async def kept_busy(house: House) -> AsyncIterator[None]:
+    running = asyncio.create_task(busy(house))
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_after_a_429_calls_start_slower_and_carry_the_same(clock: "FakeClock") -> None:
+    """The rate falls to a part of what was reached, is told, comes back, and nobody is left out of a batch."""
+    async with House(clock, takes_s=0.1).open() as house, kept_busy(house):
+        await clock.sleep(30)
+        assert house.batcher.paces() == {}
+        reached = len(house.model.times) / 30
+        house.model.error = Throttled("429", status=429)
+        await clock.sleep(0.15)
+        house.model.error = None
+        await clock.sleep(5)
+        times = [time for time in house.model.times if time > clock.monotonic() - 5]
+        rate = house.metrics.value("model_request_rate", model="m") or 0.0
+        assert DECREASE * RISE * reached <= rate < reached
+        assert len(times) / 5 == pytest.approx(rate, rel=0.15)
+        assert min(after - before for before, after in pairwise(times)) >= 1 / reached - 0.01
+        assert house.batcher.paces() == {"m": f"after a 429 at most {60 * rate:.0f} calls a minute"}
+        assert set(house.model.sizes) == {8}
+        await clock.sleep(60)
+        assert len([time for time in house.model.times if time > clock.monotonic() - 5]) / 5 == pytest.approx(
+            reached, rel=0.05
+        )
+        assert house.batcher.paces() == {}
+        assert house.metrics.value("model_request_rate", model="m") == 0
+
+
+@pytest.mark.parametrize("error", [Transient("500"), Throttled("503", status=503), Ambiguous("timeout")], ids=str)
+async def test_an_outage_is_no_reason_to_be_slow(clock: "FakeClock", error: NeighbourError) -> None:
+    """A 5xx, with Retry-After too, and a timeout leave the rate as it is."""
+    async with House(clock, takes_s=0.1).open() as house:
+        house.model.error = error
+        for text in texts(20):
+            await house.embed(text)
+        house.model.error = None
+        began_at = clock.monotonic()
+        await house.embed("back")
+        assert house.model.times[-1] == began_at
+        assert house.batcher.paces() == {}
+
+
+async def test_each_repetition_of_a_call_is_seen(clock: "FakeClock") -> None:
+    """A 429 inside the patience with a call is heeded, though the call succeeds in the end."""
+    house = House(clock)
+    attempts = 0
+
+    async def patience(attempt: Attempt) -> Embeddings:
+        nonlocal attempts
+        while True:
+            attempts += 1
+            try:
+                return await attempt()
+            except Throttled:
+                house.model.error = None
+                await clock.sleep(7.0)
+
+    house.batcher = MicroBatcher(
+        house.model,
+        patience=patience,
+        hold_s=lambda: 0.0,
+        intake=house.intake,
+        clock=clock,
+        metrics=house.metrics,
+    )
+    async with house.open():
+        house.model.error = Throttled("429", status=429)
+        assert errors(await house.embed("a")) == [Embedded]
+        assert attempts == 2
+        assert list(house.batcher.paces()) == ["m"]
+        assert house.batcher._lanes["m"].pacer._flying == 0
+
+
+async def test_models_have_a_pace_of_their_own(clock: "FakeClock") -> None:
+    """A 429 for one slows no other down."""
+    async with House(clock, takes_s=0.0).open() as house:
+        house.model.error = Throttled("429", status=429)
+        await house.embed("a", model="m")
+        house.model.error = None
+        began_at = clock.monotonic()
+        await house.embed("b", model="n")
+        assert clock.monotonic() == began_at
+        await house.embed("b", model="m")
+        assert clock.monotonic() - began_at == pytest.approx(1 / (DECREASE * RISE))
+
+
+async def test_a_batch_is_no_larger_than_the_tokens_that_are_left(clock: "FakeClock") -> None:
+    """Texts of 10 tokens, and 35 are left: three go, the others when the limit is whole again."""
+    async with House(clock, takes_s=0.1).open() as house:
+        left = iter([35, 5])
+        house.model.limits = lambda: RateLimits(tokens=Allowance(40, next(left, 40), 20.0))
+        await house.embed("x")
+        answered_at = clock.monotonic()
+        await house.embed(*(f"{n:010}" for n in range(7)))
+    assert house.model.sizes == [1, 3, 4]
+    assert house.model.times[1] == answered_at
+    assert house.model.times[2] - answered_at == pytest.approx(20.1)
+
+
+async def test_a_batch_that_no_limit_admits_becomes_smaller(clock: "FakeClock") -> None:
+    """A provider that answers 429 to more than 45 tokens, and says nothing else: everybody is served, by and by."""
+
+    class Strict(Model):
+        async def __call__(self, texts: Sequence[str], model: str) -> Embeddings:
+            too_much = sum(len(text) for text in texts) > 45
+            self.error = Throttled("429", status=429) if too_much else None
+            return await super().__call__(texts, model)
+
+    house = House(clock, takes_s=0.1)
+    house.model = Strict(clock, takes_s=0.1)
+    house.batcher = MicroBatcher(
+        house.model, hold_s=lambda: 0.0, intake=house.intake, clock=clock, metrics=house.metrics
+    )
+
+    async def work(text: str) -> None:
+        while True:
+            try:
+                await house.batcher.embed(text, "m")
+                return
+            except Throttled:
+                await clock.sleep(1.0)
+
+    began_at = clock.monotonic()
+    async with house.open(), asyncio.TaskGroup() as group:
+        for n in range(100):
+            group.create_task(work(f"{n:010}"))
+    assert len(house.model.calls) < 80
+    assert clock.monotonic() - began_at < 200
+
+
+async def test_a_text_larger_than_the_whole_limit_still_goes(clock: "FakeClock") -> None:
+    """Alone, and not before the limit is whole: then nothing else would help it."""
+    async with House(clock, takes_s=0.1).open() as house:
+        house.model.limits = lambda: RateLimits(tokens=Allowance(40, 39, 20.0))
+        await house.embed("x")
+        began_at = clock.monotonic()
+        await house.embed("y" * 1_000, "z")
+    assert house.model.sizes == [1, 1, 1]
+    assert house.model.times[1] - began_at == pytest.approx(20.0)
+    assert house.model.times[2] - began_at < 20.2
+
+
+async def test_a_bisection_keeps_the_pace(clock: "FakeClock") -> None:
+    """Its calls are calls like any other: after a 429 they take their turns, too."""
+    async with House(clock, takes_s=0.0).open() as house:
+        house.model.error = Throttled("429", status=429)
+        await house.embed("a")
+        house.model.error, house.model.culprits = None, {"bad"}
+        await house.embed("b", "c", "d", "bad")
+        gaps = [after - before for before, after in pairwise(house.model.times)]
+        assert len(gaps) == 5
+        assert min(gaps) > 0.5
+
+
+ALLOWANCES = st.builds(
+    lambda limit, share, reset_s: Allowance(limit, int(limit * share), reset_s),
+    st.integers(1, 10**15),
+    st.floats(0, 1),
+    st.one_of(st.floats(0, 86_400), st.just(86_400.0)),
+)
+LIMITS = st.builds(RateLimits, st.none() | ALLOWANCES, st.none() | ALLOWANCES)
+
+
+@settings(EXAMPLES, max_examples=100)
+@given(data=st.data())
+def test_nothing_that_is_told_stalls_a_model(clock: "FakeClock", data: st.DataObject) -> None:
+    """Whatever headers and 429s say: a free model is never kept waiting for more than a minute."""
+    answers = data.draw(st.lists(st.tuples(LIMITS, st.booleans()), min_size=1, max_size=12))
+
+    async def play(clock: "FakeClock") -> None:
+        async with House(clock, takes_s=0.0).open() as house:
+            for number, (limits, throttled) in enumerate(answers):
+                house.model.limits = lambda limits=limits: limits
+                house.model.error = Throttled("429", status=429) if throttled else None
+                began_at = clock.monotonic()
+                await house.embed("x" * (number + 1), "y" * 100_000)
+                for call in house.model.times[-2:]:
+                    assert call - began_at <= 2 * (LONGEST_WAIT_S + GATHERING_S) + 0.01
+
+    asyncio.run(play(type(clock)()))
+
+
+async def test_a_limit_that_never_ends_is_tried_after_a_minute(clock: "FakeClock") -> None:
+    """Nothing left for a day: the first call after that waits a minute, is served, and the headers are not believed."""
+    async with House(clock, takes_s=0.0).open() as house:
+        house.model.limits = lambda: RateLimits(Allowance(10, 0, 86_400.0), Allowance(10, 0, 86_400.0))
+        await house.embed("a")
+        began_at = clock.monotonic()
+        await house.embed("b")
+        assert clock.monotonic() - began_at == pytest.approx(LONGEST_WAIT_S)
+        for text in texts(9):
+            await house.embed(text)
+        assert clock.monotonic() - began_at == pytest.approx(LONGEST_WAIT_S)
 
 
 # --- the end, and bounds

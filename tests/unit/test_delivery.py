@@ -51,7 +51,7 @@ class Source:
     async def claim(self, limit: int) -> Sequence[Claim]:
         raise NotImplementedError
 
-    async def wait(self, timeout_s: float) -> None:
+    async def wait(self, timeout_s: float) -> bool:
         raise NotImplementedError
 
     async def complete(self, receipt: Receipt, result: TaskResult) -> None:

@@ -72,7 +72,7 @@ class Source:
     async def claim(self, limit: int) -> Sequence[Claim]:
         raise NotImplementedError
 
-    async def wait(self, timeout_s: float) -> None:
+    async def wait(self, timeout_s: float) -> bool:
         raise NotImplementedError
 
     async def complete(self, receipt: Receipt, result: TaskResult) -> None:
@@ -157,7 +157,7 @@ class Room:
             rng=random.Random(1),
         )
 
-    def _keep(self) -> None:
+    def _keep(self, _record: Record) -> None:
         self.kept += 1
 
     async def run(self, task_id: str = "a", **fields: Any) -> bool:

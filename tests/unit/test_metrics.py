@@ -14,7 +14,8 @@ from ai_task_processor.ports import SkipReason
 MODELS = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")
 
 NAMES = """
-    polls_total poll_duration_seconds poll_bytes last_successful_poll_timestamp_seconds poll_interval_seconds
+    polls_total wakeups_total
+    poll_duration_seconds poll_bytes last_successful_poll_timestamp_seconds poll_interval_seconds
     pending_tasks_seen oldest_pending_age_seconds pending_list_complete tasks_skipped_total
     tasks_processed_total task_processing_duration_seconds task_wait_seconds task_end_to_end_seconds
     tasks_in_flight slots stuck_tasks
@@ -22,7 +23,7 @@ NAMES = """
     quarantined_tasks
     results_recovered_total results_lost_total ambiguous_deliveries_total
     model_requests_total model_request_duration_seconds model_tokens_total batch_size batch_isolations_total
-    model_ratelimit_remaining
+    model_ratelimit_remaining model_request_rate vector_cache_hits_total vector_cache_saved_tokens_total
     token_requests_total token_expiry_timestamp_seconds
     api_requests_total api_request_duration_seconds
     circuit_breaker_state circuit_breaker_transitions_total
@@ -110,6 +111,14 @@ def test_a_poll_is_told_with_its_outcome_duration_bytes_and_time() -> None:
     assert metrics.value("last_successful_poll_timestamp_seconds") == 1000
     metrics.poll_finished("tasks", duration_s=0.2, bytes_read=900)
     assert metrics.value("last_successful_poll_timestamp_seconds") == 2000
+
+
+def test_every_wake_up_is_counted() -> None:
+    """However many polls they come to."""
+    metrics = new()
+    metrics.woken()
+    metrics.woken()
+    assert metrics.value("wakeups_total") == 2
 
 
 def test_what_the_poll_saw_is_told_as_gauges() -> None:
@@ -207,6 +216,26 @@ def test_model_calls_are_told_by_provider_and_model() -> None:
     assert metrics.value("batch_size_bucket", model=MODELS[0], le="2048.0") == 1
     assert metrics.value("batch_isolations_total") == 1
     assert metrics.value("model_ratelimit_remaining", kind="tokens") == 149_984
+
+
+def test_a_models_pace_is_told_while_there_is_one() -> None:
+    """In calls a second; without a pace it reads 0, not infinity."""
+    metrics = new()
+    metrics.model_pace(MODELS[0], 2.5)
+    metrics.model_pace("gpt-99", 0.05)
+    assert metrics.value("model_request_rate", model=MODELS[0]) == 2.5
+    assert metrics.value("model_request_rate", model="other") == 0.05
+    metrics.model_pace(MODELS[0], math.inf)
+    assert metrics.value("model_request_rate", model=MODELS[0]) == 0
+
+
+def test_remembered_vectors_are_counted_with_what_they_had_cost() -> None:
+    """Each is one hit, and the tokens that were not paid for again."""
+    metrics = new()
+    metrics.vector_remembered(12)
+    metrics.vector_remembered(0)
+    assert metrics.value("vector_cache_hits_total") == 2
+    assert metrics.value("vector_cache_saved_tokens_total") == 12
 
 
 def test_tokens_and_http_requests_are_told() -> None:
@@ -331,6 +360,7 @@ def test_50_000_hostile_label_values_change_nothing() -> None:
         metrics.model_request(model=word, outcome=word, duration_s=1)
         metrics.model_tokens(model=word, prompt=1, completion=1)
         metrics.batch(model=word, size=1)
+        metrics.model_pace(word, 1)
         metrics.ratelimit_remaining(word, 1)
         metrics.token_request(word)
         metrics.api_request(endpoint=word, method=word, status_code=word, duration_s=1)

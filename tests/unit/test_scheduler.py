@@ -14,14 +14,25 @@ from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult
 from ai_task_processor.ports import Clock
 from ai_task_processor.recovery import Recovery
-from ai_task_processor.scheduler import LONGEST_POLL_S, Running, TaskScheduler, next_pause_s
+from ai_task_processor.scheduler import (
+    FIRST_PAUSE_S,
+    LONGEST_POLL_S,
+    TICK_S,
+    WOKEN_PAUSE_S,
+    Running,
+    TaskScheduler,
+    next_pause_s,
+)
 from ai_task_processor.stores.memory import MemoryJournal, MemoryOutbox
 
 Logs = list[MutableMapping[str, Any]]
 
 
 class Source:
-    """Lists ``pending`` without what runs; a poll takes ``latency_s`` and raises what ``error`` holds."""
+    """Lists ``pending`` without what runs; a poll takes ``latency_s`` and raises what ``error`` holds.
+
+    ``call`` says that there may be work: it ends the wait under way, or the next one.
+    """
 
     def __init__(self, clock: Clock, running: dict[str, Running]) -> None:
         self.pending: list[str] = []
@@ -31,6 +42,8 @@ class Source:
         self.cancelled = 0
         self._clock = clock
         self._running = running
+        self._called = False
+        self._pause: asyncio.Task[None] | None = None
 
     async def claim(self, limit: int) -> Sequence[Claim]:
         self.polls.append((self._clock.monotonic(), limit))
@@ -44,8 +57,17 @@ class Source:
             raise self.error
         return [Claim(Task(id=name, type="t", content=None), Receipt(name)) for name in listed[:limit]]
 
-    async def wait(self, timeout_s: float) -> None:
-        await self._clock.sleep(timeout_s)
+    async def wait(self, timeout_s: float) -> bool:
+        if not self._called:
+            async with asyncio.TaskGroup() as group:
+                self._pause = group.create_task(self._clock.sleep(timeout_s))
+        called, self._called = self._called, False
+        return called
+
+    def call(self) -> None:
+        self._called = True
+        if self._pause is not None:
+            self._pause.cancel()
 
     async def complete(self, receipt: Receipt, result: TaskResult) -> None:
         raise NotImplementedError
@@ -275,6 +297,193 @@ async def test_a_few_that_come_back_do_not_slow_the_rest(clock: Any) -> None:
     async with room.working():
         await clock.sleep(10.0)
         assert room.source.pending == []
+
+
+# --- calls of the source
+
+
+async def storm(room: Room, seconds: float, every_s: float = 0.001) -> None:
+    """A call every millisecond."""
+    ends_at = room.clock.monotonic() + seconds
+    while room.clock.monotonic() < ends_at:
+        room.source.call()
+        await room.clock.sleep(every_s)
+
+
+async def test_a_call_ends_the_pause(clock: Any) -> None:
+    """An idle daemon polls at the moment it is called, and takes what is there."""
+    room = Room(clock, interval_s=3_600.0)
+    async with room.working():
+        await clock.sleep(5_000.0)
+        room.source.pending = ["a"]
+        called_at = clock.monotonic()
+        room.source.call()
+        await clock.sleep(1.5)
+        assert room.polls(called_at)[0] == called_at
+        assert room.runner.ended == ["a"]
+
+
+async def test_calls_that_bring_tasks_are_heard_at_once(clock: Any) -> None:
+    """One task after the other, a few milliseconds apart, each starts at the moment of its call."""
+    room = Room(clock, interval_s=3_600.0)
+    room.runner.takes = lambda _: 0.001
+    async with room.working():
+        await clock.sleep(5_000.0)
+        for number in range(20):
+            room.source.pending.append(str(number))
+            called_at = clock.monotonic()
+            room.source.call()
+            await clock.sleep(WOKEN_PAUSE_S / 5)
+            assert room.runner.started[-1] == (called_at, str(number))
+
+
+async def test_a_call_ends_the_first_pause(clock: Any) -> None:
+    """The random moment of the first poll is not waited for by who is called."""
+    room = Room(clock, interval_s=3_600.0)
+    async with room.working():
+        room.source.call()
+        began = clock.monotonic()
+        await clock.sleep(0.001)
+        assert room.polls() == [began]
+
+
+async def test_a_call_during_a_poll_is_heard_after_it(clock: Any) -> None:
+    """The list may have been read before the task was there: another poll follows, and one only."""
+    room = Room(clock, interval_s=3_600.0)
+    room.source.latency_s = 5.0
+    async with room.working():
+        await clock.sleep(2.0)
+        assert len(room.polls()) == 1
+        for _ in range(10):
+            room.source.call()
+        room.source.pending = ["late"]
+        await clock.sleep(10.0)
+        assert room.polls()[1] == room.polls()[0] + 5.0
+        assert [task_id for _, task_id in room.runner.started] == ["late"]
+
+
+async def test_a_call_while_all_slots_are_taken_is_heard_when_one_is_free(clock: Any) -> None:
+    """Nothing is polled for while no task could start; then the next pause ends at once."""
+    room = Room(clock, slots=1, interval_s=3_600.0)
+    room.runner.takes = lambda _: 100.0
+    room.source.pending = ["a"]
+    async with room.working():
+        await clock.sleep(10.0)
+        room.source.call()
+        await clock.sleep(50.0)
+        assert len(room.polls()) == 1
+        await clock.sleep(50.0)
+        first, freed, called = room.polls()[:3]
+        assert freed == first + 100.0
+        assert called == freed
+
+
+async def test_a_call_during_a_hold_is_heard_after_it(clock: Any) -> None:
+    """An open circuit, a full disk or a Retry-After is not cut short, however often it is called; nor forgotten."""
+    room = Room(clock, interval_s=3_600.0)
+    async with room.working():
+        await clock.sleep(100.0)
+        room.hold_until = clock.monotonic() + 60.0
+        before, slept = len(room.polls()), len(clock.slept)
+        await storm(room, 59.0, every_s=1.0)
+        assert len(room.polls()) == before
+        assert len(clock.slept) - slept < 59 + 2 * 59 / TICK_S + 3, "it must not turn round while it is held"
+        await clock.sleep(1.5)
+        first, called = room.polls()[before : before + 2]
+        assert first == pytest.approx(room.hold_until, abs=0.001)
+        assert called <= first + WOKEN_PAUSE_S + 0.001
+
+
+async def test_who_calls_too_early_is_looked_for_soon(clock: Any) -> None:
+    """The task is visible a moment after the call: the pauses begin anew, however long they had become."""
+    room = Room(clock, interval_s=3_600.0)
+    async with room.working():
+        await clock.sleep(20_000.0)
+        called_at = clock.monotonic()
+        room.source.call()
+        await clock.sleep(0.2)
+        room.source.pending = ["a"]
+        await clock.sleep(5.0)
+        first, second = room.polls(called_at)[:2]
+        assert 0.75 * FIRST_PAUSE_S <= second - first <= FIRST_PAUSE_S + WOKEN_PAUSE_S
+        assert room.runner.ended == ["a"]
+
+
+async def test_a_storm_of_calls_that_brings_nothing_is_no_storm_of_polls(clock: Any) -> None:
+    """A thousand calls a second: forty polls a second, and calm as soon as it is over."""
+    room = Room(clock, interval_s=3_600.0)
+    async with room.working():
+        await clock.sleep(5_000.0)
+        began = clock.monotonic()
+        await storm(room, 10.0)
+        assert 300 <= len(room.polls(began)) <= 10.0 / WOKEN_PAUSE_S + 2
+        ended = clock.monotonic()
+        await clock.sleep(60.0)
+        assert len(room.polls(ended)) <= 10
+
+
+async def test_a_storm_of_calls_does_not_delay_the_tasks(clock: Any) -> None:
+    """Under the same storm a task starts within the distance of two polls, and a backlog at full speed."""
+    room = Room(clock, slots=5, interval_s=3_600.0)
+    room.runner.takes = lambda _: 0.01
+    async with room.working():
+        calling = asyncio.ensure_future(storm(room, 20.0))
+        for number in range(100):
+            await clock.sleep(0.1)
+            room.source.pending.append(str(number))
+            added_at = clock.monotonic()
+            await clock.sleep(WOKEN_PAUSE_S + 0.002)
+            started_at, task_id = room.runner.started[-1]
+            assert (task_id, started_at - added_at <= WOKEN_PAUSE_S + 0.001) == (str(number), True)
+        room.source.pending += [f"backlog {number}" for number in range(100)]
+        await clock.sleep(0.5)
+        assert room.source.pending == []
+        calling.cancel()
+
+
+@pytest.mark.parametrize("trouble", ["error", "tasks that come back"])
+async def test_a_storm_of_calls_keeps_the_backoff_of_trouble(clock: Any, trouble: str) -> None:
+    """A dead API, or tasks that all come straight back: at most two polls for one without any calls."""
+    polls = []
+    for every_s in (100.0, 0.001):
+        room = Room(clock, interval_s=10.0)
+        room.runner.takes = lambda _: 0.0
+        room.runner.settles = lambda _: False
+        if trouble == "error":
+            room.source.error = Unsent("connection refused")
+        else:
+            room.source.pending = [str(number) for number in range(9)]
+        async with room.working():
+            await storm(room, 99.0, every_s)
+            polls.append(len(room.polls()))
+    calm, stormy = polls
+    assert calm <= stormy <= 2 * calm + 2
+
+
+async def test_one_call_ends_the_backoff_of_a_failed_poll(clock: Any) -> None:
+    """An API that calls is back: it is asked at once, and again without delay when that works."""
+    room = Room(clock, interval_s=3_600.0)
+    room.source.error = Unsent("connection refused")
+    async with room.working():
+        await clock.sleep(5_000.0)
+        room.source.error, room.source.pending = None, ["a"]
+        called_at = clock.monotonic()
+        room.source.call()
+        await clock.sleep(2.0)
+        assert room.polls(called_at)[0] == called_at
+        assert room.runner.ended == ["a"]
+
+
+async def test_a_drain_ends_a_pause_that_was_called(clock: Any) -> None:
+    """A call and a drain in the same moment: nothing more is claimed."""
+    room = Room(clock, interval_s=3_600.0)
+    work = asyncio.ensure_future(room.scheduler.run())
+    await clock.sleep(100.0)
+    began, polls = clock.monotonic(), len(room.polls())
+    room.source.call()
+    room.scheduler.drain()
+    await work
+    assert (clock.monotonic(), len(room.polls())) == (began, polls)
 
 
 # --- trouble

@@ -18,9 +18,11 @@ import pytest
 import ai_task_processor
 from ai_task_processor.assembly import Assembler, Parts
 from ai_task_processor.errors import Rejected
-from ai_task_processor.ops import MetricsServer
+from ai_task_processor.http1 import Http1Transport
+from ai_task_processor.ops import MetricsServer, WakeUp
 from ai_task_processor.server import Request
 from ai_task_processor.settings import load_settings, variables
+from ai_task_processor.sources.nest import task_url
 from ai_task_processor.transport import BoundedTransport, tls_context
 
 PACKAGE = Path(str(ai_task_processor.__file__)).parent
@@ -75,10 +77,10 @@ async def test_no_variable_of_the_environment_reaches_a_client(tempted: None, tm
     for client in clients:
         outer = client._transport
         assert isinstance(outer, BoundedTransport)
-        pool = outer._inner._pool  # type: ignore[attr-defined]  # the transport that make_client builds
+        inner = outer._inner
+        assert type(inner) is Http1Transport  # a proxy would need another
         assert (client.trust_env, client.follow_redirects, client._mounts) == (False, False, {})
-        assert type(pool).__name__ == "AsyncConnectionPool"  # a proxy would be a pool of another class
-        context: ssl.SSLContext = pool._ssl_context
+        context = inner._context
         assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
         assert context.minimum_version == ssl.TLSVersion.TLSv1_2
         assert not getattr(context, "keylog_filename")  # noqa: B009  # typed as a str that is never None
@@ -95,7 +97,7 @@ def test_no_setting_turns_verification_off(value: str, tmp_path: Path) -> None:
     suspicious = [v.name for v in variables() if {"INSECURE", "VERIFY", "SSL", "TLS", "TRUST"} & set(v.name.split("_"))]
     assert suspicious == ["ALLOW_INSECURE_HTTP"]
     for client in assembled(tmp_path, ALLOW_INSECURE_HTTP=value).clients:
-        context = client._transport._inner._pool._ssl_context  # type: ignore[attr-defined]  # as above
+        context = client._transport._inner._context  # type: ignore[attr-defined]  # as above
         assert context.verify_mode == ssl.CERT_REQUIRED
 
 
@@ -145,14 +147,22 @@ def test_a_careless_client_is_noticed(source: str) -> None:
     assert list(_suspects(ast.parse(source)))
 
 
-async def test_the_ops_server_answers_eight_requests() -> None:
-    """GET and HEAD of four paths; of 20,000 other methods and paths none is answered with more than a refusal."""
-    ops = MetricsServer(unhealthy=lambda: None, unready=list, status=dict, exposition=lambda: (b"", "text/plain"))
+async def test_the_ops_server_answers_nine_requests() -> None:
+    """GET and HEAD of four paths, POST of one; of 20,000 others none is answered with more than a refusal."""
+    token, calls = "a-token-of-the-tests", []
+    ops = MetricsServer(
+        unhealthy=lambda: None,
+        unready=list,
+        status=dict,
+        exposition=lambda: (b"", "text/plain"),
+        wake_up=WakeUp(token, lambda: calls.append(1)),
+    )
     paths = ["/health", "/ready", "/metrics", "/status"]
     rng = random.Random(8001)
 
     async def status(method: str, path: str) -> int:
-        return (await ops._handle(Request(method, path, {}, {}, b"x", path))).status
+        headers = {"authorization": f"Bearer {token}"}
+        return (await ops._handle(Request(method, path, {}, headers, b"x", path))).status
 
     def twisted(path: str) -> str:
         position = rng.randrange(len(path) + 1)
@@ -164,9 +174,11 @@ async def test_the_ops_server_answers_eight_requests() -> None:
             assert await status(method, path) == 200
         for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get", "Head", "", "GET "):
             assert await status(method, path) == 405
+    assert await status("POST", "/wake") == 202
     for _ in range(20_000):
-        path = twisted(rng.choice(paths))
+        path = twisted(rng.choice([*paths, "/wake"]))
         assert await status(rng.choice(["GET", "HEAD", "POST"]), path) == 404
+    assert len(calls) == 1
 
 
 def test_a_thousand_ids_that_the_pattern_lets_in_stay_below_the_prefix(tmp_path: Path) -> None:
@@ -181,7 +193,7 @@ def test_a_thousand_ids_that_the_pattern_lets_in_stay_below_the_prefix(tmp_path:
             ["", "/..", "../", "%2e%2e", "?x=1"]
         )
         try:
-            url = parts.source._url(task_id)
+            url = task_url(parts.source._tasks, task_id)
         except Rejected:
             refused += 1
             continue

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from hypothesis import given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from ai_task_processor.errors import ConfigurationError
 from ai_task_processor.settings import PLACEHOLDER_KEY, ApiSettings, Settings, load_settings, variables
@@ -59,6 +59,7 @@ def test_defaults_need_only_the_required_variables() -> None:
     assert settings.warnings == ()
     assert settings.auth.token_url == "https://quiet-hill.projects.oryapis.com/oauth2/token"
     assert (settings.ops.metrics_host, settings.ops.metrics_port) == ("127.0.0.1", 8001)
+    assert settings.ops.wake_token is None
     assert settings.store.data_dir == Path("data")
     assert settings.store.outbox_max_bytes == 2**30
     assert settings.model.aliases == {}
@@ -97,6 +98,7 @@ def test_defaults_need_only_the_required_variables() -> None:
         ("OUTBOX_MAX_BYTES", "512MiB", "store.outbox_max_bytes", 2**29),
         ("METRICS_HOST", "::1", "ops.metrics_host", "::1"),
         ("METRICS_PORT", "0", "ops.metrics_port", 0),
+        ("WAKE_TOKEN", " sixteen letters.\n", "ops.wake_token", SecretStr("sixteen letters.")),
         ("NO_PROXY", "localhost, .internal,", "network.no_proxy", ("localhost", ".internal")),
         ("ALLOW_INSECURE_HTTP", "YES", "network.allow_insecure_http", True),
         ("LOG_LEVEL", "debug", "log.level", "DEBUG"),
@@ -134,6 +136,8 @@ def test_a_variable_reaches_its_field(name: str, text: str, path: str, value: ob
         ("CA_BUNDLE", __file__, "CA_BUNDLE must name a readable file of PEM certificates"),
         ("OPENAI_API_KEY", "sk\u201cx", "OPENAI_API_KEY must be printable ASCII"),
         ("OAUTH2_CLIENT_ID", "a\nb", "OAUTH2_CLIENT_ID must be printable ASCII"),
+        ("WAKE_TOKEN", "only 15 letters", "WAKE_TOKEN must have at least 16 characters: openssl rand -hex 32 makes"),
+        ("WAKE_TOKEN", "sixteen \u201cletters\u201d", "WAKE_TOKEN must be printable ASCII"),
         ("HTTPS_PROXY", "proxy:3128", "HTTPS_PROXY must be an absolute http or https URL"),
     ],
 )
@@ -369,7 +373,7 @@ def test_settings_are_frozen() -> None:
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_can_come_from_a_file(name: str, tmp_path: Path) -> None:
     """``<NAME>_FILE`` is as good as the variable, the editor's final newline aside."""
-    text = "https://me:pw@proxy.example.com" if name == "HTTPS_PROXY" else "from-a-file"
+    text = "https://me:pw@proxy.example.com" if name == "HTTPS_PROXY" else "a secret from a file"
     (tmp_path / "secret").write_text(f"{text}\n", "utf-8")
     assert load({f"{name}_FILE": str(tmp_path / "secret")}, name) == load({name: text})
 
@@ -450,9 +454,10 @@ def test_secrets_are_handed_to_the_masker_and_shown_nowhere_else(tmp_path: Path,
     """Every secret, the proxy's password in both spellings and the key's lines are known; no ``repr`` shows one."""
     path = tmp_path / "key.pem"
     path.write_text(pem := pem_of(rsa_key), "utf-8")
-    settings = load({"OAUTH2_PRIVATE_KEY_FILE": str(path), "HTTPS_PROXY": "https://me:p%40ss@proxy.example.com"})
+    more = {"HTTPS_PROXY": "https://me:p%40ss@proxy.example.com", "WAKE_TOKEN": (wake := "a-token-to-wake-us")}
+    settings = load({"OAUTH2_PRIVATE_KEY_FILE": str(path), **more})
     secrets = settings.secrets()
-    assert {"s3cret", "sk-live", "p%40ss", "p@ss", pem.strip(), *pem.splitlines()[1:-1]} == set(secrets)
+    assert {"s3cret", "sk-live", wake, "p%40ss", "p@ss", pem.strip(), *pem.splitlines()[1:-1]} == set(secrets)
     assert list(secrets) == sorted(secrets, key=len, reverse=True)
     assert not [secret for secret in secrets if secret in repr(settings)]
 

@@ -161,7 +161,7 @@ class Process:
             outbox=self.outbox,
             journal=self.journal,
             find=self._find,
-            kept=self.delivery.wake,
+            kept=self.delivery.offer,
             timeout_s=1e6,
             **common,
         )
@@ -207,8 +207,9 @@ class Process:
 
         return await self.gates[0].call(listing)
 
-    async def wait(self, timeout_s: float) -> None:
+    async def wait(self, timeout_s: float) -> bool:
         await self.clock.sleep(timeout_s)
+        return False
 
     async def complete(self, receipt: Receipt, result: TaskResult) -> None:
         if result.output != f"answer to {receipt.id}":

@@ -10,6 +10,8 @@ import httpx2
 import numpy as np
 import pytest
 import respx
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ai_task_processor.errors import (
     InputRefused,
@@ -26,8 +28,9 @@ from ai_task_processor.errors import (
 )
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Vector
+from ai_task_processor.ports import Allowance, RateLimits
 from ai_task_processor.providers import OPENAI_URL
-from ai_task_processor.providers.openai_api import OpenAIProvider
+from ai_task_processor.providers.openai_api import LONGEST_RESET_S, OpenAIProvider, duration_s, parse_limits
 from ai_task_processor.settings import ModelSettings, NetworkSettings
 from ai_task_processor.transport import make_client
 
@@ -397,6 +400,89 @@ async def test_nonsense_usage_counts_nothing(
     answer = embeddings([1.0]) | {"usage": usage}
     httpx2_mock.post(f"{SERVER}/embeddings").respond(json=answer)
     assert (await compatible.embed(["a"], "m")).usage.total_tokens == 0
+
+
+# --- limits
+
+
+ALL = {
+    "x-ratelimit-limit-requests": "10000",
+    "x-ratelimit-remaining-requests": "9999",
+    "x-ratelimit-reset-requests": "8.64s",
+    "x-ratelimit-limit-tokens": "1000000",
+    "x-ratelimit-remaining-tokens": "0",
+    "x-ratelimit-reset-tokens": "6m0s",
+}
+
+
+async def test_limits_come_with_the_answer(
+    httpx2_mock: respx.Router, compatible: OpenAIProvider, metrics: Metrics
+) -> None:
+    """As OpenAI publishes them, of both kinds; without headers there are none."""
+    route = httpx2_mock.post(f"{SERVER}/embeddings").respond(json=embeddings([1.0]), headers=ALL)
+    got = await compatible.embed(["a"], "m")
+    assert got.limits == RateLimits(Allowance(10_000, 9_999, 8.64), Allowance(1_000_000, 0, 360.0))
+    assert metrics.value("model_ratelimit_remaining", kind="requests") == 9_999
+    route.respond(json=embeddings([1.0]))
+    assert (await compatible.embed(["a"], "m")).limits == RateLimits()
+
+
+@pytest.mark.parametrize("missing", ["limit", "remaining", "reset"])
+@pytest.mark.parametrize("nonsense", [None, "", "-1", "nan", "inf", "1e3", "9" * 16, "١٢", "7, 8", "soon", "10y"])
+def test_a_kind_of_which_one_header_makes_no_sense_is_ignored(missing: str, nonsense: str | None) -> None:
+    """All three or nothing; the other kind stays as it is."""
+    headers = dict(ALL)
+    del headers[f"x-ratelimit-{missing}-requests"]
+    if nonsense is not None:
+        headers[f"x-ratelimit-{missing}-requests"] = nonsense
+    assert parse_limits(headers) == RateLimits(None, Allowance(1_000_000, 0, 360.0))
+
+
+@pytest.mark.parametrize(("limit", "remaining"), [("0", "0"), ("10", "11")])
+def test_a_contradiction_is_ignored(limit: str, remaining: str) -> None:
+    """A limit of nothing, or more left than there is."""
+    headers = ALL | {"x-ratelimit-limit-requests": limit, "x-ratelimit-remaining-requests": remaining}
+    assert parse_limits(headers).requests is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1s", 1.0),
+        ("6m0s", 360.0),
+        ("12ms", 0.012),
+        ("1h2m3.5s", 3723.5),
+        ("523µs", 0.000523),
+        ("24h", 86_400.0),
+        ("0", 0.0),
+        ("17", 17.0),
+        ("1.25", 1.25),
+        ("24h0m0.1s", None),
+        ("87600h", None),
+        ("1 s", None),
+        ("s", None),
+        ("1.s", None),
+        ("+1s", None),
+        ("1s ", None),
+    ],
+)
+def test_durations_are_read(text: str, seconds: float | None) -> None:
+    """Go's form, as OpenAI writes it, and plain seconds; a reset that is more than a day away is none."""
+    assert duration_s(text) == (None if seconds is None else pytest.approx(seconds))
+
+
+@given(
+    headers=st.fixed_dictionaries(
+        {name: st.one_of(st.text(max_size=40), st.from_regex(r"[0-9.hms]{0,40}")) for name in ALL}
+    )
+)
+def test_whatever_stands_in_a_header_makes_sense_or_nothing(headers: dict[str, str]) -> None:
+    """No text raises, and what comes out keeps its promise."""
+    for allowance in (parse_limits(headers).requests, parse_limits(headers).tokens):
+        if allowance is not None:
+            assert 0 <= allowance.remaining <= allowance.limit < 10**15
+            assert allowance.limit > 0
+            assert 0 <= allowance.reset_s <= LONGEST_RESET_S
 
 
 # --- check

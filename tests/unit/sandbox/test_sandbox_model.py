@@ -103,11 +103,38 @@ def test_what_was_charged_is_counted() -> None:
     assert (api.times_charged("abcde"), api.times_charged("a")) == (2, 0)
 
 
-def test_allowance_shrinks_and_comes_back_after_a_minute() -> None:
-    """The rate-limit headers count down and start anew."""
+def test_an_allowance_is_shown_and_not_enforced() -> None:
+    """The rate-limit headers count down and come back, and nothing is refused."""
     now = [0.0]
     api = ModelApi("key", lambda: now[0])
     remaining = []
-    for now[0] in (0.0, 1.0, 61.0):
+    for now[0] in (0.0, 0.0, 60.0):
         remaining.append(ask(api, "abcd").headers["x-ratelimit-remaining-requests"])
     assert remaining == ["9999", "9998", "9999"]
+    assert {ask(api, "x" * 4 * 8000).status for _ in range(2_000)} == {200}
+    assert ask(api, "abcd").headers["x-ratelimit-remaining-tokens"] == "0"
+
+
+def test_a_limit_is_enforced_when_it_is_asked_for() -> None:
+    """Above it 429 with the seconds to wait; it is refilled all the time, and refused calls do not use it up."""
+    now = [0.0]
+    api = ModelApi("key", lambda: now[0])
+    api.limit(requests_per_minute=60, depth=2)
+    answers = [ask(api, "abcd") for _ in range(4)]
+    assert [answer.status for answer in answers] == [200, 200, 429, 429]
+    assert answers[-1].headers["Retry-After"] == "1"
+    assert answers[1].headers["x-ratelimit-reset-requests"] == "2.000s"
+    now[0] = 1.0
+    assert [ask(api, "abcd").status for _ in range(2)] == [200, 429]
+    assert (api.calls, api.throttled) == (3, 3)
+
+
+def test_a_limit_of_tokens_counts_what_a_call_holds() -> None:
+    """One that holds more than is left is refused, a smaller one is served, and without headers nothing warns."""
+    api = ModelApi("key", lambda: 0.0)
+    api.limit(tokens_per_minute=100, told=False)
+    refused = ask(api, "x" * 404)
+    assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
+    served = ask(api, "x" * 400)
+    assert served.status == 200
+    assert not [name for name in served.headers if name.startswith("x-ratelimit")]

@@ -1,0 +1,58 @@
+"""Vectors that were paid for, kept in memory: a text is not paid for again while its vector is here."""
+
+from collections import OrderedDict
+from functools import lru_cache
+from hashlib import blake2b
+
+#: What an entry takes beside its vector: key, objects, its part of the table, and that of the table's next growth.
+#: The most that was measured are 446 bytes.
+ENTRY_BYTES = 512
+
+
+class VectorCache:
+    """At most ``max_bytes``, and the least recently used vector goes first. No text is kept, only its hash.
+
+    ``dimensions``: what every model is asked for; None for its own.
+    """
+
+    def __init__(self, max_bytes: int, dimensions: int | None = None) -> None:
+        self.bytes = 0
+        self._max_bytes = max_bytes
+        self._dimensions = dimensions
+        self._entries: OrderedDict[bytes, tuple[bytes, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def key(self, model: str, text: bytes) -> bytes:
+        """16 bytes that stand for a text of this model."""
+        digest = _begun(model, self._dimensions).copy()
+        digest.update(text)
+        return digest.digest()
+
+    def get(self, key: bytes) -> tuple[bytes, int] | None:
+        """The bytes of a vector, and the tokens that were paid for it."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            self._entries.move_to_end(key)
+        return entry
+
+    def put(self, key: bytes, vector: bytes, tokens: int) -> None:
+        """Keep a vector, in place of the one that was kept for the same text."""
+        size = len(vector) + ENTRY_BYTES
+        if size > self._max_bytes:
+            return
+        entries = self._entries
+        if key in entries:
+            self.bytes -= len(entries.pop(key)[0]) + ENTRY_BYTES
+        self.bytes += size
+        while self.bytes > self._max_bytes:
+            self.bytes -= len(entries.popitem(last=False)[1][0]) + ENTRY_BYTES
+        entries[key] = vector, tokens
+
+
+@lru_cache(maxsize=256)
+def _begun(model: str, dimensions: int | None) -> blake2b:
+    """The hash of everything before the text; the length keeps a model's name apart from what follows it."""
+    name = model.encode("utf-8", "surrogatepass")
+    return blake2b(b"%d,%d,%b" % (dimensions or 0, len(name), name), digest_size=16)

@@ -1,0 +1,225 @@
+"""What is measured of the daemon alone: latency when idle, an endless list, the start, the outbox."""
+
+import http.client
+import json
+import random
+import secrets
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.bench import machine
+from tests.bench.contest import Plan, tell
+from tests.bench.machine import ROOT, WORKER_CORE
+from tests.bench.promise import p99
+from tests.bench.report import Section, at_most
+from tests.bench.runner import DaemonWorker, Upstream, Workload, serving
+
+#: tasks that are added one at a time; without a wake-up each takes seconds
+WOKEN, UNWOKEN, UNWOKEN_INTERVAL_S = 200, 20, 2
+#: no request for so long: the daemon pauses, and its next poll is not due yet
+QUIET_S = 0.1
+PENDING, WATCHED_S = 1_000_000, 20.0
+STARTS = 5
+LAG = "ai_task_processor_event_loop_lag_seconds_bucket"
+IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+
+
+@contextmanager
+def idle_daemon(settings: Mapping[str, str], *arguments: str) -> Iterator[tuple[Upstream, DaemonWorker]]:
+    """A daemon that has found nothing to do."""
+    with tempfile.TemporaryDirectory() as name:
+        directory, workload = Path(name), Workload(0, 0)
+        with (
+            serving(workload, directory, *arguments) as upstream,
+            DaemonWorker(upstream.url, workload, directory, settings) as worker,
+        ):
+            upstream.until(worker, polls=1)
+            yield upstream, worker
+
+
+def idle(plan: Plan) -> list[Section]:
+    """One task at a time, created while the daemon is idle: from its creation to its acknowledgement."""
+    section = Section("c", "one task at a time, created while idle, no latencies: creation to acknowledged, ms")
+    tell(f"c: {plan.tasks(WOKEN)} tasks with a wake-up")
+    woken = with_wake_up(plan.tasks(WOKEN))
+    tell(f"c: {plan.tasks(UNWOKEN)} tasks without a wake-up, POLLING_INTERVAL_SECONDS={UNWOKEN_INTERVAL_S}")
+    unwoken = without_wake_up(plan.tasks(UNWOKEN))
+    section.rows = [
+        ("daemon", "tasks", "p50", "p99", "longest"),
+        ("POST /wake after the creation, POLLING_INTERVAL_SECONDS=30", *_spread(woken)),
+        (f"no wake-up, POLLING_INTERVAL_SECONDS={UNWOKEN_INTERVAL_S}", *_spread(unwoken)),
+    ]
+    section.figures = {"woken_s": woken, "unwoken_s": unwoken}
+    section.bounds = [at_most("p99 with a wake-up, ms", percentile(woken, 0.99) * 1000, 50, "{:,.1f}")]
+    return [section]
+
+
+def with_wake_up(tasks: int) -> list[float]:
+    token = secrets.token_urlsafe(24)
+    with idle_daemon({"WAKE_TOKEN": token}) as (upstream, worker):
+        door = http.client.HTTPConnection("127.0.0.1", worker.port(), timeout=10)
+        rng = random.Random(7)
+        for number in range(1, tasks + 1):
+            upstream.until(worker, quiet_s=QUIET_S)
+            time.sleep(rng.uniform(0.0, QUIET_S))
+            upstream.ask("add?count=1")
+            door.request("POST", "/wake", headers={"Authorization": f"Bearer {token}"})
+            answer = door.getresponse()
+            answer.read()
+            if answer.status != http.client.ACCEPTED:
+                raise RuntimeError(f"POST /wake answers {answer.status}")
+            upstream.until(worker, acknowledged=number)
+        door.close()
+        return upstream.latencies_s()
+
+
+def without_wake_up(tasks: int) -> list[float]:
+    """Created at any moment of a pause of full length: the first pauses after work are shorter."""
+    with idle_daemon({"POLLING_INTERVAL_SECONDS": str(UNWOKEN_INTERVAL_S)}) as (upstream, worker):
+        rng = random.Random(7)
+        for number in range(1, tasks + 1):
+            polls = upstream.until(worker, quiet_s=QUIET_S)["polls"]
+            upstream.until(worker, polls=polls + 2)
+            time.sleep(rng.uniform(0.0, UNWOKEN_INTERVAL_S))
+            upstream.ask("add?count=1")
+            upstream.until(worker, acknowledged=number)
+        return upstream.latencies_s()
+
+
+def _spread(latencies_s: list[float]) -> tuple[str, ...]:
+    figures = (percentile(latencies_s, 0.5), percentile(latencies_s, 0.99), max(latencies_s))
+    return str(len(latencies_s)), *(f"{figure * 1000:,.1f}" for figure in figures)
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The smallest value that this share of all does not exceed."""
+    return sorted(values)[max(0, -int(-share * len(values) // 1) - 1)]
+
+
+def endless(plan: Plan) -> list[Section]:
+    """A million tasks in one answer, whatever was asked for."""
+    section = Section("d", f"{PENDING:,} tasks pending, `limit` ignored")
+    section.rows = [
+        (
+            "daemon",
+            "idle MB",
+            "peak MB over it",
+            "first PATCH s",
+            "lag p99 ms",
+            "tasks/s",
+            "polls",
+            "repeated",
+            "wrong",
+        ),
+    ]
+    watched_s = WATCHED_S / 5 if plan.quick else WATCHED_S
+    for slots in (32, 256):
+        name = f"CONCURRENCY_LIMIT={slots}"
+        tell(f"d: {watched_s:.0f} s with {PENDING:,} tasks, {name}")
+        seen = watch_endless(slots, watched_s)
+        forms = ("{:,.0f}", "{:,.0f}", "{:.2f}", "{:,.0f}", "{:,.0f}", "{:,.0f}", "{:,.0f}", "{:,.0f}")
+        section.rows.append((name, *(form.format(figure) for form, figure in zip(forms, seen.values(), strict=True))))
+        section.figures[name] = seen
+        section.bounds += [
+            at_most(f"{name}: repeated or wrong results", seen["repeated"] + seen["wrong"], 0, "{:,.0f}"),
+            at_most(f"{name}: peak RSS over the idle process, MB", seen["grown_mb"], 64, "{:,.0f}"),
+            at_most(f"{name}: first byte of the list to the first PATCH, s", seen["first_report_s"], 1),
+            at_most(f"{name}: event-loop lag p99, ms", seen["lag_p99_ms"], 50, "{:,.0f}"),
+        ]
+    return [section]
+
+
+def watch_endless(slots: int, watched_s: float) -> dict[str, float]:
+    settings = {"CONCURRENCY_LIMIT": str(slots), "POLLING_INTERVAL_SECONDS": "1"}
+    with idle_daemon(settings, "--ignore-limit") as (upstream, worker):
+        upstream.until(worker, polls=3)
+        idle_mb = machine.memory_mb(worker.process.pid, "VmRSS")
+        before = lag_buckets(worker.port())
+        upstream.ask(f"add?count={PENDING}")
+        upstream.until(worker, reports=1)
+        time.sleep(watched_s)
+        after, counts = lag_buckets(worker.port()), upstream.ask("counts")
+        return {
+            "idle_mb": idle_mb,
+            "grown_mb": machine.memory_mb(worker.process.pid, "VmHWM") - idle_mb,
+            "first_report_s": counts["first_report_s"],
+            "lag_p99_ms": p99(before, after) * 1000,
+            "tasks_per_s": counts["acknowledged"] / counts["seconds"],
+            **{name: counts[name] for name in ("polls", "repeated", "wrong")},
+        }
+
+
+def lag_buckets(port: int) -> dict[float, float]:
+    door = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    door.request("GET", "/metrics")
+    lines = door.getresponse().read().decode().splitlines()
+    door.close()
+    found = [line.split('le="')[1].split('"} ') for line in lines if line.startswith(LAG)]
+    return {float(bound): float(count) for bound, count in found}
+
+
+def start(plan: Plan) -> list[Section]:
+    """From nothing to /health, and what the imports are of that."""
+    section = Section("start", f"cold start and imports, seconds, medians of {STARTS}")
+    tell(f"start: {STARTS} cold starts, {STARTS} imports each")
+    names = ("ai_task_processor", "ai_task_processor.cli", "ai_task_processor.app")
+    took_s = {f"import {name}": [_import_s(name) for _ in range(STARTS)] for name in names}
+    took_s["start of the process to 200 from /health"] = [_start_s() for _ in range(STARTS)]
+    medians = {what: statistics.median(times) for what, times in took_s.items()}
+    section.rows = [("what", "median", "longest")]
+    section.rows += [(what, f"{medians[what]:.3f}", f"{max(times):.3f}") for what, times in took_s.items()]
+    section.figures = {"seconds": took_s}
+    section.bounds = [
+        at_most("start to /health, s", list(medians.values())[-1], 1.5),
+        at_most("import ai_task_processor, s", medians["import ai_task_processor"], 0.3),
+    ]
+    return [section]
+
+
+def _import_s(name: str) -> float:
+    command = [sys.executable, "-c", IMPORT.format(name)]
+    return float(subprocess.check_output(command, cwd=ROOT, preexec_fn=machine.pin(WORKER_CORE)))
+
+
+def _start_s() -> float:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as name:
+        directory, workload = Path(name), Workload(0, 0)
+        with serving(workload, directory) as upstream:
+            began = time.perf_counter()
+            with DaemonWorker(upstream.url, workload, directory, {"METRICS_PORT": str(port)}) as worker:
+                while not _healthy(port):
+                    worker.must_run()
+                    time.sleep(0.005)
+                return time.perf_counter() - began
+
+
+def _healthy(port: int) -> bool:
+    door = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        door.request("GET", "/health")
+        return door.getresponse().status == http.client.OK
+    except ConnectionRefusedError:
+        return False
+    finally:
+        door.close()
+
+
+def outbox(plan: Plan) -> list[Section]:
+    """What durability costs, without anything around it: ``tests.bench.outbox``."""
+    section = Section("outbox", "the outbox alone, records with 1,536 floats")
+    tell("outbox: 20 s")
+    command = [sys.executable, "-m", "tests.bench.outbox", "--rounds", str(plan.rounds)]
+    told: dict[str, float] = json.loads(subprocess.check_output(command, cwd=ROOT, preexec_fn=machine.pin(WORKER_CORE)))
+    section.rows = [("figure", "measured"), *((what, f"{figure:,.1f}") for what, figure in told.items())]
+    section.figures = {"figures": told}
+    return [section]
