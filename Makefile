@@ -15,12 +15,12 @@ UV_LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install dev test check bench chaos figures lock clean
+.PHONY: help demo install dev test check ops-check bench chaos figures lock clean
 
 help: ## this list
 	@echo "ai-task-processor: make demo shows it working in a minute, without an account or a key."
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make test ARGS='-k outbox -x'     arguments for pytest"
 	@echo "  make install PYTHON=/path/python  the Python to use (first install, or after make clean)"
@@ -41,6 +41,9 @@ check: $(DEV) ## lint, format, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+ops-check: $(DEV) ## the monitoring with a real Prometheus (Debian; fetches what is missing)
+	@tests/ops/run $(ARGS)
 
 bench: $(BENCH) ## the daemon beside bare loops, 12 minutes (ARGS=--help)
 	@$(BIN)/python -m tests.bench.compare $(ARGS)

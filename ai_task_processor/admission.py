@@ -34,6 +34,11 @@ class EngineAdmission:
         self._recovery = recovery
         self._find = find
 
+    def busy(self, task_id: str) -> SkipReason | None:
+        if task_id in self._running:
+            return "running"
+        return "in_outbox" if self._outbox.holds(task_id) == "in_outbox" else None
+
     def refuse(self, task: Task) -> SkipReason | None:
         if task.id in self._running:
             return "running"

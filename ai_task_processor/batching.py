@@ -3,8 +3,9 @@
 A batch leaves when a call may start and no refill is on its way (waiting at most 50 ms, or a tenth of
 what a call usually takes): a lone task leaves at once, a refilled house leaves full. One call per model
 at a time; another, up to four, only while the running one is abnormally slow, so that a hung call
-holds its own batch and nobody else's. A model that answers 429, or tells how little it still allows, is
-asked at its pace (``pacing.py``); meanwhile the batch grows.
+holds its own batch and nobody else's. A large house goes in two halves: while one is at the model, the
+other's results are written down and its slots refilled. A model that answers 429, or tells how little it
+still allows, is asked at its pace (``pacing.py``); meanwhile the batch grows.
 Equal texts are paid for once: whoever brings one that waits or is on its way shares its answer, and
 vectors are remembered (``vector_cache.py``).
 A refusal is bisected until the culprit stands alone; when there is nothing but culprits, the fault
@@ -45,6 +46,8 @@ GATHERING_S, GATHERING_SHARE = 0.05, 0.1
 #: that a refill comes to nothing is seen this late at most; that it is complete is seen at once
 LOOK_AGAIN_S = 0.005
 MAX_CALLS_PER_MODEL = 4
+#: to join more texts than this saves next to nothing: of twice as many, half go while the others are under way
+FULL_BATCH = 128
 #: a call is abnormally slow when it takes this many times the usual, and at least a second
 SLOW_FACTOR = 3.0
 SLOW_AT_LEAST_S = 1.0
@@ -65,6 +68,10 @@ Attempt = Callable[[], Awaitable[Embeddings]]
 
 class Intake(Protocol):
     """What batching asks of the scheduler."""
+
+    @property
+    def slots(self) -> int:
+        """How many tasks may run at once."""
 
     def refilling(self) -> bool:
         """Are more tasks on their way into free slots right now?"""
@@ -224,7 +231,7 @@ class MicroBatcher:
             lane.queue.append(waiting)
         if lane.returning:
             lane.returning -= 1
-        if not lane.served or lane.gathering or len(lane.queue) == 1:
+        if not lane.served or lane.gathering or len(lane.queue) == 1 or self._half_is_full(lane):
             self._wake(lane, self._group)
         return await future
 
@@ -236,6 +243,16 @@ class MicroBatcher:
             group.create_task(self._serve(lane, group), name="batch-lane", context=Context())
         elif not lane.gathering or not self._expects(lane):
             lane.changed.set()
+
+    def _halves(self, lane: _Lane) -> bool:
+        return self._intake.slots >= 2 * FULL_BATCH and not lane.pacer.scarce
+
+    def _share(self, lane: _Lane) -> int:
+        """The most texts for one call."""
+        return min(MAX_INPUTS, -(-self._intake.slots // 2)) if self._halves(lane) else MAX_INPUTS
+
+    def _half_is_full(self, lane: _Lane) -> bool:
+        return self._halves(lane) and len(lane.queue) >= self._intake.slots // 2
 
     def troubles(self) -> dict[str, str]:
         """Why which model is paused, for ``/status``."""
@@ -268,7 +285,7 @@ class MicroBatcher:
             if lane.pacer.limited:
                 await self._turn(lane, lane.queue[0].size)
             await self._gather(lane, group)
-            batch = _take(lane)
+            batch = _take(lane, self._share(lane))
             if batch:
                 slow_s = max(SLOW_AT_LEAST_S, SLOW_FACTOR * lane.usual_s)
                 call = _Running(batch, self._clock.monotonic() + slow_s)
@@ -280,7 +297,9 @@ class MicroBatcher:
         """Only the youngest call is looked at: it could start because the older ones were slow already."""
         if len(lane.running) >= MAX_CALLS_PER_MODEL:
             return False
-        return not lane.running or lane.running[-1].slow_at <= self._clock.monotonic()
+        if not lane.running or (len(lane.running) == 1 and self._half_is_full(lane)):
+            return True
+        return lane.running[-1].slow_at <= self._clock.monotonic()
 
     async def _turn(self, lane: _Lane, size: int) -> None:
         """Wait until the model's pace lets a call of this size start, but not for ever."""
@@ -309,7 +328,7 @@ class MicroBatcher:
     def _expects(self, lane: _Lane) -> bool:
         """Is a text on its way that the batch should wait for?"""
         now = self._clock.monotonic()
-        if now >= lane.gathered_by or len(lane.queue) >= MAX_INPUTS:
+        if now >= lane.gathered_by or len(lane.queue) >= MAX_INPUTS or self._half_is_full(lane):
             return False
         return (lane.returning > 0 and now < lane.answered_at + lane.longest_s) or self._intake.refilling()
 
@@ -451,12 +470,12 @@ def _encoded(text: str) -> bytes:
         raise InputRefused("invalid_text", "the text is not valid Unicode") from error
 
 
-def _take(lane: _Lane) -> list[_Waiting]:
+def _take(lane: _Lane, share: int) -> list[_Waiting]:
     """The next batch, oldest first, within the limits of one call. Texts nobody waits for any more are dropped."""
     batch: list[_Waiting] = []
     queue, size = lane.queue, 0
     most = min(MAX_TOKENS, lane.pacer.room) if lane.pacer.limited else MAX_TOKENS
-    while queue and len(batch) < MAX_INPUTS:
+    while queue and len(batch) < share:
         waiting = queue[0]
         if waiting.wanted:
             size += waiting.size

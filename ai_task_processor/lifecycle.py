@@ -52,7 +52,8 @@ class TaskRunner:
     """Runs claimed tasks, each up to the point where its slot may be given to another.
 
     ``find`` names the processor of a task, ``kept`` is handed every outcome that is on disk. ``settling``
-    counts the tasks whose processor has returned and whose slot is about to be free.
+    counts the tasks whose processor has returned and whose slot is about to be free, and ``on_settling`` is
+    called when there is one more.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class TaskRunner:
         rng: random.Random,
     ) -> None:
         self.settling = 0
+        self.on_settling: Callable[[], None] = lambda: None
         reporter = Reporter(source, clock=clock, metrics=metrics)
         self._keeper = Keeper(outbox, reporter, kept=kept, clock=clock, metrics=metrics, rng=rng)
         self._source = source
@@ -108,6 +110,7 @@ class TaskRunner:
         started_at = self._clock.monotonic()
         outcome, record = await self._attempt(task, tries)
         self.settling += 1
+        self.on_settling()
         try:
             if record is not None:
                 await self._keeper.keep(record)

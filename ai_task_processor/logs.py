@@ -54,7 +54,6 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
 """
 
 import asyncio
-import base64
 import contextlib
 import errno
 import itertools
@@ -72,16 +71,21 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, TextIO
-from urllib.parse import quote, quote_plus
+from types import ModuleType
+from typing import Any, Literal, TextIO, cast
 
-import structlog
-from structlog.typing import EventDict, FilteringBoundLogger, Processor
+# structlog would load rich for tracebacks in colour, which nobody gets from us: three megabytes, for nothing.
+_rich = cast("ModuleType | None", sys.modules.setdefault("rich", None))  # type: ignore[arg-type]  # forbids the import
+import structlog  # noqa: E402 - as above
+from structlog.typing import EventDict, FilteringBoundLogger, Processor  # noqa: E402 - as above
 
-from ai_task_processor import codec
-from ai_task_processor.errors import AiTaskProcessorError
+from ai_task_processor import codec  # noqa: E402 - as above
+from ai_task_processor.errors import AiTaskProcessorError  # noqa: E402 - as above
+from ai_task_processor.masking import MASK, MIN_SECRET, SENSITIVE_KEY, Masker  # noqa: E402 - as above
 
-MASK = "***"
+if _rich is None:
+    del sys.modules["rich"]
+
 MAX_TEXT = 2_000
 MAX_TRACEBACK = 10_000  # the one longer value: a chain of causes with its frames
 MAX_ITEMS = 30
@@ -90,27 +94,9 @@ MAX_EXCEPTIONS = 20
 MAX_FRAMES = 30
 #: events and fields that are remembered
 MAX_HEADS = 512
-#: a shorter secret would shred every line it is masked in
-MIN_SECRET = 4
 #: their INFO prints whole URLs, their DEBUG headers and bodies
 QUIET = frozenset({"asyncio", "authlib", "httpcore", "httpcore2", "httpx", "httpx2", "openai"})
 
-_NAME = r"(?:access|refresh|id)_token|client_(?:secret|assertion)|api[_-]?key|password|authorization"
-_SENSITIVE_KEY = re.compile(rf"(?:.*[-_])?(?:{_NAME})", re.IGNORECASE)
-_CREDENTIALS = (
-    # schemes of an Authorization header
-    (re.compile(r"(bearer|basic)(?:[ \t:=]|%20)+[^\s\"'<>,;]+", re.IGNORECASE), rf"\1 {MASK}"),
-    # OpenAI's keys; "task-1a2b" is none, but an escape or an octet may stand in front of one
-    (re.compile(r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2}))sk-[A-Za-z0-9_-]{4,}"), MASK),
-    # user and password of a URL
-    (re.compile(r"://[^\s\"'<>]{1,512}@"), f"://{MASK}@"),
-    # a JWT, whole or cut
-    (re.compile(r"eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){0,4}"), MASK),
-    # a form field, or a member of a JSON object
-    (re.compile(rf"((?:{_NAME})(?:=|\\?[\"']\s*:\s*\\?[\"']))[^\s\"'\\&]+", re.IGNORECASE), rf"\1{MASK}"),
-)
-# what every match of the above contains in lower case: most texts are looked at once instead of five times
-_SUSPECT = re.compile(rf"bearer|basic|sk-|://|eyj|{_NAME}")
 _EVENT, _FIELD = re.compile(r"[a-z_]{1,40}\.[a-z_]{1,40}"), re.compile(r"[a-z_]{1,40}")
 _HEAD = frozenset({"timestamp", "level", "logger", "exc_info", "stack_info"})
 _TASK: ContextVar[str | None] = ContextVar("task_id", default=None)
@@ -235,7 +221,7 @@ class _Shortcut:
     container, an exception in flight, an escape, a long text, anything that might be a secret) goes that way.
     """
 
-    def __init__(self, handler: _Handler, mask: "Masker") -> None:
+    def __init__(self, handler: _Handler, mask: Masker) -> None:
         self._handler = handler
         self._mask = mask
         self._heads: dict[tuple[str, str, object], str | None] = {}
@@ -278,7 +264,7 @@ class _Shortcut:
     def _is_plain(self, key: str) -> bool:
         plain = self._plain_keys.get(key)
         if plain is None:
-            plain = _FIELD.fullmatch(key) is not None and key not in _HEAD and not _SENSITIVE_KEY.fullmatch(key)
+            plain = _FIELD.fullmatch(key) is not None and key not in _HEAD and not SENSITIVE_KEY.fullmatch(key)
             if len(self._plain_keys) < MAX_HEADS:
                 self._plain_keys[key] = plain
         return plain
@@ -381,58 +367,6 @@ def _told(value: object) -> str:
     return _shown(value, str)
 
 
-class Masker:
-    """Replaces known secrets, in every notation they are likely to appear in, and whatever looks like one."""
-
-    def __init__(self, secrets: Iterable[str]) -> None:
-        patterns = {pattern for secret in secrets for part in _parts(secret) for pattern in _patterns(part)}
-        self._known = re.compile("|".join(sorted(patterns, key=len, reverse=True)) or r"(?!)")
-
-    def suspects(self, text: str) -> bool:
-        """Might there be anything to mask?"""
-        return self._known.search(text) is not None or _SUSPECT.search(text.lower()) is not None
-
-    def __call__(self, text: str) -> str:
-        text = self._known.sub(MASK, text)
-        if _SUSPECT.search(text.lower()):
-            for pattern, replacement in _CREDENTIALS:
-                text = pattern.sub(replacement, text)
-        return text
-
-
-def _parts(secret: str) -> Iterator[str]:
-    """The secret, and the lines of a private key, which a library may print one by one."""
-    return (part for part in (secret.strip(), *secret.splitlines()) if len(part) >= MIN_SECRET)
-
-
-def _patterns(secret: str) -> Iterator[str]:
-    """As it is, in a URL or form, as a JSON or Python literal, and inside base64, as in Basic credentials."""
-    literals = (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret), ascii(secret))
-    for text in (secret, *(literal[1:-1] for literal in literals)):
-        # a literal inside a literal doubles its backslashes: any number of them is as good as one
-        yield "".join(map(_loosely, re.sub(r"\\+", r"\\", text)))
-    raw = secret.encode("utf-8", "surrogatepass")
-    for encoded in (raw, quote(raw, safe="").encode(), quote(raw).encode(), quote_plus(raw).encode()):
-        yield from map(re.escape, _base64_cores(encoded))
-
-
-def _loosely(char: str) -> str:
-    """A character as it is, escaped, or as octets. Encoders do not agree on which characters need no octets."""
-    if char.isascii() and char.isalnum():
-        return char
-    octets = "".join(f"%(?:25)*{octet:02x}" for octet in char.encode("utf-8", "surrogatepass"))
-    plain = {" ": r"(?: |\+)", "\\": r"\\++", '"': r'\\*+"', "'": r"\\*+'"}.get(char, re.escape(char))
-    return f"(?:{plain}|(?i:{octets}))"
-
-
-def _base64_cores(raw: bytes) -> Iterator[str]:
-    """The characters that stand for ``raw`` at each of its three possible alignments in a longer base64 text."""
-    for shift in range(3):
-        encoded = base64.b64encode(b"\0" * shift + raw).decode()
-        core = encoded[-(-shift * 8 // 6) : (shift + len(raw)) * 8 // 6]
-        yield from (core, core.replace("+", "-").replace("/", "_"))
-
-
 class _Cleaner:
     """The last step before rendering: plain, masked, printable, bounded values in place of anything."""
 
@@ -455,7 +389,7 @@ class _Cleaner:
         return clean
 
     def _key_once(self, key: str) -> tuple[str, bool]:
-        return self._text(key), _SENSITIVE_KEY.fullmatch(key) is not None
+        return self._text(key), SENSITIVE_KEY.fullmatch(key) is not None
 
     def _value(self, value: object, depth: int) -> object:
         if value is None or isinstance(value, bool):

@@ -28,8 +28,8 @@ WINDOW_S, SHORTEST_S = 60.0, 1.0
 LATE_CALLS = 10
 #: below this share of a limit there is little left
 LOW = 0.1
-#: a call that is refused again and again is halved, and the next may be larger by an eighth with each success
-GROWTH = 1.125
+#: a call that is refused again and again is halved; with each success the next may be larger by this factor
+GROWTH = 1.15
 #: texts may have this many times the tokens a byte that were seen; the densest call fades by a tenth with each other
 MARGIN, MEMORY = 1.2, 0.9
 
@@ -38,11 +38,12 @@ class Pacer:
     """The pace of one model's calls. A size is in bytes of UTF-8, which bound tokens from above.
 
     ``rate``: calls a second, infinite without a pace. ``limited``: False as long as there is nothing to ask.
+    ``scarce``: it is calls that are short, so that each should carry as much as it can.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.rate = inf
-        self.limited = False
+        self.limited = self.scarce = False
         self._clock = clock
         self._next_at = 0.0
         self._late_calls = 0
@@ -86,7 +87,8 @@ class Pacer:
             late_s = now - self._next_at
             self._late_calls = self._late_calls + 1 if late_s * self.rate >= 1 else 0
             if late_s >= WINDOW_S or self._late_calls >= LATE_CALLS:
-                self.rate, self.limited = inf, self._tokens_limit < inf
+                self.rate, self.scarce = inf, False
+                self.limited = min(self._tokens_limit, self._largest) < inf
             else:
                 self._next_at = max(self._next_at, now + 1 / self.rate)
         return now
@@ -119,21 +121,22 @@ class Pacer:
             self._decrease(self._served / max(now - self._since, SHORTEST_S))
         elif self.rate == inf:
             self._decrease(FIRST_RATE)
-        elif size <= self._largest:
+        else:
             # Nothing was served in between, so that the pace is not to blame: the call may be more than a limit allows.
             self._refused = size if self._largest == inf else self._refused
-            self._largest = size / 2
+            self._largest = min(self._largest, size / 2)
         self._served, self._since = 0.0, now
         self._decreased_at, self._late_calls = now, 0
-        self._next_at = now + 1 / self.rate
-        self._believed = self.limited = True
+        self._next_at = max(self._next_at, now + 1 / self.rate)
+        self._believed = self.limited = self.scarce = True
 
     def doubt(self) -> None:
         """What the provider tells cannot be waited for: it is not believed until a 429 bears it out."""
         self._believed = False
         self._tokens = self._tokens_limit = inf
         self._next_at = self._clock.monotonic()
-        self.limited = self.rate < inf
+        self.scarce = self.rate < inf
+        self.limited = min(self.rate, self._largest) < inf
 
     def _affordable(self, now: float) -> float:
         tokens = self._tokens if now < self._whole_at else self._tokens_limit
@@ -159,17 +162,21 @@ class Pacer:
     def _heed(self, limits: RateLimits, now: float, cost: int) -> None:
         """``cost``: tokens of the call that was answered; the next one will be like it."""
         if (requests := limits.requests) is not None:
-            self._spare(requests, 1, now)
+            self.scarce = self._spare(requests, 1, now) or self.rate < inf
         if (tokens := limits.tokens) is not None:
             self._spare(tokens, cost, now)
             self._tokens, self._tokens_limit = tokens.remaining, tokens.limit
             self._whole_at = now + tokens.reset_s
             self.limited = True
 
-    def _spare(self, allowance: Allowance, cost: int, now: float) -> None:
-        """Of a limit that is nearly used up no more is taken than comes back; when it is used up, the reset is next."""
+    def _spare(self, allowance: Allowance, cost: int, now: float) -> bool:
+        """Of a limit that is nearly used up no more is taken than comes back; of one that is used up, nothing.
+
+        Is it one of those?
+        """
         if allowance.remaining > LOW * allowance.limit:
-            return
+            return False
         share = cost / (allowance.limit - allowance.remaining) if allowance.remaining else 1.0
         self._next_at = max(self._next_at, now + min(share, 1.0) * allowance.reset_s)
         self.limited = True
+        return True

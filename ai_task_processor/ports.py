@@ -42,6 +42,9 @@ class Clock(Protocol):
 class Admission(Protocol):
     """The engine's word on a listed task, asked by a source while it reads the list."""
 
+    def busy(self, task_id: str) -> SkipReason | None:
+        """``refuse``, as far as the id alone can say: is this task running, or its outcome waiting?"""
+
     def refuse(self, task: Task) -> SkipReason | None:
         """Why this task must not start now, or None when it may."""
 

@@ -25,8 +25,8 @@ LONGEST_FRUITLESS_S = 2.0
 WOKEN_PAUSE_S = 0.025
 #: the poll loop shows that it is alive at least this often, whatever it waits for
 TICK_S = 5.0
-#: a claim for the first free slot alone would split tasks that share a model call into two houses for good
-LONGEST_SETTLING_S = 0.05
+#: so long a claimed task waits for its slot, whose last result is on its way to the disk; and how often it looks
+LONGEST_SETTLING_S, SETTLING_POLL_S = 1.0, 0.001
 #: a poll that widens its question makes several requests; one that takes longer than this will not end
 LONGEST_POLL_S = 600.0
 
@@ -77,6 +77,7 @@ class TaskScheduler:
         self.polled_at: float | None = None
         self._source = source
         self._runner = runner
+        runner.on_settling = self._freed_soon
         self._recovery = recovery
         self._interval_s = interval_s
         self._hold_s = hold_s
@@ -127,19 +128,17 @@ class TaskScheduler:
     async def _take_in(self, group: asyncio.TaskGroup) -> None:
         self._woken = await self._pause(self._rng.uniform(0.0, min(1.0, self._interval_s / 20)))
         while True:
-            await self._free_slot()
-            await self._let_settle()
+            await self._room_for_one()
             hold_s = self._hold_s()
             if hold_s > 0:
                 await self._pause(min(hold_s, self._interval_s), deaf=True)
                 continue
             claims = await self._claim()
-            for claim in claims:
-                self._start(group, claim)
+            await self._start_all(group, claims)
             await self._calm_down(claims)
 
     async def _claim(self) -> Sequence[Claim]:
-        wanted, quiet, alone = self.free, not self.running, self._recovery.alone
+        wanted, quiet, alone = self._room, not self.running, self._recovery.alone
         self.idle = False
         self._claiming = True
         self._poll_ends_at = self._clock.monotonic() + LONGEST_POLL_S
@@ -187,6 +186,17 @@ class TaskScheduler:
             pause_s -= deaf_s
         self._woken = await self._pause(pause_s)
 
+    async def _start_all(self, group: asyncio.TaskGroup, claims: Sequence[Claim]) -> None:
+        """Each in a slot of its own. Whose slot does not become free soon after all is given back."""
+        ends_at = self._clock.monotonic() + LONGEST_SETTLING_S
+        for claim in claims:
+            while self.free <= 0 and self._clock.monotonic() < ends_at:
+                await self._clock.sleep(SETTLING_POLL_S)
+            if self.free > 0:
+                self._start(group, claim)
+            else:
+                await self._source.release(claim.receipt, 0.0)
+
     def _start(self, group: asyncio.TaskGroup, claim: Claim) -> None:
         task = claim.task
         self.running[task.id] = Running(task.type, self._clock.monotonic())
@@ -209,17 +219,19 @@ class TaskScheduler:
             self._metrics.in_flight(len(self.running))
             self._freed.set()
 
-    async def _free_slot(self) -> None:
-        while self.free <= 0:
+    def _freed_soon(self) -> None:
+        self._freed.set()
+
+    @property
+    def _room(self) -> int:
+        """How many tasks to ask for: slots that are free, and those that will be by the time of the answer."""
+        return self.free + (0 if self._recovery.alone else self._runner.settling)
+
+    async def _room_for_one(self) -> None:
+        while self._room <= 0:
             self._freed.clear()
             await self._freed.wait()
         self._tick()
-
-    async def _let_settle(self) -> None:
-        """Tasks that end together are replaced by one claim: what is about to be free is waited for, for a moment."""
-        ends_at = self._clock.monotonic() + LONGEST_SETTLING_S
-        while self._runner.settling > 0 and self._clock.monotonic() < ends_at:
-            await self._clock.sleep(0.001)
 
     async def _pause(self, seconds: float, *, deaf: bool = False) -> bool:
         """Let the source wait, in pieces that show the loop to be alive; true when it called for a poll.

@@ -132,7 +132,7 @@ class ModelSettings(Group):
 
     vector_cache_bytes: Annotated[ByteSize, BeforeValidator(syntax.byte_count)] = _var(
         "VECTOR_CACHE_BYTES", "the memory for vectors of texts that may come again; bytes, or like 64MiB; 0 for none",
-        "16MiB", ge=0, le=2**40,
+        "2MiB", ge=0, le=2**40,
     )  # fmt: skip
 
     @property

@@ -8,7 +8,7 @@ from typing import Final
 
 from rich.console import Console
 
-from ai_task_processor import errors, logs
+from ai_task_processor import errors, logs, masking
 from ai_task_processor.assembly import Assembler
 from ai_task_processor.doctor.diagnosis import mistake
 from ai_task_processor.doctor.patient import DEADLINE_S, Patient
@@ -23,7 +23,7 @@ def main(environ: Mapping[str, str] | None = None) -> int:
     report = Report(Console(highlight=False, force_terminal=sys.stdout.isatty()))
     try:
         settings = load_settings(environ)
-        report.mask = logs.Masker(settings.secrets())
+        report.mask = masking.Masker(settings.secrets())
         logs.configure(level="CRITICAL", format="auto", secrets=settings.secrets())
         return asyncio.run(_examine(settings, report))
     except errors.ConfigurationError as error:

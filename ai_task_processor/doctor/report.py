@@ -12,7 +12,7 @@ import httpx2
 from rich.console import Console
 from rich.text import Text
 
-from ai_task_processor import logs
+from ai_task_processor import masking
 
 EX_OK, EX_UNAVAILABLE, EX_CANTCREAT, EX_CONFIG = 0, 69, 73, 78
 
@@ -90,7 +90,7 @@ class Report:
 
     def __init__(self, console: Console) -> None:
         self.findings: list[Finding] = []
-        self.mask = logs.Masker(())
+        self.mask = masking.Masker(())
         self._console = console
         self._ascii = not (console.encoding or "").lower().startswith("utf")
 

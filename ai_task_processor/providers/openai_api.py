@@ -105,13 +105,9 @@ class OpenAIProvider:
         started_at = time.perf_counter()
         outcome = "other"
         try:
+            # The client's way to a path of one's own: ``embeddings.create`` would walk through every text first.
             answer = await self._request(
-                lambda: self._api.embeddings.with_raw_response.create(
-                    input=list(texts),
-                    model=model,
-                    encoding_format="base64",
-                    dimensions=openai.omit if self._dimensions is None else self._dimensions,
-                ),
+                lambda: self._api.post("/embeddings", body=self._body(texts, model), cast_to=httpx2.Response),
                 self._timeout_s,
             )
             self._note_remaining(answer.headers)
@@ -125,6 +121,10 @@ class OpenAIProvider:
         usage = embeddings.usage
         self._metrics.model_tokens(model=model, prompt=usage.prompt_tokens, completion=usage.completion_tokens)
         return replace(embeddings, limits=parse_limits(answer.headers))
+
+    def _body(self, texts: Sequence[str], model: str) -> dict[str, object]:
+        body: dict[str, object] = {"input": list(texts), "model": model, "encoding_format": "base64"}
+        return body if self._dimensions is None else {**body, "dimensions": self._dimensions}
 
     async def check(self, model: str) -> None:
         """Ask for the model's card: it costs nothing and needs a valid key. Servers without such a page pass."""
@@ -234,7 +234,8 @@ def parse_embeddings(content: bytes, count: int, dimensions: int | None) -> Embe
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count or index in seen:
             raise InvalidAnswer("the model API answered a vector with a wrong index")
         seen.add(index)
-        vectors[index] = codec.vector(item.get("embedding"), dimensions)
+        # Taken out: of a large batch, texts and vectors need not be in memory together.
+        vectors[index] = codec.vector(item.pop("embedding", None), dimensions)
     if dimensions is None:
         vectors = _of_one_dimension(vectors)
     if not any(vectors):

@@ -67,7 +67,7 @@ class NestTaskSource:
     ) -> None:
         self._settings = settings
         self._tasks = str(httpx2.URL(settings.base_url + TASKS))
-        self._list = PendingList(settings, polling, self._skip, metrics=metrics)
+        self._list = PendingList(settings, polling, self._skip, busy=admission.busy, metrics=metrics)
         self._client = delivering
         self._poll_gate = poll_gate
         self._delivery_gate = delivery_gate

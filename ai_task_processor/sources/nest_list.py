@@ -6,6 +6,7 @@ nothing new, and the reader stops by itself when it has enough.
 """
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -33,6 +34,9 @@ TAIL_BYTES, TAIL_S = 2**16, 0.2
 #: invalid records are reported once each, not at every poll, and no more than so many until a list is clean again
 REPORTED_RECORDS = 100
 
+#: the beginning of a record as MongoDB writes it: anything else is parsed to find the id
+_ID = re.compile(rb'\s*\{\s*"_id"\s*:\s*"([A-Za-z0-9._~-]{1,128})"')
+
 log = get_logger(__name__)
 
 
@@ -45,6 +49,12 @@ class Page:
     bytes_read: int = 0
     oldest: float | None = None
     complete: bool = False
+    #: when the tasks were created that were handed out or are worked on, in seconds since the epoch
+    created: dict[str, float | None] = field(default_factory=dict)
+
+    def note_age(self, created_at: float | None) -> None:
+        if created_at is not None:
+            self.oldest = created_at if self.oldest is None else min(self.oldest, created_at)
 
     @property
     def seen(self) -> int:
@@ -60,12 +70,14 @@ class PendingList:
         client: httpx2.AsyncClient,
         skip: Callable[[Task], SkipReason | None],
         *,
+        busy: Callable[[str], SkipReason | None] = lambda _: None,
         metrics: Metrics | None = None,
     ) -> None:
         self.last_page = Page()
         self._settings = settings
         self._client = client
         self._skip = skip
+        self._busy = busy
         self._metrics = metrics
         self._sends_limit = True
         self._cut = False
@@ -150,19 +162,33 @@ class PendingList:
             self._reported.clear()
 
     def _consider(self, record: bytes, page: Page) -> None:
+        if self._is_busy(record, page):
+            return
         task = parse_record(record, self._settings.task_id_pattern)
         if isinstance(task, Invalid):
             page.skipped["invalid"] += 1
             self._report(record, task)
             return
-        if task.created_at is not None:
-            created_at = task.created_at.timestamp()
-            page.oldest = created_at if page.oldest is None else min(page.oldest, created_at)
+        created_at = None if task.created_at is None else task.created_at.timestamp()
+        page.note_age(created_at)
         reason: SkipReason | None = "duplicate" if task.id in page.tasks else self._skip(task)
         if reason is None:
             page.tasks[task.id] = task
+            page.created[task.id] = created_at
         else:
             page.skipped[reason] += 1
+
+    def _is_busy(self, record: bytes, page: Page) -> bool:
+        """A task of the page before that is being worked on need not be parsed again: half of a list is such."""
+        found = _ID.match(record)
+        task_id = "" if found is None else found[1].decode("ascii")
+        reason = self._busy(task_id) if task_id in self.last_page.created else None
+        if reason is None:
+            return False
+        page.created[task_id] = created_at = self.last_page.created[task_id]
+        page.note_age(created_at)
+        page.skipped[reason] += 1
+        return True
 
     def _report(self, record: bytes, invalid: Invalid) -> None:
         key = hash(record)

@@ -66,6 +66,10 @@ class Gatekeeper:
 
     refused: dict[str, SkipReason] = field(default_factory=dict)
 
+    def busy(self, task_id: str) -> SkipReason | None:
+        reason = self.refused.get(task_id)
+        return reason if reason in ("running", "in_outbox") else None
+
     def refuse(self, task: Task) -> SkipReason | None:
         return self.refused.get(task.id)
 

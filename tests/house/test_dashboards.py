@@ -1,4 +1,4 @@
-"""What dashboards and alerts ask for exists: names and labels are compared with the daemon's own registry."""
+"""What dashboards and alerts ask for exists, and what exists is shown: the daemon's own registry is the measure."""
 
 import json
 import re
@@ -10,21 +10,27 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from ai_task_processor.metrics import Metrics
+from ai_task_processor.metrics import PREFIX, Metrics
+from grafana.boards import boards
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "monitoring" / "rules.yml"
 DASHBOARDS = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))
+CASES = ROOT / "tests" / "ops" / "alerts"
 
 KEYWORDS = {"and", "or", "unless", "bool", "offset"}
 TARGET_LABELS = {"job", "instance"}
+#: what Grafana fills in by itself
+BUILT_IN = {"__rate_interval", "__range", "__url_time_range"}
 
 Labels = Mapping[str, set[str]]
 
 
 def registry() -> dict[str, Labels]:
-    """Every series the daemon exposes, with its labels and their values; ``up`` comes from Prometheus."""
-    found: dict[str, dict[str, set[str]]] = {"up": {}}
+    """Every series the daemon exposes, with its labels and their values; ``up`` and ``ALERTS`` come from Prometheus."""
+    names = {rule["alert"] for rule in rules() if "alert" in rule}
+    alerts = {"alertname": names, "alertstate": {"pending", "firing"}, "severity": {"critical", "warning"}}
+    found: dict[str, dict[str, set[str]]] = {"up": {}, "ALERTS": alerts}
     text, _ = Metrics(version="0", provider="openai").exposition()
     for family in text_string_to_metric_families(text.decode()):
         for sample in family.samples:
@@ -47,7 +53,7 @@ def dashboard_queries() -> Iterator[str]:
         board = json.loads(file.read_text())
         yield from (target["expr"] for panel in board["panels"] for target in panel.get("targets", ()))
         yield from (note["expr"] for note in board["annotations"]["list"])
-        for variable in board["templating"]["list"]:
+        for variable in (variable for variable in board["templating"]["list"] if variable["type"] == "query"):
             yield variable["query"]["query"].removeprefix("label_values(").partition(",")[0]
 
 
@@ -69,8 +75,9 @@ def faults(query: str, known: Mapping[str, Labels]) -> list[str]:
                 continue
             if label not in known[name]:
                 told.append(f"no label {label} on {name}")
-            elif operator in {"=", "!="} and value not in known[name][label]:
-                told.append(f"no {label}={value} on {name}")
+            elif operator in {"=", "!="} or re.fullmatch(r"[\w|-]+", value):
+                wanted = {value} if operator in {"=", "!="} else set(value.split("|"))
+                told += [f"no {label}={missing} on {name}" for missing in wanted - known[name][label]]
     allowed = TARGET_LABELS.union(*(known.get(name, {}) for name in names))
     told += [f"no label {label}" for group in grouped for label in re.findall(r"\w+", group) if label not in allowed]
     return sorted(told)
@@ -101,6 +108,8 @@ def test_dashboards_ask_for_what_exists() -> None:
         ("up and on (job) b", ["no metric b"]),
         ('a_total{kin="x"}', ["no label kin on a_total"]),
         ('a_total{kind="z"}', ["no kind=z on a_total"]),
+        ('a_total{kind=~"x|z"}', ["no kind=z on a_total"]),
+        ('a_total{kind=~"x|y"} or a_total{kind!~"[ab].*"}', []),
         ("sum by (sort) (a_total)", ["no label sort"]),
         ("time() - 5", ["no metric at all"]),
     ],
@@ -110,6 +119,68 @@ def test_a_misspelled_name_is_noticed(query: str, told: list[str]) -> None:
     assert faults(query, {"up": {}, "a_total": {"kind": {"x", "y"}}}) == told
 
 
+def test_every_metric_is_on_a_board() -> None:
+    """A metric that no board shows is one that nobody looks at: it belongs into ``grafana/boards.py``."""
+    shown = {name for query in dashboard_queries() for name in re.findall(rf"\b{PREFIX}\w+", query)}
+    text, _ = Metrics(version="0", provider="openai").exposition()
+    left_out = []
+    for family in text_string_to_metric_families(text.decode()):
+        names = {sample.name for sample in family.samples}
+        if family.name.startswith(PREFIX) and not names & shown:
+            left_out.append(family.name)
+    assert left_out == []
+
+
+def test_the_boards_are_built() -> None:
+    """The files are what ``python -m grafana.boards`` writes: nobody's edit of the JSON is lost with the next."""
+    written = {file.name: file.read_text() for file in DASHBOARDS}
+    assert written.keys() == boards().keys()
+    assert [name for name, text in boards().items() if written[name] != text] == []
+
+
+def test_every_variable_is_known() -> None:
+    """What a board writes with a dollar is a variable of its own or one of Grafana's."""
+    for file in DASHBOARDS:
+        board = json.loads(file.read_text())
+        own = {variable["name"] for variable in board["templating"]["list"]}
+        assert set(re.findall(r"\$\{?(\w+)", json.dumps(board["panels"]))) <= own | BUILT_IN, file.name
+
+
+def test_links_lead_to_boards() -> None:
+    """Each detail that a panel leads to is the uid of a board."""
+    uids = {json.loads(file.read_text())["uid"] for file in DASHBOARDS}
+    linked = {uid for file in DASHBOARDS for uid in re.findall(r'"/d/([\w-]+)\?', file.read_text())}
+    assert linked
+    assert linked <= uids
+
+
+def labels_left(query: str, known: Mapping[str, Labels]) -> set[str]:
+    """The labels that the answer to a query may have: those it is grouped by, or else those of its metrics."""
+    groups = re.findall(r"\bby\s*\(([^)]*)\)", query)
+    if groups:
+        return {label for group in groups for label in re.findall(r"\w+", group)} - {"le"}
+    if re.search(r"\b(sum|min|max|count)\s*\(", query):
+        return set()
+    return TARGET_LABELS.union(*(labels for name, labels in known.items() if re.search(rf"\b{name}\b", query)))
+
+
+def test_texts_name_labels_that_are_there() -> None:
+    """A label in a legend or in the words of an alert would be empty if the query does not keep it."""
+    known = registry() | {rule["record"]: {"job": set()} for rule in rules() if "record" in rule}
+    told = [
+        (rule["expr"], text, r"\$labels\.(\w+)")
+        for rule in rules()
+        if "alert" in rule
+        for text in rule["annotations"].values()
+    ]
+    for file in DASHBOARDS:
+        for panel in json.loads(file.read_text())["panels"]:
+            told += [(target["expr"], target["legendFormat"], r"{{(\w+)}}") for target in panel.get("targets", ())]
+    named = [(query, text, set(re.findall(pattern, text))) for query, text, pattern in told]
+    assert len([labels for _, _, labels in named if labels]) >= 20
+    assert [(query, text) for query, text, labels in named if not labels <= labels_left(query, known)] == []
+
+
 def test_every_alert_tells_what_to_do() -> None:
     """An alert has a severity, a summary and a description: the person it wakes has nothing else."""
     alerts = {rule["alert"]: rule for rule in rules() if "alert" in rule}
@@ -117,6 +188,16 @@ def test_every_alert_tells_what_to_do() -> None:
     for name, rule in alerts.items():
         assert rule["labels"]["severity"] in {"critical", "warning"}, name
         assert set(rule["annotations"]) == {"summary", "description"}, name
+
+
+def test_every_alert_has_cases() -> None:
+    """``promtool test rules`` has a file for each alert, with a case in which it fires and one in which it does not."""
+    files = {file.stem: yaml.safe_load(file.read_text()) for file in CASES.glob("*.yml")}
+    assert files.keys() == {rule["alert"] for rule in rules() if "alert" in rule}
+    for name, file in files.items():
+        expected = [test for case in file["tests"] for test in case["promql_expr_test"]]
+        assert {f'ALERTS{{alertname="{name}", alertstate="firing"}}'} == {test["expr"] for test in expected}, name
+        assert {bool(test["exp_samples"]) for test in expected} == {True, False}, name
 
 
 def test_every_panel_explains_itself() -> None:

@@ -67,6 +67,15 @@ async def test_a_running_task_does_not_start_twice(room: Room) -> None:
     assert room.admission.refuse(task()) is None
 
 
+async def test_an_id_alone_tells_who_is_being_worked_on(room: Room) -> None:
+    """Running, or finished and not delivered; a dead letter is a question of content."""
+    room.running["a"] = Running("known", 0.0)
+    room.put("b")
+    room.put("c")
+    await room.outbox.bury("c", "refused")
+    assert [room.admission.busy(task_id) for task_id in "abcd"] == ["running", "in_outbox", None, None]
+
+
 async def test_a_finished_task_does_not_start_again_until_it_is_delivered(room: Room) -> None:
     """From the moment its outcome is accepted; a task that is listed after its delivery is new work."""
     room.put("a", {"text": "old"})

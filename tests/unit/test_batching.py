@@ -6,6 +6,8 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +103,7 @@ class Intake:
     """Says whether more tasks are on their way; ``refill`` may be a question."""
 
     def __init__(self) -> None:
+        self.slots = 64
         self.refill: Callable[[], bool] = lambda: False
 
     def refilling(self) -> bool:
@@ -162,11 +165,16 @@ async def test_a_lone_task_leaves_at_once(house: House) -> None:
 async def test_a_finished_call_leaves_nothing_behind(house: House) -> None:
     """No alarm outlives its call, and the lane rests."""
     await house.embed("usual")
-    await house.embed("again")
+    running = asyncio.create_task(house.embed("running"))
+    await house.clock.sleep(0.1)
+    waiting = asyncio.create_task(house.embed("waiting"))
+    await house.clock.sleep(0.1)
+    assert batcher_task("slow-call-alarm")
+    await asyncio.wait([running, waiting])
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert not house.batcher._lanes["m"].served
-    assert "slow-call-alarm" not in {task.get_name() for task in asyncio.all_tasks()}
+    assert not batcher_task("slow-call-alarm")
 
 
 async def test_tasks_that_come_together_travel_together(house: House) -> None:
@@ -176,6 +184,49 @@ async def test_tasks_that_come_together_travel_together(house: House) -> None:
     assert house.model.sizes == [100]
     assert answers == [Embedded(vector(text), Usage(len(text))) for text in wanted]
     assert house.metrics.value("batch_size_sum", model="m") == 100
+
+
+@pytest.mark.parametrize(("slots", "sizes"), [(255, [255]), (256, [128, 128]), (301, [151, 150])])
+async def test_a_large_house_goes_in_two_halves(house: House, slots: int, sizes: list[int]) -> None:
+    """While one half is at the model the other's slots are refilled: both calls leave at once."""
+    await house.embed("usual")
+    house.intake.slots = slots
+    await house.embed(*texts(slots))
+    assert house.model.sizes[1:] == sizes
+    assert len(set(house.model.times[1:])) == 1
+
+
+async def test_a_house_is_not_halved_while_calls_are_short(house: House) -> None:
+    """After a 429, or when few requests are left, a call carries as much as it can."""
+    house.intake.slots = 300
+    house.model.error = Throttled("429", status=429)
+    await house.embed("usual")
+    house.model.error = None
+    await house.embed(*texts(300))
+    assert house.model.sizes == [1, 300]
+    house.model.limits = lambda: RateLimits(Allowance(100, 10, 30.0))
+    await house.clock.sleep(100)
+    await house.embed("free again")
+    await house.embed(*texts(300))
+    assert house.model.sizes == [1, 300, 1, 300]
+
+
+async def test_less_than_a_half_waits_for_the_call_under_way(house: House) -> None:
+    """The second half leaves when it is full, a smaller rest when the first has come back."""
+    await house.embed("usual")
+    house.intake.slots = 256
+    began_at = house.clock.monotonic()
+
+    async def later(delay_s: float, count: int) -> None:
+        await house.clock.sleep(delay_s)
+        await house.embed(*texts(count, f"{delay_s}-"))
+
+    await asyncio.gather(house.embed(*texts(128)), later(0.25, 100), later(0.5, 28))
+    assert house.model.sizes[1:] == [128, 128]
+    assert house.model.times[1:] == [began_at, began_at + 0.5]
+    await asyncio.gather(house.embed(*texts(128, "x")), later(0.25, 100))
+    assert house.model.sizes[3:] == [128, 100]
+    assert house.model.times[4] == pytest.approx(house.model.times[3] + 1.0, abs=0.11)
 
 
 async def test_equal_texts_share_one_input(house: House) -> None:
@@ -1067,7 +1118,7 @@ async def test_a_batch_that_no_limit_admits_becomes_smaller(clock: "FakeClock") 
         for n in range(100):
             group.create_task(work(f"{n:010}"))
     assert len(house.model.calls) < 80
-    assert clock.monotonic() - began_at < 200
+    assert clock.monotonic() - began_at < 300
 
 
 async def test_a_text_larger_than_the_whole_limit_still_goes(clock: "FakeClock") -> None:
@@ -1112,7 +1163,7 @@ def test_nothing_that_is_told_stalls_a_model(clock: "FakeClock", data: st.DataOb
     async def play(clock: "FakeClock") -> None:
         async with House(clock, takes_s=0.0).open() as house:
             for number, (limits, throttled) in enumerate(answers):
-                house.model.limits = lambda limits=limits: limits
+                house.model.limits = partial(replace, limits)
                 house.model.error = Throttled("429", status=429) if throttled else None
                 began_at = clock.monotonic()
                 await house.embed("x" * (number + 1), "y" * 100_000)

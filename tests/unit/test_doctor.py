@@ -16,7 +16,7 @@ from rich.console import Console
 from ai_task_processor import errors
 from ai_task_processor.doctor import diagnosis, examination, patient, report
 from ai_task_processor.doctor.report import Check, Finding, Neighbour, Report
-from ai_task_processor.logs import Masker
+from ai_task_processor.masking import Masker
 from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.settings import AuthSettings
 from ai_task_processor.sources.nest_list import Page

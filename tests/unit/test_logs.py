@@ -18,7 +18,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 import structlog
 
-from ai_task_processor import logs
+from ai_task_processor import logs, masking
 from ai_task_processor.errors import ConfigurationError, Transient
 
 CLIENT_SECRET = 'p@ss/w:rd+ä"\\~'
@@ -159,7 +159,7 @@ def test_no_planted_secret_is_found(kind: str, style: str, open_log: Open) -> No
 @pytest.mark.parametrize("kind", PLANTED)
 def test_the_masker_is_what_removes_secrets(kind: str, open_log: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: the same lines without the masker show every planted secret, so looking for them means something."""
-    monkeypatch.setattr(logs.Masker, "__call__", lambda _self, text: text)
+    monkeypatch.setattr(masking.Masker, "__call__", lambda _self, text: text)
     text, needle = PLANTED[kind]
     stream = open_log()
     write_everywhere(text)
@@ -168,7 +168,7 @@ def test_the_masker_is_what_removes_secrets(kind: str, open_log: Open, monkeypat
 
 def test_the_hosts_of_masked_addresses_and_ids_stay_readable() -> None:
     """What an operator needs survives: hosts, schemes, task ids, model names, prose about keys."""
-    mask = logs.Masker(KNOWN)
+    mask = masking.Masker(KNOWN)
     assert mask("http://u:p@proxy.internal:3128/a") == "http://***@proxy.internal:3128/a"
     for text in (
         "task-665f0c0a1b2c3d4e5f607182",
@@ -183,7 +183,7 @@ def test_the_hosts_of_masked_addresses_and_ids_stay_readable() -> None:
 
 def test_short_secrets_are_not_masked_by_value() -> None:
     """A secret of three characters would shred every line, one of four does not."""
-    mask = logs.Masker(["", "abc", "wxyz"])
+    mask = masking.Masker(["", "abc", "wxyz"])
     assert mask("abcdef wxyz") == "abcdef ***"
 
 
@@ -191,12 +191,12 @@ def test_short_secrets_are_not_masked_by_value() -> None:
 def test_a_secret_is_found_in_base64_at_any_alignment(length: int) -> None:
     """Whatever stands before and behind a secret in Basic credentials, the base64 text does not show it."""
     secret = "S3cr~t/?>>x"[:length]
-    mask = logs.Masker([secret])
+    mask = masking.Masker([secret])
     for before in ("", "a", "ab", "abc"):
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             text = encode(f"{before}{secret}:z".encode()).decode()
             if length > 4 or len(before) % 3 != 1:  # four characters leave too little at that alignment
-                assert logs.MASK in mask(text)
+                assert masking.MASK in mask(text)
 
 
 @pytest.mark.parametrize(
@@ -205,12 +205,12 @@ def test_a_secret_is_found_in_base64_at_any_alignment(length: int) -> None:
 def test_a_secret_is_found_in_any_notation(write: Callable[[str], str]) -> None:
     """As text, as a literal of JSON or Python, in a path, a query and a form: nothing of it is left."""
     secret = "p a/s\"w\\ä~\n+=&'é"
-    assert logs.Masker([secret])(f"<{write(secret).strip(chr(34))}>") in ("<***>", "<'***'>")
+    assert masking.Masker([secret])(f"<{write(secret).strip(chr(34))}>") in ("<***>", "<'***'>")
 
 
 def test_an_api_key_is_found_behind_an_escape() -> None:
     """A key at the start of an escaped line or behind a percent-encoded octet is seen; a word like task-… is none."""
-    mask = logs.Masker([])
+    mask = masking.Masker([])
     assert mask(r"line\nsk-abcd1234 a%3Dsk-abcd1234 task-abcd1234") == r"line\n*** a%3D*** task-abcd1234"
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ai_task_processor.pacing import (
     DECREASE,
     FIRST_RATE,
+    GROWTH,
     LATE_CALLS,
     LONGEST_WAIT_S,
     LOW,
@@ -72,6 +73,7 @@ def test_without_a_sign_of_a_limit_there_is_no_pace(clock: "FakeClock") -> None:
     for _ in range(10_000):
         serve(pacer)
     assert (pacer.rate, pacer.limited, pacer.room, pacer.reason) == (math.inf, False, math.inf, None)
+    assert not pacer.scarce
     assert pacer.wait_s(10**9) == 0
 
 
@@ -99,6 +101,7 @@ def test_after_a_429_the_rate_is_a_part_of_what_was_reached(clock: "FakeClock") 
     refuse(pacer)
     assert pacer.rate == pytest.approx(LEFT * 2)
     assert pacer.limited
+    assert pacer.scarce
     assert pacer.wait_s(SIZE) == pytest.approx(1 / pacer.rate)
     assert pacer.reason == "after a 429 at most 110 calls a minute"
 
@@ -151,7 +154,7 @@ def test_a_rate_is_never_below_three_calls_a_minute(clock: "FakeClock") -> None:
         clock.advance(59)
         serve(pacer)
     assert pacer.rate >= SLOWEST
-    assert pacer.wait_s(SIZE) <= 1 / SLOWEST
+    assert pacer.wait_s(SIZE) <= 1 / SLOWEST + 1e-6
 
 
 def test_a_call_that_is_refused_by_itself_is_halved(clock: "FakeClock") -> None:
@@ -163,13 +166,19 @@ def test_a_call_that_is_refused_by_itself_is_halved(clock: "FakeClock") -> None:
     assert pacer.room == 800
     refuse(pacer, 800)
     assert pacer.room == 400
+    refuse(pacer, 5_000)
+    assert pacer.room == 400
+    clock.advance(WINDOW_S + 10)
+    pacer.started(SIZE)
+    pacer.ended(SIZE)
+    assert (pacer.rate, pacer.limited, pacer.room) == (math.inf, True, 400), "the pace ends, the size stays"
     rooms = []
     for _ in range(40):
         serve(pacer, size=10)
         rooms.append(pacer.room)
-    assert rooms[:2] == [450, 506.25]
+    assert rooms[:2] == pytest.approx([400 * GROWTH, 400 * GROWTH**2])
     assert rooms[-1] == math.inf
-    assert max(room for room in rooms if room < math.inf) <= 1.125 * 2 * 1_600
+    assert max(room for room in rooms if room < math.inf) <= GROWTH * 2 * 1_600
 
 
 # --- additive increase
@@ -220,7 +229,7 @@ def test_the_pace_ends_when_less_than_half_of_it_is_asked_for(clock: "FakeClock"
     for _ in range(LATE_CALLS):
         clock.advance(2.1 / pacer.rate)
         serve(pacer)
-    assert (pacer.rate, pacer.limited, pacer.reason) == (math.inf, False, None)
+    assert (pacer.rate, pacer.limited, pacer.scarce, pacer.reason) == (math.inf, False, False, None)
     assert pacer.wait_s(SIZE) == 0
 
 
@@ -235,6 +244,15 @@ def test_the_pace_ends_after_a_minute_of_rest(clock: "FakeClock") -> None:
     assert pacer.rate == math.inf
 
 
+def test_a_429_does_not_shorten_a_wait_that_was_told(clock: "FakeClock") -> None:
+    """Its own turn comes sooner than the reset of a limit that is used up: the later one counts."""
+    pacer = Pacer(clock)
+    serve(pacer, requests(0, 60, 40))
+    refuse(pacer)
+    assert pacer.rate < math.inf
+    assert pacer.wait_s(SIZE) == 40
+
+
 @settings(EXAMPLES, max_examples=200)
 @given(data=st.data())
 def test_no_call_starts_before_its_turn(clock: "FakeClock", data: st.DataObject) -> None:
@@ -244,7 +262,7 @@ def test_no_call_starts_before_its_turn(clock: "FakeClock", data: st.DataObject)
     for answer in data.draw(st.lists(st.sampled_from(["served", "refused", "failed"]), max_size=60)):
         clock.advance(data.draw(st.floats(0, 30)))
         wait_s = pacer.wait_s(SIZE)
-        assert 0 <= wait_s <= 1 / SLOWEST
+        assert 0 <= wait_s <= 1 / SLOWEST + 1e-6
         clock.advance(wait_s)
         if pacer.rate < math.inf:
             assert clock.monotonic() - previous_at >= (1 - 1e-9) / max(rate, pacer.rate)
@@ -414,6 +432,7 @@ def test_when_little_is_left_no_more_is_taken_than_comes_back(
     pacer = Pacer(clock)
     serve(pacer, limits, charged=100)
     assert pacer.wait_s(1) == pytest.approx(wait_s)
+    assert pacer.scarce == (limits.requests is not None and limits.requests.remaining <= 6)
     told = pacer.reason
     assert (told is not None) == (wait_s > 0)
     if told:

@@ -39,6 +39,7 @@ class Source:
         self.error: Exception | None = None
         self.latency_s = 0.0
         self.polls: list[tuple[float, int]] = []
+        self.released: list[str] = []
         self.cancelled = 0
         self._clock = clock
         self._running = running
@@ -76,7 +77,8 @@ class Source:
         raise NotImplementedError
 
     async def release(self, receipt: Receipt, delay_s: float) -> None:
-        raise NotImplementedError
+        assert delay_s == 0.0
+        self.released.append(receipt.id)
 
     async def check(self) -> None:
         raise NotImplementedError
@@ -87,6 +89,8 @@ class Runner:
 
     def __init__(self, clock: Clock, source: Source) -> None:
         self.settling = 0
+        self.on_settling: Callable[[], None] = lambda: None
+        self.settling_s = 0.0
         self.takes: Callable[[str], float] = lambda _: 1.0
         self.settles: Callable[[str], bool] = lambda _: True
         self.started: list[tuple[float, str]] = []
@@ -102,6 +106,11 @@ class Runner:
         self.most = max(self.most, self.now)
         try:
             await self._clock.sleep(self.takes(task_id))
+            if self.settling_s:
+                self.settling += 1
+                self.on_settling()
+                await self._clock.sleep(self.settling_s)
+                self.settling -= 1
             if settles := self.settles(task_id):
                 self._source.pending.remove(task_id)
             self.ended.append(task_id)
@@ -593,6 +602,32 @@ async def test_what_a_drain_cuts_off_is_named(clock: Any) -> None:
         await clock.sleep(5.0)
     assert sorted(room.scheduler.cut) == ["a", "b"]
     assert room.scheduler.running == {}
+
+
+async def test_the_next_tasks_are_asked_for_while_the_last_results_are_written(clock: Any) -> None:
+    """A poll and a commit take their time together, and no more tasks run at once than there are slots."""
+    room = Room(clock, slots=2)
+    room.runner.takes = lambda _: 10.0
+    room.runner.settling_s = room.source.latency_s = 0.1
+    room.source.pending = [str(number) for number in range(8)]
+    async with room.working():
+        await clock.sleep(35.0)
+    first, second, third, *_ = (at for at, _ in room.runner.started[::2])
+    assert [second - first, third - second] == pytest.approx([10.1, 10.1], abs=0.01)
+    assert {limit for _, limit in room.source.polls} == {2}
+    assert room.runner.most == 2
+
+
+async def test_who_waits_in_vain_for_a_slot_is_given_back(clock: Any) -> None:
+    """A result that the disk does not take holds its slot: the task that was to follow is nobody's again."""
+    room = Room(clock, slots=1)
+    room.runner.settling_s = 100.0
+    room.source.pending = ["held", "next"]
+    async with room.working():
+        await clock.sleep(5.0)
+        assert set(room.source.released) == {"next"}
+        assert [task_id for _, task_id in room.runner.started] == ["held"]
+        assert len(room.polls()) <= 6
 
 
 # --- what others ask

@@ -96,6 +96,8 @@ def test_defaults_need_only_the_required_variables() -> None:
         ("DATA_DIR", "/data", "store.data_dir", Path("/data")),
         ("OUTBOX_MAX_BYTES", "1048576", "store.outbox_max_bytes", 2**20),
         ("OUTBOX_MAX_BYTES", "512MiB", "store.outbox_max_bytes", 2**29),
+        ("VECTOR_CACHE_BYTES", "64MiB", "model.vector_cache_bytes", 2**26),
+        ("VECTOR_CACHE_BYTES", "0", "model.vector_cache_bytes", 0),
         ("METRICS_HOST", "::1", "ops.metrics_host", "::1"),
         ("METRICS_PORT", "0", "ops.metrics_port", 0),
         ("WAKE_TOKEN", " sixteen letters.\n", "ops.wake_token", SecretStr("sixteen letters.")),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -89,12 +90,16 @@ async def make() -> AsyncIterator[Make]:
         clients = [outer]
 
         def pending_list(
-            upstream: Upstream, skip: Callable[[Task], SkipReason | None] = only_embeddings, **settings: Any
+            upstream: Upstream,
+            skip: Callable[[Task], SkipReason | None] = only_embeddings,
+            busy: Callable[[str], SkipReason | None] = lambda _: None,
+            **settings: Any,
         ) -> PendingList:
             client = httpx2.AsyncClient(transport=httpx2.MockTransport(upstream))
             clients.append(client)
             options = {"API_BASE_URL": "http://upstream", **settings}
-            return PendingList(ApiSettings(**options), client, skip, metrics=Metrics(version="1", provider="mock"))
+            metrics = Metrics(version="1", provider="mock")
+            return PendingList(ApiSettings(**options), client, skip, busy=busy, metrics=metrics)
 
         yield pending_list
         for client in clients[1:]:
@@ -118,6 +123,28 @@ async def test_an_empty_list_is_complete(make: Make) -> None:
     upstream = Upstream([])
     page = await make(upstream).read(5)
     assert (page.tasks, page.complete, page.seen, upstream.asked) == ({}, True, 0, [5])
+
+
+async def test_what_is_worked_on_is_not_parsed_again(make: Make) -> None:
+    """A task of the page before is known by its id, and its age still counts; the same id elsewhere is not."""
+    asked: list[str] = []
+
+    def skip(task: Task) -> SkipReason | None:
+        asked.append(task.id)
+        return None
+
+    upstream = Upstream([record("a", createdAt="2026-01-01T00:00:00Z"), *tasks("b")])
+    pending = make(upstream, skip, busy={"a": "running", "b": "in_outbox", "c": "running"}.get)
+    page = await pending.read(2)
+    assert list(page.tasks) == asked == ["a", "b"]
+    upstream.records.append(b'{"x":{"_id":"a"},' + record("c")[1:])
+    page = await pending.read(2)
+    assert (list(page.tasks), asked[2:]) == (["c"], ["c"])
+    assert page.skipped == {"running": 1, "in_outbox": 1}
+    assert page.oldest == datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    upstream.records[:2] = [record("a", content={"changed": True})]
+    pending = make(upstream, skip)
+    assert "a" in (await pending.read(2)).tasks
 
 
 async def test_the_limit_covers_what_will_be_skipped(make: Make) -> None:

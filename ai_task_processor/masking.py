@@ -1,0 +1,80 @@
+"""Masks secrets in texts: those that are known, in every notation they may appear in, and what looks like one."""
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Iterator
+from urllib.parse import quote, quote_plus
+
+MASK = "***"
+#: a shorter secret would shred every line it is masked in
+MIN_SECRET = 4
+
+_NAME = r"(?:access|refresh|id)_token|client_(?:secret|assertion)|api[_-]?key|password|authorization"
+SENSITIVE_KEY = re.compile(rf"(?:.*[-_])?(?:{_NAME})", re.IGNORECASE)
+_CREDENTIALS = (
+    # schemes of an Authorization header
+    (re.compile(r"(bearer|basic)(?:[ \t:=]|%20)+[^\s\"'<>,;]+", re.IGNORECASE), rf"\1 {MASK}"),
+    # OpenAI's keys; "task-1a2b" is none, but an escape or an octet may stand in front of one
+    (re.compile(r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2}))sk-[A-Za-z0-9_-]{4,}"), MASK),
+    # user and password of a URL
+    (re.compile(r"://[^\s\"'<>]{1,512}@"), f"://{MASK}@"),
+    # a JWT, whole or cut
+    (re.compile(r"eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){0,4}"), MASK),
+    # a form field, or a member of a JSON object
+    (re.compile(rf"((?:{_NAME})(?:=|\\?[\"']\s*:\s*\\?[\"']))[^\s\"'\\&]+", re.IGNORECASE), rf"\1{MASK}"),
+)
+# what every match of the above contains in lower case: most texts are looked at once instead of five times
+_SUSPECT = re.compile(rf"bearer|basic|sk-|://|eyj|{_NAME}")
+
+
+class Masker:
+    """Replaces known secrets, in every notation they are likely to appear in, and whatever looks like one."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        patterns = {pattern for secret in secrets for part in _parts(secret) for pattern in _patterns(part)}
+        self._known = re.compile("|".join(sorted(patterns, key=len, reverse=True)) or r"(?!)")
+
+    def suspects(self, text: str) -> bool:
+        """Might there be anything to mask?"""
+        return self._known.search(text) is not None or _SUSPECT.search(text.lower()) is not None
+
+    def __call__(self, text: str) -> str:
+        text = self._known.sub(MASK, text)
+        if _SUSPECT.search(text.lower()):
+            for pattern, replacement in _CREDENTIALS:
+                text = pattern.sub(replacement, text)
+        return text
+
+
+def _parts(secret: str) -> Iterator[str]:
+    """The secret, and the lines of a private key, which a library may print one by one."""
+    return (part for part in (secret.strip(), *secret.splitlines()) if len(part) >= MIN_SECRET)
+
+
+def _patterns(secret: str) -> Iterator[str]:
+    """As it is, in a URL or form, as a JSON or Python literal, and inside base64, as in Basic credentials."""
+    literals = (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret), ascii(secret))
+    for text in (secret, *(literal[1:-1] for literal in literals)):
+        # a literal inside a literal doubles its backslashes: any number of them is as good as one
+        yield "".join(map(_loosely, re.sub(r"\\+", r"\\", text)))
+    raw = secret.encode("utf-8", "surrogatepass")
+    for encoded in (raw, quote(raw, safe="").encode(), quote(raw).encode(), quote_plus(raw).encode()):
+        yield from map(re.escape, _base64_cores(encoded))
+
+
+def _loosely(char: str) -> str:
+    """A character as it is, escaped, or as octets. Encoders do not agree on which characters need no octets."""
+    if char.isascii() and char.isalnum():
+        return char
+    octets = "".join(f"%(?:25)*{octet:02x}" for octet in char.encode("utf-8", "surrogatepass"))
+    plain = {" ": r"(?: |\+)", "\\": r"\\++", '"': r'\\*+"', "'": r"\\*+'"}.get(char, re.escape(char))
+    return f"(?:{plain}|(?i:{octets}))"
+
+
+def _base64_cores(raw: bytes) -> Iterator[str]:
+    """The characters that stand for ``raw`` at each of its three possible alignments in a longer base64 text."""
+    for shift in range(3):
+        encoded = base64.b64encode(b"\0" * shift + raw).decode()
+        core = encoded[-(-shift * 8 // 6) : (shift + len(raw)) * 8 // 6]
+        yield from (core, core.replace("+", "-").replace("/", "_"))

@@ -1,0 +1,797 @@
+"""The dashboards: an overview for the first ten seconds, and a board for each neighbour and for the process.
+
+``python -m grafana.boards`` writes ``grafana/dashboards/*.json``, which Grafana is provisioned with. They are
+code because a panel is a line here and forty in JSON, and what all panels share is said once.
+"""
+
+import json
+from pathlib import Path
+
+from grafana.panels import (
+    Graph,
+    Json,
+    Number,
+    Panel,
+    Row,
+    States,
+    Table,
+    board,
+    constant,
+    daemons,
+    in_range,
+    largest,
+    per_second,
+    quantile,
+    quantiles,
+    ratio,
+    series,
+    smallest,
+    steps,
+    total,
+)
+
+DIRECTORY = Path(__file__).parent / "dashboards"
+CIRCUITS = {"0": ("closed", "green"), "1": ("open", "red"), "2": ("half-open", "orange")}
+YES_NO = {"0": ("no", "red"), "1": ("yes", "green")}
+POLLS = 'endpoint="/api/ai-tasks/pending"'
+PATCHES = 'endpoint="/api/ai-tasks/{id}"'
+TOKENS = 'endpoint="/oauth2/token"'
+OK = 'outcome="ok"'
+NOT_OK = 'outcome!="ok"'
+ACKNOWLEDGED = 'outcome="acknowledged"'
+SETTLED = 'status!="released"'
+SUCCEEDED = 'status="succeeded"'
+FAILED = 'status="failed"'
+
+
+#: the gauge stands still while nothing is read
+OLDEST_PENDING = (
+    f"({series('oldest_pending_age_seconds')} > 0) + (time() - {series('last_successful_poll_timestamp_seconds')})"
+)
+
+
+def circuits(*services: str) -> Panel:
+    matcher = f'service=~"{"|".join(services)}"' if services else 'service!="other"'
+    return States(
+        title="Circuits",
+        text="Open: calls fail and are held back, one probe at a time looks whether the neighbour is back.",
+        queries={"{{service}}": largest("circuit_breaker_state", matcher, by="service")},
+        words=CIRCUITS,
+    )
+
+
+def transitions(*services: str) -> Panel:
+    return Graph(
+        title="Changes of the circuit",
+        text="Many of them in a short time: the neighbour comes and goes.",
+        queries={
+            "{{service}} {{to}}": steps(
+                "circuit_breaker_transitions_total", f'service=~"{"|".join(services)}"', by="service, to"
+            )
+        },
+    )
+
+
+def answers(matcher: str) -> Panel:
+    return Graph(
+        title="Answers",
+        text="HTTP requests by status; none: no answer came.",
+        queries={
+            "{{method}} {{status_code}}": f"{per_second('api_requests_total', matcher, by='method, status_code')} > 0"
+        },
+        unit="reqps",
+        stacked=True,
+    )
+
+
+def overview() -> Json:
+    tokens = in_range("model_tokens_total", 'type="total"')
+    firing = 'ALERTS{alertstate="firing", alertname=~"AiTaskProcessor.+"}'
+    working = Row(
+        title="Is it working?",
+        panels=[
+            Number(
+                title="Ready",
+                text="A token is held, the task API answered, results can be kept. GET /ready says why not.",
+                queries={"ready": f"{smallest('ready')} or vector(0)"},
+                words=YES_NO,
+                detail="process",
+            ),
+            Number(
+                title="State",
+                text="degraded: it runs, but something it needs is missing.",
+                queries={"{{state}}": f"{largest('state', by='state')} == 1"},
+                words={"1": ("", "blue")},
+                show="name",
+                detail="process",
+            ),
+            Number(
+                title="Tasks settled a minute",
+                text="Succeeded or failed for a reason of their own, over the last five minutes.",
+                queries={"settled": f"60 * {per_second('tasks_processed_total', SETTLED, over='5m')}"},
+                decimals=1,
+            ),
+            Number(
+                title="Since the last good poll",
+                text="Five intervals without one fire an alert. Long while all slots are busy with long tasks.",
+                queries={"age": f"time() - min({series('last_successful_poll_timestamp_seconds')} > 0)"},
+                unit="s",
+                bounds=(90, 150),
+                detail="task-api",
+            ),
+            Number(
+                title="Slots in use",
+                text="All of them for long, with tasks waiting: raise CONCURRENCY_LIMIT, or look at the model.",
+                queries={"used": f"{total('tasks_in_flight')} / {total('slots')}"},
+                unit="percentunit",
+                detail="process",
+            ),
+            Number(
+                title="Calls that the model answers",
+                text="The share of good answers among all model calls of the last five minutes.",
+                queries={
+                    "good": ratio(
+                        per_second("model_requests_total", OK, over="5m"), per_second("model_requests_total", over="5m")
+                    )
+                },
+                unit="percentunit",
+                detail="model",
+            ),
+        ],
+    )
+    behind = Row(
+        title="How far behind?",
+        panels=[
+            Number(
+                title="Pending upstream",
+                text="Tasks in the part of the list that the last poll read; more may be behind them.",
+                queries={"pending": largest("pending_tasks_seen")},
+                detail="task-api",
+            ),
+            Number(
+                title="Oldest pending",
+                text="Age of the oldest task that the last good poll read, which goes on growing when polls fail.",
+                queries={"age": f"max({OLDEST_PENDING}) or vector(0)"},
+                unit="s",
+                bounds=(120, 600),
+                detail="task-api",
+            ),
+            Number(
+                title="Start late",
+                text="The share of the last hour's tasks that waited for more than two minutes. The objective is 1 %.",
+                queries={"late": "max(job:ai_task_processor_task_wait_late:ratio_rate1h)"},
+                unit="percentunit",
+                bounds=(0.01, 0.144),
+                decimals=1,
+                detail="task-api",
+            ),
+            Number(
+                title="Created to acknowledged, p95",
+                text="What the users of the API wait, over the last five minutes.",
+                queries={"p95": quantile(0.95, "task_end_to_end_seconds", over="5m")},
+                unit="s",
+                detail="task-api",
+            ),
+            Number(
+                title="Results waiting",
+                text="Finished, on disk, and not acknowledged yet.",
+                queries={"records": total("outbox_records")},
+                detail="process",
+            ),
+            Number(
+                title="Oldest waiting result",
+                text="Ten minutes fire an alert. Nothing is lost meanwhile.",
+                queries={"age": largest("outbox_oldest_age_seconds")},
+                unit="s",
+                bounds=(60, 600),
+                detail="process",
+            ),
+        ],
+    )
+    broken = Row(
+        title="What is broken?",
+        panels=[
+            Number(
+                title="Alerts",
+                text="Firing now; the table names them.",
+                queries={"firing": f"count({firing}) or vector(0)"},
+                bounds=(1, 1),
+            ),
+            Number(
+                title="Circuits not closed",
+                text="Neighbours that fail: task API (polls, deliveries), model, token endpoint.",
+                queries={"open": f"count({series('circuit_breaker_state')} > 0) or vector(0)"},
+                bounds=(1, 1),
+            ),
+            Number(
+                title="Dead letters",
+                text="Results that the API refuses for good: outbox list --dead.",
+                queries={"dead": total("dead_letters")},
+                bounds=(1, 10),
+                detail="process",
+            ),
+            Number(
+                title="Quarantined or stuck",
+                text="Tasks that kill the process, and tasks that hold a slot beyond their deadline.",
+                queries={"tasks": f"{total('quarantined_tasks')} + {total('stuck_tasks')}"},
+                bounds=(1, 1),
+                detail="process",
+            ),
+            Number(
+                title="Results lost in a day",
+                text="Must be 0. The log line result.lost names the task.",
+                queries={"lost": f"sum(max_over_time({series('results_lost_total')}[1d]))"},
+                bounds=(1, 1),
+                detail="process",
+            ),
+            Number(
+                title="Failed tasks",
+                text="The share of the settled tasks, over the time shown: bad content, or a processor's bug.",
+                queries={
+                    "failed": ratio(
+                        in_range("tasks_processed_total", FAILED), in_range("tasks_processed_total", SETTLED)
+                    )
+                },
+                unit="percentunit",
+                bounds=(0.05, 0.5),
+                decimals=1,
+                detail="model",
+            ),
+            Table(
+                title="Alerts that fire",
+                text="What to do about each is in its description, and in the README.",
+                queries={"{{alertname}}": firing},
+                columns=("alertname", "severity", "instance", "service", "outcome"),
+                width=12,
+                height=6,
+            ),
+            Graph(
+                title="Faults, by whom",
+                text="What did not go well with each neighbour, a second. Nothing here is lost: it is repeated.",
+                queries={
+                    "polls": per_second("polls_total", 'outcome!~"tasks|empty"'),
+                    "deliveries": per_second("deliveries_total", 'outcome!="acknowledged"'),
+                    "model": per_second("model_requests_total", NOT_OK),
+                    "token": per_second("token_requests_total", NOT_OK),
+                },
+                unit="ops",
+                width=12,
+                height=6,
+                stacked=True,
+            ),
+        ],
+    )
+    cost = Row(
+        title="What does it cost?",
+        panels=[
+            Number(
+                title="Tokens charged",
+                text="Over the time shown.",
+                queries={"tokens": tokens},
+                detail="model",
+            ),
+            Number(
+                title="US dollars",
+                text="Over the time shown, at the price above, which you may overwrite. One price for all models.",
+                queries={"cost": f"{tokens} / 1e6 * $price"},
+                unit="currencyUSD",
+                decimals=2,
+                detail="model",
+            ),
+            Number(
+                title="Tokens a task",
+                text="Tokens charged for each task that succeeded, over the time shown.",
+                queries={"tokens": ratio(tokens, in_range("tasks_processed_total", SUCCEEDED))},
+                decimals=0,
+                detail="model",
+            ),
+            Number(
+                title="Tokens saved",
+                text="Texts whose vector was remembered would have cost this, over the time shown.",
+                queries={"saved": in_range("vector_cache_saved_tokens_total")},
+                detail="model",
+            ),
+            Number(
+                title="Model calls a task",
+                text="Below 1 when tasks share a call.",
+                queries={
+                    "calls": ratio(in_range("model_requests_total"), in_range("tasks_processed_total", SUCCEEDED))
+                },
+                decimals=2,
+                detail="model",
+            ),
+            Number(
+                title="Requests a delivery",
+                text="PATCHes for each result that was acknowledged: above 1 the API fails or refuses.",
+                queries={
+                    "requests": ratio(
+                        in_range("api_requests_total", PATCHES), in_range("deliveries_total", ACKNOWLEDGED)
+                    )
+                },
+                decimals=2,
+                detail="task-api",
+            ),
+        ],
+    )
+    course = Row(
+        title="The course of it",
+        panels=[
+            Graph(
+                title="Tasks settled",
+                text="Succeeded, failed for a reason of their own, or released because somebody else was at fault.",
+                queries={"{{status}}": per_second("tasks_processed_total", by="status")},
+                unit="ops",
+                stacked=True,
+            ),
+            Graph(
+                title="Waiting",
+                text="Tasks upstream, results here.",
+                queries={
+                    "pending upstream": largest("pending_tasks_seen"),
+                    "in flight": total("tasks_in_flight"),
+                    "results waiting": total("outbox_records"),
+                },
+            ),
+            circuits(),
+        ],
+    )
+    price = constant("price", "US dollars for a million tokens", "0.02")
+    return board("overview", "AI task processor", [working, behind, broken, cost, course], variables=[price])
+
+
+def task_api() -> Json:
+    polls = Row(
+        title="Polls",
+        panels=[
+            Graph(
+                title="Polls, by how they ended",
+                text="tasks and empty are good. Beside them the calls for an immediate poll (POST /wake).",
+                queries={
+                    "{{outcome}}": f"{per_second('polls_total', by='outcome')} > 0",
+                    "wake-ups": per_second("wakeups_total"),
+                },
+                unit="ops",
+            ),
+            Graph(
+                title="Duration of a poll",
+                text="To the end of what is read.",
+                queries=quantiles("poll_duration_seconds"),
+                unit="s",
+            ),
+            Graph(
+                title="Bytes of a poll",
+                text="The list is read only as far as needed.",
+                queries={
+                    "mean": ratio(per_second("poll_bytes_sum"), per_second("poll_bytes_count")),
+                    "p95": quantile(0.95, "poll_bytes"),
+                },
+                unit="bytes",
+            ),
+            Graph(
+                title="Since the last good poll",
+                text="Beside it the longest pause between two polls.",
+                queries={
+                    "age": f"time() - min({series('last_successful_poll_timestamp_seconds')} > 0)",
+                    "interval": largest("poll_interval_seconds"),
+                },
+                unit="s",
+            ),
+            Graph(
+                title="Pending upstream",
+                text="In the part of the list that the last good poll read; the age goes on growing when polls fail.",
+                queries={
+                    "tasks": largest("pending_tasks_seen"),
+                    "age of the oldest": f"max({OLDEST_PENDING})",
+                },
+                right="age of the oldest",
+                right_unit="s",
+            ),
+            States(
+                title="Read to its end",
+                text="No: more tasks are pending than the figures beside this one say.",
+                queries={"list": smallest("pending_list_complete")},
+                words={"0": ("no", "orange"), "1": ("yes", "green")},
+            ),
+            Graph(
+                title="Tasks skipped",
+                text="Listed and not started, by reason; each poll counts them again.",
+                queries={"{{reason}}": f"{per_second('tasks_skipped_total', by='reason')} > 0"},
+                unit="ops",
+                stacked=True,
+            ),
+            Graph(
+                title="Created to started",
+                text="The objective: 99 % within two minutes.",
+                queries=quantiles("task_wait_seconds"),
+                unit="s",
+            ),
+            Graph(
+                title="Created to acknowledged",
+                text="What users wait.",
+                queries=quantiles("task_end_to_end_seconds"),
+                unit="s",
+            ),
+            Graph(
+                title="Start late",
+                text="The share that waited for more than two minutes: 1 % is the objective, 14.4 % wake somebody.",
+                queries={
+                    "5 minutes": "max(job:ai_task_processor_task_wait_late:ratio_rate5m)",
+                    "30 minutes": "max(job:ai_task_processor_task_wait_late:ratio_rate30m)",
+                    "1 hour": "max(job:ai_task_processor_task_wait_late:ratio_rate1h)",
+                    "6 hours": "max(job:ai_task_processor_task_wait_late:ratio_rate6h)",
+                },
+                unit="percentunit",
+            ),
+            answers(POLLS),
+            Graph(
+                title="Latency of a request",
+                text="To the head of the answer, and until it is read.",
+                queries=quantiles("api_request_duration_seconds", POLLS),
+                unit="s",
+            ),
+        ],
+    )
+    deliveries = Row(
+        title="Deliveries",
+        panels=[
+            Graph(
+                title="Deliveries, by outcome",
+                text="retried ones come again; refused, gone and conflict are dead letters.",
+                queries={"{{outcome}}": per_second("deliveries_total", by="outcome")},
+                unit="ops",
+                stacked=True,
+            ),
+            Graph(
+                title="Results waiting",
+                text="On disk until the API acknowledges them.",
+                queries={"results": total("outbox_records"), "age of the oldest": largest("outbox_oldest_age_seconds")},
+                right="age of the oldest",
+                right_unit="s",
+            ),
+            Graph(
+                title="Answers lost",
+                text="The PATCH may have been applied: it is repeated, and the callback may run twice.",
+                queries={"ambiguous": steps("ambiguous_deliveries_total")},
+            ),
+            answers(PATCHES),
+            Graph(
+                title="Latency of a PATCH",
+                text="The callback included.",
+                queries=quantiles("api_request_duration_seconds", PATCHES),
+                unit="s",
+            ),
+            Graph(
+                title="Dead letters",
+                text="Refused for good and kept, until outbox retry or outbox drop.",
+                queries={"dead letters": total("dead_letters")},
+            ),
+        ],
+    )
+    doors = Row(
+        title="Circuits", panels=[circuits("api_poll", "api_delivery"), transitions("api_poll", "api_delivery")]
+    )
+    return board("task-api", "AI task processor: task API", [polls, deliveries, doors])
+
+
+def model() -> Json:
+    calls = Row(
+        title="Calls",
+        panels=[
+            Graph(
+                title="Calls, by outcome",
+                text="unauthorized and quota last until somebody acts; the others are repeated, or a text's fault.",
+                queries={"{{outcome}}": f"{per_second('model_requests_total', by='outcome')} > 0"},
+                unit="reqps",
+                stacked=True,
+            ),
+            Graph(
+                title="Duration of a call",
+                text="All models.",
+                queries=quantiles("model_request_duration_seconds"),
+                unit="s",
+            ),
+            Graph(
+                title="Duration, by model",
+                text="The slow end of each.",
+                queries={"{{model}}": quantile(0.95, "model_request_duration_seconds", by="model")},
+                unit="s",
+            ),
+            Graph(
+                title="Texts in a call",
+                text="Tasks that wait together share a call.",
+                queries={
+                    "{{model}}": ratio(
+                        per_second("batch_size_sum", by="model"), per_second("batch_size_count", by="model")
+                    )
+                },
+            ),
+            Graph(
+                title="Refused batches",
+                text="Split until the culprit stands alone; a few calls more for each.",
+                queries={"splits": steps("batch_isolations_total")},
+            ),
+            circuits("model"),
+        ],
+    )
+    limits = Row(
+        title="Limits",
+        panels=[
+            Graph(
+                title="Requests left",
+                text="x-ratelimit-remaining-requests of the last answer; 0 when the provider does not say.",
+                queries={"requests": smallest("model_ratelimit_remaining", 'kind="requests"')},
+            ),
+            Graph(
+                title="Tokens left",
+                text="x-ratelimit-remaining-tokens of the last answer; 0 when the provider does not say.",
+                queries={"tokens": smallest("model_ratelimit_remaining", 'kind="tokens"')},
+            ),
+            Graph(
+                title="Pace",
+                text="Calls a second that 429s leave; no line without a pace.",
+                queries={"{{model}}": f"{largest('model_request_rate', by='model')} > 0"},
+                unit="reqps",
+            ),
+        ],
+    )
+    cost = Row(
+        title="Cost",
+        panels=[
+            Graph(
+                title="Tokens",
+                text="What the provider charges.",
+                queries={
+                    "{{model}} {{type}}": per_second("model_tokens_total", 'type!="total"', by="model, type") + " > 0"
+                },
+                stacked=True,
+            ),
+            Graph(
+                title="Tokens saved",
+                text="What texts whose vector was remembered would have cost.",
+                queries={"saved": per_second("vector_cache_saved_tokens_total")},
+            ),
+            Graph(
+                title="Texts remembered",
+                text="The share that cost nothing because it had come before.",
+                queries={
+                    "share": f"{per_second('vector_cache_hits_total')} / "
+                    f"({per_second('vector_cache_hits_total')} + {per_second('batch_size_sum')})"
+                },
+                unit="percentunit",
+            ),
+        ],
+    )
+    tasks = Row(
+        title="Tasks",
+        panels=[
+            Graph(
+                title="Tasks, by type and end",
+                text="released: given back, somebody else was at fault.",
+                queries={
+                    "{{task_type}} {{status}}": f"{per_second('tasks_processed_total', by='task_type, status')} > 0"
+                },
+                unit="ops",
+                stacked=True,
+            ),
+            Graph(
+                title="Started to settled",
+                text="The model call, what it waited for, and the commit.",
+                queries=quantiles("task_processing_duration_seconds"),
+                unit="s",
+            ),
+            transitions("model"),
+        ],
+    )
+    return board("model", "AI task processor: model", [calls, limits, cost, tasks])
+
+
+def token() -> Json:
+    now = Row(
+        title="Now",
+        panels=[
+            Number(
+                title="Token",
+                text="Until it expires; it is renewed when a fifth of its life is left. Nothing: there is none.",
+                queries={"left": f"min({series('token_expiry_timestamp_seconds')} > 0) - time()"},
+                unit="s",
+                width=6,
+            ),
+            Number(
+                title="Requests",
+                text="Over the time shown; one for each life of a token when all is well.",
+                queries={"requests": in_range("token_requests_total")},
+                width=6,
+                decimals=0,
+            ),
+            Number(
+                title="Refused",
+                text="The client is wrong: doctor tells which setting. Over the time shown.",
+                queries={"rejected": in_range("token_requests_total", 'outcome="rejected"')},
+                bounds=(0.5, 0.5),
+                width=6,
+                decimals=0,
+            ),
+            Number(
+                title="Polls without a token",
+                text="Polls that ended with 401 or 403, or found no token, over the time shown.",
+                queries={"polls": in_range("polls_total", 'outcome="auth_error"')},
+                bounds=(0.5, 0.5),
+                width=6,
+                decimals=0,
+            ),
+        ],
+    )
+    course = Row(
+        title="The course of it",
+        panels=[
+            Graph(
+                title="Requests, by outcome",
+                text="rejected: the client is refused; error: no answer, or one that is no token.",
+                queries={"{{outcome}}": per_second("token_requests_total", by="outcome")},
+                unit="reqps",
+                stacked=True,
+            ),
+            answers(TOKENS),
+            Graph(
+                title="Latency",
+                text="Of a token request.",
+                queries=quantiles("api_request_duration_seconds", TOKENS),
+                unit="s",
+            ),
+            Graph(
+                title="Seconds left",
+                text="A saw: it falls to a fifth of a token's life.",
+                queries={"left": f"min({series('token_expiry_timestamp_seconds')} > 0) - time()"},
+                unit="s",
+            ),
+            circuits("token"),
+            transitions("token"),
+        ],
+    )
+    return board("token", "AI task processor: token endpoint", [now, course])
+
+
+def process() -> Json:
+    running = Row(
+        title="The process",
+        panels=[
+            Number(
+                title="Version",
+                text="What runs.",
+                queries={"{{version}}, Python {{python}}": f"max by (version, python) ({series('build_info')})"},
+                show="name",
+            ),
+            Number(
+                title="Up for",
+                text="Since the youngest start.",
+                queries={"up": f"time() - max({daemons(series('process_start_time_seconds'))})"},
+                unit="s",
+            ),
+            Number(title="Slots", text="CONCURRENCY_LIMIT.", queries={"slots": total("slots")}),
+            Number(
+                title="Stuck tasks",
+                text="They hold a slot beyond their deadline: a restart frees it.",
+                queries={"stuck": total("stuck_tasks")},
+                bounds=(1, 1),
+            ),
+            Number(
+                title="Quarantined tasks",
+                text="They killed the process three times while alone: outbox list --dead.",
+                queries={"quarantined": total("quarantined_tasks")},
+                bounds=(1, 1),
+            ),
+            Number(
+                title="Results lost",
+                text="In a day. Must be 0.",
+                queries={"lost": f"sum(max_over_time({series('results_lost_total')}[1d]))"},
+                bounds=(1, 1),
+            ),
+            States(
+                title="State",
+                text="Which of the four it is in; and whether /ready answers 200.",
+                queries={
+                    "{{state}}": largest("state", by="state"),
+                    "ready": smallest("ready"),
+                },
+                words={"0": ("no", "transparent"), "1": ("yes", "green")},
+                width=12,
+            ),
+            Graph(
+                title="Slots in use",
+                text="All of them for long: raise CONCURRENCY_LIMIT, or look at the model.",
+                queries={"in flight": total("tasks_in_flight"), "slots": total("slots"), "stuck": total("stuck_tasks")},
+                width=12,
+            ),
+            Graph(
+                title="Event-loop lag",
+                text="How late timers run. A second means that something blocks the loop.",
+                queries=quantiles("event_loop_lag_seconds"),
+                unit="s",
+                width=6,
+            ),
+            Graph(
+                title="CPU",
+                text="Cores.",
+                queries={"{{instance}}": daemons(f"rate({series('process_cpu_seconds_total')}[$__rate_interval])")},
+                width=6,
+            ),
+            Graph(
+                title="Memory",
+                text="Resident.",
+                queries={"{{instance}}": daemons(series("process_resident_memory_bytes"))},
+                unit="bytes",
+                width=6,
+            ),
+            Graph(
+                title="Open files",
+                text="Connections included; beside them the limit.",
+                queries={
+                    "open": f"max({daemons(series('process_open_fds'))})",
+                    "limit": f"max({daemons(series('process_max_fds'))})",
+                },
+                right="limit",
+                width=6,
+            ),
+        ],
+    )
+    outbox = Row(
+        title="The outbox",
+        panels=[
+            Graph(
+                title="What it holds",
+                text="Results that wait, results that were refused, tasks set aside.",
+                queries={
+                    "waiting": total("outbox_records"),
+                    "dead letters": total("dead_letters"),
+                    "quarantined": total("quarantined_tasks"),
+                },
+            ),
+            Graph(
+                title="Oldest waiting result",
+                text="Ten minutes fire an alert.",
+                queries={"age": largest("outbox_oldest_age_seconds")},
+                unit="s",
+            ),
+            Graph(
+                title="Bytes",
+                text="At OUTBOX_MAX_BYTES claiming stops.",
+                queries={"{{instance}}": largest("outbox_bytes", by="instance")},
+                unit="bytes",
+            ),
+            Graph(
+                title="Recovered and lost",
+                text="Results found on disk at a start, and results that are gone, which must stay 0.",
+                queries={
+                    "recovered": f"sum(max_over_time({series('results_recovered_total')}[$__range]))",
+                    "lost": f"sum(max_over_time({series('results_lost_total')}[$__range]))",
+                },
+            ),
+        ],
+    )
+    return board("process", "AI task processor: process and outbox", [running, outbox])
+
+
+def boards() -> dict[str, str]:
+    """The text of each file, by its name."""
+    built = {
+        "overview": overview(),
+        "task-api": task_api(),
+        "model": model(),
+        "token": token(),
+        "process": process(),
+    }
+    return {f"{name}.json": f"{json.dumps(board, indent=2)}\n" for name, board in built.items()}
+
+
+def main() -> None:
+    """Write the files, and take away those that no board stands for any more."""
+    written = boards()
+    for name, text in written.items():
+        (DIRECTORY / name).write_text(text)
+    for file in DIRECTORY.glob("*.json"):
+        if file.name not in written:
+            file.unlink()
+
+
+if __name__ == "__main__":
+    main()

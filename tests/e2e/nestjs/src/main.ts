@@ -1,0 +1,4 @@
+import { AppModule } from './app.module.js';
+import { listen } from './listen.js';
+
+await listen(AppModule);

@@ -1,0 +1,207 @@
+"""The daemon with the neighbours that it was made for: NestJS, and an OAuth2 server that keeps to the letter."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ai_task_processor.sandbox.app import Sandbox
+from ai_task_processor.sandbox.vectors import as_float32
+from tests.e2e.nestjs.upstream import KEY_CLIENT_ID, PROJECT, Upstream, target_id
+
+SMALL, LARGE = "text-embedding-3-small", "text-embedding-3-large"
+WAKE_TOKEN = "a-token-of-the-tests"
+Start = Callable[..., Awaitable[Any]]
+Eventually = Callable[..., Awaitable[Any]]
+
+
+def content(text: str, model: str = SMALL) -> dict[str, object]:
+    return {"content": {"text": text, "model": model}}
+
+
+async def held(upstream: Upstream, *ids: str) -> bool:
+    return set(ids) <= set((await upstream.look())["held"])
+
+
+async def succeeded(upstream: Upstream, *ids: str) -> bool:
+    states = (await upstream.look())["states"]
+    return all(states[task_id] == "succeeded" for task_id in ids)
+
+
+async def assert_metrics(worker: Any, expected: dict[str, float]) -> None:
+    """What is served may be a moment old."""
+    for _ in range(50):
+        if (found := {sample: await worker.metric(sample) for sample in expected}) == expected:
+            return
+        await asyncio.sleep(0.05)
+    assert found == expected
+
+
+async def test_200_tasks_through_expiry_rotation_and_a_restart(
+    sandbox: Sandbox, daemon: Start, upstream: Upstream, eventually: Eventually
+) -> None:
+    """Tokens expire under way, keys change, the API is killed before it answers: one callback a task, no more."""
+    spellings = ("text_embedding", "text-embedding")
+    ids = await upstream.add(*({**content(f"text {n}"), "type": spellings[n % 2]} for n in range(200)))
+    unknown = await upstream.add(*({"type": "horoscope", "content": {"sign": "leo"}} for _ in range(3)))
+    sandbox.model_latency_s = 0.25
+    late, unanswered = ids[:3], ids[150]
+    await upstream.hold("arrival", *late)
+    await upstream.hold("answer", unanswered)
+    worker = await daemon(**upstream.settings(), CIRCUIT_BREAKER_THRESHOLD=50)
+
+    # A token is renewed at 80 % of its life: after two renewals it has expired.
+    await eventually(lambda: held(upstream, *late), timeout=30)
+    renewed = len(worker.events("token.refreshed"))
+    kid = await upstream.rotate_keys()
+    await eventually(lambda: len(worker.events("token.refreshed")) >= renewed + 2, timeout=30)
+    await upstream.release(*late)
+
+    await eventually(lambda: held(upstream, unanswered), timeout=60)
+    seen = await upstream.look()
+    assert seen["refusedTokens"] >= len(late)
+    assert seen["keys"][1:] == [kid]
+    await asyncio.to_thread(upstream.api.kill)
+    await eventually(lambda: worker.events("poll.failed") and worker.events("delivery.deferred"))
+    await asyncio.to_thread(upstream.api.start)
+
+    await eventually(lambda: succeeded(upstream, *ids), timeout=60)
+    await eventually(lambda: len(worker.events("token.refreshed")) >= 4, timeout=30)
+    targets = await upstream.targets()
+    assert {key: target["updates"] for key, target in targets.items()} == {target_id(n): 1 for n in range(200)}
+    for number in range(200):
+        vector = as_float32(targets[target_id(number)]["embedding"])
+        assert vector == sandbox.vector(f"text {number}", SMALL)
+    assert sandbox.stats.model_inputs == 200
+
+    await eventually(lambda: worker.events("poll.recovered"))
+    assert not worker.events("neighbour.paused")  # each 401 was answered by the next token
+    assert unanswered in {event["task_id"] for event in worker.events("delivery.deferred")}
+    await assert_metrics(
+        worker,
+        {
+            'deliveries_total{outcome="acknowledged"}': 200,
+            'deliveries_total{outcome="retried"}': len(worker.events("delivery.deferred")),
+            "dead_letters": 0,
+        },
+    )
+    assert await worker.metric("ambiguous_deliveries_total") >= 1
+    assert await worker.metric('token_requests_total{outcome="ok"}') >= 4
+    assert await worker.metric('polls_total{outcome="network_error"}') >= 1
+    assert await worker.metric('tasks_skipped_total{reason="unknown_type"}') >= len(unknown)
+    states = (await upstream.look())["states"]
+    assert {states[task_id] for task_id in unknown} == {"pending"}
+
+    async def explained() -> bool:
+        return str((await worker.status())["why_idle"]) == "every listed task is skipped: 3 unknown_type"
+
+    await eventually(explained)
+    assert await worker.stop() == 0
+
+
+async def test_a_result_that_is_refused_for_good_is_kept(
+    sandbox: Sandbox, daemon: Start, upstream: Upstream, eventually: Eventually
+) -> None:
+    """Deleted meanwhile, decided meanwhile, too large for the API: a dead letter each, and no callback.
+
+    A task that failed is not among them: the API takes the reason.
+    """
+    deleted, decided, large, fine, empty = await upstream.add(
+        content("deleted"), content("decided"), content("large", LARGE), content("fine"), content("")
+    )
+    await upstream.hold("arrival", deleted, decided)
+    worker = await daemon(**upstream.settings())
+    await eventually(lambda: held(upstream, deleted, decided), timeout=30)
+    await upstream.delete(deleted)
+    await upstream.set_state(decided, "failed")
+    await upstream.release(deleted, decided)
+    await eventually(lambda: len(worker.events("delivery.refused")) == 3, timeout=30)
+    assert {event["task_id"]: event["reason"] for event in worker.events("delivery.refused")} == {
+        deleted: "gone (HTTP 404)",
+        decided: "conflict (HTTP 409)",
+        large: "refused (HTTP 413)",
+    }
+    refusals = {f'deliveries_total{{outcome="{outcome}"}}': 1.0 for outcome in ("gone", "conflict", "refused")}
+    await assert_metrics(worker, {**refusals, 'deliveries_total{outcome="acknowledged"}': 2, "dead_letters": 3})
+    asked = sandbox.stats.model_requests
+
+    async def left_alone() -> bool:
+        skipped: float = await worker.metric('tasks_skipped_total{reason="dead_letter"}')
+        return skipped >= 2
+
+    await eventually(left_alone)
+    assert sandbox.stats.model_requests == asked
+    assert (await upstream.look())["states"] == {
+        decided: "failed",
+        large: "pending",
+        fine: "succeeded",
+        empty: "failed",
+    }
+    assert [(event["task_id"], event["code"]) for event in worker.events("task.failed")] == [(empty, "empty_text")]
+    assert {key: target["updates"] for key, target in (await upstream.targets()).items()} == {target_id(3): 1}
+    listed = (await worker.command("outbox", "list", "--dead")).out
+    assert all(task_id in listed for task_id in (deleted, decided, large))
+
+
+async def test_a_client_signs_with_its_private_key(
+    sandbox: Sandbox, daemon: Start, upstream: Upstream, eventually: Eventually, private_key: Path
+) -> None:
+    """``private_key_jwt``: a new assertion for every token."""
+    (task_id,) = await upstream.add(content("signed"))
+    signing = {"OAUTH2_CLIENT_ID": KEY_CLIENT_ID, "OAUTH2_CLIENT_SECRET": "", "OAUTH2_AUTH_METHOD": "private_key_jwt"}
+    worker = await daemon(**upstream.settings() | signing, OAUTH2_PRIVATE_KEY_FILE=private_key)
+    await eventually(lambda: succeeded(upstream, task_id), timeout=30)
+    await eventually(lambda: len(worker.events("token.refreshed")) >= 2, timeout=30)
+    assert not worker.events("token.failed")
+    assert {event["life_s"] for event in worker.events("token.refreshed")} == {5.0}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ({"OAUTH2_CLIENT_SECRET": "another"}, "invalid_client"),
+        ({"OAUTH2_AUDIENCE": "https://elsewhere.test"}, "invalid_target"),
+    ],
+)
+async def test_a_client_that_is_refused_says_why_and_leaves_its_tasks_pending(
+    sandbox: Sandbox, daemon: Start, upstream: Upstream, eventually: Eventually, wrong: dict[str, str], code: str
+) -> None:
+    """A wrong secret and an audience that the server does not know: no token, nothing processed, not ready."""
+    (task_id,) = await upstream.add(content("waits"))
+    worker = await daemon(**upstream.settings() | wrong)
+    (event,) = await eventually(lambda: worker.events("token.failed"))
+    assert code in event["reason"]
+    await assert_metrics(worker, {'token_requests_total{outcome="rejected"}': 1})
+    reasons = (await worker.get("/ready")).json()["reasons"]
+    assert reasons[0] == f"token_unavailable: the token endpoint refuses the client: {code}"
+    assert (await upstream.look())["states"] == {task_id: "pending"}
+    assert sandbox.stats.model_requests == 0
+
+
+async def test_the_api_wakes_an_idle_daemon(
+    sandbox: Sandbox, daemon: Start, upstream: Upstream, eventually: Eventually
+) -> None:
+    """A task that is saved is acknowledged moments later, long before the next poll."""
+    worker = await daemon(**upstream.settings() | {"POLLING_INTERVAL_SECONDS": "3600", "WAKE_TOKEN": WAKE_TOKEN})
+    wake_url = f"http://127.0.0.1:{worker.port}/wake"
+    await upstream.set_environment(WORKER_WAKE_URL=wake_url, WAKE_TOKEN=WAKE_TOKEN)
+
+    # An idle daemon polls after half a second, one, two, four: by itself the next poll comes six seconds later.
+    async def idle() -> bool:
+        polls: float = await worker.metric('polls_total{outcome="empty"}')
+        return polls == 5
+
+    await eventually(idle, timeout=30)
+    (task_id,) = await upstream.add(content("new"))
+    await eventually(lambda: succeeded(upstream, task_id), timeout=5)
+    await assert_metrics(worker, {"wakeups_total": 1})
+
+
+def test_the_lock_names_no_host() -> None:
+    """The packages come from whatever registry npm is told to use."""
+    packages = json.loads((PROJECT / "package-lock.json").read_text())["packages"]
+    assert [name for name, package in packages.items() if "resolved" in package] == []
+    assert all("integrity" in package for name, package in packages.items() if name)

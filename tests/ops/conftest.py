@@ -1,0 +1,21 @@
+"""One bad minute for all tests of this folder: the daemon, Prometheus and what the boards make of it."""
+
+import asyncio
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from tests.ops.incident import Incident, Report
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """The run's report; the answers are left as ``answers.json`` in ``OPS_OUTPUT``, when that is set."""
+    found = asyncio.run(Incident(tmp_path_factory.mktemp("incident")).report())
+    if output := os.environ.get("OPS_OUTPUT"):
+        answers = [asdict(one) for one in found.asked]
+        (Path(output) / "answers.json").write_text(json.dumps(answers))
+    return found

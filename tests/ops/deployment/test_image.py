@@ -1,0 +1,174 @@
+"""The image as it would run in production: built from the Dockerfile, read-only, without a right, under an init's eye.
+
+Needs root, buildah, podman, runc, and the base that ``base-image.sh`` makes. No registry and no bridge: the container
+shares the network of this machine, where the sandbox listens on loopback.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ai_task_processor import __version__
+from ai_task_processor.sandbox.app import Sandbox
+from tests.e2e.conftest import _eventually
+from tests.ops.prometheus import executable, free_port
+
+ROOT = Path(__file__).parents[3]
+IMAGE = f"ai-task-processor:{__version__}"
+HARDENED = (
+    "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--memory=512m",
+    "--pids-limit=256", "--network=host", "--no-healthcheck",
+)  # fmt: skip
+ENGINE = """
+[containers]
+default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "runc"
+"""
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of buildah and podman: no systemd is needed, and no right to raise a limit."""
+    config = tmp_path_factory.mktemp("engine") / "containers.conf"
+    config.write_text(ENGINE)
+    return {**os.environ, "CONTAINERS_CONF": str(config)}
+
+
+@pytest.fixture(scope="session")
+def image(engine: dict[str, str]) -> dict[str, Any]:
+    """The built image, as ``podman image inspect`` describes it."""
+    subprocess.run([Path(__file__).parent / "base-image.sh"], env=engine, check=True, timeout=300)
+    options = ["--isolation=chroot", "--pull-never", "--format=docker", "--volume=/etc/ssl/certs:/etc/ssl/certs:ro"]
+    build = [executable("buildah"), "bud", "--quiet", *options, "--tag", IMAGE, str(ROOT)]
+    built = subprocess.run(build, env=engine, capture_output=True, text=True, check=False, timeout=300)
+    assert built.returncode == 0, built.stderr
+    return inspected(engine, IMAGE)
+
+
+def podman(engine: dict[str, str], *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [executable("podman"), *arguments]
+    done = subprocess.run(command, env=engine, capture_output=True, text=True, check=False, timeout=90)
+    assert done.returncode == 0 or not check, done.stderr
+    return done
+
+
+def inspected(engine: dict[str, str], name: str) -> dict[str, Any]:
+    (found,) = json.loads(podman(engine, "image", "inspect", name).stdout)
+    answer: dict[str, Any] = found
+    return answer
+
+
+@pytest.fixture
+def volume(engine: dict[str, str]) -> Iterator[str]:
+    """A new named volume."""
+    name = f"ops-{uuid.uuid4().hex}"
+    podman(engine, "volume", "create", name)
+    yield name
+    podman(engine, "volume", "rm", "--force", name)
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox() as running:
+        yield running
+
+
+class Container:
+    """One container of the image; removed at the end."""
+
+    def __init__(self, engine: dict[str, str], settings: dict[str, str], volume: str, *command: str) -> None:
+        self._engine = engine
+        self.name = f"ops-{uuid.uuid4().hex}"
+        environment = [f"--env={name}={value}" for name, value in settings.items()]
+        options = [*HARDENED, f"--volume={volume}:/data", *environment]
+        podman(engine, "run", "--detach", f"--name={self.name}", *options, IMAGE, *command)
+
+    def ask(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return podman(self._engine, "exec", self.name, *command, check=False)
+
+    def state(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(podman(self._engine, "container", "inspect", self.name).stdout)[0]["State"]
+        return answer
+
+    def log(self) -> str:
+        done = podman(self._engine, "logs", self.name)
+        return done.stdout + done.stderr
+
+    def kill(self, number: signal.Signals) -> None:
+        podman(self._engine, "kill", f"--signal={number.name}", self.name)
+
+    def remove(self) -> None:
+        podman(self._engine, "rm", "--force", "--time=0", self.name)
+
+
+def test_the_image_adds_little_and_in_few_layers(image: dict[str, Any], engine: dict[str, str]) -> None:
+    """At most 130 MB over the base, in one layer a builder that keeps each step makes four of."""
+    tag = (ROOT / "Dockerfile").read_text().partition("ARG PYTHON_TAG=")[2].split()[0]
+    base = inspected(engine, f"python:{tag}")
+    assert image["Size"] - base["Size"] < 130e6
+    assert len(image["RootFS"]["Layers"]) - len(base["RootFS"]["Layers"]) <= 4
+    assert image["Config"]["User"] == "10001:10001"
+    assert image["Config"]["StopSignal"] == "SIGTERM"
+
+
+def test_what_is_imported_is_there_as_bytecode(image: dict[str, Any], engine: dict[str, str]) -> None:
+    """No module of the daemon, its libraries or the standard library is compiled at every start and health check."""
+    options = [*HARDENED, "--rm", "--entrypoint=python", IMAGE, "-v", "-m", "ai_task_processor", "healthcheck"]
+    done = podman(engine, "run", *options, check=False)
+    loaded = [line for line in done.stderr.splitlines() if line.startswith("# code object from ")]
+    assert len(loaded) > 50
+    assert [line for line in loaded if not line.endswith(".pyc'")] == []
+
+
+async def test_it_works_through_a_backlog_without_a_right(
+    image: dict[str, Any], engine: dict[str, str], volume: str, sandbox: Sandbox
+) -> None:
+    """Read-only, no capability, 512 MB: 300 tasks are delivered, it is healthy, and PID 1 drains on SIGTERM."""
+    ids = [sandbox.tasks.add(text=f"text {number}") for number in range(300)]
+    settings = sandbox.environment() | {"METRICS_HOST": "127.0.0.1", "METRICS_PORT": str(free_port())}
+    container = Container(engine, settings, volume)
+    try:
+        await sandbox.tasks.settled(ids, timeout=60)
+        assert container.ask("ai-task-processor", "healthcheck").returncode == 0
+        assert container.ask("cat", "/proc/1/comm").stdout.strip() == "ai-task-process"
+        status = dict(line.split(":\t", 1) for line in container.ask("cat", "/proc/1/status").stdout.splitlines())
+        assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
+        assert (status["NoNewPrivs"], status["Uid"].split()[0]) == ("1", "10001")
+        assert container.ask("touch", "/opt/venv/x").returncode != 0
+        container.kill(signal.SIGTERM)
+        await _eventually(lambda: not container.state()["Running"], timeout=30)
+        assert container.state()["ExitCode"] == 0
+        assert '"drain.finished"' in container.log()
+    finally:
+        container.remove()
+    assert {sandbox.tasks[task_id].callbacks for task_id in ids} == {1}
+
+
+async def test_a_volume_of_kubernetes_will_do(
+    image: dict[str, Any], engine: dict[str, str], sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """A volume that belongs to root and to fsGroup, with the modes that a kubelet gives it."""
+    data = tmp_path / "data"
+    data.mkdir()
+    os.chown(data, 0, 10001)
+    data.chmod(0o2775)
+    ids = [sandbox.tasks.add(text=f"text {number}") for number in range(20)]
+    settings = sandbox.environment() | {"METRICS_HOST": "127.0.0.1", "METRICS_PORT": str(free_port())}
+    container = Container(engine, settings, str(data), "run", "--until-empty")
+    try:
+        await _eventually(lambda: not container.state()["Running"], timeout=60)
+        assert container.state()["ExitCode"] == 0, container.log()
+    finally:
+        container.remove()
+    assert all(sandbox.tasks[task_id].state == "succeeded" for task_id in ids)
+    assert (data / "outbox.db").stat().st_uid == 10001

@@ -1,0 +1,124 @@
+"""Prometheus and the boards as an operator meets them: the shipped files, the real programs, a run with faults."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from ai_task_processor.metrics import Metrics
+from tests.ops.incident import Asked, Report, questions
+from tests.ops.prometheus import DAEMON, MONITORING, configuration, executable
+
+ALERT_TESTS = sorted((Path(__file__).parent / "alerts").glob("*.yml"))
+RULES: dict[str, Any] = yaml.safe_load((MONITORING / "rules.yml").read_text())
+ALERTS = {rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule}
+#: what this run cannot provoke, so that its line stays at 0: panels whose queries are right all the same
+AT_REST = {
+    "overview: Quarantined or stuck: tasks",
+    "overview: Results lost in a day: lost",
+    "process: Quarantined tasks: quarantined",
+    "process: Recovered and lost: lost",
+    "process: Results lost: lost",
+    "process: Slots in use: stuck",
+    "process: Stuck tasks: stuck",
+    "process: What it holds: quarantined",
+}
+
+each_alert = pytest.mark.parametrize("file", ALERT_TESTS, ids=lambda file: file.stem)
+
+
+def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [executable("promtool"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+# --- the shipped files
+
+
+def test_the_configuration_is_valid(tmp_path: Path) -> None:
+    """promtool accepts what is shipped, and the rules without a complaint of its linter."""
+    config = tmp_path / "prometheus.yml"
+    config.write_text(yaml.safe_dump(configuration({DAEMON: 1, "prometheus": 2})))
+    checked = promtool("check", "config", config)
+    assert checked.returncode == 0, checked.stderr
+    linted = promtool("check", "rules", "--lint=all", "--lint-fatal", MONITORING / "rules.yml")
+    assert linted.returncode == 0, linted.stderr
+
+
+@each_alert
+def test_an_alert_fires_when_it_should_and_only_then(file: Path) -> None:
+    """The cases of each alert hold in Prometheus's own test bench."""
+    tested = promtool("test", "rules", file)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def mutants(name: str) -> dict[str, dict[str, Any]]:
+    """The alert as it must not be: each breaks a case of its file."""
+    rule = ALERTS[name]
+    broken = {"always": rule | {"expr": "vector(1)"}, "never": rule | {"expr": "vector(1) < 0"}}
+    if "for" in rule:
+        broken["at once"] = {key: value for key, value in rule.items() if key != "for"}
+    return broken
+
+
+@each_alert
+def test_a_broken_alert_is_convicted(file: Path, tmp_path: Path) -> None:
+    """An alert that always fires, never fires or does not wait fails its file: the cases tell these apart."""
+    for kind, mutant in mutants(file.stem).items():
+        groups = [
+            group | {"rules": [mutant if rule.get("alert") == file.stem else rule for rule in group["rules"]]}
+            for group in RULES["groups"]
+        ]
+        (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": groups}))
+        cases = yaml.safe_load(file.read_text()) | {"rule_files": ["rules.yml"]}
+        (tmp_path / "cases.yml").write_text(yaml.safe_dump(cases))
+        tested = promtool("test", "rules", tmp_path / "cases.yml")
+        assert tested.returncode != 0, kind
+        assert "exp:" in tested.stdout + tested.stderr, tested.stderr
+
+
+# --- the run
+
+
+def test_the_daemon_is_scraped(report: Report) -> None:
+    """The target is up under the job that the rules name."""
+    target = next(target for target in report.targets if target["labels"]["job"] == DAEMON)
+    assert (target["health"], target["lastError"]) == ("up", "")
+
+
+def test_the_rules_are_loaded_and_well(report: Report) -> None:
+    """Every shipped rule is evaluated without an error."""
+    shipped = {rule.get("alert") or rule["record"] for group in RULES["groups"] for rule in group["rules"]}
+    assert {rule["name"] for rule in report.rules} == shipped
+    assert {rule["name"]: rule.get("lastError", "") for rule in report.rules if rule["health"] != "ok"} == {}
+
+
+def test_the_catalogue_arrives(report: Report) -> None:
+    """Each metric that the daemon knows is stored by Prometheus, from the start and under its name."""
+    text, _ = Metrics(version="0", provider="openai", task_types=["text_embedding"]).exposition()
+    families = text_string_to_metric_families(text.decode())
+    names = {sample.name for family in families for sample in family.samples}
+    assert len(names) > 60
+    assert names - report.metrics == set()
+
+
+def test_the_faults_of_the_run_raise_their_alerts(report: Report) -> None:
+    """A refused result, a refused API key and a refused client fire within the run; nothing cries that all is lost."""
+    expected = {"AiTaskProcessorDeadLetters", "AiTaskProcessorModelRefused", "AiTaskProcessorClientRejected"}
+    assert report.fired == expected
+
+
+@pytest.mark.parametrize("question", questions(), ids=lambda question: question.name)
+def test_a_panel_has_an_answer(question: Asked, report: Report) -> None:
+    """The query of a panel finds numbers after a run in which everything went wrong once."""
+    answer = next(one for one in report.asked if one.name == question.name and one.query == question.query)
+    assert answer.series, answer.query
+
+
+def test_what_never_moves_is_known(report: Report) -> None:
+    """A line that stays at 0 through all this would stay there for a wrong query, too: the exceptions are named."""
+    flat = {one.name for one in report.asked if not any(value for s in one.series for _, value in s["points"])}
+    assert flat == AT_REST
