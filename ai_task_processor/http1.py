@@ -93,7 +93,11 @@ class Http1Transport(httpx2.AsyncBaseTransport):
         head = request_head(request.method, request.url.raw_path, request.headers.raw)
         body = [chunk async for chunk in request.stream]  # type: ignore[union-attr]  # an async client's request has such a stream
         connection = await self._send(origin_of(request.url), head, body)
-        return httpx2.Response(connection.status, headers=connection.headers, stream=_Body(connection, self))
+        # httpx2's word for what knows the socket; of it, ``get_extra_info`` is here.
+        extensions = {"network_stream": connection.transport}
+        return httpx2.Response(
+            connection.status, headers=connection.headers, stream=_Body(connection, self), extensions=extensions
+        )
 
     async def exchange(self, origin: Origin, head: bytes, body: bytes, limit: Callable[[int], int]) -> "Answer":
         """One request and its whole answer, without httpx2's objects. ``limit``: bytes allowed, by status.
@@ -253,7 +257,7 @@ class _Connection(asyncio.Protocol):
         self._origin = origin
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
-        self._transport: asyncio.Transport | None = None
+        self.transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
         self._chunks: list[bytes] = []
@@ -266,7 +270,7 @@ class _Connection(asyncio.Protocol):
 
     def usable_for(self, origin: Origin | None) -> bool:
         """Open, fresh, and for the right server (any, when None)."""
-        open_ = self._transport is not None and self._error is None
+        open_ = self.transport is not None and self._error is None
         fresh = self._loop.time() - self._idle_since < self._keepalive_s
         return open_ and fresh and origin in (None, self._origin)
 
@@ -274,9 +278,9 @@ class _Connection(asyncio.Protocol):
         """Write a request, and return when the head of its answer is in ``status`` and ``headers``."""
         self._busy, self._headed, self._complete = True, False, False
         self._silent = 0
-        if self._transport is None:
+        if self.transport is None:
             raise self._error or httpx2.ReadError("the connection is closed")
-        self._transport.writelines([head, *body])
+        self.transport.writelines([head, *body])
         while not self._headed:
             await self._news()
 
@@ -285,9 +289,9 @@ class _Connection(asyncio.Protocol):
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered = 0
-        if self._paused and self._transport is not None:
+        if self._paused and self.transport is not None:
             self._paused = False
-            self._transport.resume_reading()
+            self.transport.resume_reading()
         return data
 
     async def body(self) -> AsyncIterator[bytes]:
@@ -315,21 +319,21 @@ class _Connection(asyncio.Protocol):
         self._chunks.clear()
         self._buffered = 0
         self._idle_since = self._loop.time()
-        if self._transport is None or self._error is not None or not self._complete or self._paused:
+        if self.transport is None or self._error is not None or not self._complete or self._paused:
             return False
         # A server that answers before it has read the request will take its rest for the next one.
-        return self._transport.get_write_buffer_size() == 0 and self._lives_on
+        return self.transport.get_write_buffer_size() == 0 and self._lives_on
 
     def abort(self) -> None:
         """Close now, whatever is under way."""
-        if self._transport is not None:
-            self._transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
         self._fail(httpx2.ReadError("the connection was closed"))
 
     # --- asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one and does not say so
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one and does not say so
         self._idle_since = self._loop.time()
 
     def data_received(self, data: bytes) -> None:
@@ -359,7 +363,7 @@ class _Connection(asyncio.Protocol):
         self._ended(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        self.transport = None
         self._ended(exc)
         self._pool.closed(self)
 
@@ -418,9 +422,9 @@ class _Connection(asyncio.Protocol):
         self._chunks.append(data)
         self._buffered += len(data)
         self._silent = 0
-        if self._buffered > HIGH_WATER_BYTES and not self._paused and self._transport is not None:
+        if self._buffered > HIGH_WATER_BYTES and not self._paused and self.transport is not None:
             self._paused = True
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     def on_message_complete(self) -> None:
         self._complete = self._headed

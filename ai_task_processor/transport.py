@@ -128,7 +128,8 @@ class NeighbourClient(httpx2.AsyncClient):
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
     ) -> "Answer | httpx2.Response":
         """One request, signed, and its whole answer; a 401 renews the token once and repeats the request once."""
-        if self._short is None or not url.startswith(self._prefix + "/") or not _READY.fullmatch(url):
+        plain = url.startswith(self._prefix + "/") and _READY.fullmatch(url) and not any(self.event_hooks.values())
+        if self._short is None or not plain:
             return await self.request(method, url, headers=headers, content=content)
         target = url[len(self._prefix) :].encode("ascii")
         self._usual = self._usual or [(b"Host", self._host), *self.headers.raw]

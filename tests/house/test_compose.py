@@ -19,6 +19,12 @@ INSTRUCTIONS = [
     if line
 ]
 
+KEYS = {
+    "build", "cap_drop", "command", "cpus", "env_file", "environment", "healthcheck", "image", "logging", "mem_limit",
+    "pids_limit", "ports", "profiles", "read_only", "restart", "security_opt", "stop_grace_period", "stop_signal",
+    "tmpfs", "user", "volumes",
+}  # fmt: skip
+
 every_service = pytest.mark.parametrize("name", SERVICES)
 
 
@@ -36,6 +42,14 @@ def test_the_services_are_the_documented_ones() -> None:
         "grafana": [],
         "sandbox": ["sandbox"],
     }
+
+
+@every_service
+def test_a_service_has_known_keys(name: str) -> None:
+    """A misspelt key is an error to Docker Compose and nothing to others: a new one must be written down here."""
+    assert COMPOSE.keys() == {"x-hardened", "x-image", "services", "volumes"}
+    assert SERVICES[name].keys() <= KEYS
+    assert SERVICES[name]["healthcheck"].keys() == {"test", "interval", "timeout", "start_period", "retries"}
 
 
 @every_service

@@ -12,11 +12,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib  # type: ignore[import-not-found]  # in the environment that run makes
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
-from matplotlib.axes import Axes
+from matplotlib.axes import Axes  # type: ignore[import-not-found]
 
 COLUMNS = 4
 UNITS = {"s": "s", "bytes": "bytes", "ops": "/s", "reqps": "/s", "percentunit": "share", "currencyUSD": "USD"}
