@@ -79,9 +79,10 @@ async def test_four_paths_answer_and_nothing_else(sandbox: Sandbox, daemon: Star
 async def test_nothing_of_the_configuration_is_served(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
     """No secret, token, URL, path or user text on any path, in good times and in bad."""
     text = "the text of a user"
-    sandbox.tasks.add(text=text)
+    first = sandbox.tasks.add(text=text)
     worker = await daemon(CIRCUIT_BREAKER_THRESHOLD=1, POLLING_INTERVAL_SECONDS=0.2)
     await eventually(lambda: ready(worker))
+    await sandbox.tasks.settled([first], timeout=10)  # a model that refuses would stop the polls
     served = [await ask(worker, "GET", path) for path in (*PATHS, "/nothing")]
     sandbox.faults.add("pending", status=500, body="html")
     sandbox.faults.add("patch", status=401)
