@@ -46,8 +46,9 @@ GATHERING_S, GATHERING_SHARE = 0.05, 0.1
 #: that a refill comes to nothing is seen this late at most; that it is complete is seen at once
 LOOK_AGAIN_S = 0.005
 MAX_CALLS_PER_MODEL = 4
-#: to join more texts than this saves next to nothing: of twice as many, half go while the others are under way
-FULL_BATCH = 128
+#: to join more texts than this saves next to nothing: of twice as many, half go while the others are under way,
+#: unless the model answers so soon that there is nothing to do meanwhile
+FULL_BATCH, HALVED_FROM_S = 128, 0.05
 #: a call is abnormally slow when it takes this many times the usual, and at least a second
 SLOW_FACTOR = 3.0
 SLOW_AT_LEAST_S = 1.0
@@ -245,7 +246,8 @@ class MicroBatcher:
             lane.changed.set()
 
     def _halves(self, lane: _Lane) -> bool:
-        return self._intake.slots >= 2 * FULL_BATCH and not lane.pacer.scarce
+        large = self._intake.slots >= 2 * FULL_BATCH and lane.usual_s >= HALVED_FROM_S
+        return large and not lane.pacer.scarce
 
     def _share(self, lane: _Lane) -> int:
         """The most texts for one call."""

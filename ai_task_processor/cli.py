@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import ctypes
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -100,8 +99,6 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
     for warning in settings.warnings:
         log.warning("settings.warned", reason=warning)
 
-    _give_back_memory()
-
     async def work() -> int:
         return await life(Daemon(Assembler(settings).parts()))
 
@@ -119,15 +116,6 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def _give_back_memory() -> None:
-    """glibc's limit for blocks of their own grows with the largest that was freed: hold it at 64 KiB (mallopt(3)).
-
-    Otherwise the answers of a model, megabytes each, leave holes between small things that stay.
-    """
-    with suppress(OSError, AttributeError):  # another C library has no such call
-        ctypes.CDLL(None).mallopt(-3, 2**16)  # M_MMAP_THRESHOLD
 
 
 def _demo(_arguments: argparse.Namespace) -> int:

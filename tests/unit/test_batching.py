@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from ai_task_processor.batching import (
     FIRST_PAUSE_S,
     GATHERING_S,
+    HALVED_FROM_S,
     GATHERING_SHARE,
     LONGEST_PAUSE_S,
     LOOK_AGAIN_S,
@@ -209,6 +210,15 @@ async def test_a_house_is_not_halved_while_calls_are_short(house: House) -> None
     await house.embed("free again")
     await house.embed(*texts(300))
     assert house.model.sizes == [1, 300, 1, 300]
+
+
+async def test_a_house_is_not_halved_for_a_model_that_answers_at_once(clock: "FakeClock") -> None:
+    """There is nothing to do meanwhile, and one call costs less than two."""
+    async with House(clock, HALVED_FROM_S / 2).open() as house:
+        house.intake.slots = 300
+        for _ in range(2):
+            await house.embed(*texts(300))
+    assert house.model.sizes == [300, 300]
 
 
 async def test_less_than_a_half_waits_for_the_call_under_way(house: House) -> None:
