@@ -42,8 +42,9 @@ check: $(DEV) ## lint, format, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-ops-check: $(DEV) ## the monitoring with a real Prometheus (Debian; fetches what is missing)
+ops-check: $(DEV) ## alerts, boards, image, manifests and probes with the real tools (Debian, root)
 	@tests/ops/run $(ARGS)
+	@tests/ops/deployment/run $(ARGS)
 
 bench: $(BENCH) ## the daemon beside bare loops, 12 minutes (ARGS=--help)
 	@$(BIN)/python -m tests.bench.compare $(ARGS)
@@ -62,7 +63,7 @@ lock: .venv/.tools ## write the locks anew after a change in pyproject.toml
 	$(UV_LOCK) --constraints requirements-dev.txt --group bench --output-file requirements-bench.txt pyproject.toml
 
 clean: ## remove .venv and all caches; data/ is never touched
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv dist tests/e2e/nestjs/node_modules tests/e2e/nestjs/dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.tools: requirements-build.txt

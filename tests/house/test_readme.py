@@ -52,7 +52,7 @@ def test_what_is_required_is_called_required() -> None:
 
 def test_every_variable_that_is_named_exists() -> None:
     """A capital name with an underscore in code is a setting, its file form, or one of the compose file."""
-    known = {*DEFAULTS, *(f"{variable.name}_FILE" for variable in variables() if variable.secret), "TASK_ID"}
+    known = {*DEFAULTS, *(f"{variable.name}_FILE" for variable in variables() if variable.secret), "TASK_ID", "REQUIRE_NODE"}
     known |= set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
     assert {name for span in SPANS for name in re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b", span)} <= known
 
@@ -60,7 +60,7 @@ def test_every_variable_that_is_named_exists() -> None:
 def test_every_make_target_exists() -> None:
     """``make something`` in code is a target, and the ones a newcomer needs are there."""
     phony = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)[0].split()
-    named = {target for code in CODE for target in re.findall(r"(?:^|[$ ])make ([a-z]+)", code)}
+    named = {target for code in CODE for target in re.findall(r"(?:^|[$ ])make ([a-z]+(?:-[a-z]+)*)", code)}
     assert {"demo", "install", "test", "check"} <= named <= set(phony)
 
 

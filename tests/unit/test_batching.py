@@ -19,8 +19,8 @@ from structlog.testing import capture_logs
 from ai_task_processor.batching import (
     FIRST_PAUSE_S,
     GATHERING_S,
-    HALVED_FROM_S,
     GATHERING_SHARE,
+    HALVED_FROM_S,
     LONGEST_PAUSE_S,
     LOOK_AGAIN_S,
     MAX_INPUTS,
