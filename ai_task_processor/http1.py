@@ -257,6 +257,8 @@ class _Connection(asyncio.Protocol):
         self._origin = origin
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
+        # A bare line feed ends a line, too (RFC 9112 §2.2 allows it); nobody in between could read it otherwise.
+        self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True)
         self.transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None

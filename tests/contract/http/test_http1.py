@@ -134,6 +134,7 @@ async def test_bytes_that_nobody_asked_for_answer_nothing() -> None:
         pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n" + OK, b"ok", id="interim"),
         pytest.param(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + OK, b"ok", id="hints"),
         pytest.param(b"HTTP/1.1 204 No Content\r\n\r\n", b"", id="204"),
+        pytest.param(OK.replace(b"\r", b""), b"ok", id="bare line feeds"),
         pytest.param(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1;x=y\r\nk\r\n0\r\nTrail: er\r\n\r\n",
             b"ok",

@@ -70,7 +70,7 @@ async def failure(url: str, network: NetworkSettings = NETWORK, timeout_s: float
 
 
 async def test_the_deadline_is_total() -> None:
-    """A server that sends a byte every now and then is given up at the deadline, not a moment later."""
+    """A server that sends a byte every now and then is given up at the deadline, however busy the machine."""
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request_of(reader)
@@ -85,7 +85,7 @@ async def test_the_deadline_is_total() -> None:
         started_at = loop.time()
         error = await failure(f"http://127.0.0.1:{port}/", timeout_s=0.3)
         assert type(error) is Ambiguous
-        assert 0.29 <= loop.time() - started_at < 1.0
+        assert 0.29 <= loop.time() - started_at < 3.0
 
 
 async def test_a_reset_in_mid_body_is_ambiguous() -> None:
