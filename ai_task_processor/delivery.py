@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
+from itertools import islice
 from math import inf
 
 from ai_task_processor.errors import Ambiguous, CircuitOpen, NeighbourError, OutboxUnwritable, Rejected, Transient
@@ -147,7 +148,8 @@ class Delivery:
     async def _next(self, room: int, *, probing: bool) -> Sequence[Record]:
         """What to report now: from memory what has just been put, but in good time what the outbox says is due."""
         if not probing and self._fresh and not self._look:
-            return [record for record in self._fresh.values() if record.task_id not in self._under_way][:room]
+            idle = (record for record in self._fresh.values() if record.task_id not in self._under_way)
+            return list(islice(idle, room))
         if not probing and not self._look:
             return ()
         limit = PROBE_CHOICE if probing else room

@@ -258,7 +258,8 @@ class _Shortcut:
             text = codec.line(fields).decode()
         except (TypeError, ValueError):
             return None
-        clean = len(text) < MAX_TEXT and "\\" not in text and text.isprintable() and not self._mask.suspects(text)
+        plain = len(text) < MAX_TEXT and text.isascii() and text.isprintable() and "\\" not in text
+        clean = plain and not self._mask.suspects(text)
         return ("," + text[1:] if fields else "}") if clean else None
 
     def _is_plain(self, key: str) -> bool:

@@ -77,7 +77,6 @@ class TaskScheduler:
         self.polled_at: float | None = None
         self._source = source
         self._runner = runner
-        runner.on_settling = self._freed_soon
         self._recovery = recovery
         self._interval_s = interval_s
         self._hold_s = hold_s
@@ -93,6 +92,7 @@ class TaskScheduler:
         self._given_back = 0
         self._woken = False
         self._freed = asyncio.Event()
+        runner.on_settling = self._freed.set
         self._intake: list[asyncio.Task[None]] = []
         metrics.slots(slots)
         metrics.poll_interval(interval_s)
@@ -218,9 +218,6 @@ class TaskScheduler:
             self._given_back = 0 if settled else self._given_back + 1
             self._metrics.in_flight(len(self.running))
             self._freed.set()
-
-    def _freed_soon(self) -> None:
-        self._freed.set()
 
     @property
     def _room(self) -> int:

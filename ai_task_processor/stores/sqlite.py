@@ -189,6 +189,7 @@ class SqliteOutbox:
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
+            # KiB: a group touches few pages, and the usual two megabytes bought nothing.
             db.execute("PRAGMA cache_size = -512")
             schema.create(db, self._path)
             rows = schema.summaries(db)
