@@ -154,6 +154,13 @@ class Room:
             assert kept.done()
         self.delivery.wake()
 
+    def offer(self, *task_ids: str) -> None:
+        """Put, and handed on at once."""
+        self.put(*task_ids)
+        self.delivery._look = False
+        for task_id in task_ids:
+            self.delivery.offer(self.outbox.record(task_id))
+
     def state(self) -> str:
         return self.gate.state
 
@@ -193,6 +200,43 @@ async def test_results_and_failures_are_told_and_forgotten(clock: Any) -> None:
     assert room.source.outcomes == [{"n": 1}, Failure("c", "m")]
     assert (room.count("acknowledged"), room.outbox.depth().waiting) == (2, 0)
     assert room.metrics.value("task_end_to_end_seconds_count", task_type="t") == 2
+
+
+async def test_what_was_just_put_is_not_read_back(clock: Any) -> None:
+    """It is told from memory, once; the next look at the outbox finds nothing of it."""
+    room = Room(clock)
+    async with room.working():
+        await clock.sleep(0.5)
+        looks = room.outbox.looks
+        room.offer("a", "b")
+        await clock.sleep(0.1)
+        assert [name for _, name in room.source.told] == ["a", "b"]
+        assert room.outbox.looks == looks
+        await clock.sleep(5.0)
+    assert len(room.source.told) == 2
+
+
+async def test_more_than_memory_should_hold_is_read_from_the_outbox(clock: Any) -> None:
+    """Only so many are held as may be told at once; the others are found at once all the same."""
+    room = Room(clock, concurrency=3)
+    names = [f"{number:02}" for number in range(20)]
+    async with room.working():
+        await clock.sleep(0.5)
+        room.offer(*names)
+        assert len(room.delivery._fresh) == 3
+        await clock.sleep(0.1)
+    assert sorted(name for _, name in room.source.told) == names
+
+
+async def test_an_operator_can_drop_what_was_just_put(clock: Any) -> None:
+    """After a request nothing is told from memory that the outbox no longer holds."""
+    room = Room(clock)
+    room.offer("a", "b")
+    await room.outbox.delivered("a")
+    room.delivery.wake()
+    async with room.working():
+        await clock.sleep(5.0)
+    assert [name for _, name in room.source.told] == ["b"]
 
 
 async def test_at_most_so_many_at_once_oldest_due_first(clock: Any) -> None:
