@@ -236,7 +236,9 @@ async def test_an_operator_can_drop_what_was_just_put(clock: Any) -> None:
     room.delivery.wake()
     async with room.working():
         await clock.sleep(5.0)
-    assert [name for _, name in room.source.told] == ["b"]
+        room.offer("c")
+        await clock.sleep(5.0)
+    assert [name for _, name in room.source.told] == ["b", "c"]
 
 
 async def test_at_most_so_many_at_once_oldest_due_first(clock: Any) -> None:
