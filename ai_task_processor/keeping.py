@@ -97,10 +97,10 @@ class Keeper:
         """A commit goes on when its task is cancelled; should it fail then, nobody is left to try again."""
         kept = asyncio.ensure_future(self._outbox.put(record))
         # Not ``asyncio.shield``, which takes three times as long, once for each task.
-        done = asyncio.Event()
-        kept.add_done_callback(lambda _: done.set())
+        done: asyncio.Future[None] = kept.get_loop().create_future()
+        kept.add_done_callback(lambda _: None if done.done() else done.set_result(None))
         try:
-            await done.wait()
+            await done
         except asyncio.CancelledError:
             kept.add_done_callback(lambda kept: self._lose(record) if kept.exception() else None)
             raise

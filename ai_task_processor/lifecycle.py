@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Literal, Protocol
 
 from ai_task_processor import codec
+from ai_task_processor.deadline import Deadline
 from ai_task_processor.errors import NeighbourError, OutboxUnwritable, Retry, TaskError
 from ai_task_processor.keeping import Keeper
 from ai_task_processor.logs import get_logger
@@ -104,7 +105,7 @@ class TaskRunner:
         return settled
 
     async def _run(self, claim: Claim, tries: Tries) -> bool:
-        task = replace(claim.task, attempt=tries.started)
+        task = claim.task if tries.started == claim.task.attempt else replace(claim.task, attempt=tries.started)
         wait_s = None if task.created_at is None else (self._clock.now() - task.created_at).total_seconds()
         self._metrics.task_started(task.type, wait_s=wait_s)
         started_at = self._clock.monotonic()
@@ -128,7 +129,7 @@ class TaskRunner:
             processor = self._find(task)
             if processor is None:
                 return Released(0.0, "no processor wants it any more"), None
-            async with asyncio.timeout(self._timeout_s):
+            with Deadline(self._timeout_s):
                 result = await processor.process(task)
             return Completed(result), self._success(task, result)
         except _ENDS as error:

@@ -103,10 +103,24 @@ _TASK: ContextVar[str | None] = ContextVar("task_id", default=None)
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
+_loggers: dict[str, FilteringBoundLogger] = {}
+
+
 def get_logger(name: str) -> FilteringBoundLogger:
     """A logger for a module; may be called at import, what ``configure`` decides applies at each use."""
-    logger: FilteringBoundLogger = structlog.get_logger(name)
-    return logger
+    return _loggers.setdefault(name, structlog.get_logger(name))
+
+
+def _forget() -> None:
+    """Loggers are assembled anew. structlog keeps what it has assembled for ever, if at all."""
+    for logger in _loggers.values():
+        vars(logger).pop("bind", None)
+
+
+def reset() -> None:
+    """As before the first ``configure``, for tests that come after others."""
+    structlog.reset_defaults()
+    _forget()
 
 
 @contextlib.contextmanager
@@ -163,8 +177,9 @@ def configure(
         processors=[*shortcut, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=True,
     )
+    _forget()
 
 
 def install_crash_hooks() -> Callable[[object, dict[str, Any]], None]:

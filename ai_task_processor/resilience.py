@@ -110,6 +110,8 @@ class Gate:
     def _answered(self, holds: int) -> None:
         if holds != self._holds:
             return
+        if self.reason is None and not self._blamed and not self._breaker.fail_counter:
+            return  # all is well, as before
         self._blamed.clear()
         event = "neighbour.resumed" if self.state == "closed" else "breaker.closed"
         self._breaker.call(lambda: None)

@@ -3,10 +3,9 @@
 Every client of the daemon (task API, token endpoint, model) has redirects off, takes nothing from
 the environment, verifies TLS 1.2 or later, asks for uncompressed answers and refuses others (a
 compressed answer can grow a thousandfold), and bounds what an answer may weigh. httpx2 has no
-total deadline of its own, so every exchange stands under ``asyncio.timeout``.
+total deadline of its own, so every exchange stands under a ``Deadline``.
 """
 
-import asyncio
 import os
 import re
 import socket
@@ -27,6 +26,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from ai_task_processor import __version__
+from ai_task_processor.deadline import Deadline
 from ai_task_processor.errors import (
     Ambiguous,
     InvalidAnswer,
@@ -256,7 +256,7 @@ class _BoundedStream(httpx2.AsyncByteStream):
 async def deadline(timeout_s: float) -> AsyncIterator[None]:
     """A total deadline for one exchange; every foreign error inside becomes a ``NeighbourError``."""
     try:
-        async with asyncio.timeout(timeout_s):
+        with Deadline(timeout_s):
             yield
     except _FOREIGN as error:
         raise _neighbours(error, timeout_s) from error
@@ -273,7 +273,7 @@ async def exchange(
 ) -> Answer | httpx2.Response:
     """One request and its whole answer, whatever its status. Raises ``NeighbourError``."""
     try:
-        async with asyncio.timeout(timeout_s):
+        with Deadline(timeout_s):
             if isinstance(client, NeighbourClient):
                 return await client.exchange(method, url, headers or {}, content)
             return await client.request(method, url, headers=headers, content=content)

@@ -1,9 +1,8 @@
 """Text embedding: a text goes to the model, its vector becomes the result."""
 
-import asyncio
-
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
+from ai_task_processor.deadline import Deadline
 from ai_task_processor.errors import TaskError, Transient
 from ai_task_processor.models.task import Task, TaskResult, TaskType
 from ai_task_processor.processors.base import BaseProcessor
@@ -49,7 +48,7 @@ class TextEmbeddingProcessor(BaseProcessor):
         name = wanted.model or kit.default_model
         try:
             # A slow model is not the task's fault: give the task back before its own deadline strikes.
-            async with asyncio.timeout(kit.patience_s):
+            with Deadline(kit.patience_s):
                 embedded = await kit.embedder.embed(wanted.text, kit.model_aliases.get(name, name))
         except TimeoutError as error:
             raise Transient(f"the model did not answer within {kit.patience_s:g} s") from error

@@ -25,6 +25,7 @@ T = TypeVar("T")
 log = get_logger(__name__)
 
 _REQUESTS_AT_ONCE = 1000
+_CACHE_KB, _LOG_BYTES = 2048, 4 * 2**20
 
 
 class SqliteOutbox:
@@ -187,10 +188,13 @@ class SqliteOutbox:
     def _open_database(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, isolation_level=None)
         try:
+            schema.choose_page_size(db)
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
-            # KiB: a group touches few pages, and the usual two megabytes bought nothing.
-            db.execute("PRAGMA cache_size = -512")
+            # KiB: what a usual group touches. What does not fit is written to the log twice.
+            db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
+            # As many bytes of log as SQLite would let grow with pages of its own choice.
+            db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_BYTES // schema.PAGE_BYTES}")
             schema.create(db, self._path)
             rows = schema.summaries(db)
         except BaseException:

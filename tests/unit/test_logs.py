@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
 
 import pytest
-import structlog
 
 from ai_task_processor import logs, masking
 from ai_task_processor.errors import ConfigurationError, Transient
@@ -73,7 +72,7 @@ def open_log() -> Iterator[Open]:
         return stream  # type: ignore[no-any-return]  # streams of all kinds are handed in
 
     yield configure
-    structlog.reset_defaults()
+    logs.reset()
     logging.captureWarnings(False)
     root.handlers[:], level, sys.excepthook, threading.excepthook, sys.unraisablehook = before
     root.setLevel(level)

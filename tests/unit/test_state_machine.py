@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from ai_task_processor import logs
 from ai_task_processor.admission import EngineAdmission
 from ai_task_processor.delivery import Delivery
 from ai_task_processor.errors import (
@@ -407,7 +408,7 @@ class Machine(RuleBasedStateMachine):
             self.life.cancel()
             self.do(asyncio.wait([self.life]))
             self.loop.close()
-            structlog.reset_defaults()
+            logs.reset()
 
     def _settled(self) -> bool:
         ends = {"good": "succeeded", "bad": "failed", "crashing": "failed"}

@@ -10,7 +10,6 @@ from urllib.parse import quote, quote_plus, urlencode
 
 import httpx2
 import pytest
-import structlog
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -32,7 +31,7 @@ def written(say: Callable[[], object]) -> list[dict[str, Any]]:
     try:
         say()
     finally:
-        structlog.reset_defaults()
+        logs.reset()
         logging.captureWarnings(False)
         root.handlers[:] = handlers
         root.setLevel(level)
