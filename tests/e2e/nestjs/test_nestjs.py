@@ -181,6 +181,23 @@ async def test_a_client_that_is_refused_says_why_and_leaves_its_tasks_pending(
     assert sandbox.stats.model_requests == 0
 
 
+async def test_a_mark_is_a_claim_where_the_api_lets_only_one_through(
+    sandbox: Sandbox, daemon: Start, upstream: Upstream, eventually: Eventually
+) -> None:
+    """``in_progress`` only from ``pending``: whoever comes second gets a 409, leaves the task alone and pays nothing."""
+    taken, own = await upstream.add(content("taken"), content("own"))
+    await upstream.hold("arrival", taken)
+    worker = await daemon(**upstream.settings(), MARK_IN_PROGRESS="true")
+    await eventually(lambda: held(upstream, taken))
+    await upstream.set_state(taken, "in_progress")
+    await upstream.release(taken)
+    (event,) = await eventually(lambda: worker.events("task.taken"))
+    assert (event["task_id"], event["reason"]) == (taken, "conflict (HTTP 409)")
+    await eventually(lambda: succeeded(upstream, own))
+    assert (await upstream.look())["states"][taken] == "in_progress"
+    assert sandbox.stats.model_inputs == 1
+
+
 async def test_the_api_wakes_an_idle_daemon(
     sandbox: Sandbox, daemon: Start, upstream: Upstream, eventually: Eventually
 ) -> None:
