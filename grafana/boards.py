@@ -633,6 +633,11 @@ def token() -> Json:
             ),
             answers(TOKENS),
             Graph(
+                title="Tokens refused",
+                text="Requests that the task API answered with 401: each was repeated once under another token.",
+                queries={"refused": steps("token_refusals_total")},
+            ),
+            Graph(
                 title="Latency",
                 text="Of a token request.",
                 queries=quantiles("api_request_duration_seconds", TOKENS),

@@ -9,20 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from joserfc.jwk import RSAKey
 
-from tests.e2e.nestjs.upstream import Upstream, missing, prepare
+from tests.e2e.nestjs.upstream import Upstream, missing, new_key, prepare
 
 
 @pytest.fixture(scope="session")
 def private_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The private key of the client that has no secret, as a PEM file."""
-    key = rsa.generate_private_key(65537, 2048)
-    path = tmp_path_factory.mktemp("key") / "key.pem"
-    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return path
+    return new_key(tmp_path_factory.mktemp("key") / "key.pem")
 
 
 @pytest.fixture(scope="session")
