@@ -432,15 +432,16 @@ async def test_an_unknown_type_is_told_once_and_when_it_is_gone(make: Make) -> N
     assert {line["log_level"] for line in lines if line["event"] == "type.skipped"} == {"warning"}
 
 
-async def test_a_list_that_was_not_read_to_its_end_says_nothing_about_what_is_gone(make: Make) -> None:
-    """Behind the tasks that were enough there may be more of that type."""
-    upstream = Upstream([record("1", "horoscope"), *tasks("2", "3")], limit="ignored")
+@pytest.mark.parametrize("limit", ["honoured", "ignored"])
+async def test_a_list_that_was_not_read_to_its_end_says_nothing_about_what_is_gone(make: Make, limit: str) -> None:
+    """Behind the tasks that were enough, or behind the limit, there may be more of that type."""
+    upstream = Upstream([record("1", "horoscope")], limit=limit)
     pending = make(upstream)
     with capture_logs() as lines:
-        await pending.read(3)
-        upstream.records.reverse()
         await pending.read(1)
-    assert told(lines) == [("type.skipped", "horoscope")]
+        upstream.records[:0] = [record("2", "tarot"), record("3", "tarot"), *tasks("4", "5")]
+        await pending.read(1)
+    assert told(lines) == [("type.skipped", "horoscope"), ("type.skipped", "tarot")]
 
 
 async def test_types_from_outside_do_not_flood_the_log(make: Make) -> None:
