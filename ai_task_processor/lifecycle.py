@@ -92,15 +92,16 @@ class TaskRunner:
             # Nothing may be paid for whose start cannot be written down; the scheduler waits for the disk.
             await self._source.release(claim.receipt, 0.0)
             return False
-        settled = False
+        settled = mine = False
         try:
-            if self._marks is None or await self._marks.begin(claim.receipt):
+            mine = self._marks is None or await self._marks.begin(claim.receipt)
+            if mine:
                 settled = await self._run(claim, tries)
             else:
                 await self._source.release(claim.receipt, TAKEN_S)
         finally:
             (self._journal.settle if settled else self._journal.give_back)(claim.task.id)
-        if self._marks is not None and not settled:
+        if self._marks is not None and mine and not settled:
             await self._marks.withdraw(claim.receipt)
         return settled
 

@@ -18,6 +18,8 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     poll.cut                the list ended too early; the tasks before the end are used
     poll.crashed            a bug of ours in one poll
     record.skipped          a listed record that cannot be used
+    type.skipped            listed tasks of a type that no processor here takes: they stay pending
+    type.gone               none of that type is listed any more
     task.completed          settled with a result
     task.failed             settled, the task itself is at fault
     task.released           given back
@@ -42,6 +44,8 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     outbox.requested        an operator's retry or drop was carried out
     token.refreshed         a new access token
     token.failed            no access token to be had
+    token.refused           the task API answered 401: the request is repeated under another token
+    token.accepted          the last one was not refused in its whole life
     breaker.opened          a neighbour counts as down
     breaker.closed          it answers again
     neighbour.paused        a neighbour asked for patience, or needs an operator

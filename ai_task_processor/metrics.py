@@ -180,6 +180,7 @@ class Metrics:
         self._saved = one(Counter, "vector_cache_saved_tokens_total", "Tokens that those would have cost.")
         # --- tokens, HTTP, circuits
         self._token_requests = many(Counter, "token_requests_total", "Token requests.", outcome=TOKEN_OUTCOMES)
+        self._token_refusals = one(Counter, "token_refusals_total", "Requests whose token was answered with 401.")
         self._token_expiry = one(Gauge, "token_expiry_timestamp_seconds", "When the token expires; 0 without one.")
         self._api_requests = many(Counter, "api_requests_total", "HTTP requests, by answer.", by_route, by_status)
         self._api_duration = many(latency, "api_request_duration_seconds", "Duration of an HTTP request.", by_route)
@@ -290,6 +291,9 @@ class Metrics:
 
     def token_request(self, outcome: str) -> None:
         self._token_requests(outcome).inc()
+
+    def token_refused(self) -> None:
+        self._token_refusals.inc()
 
     def token_expires(self, timestamp_s: float) -> None:
         self._token_expiry.set(_amount(timestamp_s))

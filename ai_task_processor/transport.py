@@ -82,6 +82,9 @@ class Tokens(Protocol):
     async def renewed(self, stale: Any) -> "Bearer":
         """Another one, after that was answered with 401."""
 
+    def refused(self, token: Any) -> None:
+        """That one was answered with 401, too."""
+
 
 class Bearer(Protocol):
     """A bearer token."""
@@ -143,6 +146,8 @@ class NeighbourClient(httpx2.AsyncClient):
         if answer.status_code == HTTPStatus.UNAUTHORIZED:
             token = await self._tokens.renewed(token)
             answer = await self._answer(self._short, request_head(method, target, [*raw, _bearer(token)]), content)
+            if answer.status_code == HTTPStatus.UNAUTHORIZED:
+                self._tokens.refused(token)
         return answer
 
     async def _answer(self, transport: Http1Transport, head: bytes, content: bytes | None) -> "Answer":

@@ -18,6 +18,7 @@ from grafana.panels import (
     board,
     constant,
     daemons,
+    in_an_hour,
     in_range,
     largest,
     per_second,
@@ -32,6 +33,7 @@ from grafana.panels import (
 
 DIRECTORY = Path(__file__).parent / "dashboards"
 CIRCUITS = {"0": ("closed", "green"), "1": ("open", "red"), "2": ("half-open", "orange")}
+STATE_COLOURS = {"degraded": "orange", "starting": "blue", "draining": "blue"}
 YES_NO = {"0": ("no", "red"), "1": ("yes", "green")}
 POLLS = 'endpoint="/api/ai-tasks/pending"'
 PATCHES = 'endpoint="/api/ai-tasks/{id}"'
@@ -40,6 +42,7 @@ OK = 'outcome="ok"'
 NOT_OK = 'outcome!="ok"'
 ACKNOWLEDGED = 'outcome="acknowledged"'
 SETTLED = 'status!="released"'
+TOTAL = 'type="total"'
 SUCCEEDED = 'status="succeeded"'
 FAILED = 'status="failed"'
 
@@ -50,13 +53,14 @@ OLDEST_PENDING = (
 )
 
 
-def circuits(*services: str) -> Panel:
+def circuits(*services: str, width: int = 8) -> Panel:
     matcher = f'service=~"{"|".join(services)}"' if services else 'service!="other"'
     return States(
         title="Circuits",
         text="Open: calls fail and are held back, one probe at a time looks whether the neighbour is back.",
         queries={"{{service}}": largest("circuit_breaker_state", matcher, by="service")},
         words=CIRCUITS,
+        width=width,
     )
 
 
@@ -72,20 +76,21 @@ def transitions(*services: str) -> Panel:
     )
 
 
-def answers(matcher: str) -> Panel:
+def answers(to: str, matcher: str, width: int = 8) -> Panel:
     return Graph(
-        title="Answers",
+        title=f"Answers to {to}",
         text="HTTP requests by status; none: no answer came.",
         queries={
             "{{method}} {{status_code}}": f"{per_second('api_requests_total', matcher, by='method, status_code')} > 0"
         },
         unit="reqps",
+        width=width,
         stacked=True,
     )
 
 
 def overview() -> Json:
-    tokens = in_range("model_tokens_total", 'type="total"')
+    tokens = in_range("model_tokens_total", TOTAL)
     firing = 'ALERTS{alertstate="firing", alertname=~"AiTaskProcessor.+"}'
     working = Row(
         title="Is it working?",
@@ -101,7 +106,8 @@ def overview() -> Json:
                 title="State",
                 text="degraded: it runs, but something it needs is missing.",
                 queries={"{{state}}": f"{largest('state', by='state')} == 1"},
-                words={"1": ("", "blue")},
+                words={"1": ("", "green")},
+                names=STATE_COLOURS,
                 show="name",
                 detail="process",
             ),
@@ -127,14 +133,17 @@ def overview() -> Json:
                 detail="process",
             ),
             Number(
-                title="Calls that the model answers",
-                text="The share of good answers among all model calls of the last five minutes.",
+                title="Model calls that fail",
+                text="The share of all calls of the last ten minutes, 429s included. While the model API refuses us "
+                "(key, quota) it is asked every five minutes, and this is 100 %, although Ready says yes.",
                 queries={
-                    "good": ratio(
-                        per_second("model_requests_total", OK, over="5m"), per_second("model_requests_total", over="5m")
+                    "failed": ratio(
+                        per_second("model_requests_total", NOT_OK, over="10m"),
+                        per_second("model_requests_total", over="10m"),
                     )
                 },
                 unit="percentunit",
+                bounds=(0.1, 0.5),
                 detail="model",
             ),
         ],
@@ -243,7 +252,7 @@ def overview() -> Json:
                 queries={"{{alertname}}": firing},
                 columns=("alertname", "severity", "instance", "service", "outcome"),
                 width=12,
-                height=6,
+                height=5,
             ),
             Graph(
                 title="Faults, by whom",
@@ -256,7 +265,7 @@ def overview() -> Json:
                 },
                 unit="ops",
                 width=12,
-                height=6,
+                height=5,
                 stacked=True,
             ),
         ],
@@ -268,6 +277,7 @@ def overview() -> Json:
                 title="Tokens charged",
                 text="Over the time shown.",
                 queries={"tokens": tokens},
+                decimals=0,
                 detail="model",
             ),
             Number(
@@ -279,37 +289,34 @@ def overview() -> Json:
                 detail="model",
             ),
             Number(
-                title="Tokens a task",
-                text="Tokens charged for each task that succeeded, over the time shown.",
-                queries={"tokens": ratio(tokens, in_range("tasks_processed_total", SUCCEEDED))},
+                title="Tokens saved",
+                text="Texts whose vector was remembered would have cost this, over the time shown.",
+                queries={"saved": in_range("vector_cache_saved_tokens_total")},
                 decimals=0,
                 detail="model",
             ),
             Number(
-                title="Tokens saved",
-                text="Texts whose vector was remembered would have cost this, over the time shown.",
-                queries={"saved": in_range("vector_cache_saved_tokens_total")},
+                title="Tokens in the last hour",
+                text="Charged, whatever time is shown.",
+                queries={"tokens": in_an_hour("model_tokens_total", TOTAL)},
+                decimals=0,
+                detail="model",
+            ),
+            Number(
+                title="Model calls in the last hour",
+                text="Failed ones included, whatever time is shown.",
+                queries={"calls": in_an_hour("model_requests_total")},
+                decimals=0,
                 detail="model",
             ),
             Number(
                 title="Model calls a task",
-                text="Below 1 when tasks share a call.",
+                text="Below 1 when tasks share a call; over the time shown.",
                 queries={
                     "calls": ratio(in_range("model_requests_total"), in_range("tasks_processed_total", SUCCEEDED))
                 },
                 decimals=2,
                 detail="model",
-            ),
-            Number(
-                title="Requests a delivery",
-                text="PATCHes for each result that was acknowledged: above 1 the API fails or refuses.",
-                queries={
-                    "requests": ratio(
-                        in_range("api_requests_total", PATCHES), in_range("deliveries_total", ACKNOWLEDGED)
-                    )
-                },
-                decimals=2,
-                detail="task-api",
             ),
         ],
     )
@@ -319,8 +326,9 @@ def overview() -> Json:
             Graph(
                 title="Tasks settled",
                 text="Succeeded, failed for a reason of their own, or released because somebody else was at fault.",
-                queries={"{{status}}": per_second("tasks_processed_total", by="status")},
+                queries={"{{status}}": per_second("tasks_processed_total", 'status!="other"', by="status")},
                 unit="ops",
+                width=12,
                 stacked=True,
             ),
             Graph(
@@ -331,8 +339,19 @@ def overview() -> Json:
                     "in flight": total("tasks_in_flight"),
                     "results waiting": total("outbox_records"),
                 },
+                width=12,
             ),
-            circuits(),
+            Graph(
+                title="Tokens an hour",
+                text="At the pace of each moment: what is charged, and what remembered vectors save.",
+                queries={
+                    "charged": f"3600 * {per_second('model_tokens_total', TOTAL)}",
+                    "saved": f"3600 * {per_second('vector_cache_saved_tokens_total')}",
+                },
+                width=12,
+                stacked=True,
+            ),
+            circuits(width=12),
         ],
     )
     price = constant("price", "US dollars for a million tokens", "0.02")
@@ -422,9 +441,9 @@ def task_api() -> Json:
                 },
                 unit="percentunit",
             ),
-            answers(POLLS),
+            answers("polls", POLLS),
             Graph(
-                title="Latency of a request",
+                title="Latency of a GET",
                 text="To the head of the answer, and until it is read.",
                 queries=quantiles("api_request_duration_seconds", POLLS),
                 unit="s",
@@ -453,7 +472,7 @@ def task_api() -> Json:
                 text="The PATCH may have been applied: it is repeated, and the callback may run twice.",
                 queries={"ambiguous": steps("ambiguous_deliveries_total")},
             ),
-            answers(PATCHES),
+            answers("deliveries", PATCHES),
             Graph(
                 title="Latency of a PATCH",
                 text="The callback included.",
@@ -468,7 +487,20 @@ def task_api() -> Json:
         ],
     )
     doors = Row(
-        title="Circuits", panels=[circuits("api_poll", "api_delivery"), transitions("api_poll", "api_delivery")]
+        title="Circuits and repeats",
+        panels=[
+            circuits("api_poll", "api_delivery"),
+            transitions("api_poll", "api_delivery"),
+            Graph(
+                title="Requests a delivery",
+                text="PATCHes for each result that was acknowledged: above 1 the API fails or refuses.",
+                queries={
+                    "requests": ratio(
+                        per_second("api_requests_total", PATCHES), per_second("deliveries_total", ACKNOWLEDGED)
+                    )
+                },
+            ),
+        ],
     )
     return board("task-api", "AI task processor: task API", [polls, deliveries, doors])
 
@@ -538,17 +570,29 @@ def model() -> Json:
         title="Cost",
         panels=[
             Graph(
-                title="Tokens",
-                text="What the provider charges.",
+                title="Tokens charged a second",
+                text="By model and kind.",
                 queries={
                     "{{model}} {{type}}": per_second("model_tokens_total", 'type!="total"', by="model, type") + " > 0"
                 },
+                width=6,
                 stacked=True,
             ),
             Graph(
-                title="Tokens saved",
+                title="Tokens saved a second",
                 text="What texts whose vector was remembered would have cost.",
                 queries={"saved": per_second("vector_cache_saved_tokens_total")},
+                width=6,
+            ),
+            Graph(
+                title="Tokens a task",
+                text="Charged for each task that succeeded.",
+                queries={
+                    "tokens": ratio(
+                        per_second("model_tokens_total", TOTAL), per_second("tasks_processed_total", SUCCEEDED)
+                    )
+                },
+                width=6,
             ),
             Graph(
                 title="Texts remembered",
@@ -558,6 +602,7 @@ def model() -> Json:
                     f"({per_second('vector_cache_hits_total')} + {per_second('batch_size_sum')})"
                 },
                 unit="percentunit",
+                width=6,
             ),
         ],
     )
@@ -604,7 +649,7 @@ def token() -> Json:
                 decimals=0,
             ),
             Number(
-                title="Refused",
+                title="Client refused",
                 text="The client is wrong: doctor tells which setting. Over the time shown.",
                 queries={"rejected": in_range("token_requests_total", 'outcome="rejected"')},
                 bounds=(0.5, 0.5),
@@ -629,17 +674,25 @@ def token() -> Json:
                 text="rejected: the client is refused; error: no answer, or one that is no token.",
                 queries={"{{outcome}}": per_second("token_requests_total", by="outcome")},
                 unit="reqps",
+                width=6,
                 stacked=True,
             ),
-            answers(TOKENS),
+            answers("token requests", TOKENS, width=6),
+            Graph(
+                title="Tokens refused",
+                text="Requests that the task API answered with 401: each was repeated once under another token.",
+                queries={"refused": steps("token_refusals_total")},
+                width=6,
+            ),
             Graph(
                 title="Latency",
                 text="Of a token request.",
                 queries=quantiles("api_request_duration_seconds", TOKENS),
                 unit="s",
+                width=6,
             ),
             Graph(
-                title="Seconds left",
+                title="Life left of the token",
                 text="A saw: it falls to a fifth of a token's life.",
                 queries={"left": f"min({series('token_expiry_timestamp_seconds')} > 0) - time()"},
                 unit="s",
@@ -694,6 +747,7 @@ def process() -> Json:
                     "ready": smallest("ready"),
                 },
                 words={"0": ("no", "transparent"), "1": ("yes", "green")},
+                names=STATE_COLOURS,
                 width=12,
             ),
             Graph(
@@ -745,18 +799,21 @@ def process() -> Json:
                     "dead letters": total("dead_letters"),
                     "quarantined": total("quarantined_tasks"),
                 },
+                width=6,
             ),
             Graph(
                 title="Oldest waiting result",
                 text="Ten minutes fire an alert.",
                 queries={"age": largest("outbox_oldest_age_seconds")},
                 unit="s",
+                width=6,
             ),
             Graph(
                 title="Bytes",
                 text="At OUTBOX_MAX_BYTES claiming stops.",
                 queries={"{{instance}}": largest("outbox_bytes", by="instance")},
                 unit="bytes",
+                width=6,
             ),
             Graph(
                 title="Recovered and lost",
@@ -765,6 +822,7 @@ def process() -> Json:
                     "recovered": f"sum(max_over_time({series('results_recovered_total')}[$__range]))",
                     "lost": f"sum(max_over_time({series('results_lost_total')}[$__range]))",
                 },
+                width=6,
             ),
         ],
     )

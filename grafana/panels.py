@@ -55,6 +55,11 @@ def in_range(name: str, *matchers: str, by: str = "") -> str:
     return f"sum{_by(by)}(increase({series(name, *matchers)}[$__range]))"
 
 
+def in_an_hour(name: str, *matchers: str) -> str:
+    """How much a counter grew in the last hour."""
+    return f"sum(increase({series(name, *matchers)}[1h]))"
+
+
 def ratio(part: str, whole: str) -> str:
     return f"{part} / {whole}"
 
@@ -110,13 +115,14 @@ class Number(Panel):
     """One value of now in large letters, or the names of a few with ``show``; ``none`` when there is nothing to tell.
 
     ``bounds``: from the first on it is orange, from the second on red; equal ones skip orange. ``words``: texts and
-    colours for values.
+    colours for values; ``names``: the colour of a series, by its legend, in place of green.
     """
 
     width: int = 4
     height: int = 4
     bounds: Sequence[float] = ()
     words: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
     show: str = "value"
     decimals: int | None = None
     instant: bool = True
@@ -136,7 +142,7 @@ class Number(Panel):
         defaults["mappings"] = [*_mappings(self.words), _NOTHING]
         return super().json() | {
             "type": "stat",
-            "fieldConfig": {"defaults": defaults, "overrides": []},
+            "fieldConfig": {"defaults": defaults, "overrides": _colours(self.words, self.names)},
             "options": {
                 "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
                 "colorMode": "background" if self.bounds or self.words else "value",
@@ -179,14 +185,21 @@ class Graph(Panel):
 
 @dataclass(frozen=True, kw_only=True)
 class States(Panel):
-    """One bar for each series, in the colours of its states. ``words``: text and colour for each value."""
+    """One bar for each series, in the colours of its states. ``words``: text and colour for each value.
+
+    ``names``: the colour of a series, by its legend, in place of green.
+    """
 
     words: Mapping[str, tuple[str, str]]
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def json(self) -> Json:
         return super().json() | {
             "type": "state-timeline",
-            "fieldConfig": {"defaults": {"unit": self.unit, "mappings": _mappings(self.words)}, "overrides": []},
+            "fieldConfig": {
+                "defaults": {"unit": self.unit, "mappings": _mappings(self.words)},
+                "overrides": _colours(self.words, self.names),
+            },
             "options": {"mergeValues": True, "showValue": "never", "legend": {"showLegend": True}},
         }
 
@@ -271,6 +284,22 @@ def constant(name: str, label: str, value: str) -> Json:
 def _mappings(words: Mapping[str, tuple[str, str]]) -> list[Json]:
     options = {value: {"text": text, "color": colour} for value, (text, colour) in words.items()}
     return [{"type": "value", "options": options}] if words else []
+
+
+def _colours(words: Mapping[str, tuple[str, str]], names: Mapping[str, str]) -> list[Json]:
+    """The same words for some series, with another colour where it is green for the others."""
+    return [
+        {
+            "matcher": {"id": "byName", "options": name},
+            "properties": [
+                {
+                    "id": "mappings",
+                    "value": _mappings({v: (text, named if of == "green" else of) for v, (text, of) in words.items()}),
+                }
+            ],
+        }
+        for name, named in names.items()
+    ]
 
 
 def _at(left: int, top: int, width: int = WIDTH, height: int = 1) -> Json:

@@ -33,9 +33,13 @@ PIECE_BYTES = 2**14
 TAIL_BYTES, TAIL_S = 2**16, 0.2
 #: invalid records are reported once each, not at every poll, and no more than so many until a list is clean again
 REPORTED_RECORDS = 100
+#: types come from outside: so many are told of at a time, and so much of a name
+REPORTED_TYPES, REPORTED_TYPE_CHARS = 20, 64
 
 #: the beginning of a record as MongoDB writes it: anything else is parsed to find the id
 _ID = re.compile(rb'\s*\{\s*"_id"\s*:\s*"([A-Za-z0-9._~-]{1,128})"')
+#: what a log line does not repeat of a type
+_ODD = re.compile(r"[^A-Za-z0-9._:/-]")
 
 log = get_logger(__name__)
 
@@ -51,6 +55,8 @@ class Page:
     complete: bool = False
     #: when the tasks were created that were handed out or are worked on, in seconds since the epoch
     created: dict[str, float | None] = field(default_factory=dict)
+    #: the types of those skipped as ``unknown_type``, as far as they are told of
+    unknown: set[str] = field(default_factory=set)
 
     def note_age(self, created_at: float | None) -> None:
         if created_at is not None:
@@ -82,6 +88,7 @@ class PendingList:
         self._sends_limit = True
         self._cut = False
         self._reported: set[int] = set()
+        self._unknown: set[str] = set()
 
     async def read(self, free: int) -> Page:
         """At most ``free`` tasks that may start now. Raises ``NeighbourError`` when reading failed before the first.
@@ -160,6 +167,8 @@ class PendingList:
         page.complete = page.seen != limit
         if page.complete and not page.skipped["invalid"]:
             self._reported.clear()
+        if page.complete and self._unknown:
+            self._forget_types(page)
 
     def _consider(self, record: bytes, page: Page) -> None:
         if self._is_busy(record, page):
@@ -177,6 +186,8 @@ class PendingList:
             page.created[task.id] = created_at
         else:
             page.skipped[reason] += 1
+            if reason == "unknown_type":
+                self._report_type(task.type, page)
 
     def _is_busy(self, record: bytes, page: Page) -> bool:
         """A task of the page before that is being worked on need not be parsed again: half of a list is such."""
@@ -195,6 +206,21 @@ class PendingList:
         if key not in self._reported and len(self._reported) < REPORTED_RECORDS:
             self._reported.add(key)
             log.warning("record.skipped", reason=invalid.reason, task_id=invalid.task_id, bytes=len(record))
+
+    def _report_type(self, task_type: str, page: Page) -> None:
+        """Each type is told once, until a list that was read to its end has none of it."""
+        known = task_type[:REPORTED_TYPE_CHARS]
+        if known not in self._unknown:
+            if len(self._unknown) == REPORTED_TYPES:
+                return
+            self._unknown.add(known)
+            log.warning("type.skipped", task_type=_ODD.sub("?", known))
+        page.unknown.add(known)
+
+    def _forget_types(self, page: Page) -> None:
+        for gone in sorted(self._unknown - page.unknown):
+            log.info("type.gone", task_type=_ODD.sub("?", gone))
+        self._unknown &= page.unknown
 
 
 async def _read_tail(chunks: AsyncIterator[bytes]) -> None:

@@ -53,7 +53,7 @@ def test_what_is_required_is_called_required() -> None:
 def test_every_variable_that_is_named_exists() -> None:
     """A capital name with an underscore in code is a setting, its file form, or one of the compose file."""
     known = {*DEFAULTS, *(f"{variable.name}_FILE" for variable in variables() if variable.secret)}
-    known |= {"TASK_ID", "REQUIRE_NODE"}
+    known |= {"TASK_ID", "REQUIRE_ALL"}
     known |= set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
     assert {name for span in SPANS for name in re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b", span)} <= known
 
@@ -104,10 +104,19 @@ def test_every_metric_exists() -> None:
 
 
 def test_every_alert_has_its_remedy() -> None:
-    """The alerts in the README are the alerts of the rules, all of them."""
+    """The alerts in the README are the alerts of the rules, all of them, each with its severity and what to do."""
     groups = yaml.safe_load((ROOT / "monitoring" / "rules.yml").read_text())["groups"]
-    alerts = {rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule}
-    assert alerts == set(re.findall(r"`(AiTaskProcessor\w+)`", PROSE))
+    alerts = {
+        rule["alert"]: rule["labels"]["severity"] for group in groups for rule in group["rules"] if "alert" in rule
+    }
+    rows = re.findall(r"^\| (`AiTask.+?) \| ([\w, ]+) \| (.{20,}) \|$", PROSE, flags=re.MULTILINE)
+    told = {
+        name: severity
+        for names, severities, _ in rows
+        for name, severity in zip(re.findall(r"`(\w+)`", names), severities.split(", "), strict=True)
+    }
+    assert told == alerts
+    assert set(re.findall(r"`(AiTaskProcessor\w+)`", PROSE)) == alerts.keys()
 
 
 def test_every_file_exists() -> None:

@@ -1,14 +1,14 @@
 """Draws each board as one PNG out of the answers that a run left: ``draw.py answers.json DIRECTORY``.
 
-Grafana itself cannot be had everywhere; this shows what the queries really answer, with the board's titles, units
-and legends. It needs matplotlib, which ``run`` installs beside the project's environment.
+Grafana itself cannot be had everywhere; this shows what the queries really answer, in the board's own layout, titles,
+units, thresholds and colours. It needs matplotlib, which ``run`` installs beside the project's environment.
 """
 
 import json
 import re
 import sys
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,76 +17,170 @@ import matplotlib  # type: ignore[import-not-found]  # in the environment that r
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes  # type: ignore[import-not-found]
+from matplotlib.figure import Figure  # type: ignore[import-not-found]
+from matplotlib.ticker import FuncFormatter  # type: ignore[import-not-found]
 
-COLUMNS = 4
-UNITS = {"s": "s", "bytes": "bytes", "ops": "/s", "reqps": "/s", "percentunit": "share", "currencyUSD": "USD"}
+BOARDS = Path(__file__).parents[2] / "grafana/dashboards"
+#: inches of one column and one line of Grafana's grid
+COLUMN, LINE = 0.75, 0.36
+COLOURS = {"green": "#73bf69", "orange": "#ff9830", "red": "#f2495c", "blue": "#5794f2", "text": "white"}
+SCALES = [("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1), ("ms", 1e-3)]
 
 Json = dict[str, Any]
+Series = tuple[str, list[tuple[float, float]]]
 
 
-def legend(query: Json, labels: dict[str, str]) -> str:
-    text = re.sub(r"{{(\w+)}}", lambda found: labels.get(found[1], ""), query["legend"])
-    return text.strip() or "value"
+def written(value: float, unit: str, decimals: int | None = None) -> str:
+    """A value as Grafana writes it."""
+    match unit:
+        case "percentunit":
+            return f"{100 * value:.{decimals or 0}f} %"
+        case "s":
+            name, size = next((scale for scale in SCALES if abs(value) >= scale[1]), ("s", 1.0))
+            return f"{value / size:.3g} {name}"
+        case "bytes":
+            return f"{value / 2**20:.3g} MiB" if value >= 2**20 else f"{value / 2**10:.3g} KiB"
+        case "ops" | "reqps":
+            return f"{value:.3g} /s"
+        case "currencyUSD":
+            return f"${value:.{decimals or 0}f}"
+    return f"{value:,.{decimals}f}" if decimals is not None else f"{value:,.4g}"
 
 
-def lines(axes: Axes, queries: Sequence[Json], began: float) -> None:
-    for query in queries:
-        for series in query["series"]:
-            seconds = [at - began for at, _ in series["points"]]
-            values = [value for _, value in series["points"]]
-            axes.plot(seconds, values, ".-", markersize=2, linewidth=1, label=legend(query, series["labels"]))
-    axes.legend(fontsize=5, loc="best")
+def series(panel: Json, answers: Mapping[str, list[Json]]) -> Iterator[Series]:
+    """The lines of a panel by their legends."""
+    for target in panel["targets"]:
+        for one in answers[target["expr"]]:
+            labels = one["labels"]
+            parts = re.split(r"{{(\w+)}}", target["legendFormat"])
+            legend = "".join(labels.get(part, "") if place % 2 else part for place, part in enumerate(parts))
+            yield legend.strip() or "value", one["points"]
+
+
+def words(defaults: Json, overrides: list[Json], legend: str) -> dict[str, Json]:
+    """Text and colour by value, for one line."""
+    mappings = defaults.get("mappings", [])
+    for override in overrides:
+        if override["matcher"]["options"] == legend:
+            mappings = next((p["value"] for p in override["properties"] if p["id"] == "mappings"), mappings)
+    return next((dict(m["options"]) for m in mappings if m["type"] == "value"), {})
+
+
+def number(axes: Axes, panel: Json, lines: list[Series]) -> None:
+    """The last value in large; by name when the names say it."""
+    defaults, overrides = panel["fieldConfig"]["defaults"], panel["fieldConfig"]["overrides"]
+    latest = max((points[-1][0] for _, points in lines), default=0)
+    shown, colour = [], "white"
+    for legend, points in lines:
+        if points[-1][0] < latest:
+            continue
+        value = points[-1][1]
+        known = words(defaults, overrides, legend).get(f"{value:g}", {})
+        steps = [
+            step["color"] for step in defaults["thresholds"]["steps"] if step["value"] is None or value >= step["value"]
+        ]
+        colour = COLOURS[known.get("color", steps[-1])]
+        text = known.get("text") or written(value, defaults["unit"], defaults.get("decimals"))
+        shown.append(legend if panel["options"]["textMode"] == "name" else text)
+    axes.set_facecolor(colour)
+    axes.text(0.5, 0.5, "\n".join(shown) or "none", ha="center", va="center", fontsize=20 if len(shown) < 2 else 8)
+    axes.set(xticks=[], yticks=[])
+
+
+def graph(axes: Axes, panel: Json, lines: list[Series], began: float) -> None:
+    defaults = panel["fieldConfig"]["defaults"]
+    right = {override["matcher"]["options"] for override in panel["fieldConfig"]["overrides"]}
+    other = axes.twinx() if right else axes
+    stacked = "stacking" in defaults["custom"]
+    base: dict[float, float] = {}
+    for index, (legend, points) in enumerate(lines):
+        on = other if legend in right else axes
+        lower = [base.get(at, 0.0) if stacked else 0.0 for at, _ in points]
+        upper = [low + value for low, (_, value) in zip(lower, points, strict=True)]
+        if stacked:
+            base.update({at: high for (at, _), high in zip(points, upper, strict=True)})
+        seconds, colour = [at - began for at, _ in points], f"C{index % 10}"
+        on.plot(seconds, upper, ".-", markersize=1, linewidth=1, color=colour, label=legend)
+        on.fill_between(seconds, lower, upper, color=colour, alpha=0.3 if stacked else 0.05)
+    units = {axes: defaults["unit"]}
+    if right:
+        units[other] = panel["fieldConfig"]["overrides"][0]["properties"][0]["value"]
+    for each, unit in units.items():
+        each.set_ylim(bottom=0)
+        each.yaxis.set_major_formatter(FuncFormatter(partial(_tick, unit)))
+        each.tick_params(labelsize=6)
+    handles = [handle for each in units for handle in each.get_legend_handles_labels()[0]]
+    axes.legend(handles=handles, fontsize=5, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncol=6, frameon=False)
+
+
+def _tick(unit: str, value: float, _place: int) -> str:
+    return written(value, unit)
+
+
+def states(axes: Axes, panel: Json, lines: list[Series], began: float) -> None:
+    """One bar for each line."""
+    for height, (legend, points) in enumerate(lines):
+        known_words = words(panel["fieldConfig"]["defaults"], panel["fieldConfig"]["overrides"], legend)
+        for at, value in points:
+            known = known_words.get(f"{value:g}", {})
+            colour = "none" if known.get("color") == "transparent" else COLOURS.get(known.get("color", ""), "grey")
+            axes.barh(height, 1, left=at - began, color=colour)
+    axes.set_yticks(range(len(lines)), [legend for legend, _ in lines], fontsize=6)
     axes.tick_params(labelsize=6)
-    axes.set_ylim(bottom=0)
 
 
-def numbers(axes: Axes, queries: Sequence[Json]) -> None:
-    """The last value in large, as Grafana shows it; by name when it has names."""
+def table(axes: Axes, panel: Json, answers: Mapping[str, list[Json]]) -> None:
+    """What it listed at any time of the run."""
+    columns = panel["transformations"][1]["options"]["indexByName"]
+    found = [one["labels"] for target in panel["targets"] for one in answers[target["expr"]]]
+    rows = [[labels.get(column, "") for column in columns] for labels in found]
     axes.axis("off")
-    found = [(legend(query, s["labels"]), s["points"]) for query in queries for s in query["series"]]
-    latest = max((points[-1][0] for _, points in found), default=0)
-    current = [(name, points[-1][1]) for name, points in found if points[-1][0] == latest]
-    text = "\n".join(name if value == 1 and "{{" in queries[0]["legend"] else f"{value:.4g}" for name, value in current)
-    axes.text(0.5, 0.55, text, ha="center", va="center", fontsize=20 if len(text) < 12 else 9)
-    peaks = ", ".join(f"{min(v for _, v in p):.3g} to {max(v for _, v in p):.3g}" for _, p in found[:1])
-    axes.text(0.5, 0.1, f"in this run: {peaks}", ha="center", fontsize=6, color="gray")
+    axes.table(cellText=rows, colLabels=list(columns), loc="upper left", cellLoc="left").set_fontsize(7)
 
 
-def rows(axes: Axes, queries: Sequence[Json]) -> None:
-    """What a table listed at any time of the run."""
-    axes.axis("off")
-    listed = [" ".join(sorted(s["labels"].values())) for query in queries for s in query["series"]]
-    axes.text(0, 0.9, "\n".join(listed), va="top", fontsize=5)
+def place(figure: Figure, panel: Json, lines_in_all: int) -> Axes:
+    """A panel's part of the board, less a margin for its title and its legend."""
+    at = panel["gridPos"]
+    width, height = figure.get_size_inches()
+    left, top = at["x"] * COLUMN, at["y"] * LINE
+    pad = {"row": (0.1, 0.0, 0.0), "stat": (0.06, 0.28, 0.06)}.get(panel["type"], (0.55, 0.28, 0.45))
+    side, above, below = pad
+    bottom = lines_in_all * LINE - top - at["h"] * LINE + below
+    box = (left + side, bottom, at["w"] * COLUMN - 2 * side, at["h"] * LINE - above - below)
+    axes: Axes = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
+    return axes
 
 
-def draw(board: str, panels: Sequence[tuple[str, Sequence[Json]]], began: float, file: Path) -> None:
-    height = -(-len(panels) // COLUMNS)
-    figure, grid = pyplot.subplots(height, COLUMNS, figsize=(5 * COLUMNS, 2.6 * height), squeeze=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.axis("off")
-    for axes, (title, queries) in zip(grid.flat, panels, strict=False):
-        unit = UNITS.get(queries[0]["unit"], "")
-        axes.set_title(f"{title} [{unit}]" if unit else title, fontsize=8)
-        match queries[0]["kind"]:
+def draw(board: Json, answers: Mapping[str, list[Json]], began: float, file: Path) -> None:
+    lines_in_all = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
+    figure = pyplot.figure(figsize=(24 * COLUMN, lines_in_all * LINE))
+    for panel in board["panels"]:
+        axes = place(figure, panel, lines_in_all)
+        if panel["type"] == "row":
+            axes.axis("off")
+            axes.text(0, 0.3, panel["title"], fontsize=12, weight="bold")
+            continue
+        axes.set_title(panel["title"], fontsize=8, loc="left")
+        lines = list(series(panel, answers))
+        match panel["type"]:
             case "stat":
-                numbers(axes, queries)
+                number(axes, panel, lines)
             case "table":
-                rows(axes, queries)
+                table(axes, panel, answers)
+            case "state-timeline":
+                states(axes, panel, lines, began)
             case _:
-                lines(axes, queries, began)
-    figure.suptitle(board, fontsize=12)
-    figure.tight_layout(rect=(0, 0, 1, 0.98))
+                graph(axes, panel, lines, began)
     figure.savefig(file, dpi=80)
     pyplot.close(figure)
 
 
 def main(answers: str, directory: str) -> None:
     asked: list[Json] = json.loads(Path(answers).read_text())
-    began = min(at for query in asked for series in query["series"] for at, _ in series["points"])
-    for board, queries in groupby(asked, key=lambda query: str(query["board"])):
-        shown = [query for query in queries if query["kind"] != "annotation"]
-        panels = [(title, list(group)) for title, group in groupby(shown, key=lambda query: str(query["panel"]))]
-        draw(board, panels, began, Path(directory) / f"{board}.png")
+    began = min(at for query in asked for one in query["series"] for at, _ in one["points"])
+    found = {query["query"]: query["series"] for query in asked}
+    for file in sorted(BOARDS.glob("*.json")):
+        draw(json.loads(file.read_text()), found, began, Path(directory) / f"{file.stem}.png")
 
 
 if __name__ == "__main__":

@@ -488,6 +488,53 @@ async def test_a_second_401_is_an_answer(tokens: TokenSource, endpoint: Endpoint
     assert len(endpoint.requests) == 2
 
 
+async def test_a_refused_token_is_told_once_until_one_is_good_for_its_life(
+    tokens: TokenSource, endpoint: Endpoint, clock: "FakeClock", metrics: Metrics
+) -> None:
+    """A storm of mended 401s is one line and 32 in the metric; the next token that lives to its renewal ends it."""
+    client = signed(tokens, Api(refused_up_to=1))
+    await tokens.token()
+    with structlog.testing.capture_logs() as lines:
+        await asyncio.gather(*(client.get(API) for _ in range(32)))
+        clock.advance(3600)
+        await client.get(API)
+    told = [line for line in lines if line["event"] in ("token.refused", "token.accepted")]
+    reason = "the task API answered 401 to a token that had not expired"
+    assert [(line["event"], line["log_level"]) for line in told] == [
+        ("token.refused", "warning"),
+        ("token.accepted", "info"),
+    ]
+    assert (told[0]["reason"], told[1]["after"]) == (reason, reason)
+    assert metrics.value("token_refusals_total") == 32
+
+
+async def test_an_api_that_refuses_every_token_is_told_once(
+    tokens: TokenSource, endpoint: Endpoint, clock: "FakeClock", metrics: Metrics
+) -> None:
+    """A probe every five minutes, and each token is refused: one line, although those tokens end in between."""
+    endpoint.life_s = 60
+    client = signed(tokens, Api(refused_up_to=99))
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(10):
+            assert (await client.get(API)).status_code == 401
+            clock.advance(300)
+    assert [line["event"] for line in lines if line["event"] != "token.refreshed"] == ["token.refused"]
+    assert metrics.value("token_refusals_total") == 20
+
+
+async def test_a_token_that_expired_on_its_way_is_called_so(
+    tokens: TokenSource, endpoint: Endpoint, clock: "FakeClock"
+) -> None:
+    """A 401 after the end of a token is nobody's mistake, and its line says which of the two it was."""
+    stale = await tokens.token()
+    clock.advance(3600)
+    with structlog.testing.capture_logs() as lines:
+        await tokens.renewed(stale)
+    assert [line["reason"] for line in lines if line["event"] == "token.refused"] == [
+        "the task API answered 401 to a token that had expired"
+    ]
+
+
 async def test_without_a_token_nothing_is_sent(tokens: TokenSource, endpoint: Endpoint) -> None:
     """No request leaves unsigned."""
     endpoint.answer = answering((500, b""))

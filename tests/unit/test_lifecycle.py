@@ -136,10 +136,26 @@ class Processor:
         return await self._work(task)
 
 
+class Marking:
+    """``ports.Marks``; ``free`` is what the source says about the task."""
+
+    def __init__(self, *, free: bool) -> None:
+        self.free = free
+        self.withdrawn: list[str] = []
+
+    async def begin(self, receipt: Receipt) -> bool:
+        return self.free
+
+    async def withdraw(self, receipt: Receipt) -> None:
+        self.withdrawn.append(receipt.id)
+
+
 class Room:
     """A runner with everything around it."""
 
-    def __init__(self, clock: Clock, work: Work, *, timeout_s: float = 60.0, turns: int = 0) -> None:
+    def __init__(
+        self, clock: Clock, work: Work, *, timeout_s: float = 60.0, turns: int = 0, marks: Marking | None = None
+    ) -> None:
         self.source = Source()
         self.outbox = Disk(clock, turns)
         self.journal = MemoryJournal()
@@ -149,6 +165,7 @@ class Room:
             source=self.source,
             outbox=self.outbox,
             journal=self.journal,
+            marks=marks,
             find=lambda task: Processor(work) if task.type == "text_embedding" else None,
             kept=self._keep,
             timeout_s=timeout_s,
@@ -409,6 +426,15 @@ async def test_a_type_nobody_wants_any_more_goes_back(clock: Any) -> None:
     room = Room(clock, good)
     assert await room.run(type="other") is False
     assert room.source.released == [("a", 0.0)]
+
+
+@pytest.mark.parametrize(("free", "withdrawn"), [(True, ["a"]), (False, [])])
+async def test_only_a_mark_of_our_own_is_taken_back(clock: Any, free: bool, withdrawn: list[str]) -> None:
+    """Where the source says that it is somebody else's, it stays theirs."""
+    marks = Marking(free=free)
+    room = Room(clock, raising(Retry(1.0)), marks=marks)
+    assert await room.run() is False
+    assert marks.withdrawn == withdrawn
 
 
 # --- attempts

@@ -24,7 +24,7 @@ NAMES = """
     results_recovered_total results_lost_total ambiguous_deliveries_total
     model_requests_total model_request_duration_seconds model_tokens_total batch_size batch_isolations_total
     model_ratelimit_remaining model_request_rate vector_cache_hits_total vector_cache_saved_tokens_total
-    token_requests_total token_expiry_timestamp_seconds
+    token_requests_total token_refusals_total token_expiry_timestamp_seconds
     api_requests_total api_request_duration_seconds
     circuit_breaker_state circuit_breaker_transitions_total
     build_info state event_loop_lag_seconds ready

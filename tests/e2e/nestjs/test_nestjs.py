@@ -10,10 +10,11 @@ import pytest
 
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.sandbox.vectors import as_float32
-from tests.e2e.nestjs.upstream import KEY_CLIENT_ID, PROJECT, Upstream, target_id
+from tests.e2e.nestjs.upstream import KEY_CLIENT_ID, PROJECT, Upstream, new_key, target_id
 
 SMALL, LARGE = "text-embedding-3-small", "text-embedding-3-large"
 WAKE_TOKEN = "a-token-of-the-tests"
+SIGNING = {"OAUTH2_CLIENT_ID": KEY_CLIENT_ID, "OAUTH2_CLIENT_SECRET": "", "OAUTH2_AUTH_METHOD": "private_key_jwt"}
 Start = Callable[..., Awaitable[Any]]
 Eventually = Callable[..., Awaitable[Any]]
 
@@ -45,8 +46,8 @@ async def test_200_tasks_through_expiry_rotation_and_a_restart(
 ) -> None:
     """Tokens expire under way, keys change, the API is killed before it answers: one callback a task, no more."""
     spellings = ("text_embedding", "text-embedding")
-    ids = await upstream.add(*({**content(f"text {n}"), "type": spellings[n % 2]} for n in range(200)))
     unknown = await upstream.add(*({"type": "horoscope", "content": {"sign": "leo"}} for _ in range(3)))
+    ids = await upstream.add(*({**content(f"text {n}"), "type": spellings[n % 2]} for n in range(200)))
     sandbox.model_latency_s = 0.25
     late, unanswered = ids[:3], ids[150]
     await upstream.hold("arrival", *late)
@@ -64,6 +65,11 @@ async def test_200_tasks_through_expiry_rotation_and_a_restart(
     seen = await upstream.look()
     assert seen["refusedTokens"] >= len(late)
     assert seen["keys"][1:] == [kid]
+    assert [event["task_type"] for event in worker.events("type.skipped")] == ["horoscope"]
+    assert "the task API answered 401 to a token that had expired" in {
+        event["reason"] for event in worker.events("token.refused")
+    }
+    await assert_metrics(worker, {"token_refusals_total": seen["refusedTokens"]})
     await asyncio.to_thread(upstream.api.kill)
     await eventually(lambda: worker.events("poll.failed") and worker.events("delivery.deferred"))
     await asyncio.to_thread(upstream.api.start)
@@ -99,6 +105,10 @@ async def test_200_tasks_through_expiry_rotation_and_a_restart(
         return str((await worker.status())["why_idle"]) == "every listed task is skipped: 3 unknown_type"
 
     await eventually(explained)
+    await eventually(lambda: worker.events("token.accepted"), timeout=30)
+    for task_id in unknown:
+        await upstream.delete(task_id)
+    await eventually(lambda: worker.events("type.gone"))
     assert await worker.stop() == 0
 
 
@@ -151,8 +161,7 @@ async def test_a_client_signs_with_its_private_key(
 ) -> None:
     """``private_key_jwt``: a new assertion for every token."""
     (task_id,) = await upstream.add(content("signed"))
-    signing = {"OAUTH2_CLIENT_ID": KEY_CLIENT_ID, "OAUTH2_CLIENT_SECRET": "", "OAUTH2_AUTH_METHOD": "private_key_jwt"}
-    worker = await daemon(**upstream.settings() | signing, OAUTH2_PRIVATE_KEY_FILE=private_key)
+    worker = await daemon(**upstream.settings() | SIGNING, OAUTH2_PRIVATE_KEY_FILE=private_key)
     await eventually(lambda: succeeded(upstream, task_id), timeout=30)
     await eventually(lambda: len(worker.events("token.refreshed")) >= 2, timeout=30)
     assert not worker.events("token.failed")
@@ -164,12 +173,22 @@ async def test_a_client_signs_with_its_private_key(
     [
         ({"OAUTH2_CLIENT_SECRET": "another"}, "invalid_client"),
         ({"OAUTH2_AUDIENCE": "https://elsewhere.test"}, "invalid_target"),
+        (SIGNING, "invalid_client"),
     ],
+    ids=["secret", "audience", "key"],
 )
 async def test_a_client_that_is_refused_says_why_and_leaves_its_tasks_pending(
-    sandbox: Sandbox, daemon: Start, upstream: Upstream, eventually: Eventually, wrong: dict[str, str], code: str
+    sandbox: Sandbox,
+    daemon: Start,
+    upstream: Upstream,
+    eventually: Eventually,
+    tmp_path: Path,
+    wrong: dict[str, str],
+    code: str,
 ) -> None:
-    """A wrong secret and an audience that the server does not know: no token, nothing processed, not ready."""
+    """A wrong secret, an audience or a key that the server does not know: no token, nothing processed, not ready."""
+    if wrong is SIGNING:
+        wrong = wrong | {"OAUTH2_PRIVATE_KEY_FILE": str(new_key(tmp_path / "another.pem"))}
     (task_id,) = await upstream.add(content("waits"))
     worker = await daemon(**upstream.settings() | wrong)
     (event,) = await eventually(lambda: worker.events("token.failed"))
@@ -179,6 +198,23 @@ async def test_a_client_that_is_refused_says_why_and_leaves_its_tasks_pending(
     assert reasons[0] == f"token_unavailable: the token endpoint refuses the client: {code}"
     assert (await upstream.look())["states"] == {task_id: "pending"}
     assert sandbox.stats.model_requests == 0
+
+
+async def test_a_mark_is_a_claim_where_the_api_lets_only_one_through(
+    sandbox: Sandbox, daemon: Start, upstream: Upstream, eventually: Eventually
+) -> None:
+    """``in_progress`` only from ``pending``: whoever comes second gets a 409, and leaves the task to the other."""
+    taken, own = await upstream.add(content("taken"), content("own"))
+    await upstream.hold("arrival", taken)
+    worker = await daemon(**upstream.settings(), MARK_IN_PROGRESS="true")
+    await eventually(lambda: held(upstream, taken))
+    await upstream.set_state(taken, "in_progress")
+    await upstream.release(taken)
+    (event,) = await eventually(lambda: worker.events("task.taken"))
+    assert (event["task_id"], event["reason"]) == (taken, "conflict (HTTP 409)")
+    await eventually(lambda: succeeded(upstream, own))
+    assert (await upstream.look())["states"][taken] == "in_progress"
+    assert sandbox.stats.model_inputs == 1
 
 
 async def test_the_api_wakes_an_idle_daemon(

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import httpx2
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 PROJECT: Final = Path(__file__).parent
 AUDIENCE: Final = "https://tasks.test"
@@ -217,3 +219,10 @@ class Upstream:
 
 def target_id(number: int) -> str:
     return f"{number:024x}"
+
+
+def new_key(file: Path) -> Path:
+    """A private key of a client, as PEM."""
+    key = rsa.generate_private_key(65537, 2048)
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return file

@@ -406,3 +406,52 @@ async def test_others_run_while_a_long_list_is_read(make: Make) -> None:
     assert (
         max(after - before for before, after in pairwise(turns)) <= nest_list.PIECE_BYTES / len(upstream.records[0]) + 2
     )
+
+
+# --- types that nobody here takes
+
+
+def told(lines: list[Any]) -> list[tuple[str, str]]:
+    return [(line["event"], line["task_type"]) for line in lines if line["event"].startswith("type.")]
+
+
+async def test_an_unknown_type_is_told_once_and_when_it_is_gone(make: Make) -> None:
+    """Each poll lists it again: one line at its first, one when a whole list has none of it, and one if it returns."""
+    upstream = Upstream([record("1", "horoscope"), record("2", "tarot"), record("3", "horoscope"), record("4")])
+    pending = make(upstream)
+    with capture_logs() as lines:
+        for _ in range(3):
+            await pending.read(2)
+        assert told(lines) == [("type.skipped", "horoscope"), ("type.skipped", "tarot")]
+        del upstream.records[1]
+        await pending.read(2)
+        assert told(lines[2:]) == [("type.gone", "tarot")]
+        upstream.records.append(record("5", "tarot"))
+        await pending.read(2)
+    assert told(lines[3:]) == [("type.skipped", "tarot")]
+    assert {line["log_level"] for line in lines if line["event"] == "type.skipped"} == {"warning"}
+
+
+@pytest.mark.parametrize("limit", ["honoured", "ignored"])
+async def test_a_list_that_was_not_read_to_its_end_says_nothing_about_what_is_gone(make: Make, limit: str) -> None:
+    """Behind the tasks that were enough, or behind the limit, there may be more of that type."""
+    upstream = Upstream([record("1", "horoscope")], limit=limit)
+    pending = make(upstream)
+    with capture_logs() as lines:
+        await pending.read(1)
+        upstream.records[:0] = [record("2", "tarot"), record("3", "tarot"), *tasks("4", "5")]
+        await pending.read(1)
+    assert told(lines) == [("type.skipped", "horoscope"), ("type.skipped", "tarot")]
+
+
+async def test_types_from_outside_do_not_flood_the_log(make: Make) -> None:
+    """1,000 of them are 20 lines, whatever order they come in; of a hostile name remains what is harmless."""
+    upstream = Upstream([record(str(n), f"type\n{n}\u202e{'x' * 5_000}") for n in range(1_000)])
+    pending = make(upstream)
+    with capture_logs() as lines:
+        for _ in range(2):
+            await pending.read(1)
+            upstream.records.reverse()
+    assert told(lines) == [("type.skipped", f"type?{n}?{'x' * 57}") for n in range(10)] + [
+        ("type.skipped", f"type?{n}?{'x' * 56}") for n in range(10, 20)
+    ]
