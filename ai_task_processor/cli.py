@@ -131,10 +131,18 @@ def _doctor(_arguments: argparse.Namespace) -> int:
 
 
 def _sandbox(arguments: argparse.Namespace) -> int:
+    """Until Ctrl-C or SIGTERM; as process one of a container it has no other way to end than a handler of its own."""
+    import signal
+
     from ai_task_processor.sandbox import serve
 
-    with suppress(KeyboardInterrupt):
-        asyncio.run(serve(arguments.host, arguments.port, announce=_say))
+    async def work() -> None:
+        serving = asyncio.create_task(serve(arguments.host, arguments.port, announce=_say))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
+        await serving
+
+    with suppress(KeyboardInterrupt, asyncio.CancelledError):
+        asyncio.run(work())
     return EX_OK
 
 

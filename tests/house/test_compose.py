@@ -21,8 +21,8 @@ INSTRUCTIONS = [
 
 KEYS = {
     "build", "cap_drop", "command", "cpus", "env_file", "environment", "healthcheck", "image", "logging", "mem_limit",
-    "pids_limit", "ports", "profiles", "read_only", "restart", "security_opt", "stop_grace_period", "stop_signal",
-    "tmpfs", "user", "volumes",
+    "pids_limit", "ports", "profiles", "read_only", "restart", "security_opt", "stop_grace_period", "tmpfs", "user",
+    "volumes",
 }  # fmt: skip
 
 every_service = pytest.mark.parametrize("name", SERVICES)
