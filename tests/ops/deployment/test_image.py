@@ -112,10 +112,10 @@ class Container:
 
 
 def test_the_image_adds_little_and_in_few_layers(image: dict[str, Any], engine: dict[str, str]) -> None:
-    """At most 130 MB over the base, in one layer a builder that keeps each step makes four of."""
+    """At most 120 MB over the base, in one layer a builder that keeps each step makes four of."""
     tag = (ROOT / "Dockerfile").read_text().partition("ARG PYTHON_TAG=")[2].split()[0]
     base = inspected(engine, f"python:{tag}")
-    assert image["Size"] - base["Size"] < 130e6
+    assert image["Size"] - base["Size"] < 120e6
     assert len(image["RootFS"]["Layers"]) - len(base["RootFS"]["Layers"]) <= 4
     assert image["Config"]["User"] == "10001:10001"
     assert image["Config"]["StopSignal"] == "SIGTERM"
