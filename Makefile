@@ -43,9 +43,8 @@ check: $(DEV) ## lint, format, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-ops-check: $(DEV) ## alerts, boards, image, manifests and probes with the real tools (Debian, root)
+ops-check: $(DEV) ## alerts, boards, image, compose, manifests, probes with the real tools (Debian, root)
 	@tests/ops/run $(ARGS)
-	@tests/ops/deployment/run $(ARGS)
 
 bench: $(BENCH) ## the daemon beside bare loops, 12 minutes (ARGS=--help)
 	@$(BIN)/python -m tests.bench.compare $(ARGS)

@@ -1,14 +1,13 @@
 """The command line. Exit codes follow sysexits: 78 configuration, 75 try again, 73 data directory, 70 a bug of ours."""
 
 import argparse
-import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from ai_task_processor import __version__, outbox_commands
+from ai_task_processor import __version__
 from ai_task_processor.errors import AiTaskProcessorError, ConfigurationError, DataDirectoryError, OutboxLocked
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(name: str, command: Command | None, help_text: str) -> argparse.ArgumentParser:
+    def add(name: str, command: Command, help_text: str) -> argparse.ArgumentParser:
         child = commands.add_parser(name, help=help_text, description=help_text[:1].upper() + help_text[1:] + ".")
         child.set_defaults(command=command)
         return child
@@ -67,12 +66,27 @@ def _parser() -> argparse.ArgumentParser:
     add("demo", _demo, "watch the daemon work through 300 tasks of an embedded sandbox")
     add("doctor", _doctor, "check configuration and neighbours, and say how to mend what is wrong")
     add("drain", _drain, "deliver what the outbox holds and claim nothing; 75 when something is left")
-    outbox_commands.add_to(add("outbox", None, "look at kept results, retry or drop them (beside a running daemon)"))
+    outbox = add("outbox", _outbox, "look at kept results, retry or drop them (beside a running daemon)")
+    _add_outbox_actions(outbox)
     sandbox = add("sandbox", _sandbox, "run token endpoint, task API and model API in one local server")
     sandbox.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     sandbox.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
     add("healthcheck", _healthcheck, "ask the daemon on this machine for its health; 1 when it is not well")
     return parser
+
+
+def _add_outbox_actions(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
+    listing = actions.add_parser("list", help="one line for each record, those that do not wait with their reason")
+    listing.add_argument("--dead", action="store_true", help="dead letters and quarantined tasks only")
+    listing.add_argument("--json", action="store_true", help="one JSON object a line")
+    show = actions.add_parser("show", help="one record with its result, as JSON")
+    show.add_argument("task_id", metavar="TASK_ID")
+    for action, meaning in (
+        ("retry", "deliver these records again at once, let these quarantined tasks start again"),
+        ("drop", "forget these records: a task that is still listed is then processed again"),
+    ):
+        actions.add_parser(action, help=meaning).add_argument("task_ids", metavar="TASK_ID", nargs="+")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -85,6 +99,8 @@ def _drain(_arguments: argparse.Namespace) -> int:
 
 def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
     """Settings, logs, loop: then the daemon's life. A bug ends it with one structured line and 70."""
+    import asyncio
+
     import uvloop
 
     from ai_task_processor import logs
@@ -130,16 +146,31 @@ def _doctor(_arguments: argparse.Namespace) -> int:
     return doctor.main()
 
 
+def _outbox(arguments: argparse.Namespace) -> int:
+    from ai_task_processor import outbox_commands
+
+    return outbox_commands.main(arguments)
+
+
 def _sandbox(arguments: argparse.Namespace) -> int:
+    """Until Ctrl-C or SIGTERM; as process one of a container it has no other way to end than a handler of its own."""
+    import asyncio
+    import signal
+
     from ai_task_processor.sandbox import serve
 
-    with suppress(KeyboardInterrupt):
-        asyncio.run(serve(arguments.host, arguments.port, announce=_say))
+    async def work() -> None:
+        serving = asyncio.create_task(serve(arguments.host, arguments.port, announce=_say))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
+        await serving
+
+    with suppress(KeyboardInterrupt, asyncio.CancelledError):
+        asyncio.run(work())
     return EX_OK
 
 
 def _healthcheck(_arguments: argparse.Namespace) -> int:
-    """For the container: no curl in the image, and no heavy import every ten seconds."""
+    """For the container: no curl in the image, and no heavy import every fifteen seconds."""
     from http.client import HTTPConnection, HTTPException
 
     host = os.environ.get("METRICS_HOST", "")

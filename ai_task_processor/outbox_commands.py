@@ -21,23 +21,10 @@ WATCH_S: Final = 3.0
 _ROW: Final = "{:<28} {:<16} {:<10} {:<11} {:>8} {:>20} {:>9}  {}"
 
 
-def add_to(parser: argparse.ArgumentParser) -> None:
-    """Hang the actions below ``outbox``."""
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="one line for each record, those that do not wait with their reason")
-    listing.add_argument("--dead", action="store_true", help="dead letters and quarantined tasks only")
-    listing.add_argument("--json", action="store_true", help="one JSON object a line")
-    listing.set_defaults(command=_list)
-    show = actions.add_parser("show", help="one record with its result, as JSON")
-    show.add_argument("task_id", metavar="TASK_ID")
-    show.set_defaults(command=_show)
-    for action, meaning in (
-        ("retry", "deliver these records again at once, let these quarantined tasks start again"),
-        ("drop", "forget these records: a task that is still listed is then processed again"),
-    ):
-        request = actions.add_parser(action, help=meaning)
-        request.add_argument("task_ids", metavar="TASK_ID", nargs="+")
-        request.set_defaults(command=_request, action=action)
+def main(arguments: argparse.Namespace) -> int:
+    """Carry out the action that was asked for; the process's exit code."""
+    actions = {"list": _list, "show": _show, "retry": _request, "drop": _request}
+    return actions[arguments.action](arguments)
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -170,6 +170,12 @@ class DaemonProcess:
 StartDaemon = Callable[..., Awaitable[DaemonProcess]]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """In the background of a shell SIGINT is ignored, and what we start would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class WatchedSandbox(Sandbox):
     """A sandbox that remembers every request: ``PATCH /api/ai-tasks/6a…``, the target as it came."""
 

@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import signal
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import httpx2
 import openai
 import pytest
 
 from ai_task_processor.sandbox.app import Sandbox, serve
+from tests.e2e.conftest import COMMAND
 
 MODEL = "text-embedding-3-small"
 
@@ -175,3 +178,35 @@ async def test_standalone_sandbox_is_driven_over_http() -> None:
     with suppress(asyncio.CancelledError):
         await serving
     assert serving.cancelled()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_standalone_sandbox_stops_when_it_is_told(
+    number: signal.Signals, eventually: Callable[..., Awaitable[Any]]
+) -> None:
+    """Ctrl-C and SIGTERM: exit 0 without a word, though a client still waits for an answer."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "sandbox", "--port", "0", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            while not (line := (await process.stdout.readline()).decode()).startswith("API_BASE_URL="):
+                assert line, "it ended by itself"
+        async with httpx2.AsyncClient(base_url=line.strip().partition("=")[2], trust_env=False) as client:
+            await client.post("/sandbox/faults", json={"endpoint": "token", "hang": True})
+            waiting = asyncio.create_task(client.post("/oauth2/token"))
+
+            async def asked() -> object:
+                return (await client.get("/sandbox/stats")).json()["token_requests"] == 1
+
+            await eventually(asked)
+            process.send_signal(number)
+            _, errors = await asyncio.wait_for(process.communicate(), 10)
+            with pytest.raises(httpx2.TransportError):
+                await waiting
+        assert (process.returncode, errors.decode()) == (0, "")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

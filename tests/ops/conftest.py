@@ -1,8 +1,9 @@
-"""One bad minute for all tests of this folder: the daemon, Prometheus and what the boards make of it."""
+"""One bad minute for all tests of this folder: the daemon, Prometheus and what the boards make of it; a summary."""
 
 import asyncio
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,3 +20,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
         answers = [asdict(one) for one in found.asked]
         (Path(output) / "answers.json").write_text(json.dumps(answers))
     return found
+
+
+@pytest.fixture
+def tell() -> Callable[[str], None]:
+    """Leaves a line ``part: figures`` for the summary of ``run``, in ``OPS_OUTPUT``, when that is set."""
+
+    def told(line: str) -> None:
+        if output := os.environ.get("OPS_OUTPUT"):
+            with (Path(output) / "figures.txt").open("a") as figures:
+                figures.write(f"{line}\n")
+
+    return told

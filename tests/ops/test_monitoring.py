@@ -1,6 +1,7 @@
 """Prometheus and the boards as an operator meets them: the shipped files, the real programs, a run with faults."""
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,10 @@ def test_a_panel_has_an_answer(question: Asked, report: Report) -> None:
     assert answer.series, answer.query
 
 
-def test_what_never_moves_is_known(report: Report) -> None:
+def test_what_never_moves_is_known(report: Report, tell: Callable[[str], None]) -> None:
     """A line that stays at 0 through all this would stay there for a wrong query, too: the exceptions are named."""
     flat = {one.name for one in report.asked if not any(value for s in one.series for _, value in s["points"])}
     assert flat == AT_REST
+    answered = sum(bool(one.series) for one in report.asked)
+    tell(f"monitoring: {answered} of {len(report.asked)} queries of the boards answered, {len(flat)} at rest")
+    tell(f"monitoring: {len(ALERT_TESTS)} alerts with firing and silent cases, {len(report.fired)} fired in the run")

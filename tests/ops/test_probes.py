@@ -13,6 +13,7 @@ from tests.ops.kubelet import SPEED, Pod, pod_grace_s, probe, settings_in_fast_t
 from tests.ops.prometheus import free_port
 
 RunPod = Callable[..., Awaitable[Pod]]
+Tell = Callable[[str], None]
 
 BLOCKER = """
 import time
@@ -68,13 +69,18 @@ async def run_pod(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RunPod]:
         await pod.container.kill()
 
 
+def counted(pod: Pod) -> str:
+    """For the summary. A pod that is ready once has changed once."""
+    return f"{pod.restarts} restarts, {len(pod.readiness)} changes of readiness"
+
+
 async def probed(pod: Pod, times: int) -> None:
     """Wait until the present container's liveness was asked this often from now on."""
     asked = len(pod.liveness) + times
     await _eventually(lambda: len(pod.liveness) >= asked, timeout=times * probe("livenessProbe").period_s * 3 + 10)
 
 
-async def test_a_working_pod_is_left_alone(sandbox: Sandbox, run_pod: RunPod) -> None:
+async def test_a_working_pod_is_left_alone(sandbox: Sandbox, run_pod: RunPod, tell: Tell) -> None:
     """Ready once, never restarted, through a load and through idleness."""
     ids = [sandbox.tasks.add(text=f"text {number}") for number in range(300)]
     pod = await run_pod()
@@ -82,10 +88,11 @@ async def test_a_working_pod_is_left_alone(sandbox: Sandbox, run_pod: RunPod) ->
     await probed(pod, probe("livenessProbe").failures + 2)
     assert all(pod.liveness)
     assert (pod.restarts, pod.readiness) == (0, [True])
+    tell(f"probes: healthy: {counted(pod)}")
 
 
 async def test_an_upstream_that_is_down_makes_it_unready_and_never_restarts_it(
-    sandbox: Sandbox, run_pod: RunPod
+    sandbox: Sandbox, run_pod: RunPod, tell: Tell
 ) -> None:
     """Down from the start, back, down again for longer than liveness has patience, back: three flips, no restart."""
     fault = sandbox.faults.add("pending", status=503)
@@ -102,9 +109,12 @@ async def test_an_upstream_that_is_down_makes_it_unready_and_never_restarts_it(
     await _eventually(lambda: pod.readiness == [True, False, True], timeout=30)
     assert all(pod.liveness)
     assert pod.restarts == 0
+    tell(f"probes: task API down twice: {counted(pod)}")
 
 
-async def test_a_blocked_event_loop_is_restarted_once(sandbox: Sandbox, run_pod: RunPod, tmp_path: Path) -> None:
+async def test_a_blocked_event_loop_is_restarted_once(
+    sandbox: Sandbox, run_pod: RunPod, tmp_path: Path, tell: Tell
+) -> None:
     """A processor that blocks: killed after its short grace, and the next container finishes everything."""
     site = _install(tmp_path, "acme_block", BLOCKER, block="acme_block:BlockingProcessor")
     pod = await run_pod(PYTHONPATH=site)
@@ -116,9 +126,10 @@ async def test_a_blocked_event_loop_is_restarted_once(sandbox: Sandbox, run_pod:
     assert sandbox.tasks[blocking].result == {"attempt": 2}
     await probed(pod, probe("livenessProbe").failures)
     assert (pod.restarts, pod.endings) == (1, [-signal.SIGKILL])
+    tell(f"probes: event loop blocked: {counted(pod)}")
 
 
-async def test_a_short_stall_is_no_reason_for_a_restart(run_pod: RunPod) -> None:
+async def test_a_short_stall_is_no_reason_for_a_restart(run_pod: RunPod, tell: Tell) -> None:
     """A process that stands still until one liveness probe has failed goes on in the same container."""
     pod = await run_pod()
     await _eventually(lambda: pod.readiness == [True], timeout=20)
@@ -128,9 +139,10 @@ async def test_a_short_stall_is_no_reason_for_a_restart(run_pod: RunPod) -> None
     await probed(pod, probe("livenessProbe").failures + 1)
     assert pod.liveness[-1]
     assert pod.restarts == 0
+    tell(f"probes: process stood still for a moment: {counted(pod)}")
 
 
-async def test_a_deleted_pod_drains_within_its_grace(sandbox: Sandbox, run_pod: RunPod) -> None:
+async def test_a_deleted_pod_drains_within_its_grace(sandbox: Sandbox, run_pod: RunPod, tell: Tell) -> None:
     """A model that hangs uses up the daemon's own grace, and it still leaves by itself with 0."""
     pod = await run_pod()
     await _eventually(lambda: pod.readiness == [True], timeout=20)
@@ -143,3 +155,4 @@ async def test_a_deleted_pod_drains_within_its_grace(sandbox: Sandbox, run_pod: 
     daemons_own_s = float(settings_in_fast_time()["SHUTDOWN_GRACE_SECONDS"])
     assert 0.5 * daemons_own_s < took_s < pod_grace_s(), f"{took_s * SPEED:.0f} s at normal speed"
     assert pod.container.events("drain.cut")
+    tell(f"probes: deleted: {counted(pod)}, exit 0 after {took_s * SPEED:.0f} of {pod_grace_s() * SPEED:.0f} s")
