@@ -2,12 +2,21 @@
 
 A task stands under three of them, one inside the other, and nearly none of them ever strikes. What
 ``asyncio.timeout`` has beside (rescheduling, states, an asynchronous entrance) costs five microseconds each
-time, a twentieth of all that a task costs. The rules are the same, and so is the suite that tests both.
+time, a twentieth of all that a task costs, and a timer of the loop three. So long deadlines share a timer.
+The rules are the same, and so is the suite that tests both.
 """
 
 import asyncio
-from asyncio import CancelledError
+import math
+from asyncio import AbstractEventLoop, CancelledError
 from types import TracebackType
+from weakref import WeakKeyDictionary
+
+#: a deadline of at least so many seconds may strike so much later, together with others
+LONG_S, GRAIN_S = 10.0, 0.25
+
+#: long deadlines by the moment at which they strike, in grains of the loop's time
+_shared: "WeakKeyDictionary[AbstractEventLoop, dict[int, set[Deadline]]]" = WeakKeyDictionary()
 
 
 class Deadline:
@@ -16,7 +25,7 @@ class Deadline:
     A cancellation from outside stays one, also when both come at once. For one use, in a task.
     """
 
-    __slots__ = ("_before", "_seconds", "_struck", "_task", "_timer")
+    __slots__ = ("_before", "_others", "_seconds", "_struck", "_task", "_timer")
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -28,10 +37,17 @@ class Deadline:
         assert task is not None  # noqa: S101 - there is no coroutine outside of a task here
         self._task = task
         self._before = task.cancelling()
-        self._timer = loop.call_later(self._seconds, self._strike)
+        if self._seconds < LONG_S:
+            self._others, self._timer = None, loop.call_later(self._seconds, self._strike)
+        else:
+            self._others = _those_at(loop, math.ceil((loop.time() + self._seconds) / GRAIN_S))
+            self._others.add(self)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._timer.cancel()
+        if self._others is None:
+            self._timer.cancel()
+        else:
+            self._others.discard(self)
         if self._struck and self._task.uncancel() <= self._before and kind is CancelledError:
             # Whoever cancelled the task meanwhile is answered; otherwise it was this deadline alone.
             raise TimeoutError from error
@@ -39,3 +55,18 @@ class Deadline:
     def _strike(self) -> None:
         self._struck = True
         self._task.cancel()
+
+
+def _those_at(loop: AbstractEventLoop, grain: int) -> set[Deadline]:
+    """The deadlines that strike at this moment; their timer is set with the first of them."""
+    by_grain = _shared.setdefault(loop, {})
+    deadlines = by_grain.get(grain)
+    if deadlines is None:
+        deadlines = by_grain[grain] = set()
+        loop.call_at(grain * GRAIN_S, _strike_all, by_grain, grain)
+    return deadlines
+
+
+def _strike_all(by_grain: dict[int, set[Deadline]], grain: int) -> None:
+    for deadline in by_grain.pop(grain):
+        deadline._strike()

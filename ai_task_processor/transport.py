@@ -43,6 +43,8 @@ from ai_task_processor.settings import NetworkSettings
 MAX_ANSWER_BYTES = 32 * 2**20
 MAX_REFUSAL_BYTES = 2**20
 MAX_RETRY_AFTER_S = 900.0
+#: heads of requests that are remembered
+MAX_HEADS = 8
 
 _UNSENT = (
     httpx2.ConnectError,
@@ -125,7 +127,7 @@ class NeighbourClient(httpx2.AsyncClient):
         self._origin = origin_of(neighbour)
         self._prefix = f"{neighbour.scheme}://{neighbour.netloc.decode('ascii')}"
         self._host = neighbour.netloc
-        self._usual: list[tuple[bytes, bytes]] = []
+        self._heads: dict[tuple[object, ...], bytes] = {}
 
     async def exchange(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
@@ -135,20 +137,33 @@ class NeighbourClient(httpx2.AsyncClient):
         if self._short is None or not plain:
             return await self.request(method, url, headers=headers, content=content)
         target = url[len(self._prefix) :].encode("ascii")
-        self._usual = self._usual or [(b"Host", self._host), *self.headers.raw]
-        raw = [*self._usual, *((name.encode("ascii"), value.encode("ascii")) for name, value in headers.items())]
-        if content is not None:
-            raw.append((b"Content-Length", b"%d" % len(content)))
         if self._tokens is None:
-            return await self._answer(self._short, request_head(method, target, raw), content)
+            return await self._answer(self._short, self._head(method, target, headers, None, content), content)
         token = await self._tokens.token()
-        answer = await self._answer(self._short, request_head(method, target, [*raw, _bearer(token)]), content)
+        answer = await self._answer(self._short, self._head(method, target, headers, token, content), content)
         if answer.status_code == HTTPStatus.UNAUTHORIZED:
             token = await self._tokens.renewed(token)
-            answer = await self._answer(self._short, request_head(method, target, [*raw, _bearer(token)]), content)
+            answer = await self._answer(self._short, self._head(method, target, headers, token, content), content)
             if answer.status_code == HTTPStatus.UNAUTHORIZED:
                 self._tokens.refused(token)
         return answer
+
+    def _head(
+        self, method: str, target: bytes, headers: Mapping[str, str], token: "Bearer | None", content: bytes | None
+    ) -> bytes:
+        """The head of a request. All but the target and the length stays the same until the token changes."""
+        key = (method, None if token is None else token.value, *headers.items())
+        rest = self._heads.get(key)
+        if rest is None:
+            usual = [(b"Host", self._host), *self.headers.raw]
+            usual += [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+            if token is not None:
+                usual.append((b"Authorization", b"Bearer " + token.value.encode("ascii")))
+            # What follows the target, without the empty line at the end.
+            rest = request_head(method, b"", usual)[len(method) + 1 : -2]
+            self._heads = {**(self._heads if len(self._heads) < MAX_HEADS else {}), key: rest}
+        length = b"" if content is None else b"Content-Length: %d\r\n" % len(content)
+        return b"%s %s%s%s\r\n" % (method.encode("ascii"), target, rest, length)
 
     async def _answer(self, transport: Http1Transport, head: bytes, content: bytes | None) -> "Answer":
         answer = await transport.exchange(self._origin, head, content or b"", self._limit)
@@ -158,10 +173,6 @@ class NeighbourClient(httpx2.AsyncClient):
 
     def _limit(self, status: int) -> int:
         return (self._max_bytes or sys.maxsize) if 200 <= status < 300 else MAX_REFUSAL_BYTES
-
-
-def _bearer(token: Bearer) -> tuple[bytes, bytes]:
-    return b"Authorization", b"Bearer " + token.value.encode("ascii")
 
 
 def _encoded() -> InvalidAnswer:

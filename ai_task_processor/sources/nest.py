@@ -67,7 +67,7 @@ class NestTaskSource:
     ) -> None:
         self._settings = settings
         self._tasks = str(httpx2.URL(settings.base_url + TASKS))
-        self._list = PendingList(settings, polling, self._skip, busy=admission.busy, metrics=metrics)
+        self._list = PendingList(settings, polling, self._skip, busy=self._busy, metrics=metrics)
         self._client = delivering
         self._poll_gate = poll_gate
         self._delivery_gate = delivery_gate
@@ -152,6 +152,10 @@ class NestTaskSource:
         if self._deferred.get(task.id, 0.0) > self._clock.monotonic():
             return "deferred"
         return self._admission.refuse(task)
+
+    def _busy(self, task_id: str) -> SkipReason | None:
+        deferred = self._deferred.get(task_id, 0.0) > self._clock.monotonic()
+        return "deferred" if deferred else self._admission.busy(task_id)
 
     def _note(self, page: Page, took_s: float) -> None:
         self._metrics.poll_finished("tasks" if page.tasks else "empty", duration_s=took_s, bytes_read=page.bytes_read)

@@ -29,6 +29,11 @@ def parse_record(record: bytes, id_pattern: re.Pattern[str]) -> Task | Invalid:
         raw = codec.loads(record)
     except ValueError:
         return Invalid("not valid JSON")
+    return to_task(raw, id_pattern)
+
+
+def to_task(raw: object, id_pattern: re.Pattern[str]) -> Task | Invalid:
+    """A parsed record as a task, with the checks of ``parse_record``."""
     if not isinstance(raw, dict):
         return Invalid("not an object")
     task_id, kind = raw.get("_id"), raw.get("type")

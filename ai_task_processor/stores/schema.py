@@ -7,7 +7,7 @@ function takes the connection and leaves transactions to its caller.
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -54,10 +54,11 @@ PRAGMA user_version = {VERSION};
 RECORD_COLUMNS = (
     "task_id, task_type, status, fingerprint, finished_at, created_at, attempts, due_at, reason, checksum, body, vector"
 )
-_PUT = (
-    f"INSERT OR REPLACE INTO records (state, size, {RECORD_COLUMNS})"  # noqa: S608 - constants only
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PUT = f"INSERT OR REPLACE INTO records (state, size, {RECORD_COLUMNS}) VALUES {_ROW}"  # noqa: S608 - constants only
+#: a statement for several rows; not for any number of them, so that it is compiled once
+PUT_AT_ONCE = 8
+_PUT_MANY = _PUT + f", {_ROW}" * (PUT_AT_ONCE - 1)
 #: conditions under which SQLite walks the whole index
 _WALKS = {
     "sqlite_autoindex_records_1": "task_id >= ''",
@@ -128,24 +129,35 @@ def unusable(path: Path, error: sqlite3.Error) -> DataDirectoryError:
 
 
 def put(db: sqlite3.Connection, record: Record, state: State = "waiting") -> None:
-    db.execute(
-        _PUT,
-        (
-            state,
-            record.size,
-            record.task_id,
-            record.task_type,
-            record.status,
-            record.fingerprint,
-            record.finished_at,
-            record.created_at,
-            record.attempts,
-            record.due_at,
-            record.reason,
-            _checksum(record),
-            record.body,
-            record.vector,
-        ),
+    db.execute(_PUT, _row(record, state))
+
+
+def put_all(db: sqlite3.Connection, records: Sequence[Record]) -> None:
+    """``put`` for many that wait."""
+    whole = len(records) - len(records) % PUT_AT_ONCE
+    for first in range(0, whole, PUT_AT_ONCE):
+        rows = [value for record in records[first : first + PUT_AT_ONCE] for value in _row(record, "waiting")]
+        db.execute(_PUT_MANY, rows)
+    for record in records[whole:]:
+        put(db, record)
+
+
+def _row(record: Record, state: State) -> tuple[object, ...]:
+    return (
+        state,
+        record.size,
+        record.task_id,
+        record.task_type,
+        record.status,
+        record.fingerprint,
+        record.finished_at,
+        record.created_at,
+        record.attempts,
+        record.due_at,
+        record.reason,
+        _checksum(record),
+        record.body,
+        record.vector,
     )
 
 
@@ -180,6 +192,11 @@ def oldest_finished_at(db: sqlite3.Connection) -> float | None:
 def erase(db: sqlite3.Connection, task_id: str) -> bool:
     """Was there anything to erase?"""
     return db.execute("DELETE FROM records WHERE task_id = ?", (task_id,)).rowcount > 0
+
+
+def erase_all(db: sqlite3.Connection, task_ids: Sequence[str]) -> None:
+    """``erase`` for many."""
+    db.execute("DELETE FROM records WHERE task_id IN (SELECT value FROM json_each(?))", (json.dumps(task_ids),))
 
 
 def retry(db: sqlite3.Connection, task_id: str) -> bool:

@@ -18,13 +18,14 @@ from ai_task_processor.ports import Clock, OutboxDepth, Standing
 from ai_task_processor.stores import directory as data_directory
 from ai_task_processor.stores import salvage, schema
 from ai_task_processor.stores.ledger import Ledger
-from ai_task_processor.stores.writer import Writer
+from ai_task_processor.stores.writer import Kind, Writer
 
 T = TypeVar("T")
 
 log = get_logger(__name__)
 
 _REQUESTS_AT_ONCE = 1000
+_ERASE, _PUT = Kind(schema.erase_all), Kind(schema.put_all)
 _CACHE_KB, _LOG_BYTES = 2048, 4 * 2**20
 
 
@@ -114,6 +115,9 @@ class SqliteOutbox:
         return self._writer.submit(
             partial(schema.put, record=record),
             writes=True,
+            kind=_PUT,
+            about=record.task_id,
+            item=record,
             committed=lambda _: self._ledger.keep(record),
             failed=lambda: self._ledger.refuse(record),
         )
@@ -135,8 +139,12 @@ class SqliteOutbox:
         this process; nothing that outlives it may suppress a later listing, because an operator who
         puts a task back to pending wants it to run again.
         """
-        await self._write(
+        await self._writer.submit(
             lambda db: schema.erase(db, task_id),
+            writes=True,
+            kind=_ERASE,
+            about=task_id,
+            item=task_id,
             committed=lambda _: self._ledger.forget(task_id),
         )
 

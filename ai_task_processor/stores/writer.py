@@ -10,6 +10,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, Generic, TypeVar
@@ -39,15 +40,29 @@ _STORAGE = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Work that is cheaper for many at once than for each: a step of SQLite hands the interpreter to the event loop
+    and gets it back later.
+    """
+
+    many: Callable[[sqlite3.Connection, Sequence[Any]], object]
+
+
 @dataclass(slots=True, eq=False)
 class _Job(Generic[T]):
     """``work`` runs in the thread, perhaps twice, so it touches nothing but the connection.
 
-    ``committed`` and ``failed`` run in the event loop, whether or not the caller still waits.
+    ``committed`` and ``failed`` run in the event loop, whether or not the caller still waits. A job that has a
+    ``kind`` may be done together with its like: with the ``item`` of each, and without an answer. It is ``about`` one
+    task, and knows nothing of others.
     """
 
     work: Callable[[sqlite3.Connection], T]
     writes: bool
+    kind: Kind | None
+    about: str
+    item: object
     committed: Callable[[T], object] | None
     failed: Callable[[], object] | None
     future: asyncio.Future[T]
@@ -65,6 +80,10 @@ class _Job(Generic[T]):
             self.committed(self.value)  # type: ignore[arg-type]  # there was no error, so it has its value
         if not self.future.done():
             self.future.set_result(self.value)  # type: ignore[arg-type]  # there was no error, so it has its value
+
+
+class _TogetherError(Exception):
+    """One of several jobs that were done together fails for a reason of its own."""
 
 
 class _SpoiledError(Exception):
@@ -118,11 +137,14 @@ class Writer:
         work: Callable[[sqlite3.Connection], T],
         *,
         writes: bool = False,
+        kind: Kind | None = None,
+        about: str = "",
+        item: object = None,
         committed: Callable[[T], object] | None = None,
         failed: Callable[[], object] | None = None,
     ) -> asyncio.Future[T]:
         """Queue a job at once. Cancelling the future does not cancel the job."""
-        job = _Job(work, writes, committed, failed, self._loop.create_future())
+        job = _Job(work, writes, kind, about, item, committed, failed, self._loop.create_future())
         if self._closed:
             job.error = OutboxUnwritable("the outbox is closed")
             job.settle()
@@ -177,17 +199,21 @@ class Writer:
         return group, jobs is not None
 
     def _perform(self, group: list[_Job[Any]]) -> None:
-        """Run the group in one transaction.
+        """Run the group in one transaction, its like together.
 
-        A job that fails for a reason of its own is set aside and the others run again without it.
+        When those fail for a reason of their own, each runs for itself; a job that does is set aside, and the
+        others run again without it.
         When the disk refuses, all that write fail, and the others read without them.
         """
+        group, together = _sorted(group), True
         while group:
             writes = any(job.writes for job in group)
             try:
-                self._transact(group, writes=writes)
+                self._transact(group, writes=writes, together=together)
                 self.writable |= writes
                 return
+            except _TogetherError:
+                together = False
             except _SpoiledError as spoiled:
                 spoiled.job.error = spoiled.error
             except Exception as error:  # noqa: BLE001 - the boundary of the thread: it must outlive every group
@@ -199,7 +225,7 @@ class Writer:
                         job.error.__cause__ = error
             group = [job for job in group if job.error is None]
 
-    def _transact(self, group: list[_Job[Any]], *, writes: bool) -> None:
+    def _transact(self, group: list[_Job[Any]], *, writes: bool, together: bool) -> None:
         if self._damaged:
             self._db.close()
             self._db = self._connect(True)
@@ -207,8 +233,8 @@ class Writer:
         # IMMEDIATE: turning into a writer half-way fails at once when an operator's command is writing.
         self._db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         try:
-            for job in group:
-                self._run(job)
+            for kind, jobs in groupby(group, key=lambda job: job.kind if together else None):
+                self._run_all(kind, list(jobs))
             oldest = schema.oldest_finished_at(self._db)
             self._db.execute("COMMIT")
         finally:
@@ -216,13 +242,36 @@ class Writer:
                 self._db.rollback()
         self.oldest = oldest
 
+    def _run_all(self, kind: Kind | None, jobs: list[_Job[Any]]) -> None:
+        if kind is None or len(jobs) == 1:
+            for job in jobs:
+                self._run(job)
+            return
+        try:
+            kind.many(self._db, [job.item for job in jobs])
+        except Exception as error:
+            if _storage_failed(error):
+                raise
+            raise _TogetherError from error
+
     def _run(self, job: _Job[Any]) -> None:
         try:
             job.value = job.work(self._db)
         except Exception as error:
-            if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _STORAGE:
+            if _storage_failed(error):
                 raise
             raise _SpoiledError(job, error) from error
+
+
+def _storage_failed(error: Exception) -> bool:
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _STORAGE
+
+
+def _sorted(group: list[_Job[Any]]) -> list[_Job[Any]]:
+    """Each kind together, where the order cannot matter: every job is about a task of its own."""
+    if len({job.about for job in group if job.kind}) < len(group):
+        return group
+    return sorted(group, key=lambda job: id(job.kind))
 
 
 def _settle(group: list[_Job[Any]]) -> None:

@@ -228,7 +228,7 @@ async def test_a_thousand_puts_share_a_few_commits(outbox: SqliteOutbox) -> None
         pending = [outbox.put(record(str(number))) for number in range(1000)]
     for kept in pending:
         await kept
-    assert sum(statement.startswith("INSERT") for statement in statements) == 1000
+    assert sum(statement.count("'waiting'") for statement in statements if statement.startswith("INSERT")) == 1000
     assert statements.count("COMMIT") <= 4
     assert outbox.depth().waiting == 1000
 
