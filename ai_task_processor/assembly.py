@@ -3,6 +3,7 @@
 Nothing here connects or starts: constructors store. ``app.py`` gives the parts their life.
 """
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from ai_task_processor.stores.sqlite import SqliteOutbox
 from ai_task_processor.transport import make_client
 from ai_task_processor.vector_cache import VectorCache
 
+#: how soon to look again whether something may be claimed, while the disk refuses, and while delivery is behind
+STORAGE_LOOK_S, DELIVERY_LOOK_S = 0.5, 0.005
 #: nothing is claimed while the file system has less left than this, and so much for each slot: what is
 #: on its way from a model must find room, in the database and in its log
 DISK_RESERVE, DISK_RESERVE_PER_SLOT = 4 * 2**20, 2**16
@@ -129,7 +132,7 @@ class Assembler:
     def parts(self) -> Parts:
         settings, gates = self._settings, self._gates
         outbox = self._outbox()
-        journal, slots = FileJournal(settings.store.data_dir), settings.worker.concurrency_limit
+        journal, slots = FileJournal(settings.store.data_dir, _soon), settings.worker.concurrency_limit
         storage = Storage(outbox, journal, DISK_RESERVE + slots * DISK_RESERVE_PER_SLOT)
         recovery = Recovery(journal, outbox, clock=self._clock)
         tokens = self._tokens()
@@ -145,7 +148,7 @@ class Assembler:
             rng=self._rng,
         )
         runner = self._runner(source, storage, kept=delivery.offer)
-        scheduler = self._scheduler(source, runner, storage, recovery, running)
+        scheduler = self._scheduler(source, runner, storage, recovery, delivery, running)
         provider = self._provider()
         batcher = None if provider is None else self._batcher(provider, scheduler)
         self._factory.equip(self._kit(batcher))
@@ -230,13 +233,17 @@ class Assembler:
         runner: TaskRunner,
         storage: Storage,
         recovery: Recovery,
+        delivery: Delivery,
         running: dict[str, Running],
     ) -> TaskScheduler:
         worker = self._settings.worker
 
         def hold_s() -> float:
             """Nothing is claimed whose result could not be kept, nor while a neighbour it needs is away."""
-            return max(self._gates.poll.wait_s(), self._factory.hold_s()) if storage.accepting else 0.5
+            if not storage.accepting:
+                return STORAGE_LOOK_S
+            behind_s = DELIVERY_LOOK_S if delivery.behind else 0.0
+            return max(behind_s, self._gates.poll.wait_s(), self._factory.hold_s())
 
         return TaskScheduler(
             source,
@@ -294,6 +301,10 @@ class Assembler:
             model_aliases=model.aliases,
             result_as_object=model.embedding_result == "object",
         )
+
+
+def _soon(call: Callable[[], object]) -> None:
+    asyncio.get_running_loop().call_soon(call)
 
 
 def _counted_models(model: ModelSettings) -> list[str]:

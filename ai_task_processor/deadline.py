@@ -8,6 +8,7 @@ The rules are the same, and so is the suite that tests both.
 
 import asyncio
 import math
+import threading
 from asyncio import AbstractEventLoop, CancelledError
 from types import TracebackType
 from weakref import WeakKeyDictionary
@@ -15,6 +16,7 @@ from weakref import WeakKeyDictionary
 #: a deadline of at least so many seconds may strike so much later, together with others
 LONG_S, GRAIN_S = 10.0, 0.25
 
+_thread = threading.local()
 #: long deadlines by the moment at which they strike, in grains of the loop's time
 _shared: "WeakKeyDictionary[AbstractEventLoop, dict[int, set[Deadline]]]" = WeakKeyDictionary()
 
@@ -32,11 +34,8 @@ class Deadline:
         self._struck = False
 
     def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task(loop)
-        assert task is not None  # noqa: S101 - there is no coroutine outside of a task here
-        self._task = task
-        self._before = task.cancelling()
+        loop, self._task = _running()
+        self._before = self._task.cancelling()
         if self._seconds < LONG_S:
             self._others, self._timer = None, loop.call_later(self._seconds, self._strike)
         else:
@@ -55,6 +54,21 @@ class Deadline:
     def _strike(self) -> None:
         self._struck = True
         self._task.cancel()
+
+
+def _running() -> tuple[AbstractEventLoop, asyncio.Task[object]]:
+    """The running loop and its present task. To ask asyncio for the loop makes a system call until Python 3.12.
+
+    The loop that ran in this thread before and has a present task is the one that runs.
+    """
+    loop: AbstractEventLoop | None = getattr(_thread, "loop", None)
+    task = None if loop is None else asyncio.current_task(loop)
+    if loop is None or task is None:
+        loop = _thread.loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        if task is None:
+            raise RuntimeError("a deadline needs a task to cancel")
+    return loop, task
 
 
 def _those_at(loop: AbstractEventLoop, grain: int) -> set[Deadline]:

@@ -85,6 +85,15 @@ class Delivery:
             self._look = True
         self._woken.set()
 
+    @property
+    def behind(self) -> bool:
+        """Do results wait for their turn although the source takes them?
+
+        Then nothing is gained by making more: they would be listed again and again until they are reported, and
+        be read back from the disk. While the source is held, the outbox takes what comes.
+        """
+        return len(self._fresh) >= max(1, self._concurrency // 2) and self._gate.reason is None
+
     def wake(self) -> None:
         """The outbox holds something else than we know: read it at once."""
         self._fresh.clear()

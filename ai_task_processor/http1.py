@@ -59,10 +59,10 @@ class Answer:
     @property
     def encoded(self) -> bool:
         """Did the server encode the body, although nobody asked for it?"""
-        return any(
-            name.lower() == b"content-encoding" and value.strip().lower() not in (b"", b"identity")
-            for name, value in self._raw
-        )
+        for name, value in self._raw:
+            if len(name) == 16 and name.lower() == b"content-encoding":
+                return value.strip().lower() not in (b"", b"identity")
+        return False
 
     @property
     def is_success(self) -> bool:

@@ -235,8 +235,9 @@ class Metrics:
     def slots(self, total: int) -> None:
         self._slots.set(_amount(total))
 
-    def in_flight(self, count: int) -> None:
-        self._in_flight.set(_amount(count))
+    def in_flight(self, count: Callable[[], int]) -> None:
+        """``count`` is asked at every scrape."""
+        self._in_flight.set_function(count)
 
     def stuck(self, count: int) -> None:
         self._stuck.set(_amount(count))

@@ -95,6 +95,7 @@ class TaskScheduler:
         runner.on_settling = self._freed.set
         self._intake: list[asyncio.Task[None]] = []
         metrics.slots(slots)
+        metrics.in_flight(lambda: len(self.running))
         metrics.poll_interval(interval_s)
 
     @property
@@ -200,7 +201,6 @@ class TaskScheduler:
     def _start(self, group: asyncio.TaskGroup, claim: Claim) -> None:
         task = claim.task
         self.running[task.id] = Running(task.type, self._clock.monotonic())
-        self._metrics.in_flight(len(self.running))
         group.create_task(self._work(claim), name=f"task {task.id}")
 
     async def _work(self, claim: Claim) -> None:
@@ -216,7 +216,6 @@ class TaskScheduler:
         finally:
             del self.running[task_id]
             self._given_back = 0 if settled else self._given_back + 1
-            self._metrics.in_flight(len(self.running))
             self._freed.set()
 
     @property

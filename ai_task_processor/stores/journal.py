@@ -7,7 +7,7 @@ it, and then attempts are counted from an earlier number. Nothing of a task's co
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from logging import ERROR
 from pathlib import Path
@@ -46,7 +46,13 @@ class _Entry:
 class FileJournal:
     """``ports.Journal`` in the data directory, which must be locked before ``open``."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, soon: Callable[[Callable[[], object]], object] = lambda write: write()) -> None:
+        """``soon`` calls back in a moment. What ended is written then, or with what begins before, as one.
+
+        To begin is written at once: the next thing that happens may be the end of the process.
+        """
+        self._soon = soon
+        self._ends: list[bytes] = []
         self.alone: str | None = None
         self._suspects: dict[str, Suspect] = {}
         self._path = directory / _FILE
@@ -109,7 +115,9 @@ class FileJournal:
         self._ended(task_id)
         self._suspects.pop(task_id, None)
         if self._entries.pop(task_id, None):
-            self._append(codec.line({"id": task_id}))
+            self._ends.append(codec.line({"id": task_id}))
+            if len(self._ends) == 1:
+                self._soon(self._write_ends)
 
     def acquit(self, task_id: str) -> None:
         if self._suspects.pop(task_id, None):
@@ -144,10 +152,17 @@ class FileJournal:
     def _note(self, task_id: str, entry: _Entry) -> bool:
         return self._append(_line(task_id, entry))
 
+    def _write_ends(self) -> None:
+        if self._ends:
+            self._append(self._ends.pop())
+
     def _append(self, line: bytes) -> bool:
         """Each line brings the end of the one before it, so that half a line spoils nothing but itself."""
         if self._file is None:
             return False
+        if self._ends:
+            line = b"\n".join([*self._ends, line])
+            self._ends.clear()
         try:
             if self._size > self._rewrite_at:
                 self._rewrite()

@@ -165,7 +165,7 @@ def test_slots_and_outbox_are_gauges() -> None:
     """What is held now overwrites what was held before."""
     metrics = new()
     metrics.slots(5)
-    metrics.in_flight(3)
+    metrics.in_flight(lambda: 3)
     metrics.stuck(1)
     metrics.outbox(records=9, dead_letters=2, quarantined=5, bytes_used=4096, oldest_age_s=61)
     metrics.outbox(records=8, dead_letters=1, quarantined=4, bytes_used=2048, oldest_age_s=62)
