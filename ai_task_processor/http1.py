@@ -80,7 +80,7 @@ class Http1Transport(httpx2.AsyncBaseTransport):
     when nothing was sent, ``ReadError`` and ``RemoteProtocolError`` when something may have been.
     """
 
-    def __init__(self, context: ssl.SSLContext, *, connections: int) -> None:
+    def __init__(self, context: ssl.SSLContext | None, *, connections: int) -> None:
         self._context = context
         self._limit = connections
         self._open: set[_Connection] = set()

@@ -181,9 +181,10 @@ def _encoded() -> InvalidAnswer:
 
 def _transport(network: NetworkSettings, url: str, connections: int) -> httpx2.AsyncBaseTransport:
     """Ours, or httpx2's own when there is a proxy in between."""
-    context = tls_context(network.ca_bundle)
+    # The authorities take three megabytes: not for a neighbour in plain http.
+    context = tls_context(network.ca_bundle) if urlsplit(url).scheme == "https" else None
     proxy = _proxy(network, url, context)
-    if proxy is None:
+    if proxy is None or context is None:
         return Http1Transport(context, connections=connections)
     limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30)
     return httpx2.AsyncHTTPTransport(verify=context, limits=limits, proxy=proxy, trust_env=False)
@@ -202,7 +203,7 @@ def tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
     return context
 
 
-def _proxy(network: NetworkSettings, url: str, context: ssl.SSLContext) -> httpx2.Proxy | None:
+def _proxy(network: NetworkSettings, url: str, context: ssl.SSLContext | None) -> httpx2.Proxy | None:
     target = urlsplit(url)
     if network.https_proxy is None or target.scheme != "https" or bypassed(target.netloc, network.no_proxy):
         return None

@@ -81,6 +81,7 @@ async def test_no_variable_of_the_environment_reaches_a_client(tempted: None, tm
         assert type(inner) is Http1Transport  # a proxy would need another
         assert (client.trust_env, client.follow_redirects, client._mounts) == (False, False, {})
         context = inner._context
+        assert context is not None
         assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
         assert context.minimum_version == ssl.TLSVersion.TLSv1_2
         assert not getattr(context, "keylog_filename")  # noqa: B009  # typed as a str that is never None
