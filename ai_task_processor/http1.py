@@ -74,7 +74,7 @@ class Answer:
 
 
 class Http1Transport(httpx2.AsyncBaseTransport):
-    """At most ``connections`` at once, kept alive and used again, the last used first.
+    """At most ``connections`` at once, kept alive and used again, the last used first. Without a context: plain http.
 
     Raises httpx2's errors: ``ConnectError``, ``ConnectTimeout``, ``PoolTimeout`` and ``LocalProtocolError``
     when nothing was sent, ``ReadError`` and ``RemoteProtocolError`` when something may have been.
@@ -214,6 +214,8 @@ class Http1Transport(httpx2.AsyncBaseTransport):
         scheme, host, port = origin
         loop = asyncio.get_running_loop()
         secure = scheme == "https"
+        if secure and self._context is None:
+            raise httpx2.UnsupportedProtocol("this client speaks plain http only")
         self._connecting += 1
         connection = _Connection(self, origin)
         try:

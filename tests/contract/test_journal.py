@@ -44,6 +44,33 @@ def test_attempts_are_counted_until_the_task_is_settled(kind: str, start: Open) 
     assert not journal.suspects
 
 
+def test_what_ended_is_written_soon_and_in_order(tmp_path: Path) -> None:
+    """Ends wait for the next turn, or go with what begins before it: one write, and nobody is suspect for it."""
+    soon: list[Callable[[], object]] = []
+    journal = FileJournal(tmp_path, soon.append)
+    journal.open()
+    for task_id in ("a", "b", "c"):
+        journal.begin(task(task_id))
+    file = tmp_path / "journal"
+    before = file.read_bytes()
+    journal.settle("a")
+    journal.settle("b")
+    assert file.read_bytes() == before
+    assert len(soon) == 1
+    journal.begin(task("a"))
+    lines = file.read_bytes()[len(before) :].split(b"\n")[1:]
+    assert lines[:2] == [b'{"id":"a"}', b'{"id":"b"}']
+    assert len(lines) == 3
+    journal.settle("c")
+    for write in soon:
+        write()
+    assert file.read_bytes().endswith(b'{"id":"c"}')
+
+    later = FileJournal(tmp_path)
+    later.open()
+    assert later.suspects.keys() == {"a"}
+
+
 def test_who_was_under_way_at_a_death_is_suspect(start: Open) -> None:
     """Neither what was settled nor what was given back; attempts and crashes are counted on."""
     first = start()

@@ -233,6 +233,39 @@ async def test_a_thousand_puts_share_a_few_commits(outbox: SqliteOutbox) -> None
     assert outbox.depth().waiting == 1000
 
 
+async def test_what_follows_for_the_same_task_is_done_in_this_order(outbox: SqliteOutbox) -> None:
+    """Nobody waited in between: erased and put again, it is there; put and erased, it is gone."""
+    await outbox.put(record("again"))
+    with held(outbox):
+        calls = [outbox.delivered("again"), outbox.delivered("other")]
+        pending = [asyncio.ensure_future(call) for call in calls]
+        await asyncio.sleep(0)
+        kept = [outbox.put(record("again")), outbox.put(record("gone")), outbox.put(record("stays"))]
+        pending.append(asyncio.ensure_future(outbox.delivered("gone")))
+        await asyncio.sleep(0)
+    for one in (*pending, *kept):
+        await one
+    assert {row.task_id for row in await outbox.due(NOW + 1e6, 10)} == {"again", "stays"}
+    assert (outbox.holds("again"), outbox.holds("gone")) == ("in_outbox", None)
+
+
+async def test_a_hundred_of_a_kind_are_written_and_erased_by_few_statements(outbox: SqliteOutbox) -> None:
+    """Each row is there, whole, and then none."""
+    rows = [record(f"{number:03}", vector=bytes([number]) * 4) for number in range(101)]
+    for kept in [outbox.put(row) for row in rows]:
+        await kept
+    assert list(await outbox.due(NOW + 1e6, 200)) == rows
+    statements: list[str] = []
+    await outbox._writer.submit(lambda db: db.set_trace_callback(statements.append))
+    with held(outbox):
+        pending = [asyncio.ensure_future(outbox.delivered(row.task_id)) for row in rows]
+        await asyncio.sleep(0)
+    for one in pending:
+        await one
+    assert sum(statement.startswith("DELETE") for statement in statements) <= 3
+    assert await outbox.due(NOW + 1e6, 200) == []
+
+
 async def test_one_bad_record_does_not_fail_its_neighbours(outbox: SqliteOutbox) -> None:
     """A record that cannot be stored fails alone; the group around it is committed."""
     with held(outbox):

@@ -228,6 +228,29 @@ async def test_more_than_memory_should_hold_is_read_from_the_outbox(clock: Any) 
     assert sorted(name for _, name in room.source.told) == names
 
 
+async def test_it_is_behind_while_results_wait_for_a_source_that_takes_them(clock: Any) -> None:
+    """From half of what is under way at once; not once they are gone, and not while the source is held."""
+    room = Room(clock, concurrency=4, threshold=1)
+    room.source.latency_s = 10.0
+    seen = []
+    async with room.working():
+        await clock.sleep(0.5)
+        seen.append(room.delivery.behind)
+        room.offer("a", "b", "c", "d")
+        await clock.sleep(0.1)
+        room.offer("e", "f")
+        seen.append(room.delivery.behind)
+        await clock.sleep(20.0)
+        seen.append(room.delivery.behind)
+        room.source.error = Unsent("connection refused")
+        room.offer("g")
+        await clock.sleep(11.0)
+        room.offer("h", "i", "j", "k", "l")
+        assert room.gate.reason is not None
+        seen.append(room.delivery.behind)
+    assert seen == [False, True, False, False]
+
+
 async def test_an_operator_can_drop_what_was_just_put(clock: Any) -> None:
     """After a request nothing is told from memory that the outbox no longer holds."""
     room = Room(clock)

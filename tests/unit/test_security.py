@@ -209,3 +209,16 @@ def test_what_is_secret_says_so() -> None:
     words: Mapping[str, bool] = {v.name: v.secret or v.name.endswith("_FILE") for v in variables()}
     sounding = {name for name in words if {"SECRET", "KEY", "TOKEN", "PASSWORD"} & set(name.split("_"))}
     assert {name for name in sounding if not words[name]} == {"OAUTH2_TOKEN_URL"}
+
+
+async def test_no_authorities_are_read_for_plain_http(tmp_path: Path) -> None:
+    """A client of a neighbour in plain http has no TLS at all: it could not be asked for https by mistake."""
+    local = {"API_BASE_URL": "http://127.0.0.1:1", "OAUTH2_TOKEN_URL": "https://ory.test/token"}
+    contexts = {}
+    for client in assembled(tmp_path, **local).clients:
+        outer = client._transport
+        assert isinstance(outer, BoundedTransport)
+        assert isinstance(outer._inner, Http1Transport)
+        contexts[str(client._prefix)] = outer._inner._context  # type: ignore[attr-defined]  # ours
+    assert contexts["http://127.0.0.1:1"] is None
+    assert contexts["https://ory.test"] is not None

@@ -84,8 +84,10 @@ def only_embeddings(task: Task) -> SkipReason | None:
 Make = Callable[..., PendingList]
 
 
-@pytest.fixture
-async def make() -> AsyncIterator[Make]:
+@pytest.fixture(params=[nest_list.WHOLE_BYTES, -1], ids=["whole", "streamed"])
+async def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
+    """Short lists are parsed whole, or none is: nobody can tell the difference."""
+    monkeypatch.setattr(nest_list, "WHOLE_BYTES", request.param)
     async with httpx2.AsyncClient(transport=httpx2.MockTransport(lambda _: httpx2.Response(500))) as outer:
         clients = [outer]
 
