@@ -30,6 +30,8 @@ PROBE_CHOICE = 32
 #: So many requests are begun before others get a turn of the loop, which takes two milliseconds. What is begun
 #: together is answered together, and erased by one commit: with 8 there are three times as many.
 STARTED_AT_ONCE = 32
+#: a source that has acknowledged nothing for so long takes nothing at present
+TAKES_THEM_S = 1.0
 #: slow start: so many reports at once at first and at least; one more after each acknowledgement, half after a failure
 FIRST_WINDOW = 4
 
@@ -73,6 +75,7 @@ class Delivery:
         self._probe: str | None = None
         self._woken = asyncio.Event()
         self._acknowledged = 0
+        self._acknowledged_at = -inf
         # A wall clock that is set by hand or by NTP must not strand what was deferred: this one does not jump.
         self._epoch = clock.now().timestamp() - clock.monotonic()
         #: for records that failed: how often others were acknowledged since the failure before, and the count then
@@ -88,12 +91,13 @@ class Delivery:
 
     @property
     def behind(self) -> bool:
-        """Do results wait for their turn although the source takes them?
+        """Do results wait for their turn although the source takes one after the other?
 
         Then nothing is gained by making more: they would be listed again and again until they are reported, and
-        be read back from the disk. While the source is held, the outbox takes what comes.
+        be read back from the disk. While the source hangs or is held, the outbox takes what comes.
         """
-        return len(self._fresh) >= max(1, self._concurrency // 2) and self._gate.reason is None
+        waiting = len(self._fresh) >= max(1, self._concurrency // 2)
+        return waiting and self._clock.monotonic() - self._acknowledged_at < TAKES_THEM_S
 
     def wake(self) -> None:
         """The outbox holds something else than we know: read it at once."""
@@ -221,6 +225,7 @@ class Delivery:
             log.error("delivery.crashed", task_id=record.task_id, exc_info=error)
             return Transient(f"delivery failed: {type(error).__name__}")
         self._acknowledged += 1
+        self._acknowledged_at = self._clock.monotonic()
         self._window = min(self._window + 1, self._concurrency)
         return None
 
