@@ -18,14 +18,13 @@ from ai_task_processor.ports import Clock, OutboxDepth, Standing
 from ai_task_processor.stores import directory as data_directory
 from ai_task_processor.stores import salvage, schema
 from ai_task_processor.stores.ledger import Ledger
-from ai_task_processor.stores.writer import Kind, Writer
+from ai_task_processor.stores.writer import Writer
 
 T = TypeVar("T")
 
 log = get_logger(__name__)
 
 _REQUESTS_AT_ONCE = 1000
-_ERASE, _PUT = Kind(schema.erase_all), Kind(schema.put_all)
 _CACHE_KB, _LOG_BYTES = 2048, 4 * 2**20
 
 
@@ -115,7 +114,7 @@ class SqliteOutbox:
         return self._writer.submit(
             partial(schema.put, record=record),
             writes=True,
-            kind=_PUT,
+            many=schema.put_all,
             about=record.task_id,
             item=record,
             committed=lambda _: self._ledger.keep(record),
@@ -142,7 +141,7 @@ class SqliteOutbox:
         await self._writer.submit(
             lambda db: schema.erase(db, task_id),
             writes=True,
-            kind=_ERASE,
+            many=schema.erase_all,
             about=task_id,
             item=task_id,
             committed=lambda _: self._ledger.forget(task_id),

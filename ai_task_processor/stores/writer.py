@@ -40,27 +40,22 @@ _STORAGE = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """Work that is cheaper for many at once than for each: a step of SQLite hands the interpreter to the event loop
-    and gets it back later.
-    """
-
-    many: Callable[[sqlite3.Connection, Sequence[Any]], object]
+Many = Callable[[sqlite3.Connection, Sequence[Any]], object]
 
 
 @dataclass(slots=True, eq=False)
 class _Job(Generic[T]):
     """``work`` runs in the thread, perhaps twice, so it touches nothing but the connection.
 
-    ``committed`` and ``failed`` run in the event loop, whether or not the caller still waits. A job that has a
-    ``kind`` may be done together with its like: with the ``item`` of each, and without an answer. It is ``about`` one
-    task, and knows nothing of others.
+    ``committed`` and ``failed`` run in the event loop, whether or not the caller still waits.
+
+    A job ``about`` one task and no other may be done together with its like, by ``many`` with the ``item`` of each and
+    without an answer. That is cheaper: at each step SQLite lets the event loop run, and waits for its turn afterwards.
     """
 
     work: Callable[[sqlite3.Connection], T]
     writes: bool
-    kind: Kind | None
+    many: Many | None
     about: str
     item: object
     committed: Callable[[T], object] | None
@@ -137,14 +132,14 @@ class Writer:
         work: Callable[[sqlite3.Connection], T],
         *,
         writes: bool = False,
-        kind: Kind | None = None,
+        many: Many | None = None,
         about: str = "",
         item: object = None,
         committed: Callable[[T], object] | None = None,
         failed: Callable[[], object] | None = None,
     ) -> asyncio.Future[T]:
         """Queue a job at once. Cancelling the future does not cancel the job."""
-        job = _Job(work, writes, kind, about, item, committed, failed, self._loop.create_future())
+        job = _Job(work, writes, many, about, item, committed, failed, self._loop.create_future())
         if self._closed:
             job.error = OutboxUnwritable("the outbox is closed")
             job.settle()
@@ -233,8 +228,8 @@ class Writer:
         # IMMEDIATE: turning into a writer half-way fails at once when an operator's command is writing.
         self._db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         try:
-            for kind, jobs in groupby(group, key=lambda job: job.kind if together else None):
-                self._run_all(kind, list(jobs))
+            for many, jobs in groupby(group, key=lambda job: job.many if together else None):
+                self._run_all(many, list(jobs))
             oldest = schema.oldest_finished_at(self._db)
             self._db.execute("COMMIT")
         finally:
@@ -242,13 +237,13 @@ class Writer:
                 self._db.rollback()
         self.oldest = oldest
 
-    def _run_all(self, kind: Kind | None, jobs: list[_Job[Any]]) -> None:
-        if kind is None or len(jobs) == 1:
+    def _run_all(self, many: Many | None, jobs: list[_Job[Any]]) -> None:
+        if many is None or len(jobs) == 1:
             for job in jobs:
                 self._run(job)
             return
         try:
-            kind.many(self._db, [job.item for job in jobs])
+            many(self._db, [job.item for job in jobs])
         except Exception as error:
             if _storage_failed(error):
                 raise
@@ -268,10 +263,10 @@ def _storage_failed(error: Exception) -> bool:
 
 
 def _sorted(group: list[_Job[Any]]) -> list[_Job[Any]]:
-    """Each kind together, where the order cannot matter: every job is about a task of its own."""
-    if len({job.about for job in group if job.kind}) < len(group):
+    """Like beside like, where the order cannot matter: every job is about a task of its own."""
+    if len({job.about for job in group if job.many}) < len(group):
         return group
-    return sorted(group, key=lambda job: id(job.kind))
+    return sorted(group, key=lambda job: id(job.many))
 
 
 def _settle(group: list[_Job[Any]]) -> None:
