@@ -1,6 +1,6 @@
 """The manifests keep their promises to operators, and agree with the image, the settings, the rules and each other.
 
-Whether Kubernetes would take them is asked by ``tests/ops/deployment``, with its published schemas.
+Whether Kubernetes would take them is asked by ``test_validators.py``, with its published schemas.
 """
 
 from pathlib import Path
