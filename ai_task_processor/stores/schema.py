@@ -58,6 +58,8 @@ _ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PUT = f"INSERT OR REPLACE INTO records (state, size, {RECORD_COLUMNS}) VALUES {_ROW}"  # noqa: S608 - constants only
 #: a statement for several rows; not for any number of them, so that it is compiled once
 PUT_AT_ONCE = 8
+ERASE_AT_ONCE = 64
+_ERASE_MANY = f"DELETE FROM records WHERE task_id IN ({', '.join('?' * ERASE_AT_ONCE)})"  # noqa: S608 - constants only
 _PUT_MANY = _PUT + f", {_ROW}" * (PUT_AT_ONCE - 1)
 #: conditions under which SQLite walks the whole index
 _WALKS = {
@@ -196,7 +198,9 @@ def erase(db: sqlite3.Connection, task_id: str) -> bool:
 
 def erase_all(db: sqlite3.Connection, task_ids: Sequence[str]) -> None:
     """``erase`` for many."""
-    db.execute("DELETE FROM records WHERE task_id IN (SELECT value FROM json_each(?))", (json.dumps(task_ids),))
+    for first in range(0, len(task_ids), ERASE_AT_ONCE):
+        part = list(task_ids[first : first + ERASE_AT_ONCE])
+        db.execute(_ERASE_MANY, [*part, *part[:1] * (ERASE_AT_ONCE - len(part))])
 
 
 def retry(db: sqlite3.Connection, task_id: str) -> bool:

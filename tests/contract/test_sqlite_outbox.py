@@ -250,8 +250,8 @@ async def test_what_follows_for_the_same_task_is_done_in_this_order(outbox: Sqli
 
 
 async def test_a_hundred_of_a_kind_are_written_and_erased_by_few_statements(outbox: SqliteOutbox) -> None:
-    """Each row is there, whole, and then none."""
-    rows = [record(f"{number:03}", vector=bytes([number]) * 4) for number in range(101)]
+    """Each row is there, whole, and then none, whatever characters its id has."""
+    rows = [record(f"{number:03}\0'\u20ac", vector=bytes([number]) * 4) for number in range(101)]
     for kept in [outbox.put(row) for row in rows]:
         await kept
     assert list(await outbox.due(NOW + 1e6, 200)) == rows
