@@ -19,7 +19,7 @@ class Holding(Protocol):
 class EngineAdmission:
     """``ports.Admission``: not what runs, not what is in the outbox, only what somebody can process now.
 
-    While an earlier crash is being cleared up, ``recovery`` has its say, too.
+    What was in flight at two crashes waits for an isolated run: ``recovery`` says when.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class EngineAdmission:
     def busy(self, task_id: str) -> SkipReason | None:
         if task_id in self._running:
             return "running"
-        return "in_outbox" if self._outbox.holds(task_id) == "in_outbox" else None
+        return "in_outbox" if self._outbox.holds(task_id) == "in_outbox" else self._recovery.refuse(task_id)
 
     def refuse(self, task: Task) -> SkipReason | None:
         if task.id in self._running:
@@ -51,4 +51,4 @@ class EngineAdmission:
         processor = self._find(task)
         if processor is None:
             return "unknown_type"
-        return "paused" if processor.hold_s() > 0 else self._recovery.refuse(task)
+        return "paused" if processor.hold_s() > 0 else self._recovery.refuse(task.id)

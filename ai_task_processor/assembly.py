@@ -20,8 +20,8 @@ from ai_task_processor.kit import Kit
 from ai_task_processor.lifecycle import TaskRunner
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
-from ai_task_processor.models.task import Record
-from ai_task_processor.ports import Embeddings, Provider
+from ai_task_processor.models.task import Record, Task
+from ai_task_processor.ports import Embeddings, Provider, SkipReason
 from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.providers import MAX_ANSWER_BYTES, OPENAI_URL
 from ai_task_processor.providers.deferred import DeferredProvider
@@ -137,7 +137,8 @@ class Assembler:
         recovery = Recovery(journal, outbox, clock=self._clock)
         tokens = self._tokens()
         running: dict[str, Running] = {}
-        source = self._source(tokens, EngineAdmission(running, outbox, self._factory.find, recovery))
+        admission = EngineAdmission(running, outbox, self._factory.find, recovery)
+        source = self._source(tokens, admission)
         delivery = Delivery(
             outbox,
             source,
@@ -148,7 +149,7 @@ class Assembler:
             rng=self._rng,
         )
         runner = self._runner(source, storage, kept=delivery.offer)
-        scheduler = self._scheduler(source, runner, storage, recovery, delivery, running)
+        scheduler = self._scheduler(source, runner, storage, recovery, delivery, running, admission.refuse)
         provider = self._provider()
         batcher = None if provider is None else self._batcher(provider, scheduler)
         self._factory.equip(self._kit(batcher))
@@ -235,6 +236,7 @@ class Assembler:
         recovery: Recovery,
         delivery: Delivery,
         running: dict[str, Running],
+        refuse: Callable[[Task], SkipReason | None],
     ) -> TaskScheduler:
         worker = self._settings.worker
 
@@ -253,6 +255,7 @@ class Assembler:
             slots=worker.concurrency_limit,
             interval_s=worker.polling_interval_s,
             hold_s=hold_s,
+            refuse=refuse,
             clock=self._clock,
             metrics=self._metrics,
             rng=self._rng,
