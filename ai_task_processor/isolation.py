@@ -46,14 +46,20 @@ class IsolationBudget:
         known of. While nothing is known, nothing is affordable.
         """
         self._earn()
-        longest_s = max(self._longest_s, run_s, *running_s)
-        need_s = longest_s * (1.0 + (DRAIN_COST if running_s else 0.0))
-        self._left_s = min(self._left_s, need_s + SAVINGS_S)
-        return 0.0 < need_s <= self._left_s
+        return 0.0 < self._need_s(run_s, running_s) <= self._left_s
+
+    def bound(self, run_s: float, running_s: Collection[float]) -> None:
+        """Keep no more than the most expensive run needs, and ``SAVINGS_S``."""
+        self._earn()
+        self._left_s = min(self._left_s, self._need_s(run_s, running_s) + SAVINGS_S)
 
     def spend(self, seconds: float) -> None:
         """So much was lost."""
         self._left_s -= seconds
+
+    def _need_s(self, run_s: float, running_s: Collection[float]) -> float:
+        longest_s = max(self._longest_s, run_s, *running_s)
+        return longest_s * (1.0 + (DRAIN_COST if running_s else 0.0))
 
     def _earn(self) -> None:
         now = self._clock.monotonic()

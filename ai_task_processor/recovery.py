@@ -15,7 +15,7 @@ A random kill must not quarantine an innocent task, so an isolated task that was
 process has lived for ``QUIET_S`` before its next isolated run: whoever kills at random hits the quiet.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from ai_task_processor.errors import DataDirectoryError, OutboxUnwritable
 from ai_task_processor.isolation import IsolationBudget, Stretch
@@ -52,6 +52,8 @@ class Recovery:
         self._began_at = clock.monotonic()
         self._budget = IsolationBudget(clock)
         self._due: frozenset[str] = frozenset()
+        #: was there nothing else to do before the poll under way, and before the next one?
+        self._idle = self._idle_next = False
         self._stretch: Stretch | None = None
         self._left_over: list[Claim] = []
 
@@ -75,19 +77,20 @@ class Recovery:
     # --- which listed task may start
 
     @property
-    def waiting(self) -> bool:
-        """Is there an isolated task that may run as soon as there is nothing else to do?"""
-        return any(map(self._is_quiet, self._journal.suspects.values()))
+    def wants_poll(self) -> bool:
+        """Did the last poll bring nothing to do, so that the next one may bring isolated tasks for the first time?"""
+        return self._idle_next and not self._idle and any(map(self._is_quiet, self._journal.suspects.values()))
 
-    def look(self, running_s: Collection[float], *, idle: bool) -> None:
-        """Decide, before a poll, which isolated tasks it may bring.
-
-        ``running_s``: the ages of what runs; ``idle``: nothing runs, and the poll before brought nothing to start.
-        """
+    def look(self, running_s: Collection[float]) -> None:
+        """Decide, before a poll, which isolated tasks it may bring. ``running_s``: the ages of what runs."""
+        self._idle, self._idle_next = self._idle_next and not running_s, False
         if self._journal.deaths and self._age_s >= CALM_S:
             self._journal.forget_deaths()
-        if self._due or self._journal.suspects:
-            self._due = frozenset(name for name in self._journal.suspects if self._is_due(name, running_s, idle=idle))
+        suspects = self._journal.suspects
+        if suspects:
+            self._budget.bound(max(map(_whole_s, suspects.values())), running_s)
+        if self._due or suspects:
+            self._due = frozenset(name for name in suspects if self._is_due(name, running_s, idle=self._idle))
 
     def refuse(self, task_id: str) -> SkipReason | None:
         """Why this task must not start now, or None when nothing here speaks against it."""
@@ -112,19 +115,20 @@ class Recovery:
         """An attempt has left its slot after so long, whatever came of it."""
         self._budget.ended(took_s)
 
-    def isolate(self, claims: Iterable[Claim], running_s: Collection[float], *, idle: bool) -> Sequence[Claim]:
+    def isolate(self, claims: Collection[Claim], wanted: int, running_s: Collection[float]) -> Sequence[Claim]:
         """Begin a stretch with the isolated tasks among a poll's claims; answers what starts at once instead.
 
-        In spare time the others go first, and a stretch is one run long: by then there may be more of them. Once a
-        stretch is paid for, nothing starts that its drain would have to wait for.
+        With nothing else to do a stretch costs nothing and is one run long: by then there may be other work, which
+        goes first. Once a stretch is paid for, nothing starts that its drain would have to wait for.
         """
         ordinary, isolated = list[Claim](), list[Claim]()
         for claim in claims:
             (isolated if claim.task.id in self._journal.suspects else ordinary).append(claim)
+        self._idle_next = not running_s and not ordinary and len(claims) < wanted
         if not isolated:
             return ordinary
         isolated.sort(key=self._evidence)
-        spare = idle and not ordinary
+        spare = self._idle and not ordinary
         if not self._is_due(isolated[0].task.id, running_s, idle=spare):
             self._left_over = isolated
             return ordinary
@@ -178,7 +182,7 @@ class Recovery:
         suspect = self._journal.suspects.get(task_id)
         if suspect is None or not self._is_quiet(suspect):
             return False
-        return idle or self._budget.affords(WHOLE * suspect.ran_s, running_s)
+        return idle or self._budget.affords(_whole_s(suspect), running_s)
 
     def _is_quiet(self, suspect: Suspect) -> bool:
         """Has the process lived for long enough without a crash?"""
@@ -203,3 +207,8 @@ class Recovery:
             raise DataDirectoryError(str(error)) from error
         self._journal.settle(task_id)
         log.error("task.quarantined", task_id=task_id, task_type=suspect.task_type, reason=reason)
+
+
+def _whole_s(suspect: Suspect) -> float:
+    """How long its run is expected to take at least."""
+    return WHOLE * suspect.ran_s

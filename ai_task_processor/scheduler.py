@@ -92,8 +92,6 @@ class TaskScheduler:
         self._claiming = False
         self._poll_ends_at = 0.0
         self._plenty = False
-        self._spare = False
-        self._again = False
         self._idle_polls = 0
         self._given_back = 0
         self._woken = False
@@ -146,9 +144,9 @@ class TaskScheduler:
             await self._calm_down(started=bool(claims) or isolated)
 
     async def _claim(self) -> Sequence[Claim]:
-        wanted, quiet, spare = self._room, not self.running, self._spare
-        self._recovery.look(self._ages, idle=spare)
-        self.idle = self._spare = self._again = False
+        wanted, quiet = self._room, not self.running
+        self._recovery.look(self._ages)
+        self.idle = False
         self._claiming = True
         self._poll_ends_at = self._clock.monotonic() + LONGEST_POLL_S
         try:
@@ -165,11 +163,7 @@ class TaskScheduler:
         self.polled_at = self._clock.monotonic()
         self.idle = quiet and not claims
         self._plenty = len(claims) >= wanted
-        ordinary = self._recovery.isolate(claims, self._ages, idle=spare)
-        # Nothing to do but what was held back: the next poll may bring that, and follows at once.
-        self._spare = quiet and not ordinary
-        self._again = self._spare and not spare and self._recovery.waiting
-        return ordinary
+        return self._recovery.isolate(claims, wanted, self._ages)
 
     def _failed(self, reason: str) -> Sequence[Claim]:
         self._trouble.note(reason)
@@ -181,7 +175,7 @@ class TaskScheduler:
         A call from the source ends the pause. After a poll that was called for in vain the next call is heard
         a little later, after one that met trouble when the pause is over: no storm of calls is one of polls.
         """
-        if self._given_back < self.slots and (started or self._again):
+        if self._given_back < self.slots and (started or self._recovery.wants_poll):
             self._idle_polls, self._woken = 0, False
             return
         well = not started and self.trouble is None
