@@ -37,9 +37,9 @@ class Process:
         return await self.start()
 
     def poll(self, *listed: str, running_s: tuple[float, ...] = ()) -> list[str]:
-        """What a poll starts at once."""
+        """What a poll for all slots starts at once."""
         self.recovery.look(running_s)
-        claims = [Claim(task(name), Receipt(name)) for name in listed if self.recovery.refuse(name) is None]
+        claims = [Claim(task(name), Receipt(name)) for name in listed if self.recovery.refuse(name) is None][:SLOTS]
         return [claim.task.id for claim in self.recovery.isolate(claims, SLOTS, running_s)]
 
     def step(self, *running_s: float) -> str | None:
@@ -131,6 +131,11 @@ async def test_deaths_without_a_task_clear_it(process: Process) -> None:
         assert process.journal.suspects.keys() == {"a"}, number
         await process.die_with(f"other {number}")
     assert not process.journal.suspects
+    await process.die_with("a")
+    for number in range(3):
+        assert process.journal.suspects.keys() == {"a"}, "after a third death more of them are needed"
+        await process.die_with(f"another {number}")
+    assert not process.journal.suspects
 
 
 async def test_deaths_do_not_clear_a_task_that_died_isolated(process: Process) -> None:
@@ -196,13 +201,13 @@ async def test_other_work_goes_first(waiting: Process) -> None:
 async def test_a_poll_that_is_full_of_isolated_tasks_proves_no_idleness(waiting: Process) -> None:
     """Other work may stand behind them in the list."""
     for _ in range(ISOLATE_AT):
-        await waiting.die_with(*"cdef")
+        await waiting.die_with(*"cdefg")
     waiting.poll()
-    assert waiting.poll(*"cdef") == []
+    assert waiting.poll(*"cdefg", "new") == []
     assert waiting.step() == "c"
     waiting.survive("c")
     waiting.step()
-    assert waiting.poll("d", "e", "f", "new") == ["new"]
+    assert waiting.poll(*"defg", "new") == ["new"]
 
 
 async def test_under_load_a_run_is_paid_for_in_advance(waiting: Process) -> None:
@@ -351,12 +356,12 @@ async def test_a_task_that_died_isolated_waits_for_quiet(process: Process, clock
     """Others work meanwhile; when the process has lived for long enough it runs isolated again."""
     for _ in range(ISOLATE_AT):
         await process.die_with("a")
-    for deaths in (1, 2):
+    for quiet_s in (5.0, 15.0):
         process.poll()
         process.poll("a")
         assert process.step() == "a"
         await process.start()
-        clock.advance(QUIET_S[deaths] - 0.5)
+        clock.advance(quiet_s - 0.5)
         process.poll()
         assert not process.wants_poll()
         assert process.poll("a", "new") == ["new"]
