@@ -278,6 +278,7 @@ class Daemon:
             slots=scheduler.slots,
             mode=self._settings.model.mode,
             holds={gate.service: gate.reason for gate in parts.gates.all() if gate.reason is not None},
+            paced={} if parts.batcher is None else parts.batcher.paces(),
             skipped={str(reason): count for reason, count in parts.source.last_page.skipped.items()},
         )
 
@@ -306,7 +307,8 @@ class Daemon:
                 for gate in parts.gates.all()
             },
             "paused_models": {} if parts.batcher is None else parts.batcher.troubles(),
-            "paced_models": {} if parts.batcher is None else parts.batcher.paces(),
+            "paced_models": snapshot.paced,
+            "texts_set_aside": {} if parts.batcher is None else parts.batcher.offenders(),
             "token": {
                 "held": parts.tokens.held,
                 "expires_in_seconds": None if token is None else round(token.expires_at - self._clock.monotonic(), 1),

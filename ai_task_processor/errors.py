@@ -14,14 +14,16 @@
     └── NeighbourError            somebody else's fault: the task stays pending
         ├── Unsent                nothing was sent: DNS, refused, TLS
         │   └── CircuitOpen       we did not even try: circuit open or neighbour paused
+        ├── SetAside              we did not try: this input fails again and again while others are served
         ├── Transient             5xx, 408, 425
         │   └── InvalidAnswer     an answer that makes no sense
+        ├── CallRefused           one model call is refused: its texts or its size may be at fault, or the model
         ├── Throttled             429, or 503 with Retry-After
         ├── Ambiguous             it may have been applied: timeout or reset after writing
         ├── Unauthorized          401 after a refresh, 403
         │   └── NoToken           the token endpoint gave us none
         ├── Misconfigured         wrong configuration, seen from outside
-        ├── ModelRefused          the same, but about one model only
+        │   └── ModelRefused      the same, but about one model only
         └── QuotaExhausted        the provider wants money
 
 What a class means for retries and for the circuit breaker are attributes of the class, not
@@ -88,7 +90,7 @@ class Rejected(AiTaskProcessorError):
 class NeighbourError(AiTaskProcessorError):
     """Somebody else's fault. Never fails a task.
 
-    ``retry_after_s`` is the neighbour's own wish, when it named one.
+    ``retry_after_s`` is the delay that the remote asked for, when it named one.
     """
 
     #: is this evidence that the neighbour is down? (counted by the circuit breaker)
@@ -118,6 +120,10 @@ class CircuitOpen(Unsent):
     retryable = False
 
 
+class SetAside(NeighbourError):
+    """Not tried: a model fails for this input again and again and serves others. ``retry_after_s``: the next try."""
+
+
 class Transient(NeighbourError):
     """The neighbour answered that it cannot now (5xx, 408, 425)."""
 
@@ -127,6 +133,32 @@ class Transient(NeighbourError):
 
 class InvalidAnswer(Transient):
     """The neighbour answered something that makes no sense (HTML, truncated JSON, a wrong vector)."""
+
+
+class CallRefused(NeighbourError):
+    """A model refuses one call, in words that do not say whether its texts, their number or the request is at fault.
+
+    ``final``: what a text that is alone at fault ends with, None when that must not end it. ``explained``: the
+    refusal itself says that it is about the text. ``too_large``: it says that the call is, and ``limit`` of what.
+    """
+
+    pause_s = (1.0, 300.0)
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        final: InputRefused | None = None,
+        explained: bool = False,
+        too_large: bool = False,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(message, status=status)
+        self.final = final
+        self.explained = explained
+        self.too_large = too_large
+        self.limit = limit
 
 
 class Throttled(NeighbourError):
@@ -161,11 +193,11 @@ class Misconfigured(NeighbourError):
     pause_s = (10.0, 300.0)
 
 
-class ModelRefused(NeighbourError):
+class ModelRefused(Misconfigured):
     """The provider refuses one model or its parameters: tasks of that model wait, the others go on."""
 
 
 class QuotaExhausted(NeighbourError):
-    """The provider's account is empty (``insufficient_quota``): one probe per five minutes."""
+    """The provider's account is empty, or a throttle is named so: first a short pause when it served a moment ago."""
 
     pause_s = (300.0, 300.0)

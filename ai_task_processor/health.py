@@ -28,6 +28,8 @@ class Snapshot:
     slots: int
     mode: str
     holds: Mapping[str, str] = field(default_factory=dict)
+    #: why model calls that are ready do not start, by model
+    paced: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -69,6 +71,9 @@ def state(snapshot: Snapshot) -> str:
 
 def why_idle(snapshot: Snapshot) -> str | None:
     """One sentence for whoever wonders why nothing is being processed; None while something is."""
+    if snapshot.running and snapshot.paced:
+        model, reason = next(iter(snapshot.paced.items()))
+        return f"tasks in slots wait for the model {model}: {reason}"
     if snapshot.running >= snapshot.slots:
         return None
     if reasons := unready(snapshot):

@@ -175,7 +175,14 @@ class Metrics:
         )
         self._isolations = one(Counter, "batch_isolations_total", "Refused batches split to find the culprit.")
         self._ratelimit = many(Gauge, "model_ratelimit_remaining", "What the provider still allows.", by_kind)
-        self._pace = many(Gauge, "model_request_rate", "Calls a second that 429s leave; 0 for no pace.", by_model)
+        self._pace = [
+            many(Gauge, name, "Calls a second that the model's 429s leave; 0 when no limit is known.", by_model)
+            # The second name goes with the next release.
+            for name in ("model_pace_calls_per_second", "model_request_rate")
+        ]
+        self._waiting_calls = many(Gauge, "model_waiting_calls", "Calls that wait for the model's pace.", by_model)
+        self._throttled = many(Counter, "model_throttled_total", "Calls that were answered with 429.", by_model)
+        self._batch_cap = many(Gauge, "model_batch_cap", "Inputs that a call may have, as far as learnt.", by_model)
         self._remembered = one(Counter, "vector_cache_hits_total", "Texts whose vector was remembered.")
         self._saved = one(Counter, "vector_cache_saved_tokens_total", "Tokens that those would have cost.")
         # --- tokens, HTTP, circuits
@@ -283,7 +290,19 @@ class Metrics:
 
     def model_pace(self, model: str, rate: float) -> None:
         """``rate``: calls a second; infinite when the model is not held to any."""
-        self._pace(model).set(_amount(rate))
+        for gauge in self._pace:
+            gauge(model).set(_amount(rate))
+
+    def model_waiting(self, model: str, calls: int) -> None:
+        """Calls of a model that are ready and may not start yet."""
+        self._waiting_calls(model).set(_amount(calls))
+
+    def model_throttled(self, model: str) -> None:
+        self._throttled(model).inc()
+
+    def model_batch_cap(self, model: str, inputs: int) -> None:
+        """The most inputs for one call of a model."""
+        self._batch_cap(model).set(_amount(inputs))
 
     def vector_remembered(self, tokens: int) -> None:
         """``tokens``: what the vector had cost."""

@@ -6,14 +6,15 @@ A slot is one running task. Slots are refilled one by one: nobody waits for the 
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from math import inf
 
+from ai_task_processor.admission import Running, RunningTasks
 from ai_task_processor.errors import NeighbourError
 from ai_task_processor.lifecycle import TaskRunner
 from ai_task_processor.logs import get_logger, task_context
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Claim
-from ai_task_processor.ports import Clock, TaskSource
+from ai_task_processor.ports import Admission, Clock, TaskSource
 from ai_task_processor.recovery import Recovery
 from ai_task_processor.trouble import Trouble
 
@@ -38,19 +39,12 @@ def next_pause_s(idle_polls: int, interval_s: float, rng: random.Random) -> floa
     return min(FIRST_PAUSE_S * 2.0 ** min(idle_polls - 1, 16), interval_s) * rng.uniform(0.75, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A task in its slot; ``started_at`` is on the monotonic clock."""
-
-    task_type: str
-    started_at: float
-
-
 class TaskScheduler:
     """Fills ``slots`` with tasks from the source until it is told to drain.
 
     ``running`` is its ledger of tasks in slots, which admission reads too. ``hold_s`` answers for how
-    many seconds nothing may be claimed (outbox full, circuit open): 0 for now. ``idle``: nothing runs,
+    many seconds nothing may be claimed (outbox full, circuit open): 0 for now; ``resumes_in_s``: when a part of
+    what is skipped may start. ``idle``: nothing runs,
     and a poll that began when nothing ran found nothing to start. ``cut``: tasks that a drain cut off.
     """
 
@@ -59,11 +53,13 @@ class TaskScheduler:
         source: TaskSource,
         runner: TaskRunner,
         *,
-        running: dict[str, Running],
+        running: RunningTasks,
+        admission: Admission,
         recovery: Recovery,
         slots: int,
         interval_s: float,
         hold_s: Callable[[], float],
+        resumes_in_s: Callable[[], float] = lambda: inf,
         clock: Clock,
         metrics: Metrics,
         rng: random.Random,
@@ -79,7 +75,9 @@ class TaskScheduler:
         self._runner = runner
         self._recovery = recovery
         self._interval_s = interval_s
+        self._admission = admission
         self._hold_s = hold_s
+        self._resumes_in_s = resumes_in_s
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
@@ -180,7 +178,7 @@ class TaskScheduler:
             self._idle_polls = 0  # who called may have done so before its transaction was committed
         self._idle_polls += 1
         longest_s = min(self._interval_s, LONGEST_FRUITLESS_S) if claims else self._interval_s
-        pause_s = next_pause_s(self._idle_polls, longest_s, self._rng)
+        pause_s = min(next_pause_s(self._idle_polls, longest_s, self._rng), max(FIRST_PAUSE_S, self._resumes_in_s()))
         if self._woken:
             deaf_s = min(WOKEN_PAUSE_S, pause_s) if well else pause_s
             await self._pause(deaf_s, deaf=True)
@@ -193,14 +191,15 @@ class TaskScheduler:
         for claim in claims:
             while self.free <= 0 and self._clock.monotonic() < ends_at:
                 await self._clock.sleep(SETTLING_POLL_S)
-            if self.free > 0:
+            # Asked once more: each that starts takes its share of what it needs.
+            if self.free > 0 and self._admission.refuse(claim.task) is None:
                 self._start(group, claim)
             else:
                 await self._source.release(claim.receipt, 0.0)
 
     def _start(self, group: asyncio.TaskGroup, claim: Claim) -> None:
         task = claim.task
-        self.running[task.id] = Running(task.type, self._clock.monotonic())
+        self.running[task.id] = Running(task.type, self._clock.monotonic(), self._admission.lane(task))
         group.create_task(self._work(claim), name=f"task {task.id}")
 
     async def _work(self, claim: Claim) -> None:

@@ -171,12 +171,12 @@ class Limiter:
 
     def _learn(self, now: float, call: Call, refused: int) -> None:
         if call.began_at < self._cut_at or not self._usual_s:
-            return
+            return None
         self._belief = self._belief if self._belief <= 0 else max(0.0, self._belief - FORGET)
         if self._trial:
             if not call.repeated:
                 self._try(now, refused)
-            return
+            return None
         if self._score == 0.0:
             self._sample()
         self._n, self._b, self._peak = self._n + 1, self._b + refused, max(self._peak, call.in_flight)
@@ -216,7 +216,7 @@ class Limiter:
             self._belief = min(SURE, max(-SURE, self._belief))
         if self._tried < self._trial and (self._belief < SURE or seen > HALF):
             return None
-        if self._belief > 0 and self._trial < N or self._share >= HALF and seen > 0.25:
+        if (self._belief > 0 and self._trial < N) or (self._share >= HALF and seen > 0.25):
             self._share = seen
             return self._cut(now, self.rate, seen)
         self._noise = 0.0

@@ -119,6 +119,10 @@ class NestTaskSource:
         scheduler pauses by asking its source to wait, and alone decides when it asks and what may not be cut short.
         """
         self._metrics.woken()
+        self.end_wait()
+
+    def end_wait(self) -> None:
+        """Something has changed here that lets tasks start: end the wait under way, or the next one."""
         self._called = True
         if self._pause is not None:
             self._pause.cancel()
