@@ -19,7 +19,8 @@
         │   └── InvalidAnswer     an answer that makes no sense
         ├── CallRefused           one model call is refused: its texts or its size may be at fault, or the model
         ├── Throttled             429, or 503 with Retry-After
-        ├── Ambiguous             it may have been applied: timeout or reset after writing
+        ├── Ambiguous             it may have been applied: a reset after writing
+        │   └── TimedOut          no answer in time
         ├── Unauthorized          401 after a refresh, 403
         │   └── NoToken           the token endpoint gave us none
         ├── Misconfigured         wrong configuration, seen from outside
@@ -173,6 +174,10 @@ class Ambiguous(NeighbourError):
 
     trips_breaker = True
     retryable = True
+
+
+class TimedOut(Ambiguous):
+    """The request was written and no answer came in time."""
 
 
 class Unauthorized(NeighbourError):

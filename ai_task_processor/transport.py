@@ -33,6 +33,7 @@ from ai_task_processor.errors import (
     Misconfigured,
     NeighbourError,
     Throttled,
+    TimedOut,
     Transient,
     Unauthorized,
     Unsent,
@@ -300,7 +301,7 @@ async def exchange(
 
 def _neighbours(error: BaseException, timeout_s: float) -> NeighbourError:
     if isinstance(error, TimeoutError):
-        return Ambiguous(f"no answer within {timeout_s:g} s")
+        return TimedOut(f"no answer within {timeout_s:g} s")
     return translate(error)
 
 

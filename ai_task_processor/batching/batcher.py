@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from typing import Any, Protocol
 
+from ai_task_processor.batching.calls import Tools, usage_of
 from ai_task_processor.batching.circuits import ModelCircuits
-from ai_task_processor.batching.lane import Intake, Lane, Tools, stopped, usage_of
+from ai_task_processor.batching.lane import Intake, Lane
 from ai_task_processor.batching.vector_length import VectorLength
-from ai_task_processor.batching.waiting import Embedded, Waiting
+from ai_task_processor.batching.waiting import Embedded, Texts, Waiting
 from ai_task_processor.errors import CircuitOpen, InputRefused
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Vector
@@ -67,12 +68,12 @@ class MicroBatcher:
             threshold=threshold,
             retries=retries,
             cache=cache,
-            intake=intake,
             clock=clock,
             metrics=metrics,
             opened=opened,
         )
         self._cache = cache
+        self._intake = intake
         self._clock = clock
         self._metrics = metrics
         self._length_of = length_of
@@ -105,7 +106,7 @@ class MicroBatcher:
         Raises ``InputRefused`` when the model refuses this very text, a ``NeighbourError`` otherwise.
         """
         if self._group is None:
-            raise stopped()
+            raise Texts.stopped()
         encoded, key = _encoded(text), b""
         if self._cache is not None:
             key = self._cache.key(model, encoded)
@@ -119,8 +120,7 @@ class MicroBatcher:
         waiting = lane.texts.get(text)
         if waiting is None:
             if (hold_s := lane.hold_s()) > 0:
-                reason = self._tools.circuits.held().get(model[:64]) or lane.limiter.reason(self._clock.monotonic(), 1)
-                raise CircuitOpen(f"this model is paused: {reason}", retry_after_s=hold_s)
+                raise CircuitOpen(lane.held_because(), retry_after_s=hold_s)
             waiting = Waiting(text, len(encoded), key)
             lane.add(waiting, self._group)
         future: asyncio.Future[Embedded] = self._loop.create_future()
@@ -137,14 +137,14 @@ class MicroBatcher:
         now = self._clock.monotonic()
         self._want(model, now)
         lane = self._lanes.get(model)
-        slots = self._tools.intake.slots
+        slots = self._intake.slots
         if lane is None:
             return max(self._tools.circuits.wait_s(model), 0.0 if running < max(1, slots // 4) else SHARE_LOOK_S)
         if (hold_s := lane.hold_s()) > 0:
             return hold_s
         if running < lane.share(slots, others=len(self._wanted_at) > 1):
             return 0.0
-        lane.refused_share = True
+        lane.calls.refused_share = True
         return SHARE_LOOK_S
 
     def resumes_in_s(self) -> float:
@@ -161,7 +161,7 @@ class MicroBatcher:
 
     def offenders(self) -> dict[str, str]:
         """The texts that are set aside, for ``/status``: how many of which model, and how the last one failed."""
-        return {lane.model[:64]: reason for lane in self._lanes.values() if (reason := lane.offenders.reason())}
+        return {lane.model[:64]: reason for lane in self._lanes.values() if (reason := lane.calls.offenders.reason())}
 
     def _save(self) -> None:
         for lane in self._lanes.values():
@@ -170,10 +170,11 @@ class MicroBatcher:
             self._memory.save(self._remembered)
 
     def _remember(self, lane: Lane) -> None:
-        if lane.length.length is None and not lane.size.state():
+        size, length = lane.calls.size.state(), lane.calls.length.length
+        if length is None and not size:
             return
         self._remembered.pop(lane.model, None)
-        self._remembered[lane.model] = {"size": lane.size.state(), "length": lane.length.length}
+        self._remembered[lane.model] = {"size": size, "length": length}
         if len(self._remembered) > MAX_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
 
@@ -205,7 +206,7 @@ class MicroBatcher:
             known = length
         size = remembered.get("size")
         restored = CallSize.restored(size if isinstance(size, dict) else {})
-        return Lane(model, self._tools, restored, VectorLength(known, likely))
+        return Lane(model, self._tools, self._intake, restored, VectorLength(known, likely))
 
 
 def _encoded(text: str) -> bytes:

@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
+from ai_task_processor.errors import Transient
 from ai_task_processor.models.task import Usage, Vector
 
 
@@ -22,8 +24,9 @@ class Embedded:
 class Waiting:
     """A text, and everyone who waits for its vector. ``key``: its place in the cache; ``size``: bytes of UTF-8.
 
-    ``failures``: calls that carried it and failed; ``served_before``: how many calls of the model had been served
-    when the first of them failed. ``refused_alone``: refusals while it was alone, ``refused_at``: the last of them.
+    ``failures``: calls that carried it and failed, ``failed_alone`` of them with nothing else. ``served_before``: how
+    many calls of the model had been served when the first of them failed. ``refused_alone``: refusals while it was
+    alone, ``refused_at``: the last of them.
     """
 
     text: str
@@ -35,6 +38,7 @@ class Waiting:
     #: was it in a call that was answered with 429?
     throttled: bool = False
     failures: int = 0
+    failed_alone: int = 0
     served_before: int = 0
     refused_alone: int = 0
     refused_at: float = 0.0
@@ -48,6 +52,61 @@ class Waiting:
         return self.witness
 
 
+class Texts:
+    """The texts of one model that wait or are on their way, for whoever brings the same."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, Waiting] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def get(self, text: str) -> Waiting | None:
+        return self._waiting.get(text)
+
+    def add(self, waiting: Waiting) -> None:
+        self._waiting[waiting.text] = waiting
+
+    def forget(self, waiting: Waiting) -> None:
+        """Nobody can join it any more."""
+        if self._waiting.get(waiting.text) is waiting:
+            del self._waiting[waiting.text]
+
+    def wanted(self, texts: list[Waiting]) -> list[Waiting]:
+        """Without the texts that nobody waits for any more."""
+        wanted = []
+        for waiting in texts:
+            if waiting.wanted:
+                wanted.append(waiting)
+            else:
+                self.forget(waiting)
+        return wanted
+
+    def answer(self, waiting: Waiting, embedded: Embedded) -> None:
+        """Hand the vector to everyone who waits for it."""
+        self.forget(waiting)
+        for future in waiting.futures:
+            if not future.done():
+                future.set_result(embedded)
+
+    def send_away(self, texts: Iterable[Waiting], error: Exception) -> None:
+        """Tell everyone who waits for these texts why they have to go without."""
+        for waiting in texts:
+            self.forget(waiting)
+            for future in waiting.futures:
+                if not future.done():
+                    future.set_exception(error)
+
+    @staticmethod
+    def stopped() -> Transient:
+        """What those are told who still wait when batching ends."""
+        return Transient("the model calls have been stopped")
+
+
+#: how a call failed: refused in words that speak of its size, or in others, or not answered in time, or otherwise
+How = Literal["too_large", "refused", "slow", "failed"]
+
+
 @dataclass(slots=True, eq=False)
 class Split:
     """A call that failed and was cut into parts: when all of them are served without one, its size was at fault."""
@@ -55,10 +114,17 @@ class Split:
     inputs: int
     size: int
     parts: int
-    refused: bool
+    how: How
     limit: int | None = None
     above: "Split | None" = None
     harmless: bool = True
+    #: the largest of its parts that was served, of the call that was cut first
+    largest_served: int = 0
+
+    @property
+    def first(self) -> "Split":
+        """The call that was cut first."""
+        return self if self.above is None else self.above.first
 
     def ended(self, *, served: bool) -> "Iterable[Split]":
         """One of its parts has ended; answers the calls, this one and those above, of which all parts were served."""
@@ -86,3 +152,11 @@ class Part:
     @property
     def size(self) -> int:
         return sum([waiting.size for waiting in self.texts])
+
+    def after(self, count: int) -> "Part":
+        """Take off all but the first ``count`` texts; what is taken off is a part of the same call."""
+        rest = Part(self.texts[count:], self.split, self.lone)
+        self.texts = self.texts[:count]
+        if self.split is not None:
+            self.split.parts += 1
+        return rest
