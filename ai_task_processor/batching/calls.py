@@ -192,8 +192,8 @@ class Calls:
                 raise
             self._answered(call, passage, answer, size)
         except InputRefused as error:
-            # A provider that is sure: a plug-in's, or one of ours that looks at texts itself.
-            self._failed(part, passage, CallRefused(str(error), final=error, explained=True))
+            # Of another provider than ours: what it says of an input is put to the test like any refusal.
+            self._failed(part, passage, CallRefused(str(error), final=error))
         except NeighbourError as error:
             self._failed(part, passage, error)
         finally:

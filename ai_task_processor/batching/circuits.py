@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from math import inf
 
-from ai_task_processor.errors import CircuitOpen, NeighbourError
+from ai_task_processor.errors import CircuitOpen, ModelRefused, NeighbourError
 from ai_task_processor.ports import Clock
 from ai_task_processor.resilience import BreakerMetrics, Entry, Gate, State
 
@@ -134,8 +134,8 @@ class ModelCircuits:
         if passage.shared.probe:
             self._probed = passage.model
             self._provider.failed(passage.shared, error)
-        if passage.gate.reason is None or passage.model in self._held_at:
-            return
+        if passage.gate.reason is None or passage.model in self._held_at or isinstance(error, ModelRefused):
+            return  # a model that the provider does not serve says nothing about the others
         before = next(reversed(self._held_at.values()), None)
         self._held_at[passage.model] = self._clock.monotonic()
         if before is not None and self._answered_at < before and self._provider.reason is None:
