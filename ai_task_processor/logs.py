@@ -115,6 +115,25 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return _loggers.setdefault(name, structlog.get_logger(name))
 
 
+class _Masks:
+    """The masker of the process, set by ``configure``."""
+
+    masker = Masker(())
+
+
+_masks = _Masks()
+
+
+def masked(text: str) -> str:
+    """A text as a log line would show it: for what is kept or served beside the log."""
+    return _masks.masker(text)
+
+
+def learn(secrets: Iterable[str]) -> None:
+    """Mask these, too, from now on: secrets are replaced while the process runs."""
+    _masks.masker.learn(secrets)
+
+
 def _forget() -> None:
     """Loggers are assembled anew. structlog keeps what it has assembled for ever, if at all."""
     for logger in _loggers.values():
@@ -158,7 +177,7 @@ def configure(
         colours = terminal and not os.environ.get("NO_COLOR")
         render = structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)
         json_lines = False
-    mask = Masker(secrets)
+    mask = _masks.masker = Masker(secrets)
     chain: list[Processor] = [
         _name_task,
         _arrange,

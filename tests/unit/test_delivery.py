@@ -102,9 +102,9 @@ class Disk(MemoryOutbox):
         self._check()
         await super().defer(task_id, due_at=due_at, attempts=attempts)
 
-    async def bury(self, task_id: str, reason: str) -> None:
+    async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
         self._check()
-        await super().bury(task_id, reason)
+        await super().bury(task_id, reason, attempts=attempts)
 
     def record(self, task_id: str) -> Record:
         return (self._waiting | self._dead)[task_id]

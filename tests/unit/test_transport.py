@@ -22,6 +22,7 @@ from ai_task_processor.errors import (
     InvalidAnswer,
     Misconfigured,
     NeighbourError,
+    Redirected,
     Throttled,
     Transient,
     Unauthorized,
@@ -296,7 +297,7 @@ async def test_a_deadline_lets_cancellation_and_bugs_through() -> None:
         (403, {}, Unauthorized),
         (404, {}, Misconfigured),
         (400, {}, Misconfigured),
-        (302, {}, Misconfigured),
+        (302, {}, Redirected),
         (418, {}, Misconfigured),
     ],
 )

@@ -28,7 +28,7 @@ from ai_task_processor.errors import (
 from ai_task_processor.models.task import TaskStatus
 from ai_task_processor.providers.openai_api import classify, parse_embeddings
 from ai_task_processor.settings import NetworkSettings
-from ai_task_processor.sources.nest_wire import acknowledged, rejection
+from ai_task_processor.sources.nest_answers import acknowledged, rejection
 
 #: stands in every fuzzed text: no error may show it
 MARK = "Zq7"
@@ -148,13 +148,17 @@ DOCUMENTS = objects(_id=st.sampled_from(["task", "other"]), id=st.sampled_from([
 
 @given(st.integers(200, 299), DOCUMENTS, st.sampled_from([TaskStatus.SUCCEEDED, TaskStatus.FAILED]))
 def test_an_acknowledgement_contradicts_nothing(status: int, body: bytes, state: TaskStatus) -> None:
-    """It is 204 or JSON that names no other task and no other state; all else leaves it open."""
+    """It is empty, or JSON that names no other task and no other state; all else leaves it open."""
     try:
         verified = acknowledged(status, body, "task", state)
     except Ambiguous as error:
         quotes_nothing(error)
         return
-    document = {"state": state} if status == 204 else json.loads(body)
+    if status == 204 or not body.strip():
+        assert not verified
+        return
+    document = json.loads(body)
+    document = document[0] if isinstance(document, list) and len(document) == 1 else document
     fields = document if isinstance(document, dict) else {}
     assert fields.get("_id") in (None, "task")
     assert fields.get("state") in (None, state)
@@ -195,7 +199,7 @@ def test_a_refusing_status_names_a_bounded_wish(status: int, wish: str | None, d
     error = transport.status_error(httpx2.Response(status, headers=headers), "the task API")
     assert error.retry_after_s is None or 0 <= error.retry_after_s <= 900
     assert error.retry_after_s is None or isinstance(error, Throttled)
-    assert str(error) == f"the task API answered {status}"
+    assert str(error).partition(",")[0] == f"the task API answered {status}"
 
 
 @given(st.text(max_size=40) | DATES)
