@@ -26,9 +26,11 @@ from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.providers import MAX_ANSWER_BYTES, OPENAI_URL
 from ai_task_processor.providers.deferred import DeferredProvider
 from ai_task_processor.providers.mock import MockProvider
+from ai_task_processor.providers.rotating import RotatingProvider
 from ai_task_processor.recovery import Recovery
 from ai_task_processor.resilience import Gate, RetryBudget, RetryPolicy, retrying
 from ai_task_processor.scheduler import Running, TaskScheduler
+from ai_task_processor.secrets_read import Secrets
 from ai_task_processor.settings import ModelSettings, Settings
 from ai_task_processor.sources.nest import NestTaskSource
 from ai_task_processor.stores.journal import FileJournal
@@ -100,6 +102,7 @@ class Parts:
     recovery: Recovery
     clients: Sequence[httpx2.AsyncClient]
     tokens: TokenSource
+    secrets: Secrets
     factory: ProcessorFactory
     source: NestTaskSource
     provider: Provider | None
@@ -111,11 +114,13 @@ class Parts:
 class Assembler:
     """Builds the parts in the order of their needs.
 
-    Raises ``ConfigurationError`` when an installed processor cannot be loaded.
+    ``read`` reads the settings again, for secrets that have been replaced. Raises ``ConfigurationError`` when an
+    installed processor cannot be loaded.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, read: Callable[[], Settings] | None = None) -> None:
         self._settings = settings
+        self._secrets = Secrets(settings, read)
         self._clock = SystemClock()
         self._rng = random.Random()  # noqa: S311 - jitter, not secrets
         self._factory = ProcessorFactory()
@@ -162,6 +167,7 @@ class Assembler:
             recovery=recovery,
             clients=self._clients,
             tokens=tokens,
+            secrets=self._secrets,
             factory=self._factory,
             source=source,
             provider=provider,
@@ -198,6 +204,7 @@ class Assembler:
             clock=self._clock,
             metrics=self._metrics,
             rng=self._rng,
+            secrets=self._secrets,
         )
 
     def _source(self, tokens: TokenSource, admission: EngineAdmission) -> NestTaskSource:
@@ -269,9 +276,9 @@ class Assembler:
         def make() -> Provider:
             from ai_task_processor.providers.openai_api import OpenAIProvider
 
-            return OpenAIProvider(model, client, self._metrics)
+            return OpenAIProvider(self._secrets.model, client, self._metrics)
 
-        return DeferredProvider("openai", make)
+        return RotatingProvider(lambda: DeferredProvider("openai", make), self._secrets)
 
     def _batcher(self, provider: Provider, scheduler: TaskScheduler) -> MicroBatcher:
         model, gate = self._settings.model, self._gates.model

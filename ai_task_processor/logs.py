@@ -7,9 +7,12 @@ would carry user text. Messages of ``AiTaskProcessorError`` are ours and stay.
 The events, as ``noun.verb_in_past``; callers add the details as keywords::
 
     settings.warned         a setting works but deserves a second look
+    settings.rejected       read again for replaced secrets, and not valid: the old secrets stay
+    secret.replaced         another one was read and is used from now on
     plugin.loaded           an installed package added a processor
     plugin.failed           a processor raised where it was only asked
     daemon.started          it polls from now on
+    daemon.hung_up          SIGHUP: secrets are read again, what was paused is tried
     daemon.stopped          it ended as it was told to
     daemon.crashed          an exception nobody handled, in the main or another thread
     exception.caught        an exception in a callback, task or destructor that nobody waited for

@@ -162,6 +162,10 @@ class Gate:
             event, service=self.service, reason=self.reason, seconds=round(seconds, 1)
         )
 
+    def probe_now(self) -> None:
+        """Somebody has changed something: a hold ends now, for one probe."""
+        self._held_until = self._clock.monotonic()
+
     def _hold_for(self, seconds: float) -> None:
         self._held_until = max(self._held_until, self._clock.monotonic() + seconds)
 

@@ -14,23 +14,12 @@ from ai_task_processor import errors
 from ai_task_processor.doctor.report import Finding, Neighbour, down, ok, shown, skipped, unusable, warning, wrong
 from ai_task_processor.errors import InvalidAnswer, NeighbourError
 from ai_task_processor.models.task import Task
-from ai_task_processor.settings import AuthSettings
 from ai_task_processor.sources.nest_list import Page
 
 SKEW_S: Final = 30.0
 
 
 CERTIFICATE_DAYS: Final = 14
-
-
-#: codes of RFC 6749 §5.2 and RFC 8707, and where each is mended; the rest is about the client itself
-TOKEN_REMEDIES: Final[Mapping[str, str]] = {
-    "invalid_scope": "ask for scopes that this client may have: OAUTH2_SCOPE",
-    "invalid_target": "the server does not know this audience: OAUTH2_AUDIENCE",
-    "unauthorized_client": "allow this client the grant client_credentials, or change OAUTH2_CLIENT_ID",
-    "unsupported_grant_type": "this server gives no client_credentials tokens: OAUTH2_TOKEN_URL",
-    "invalid_request": "compare OAUTH2_AUDIENCE, OAUTH2_SCOPE, OAUTH2_AUTH_METHOD with the client's registration",
-}
 
 
 LIST_REMEDIES: Final[Mapping[type[Exception], str]] = {
@@ -110,19 +99,13 @@ def refused(error: Exception, n: Neighbour, remedies: Mapping[type[Exception], s
     for kind, remedy in remedies.items():
         if isinstance(error, kind):
             return wrong(f"{about}{error}", remedy)
+    if isinstance(error, errors.Redirected):
+        text, _, remedy = str(error).rpartition(": ")
+        return wrong(f"{about}{text}", remedy)
     if isinstance(error, errors.Misconfigured | InvalidAnswer):
         what = "a web page" if n.page else str(error)
         return wrong(f"{about}something else is there: {what}", f"correct {n.setting}: host and path")
     return down(f"{about}{error}", f"ask who runs the {n.name}, or look at {n.setting}")
-
-
-def token_remedy(text: str, auth: AuthSettings) -> str:
-    """Where to mend a refusal of the token endpoint. ``text`` holds its code."""
-    secret = (
-        "OAUTH2_PRIVATE_KEY_FILE, OAUTH2_ISSUER" if auth.auth_method == "private_key_jwt" else "OAUTH2_CLIENT_SECRET"
-    )
-    client = f"compare with the client's registration: OAUTH2_CLIENT_ID, {secret}, OAUTH2_AUTH_METHOD"
-    return next((remedy for code, remedy in TOKEN_REMEDIES.items() if code in text), client)
 
 
 def listed(page: Page, can_process: Callable[[Task], bool], took: str) -> Iterator[Finding]:

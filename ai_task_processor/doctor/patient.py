@@ -28,6 +28,7 @@ from ai_task_processor.providers import OPENAI_URL
 from ai_task_processor.settings import Settings
 from ai_task_processor.sources.nest_list import PendingList
 from ai_task_processor.stores import directory, inspection, schema
+from ai_task_processor.token_answers import token_remedy
 from ai_task_processor.transport import deadline, make_client
 
 DEADLINE_S: Final = 10.0
@@ -130,9 +131,7 @@ class Patient:
         try:
             token = await self._parts.tokens.token()
         except NeighbourError as error:
-            yield diagnosis.refused(
-                error, self._issuer, {errors.Unauthorized: diagnosis.token_remedy(str(error), auth)}
-            )
+            yield diagnosis.refused(error, self._issuer, {errors.Unauthorized: token_remedy(str(error), auth)})
             return
         yield ok(f"granted to {auth.client_id} for {token.life_s:g} s ({watch})")
         granted = auth.scope if token.scope is None else token.scope  # RFC 6749 §5.1: left out means as asked

@@ -20,6 +20,7 @@ from ai_task_processor.masking import Masker
 from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.settings import AuthSettings
 from ai_task_processor.sources.nest_list import Page
+from ai_task_processor.token_answers import token_remedy
 
 API = Neighbour("task API", "API_BASE_URL", "https://api.example.com")
 NOW = datetime(2026, 5, 17, 3, 0, 0, tzinfo=UTC)
@@ -129,19 +130,20 @@ def test_each_refusal_of_a_model_has_its_remedy(error: Exception, words: str) ->
         ("invalid_scope", ("OAUTH2_SCOPE",)),
         ("invalid_target", ("OAUTH2_AUDIENCE",)),
         ("invalid_request", ("OAUTH2_AUDIENCE", "OAUTH2_SCOPE")),
+        ("access_denied", ("OAUTH2_AUDIENCE", "client_credentials", "OAUTH2_SCOPE")),
         ("unauthorized_client", ("client_credentials", "OAUTH2_CLIENT_ID")),
         ("unsupported_grant_type", ("OAUTH2_TOKEN_URL",)),
     ],
 )
 def test_each_refusal_of_a_token_has_its_remedy(code: str, words: tuple[str, ...]) -> None:
     """The registered codes lead to the settings that they are about."""
-    remedy = diagnosis.token_remedy(f"the token endpoint refuses the client: {code}", auth())
+    remedy = token_remedy(f"the token endpoint refuses the client: {code}", auth())
     assert [word for word in words if word not in remedy] == []
 
 
 def test_a_client_with_a_key_is_not_sent_to_its_secret() -> None:
     """With private_key_jwt it is the key and the issuer that may be wrong."""
-    remedy = diagnosis.token_remedy("invalid_client", auth("private_key_jwt"))
+    remedy = token_remedy("invalid_client", auth("private_key_jwt"))
     assert "OAUTH2_PRIVATE_KEY_FILE" in remedy
     assert "OAUTH2_CLIENT_SECRET" not in remedy
 

@@ -15,7 +15,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ai_task_processor import auth, transport
+from ai_task_processor import token_answers, transport
 from ai_task_processor.errors import (
     Ambiguous,
     InvalidAnswer,
@@ -27,7 +27,7 @@ from ai_task_processor.errors import (
 )
 from ai_task_processor.models.task import TaskStatus
 from ai_task_processor.providers.openai_api import classify, parse_embeddings
-from ai_task_processor.settings import NetworkSettings
+from ai_task_processor.settings import AuthSettings, NetworkSettings
 from ai_task_processor.sources.nest_answers import acknowledged, rejection
 
 #: stands in every fuzzed text: no error may show it
@@ -68,21 +68,24 @@ GRANTS = objects(
 def test_a_token_answer_is_a_usable_token_or_invalid(body: bytes, now: float) -> None:
     """A token can stand in a header and is renewed before it expires, within a day; the rest is ``InvalidAnswer``."""
     try:
-        token = auth.parse_token(body, generation=1, now=now)
+        token = token_answers.parse_token(body, generation=1, now=now)
     except InvalidAnswer as error:
         quotes_nothing(error)
         return
     header = httpx2.Headers({"Authorization": f"Bearer {token.value}"})["Authorization"]
     assert header.split() == ["Bearer", token.value]
-    assert auth.SHORTEST_LIFE_S <= token.life_s <= auth.LONGEST_LIFE_S
+    assert token_answers.SHORTEST_LIFE_S <= token.life_s <= token_answers.LONGEST_LIFE_S
     assert now <= token.renew_at <= token.expires_at < math.inf
     assert MARK not in repr(replace(token, scope=None))
+
+
+AUTH = AuthSettings.model_validate({"OAUTH2_TOKEN_URL": "https://id.example.com/token", "OAUTH2_CLIENT_ID": "me"})
 
 
 @given(STATUSES, objects(error=st.sampled_from(["invalid_client", "slow_down"]), error_description=TEXTS))
 def test_a_refused_token_is_a_neighbours_fault(status: int, body: bytes) -> None:
     """Whatever the endpoint answers instead of a token, the error is the neighbour's and repeats nothing."""
-    error = auth._refusal(httpx2.Response(status, content=body))
+    error = token_answers._refusal(httpx2.Response(status, content=body), AUTH)
     quotes_nothing(error)
     assert isinstance(error, Throttled) == (status == 429)
 
