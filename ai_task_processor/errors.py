@@ -22,7 +22,6 @@
         ├── Unauthorized          401 after a refresh, 403
         │   └── NoToken           the token endpoint gave us none
         ├── Misconfigured         wrong configuration, seen from outside
-        │   ├── Redirected        3xx: the URL of a setting points to something that has moved
         │   └── NeverAcknowledged reports are answered, and never acknowledged
         ├── ModelRefused          the same, but about one model only
         └── QuotaExhausted        the provider wants money
@@ -176,10 +175,6 @@ class Misconfigured(NeighbourError):
     """A refusal that is not about one task: unknown model, refused parameter, a 404 that is not the API's own."""
 
     pause_s = (10.0, 300.0)
-
-
-class Redirected(Misconfigured):
-    """A 3xx. Redirects are never followed: they would take our credentials to another place."""
 
 
 class NeverAcknowledged(Misconfigured):

@@ -32,7 +32,6 @@ from ai_task_processor.errors import (
     InvalidAnswer,
     Misconfigured,
     NeighbourError,
-    Redirected,
     Throttled,
     Transient,
     Unauthorized,
@@ -372,7 +371,7 @@ def status_error(
         return Unauthorized(text, status=status)
     if 300 <= status < 400:
         asked, setting = url or _asked(response), setting or _SETTINGS.get(service, "its URL")
-        return Redirected(
+        return Misconfigured(
             f"{text}, {_redirection(asked, response.headers.get('location', ''), setting)}", status=status
         )
     return Misconfigured(text, status=status)

@@ -22,6 +22,10 @@ SKEW_S: Final = 30.0
 CERTIFICATE_DAYS: Final = 14
 
 
+#: characters of what a daemon says about itself
+MAX_REASON: Final = 300
+
+
 LIST_REMEDIES: Final[Mapping[type[Exception], str]] = {
     errors.Unauthorized: "the token is not for this API (OAUTH2_AUDIENCE), or permits too little (OAUTH2_SCOPE)"
 }
@@ -99,7 +103,7 @@ def refused(error: Exception, n: Neighbour, remedies: Mapping[type[Exception], s
     for kind, remedy in remedies.items():
         if isinstance(error, kind):
             return wrong(f"{about}{error}", remedy)
-    if isinstance(error, errors.Redirected):
+    if isinstance(error, errors.Misconfigured) and 300 <= (error.status or 0) < 400:  # the text names the setting
         text, _, remedy = str(error).rpartition(": ")
         return wrong(f"{about}{text}", remedy)
     if isinstance(error, errors.Misconfigured | InvalidAnswer):
@@ -156,6 +160,22 @@ def kept(path: Path, *, daemon: bool, free: int, growth: int, records: Mapping[s
             f"tasks that killed the process: {quarantined}",
             "see `ai-task-processor outbox list --dead`; when the cause is gone, `outbox retry` lets them start again",
         )
+
+
+def reported(status: object, *, granted: bool) -> Iterator[Finding]:
+    """What ``/status`` of a running daemon says against it. ``granted``: we were given a token just now."""
+    fields = status if isinstance(status, dict) else {}
+    reasons = fields.get("not_ready_because")
+    for reason in (str(reason)[:MAX_REASON] for reason in (reasons if isinstance(reasons, list) else ())):
+        code, _, text = reason.partition(": ")
+        if code == "token_unavailable" and granted and ("refuses the client" in text or "answered 401" in text):
+            remedy = "send it SIGHUP to read secret files and .env again, or restart it"
+            yield wrong(f"it uses an older secret than this visit ({text})", remedy)
+        elif code == "results_refused":
+            text, _, remedy = text.partition(": ")
+            yield wrong(text, remedy or "see `ai-task-processor outbox list`, and its log")
+        elif code not in ("starting", "draining"):
+            yield warning(f"it says: {reason}")
 
 
 def no_room(error: OSError | errors.DataDirectoryError, path: Path) -> Finding:

@@ -21,7 +21,6 @@ from ai_task_processor.errors import (
     Misconfigured,
     NeighbourError,
     NeverAcknowledged,
-    Redirected,
     Rejected,
     Throttled,
     Transient,
@@ -552,7 +551,7 @@ async def test_a_closed_port_is_unsent(nest: NestNeighbourhood) -> None:
         ({"status": 408}, Transient),
         ({"status": 404}, Misconfigured),
         ({"status": 404, "body": "html"}, Misconfigured),
-        ({"status": 302, "body": "html"}, Redirected),
+        ({"status": 302, "body": "html"}, Misconfigured),
         ({"status": 400}, Rejected),
         ({"status": 413}, Rejected),
         ({"status": 422}, Rejected),
@@ -689,7 +688,7 @@ async def test_a_redirect_names_the_setting(nest: NestNeighbourhood, status: int
         nest.sandbox.faults.add("patch", status=status, body="empty", headers={"Location": location}, times=1)
         nest.sandbox.faults.add("pending", status=status, body="empty", headers={"Location": location}, times=1)
         for attempt in (nest.source.complete(Receipt(nest.add("a")), VECTOR), nest.source.claim(5)):
-            with pytest.raises(Redirected) as caught:
+            with pytest.raises(Misconfigured) as caught:
                 await attempt
             assert str(caught.value) == f"the task API answered {status}, {reason}"
         assert nest.delivery_gate.reason == f"the task API answered {status}, {reason}"

@@ -400,3 +400,50 @@ def test_secrets_are_masked_wherever_they_stand() -> None:
     target.close("planted-secret")
     assert raw.getvalue().count(b"***") == 4
     assert b"planted" not in raw.getvalue()
+
+
+OLDER = "token_unavailable: the token endpoint refuses the client: invalid_client"
+UNACKNOWLEDGED = "results_refused: the task API answers results with the task as it was: return the updated one"
+
+
+@pytest.mark.parametrize(
+    ("reasons", "granted", "marks", "words"),
+    [
+        ([], True, [], ()),
+        (["starting"], True, [], ()),
+        ([OLDER], True, ["failure"], ("older secret", "invalid_client", "SIGHUP")),
+        ([OLDER], False, ["warning"], ("invalid_client",)),
+        (["token_unavailable: connection refused"], True, ["warning"], ("connection refused",)),
+        ([UNACKNOWLEDGED], True, ["failure"], ("as it was", "return the updated one")),
+        (["outbox_full", UNACKNOWLEDGED], True, ["warning", "failure"], ("outbox_full",)),
+    ],
+)
+def test_what_the_daemon_beside_says_is_told(
+    reasons: list[str], granted: bool, marks: list[str], words: tuple[str, ...]
+) -> None:
+    """A secret that is older than ours, results that nobody acknowledges: failures; the rest is passed on."""
+    found = list(diagnosis.reported({"not_ready_because": reasons}, granted=granted))
+    assert [finding.mark for finding in found] == marks
+    told = " ".join(f"{finding.text} {finding.remedy}" for finding in found)
+    assert [word for word in words if word not in told] == []
+
+
+@pytest.mark.parametrize(
+    "status", [None, [], {}, {"not_ready_because": 7}, {"not_ready_because": [None, ["a" * 9999]]}]
+)
+def test_a_strange_status_is_no_trouble(status: object) -> None:
+    """Another server may listen there."""
+    assert all(len(finding.text) < 400 for finding in diagnosis.reported(status, granted=True))
+
+
+def test_a_redirect_is_explained_by_its_own_remedy() -> None:
+    """Whether or not a web page comes with it."""
+    page = Neighbour("task API", "API_BASE_URL", "http://api.example.com", page=True)
+    error = errors.Misconfigured(
+        "the task API answered 308, a redirect to https://api.example.com: use https in X", status=308
+    )
+    finding = diagnosis.refused(error, page, {})
+    assert (finding.text, finding.remedy) == (
+        "the task API answered 308, a redirect to https://api.example.com",
+        "use https in X",
+    )
