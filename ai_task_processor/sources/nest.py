@@ -218,7 +218,8 @@ class NestTaskSource:
             )
             status = answer.status_code
         except InvalidAnswer as error:
-            raise Unacknowledged(f"the task API answers results in a way that cannot be read: {error}") from error
+            what = "return the updated document, small and uncompressed, or nothing"
+            raise Unacknowledged(f"answers to results cannot be read ({error}): {what}") from error
         finally:
             took_s = time.perf_counter() - started_at
             self._metrics.api_request(endpoint=TASKS + "{id}", method="PATCH", status_code=status, duration_s=took_s)

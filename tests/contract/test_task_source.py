@@ -609,6 +609,53 @@ async def test_an_answer_without_id_and_state_is_told_once(nest: NestNeighbourho
     assert [line["event"] for line in lines] == ["delivery.unverified"]
 
 
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", None),
+        (b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", None),
+        (b"HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n\r\n\r\n0\r\n\r\n", None),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", None),
+        (b"HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 0\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nOK", Unacknowledged),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 2\r\n\r\n{}", Unacknowledged),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Ambiguous),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Ambiguous),
+    ],
+    ids=repr,
+)
+async def test_an_answer_is_empty_only_when_it_ended(raw: bytes, error: type[NeighbourError] | None) -> None:
+    """On the wire: no body in every framing acknowledges, one that breaks off does not."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        writer.write(raw)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    clock = HandClock()
+    async with server, make_client(NetworkSettings(), url=url, connections=1) as client:
+        source = NestTaskSource(
+            ApiSettings(API_BASE_URL=url),  # type: ignore[call-arg]  # by the environment's name
+            polling=client,
+            delivering=client,
+            poll_gate=Gate("api_poll", threshold=5, clock=clock, metrics=METRICS),
+            delivery_gate=Gate("api_delivery", threshold=5, clock=clock, metrics=METRICS),
+            admission=Gatekeeper(),
+            clock=clock,
+            metrics=METRICS,
+        )
+        if error is None:
+            await source.complete(Receipt("a"), OUTPUT)
+            return
+        with pytest.raises(error) as caught:
+            await source.complete(Receipt("a"), OUTPUT)
+        assert type(caught.value) is error
+
+
 BEFORE = '{"_id":"%s","state":"pending"}'
 
 
