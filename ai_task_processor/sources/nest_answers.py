@@ -6,6 +6,7 @@ open whether the result arrived; its sentence says what to change at the API.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -13,8 +14,9 @@ from ai_task_processor import codec
 from ai_task_processor.errors import Misconfigured, NeighbourError, NeverAcknowledged, Rejected, Unacknowledged
 from ai_task_processor.models.task import TaskStatus
 
-#: so many answers in a row that acknowledge nothing are no accident
+#: so many answers in a row that acknowledge nothing for the same reason are no accident; nor so many for any
 ACCIDENTS: Final = 3
+MIXED_ACCIDENTS: Final = 6
 #: members under which APIs wrap the document (JSON:API, JSend), and those that may be anything else as well
 #: (``value``: a raw result of MongoDB's driver; ``result``: perhaps the result that we sent)
 _ENVELOPES: Final = ("data", "task", "aiTask", "document", "doc", "item")
@@ -151,7 +153,7 @@ class Acknowledgements:
     """
 
     def __init__(self) -> None:
-        self._in_a_row = 0
+        self._in_a_row: Counter[str] = Counter()
         self._open: set[str] = set()
 
     def arrived(self, task_id: str) -> None:
@@ -159,14 +161,14 @@ class Acknowledgements:
         if task_id in self._open:
             self._open.discard(task_id)
         else:
-            self._in_a_row = 0
+            self._in_a_row.clear()
             self._open.clear()
 
     def missing(self, task_id: str, error: Unacknowledged) -> NeighbourError:
-        """A report was answered without: what to raise, after ``ACCIDENTS`` of them what pauses the remote."""
-        self._in_a_row += 1
+        """A report was answered without: what to raise, after several of them what pauses the remote."""
+        self._in_a_row[str(error)] += 1
         self._open.add(task_id)
-        if self._in_a_row < ACCIDENTS:
+        if self._in_a_row[str(error)] < ACCIDENTS and self._in_a_row.total() < MIXED_ACCIDENTS:
             return error
         return (Misconfigured if error.page else NeverAcknowledged)(str(error), status=error.status)
 

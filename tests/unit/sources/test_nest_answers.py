@@ -163,6 +163,13 @@ def test_three_answers_in_a_row_are_no_accident(answers: str, paused: Sequence[i
     assert found == paused
 
 
+def test_answers_that_fail_in_turns_end_in_a_pause_too() -> None:
+    """Two of each kind are accidents; six in a row are not."""
+    reports = Acknowledgements()
+    errors = [reports.missing("a", Unacknowledged(f"reason {number % 3}")) for number in range(6)]
+    assert [type(error) for error in errors] == [Unacknowledged] * 5 + [NeverAcknowledged]
+
+
 def test_pages_are_probed_sooner() -> None:
     """Behind a page no callback runs: the pause is that of any wrong address."""
     reports = Acknowledgements()
