@@ -289,7 +289,7 @@ async def test_dead_letters_are_told(doctor: Doctor, daemon: Any, eventually: An
     """A result that was refused for good is a warning with the command that shows it."""
     sandbox.faults.add("patch", status=400)
     sandbox.tasks.add("a text")
-    process = await daemon()
+    process = await daemon(**MOCK)
 
     async def one_is_dead() -> bool:
         return bool((await process.status())["outbox"]["dead_letters"] == 1)
