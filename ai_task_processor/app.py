@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, suppress
 
 from ai_task_processor import __version__, health
 from ai_task_processor.assembly import Parts
-from ai_task_processor.errors import ConfigurationError, OutboxUnwritable
+from ai_task_processor.errors import ConfigurationError, NeighbourError, OutboxUnwritable
 from ai_task_processor.grace import GracePeriod
 from ai_task_processor.logs import get_logger, install_crash_hooks
 from ai_task_processor.ops import MetricsServer, WakeUp
@@ -53,6 +53,7 @@ class Daemon:
         self._clock = parts.clock
         self._started_at = parts.clock.monotonic()
         self._draining = False
+        self._hung_up = asyncio.Event()
         self._grace = GracePeriod(parts.settings.worker.shutdown_grace_s)
         token = parts.settings.ops.wake_token
         self._ops = MetricsServer(
@@ -102,6 +103,7 @@ class Daemon:
         loop.set_exception_handler(install_crash_hooks())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
         directory = str(self._settings.store.data_dir)
         waiting = loop.call_later(SILENCE_S, lambda: log.warning("outbox.awaited", directory=directory))
         try:
@@ -145,6 +147,7 @@ class Daemon:
             ("delivery", self._parts.delivery.run()),
             ("housekeeping", self._keep_house()),
             ("loop-lag", self._watch_loop()),
+            ("hang-ups", self._look_again()),
         ]
         if self._parts.batcher is not None:
             companions.append(("batching", self._parts.batcher.run()))
@@ -255,6 +258,22 @@ class Daemon:
         parts.metrics.ready(not health.unready(snapshot))
         parts.metrics.state(health.state(snapshot))
 
+    async def _look_again(self) -> None:
+        """After SIGHUP: read the secrets again, and try at once whatever was paused."""
+        parts = self._parts
+        while True:
+            await self._hung_up.wait()
+            self._hung_up.clear()
+            log.info("daemon.hung_up")
+            await parts.tokens.look_again()
+            for gate in parts.gates.all():
+                gate.due()
+            if not parts.tokens.held:
+                with suppress(NeighbourError):
+                    await parts.tokens.token()
+            parts.source.wake()
+            parts.delivery.wake()
+
     async def _watch_loop(self) -> None:
         """How late a timer fires is how long the loop was busy with something else."""
         while True:
@@ -270,6 +289,7 @@ class Daemon:
             tick_age_s=self._clock.monotonic() - scheduler.ticked_at,
             longest_tick_s=LONGEST_TICK_S,
             token_trouble=parts.tokens.trouble,
+            report_trouble=parts.source.report_trouble,
             poll_trouble=scheduler.trouble,
             outbox_full=parts.outbox.full,
             outbox_writable=parts.storage.writable,
@@ -311,6 +331,7 @@ class Daemon:
             "texts_set_aside": {} if parts.batcher is None else parts.batcher.offenders(),
             "token": {
                 "held": parts.tokens.held,
+                "trouble": parts.tokens.trouble,
                 "expires_in_seconds": None if token is None else round(token.expires_at - self._clock.monotonic(), 1),
             },
         }

@@ -27,9 +27,11 @@ from ai_task_processor.providers import MAX_ANSWER_BYTES, NATIVE_DIMENSIONS, OPE
 from ai_task_processor.providers.deferred import DeferredProvider
 from ai_task_processor.providers.memory import ModelMemory
 from ai_task_processor.providers.mock import MockProvider
+from ai_task_processor.providers.rotating import RotatingProvider
 from ai_task_processor.recovery import Recovery
 from ai_task_processor.resilience import Gate, Retries
 from ai_task_processor.scheduler import TaskScheduler
+from ai_task_processor.secrets_read import Secrets
 from ai_task_processor.settings import ModelSettings, Settings
 from ai_task_processor.sources.nest import NestTaskSource
 from ai_task_processor.stores.journal import FileJournal
@@ -101,6 +103,7 @@ class Parts:
     recovery: Recovery
     clients: Sequence[httpx2.AsyncClient]
     tokens: TokenSource
+    secrets: Secrets
     factory: ProcessorFactory
     source: NestTaskSource
     provider: Provider | None
@@ -112,11 +115,13 @@ class Parts:
 class Assembler:
     """Builds the parts in the order of their needs.
 
-    Raises ``ConfigurationError`` when an installed processor cannot be loaded.
+    ``read`` reads the settings again, for secrets that have been replaced. Raises ``ConfigurationError`` when an
+    installed processor cannot be loaded.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, read: Callable[[], Settings] | None = None) -> None:
         self._settings = settings
+        self._secrets = Secrets(settings, read)
         self._clock = SystemClock()
         self._rng = random.Random()  # noqa: S311 - jitter, not secrets
         self._factory = ProcessorFactory()
@@ -166,6 +171,7 @@ class Assembler:
             recovery=recovery,
             clients=self._clients,
             tokens=tokens,
+            secrets=self._secrets,
             factory=self._factory,
             source=source,
             provider=provider,
@@ -202,6 +208,7 @@ class Assembler:
             clock=self._clock,
             metrics=self._metrics,
             rng=self._rng,
+            secrets=self._secrets,
         )
 
     def _source(self, tokens: TokenSource, admission: EngineAdmission) -> NestTaskSource:
@@ -276,9 +283,9 @@ class Assembler:
         def make() -> Provider:
             from ai_task_processor.providers.openai_api import OpenAIProvider
 
-            return OpenAIProvider(model, client, self._metrics)
+            return OpenAIProvider(self._secrets.model, client, self._metrics)
 
-        return DeferredProvider("openai", make)
+        return RotatingProvider(lambda: DeferredProvider("openai", make), self._secrets)
 
     def _batcher(self, provider: Provider, scheduler: TaskScheduler, source: NestTaskSource) -> MicroBatcher:
         model = self._settings.model

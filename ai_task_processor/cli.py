@@ -100,6 +100,7 @@ def _drain(_arguments: argparse.Namespace) -> int:
 def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
     """Settings, logs, loop: then the daemon's life. A bug ends it with one structured line and 70."""
     import asyncio
+    import signal
 
     import uvloop
 
@@ -108,6 +109,8 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
     from ai_task_processor.assembly import Assembler
     from ai_task_processor.settings import load_settings
 
+    # Who replaces secrets sends it, perhaps before the loop listens: the secrets have not been read yet.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     settings = load_settings()
     logs.configure(level=settings.log.level, format=settings.log.format, secrets=settings.secrets())
     logs.install_crash_hooks()
@@ -116,7 +119,7 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
         log.warning("settings.warned", reason=warning)
 
     async def work() -> int:
-        return await life(Daemon(Assembler(settings).parts()))
+        return await life(Daemon(Assembler(settings, read=load_settings).parts()))
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:

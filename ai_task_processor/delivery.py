@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from itertools import islice
 from math import inf
 
-from ai_task_processor.errors import Ambiguous, CircuitOpen, NeighbourError, OutboxUnwritable, Rejected, Transient
+from ai_task_processor.errors import (
+    Ambiguous,
+    CircuitOpen,
+    NeighbourError,
+    OutboxUnwritable,
+    Rejected,
+    Transient,
+    explained,
+)
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Record
@@ -244,18 +252,20 @@ class Delivery:
         if error is None:
             await self._outbox.delivered(record.task_id)
         elif isinstance(error, Rejected):
-            await self._bury(record, error.outcome, str(error))
+            await self._bury(record, error.outcome, explained(error))
         elif self._hopeless(record, error):
-            await self._bury(record, "refused", f"in vain for a day, while others were acknowledged: {error}")
+            reason = f"in vain for a day, while others were acknowledged: {explained(error)}"
+            await self._bury(record, "refused", reason)
         else:
             await self._defer(record, error)
             return
         self._outvoted.pop(record.task_id, None)
 
     async def _bury(self, record: Record, outcome: str, reason: str) -> None:
-        await self._outbox.bury(record.task_id, reason)
+        attempts = record.attempts + 1
+        await self._outbox.bury(record.task_id, reason, attempts=attempts)
         self._metrics.delivery(outcome)
-        log.error("delivery.refused", task_id=record.task_id, reason=reason, attempts=record.attempts + 1)
+        log.error("delivery.refused", task_id=record.task_id, reason=reason, attempts=attempts)
 
     async def _defer(self, record: Record, error: NeighbourError) -> None:
         attempts = record.attempts + 1
@@ -263,7 +273,7 @@ class Delivery:
         due_at = self._now() + delay_s
         await self._outbox.defer(record.task_id, due_at=due_at, attempts=attempts)
         self._metrics.delivery("retried")
-        wide = {"reason": str(error), "attempts": attempts, "again_in_s": round(delay_s, 1)}
+        wide = {"reason": explained(error), "attempts": attempts, "again_in_s": round(delay_s, 1)}
         log.warning("delivery.deferred", task_id=record.task_id, **wide)
 
     def _hopeless(self, record: Record, error: NeighbourError) -> bool:

@@ -20,15 +20,18 @@
         ├── CallRefused           one model call is refused: its texts or its size may be at fault, or the model
         ├── Throttled             429, or 503 with Retry-After
         ├── Ambiguous             it may have been applied: a reset after writing
-        │   └── TimedOut          no answer in time
+        │   ├── TimedOut          no answer in time
+        │   └── Unacknowledged    a report was answered, and the answer does not acknowledge it
         ├── Unauthorized          401 after a refresh, 403
         │   └── NoToken           the token endpoint gave us none
         ├── Misconfigured         wrong configuration, seen from outside
+        │   ├── NeverAcknowledged reports are answered, and never acknowledged
         │   └── ModelRefused      the same, but about one model only
         └── QuotaExhausted        the provider wants money
 
 What a class means for retries and for the circuit breaker are attributes of the class, not
-tuples at the caller. Messages never contain answers, user text or secrets.
+tuples at the caller. Messages never contain answers, user text or secrets; ``detail`` holds what a
+remote says about its refusal in its own words, cleaned by whoever read it.
 """
 
 from typing import ClassVar, Literal
@@ -86,6 +89,7 @@ class Rejected(AiTaskProcessorError):
         super().__init__(f"{outcome} (HTTP {status})")
         self.outcome = outcome
         self.status = status
+        self.detail = ""
 
 
 class NeighbourError(AiTaskProcessorError):
@@ -105,6 +109,7 @@ class NeighbourError(AiTaskProcessorError):
         super().__init__(message)
         self.status = status
         self.retry_after_s = retry_after_s
+        self.detail = ""
 
 
 class Unsent(NeighbourError):
@@ -180,6 +185,17 @@ class TimedOut(Ambiguous):
     """The request was written and no answer came in time."""
 
 
+class Unacknowledged(Ambiguous):
+    """A report was answered with 2xx, and the answer does not acknowledge it.
+
+    ``page``: by something that is not the task API, as far as one can tell, so that no callback ran.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, page: bool = False) -> None:
+        super().__init__(message, status=status)
+        self.page = page
+
+
 class Unauthorized(NeighbourError):
     """401 after a fresh token, or 403."""
 
@@ -198,6 +214,12 @@ class Misconfigured(NeighbourError):
     pause_s = (10.0, 300.0)
 
 
+class NeverAcknowledged(Misconfigured):
+    """Answers that do not acknowledge, several in a row. Each further probe may run the upstream's callback again."""
+
+    pause_s = (300.0, 300.0)
+
+
 class ModelRefused(Misconfigured):
     """The provider refuses one model or its parameters: tasks of that model wait, the others go on."""
 
@@ -206,3 +228,8 @@ class QuotaExhausted(NeighbourError):
     """The provider's account is empty, or a throttle is named so: first a short pause when it served a moment ago."""
 
     pause_s = (300.0, 300.0)
+
+
+def explained(error: Rejected | NeighbourError) -> str:
+    """The error in one line, with the remote's own words when it said why."""
+    return f"{error}: {error.detail}" if error.detail else str(error)

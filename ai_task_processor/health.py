@@ -13,6 +13,7 @@ class Snapshot:
     """The state of the process at one moment. Reasons are sentences, ages and waits seconds.
 
     ``token_trouble``: why there is no token. It is nobody's trouble that one expired while none was needed.
+    ``report_trouble``: why results are not taken until somebody changes something.
     """
 
     draining: bool
@@ -27,6 +28,7 @@ class Snapshot:
     running: int
     slots: int
     mode: str
+    report_trouble: str | None = None
     holds: Mapping[str, str] = field(default_factory=dict)
     #: why model calls that are ready do not start, by model
     paced: Mapping[str, str] = field(default_factory=dict)
@@ -52,6 +54,8 @@ def unready(snapshot: Snapshot) -> list[str]:
         reasons.append(f"token_unavailable: {snapshot.token_trouble}")
     if snapshot.poll_trouble is not None:
         reasons.append(f"upstream_unavailable: {snapshot.poll_trouble}")
+    if snapshot.report_trouble is not None:
+        reasons.append(f"results_refused: {snapshot.report_trouble}")
     if snapshot.outbox_full:
         reasons.append("outbox_full")
     if not snapshot.outbox_writable:

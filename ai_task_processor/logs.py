@@ -7,9 +7,12 @@ would carry user text. Messages of ``AiTaskProcessorError`` are ours and stay.
 The events, as ``noun.verb_in_past``; callers add the details as keywords::
 
     settings.warned         a setting works but deserves a second look
+    settings.rejected       read again for replaced secrets, and not valid: the old secrets stay
+    secret.replaced         another one was read and is used from now on
     plugin.loaded           an installed package added a processor
     plugin.failed           a processor raised where it was only asked
     daemon.started          it polls from now on
+    daemon.hung_up          SIGHUP: secrets are read again, what was paused is tried
     daemon.stopped          it ended as it was told to
     daemon.crashed          an exception nobody handled, in the main or another thread
     exception.caught        an exception in a callback, task or destructor that nobody waited for
@@ -115,6 +118,25 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return _loggers.setdefault(name, structlog.get_logger(name))
 
 
+class _Masks:
+    """The masker of the process, set by ``configure``."""
+
+    masker = Masker(())
+
+
+_masks = _Masks()
+
+
+def masked(text: str) -> str:
+    """A text as a log line would show it: for what is kept or served beside the log."""
+    return _masks.masker(text)
+
+
+def learn(secrets: Iterable[str]) -> None:
+    """Mask these, too, from now on: secrets are replaced while the process runs."""
+    _masks.masker.learn(secrets)
+
+
 def _forget() -> None:
     """Loggers are assembled anew. structlog keeps what it has assembled for ever, if at all."""
     for logger in _loggers.values():
@@ -158,7 +180,7 @@ def configure(
         colours = terminal and not os.environ.get("NO_COLOR")
         render = structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)
         json_lines = False
-    mask = Masker(secrets)
+    mask = _masks.masker = Masker(secrets)
     chain: list[Processor] = [
         _name_task,
         _arrange,

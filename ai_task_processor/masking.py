@@ -32,8 +32,13 @@ class Masker:
     """Replaces known secrets, in every notation they are likely to appear in, and whatever looks like one."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        patterns = {pattern for secret in secrets for part in _parts(secret) for pattern in _patterns(part)}
-        self._known = re.compile("|".join(sorted(patterns, key=len, reverse=True)) or r"(?!)")
+        self._patterns: set[str] = set()
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Know these secrets, too."""
+        self._patterns |= {pattern for secret in secrets for part in _parts(secret) for pattern in _patterns(part)}
+        self._known = re.compile("|".join(sorted(self._patterns, key=len, reverse=True)) or r"(?!)")
 
     def suspects(self, text: str) -> bool:
         """Might there be anything to mask?"""

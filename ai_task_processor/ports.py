@@ -132,8 +132,8 @@ class Outbox(Protocol):
     async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
         """Try again at ``due_at``."""
 
-    async def bury(self, task_id: str, reason: str) -> None:
-        """Refused for good: keep as a dead letter with this reason."""
+    async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
+        """Refused for good, after so many attempts: keep as a dead letter with this reason."""
 
     async def apply_requests(self) -> Mapping[str, str]:
         """Carry out what operators left (``retry``, ``drop``); what was done by task id."""

@@ -21,7 +21,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx2
 
@@ -56,6 +56,13 @@ _UNSENT = (
 )
 #: a URL in which nothing has to be encoded or taken away (RFC 3986 §2)
 _READY = re.compile(r"[A-Za-z0-9._~:/?@!$&'()*+,;=%\[\]-]+")
+_HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
+#: the settings that hold the URLs of services
+_SETTINGS = {
+    "the task API": "API_BASE_URL",
+    "the token endpoint": "OAUTH2_TOKEN_URL",
+    "the model API": "OPENAI_BASE_URL",
+}
 #: OSError: https://github.com/pydantic/httpx2/issues/854, a TLS alert in mid-stream comes as it is
 _FOREIGN = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError)
 
@@ -168,12 +175,18 @@ class NeighbourClient(httpx2.AsyncClient):
 
     async def _answer(self, transport: Http1Transport, head: bytes, content: bytes | None) -> "Answer":
         answer = await transport.exchange(self._origin, head, content or b"", self._limit)
-        if answer.is_success and answer.encoded:
+        if answer.is_success and answer.encoded and not _bodiless(answer):
             raise _encoded()
         return answer
 
     def _limit(self, status: int) -> int:
         return (self._max_bytes or sys.maxsize) if 200 <= status < 300 else MAX_REFUSAL_BYTES
+
+
+def _bodiless(answer: Answer | httpx2.Response) -> bool:
+    """Does the head say that no body follows? Then nothing is compressed, whatever a proxy writes."""
+    empty = answer.status_code in (HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT)
+    return empty or answer.headers.get("content-length", "").strip() == "0"
 
 
 def _encoded() -> InvalidAnswer:
@@ -237,7 +250,8 @@ class BoundedTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await self._inner.handle_async_request(request)
-        if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity") and not _bodiless(response):
             await response.aclose()
             if response.is_success:
                 raise _encoded()
@@ -338,8 +352,13 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = group or error.__cause__ or error.__context__
 
 
-def status_error(response: Answer | httpx2.Response, service: str) -> NeighbourError:
-    """Whose fault a refusing status is, when nothing in the body says that it is about one task."""
+def status_error(
+    response: Answer | httpx2.Response, service: str, *, url: str = "", setting: str = ""
+) -> NeighbourError:
+    """Whose fault a refusing status is, when nothing in the body says that it is about one task.
+
+    ``url``: what was asked (known for a ``Response``); ``setting``: what holds it (known for the usual services).
+    """
     status = response.status_code
     text = f"{service} answered {status}"
     # A date is read by the clock that wrote it: ours may be wrong.
@@ -351,7 +370,38 @@ def status_error(response: Answer | httpx2.Response, service: str) -> NeighbourE
         return Transient(text, status=status)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return Unauthorized(text, status=status)
+    if 300 <= status < 400:
+        asked, setting = url or _asked(response), setting or _SETTINGS.get(service, "its URL")
+        return Misconfigured(
+            f"{text}, {_redirection(asked, response.headers.get('location', ''), setting)}", status=status
+        )
     return Misconfigured(text, status=status)
+
+
+def _asked(response: Answer | httpx2.Response) -> str:
+    """The URL of a response's request; empty for an answer that knows none."""
+    try:
+        return str(response.request.url)  # type: ignore[union-attr]  # an AttributeError is caught
+    except (AttributeError, RuntimeError):
+        return ""
+
+
+def _redirection(asked: str, location: str, setting: str) -> str:
+    """Where a redirect points, by scheme and host only, and what to change."""
+    try:
+        old = urlsplit(asked)
+        new = urlsplit(urljoin(asked, location.strip()))
+        host = new.hostname or ""
+        place = f"{new.scheme}://{f'[{host}]' if ':' in host else host}" + (f":{new.port}" if new.port else "")
+    except ValueError:
+        return f"a redirect that cannot be read: correct {setting}"
+    if not location.strip() or new.scheme not in ("http", "https") or not _HOST.fullmatch(host):
+        return f"a redirect to nowhere: correct {setting}"
+    if host != old.hostname:
+        return f"a redirect to {place}: correct {setting}"
+    if new.scheme == "https" and old.scheme != "https":
+        return f"a redirect to {place}: use https in {setting}"
+    return f"a redirect to another path or port of {place}: correct {setting}"
 
 
 def retry_after_s(value: str | None, now: datetime) -> float | None:

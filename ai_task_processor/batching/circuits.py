@@ -56,11 +56,6 @@ class ModelCircuits:
         held = self.held()
         return None if not held else "; ".join(f"{model}: {reason}" for model, reason in list(held.items())[:3])
 
-    @property
-    def reason_of_all(self) -> str | None:
-        """Why the provider as a whole is held; None when it is not."""
-        return self._provider.reason
-
     def held(self) -> Mapping[str, str]:
         """The models that are held, and why."""
         return {model[:64]: gate.reason for model, gate in self._models.items() if gate.reason is not None}
@@ -75,6 +70,11 @@ class ModelCircuits:
         """Seconds until some model that is held may be tried again; infinite when none is held."""
         waits = [gate.wait_s() for gate in self._models.values() if gate.reason is not None]
         return max(min(waits, default=inf), self._provider.wait_s())
+
+    def due(self) -> None:
+        """The next call of every model is tried at once: somebody has changed what was wrong."""
+        for gate in (self._provider, *self._models.values()):
+            gate.due()
 
     def probing(self, model: str) -> bool:
         """Would the next call of this model be a probe?"""
@@ -115,9 +115,8 @@ class ModelCircuits:
             self._held_at.pop(passage.model, None)
         if self._provider.reason is not None:
             self._provider.answered(passage.shared)
-            if self.reason_of_all is None:
-                for gate in self._models.values():
-                    gate.due()
+            if not self._provider.reason:
+                self.due()
 
     def failed(self, passage: "Passage", error: NeighbourError) -> None:
         """A call failed in a way that speaks of the model or the provider, not of the texts."""

@@ -22,7 +22,6 @@ from ai_task_processor import codec
 from ai_task_processor.errors import (
     CallRefused,
     InputRefused,
-    Misconfigured,
     ModelRefused,
     NeighbourError,
     QuotaExhausted,
@@ -155,10 +154,10 @@ def classify(status: int, content: bytes, otherwise: NeighbourError) -> Neighbou
         return otherwise
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY):
         return Transient(f"the model API answered {status}", status=status)
-    return _about_the_request(status, refusal)
+    return _about_the_request(status, refusal, otherwise)
 
 
-def _about_the_request(status: int, refusal: Refusal) -> NeighbourError:
+def _about_the_request(status: int, refusal: Refusal, otherwise: NeighbourError) -> NeighbourError:
     param = (refusal.param or "").lower()
     if param in REQUEST_PARAMETERS:
         return ModelRefused(f"the provider refuses the parameter {param}", status=status)
@@ -172,7 +171,7 @@ def _about_the_request(status: int, refusal: Refusal) -> NeighbourError:
     if _NO_SUCH_MODEL.search(refusal.words):
         return ModelRefused("the provider does not know this model, or it cannot do what is asked", status=status)
     if status == HTTPStatus.NOT_FOUND or HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
-        return Misconfigured(f"the model API answered {status}", status=status)
+        return otherwise
     refused = InputRefused("input_refused", "the model refuses this text")
     return CallRefused(
         f"the model API answered {status}", status=status, final=refused if status in _CONTENT_STATUSES else None

@@ -20,20 +20,24 @@ from ai_task_processor.errors import (
     InvalidAnswer,
     Misconfigured,
     NeighbourError,
+    NoToken,
     Rejected,
     Throttled,
     Transient,
+    Unacknowledged,
     Unauthorized,
 )
-from ai_task_processor.logs import get_logger
+from ai_task_processor.http1 import Answer
+from ai_task_processor.logs import get_logger, masked
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult, TaskStatus
 from ai_task_processor.ports import Admission, Clock, Journal, SkipReason
 from ai_task_processor.resilience import Gate
 from ai_task_processor.settings import ApiSettings
+from ai_task_processor.sources.nest_answers import Acknowledgements, acknowledged, rejection
 from ai_task_processor.sources.nest_list import Page, PendingList
 from ai_task_processor.sources.nest_marks import NestMarks
-from ai_task_processor.sources.nest_wire import acknowledged, rejection
+from ai_task_processor.sources.nest_remarks import remark
 from ai_task_processor.transport import exchange, status_error
 
 TASKS = "/api/ai-tasks/"
@@ -77,6 +81,9 @@ class NestTaskSource:
         self._acknowledged_meanwhile: set[str] | None = None
         self._deferred: dict[str, float] = {}
         self._bare_failures = False
+        self._acknowledgements = Acknowledgements()
+        #: why reports are not taken until somebody changes something; None when they are
+        self.report_trouble: str | None = None
         self._warned = False
         self._called = False
         self._pause: asyncio.Task[None] | None = None
@@ -181,39 +188,60 @@ class NestTaskSource:
         return self.marks
 
     async def _report(self, receipt: Receipt, state: TaskStatus, body: bytes) -> None:
-        await self._delivery_gate.call(lambda: self._patch(receipt.id, state, body), about=receipt.id)
+        try:
+            await self._delivery_gate.call(lambda: self._told(receipt.id, state, body), about=receipt.id)
+        except NoToken:
+            raise
+        except (Misconfigured, Unauthorized) as error:
+            self.report_trouble = str(error)
+            raise
+        self.report_trouble = None
         if self._acknowledged_meanwhile is not None:
             self._acknowledged_meanwhile.add(receipt.id)
         if self.marks is not None:
             self.marks.acknowledged(receipt.id, state)
 
+    async def _told(self, task_id: str, state: TaskStatus, body: bytes) -> None:
+        """Report an outcome. A repeated report runs the upstream's callback again, so there must be an end of them."""
+        try:
+            await self._patch(task_id, state, body)
+        except Unacknowledged as error:
+            raise self._acknowledgements.missing(task_id, error) from error
+        self._acknowledgements.arrived(task_id)
+
     async def _patch(self, task_id: str, state: TaskStatus, body: bytes) -> None:
-        started_at, status = time.perf_counter(), None
+        started_at, status, url = time.perf_counter(), None, task_url(self._tasks, task_id)
         try:
             answer = await exchange(
                 self._client,
                 "PATCH",
-                task_url(self._tasks, task_id),
+                url,
                 content=body,
                 headers={"Content-Type": "application/json"},
                 timeout_s=self._settings.request_timeout_s,
             )
             status = answer.status_code
         except InvalidAnswer as error:
-            raise Ambiguous(str(error)) from error
+            what = "return the updated document, small and uncompressed, or nothing"
+            raise Unacknowledged(f"answers to results cannot be read ({error}): {what}") from error
         finally:
             took_s = time.perf_counter() - started_at
             self._metrics.api_request(endpoint=TASKS + "{id}", method="PATCH", status_code=status, duration_s=took_s)
-        if answer.is_success:
-            if not acknowledged(answer.status_code, answer.content, task_id, state) and not self._warned:
-                self._warned = True
-                log.warning("delivery.unverified", reason="the task API answers results without id and state")
-            return
-        refusal = rejection(answer.status_code, answer.content) or status_error(answer, "the task API")
-        if answer.is_server_error and not isinstance(refusal, Throttled):
-            # The state may have been saved before the upstream's callback failed.
-            refusal = Ambiguous(str(refusal), status=answer.status_code)
-        raise refusal
+        if not answer.is_success:
+            raise _refusal(answer, url, body)
+        if not acknowledged(answer.status_code, answer.content, task_id, state) and not self._warned:
+            self._warned = True
+            log.warning("delivery.unverified", reason="the task API answers results without id and state")
+
+
+def _refusal(answer: Answer | httpx2.Response, url: str, sent: bytes) -> Rejected | NeighbourError:
+    """What a status that is no success says, with the API's own words."""
+    refusal = rejection(answer.status_code, answer.content) or status_error(answer, "the task API", url=url)
+    if answer.is_server_error and not isinstance(refusal, Throttled):
+        # The state may have been saved before the upstream's callback failed.
+        refusal = Ambiguous(str(refusal), status=answer.status_code)
+    refusal.detail = remark(answer.content, sent, masked)
+    return refusal
 
 
 def task_url(tasks: str, task_id: str) -> str:

@@ -26,14 +26,17 @@ _COLUMNS = "task_id, task_type, status, state, finished_at, due_at, attempts, re
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A record without its result. Times are seconds since the epoch; ``bytes`` as charged against the limit."""
+    """A record without its result. Times are seconds since the epoch; ``bytes`` as charged against the limit.
+
+    ``due_at``: None for what does not wait; what was never deferred has been due since it was finished.
+    """
 
     task_id: str
     task_type: str
     status: TaskStatus
     state: schema.State
     finished_at: float
-    due_at: float
+    due_at: float | None
     attempts: int
     reason: str | None
     bytes: int
@@ -104,4 +107,5 @@ def _connection(directory: Path, mode: Literal["ro", "rw"]) -> Iterator[sqlite3.
 def _to_summary(row: Iterable[object]) -> Summary:
     names = ("task_id", "task_type", "status", "state", "finished_at", "due_at", "attempts", "reason", "bytes")
     values = dict(zip(names, row, strict=True))
+    values["due_at"] = (values["due_at"] or values["finished_at"]) if values["state"] == "waiting" else None
     return Summary(**{**values, "status": TaskStatus(str(values["status"]))})  # type: ignore[arg-type]  # the table has these types

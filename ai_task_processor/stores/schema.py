@@ -213,12 +213,15 @@ def defer(db: sqlite3.Connection, task_id: str, due_at: float, attempts: int) ->
     db.execute("UPDATE records SET due_at = ?, attempts = ? WHERE task_id = ?", (due_at, attempts, task_id))
 
 
-def bury(db: sqlite3.Connection, task_id: str, reason: str) -> str | None:
+_BURY = """
+UPDATE records SET state = 'dead', reason = ?, attempts = ? WHERE task_id = ? AND state = 'waiting'
+RETURNING fingerprint
+"""
+
+
+def bury(db: sqlite3.Connection, task_id: str, reason: str, attempts: int) -> str | None:
     """The fingerprint of what was buried, None when nothing waits under this id."""
-    rows = db.execute(
-        "UPDATE records SET state = 'dead', reason = ? WHERE task_id = ? AND state = 'waiting' RETURNING fingerprint",
-        (reason, task_id),
-    ).fetchall()
+    rows = db.execute(_BURY, (reason, attempts, task_id)).fetchall()
     return rows[0][0] if rows else None
 
 

@@ -150,9 +150,9 @@ class SqliteOutbox:
     async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
         await self._write(lambda db: schema.defer(db, task_id, due_at, attempts))
 
-    async def bury(self, task_id: str, reason: str) -> None:
+    async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
         await self._write(
-            lambda db: schema.bury(db, task_id, reason),
+            lambda db: schema.bury(db, task_id, reason, attempts),
             committed=lambda fingerprint: self._ledger.bury(task_id, fingerprint),
         )
 

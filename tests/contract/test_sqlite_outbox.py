@@ -589,7 +589,8 @@ async def test_commands_read_beside_a_running_daemon(outbox: SqliteOutbox, tmp_p
     """Records are listed in the order of storing, page after page, and shown with their result."""
     for number in range(1201):
         outbox.put(record(str(number), vector=b"1234"))
-    await outbox.bury("7", "refused (HTTP 400)")
+    await outbox.bury("7", "refused (HTTP 400)", attempts=3)
+    await outbox.defer("8", due_at=NOW + 60, attempts=2)
     listed = inspection.list_records(tmp_path)
     assert [summary.task_id for summary in listed] == [str(number) for number in range(1201)]
     assert [(summary.task_id, summary.reason) for summary in listed if summary.state == "dead"] == [
@@ -601,11 +602,12 @@ async def test_commands_read_beside_a_running_daemon(outbox: SqliteOutbox, tmp_p
         status=TaskStatus.SUCCEEDED,
         state="waiting",
         finished_at=NOW,
-        due_at=0.0,
+        due_at=NOW,  # since it was finished
         attempts=0,
         reason=None,
         bytes=record("0", vector=b"1234").size,
     )
+    assert [(summary.due_at, summary.attempts) for summary in listed[7:9]] == [(None, 3), (NOW + 60, 2)]
     assert inspection.load_record(tmp_path, "0") == (listed[0], record("0", vector=b"1234"))
     assert inspection.load_record(tmp_path, "unknown") is None
 

@@ -20,11 +20,14 @@ from ai_task_processor.errors import (
     InvalidAnswer,
     Misconfigured,
     NeighbourError,
+    NeverAcknowledged,
     Rejected,
     Throttled,
     Transient,
+    Unacknowledged,
     Unauthorized,
     Unsent,
+    explained,
 )
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult, TaskStatus, TaskType, Vector
@@ -33,6 +36,7 @@ from ai_task_processor.resilience import Gate
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.settings import ApiSettings, NetworkSettings
 from ai_task_processor.sources.nest import NestTaskSource
+from ai_task_processor.stores.memory import MemoryJournal
 from ai_task_processor.transport import make_client
 
 VECTOR = TaskResult(vector=Vector(b"\0\0\x80?\0\0\0\xbf"))
@@ -552,10 +556,10 @@ async def test_a_closed_port_is_unsent(nest: NestNeighbourhood) -> None:
         ({"status": 413}, Rejected),
         ({"status": 422}, Rejected),
         ({"status": 409}, Rejected),
-        ({"status": 200, "body": "html"}, Ambiguous),
-        ({"status": 200, "body": "empty"}, Ambiguous),
-        ({"content": '{"_id":"another","state":"succeeded"}'}, Ambiguous),
-        ({"content": "{}", "headers": {"Content-Encoding": "gzip"}}, Ambiguous),
+        ({"status": 200, "body": "html"}, Unacknowledged),
+        ({"content": '{"_id":"another","state":"succeeded"}'}, Unacknowledged),
+        ({"content": "{}", "headers": {"Content-Encoding": "gzip"}}, Unacknowledged),
+        ({"content": "{}", "headers": {"Content-Encoding": "br"}}, Unacknowledged),
         ({"reset": True}, Ambiguous),
         ({"truncate": True}, Ambiguous),
     ],
@@ -584,13 +588,158 @@ async def test_a_callback_that_throws_leaves_it_open(nest: NestNeighbourhood) ->
     assert nest.sandbox.tasks[receipt.id].callbacks == 1
 
 
-async def test_an_answer_without_id_and_state_is_told_once(nest: NestNeighbourhood) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"content": '{"ok":true}'},
+        {"content": "\ufeff"},
+        {"content": '"OK"'},
+        *({"status": status, "body": "empty"} for status in (200, 201, 202, 205)),
+        {"status": 204, "body": "empty", "headers": {"Content-Encoding": "gzip"}},
+        {"status": 200, "body": "empty", "headers": {"Content-Encoding": "gzip"}},
+    ],
+    ids=str,
+)
+async def test_an_answer_without_id_and_state_is_told_once(nest: NestNeighbourhood, fault: dict[str, Any]) -> None:
     """It acknowledges; one warning for the process says that nothing could be verified."""
-    nest.sandbox.faults.add("patch", content='{"ok":true}')
+    nest.sandbox.faults.add("patch", **fault)
     with capture_logs() as lines:
         for _ in range(3):
             await nest.source.complete(Receipt(nest.add("hello")), VECTOR)
     assert [line["event"] for line in lines] == ["delivery.unverified"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", None),
+        (b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", None),
+        (b"HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n\r\n\r\n0\r\n\r\n", None),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", None),
+        (b"HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 0\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nOK", Unacknowledged),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 2\r\n\r\n{}", Unacknowledged),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Ambiguous),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Ambiguous),
+    ],
+    ids=repr,
+)
+async def test_an_answer_is_empty_only_when_it_ended(raw: bytes, error: type[NeighbourError] | None) -> None:
+    """On the wire: no body in every framing acknowledges, one that breaks off does not."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        writer.write(raw)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    clock = HandClock()
+    async with server, make_client(NetworkSettings(), url=url, connections=1) as client:
+        source = NestTaskSource(
+            ApiSettings(API_BASE_URL=url),  # type: ignore[call-arg]  # by the environment's name
+            polling=client,
+            delivering=client,
+            poll_gate=Gate("api_poll", threshold=5, clock=clock, metrics=METRICS),
+            delivery_gate=Gate("api_delivery", threshold=5, clock=clock, metrics=METRICS),
+            admission=Gatekeeper(),
+            clock=clock,
+            metrics=METRICS,
+        )
+        if error is None:
+            await source.complete(Receipt("a"), OUTPUT)
+            return
+        with pytest.raises(error) as caught:
+            await source.complete(Receipt("a"), OUTPUT)
+        assert type(caught.value) is error
+
+
+BEFORE = '{"_id":"%s","state":"pending"}'
+
+
+async def test_reports_that_are_never_acknowledged_end_in_a_pause(nest: NestNeighbourhood) -> None:
+    """The third old document in a row pauses for five minutes with what to change; an acknowledgement ends that."""
+    receipt = Receipt(nest.add("hello"))
+    old = nest.sandbox.faults.add("patch", content=BEFORE % receipt.id, after=True)
+    for error in (Unacknowledged, Unacknowledged, NeverAcknowledged, CircuitOpen):
+        with pytest.raises(error, match=r"return the updated document \(\{new: true\}\) or nothing"):
+            await nest.source.complete(receipt, VECTOR)
+    assert nest.source.report_trouble == nest.delivery_gate.reason
+    for wait_s in (299.0, 2.0, 299.0, 2.0):
+        nest.clock.time += wait_s
+        with pytest.raises(NeighbourError):
+            await nest.source.complete(receipt, VECTOR)
+    assert (old.hits, nest.sandbox.tasks[receipt.id].callbacks) == (5, 5)
+    nest.sandbox.faults.clear()
+    nest.clock.time += 301
+    await nest.source.complete(receipt, VECTOR)
+    assert (nest.delivery_gate.reason, nest.source.report_trouble) == (None, None)
+    await nest.source.complete(Receipt(nest.add("other")), VECTOR)
+
+
+async def test_an_old_document_now_and_then_pauses_nothing(nest: NestNeighbourhood) -> None:
+    """A lagging replica answers the task as it was before; the repeated report is acknowledged."""
+    for _ in range(5):
+        receipt = Receipt(nest.add("hello"))
+        nest.sandbox.faults.add("patch", content=BEFORE % receipt.id, after=True, times=1, task_id=receipt.id)
+        with pytest.raises(Unacknowledged):
+            await nest.source.complete(receipt, VECTOR)
+        await nest.source.complete(receipt, VECTOR)
+        await nest.source.complete(Receipt(nest.add("other")), VECTOR)
+    assert nest.source.report_trouble is None
+
+
+async def test_marks_are_no_reports(nest: NestNeighbourhood) -> None:
+    """What is answered to a mark says nothing about acknowledgements: it runs no callback."""
+    marks = nest.source.mark_with(MemoryJournal())
+    receipt = Receipt(nest.add("hello"))
+    nest.sandbox.faults.add("patch", content=BEFORE % receipt.id, times=5)
+    for _ in range(5):
+        await marks.begin(receipt)
+    assert nest.source.report_trouble is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "detail"),
+    [
+        ({"status": 400, "content": '{"statusCode":400,"message":["result must be an array"]}'},
+         "result must be an array"),
+        ({"status": 500, "content": '{"statusCode":500,"message":"no callback \\"verification_x\\" for 0.25"}'},
+         'no callback "verification_x" for …'),
+        ({"status": 403, "content": '{"message":"Forbidden resource","statusCode":403}'}, "Forbidden resource"),
+        ({"status": 413, "body": "html"}, ""),
+    ],
+)  # fmt: skip
+async def test_the_apis_own_words_go_with_its_refusal(
+    nest: NestNeighbourhood, fault: dict[str, Any], detail: str
+) -> None:
+    """Rejected or not, what the API says about it is kept, without numbers of the result."""
+    nest.sandbox.faults.add("patch", **fault)
+    with pytest.raises((Rejected, NeighbourError)) as caught:
+        await nest.source.complete(Receipt(nest.add("hello")), VECTOR)
+    assert isinstance(caught.value, Rejected | NeighbourError)
+    assert caught.value.detail == detail
+    assert explained(caught.value) == (f"{caught.value}: {detail}" if detail else str(caught.value))
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_redirect_names_the_setting(nest: NestNeighbourhood, status: int) -> None:
+    """To https of the same host: that. Elsewhere: where, without path and credentials. Both pause at once."""
+    host = nest.sandbox.url.removeprefix("http://").partition(":")[0]
+    for location, reason in (
+        (f"https://{host}/api/ai-tasks/x?token=s3cret", f"a redirect to https://{host}: use https in API_BASE_URL"),
+        ("https://a:b@login.test:8443/x?y=z", "a redirect to https://login.test:8443: correct API_BASE_URL"),
+    ):
+        nest.sandbox.faults.add("patch", status=status, body="empty", headers={"Location": location}, times=1)
+        nest.sandbox.faults.add("pending", status=status, body="empty", headers={"Location": location}, times=1)
+        for attempt in (nest.source.complete(Receipt(nest.add("a")), VECTOR), nest.source.claim(5)):
+            with pytest.raises(Misconfigured) as caught:
+                await attempt
+            assert str(caught.value) == f"the task API answered {status}, {reason}"
+        assert nest.delivery_gate.reason == f"the task API answered {status}, {reason}"
+        nest.clock.time += 301
 
 
 async def test_a_strict_api_gets_bare_failures(nest: NestNeighbourhood) -> None:

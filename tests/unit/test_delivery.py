@@ -102,9 +102,9 @@ class Disk(MemoryOutbox):
         self._check()
         await super().defer(task_id, due_at=due_at, attempts=attempts)
 
-    async def bury(self, task_id: str, reason: str) -> None:
+    async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
         self._check()
-        await super().bury(task_id, reason)
+        await super().bury(task_id, reason, attempts=attempts)
 
     def record(self, task_id: str) -> Record:
         return (self._waiting | self._dead)[task_id]
@@ -337,14 +337,38 @@ async def test_flushed_waits_for_what_is_under_way(clock: Any) -> None:
 async def test_a_refusal_is_a_dead_letter(clock: Any, logs: Logs, outcome: Any) -> None:
     """Refused for good: kept with its reason, counted by kind, never sent again."""
     room = Room(clock)
-    room.source.errors["a"] = Rejected(outcome, 409)
+    room.source.errors["a"] = refusal = Rejected(outcome, 409)
+    refusal.detail = "already final"
     room.put("a", "b")
     async with room.working():
         await clock.sleep(5_000.0)
     assert len(room.told("a")) == 1
     assert (room.count(outcome), room.count("acknowledged")) == (1, 1)
-    assert room.outbox.record("a").reason == f"{outcome} (HTTP 409)"
-    assert [line["task_id"] for line in logs if line["event"] == "delivery.refused"] == ["a"]
+    buried = room.outbox.record("a")
+    assert (buried.reason, buried.attempts) == (f"{outcome} (HTTP 409): already final", 1)
+    (line,) = [line for line in logs if line["event"] == "delivery.refused"]
+    assert (line["task_id"], line["reason"], line["attempts"]) == ("a", buried.reason, 1)
+
+
+async def test_attempts_before_a_refusal_are_counted(clock: Any, logs: Logs) -> None:
+    """Two failures, then a refusal: the dead letter shows three attempts, as the log does."""
+    room = Room(clock)
+    room.source.errors["a"] = failure = Ambiguous("the task API answered 500")
+    failure.detail = "the callback threw"
+    room.put("a")
+    async with room.working():
+        while len(room.told("a")) < 2:
+            await clock.sleep(0.1)
+        room.source.errors["a"] = Rejected("refused", 400)
+        while room.outbox.depth().waiting:
+            await clock.sleep(0.1)
+    assert room.outbox.record("a").attempts == 3
+    told = [(line["event"], line["reason"], line["attempts"]) for line in logs if line["event"].startswith("delivery.")]
+    assert told == [
+        ("delivery.deferred", "the task API answered 500: the callback threw", 1),
+        ("delivery.deferred", "the task API answered 500: the callback threw", 2),
+        ("delivery.refused", "refused (HTTP 400)", 3),
+    ]
 
 
 async def test_deferral_grows_to_a_quarter_of_an_hour_and_stands_in_the_outbox(clock: Any) -> None:

@@ -130,9 +130,9 @@ class Disk(MemoryOutbox):
         self._check()
         await super().defer(task_id, due_at=due_at, attempts=attempts)
 
-    async def bury(self, task_id: str, reason: str) -> None:
+    async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
         self._check()
-        await super().bury(task_id, reason)
+        await super().bury(task_id, reason, attempts=attempts)
 
     def _check(self) -> None:
         self.writable = not self._world.disk_full
