@@ -320,7 +320,9 @@ class Lane(Line):
 
     def _share_is_full(self) -> bool:
         """May a second call start beside the one that runs?"""
-        return (self._halves() or self.calls.findings.spoilt) and len(self._queue) >= self._most_inputs()
+        if self._halves():
+            return len(self._queue) >= min(self._intake.slots // 2, self._most_inputs())
+        return self.calls.findings.spoilt and len(self._queue) >= self._most_inputs()
 
     def _take(self) -> list[Waiting]:
         """The next batch, oldest first, within the size of one call. Texts nobody waits for any more are dropped."""

@@ -22,11 +22,9 @@ from ai_task_processor.errors import (
     CircuitOpen,
     InputRefused,
     ModelRefused,
-    Throttled,
     Transient,
 )
 from ai_task_processor.models.task import Usage
-from ai_task_processor.ports import Allowance, RateLimits
 from ai_task_processor.providers.call_size import MAX_INPUTS, MAX_TOKENS
 from tests.unit.batching.house import House, errors, texts, vector
 
@@ -57,12 +55,12 @@ async def test_a_finished_call_leaves_nothing_behind(house: House) -> None:
     await house.clock.sleep(0.1)
     waiting = asyncio.create_task(house.embed("waiting"))
     await house.clock.sleep(0.1)
-    assert batcher_task("slow-call-alarm")
+    assert batcher_task("batch-alarm")
     await asyncio.wait([running, waiting])
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert not house.batcher._lanes["m"].served
-    assert not batcher_task("slow-call-alarm")
+    assert not batcher_task("batch-alarm")
 
 
 async def test_tasks_that_come_together_travel_together(house: House) -> None:
@@ -85,18 +83,12 @@ async def test_a_large_house_goes_in_two_halves(house: House, slots: int, sizes:
 
 
 async def test_a_house_is_not_halved_while_calls_are_short(house: House) -> None:
-    """After a 429, or when few requests are left, a call carries as much as it can."""
+    """Under a limit of calls, a call carries as much as it can."""
     house.intake.slots = 300
-    house.model.error = Throttled("429", status=429)
     await house.embed("usual")
-    house.model.error = None
+    house.batcher._lanes["m"].calls.limiter.rate = 5.0
     await house.embed(*texts(300))
     assert house.model.sizes == [1, 300]
-    house.model.limits = lambda: RateLimits(Allowance(100, 10, 30.0))
-    await house.clock.sleep(100)
-    await house.embed("free again")
-    await house.embed(*texts(300))
-    assert house.model.sizes == [1, 300, 1, 300]
 
 
 async def test_a_house_is_not_halved_for_a_model_that_answers_at_once(clock: "FakeClock") -> None:
@@ -155,19 +147,20 @@ async def test_a_refill_on_its_way_is_waited_for(house: House) -> None:
 
 
 async def test_a_batch_that_waits_is_rarely_woken(house: House) -> None:
-    """Five ticks of a refill that brings 40 texts cost five wake-ups, and the last one comes at once."""
-    house.intake.refill = lambda: len(house.batcher._lanes["m"].queue) < 41
+    """Five ticks of a refill that brings 40 texts hardly wake the lane, and the last text wakes it at once."""
+    house.intake.refill = lambda: len(house.batcher._lanes["m"]._queue) < 41
     early = asyncio.create_task(house.embed("early"))
     await house.clock.sleep(0.003)
     wakes = 0
-    expects = house.batcher._expects
+    lane = house.batcher._lanes["m"]
+    expects = lane._expects
 
-    def counted(lane: Any) -> bool:
+    def counted() -> bool:
         nonlocal wakes
-        wakes += asyncio.current_task() in (batcher_task("batch-lane"), batcher_task("gathering-end"))
-        return expects(lane)
+        wakes += asyncio.current_task() is batcher_task("batch-lane")
+        return expects()
 
-    house.batcher._expects = counted  # type: ignore[method-assign]
+    lane._expects = counted  # type: ignore[method-assign]
     late = []
     for tick in range(5):
         await house.clock.sleep(LOOK_AGAIN_S)
@@ -177,6 +170,16 @@ async def test_a_batch_that_waits_is_rarely_woken(house: House) -> None:
     assert house.model.sizes == [41]
     assert house.model.times == [arrived_at]
     assert wakes <= 8
+
+
+@pytest.mark.parametrize("answers", [[True, True, False, True], [True, False, True, False, True], [False, True]])
+async def test_no_wake_up_is_lost_while_the_intake_changes_its_mind(house: House, answers: list[bool]) -> None:
+    """Whatever the intake answers, and in whatever order, a text leaves when the longest gathering is over."""
+    left = iter(answers)
+    house.intake.refill = lambda: next(left, True)
+    began_at = house.clock.monotonic()
+    await house.embed("a")
+    assert house.model.times[0] - began_at <= GATHERING_S + 0.001
 
 
 def batcher_task(name: str) -> asyncio.Task[Any] | None:
