@@ -15,7 +15,7 @@ from ai_task_processor.doctor.report import Finding, Neighbour, down, ok, shown,
 from ai_task_processor.errors import InvalidAnswer, NeighbourError
 from ai_task_processor.models.task import Task
 from ai_task_processor.settings import AuthSettings
-from ai_task_processor.sources.nest_list import Page
+from ai_task_processor.sources.nest_page import Page
 
 SKEW_S: Final = 30.0
 

@@ -486,7 +486,6 @@ async def test_what_a_poll_saw_is_counted(nest: NestNeighbourhood) -> None:
         ({"status": 500}, Transient, "server_error"),
         ({"status": 200, "body": "html"}, InvalidAnswer, "invalid"),
         ({"status": 200, "body": "object"}, InvalidAnswer, "invalid"),
-        ({"status": 200, "body": "empty"}, InvalidAnswer, "invalid"),
         ({"reset": True}, Ambiguous, "network_error"),
     ],
 )
