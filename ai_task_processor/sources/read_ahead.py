@@ -32,7 +32,7 @@ class ReadAhead:
         self._records: dict[str, bytes] = {}
         self._bytes = 0
         self._asked_at = self._read_at = self._ends_at = 0.0
-        self._doubted = False
+        self._reading = self._doubted = False
 
     def __len__(self) -> int:
         return len(self._records)
@@ -57,7 +57,7 @@ class ReadAhead:
     def asked(self) -> None:
         """A list is about to be asked for: it replaces what is here."""
         self.clear()
-        self._doubted = False
+        self._reading, self._doubted = True, False
         self._asked_at = self._monotonic()
 
     def answered(self) -> None:
@@ -78,6 +78,7 @@ class ReadAhead:
     def read(self) -> None:
         """No more of the list is kept."""
         self._read_at = self._monotonic()
+        self._reading = False
         if self._doubted:
             self.doubt()
 
@@ -87,7 +88,8 @@ class ReadAhead:
         A list that was read in 5 ms is dropped 50 ms later or now, one that took 3 s serves for 30 s.
         """
         self._doubted = True
-        self._ends_at = min(self._ends_at, self._read_at + WORTH * (self._read_at - self._asked_at))
+        if not self._reading:
+            self._ends_at = min(self._ends_at, self._read_at + WORTH * (self._read_at - self._asked_at))
 
     def take(self) -> bytes | None:
         """The next candidate's record; None when there is none that is fresh enough."""

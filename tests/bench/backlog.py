@@ -15,7 +15,7 @@ from tests.bench.report import Section, at_least, at_most
 
 SIZES = (1_000, 3_000, 12_000, 30_000, 120_000)
 #: a size is measured with so many tasks in front of it at least, and for so long at least
-SLOTS, LEAST_TASKS, WATCHED_S = 32, 3_000, 8.0
+SLOTS, LEAST_TASKS, WATCHED_S = 32, 3_000, 12.0
 LONGEST_S = 60.0
 
 
