@@ -2,17 +2,23 @@
 
 For lists that cost more than they bring: an API that ignores ``limit`` makes the whole list for every request.
 Candidates are kept as the bytes of their records: 470 bytes and 150 for the index, where a parsed task takes
-1,600, and parsing again costs 6 µs. So the bound in bytes is one of memory. Pure: no clock, no IO.
+1,600, and parsing again costs 6 µs. So the bound in bytes is one of memory. Long records are compressed: twice as
+many fit, for 50 µs each. Pure: no clock, no IO.
 
 A candidate is only a record that was listed. Whether it may start is asked when it is taken. An acknowledged
 id is dropped at once, which is the same as remembering every acknowledgement since the list was asked for.
 """
 
+import zlib
 from collections import deque
 from collections.abc import Callable
 
 #: memory of a candidate beside its record: its id, a place in the order and one in the index
 ENTRY_BYTES = 160
+#: From so many bytes on a record is compressed: below, the API spends less on listing it again than we on that.
+LONG_BYTES = 1_024
+#: what a compressed record begins with, and no JSON does
+_COMPRESSED = zlib.compress(b"")[:1]
 #: After a sign that the list is out of date, candidates are used until this many times as long as it took to read
 #: has passed: however often such signs come, they cost a tenth of the time.
 WORTH = 10.0
@@ -67,6 +73,8 @@ class ReadAhead:
 
     def keep(self, task_id: str, record: bytes) -> bool:
         """Add a candidate to the end; false when there is no room for it."""
+        if len(record) >= LONG_BYTES:
+            record = zlib.compress(record, 1)
         size = len(record) + ENTRY_BYTES
         if self._bytes + size > self._max_bytes:
             return False
@@ -98,7 +106,8 @@ class ReadAhead:
         while self._order:
             task_id = self._order.popleft()
             if task_id in self._records:
-                return self._dropped(task_id)
+                record = self._dropped(task_id)
+                return zlib.decompress(record) if record[:1] == _COMPRESSED else record
         return None
 
     def drop(self, task_id: str) -> None:

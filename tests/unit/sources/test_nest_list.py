@@ -551,13 +551,13 @@ async def test_no_more_is_asked_for_than_an_api_may_allow(make: Make, lasting: i
 
 
 async def test_reading_ahead_is_bounded_in_bytes(make: Make) -> None:
-    """Of a hundred megabytes no more is taken than fits, and a little."""
-    upstream = Upstream([record(f"t{n}", size=10_000) for n in range(10_000)], "ignored")
+    """Of ten megabytes no more is taken than fits, and a little."""
+    upstream = Upstream([record(f"t{n:04d}", size=900) for n in range(10_000)], "ignored")
     pending = make(upstream, ahead=(ahead := read_ahead(2**20)))
     page = await pending.read(5)
     assert page.kept == len(ahead) == 2**20 // (len(upstream.records[5]) + ENTRY_BYTES)
     assert not page.complete
-    assert upstream.bodies[0].sent <= 2**20 + 5 * 10_200 + 2 * CHUNK + nest_list.TAIL_BYTES
+    assert upstream.bodies[0].sent <= 2**20 + 5 * 1_100 + 2 * CHUNK + nest_list.TAIL_BYTES
     assert upstream.bodies[0].closed
 
 

@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from ai_task_processor.sources.read_ahead import ENTRY_BYTES, WORTH, ReadAhead
+from ai_task_processor.sources.read_ahead import ENTRY_BYTES, LONG_BYTES, WORTH, ReadAhead
 
 
 class Clock:
@@ -71,6 +71,18 @@ def test_the_bound_is_one_of_memory() -> None:
         tracemalloc.stop()
     assert count == 2**22 // (470 + ENTRY_BYTES)
     assert used < 1.05 * 2**22
+
+
+@pytest.mark.parametrize("size", [0, LONG_BYTES - 8, LONG_BYTES, 50_000])
+def test_long_records_are_kept_small_and_come_back_as_they_were(clock: Clock, size: int) -> None:
+    """Byte for byte, whatever their length; a text takes half of its bytes or less."""
+    record = b'{"t":"%s"}' % b" ".join(b"%d words" % n for n in range(size // 4))[:size]
+    ahead = ReadAhead(10**6, 30.0, clock)
+    ahead.asked()
+    ahead.answered()
+    assert ahead.keep("a", record)
+    assert ahead.used_bytes - ENTRY_BYTES <= len(record) / (1 if len(record) < LONG_BYTES else 2)
+    assert (ahead.take(), ahead.used_bytes) == (record, 0)
 
 
 def test_they_are_as_old_as_the_answer(clock: Clock) -> None:
