@@ -314,7 +314,12 @@ class Daemon:
             "why_idle": health.why_idle(snapshot),
             "not_ready_because": health.unready(snapshot),
             "slots": {"total": snapshot.slots, "running": snapshot.running},
-            "backlog": {"seen": page.seen, "complete": page.complete, "skipped": snapshot.skipped},
+            "backlog": {
+                "seen": page.seen,
+                "complete": page.complete,
+                "read_ahead": parts.source.candidates,
+                "skipped": snapshot.skipped,
+            },
             "outbox": {
                 "waiting": depth.waiting,
                 "dead_letters": depth.dead,

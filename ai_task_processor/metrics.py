@@ -146,6 +146,8 @@ class Metrics:
         self._oldest_pending = one(Gauge, "oldest_pending_age_seconds", "Age of the oldest task that was read.")
         self._pending_complete = one(Gauge, "pending_list_complete", "1 when the list was read to its end.")
         self._skipped = many(Counter, "tasks_skipped_total", "Listed tasks not started.", reason=get_args(SkipReason))
+        self._listed = one(Counter, "listed_records_total", "Records of the pending list that were looked at.")
+        self._read_ahead = one(Gauge, "read_ahead_tasks", "Listed tasks that wait here for free slots.")
         # --- tasks
         self._processed = many(Counter, "tasks_processed_total", "Settled tasks.", by_type, status=TASK_STATUSES)
         self._processing = many(latency, "task_processing_duration_seconds", "From started to settled.", by_type)
@@ -216,6 +218,13 @@ class Metrics:
         self._pending.set(_amount(count))
         self._oldest_pending.set(_amount(oldest_age_s or 0))
         self._pending_complete.set(complete)
+
+    def records_listed(self, count: int) -> None:
+        self._listed.inc(_amount(count))
+
+    def read_ahead(self, count: Callable[[], int]) -> None:
+        """``count`` is asked at every scrape."""
+        self._read_ahead.set_function(count)
 
     def poll_interval(self, seconds: float) -> None:
         self._poll_interval.set(_amount(seconds))

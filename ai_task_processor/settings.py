@@ -71,6 +71,15 @@ class ApiSettings(Group):
     mark_in_progress: Annotated[bool, BeforeValidator(syntax.flag)] = _var(
         "MARK_IN_PROGRESS", "true to set tasks to in_progress while they are worked on", "false"
     )
+    read_ahead_bytes: Annotated[ByteSize, BeforeValidator(syntax.byte_count)] = _var(
+        "READ_AHEAD_BYTES",
+        "the memory for tasks of one list that wait for free slots; bytes, or like 16MiB; 0 to list again for each",
+        "4MiB", ge=0, le=2**40,
+    )  # fmt: skip
+    read_ahead_s: float = _var(
+        "READ_AHEAD_SECONDS", "for how many seconds one list may serve free slots; 0 to list again for each", "30",
+        ge=0, le=86400,
+    )  # fmt: skip
 
 
 class AuthSettings(Group):

@@ -412,6 +412,15 @@ def task_api() -> Json:
                 words={"0": ("no", "orange"), "1": ("yes", "green")},
             ),
             Graph(
+                title="Listed for each task",
+                text="Records looked at. Many: the API ignores the limit, or thousands of tasks are skipped.",
+                queries={
+                    "records": ratio(per_second("listed_records_total"), per_second("tasks_processed_total")),
+                    "wait for slots": largest("read_ahead_tasks"),
+                },
+                right="wait for slots",
+            ),
+            Graph(
                 title="Tasks skipped",
                 text="Listed and not started, by reason; each poll counts them again.",
                 queries={"{{reason}}": f"{per_second('tasks_skipped_total', by='reason')} > 0"},

@@ -14,7 +14,7 @@ from ai_task_processor import errors
 from ai_task_processor.doctor.report import Finding, Neighbour, down, ok, shown, skipped, unusable, warning, wrong
 from ai_task_processor.errors import InvalidAnswer, NeighbourError
 from ai_task_processor.models.task import Task
-from ai_task_processor.sources.nest_list import Page
+from ai_task_processor.sources.nest_page import Page
 
 SKEW_S: Final = 30.0
 

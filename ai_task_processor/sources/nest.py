@@ -3,12 +3,12 @@
 Whoever lists a task may process it (``in_progress`` has no owner there), so this source itself
 keeps what must not start again: what was acknowledged after the list was asked for, and what was
 given back a moment ago. Nothing else suppresses a listing: a task that an operator puts back to
-pending runs again.
+pending runs again. All of this is asked again when a candidate of an earlier list starts.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 import httpx2
@@ -35,9 +35,11 @@ from ai_task_processor.ports import Admission, Clock, Journal, SkipReason
 from ai_task_processor.resilience import Gate
 from ai_task_processor.settings import ApiSettings
 from ai_task_processor.sources.nest_answers import Acknowledgements, acknowledged, rejection
-from ai_task_processor.sources.nest_list import Page, PendingList
+from ai_task_processor.sources.nest_list import PendingList
 from ai_task_processor.sources.nest_marks import NestMarks
+from ai_task_processor.sources.nest_page import Page
 from ai_task_processor.sources.nest_remarks import remark
+from ai_task_processor.sources.read_ahead import ReadAhead
 from ai_task_processor.transport import exchange, status_error
 
 TASKS = "/api/ai-tasks/"
@@ -71,7 +73,9 @@ class NestTaskSource:
     ) -> None:
         self._settings = settings
         self._tasks = str(httpx2.URL(settings.base_url + TASKS))
-        self._list = PendingList(settings, polling, self._skip, busy=self._busy, metrics=metrics)
+        self._ahead = ReadAhead(settings.read_ahead_bytes, settings.read_ahead_s, clock.monotonic)
+        metrics.read_ahead(lambda: len(self._ahead))
+        self._list = PendingList(settings, polling, self._skip, busy=self._busy, ahead=self._ahead, metrics=metrics)
         self._client = delivering
         self._poll_gate = poll_gate
         self._delivery_gate = delivery_gate
@@ -94,9 +98,19 @@ class NestTaskSource:
         """What the last good poll saw, for ``/status``."""
         return self._list.last_page
 
+    @property
+    def candidates(self) -> int:
+        """How many tasks of that poll wait here for free slots."""
+        return len(self._ahead)
+
     async def claim(self, limit: int) -> Sequence[Claim]:
+        """Candidates of the last list while there are any; a new list only when none of them may start."""
         if limit <= 0:
             return ()
+        tasks = await self._list.take(limit) or await self._poll(limit)
+        return [Claim(task, Receipt(task.id)) for task in tasks.values()]
+
+    async def _poll(self, limit: int) -> Mapping[str, Task]:
         started_at = time.perf_counter()
         self._acknowledged_meanwhile = set()
         try:
@@ -110,7 +124,7 @@ class NestTaskSource:
         finally:
             self._acknowledged_meanwhile = None
         self._note(page, time.perf_counter() - started_at)
-        return [Claim(task, Receipt(task.id)) for task in page.tasks.values()]
+        return page.tasks
 
     async def wait(self, timeout_s: float) -> bool:
         if not self._called:
@@ -126,6 +140,7 @@ class NestTaskSource:
         scheduler pauses by asking its source to wait, and alone decides when it asks and what may not be cut short.
         """
         self._metrics.woken()
+        self._ahead.doubt()
         self.end_wait()
 
     def end_wait(self) -> None:
@@ -190,12 +205,18 @@ class NestTaskSource:
     async def _report(self, receipt: Receipt, state: TaskStatus, body: bytes) -> None:
         try:
             await self._delivery_gate.call(lambda: self._told(receipt.id, state, body), about=receipt.id)
+        except Rejected as error:
+            if error.outcome in ("gone", "conflict"):
+                self._ahead.drop(receipt.id)
+                self._ahead.doubt()
+            raise
         except NoToken:
             raise
         except (Misconfigured, Unauthorized) as error:
             self.report_trouble = str(error)
             raise
         self.report_trouble = None
+        self._ahead.drop(receipt.id)
         if self._acknowledged_meanwhile is not None:
             self._acknowledged_meanwhile.add(receipt.id)
         if self.marks is not None:

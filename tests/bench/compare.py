@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import alone, contests, machine, report
+from tests.bench import alone, backlog, contests, machine, report
 from tests.bench.contest import Plan, tell
 from tests.bench.machine import UPSTREAM_CORE
 from tests.bench.report import Bound, Section
@@ -29,6 +29,7 @@ MEASURES: dict[str, tuple[Callable[[Plan], list[Section]], str]] = {
     "e": (contests.encrypted, "as a, over TLS"),
     "f": (contests.defaults, "defaults as shipped"),
     "growth": (contests.growth, "1,000, 10,000, 100,000 pending tasks: CPU per task"),
+    "backlog": (backlog.backlog, "1,000 to 120,000 pending, `limit` ignored: tasks/s, records listed per task"),
     "start": (alone.start, "cold start to /health, imports"),
     "outbox": (alone.outbox, "what the outbox costs by itself"),
 }

@@ -19,7 +19,7 @@ from ai_task_processor.doctor.report import Check, Finding, Neighbour, Report
 from ai_task_processor.masking import Masker
 from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.settings import AuthSettings
-from ai_task_processor.sources.nest_list import Page
+from ai_task_processor.sources.nest_page import Page
 from ai_task_processor.token_answers import token_remedy
 
 API = Neighbour("task API", "API_BASE_URL", "https://api.example.com")

@@ -17,6 +17,7 @@ NAMES = """
     polls_total wakeups_total
     poll_duration_seconds poll_bytes last_successful_poll_timestamp_seconds poll_interval_seconds
     pending_tasks_seen oldest_pending_age_seconds pending_list_complete tasks_skipped_total
+    listed_records_total read_ahead_tasks
     tasks_processed_total task_processing_duration_seconds task_wait_seconds task_end_to_end_seconds
     tasks_in_flight slots stuck_tasks
     deliveries_total outbox_records outbox_oldest_age_seconds outbox_bytes dead_letters
