@@ -97,7 +97,7 @@ class Findings:
         return max(1, most)
 
     def cut(self, part: Part, error: NeighbourError) -> Sequence[Part]:
-        """A failed call in parts: halves when its size may be at fault, else four, or as large as its refusal allows."""
+        """A failed call in parts: halves when its size may be at fault, else four, or what its refusal allows."""
         texts, slow = part.texts, is_slow(error)
         pieces = 4 if (slow or len(texts) <= self._most_served) and len(texts) > LEAST_TOGETHER else 2
         if slow and len(texts) <= 2 * LEAST_TOGETHER:

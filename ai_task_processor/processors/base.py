@@ -29,14 +29,14 @@ class BaseProcessor(ABC):
         """For how many seconds none of its tasks should be claimed (a paused neighbour); 0 for now."""
         return 0.0
 
-    def lane(self, task: Task) -> str | None:
+    def lane(self, task: Task) -> str | None:  # noqa: ARG002 - for processors that know one
         """What the task shares with others of its kind, and may hold up all of them (a model); None for nothing.
 
         Cheap and without IO: asked for every listed task.
         """
         return None
 
-    def lane_hold_s(self, lane: str, running: int) -> float:
+    def lane_hold_s(self, lane: str, running: int) -> float:  # noqa: ARG002 - as above
         """For how many seconds no task of this lane should be started, when so many run; 0 for now."""
         return 0.0
 

@@ -63,22 +63,25 @@ _TOO_LONG = re.compile(
 #: the same of a call: too many inputs ("batch size 128 > maximum allowed batch size 32"), too large a body
 _TOO_MANY = re.compile(
     r"\b(batch|inputs?|texts?|array|items?|elements?|list|documents?)\b.{0,80}"
-    r"\b(too (many|long|large|big)|exceed\w*|max(imum)?|at most|no more than|limit(ed)?|larger than|greater than|less than)\b"
-    r"|\b(too many|at most|no more than|max(imum)?( of)?)\b.{0,40}\b(batch|inputs?|texts?|items?|elements?|documents?)\b"
+    r"\b(too (many|long|large|big)|exceed\w*|max(imum)?|at most|no more than|limit(ed)?|(larger|greater|less) than)\b"
+    r"|\b(too many|at most|no more than|max(imum)?( of)?)\b.{0,40}"
+    r"\b(batch|inputs?|texts?|items?|elements?|documents?)\b"
     r"|\b(request|body|payload|entity|content)\b.{0,30}\btoo (large|big|long)\b",
     re.IGNORECASE | re.DOTALL,
 )
 _REQUEST_TOO_LARGE = re.compile(r"\brequest (is )?too large\b", re.IGNORECASE)
 #: the number behind such words, as far as it can be told apart from what was sent: "maximum … 32", "at most 100"
 _LIMIT = re.compile(
-    r"\b(?:max(?:imum)?|limit(?:ed)?|at most|no more than|up to|less than)\b[^0-9]{0,40}?\b([0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,9})\b",
+    r"\b(?:max(?:imum)?|limit(?:ed)?|at most|no more than|up to|less than)\b[^0-9]{0,40}?"
+    r"\b([0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,9})\b",
     re.IGNORECASE,
 )
 #: an unknown model, or one that cannot do what is asked of it
 _NO_SUCH_MODEL = re.compile(
     r"\b(unknown|invalid|unsupported|no such) model\b|\bnot a valid model\b|\bno endpoints found\b"
     r"|\b(model|deployment)\b.{0,200}"
-    r"\b(not found|not exist|not (be )?support(ed)?|not (have )?access|not available|not (been )?loaded|deprecated|decommissioned)\b",
+    r"\b(not found|not exist|not (be )?support(ed)?|not (have )?access|not available|not (been )?loaded"
+    r"|deprecated|decommissioned)\b",
     re.IGNORECASE | re.DOTALL,
 )
 
