@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from ai_task_processor.batching import Embedded
+from ai_task_processor.models.task import Embedded
 from ai_task_processor.ports import Clock
 
 

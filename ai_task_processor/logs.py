@@ -33,6 +33,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     task.quarantined        it killed the process three times alone: not started again
     recovery.started        the process died last time: what it was doing runs alone first
     result.lost             disk and process failed together: put the task back to pending
+    text.set_aside          a model fails for one text and serves others: it is tried again later and later
     model.crashed           a bug of ours in one model call
     delivery.acknowledged   (debug) the upstream has the outcome
     delivery.deferred       to be tried again later

@@ -10,6 +10,5 @@ that waits or is on its way shares its answer, and vectors are remembered (``vec
 from ai_task_processor.batching.batcher import MAX_LANES, MicroBatcher
 from ai_task_processor.batching.circuits import ModelCircuits
 from ai_task_processor.batching.lane import Intake
-from ai_task_processor.batching.waiting import Embedded
 
-__all__ = ["MAX_LANES", "Embedded", "Intake", "MicroBatcher", "ModelCircuits"]
+__all__ = ["MAX_LANES", "Intake", "MicroBatcher", "ModelCircuits"]

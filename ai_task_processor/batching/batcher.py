@@ -9,10 +9,10 @@ from ai_task_processor.batching.calls import Tools, usage_of
 from ai_task_processor.batching.circuits import ModelCircuits
 from ai_task_processor.batching.lane import Intake, Lane
 from ai_task_processor.batching.vector_length import VectorLength
-from ai_task_processor.batching.waiting import Embedded, Texts, Waiting
+from ai_task_processor.batching.waiting import Texts, Waiting
 from ai_task_processor.errors import CircuitOpen, InputRefused
 from ai_task_processor.metrics import Metrics
-from ai_task_processor.models.task import Vector
+from ai_task_processor.models.task import Embedded, Vector
 from ai_task_processor.ports import Clock, Embeddings
 from ai_task_processor.providers.call_size import CallSize
 from ai_task_processor.resilience import Retries

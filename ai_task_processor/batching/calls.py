@@ -16,7 +16,7 @@ from ai_task_processor.batching.circuits import ModelCircuits, Passage
 from ai_task_processor.batching.findings import TRUSTED_S, Findings, is_slow
 from ai_task_processor.batching.offenders import Offenders
 from ai_task_processor.batching.vector_length import VectorLength
-from ai_task_processor.batching.waiting import Embedded, Part, Texts, Waiting
+from ai_task_processor.batching.waiting import Part, Texts, Waiting
 from ai_task_processor.errors import (
     Ambiguous,
     CallRefused,
@@ -33,7 +33,7 @@ from ai_task_processor.errors import (
 )
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
-from ai_task_processor.models.task import Usage
+from ai_task_processor.models.task import Embedded, Usage
 from ai_task_processor.ports import Clock, Embeddings
 from ai_task_processor.providers.call_size import CallSize
 from ai_task_processor.providers.limiter import Limiter

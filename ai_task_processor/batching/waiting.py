@@ -6,18 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ai_task_processor.errors import Transient
-from ai_task_processor.models.task import Usage, Vector
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """One text's vector. ``usage`` is its share of the call, by bytes (exact for a text that went alone).
-
-    It is nothing when the vector was remembered.
-    """
-
-    vector: Vector
-    usage: Usage
+from ai_task_processor.models.task import Embedded
 
 
 @dataclass(slots=True, eq=False)

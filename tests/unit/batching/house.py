@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
-from ai_task_processor.batching import Embedded, MicroBatcher, ModelCircuits
+from ai_task_processor.batching import MicroBatcher, ModelCircuits
 from ai_task_processor.errors import InputRefused
 from ai_task_processor.metrics import Metrics
-from ai_task_processor.models.task import Usage, Vector
+from ai_task_processor.models.task import Embedded, Usage, Vector
 from ai_task_processor.ports import Clock, Embeddings, RateLimits
 from ai_task_processor.resilience import Retries
 from ai_task_processor.vector_cache import VectorCache

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from ai_task_processor.batching import MAX_LANES, Embedded
+from ai_task_processor.batching import MAX_LANES
 from ai_task_processor.batching.lane import (
     GATHERING_S,
     GATHERING_SHARE,
@@ -24,7 +24,7 @@ from ai_task_processor.errors import (
     ModelRefused,
     Transient,
 )
-from ai_task_processor.models.task import Usage
+from ai_task_processor.models.task import Embedded, Usage
 from ai_task_processor.providers.call_size import MAX_INPUTS, MAX_TOKENS
 from tests.unit.batching.house import House, errors, texts, vector
 

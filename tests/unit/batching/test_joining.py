@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ai_task_processor.batching import Embedded
 from ai_task_processor.batching.lane import WITNESS
 from ai_task_processor.errors import (
     CallRefused,
@@ -18,7 +17,7 @@ from ai_task_processor.errors import (
     ModelRefused,
     Transient,
 )
-from ai_task_processor.models.task import Usage
+from ai_task_processor.models.task import Embedded, Usage
 from ai_task_processor.ports import Embeddings
 from ai_task_processor.vector_cache import VectorCache
 from tests.unit.batching.house import House, errors, vector
