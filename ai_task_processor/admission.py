@@ -46,12 +46,16 @@ class RunningTasks(dict[str, Running]):
             self.lanes[task.lane] += 1
 
     def __delitem__(self, task_id: str) -> None:
-        lane = self[task_id].lane
-        super().__delitem__(task_id)
-        if lane is not None:
-            self.lanes[lane] -= 1
-            if not self.lanes[lane]:
-                del self.lanes[lane]
+        self.pop(task_id)
+
+    def pop(self, task_id: str) -> Running:  # type: ignore[override]  # without a default: it must be there
+        """Take a task out of its slot."""
+        task = super().pop(task_id)
+        if task.lane is not None:
+            self.lanes[task.lane] -= 1
+            if not self.lanes[task.lane]:
+                del self.lanes[task.lane]
+        return task
 
 
 class EngineAdmission:

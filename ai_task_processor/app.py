@@ -252,6 +252,8 @@ class Daemon:
             bytes_used=depth.bytes,
             oldest_age_s=None if oldest is None else max(0.0, self._clock.now().timestamp() - oldest),
         )
+        if parts.batcher is not None:
+            parts.batcher.count()
         limit_s = self._settings.worker.task_timeout_s + STUCK_AFTER_S
         parts.metrics.stuck(sum(now - task.started_at > limit_s for task in parts.scheduler.running.values()))
         snapshot = self._snapshot()

@@ -24,7 +24,7 @@ PREFIX = "ai_task_processor_"
 OTHER = "other"
 
 # From 5 ms to one hour: a model call may take minutes, a task may wait much longer. Each bound costs
-# 15 of the 500 series.
+# 15 of the 700 series.
 LATENCY_S = (0.005, 0.025, 0.1, 0.25, 1, 2.5, 10, 30, 120, 600, 3600)
 LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 POLL_BYTES = (256, 4096, 65_536, 1_048_576, 16_777_216, 268_435_456)

@@ -48,10 +48,6 @@ class Admission(Protocol):
     def refuse(self, task: Task) -> SkipReason | None:
         """Why this task must not start now, or None when it may."""
 
-    def lane(self, task: Task) -> str | None:
-        """What the task shares with others and may hold up for all of them (a model); None for nothing."""
-
-
 class TaskSource(Protocol):
     """Where tasks come from and where their outcomes go back to. Delivery is at least once."""
 

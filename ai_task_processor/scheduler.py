@@ -8,13 +8,13 @@ import random
 from collections.abc import Callable, Sequence
 from math import inf
 
-from ai_task_processor.admission import Running, RunningTasks
+from ai_task_processor.admission import Running
 from ai_task_processor.errors import NeighbourError
 from ai_task_processor.lifecycle import TaskRunner
 from ai_task_processor.logs import get_logger, task_context
 from ai_task_processor.metrics import Metrics
-from ai_task_processor.models.task import Claim
-from ai_task_processor.ports import Admission, Clock, TaskSource
+from ai_task_processor.models.task import Claim, Task
+from ai_task_processor.ports import Clock, SkipReason, TaskSource
 from ai_task_processor.recovery import Recovery
 from ai_task_processor.trouble import Trouble
 
@@ -44,7 +44,8 @@ class TaskScheduler:
 
     ``running`` is its ledger of tasks in slots, which admission reads too. ``hold_s`` answers for how
     many seconds nothing may be claimed (outbox full, circuit open): 0 for now; ``resumes_in_s``: when a part of
-    what is skipped may start. ``idle``: nothing runs,
+    what is skipped may start. ``refuse`` is asked once more when a claimed task starts, and ``lane`` for what it takes
+    a share of. ``idle``: nothing runs,
     and a poll that began when nothing ran found nothing to start. ``cut``: tasks that a drain cut off.
     """
 
@@ -53,12 +54,13 @@ class TaskScheduler:
         source: TaskSource,
         runner: TaskRunner,
         *,
-        running: RunningTasks,
-        admission: Admission,
+        running: dict[str, Running],
         recovery: Recovery,
         slots: int,
         interval_s: float,
         hold_s: Callable[[], float],
+        refuse: Callable[[Task], SkipReason | None] = lambda _: None,
+        lane: Callable[[Task], str | None] = lambda _: None,
         resumes_in_s: Callable[[], float] = lambda: inf,
         clock: Clock,
         metrics: Metrics,
@@ -75,8 +77,9 @@ class TaskScheduler:
         self._runner = runner
         self._recovery = recovery
         self._interval_s = interval_s
-        self._admission = admission
         self._hold_s = hold_s
+        self._refuse = refuse
+        self._lane = lane
         self._resumes_in_s = resumes_in_s
         self._clock = clock
         self._metrics = metrics
@@ -192,14 +195,14 @@ class TaskScheduler:
             while self.free <= 0 and self._clock.monotonic() < ends_at:
                 await self._clock.sleep(SETTLING_POLL_S)
             # Asked once more: each that starts takes its share of what it needs.
-            if self.free > 0 and self._admission.refuse(claim.task) is None:
+            if self.free > 0 and self._refuse(claim.task) is None:
                 self._start(group, claim)
             else:
                 await self._source.release(claim.receipt, 0.0)
 
     def _start(self, group: asyncio.TaskGroup, claim: Claim) -> None:
         task = claim.task
-        self.running[task.id] = Running(task.type, self._clock.monotonic(), self._admission.lane(task))
+        self.running[task.id] = Running(task.type, self._clock.monotonic(), self._lane(task))
         group.create_task(self._work(claim), name=f"task {task.id}")
 
     async def _work(self, claim: Claim) -> None:

@@ -151,6 +151,12 @@ class MicroBatcher:
         """Seconds until some model that is held may be tried again; infinite when none is held."""
         return min((hold_s for lane in self._lanes.values() if (hold_s := lane.hold_s()) > 0), default=inf)
 
+    def count(self) -> None:
+        """Set the gauges that show the lanes."""
+        for lane in self._lanes.values():
+            self._metrics.model_waiting(lane.model, 0 if lane.pace() is None else lane.waiting)
+            self._metrics.model_batch_cap(lane.model, lane.calls.size.most_inputs)
+
     def troubles(self) -> dict[str, str]:
         """Why which model is paused, for ``/status``."""
         return dict(self._tools.circuits.held())

@@ -35,7 +35,8 @@ from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Claim, Failure, Receipt, Record, Task, TaskResult
 from ai_task_processor.recovery import Recovery
 from ai_task_processor.resilience import Gate, RetryBudget, RetryPolicy, retrying
-from ai_task_processor.scheduler import Running, TaskScheduler
+from ai_task_processor.admission import Running
+from ai_task_processor.scheduler import TaskScheduler
 from ai_task_processor.stores.memory import MemoryJournal, MemoryOutbox
 from tests.unit.conftest import FakeClock
 
