@@ -48,6 +48,7 @@ class Admission(Protocol):
     def refuse(self, task: Task) -> SkipReason | None:
         """Why this task must not start now, or None when it may."""
 
+
 class TaskSource(Protocol):
     """Where tasks come from and where their outcomes go back to. Delivery is at least once."""
 

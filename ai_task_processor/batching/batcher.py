@@ -25,7 +25,7 @@ SHARE_LOOK_S = 0.25
 #: for so long a model counts as wanted after one of its tasks was listed
 WANTED_S = 60.0
 #: what was learnt of models is saved this often, when it has changed, seconds
-REMEMBER_S = 10.0
+REMEMBER_S = 1.0
 #: no more models are remembered from one run to the next
 MAX_REMEMBERED = 64
 
@@ -139,7 +139,8 @@ class MicroBatcher:
         lane = self._lanes.get(model)
         slots = self._intake.slots
         if lane is None:
-            return max(self._tools.circuits.wait_s(model), 0.0 if running < max(1, slots // 4) else SHARE_LOOK_S)
+            may_start = model in self._remembered or running < max(1, slots // 4)
+            return max(self._tools.circuits.wait_s(model), 0.0 if may_start else SHARE_LOOK_S)
         if (hold_s := lane.hold_s()) > 0:
             return hold_s
         if running < lane.share(slots, others=len(self._wanted_at) > 1):
@@ -177,7 +178,7 @@ class MicroBatcher:
 
     def _remember(self, lane: Lane) -> None:
         size, length = lane.calls.size.state(), lane.calls.length.length
-        if length is None and not size:
+        if not lane.calls.ever_served:
             return
         self._remembered.pop(lane.model, None)
         self._remembered[lane.model] = {"size": size, "length": length}
@@ -212,7 +213,8 @@ class MicroBatcher:
             known = length
         size = remembered.get("size")
         restored = CallSize.restored(size if isinstance(size, dict) else {})
-        return Lane(model, self._tools, self._intake, restored, VectorLength(known, likely))
+        vector_length = VectorLength(known, likely)
+        return Lane(model, self._tools, self._intake, size=restored, length=vector_length, known=bool(remembered))
 
 
 def _encoded(text: str) -> bytes:

@@ -104,8 +104,9 @@ class Calls:
     """The calls of one model. ``usual_s``: how long one takes; ``not_before``: after failures, when the next starts."""
 
     def __init__(
-        self, model: str, tools: Tools, texts: Texts, line: Line, size: CallSize, length: VectorLength
+        self, model: str, tools: Tools, texts: Texts, line: Line, *, size: CallSize, length: VectorLength, known: bool
     ) -> None:
+        """``known``: an earlier process was served by this model."""
         self.model = model
         self.limiter = Limiter()
         self.size = size
@@ -125,6 +126,7 @@ class Calls:
         self._texts = texts
         self._line = line
         self._served_calls = 0
+        self._known = known
         self._served_at = -inf
         self._shortest_too_long = inf
         self._tokens_a_byte = 1.0
@@ -137,10 +139,15 @@ class Calls:
         """Has the model failed for this text, or is it about as long as one that was refused as too long?"""
         return waiting.size >= NEARLY_TOO_LONG * self._shortest_too_long or self._is_known(waiting)
 
+    @property
+    def ever_served(self) -> bool:
+        """Has the model been served, by this process or an earlier one?"""
+        return self._known or self._served_calls > 0
+
     def well(self) -> bool:
         """Was the model served last, and is it not hanging?"""
         now = self._tools.clock.monotonic()
-        if not self._served_calls or self.findings.failures or self._tools.circuits.probing(self.model):
+        if not self.ever_served or self.findings.failures or self._tools.circuits.probing(self.model):
             return False
         hung = any(call.slow_at <= now and self._served_at < call.began_at for call in self.running)
         return not hung and self.limiter.refused_for_s(now) < TRUSTED_S

@@ -50,11 +50,13 @@ class Lane(Line):
     ``texts``: those in the queue and those on their way, for whoever brings the same.
     """
 
-    def __init__(self, model: str, tools: Tools, intake: Intake, size: CallSize, length: VectorLength) -> None:
+    def __init__(
+        self, model: str, tools: Tools, intake: Intake, *, size: CallSize, length: VectorLength, known: bool = False
+    ) -> None:
         self.model = model
         self.served = False
         self.texts = Texts()
-        self.calls = Calls(model, tools, self.texts, self, size, length)
+        self.calls = Calls(model, tools, self.texts, self, size=size, length=length, known=known)
         self._tools = tools
         self._intake = intake
         self._queue: deque[Waiting] = deque()

@@ -51,8 +51,9 @@ BARREN_RECORDS = 2_000
 #: With more lasting records than this in the way of every list, each is asked for twice as much. Some APIs refuse a
 #: limit over 1,000: only those that have answered more than that are asked for more.
 HEAVY_RECORDS, USUAL_MAX_LIMIT = 100, 1_000
-#: so many candidates in a row that must not start: the list is out of date
-REFUSED_IN_A_ROW = 200
+#: so many candidates in a row that must not start: the list is out of date. Those that only have to wait stay, and
+#: are looked at again, so many at a time.
+REFUSED_IN_A_ROW, PAUSED_AT_ONCE = 200, 2_000
 #: so many candidates are parsed in one go, then others run
 PARSED_AT_ONCE = 64
 
@@ -93,12 +94,15 @@ class PendingList:
         """At most ``free`` candidates of the list before that may start now, in its order."""
         tasks: dict[str, Task] = {}
         taken = refused = 0
-        while len(tasks) < free and (record := self._ahead.take()) is not None:
+        paused: list[tuple[str, bytes]] = []
+        while len(tasks) < free and len(paused) < PAUSED_AT_ONCE and (record := self._ahead.take()) is not None:
             task = parse_record(record, self._settings.task_id_pattern)
             assert isinstance(task, Task)  # noqa: S101 - it was one when it was kept
             reason = self._skip(task)
-            refused = 0 if reason is None else refused + 1
-            if reason is None:
+            refused = 0 if reason in (None, "paused") else refused + 1
+            if reason == "paused":
+                paused.append((task.id, record))
+            elif reason is None:
                 tasks[task.id] = task
                 self.last_page.created[task.id] = _created_at(task)
             elif self._metrics is not None:
@@ -108,6 +112,9 @@ class PendingList:
             taken += 1
             if taken % PARSED_AT_ONCE == 0:
                 await asyncio.sleep(0)
+        for task_id, record in paused:
+            # What it needs may be well in a moment, and a list costs more than another look. Others come first then.
+            self._ahead.keep(task_id, record)
         return tasks
 
     async def read(self, free: int) -> Page:

@@ -319,18 +319,19 @@ async def test_bad_answers_of_the_model_cost_time_and_nothing_else(daemon: Start
 
 async def test_one_unusable_vector_spares_its_neighbours(sandbox: Sandbox, daemon: Start) -> None:
     """A zero vector for one text of three: the two others keep theirs, that one is asked for again."""
-    sandbox.faults.add(
-        "model", content=_embeddings((2, _vector(7)), (0, _vector(1)), (1, ZERO_VECTOR)), times=1, status=200
-    )
+    first = sandbox.tasks.add(text="text before")
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.3, EMBEDDING_DIMENSIONS=4)
+    await sandbox.tasks.settled([first], timeout=20)
+    answered = _embeddings((2, _vector(7)), (0, _vector(1)), (1, ZERO_VECTOR))
+    sandbox.faults.add("model", content=answered, times=1, status=200)
     ids = [sandbox.tasks.add(text=f"text {number}") for number in range(3)]
-    worker = await daemon(POLLING_INTERVAL_SECONDS=0.3)
     await sandbox.tasks.settled(ids, timeout=20)
-    first, second, third = (sandbox.tasks[task_id].result for task_id in ids)
-    assert first == np.arange(1, 5, dtype="<f4").tobytes()
-    assert second == sandbox.vector("text 1", MODEL)
-    assert third == np.arange(7, 11, dtype="<f4").tobytes()
-    assert sandbox.stats.model_requests == 2
-    assert len(worker.events("task.released")) == 1
+    results = [sandbox.tasks[task_id].result for task_id in ids]
+    assert results[0] == np.arange(1, 5, dtype="<f4").tobytes()
+    assert results[1] == sandbox.vector("text 1", MODEL, 4)
+    assert results[2] == np.arange(7, 11, dtype="<f4").tobytes()
+    assert sandbox.stats.model_requests == 3
+    assert not worker.events("task.failed")
 
 
 async def test_an_unknown_model_stops_its_own_tasks_only(
