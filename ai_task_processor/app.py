@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, suppress
 
 from ai_task_processor import __version__, health
 from ai_task_processor.assembly import Parts
+from ai_task_processor.deadline import stalls_of
 from ai_task_processor.errors import ConfigurationError, OutboxUnwritable
 from ai_task_processor.grace import GracePeriod
 from ai_task_processor.logs import get_logger, install_crash_hooks
@@ -26,6 +27,8 @@ TASKS_SHARE = 0.8
 #: short to delay a restart. The ``drain`` command has come for them alone and sees two probes of an open circuit.
 BLIP_S = 5.0
 DRAIN_PATIENCE_S = 60.0
+#: so long after the grace period the process leaves, whatever still runs
+OVERSTAYED_S = 1.0
 #: a wait for the outbox (another daemon still drains) that takes longer is told
 SILENCE_S = 1.0
 HOUSEKEEPING_S = 0.5
@@ -198,7 +201,7 @@ class Daemon:
             os._exit(128 + number)
         log.info("drain.started", signal=name, running=len(self._parts.scheduler.running))
         self._grace.begin()
-        asyncio.get_running_loop().call_later(self._grace.seconds + 1.0, self._overstayed)
+        self._leave_at_the_latest()
         self.drain()
 
     def drain(self) -> None:
@@ -206,8 +209,19 @@ class Daemon:
         self._draining = True
         self._parts.scheduler.drain()
 
-    def _overstayed(self) -> None:
+    def _leave_at_the_latest(self) -> None:
+        loop = asyncio.get_running_loop()
+        due_at = loop.time() + self._grace.left_s() + OVERSTAYED_S
+        loop.call_at(due_at, self._overstayed, due_at)
+
+    def _overstayed(self, due_at: float) -> None:
         """Something swallowed its cancellation: ``asyncio`` would wait for it for ever."""
+        loop = asyncio.get_running_loop()
+        stalls_of(loop).note(due_at, loop.time())
+        if self._grace.left_s() + OVERSTAYED_S > LAG_SAMPLE_S:
+            # The process was stopped meanwhile: what it was doing has its time after all.
+            self._leave_at_the_latest()
+            return
         tasks = sorted(task.get_name() for task in asyncio.all_tasks())
         log.error("drain.forced", reason="a task ignores its cancellation", tasks=tasks)
         os._exit(EX_SOFTWARE)
@@ -256,11 +270,15 @@ class Daemon:
         parts.metrics.state(health.state(snapshot))
 
     async def _watch_loop(self) -> None:
-        """How late a timer fires is how long the loop was busy with something else."""
+        """How late a timer fires is how long the loop was busy with something else, or the whole process stopped."""
+        loop = asyncio.get_running_loop()
+        stalls = stalls_of(loop)
         while True:
             due_at = self._clock.monotonic() + LAG_SAMPLE_S
             await self._clock.sleep(LAG_SAMPLE_S)
-            self._parts.metrics.loop_lag(max(0.0, self._clock.monotonic() - due_at))
+            lag_s = max(0.0, self._clock.monotonic() - due_at)
+            self._parts.metrics.loop_lag(lag_s)
+            stalls.note(loop.time() - lag_s, loop.time())
 
     def _snapshot(self) -> health.Snapshot:
         parts, scheduler = self._parts, self._parts.scheduler

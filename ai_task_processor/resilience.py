@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 import pybreaker
 import tenacity
 
+from ai_task_processor.deadline import stalled_s
 from ai_task_processor.errors import CircuitOpen, ModelRefused, NeighbourError, Rejected, TaskError, Unsent
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
@@ -28,6 +29,8 @@ OPEN_S = (10.0, 30.0)
 PROBE_POLL_S = 0.2
 #: a neighbour that asks for more patience than this frees the slot instead of holding it
 LONGEST_WAIT_S = 20.0
+#: this process stood still for so long during a call: that it failed is no evidence about the remote
+STALLED_S = 1.0
 
 log = get_logger(__name__)
 
@@ -83,7 +86,7 @@ class Gate:
         wait_s = self.wait_s()
         if wait_s > 0:
             raise CircuitOpen(f"{self.service} is held: {self.reason}", retry_after_s=wait_s)
-        holds, probe = self._holds, self.reason is not None
+        holds, probe, stalled_before_s = self._holds, self.reason is not None, stalled_s()
         if probe:
             self._begin_probe()
         try:
@@ -92,7 +95,8 @@ class Gate:
             self._answered(holds)
             raise
         except NeighbourError as error:
-            self._failed(error, holds, about)
+            if error.status is not None or stalled_s() - stalled_before_s < STALLED_S:
+                self._failed(error, holds, about)
             raise
         else:
             self._answered(holds)

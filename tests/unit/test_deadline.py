@@ -159,4 +159,4 @@ async def test_long_deadlines_share_their_timer(monkeypatch: pytest.MonkeyPatch)
         tasks = [group.create_task(work()) for _ in range(1000)]
     assert len(timers) <= 5
     assert all(0.1 <= task.result() < 0.1 + 0.02 + 0.5 for task in tasks)
-    assert not deadline._shared[loop]
+    assert not deadline.stalls_of(loop).grains
