@@ -12,9 +12,9 @@ import signal
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 
-from ai_task_processor import __version__, health
+from ai_task_processor import __version__, health, logs
 from ai_task_processor.assembly import Parts
-from ai_task_processor.deadline import stalls_of
+from ai_task_processor.deadline import Stalls, stalls_of
 from ai_task_processor.errors import ConfigurationError, OutboxUnwritable
 from ai_task_processor.grace import GracePeriod
 from ai_task_processor.logs import get_logger, install_crash_hooks
@@ -56,6 +56,7 @@ class Daemon:
         self._clock = parts.clock
         self._started_at = parts.clock.monotonic()
         self._draining = False
+        self._stalls: Stalls | None = None
         self._grace = GracePeriod(parts.settings.worker.shutdown_grace_s)
         token = parts.settings.ops.wake_token
         self._ops = MetricsServer(
@@ -102,6 +103,7 @@ class Daemon:
         """Start everything that is not a task; false when a signal came while another daemon held the outbox."""
         parts = self._parts
         loop = asyncio.get_running_loop()
+        self._stalls = stalls_of(loop)
         loop.set_exception_handler(install_crash_hooks())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
@@ -198,6 +200,7 @@ class Daemon:
         self._parts.storage.journal.stop()
         if self._grace.begun:
             log.warning("drain.forced", signal=name)
+            logs.flush()
             os._exit(128 + number)
         log.info("drain.started", signal=name, running=len(self._parts.scheduler.running))
         self._grace.begin()
@@ -224,6 +227,7 @@ class Daemon:
             return
         tasks = sorted(task.get_name() for task in asyncio.all_tasks())
         log.error("drain.forced", reason="a task ignores its cancellation", tasks=tasks)
+        logs.flush()
         os._exit(EX_SOFTWARE)
 
     async def _leave_when_empty(self) -> None:
@@ -266,13 +270,13 @@ class Daemon:
         limit_s = self._settings.worker.task_timeout_s + STUCK_AFTER_S
         parts.metrics.stuck(sum(now - task.started_at > limit_s for task in parts.scheduler.running.values()))
         snapshot = self._snapshot()
+        parts.metrics.log_lines_dropped(logs.dropped())
         parts.metrics.ready(not health.unready(snapshot))
         parts.metrics.state(health.state(snapshot))
 
     async def _watch_loop(self) -> None:
         """How late a timer fires is how long the loop was busy with something else, or the whole process stopped."""
-        loop = asyncio.get_running_loop()
-        stalls = stalls_of(loop)
+        loop, stalls = asyncio.get_running_loop(), stalls_of(asyncio.get_running_loop())
         while True:
             due_at = self._clock.monotonic() + LAG_SAMPLE_S
             await self._clock.sleep(LAG_SAMPLE_S)
@@ -285,7 +289,7 @@ class Daemon:
         return health.Snapshot(
             draining=self._draining,
             polled=scheduler.polled_at is not None,
-            tick_age_s=self._clock.monotonic() - scheduler.ticked_at,
+            tick_age_s=self._tick_age_s(),
             longest_tick_s=LONGEST_TICK_S,
             token_trouble=parts.tokens.trouble,
             poll_trouble=scheduler.trouble,
@@ -298,6 +302,13 @@ class Daemon:
             holds={gate.service: gate.reason for gate in parts.gates.all() if gate.reason is not None},
             skipped={str(reason): count for reason, count in parts.source.last_page.skipped.items()},
         )
+
+    def _tick_age_s(self) -> float:
+        """For how long the poll loop has not moved. After a long stall it begins anew: nothing could move meanwhile."""
+        age_s, stalls = self._clock.monotonic() - self._parts.scheduler.ticked_at, self._stalls
+        if stalls is None or stalls.lasted_s < LONGEST_TICK_S / 2:
+            return age_s
+        return min(age_s, asyncio.get_running_loop().time() - stalls.ended_at)
 
     def status(self) -> Mapping[str, object]:
         """Everything an operator asks first, as JSON."""

@@ -32,25 +32,31 @@ _thread = threading.local()
 class Stalls:
     """How long one event loop has stood still, as far as timers that fired late have shown."""
 
-    __slots__ = ("_began_at", "_ended_at", "grains", "total_s")
+    __slots__ = ("_began_at", "ended_at", "grains", "total_s")
 
     def __init__(self) -> None:
         self.total_s = 0.0
-        self._began_at = self._ended_at = -math.inf
+        #: the last one, in the loop's time
+        self._began_at = self.ended_at = -math.inf
         #: long deadlines by the moment at which they strike, in grains of the loop's time
         self.grains: dict[int, set[Deadline]] = {}
+
+    @property
+    def lasted_s(self) -> float:
+        """How long the last one was."""
+        return self.ended_at - self._began_at if self.total_s else 0.0
 
     def note(self, due_at: float, now: float) -> None:
         """A timer was due then and fired now, in the loop's time. Several timers show the same stall: it counts once."""
         if now - due_at < STALL_S:
             return
-        if due_at < self._ended_at:
-            self.total_s += max(0.0, self._began_at - due_at) + max(0.0, now - self._ended_at)
+        if due_at < self.ended_at:
+            self.total_s += max(0.0, self._began_at - due_at) + max(0.0, now - self.ended_at)
             self._began_at = min(self._began_at, due_at)
         else:
             self.total_s += now - due_at
             self._began_at = due_at
-        self._ended_at = max(self._ended_at, now)
+        self.ended_at = max(self.ended_at, now)
 
 
 _stalls: "WeakKeyDictionary[AbstractEventLoop, Stalls]" = WeakKeyDictionary()
