@@ -12,7 +12,7 @@ import signal
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 
-from ai_task_processor import __version__, health, logs
+from ai_task_processor import __version__, health, logs, process
 from ai_task_processor.assembly import Parts
 from ai_task_processor.deadline import Stalls, stalls_of
 from ai_task_processor.errors import ConfigurationError, OutboxUnwritable
@@ -107,6 +107,8 @@ class Daemon:
         loop.set_exception_handler(install_crash_hooks())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
+        for early in process.early_signals():
+            self._signalled(early)
         directory = str(self._settings.store.data_dir)
         waiting = loop.call_later(SILENCE_S, lambda: log.warning("outbox.awaited", directory=directory))
         try:

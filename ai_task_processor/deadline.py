@@ -47,7 +47,7 @@ class Stalls:
         return self.ended_at - self._began_at if self.total_s else 0.0
 
     def note(self, due_at: float, now: float) -> None:
-        """A timer was due then and fired now, in the loop's time. Several timers show the same stall: it counts once."""
+        """A timer was due then and fired now, in the loop's time. A stall counts once, however many timers show it."""
         if now - due_at < STALL_S:
             return
         if due_at < self.ended_at:
