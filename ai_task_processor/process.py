@@ -13,10 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, TextIO
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+from typing import Any, TextIO
 
 EX_IOERR = 74
 #: a signal that ends a command adds its number to this, as shells have it
@@ -33,7 +30,7 @@ class _Lasting(io.FileIO):
 
     lost: OSError | None = None
 
-    def write(self, data: "ReadableBuffer", /) -> int:
+    def write(self, data: Any, /) -> int:
         if self.lost is None:
             try:
                 return super().write(data)
