@@ -277,14 +277,27 @@ class Daemon:
         parts.metrics.state(health.state(snapshot))
 
     async def _watch_loop(self) -> None:
-        """How late a timer fires is how long the loop was busy with something else, or the whole process stopped."""
+        """How late a timer fires is how long the loop was busy with something else, or the whole process stopped.
+
+        A timer, because no task may run before it after a stall: what they do depends on that it is known.
+        """
         loop, stalls = asyncio.get_running_loop(), stalls_of(asyncio.get_running_loop())
-        while True:
-            due_at = self._clock.monotonic() + LAG_SAMPLE_S
-            await self._clock.sleep(LAG_SAMPLE_S)
+        timers: list[asyncio.TimerHandle] = []
+
+        def wait() -> None:
+            timers[:] = [loop.call_later(LAG_SAMPLE_S, sample, self._clock.monotonic() + LAG_SAMPLE_S)]
+
+        def sample(due_at: float) -> None:
             lag_s = max(0.0, self._clock.monotonic() - due_at)
             self._parts.metrics.loop_lag(lag_s)
             stalls.note(loop.time() - lag_s, loop.time())
+            wait()
+
+        wait()
+        try:
+            await loop.create_future()
+        finally:
+            timers[0].cancel()
 
     def _snapshot(self) -> health.Snapshot:
         parts, scheduler = self._parts, self._parts.scheduler
