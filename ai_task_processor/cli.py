@@ -21,7 +21,7 @@ Command = Callable[["argparse.Namespace"], int]
 _EPILOG: Final = """\
 Settings come from the environment and from .env (see .env.example).
 Exit codes: 0 done, 69 a neighbour is down, 70 a bug of ours, 73 data directory unusable,
-75 try again later (outbox locked, results left), 78 configuration wrong.
+74 output lost, 75 try again later (outbox locked, results left), 78 configuration wrong.
 """
 
 
