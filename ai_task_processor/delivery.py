@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import islice
 from math import inf
 
+from ai_task_processor.deadline import stalled_s
 from ai_task_processor.errors import (
     Ambiguous,
     CircuitOpen,
@@ -131,9 +132,10 @@ class Delivery:
 
         False when nothing is under way and for ``patience_s`` nothing has left: the source is away.
         """
-        waiting, moved_at = self._outbox.depth().waiting, self._clock.monotonic()
+        # In the time in which this process ran: while it is stopped nothing can leave.
+        waiting, moved_at = self._outbox.depth().waiting, self._clock.monotonic() - stalled_s()
         while waiting or self._under_way:
-            now, before = self._clock.monotonic(), waiting
+            now, before = self._clock.monotonic() - stalled_s(), waiting
             waiting = self._outbox.depth().waiting
             if waiting < before:
                 moved_at = now

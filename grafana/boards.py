@@ -811,6 +811,12 @@ def process() -> Json:
                 right="limit",
                 width=6,
             ),
+            Graph(
+                title="Log lines dropped",
+                text="Nobody read the log fast enough. Work went on; the log has gaps.",
+                queries={"{{instance}}": daemons(f"rate({series('log_lines_dropped_total')}[$__rate_interval])")},
+                width=6,
+            ),
         ],
     )
     outbox = Row(

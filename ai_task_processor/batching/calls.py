@@ -292,7 +292,9 @@ class Calls:
     # --- it failed
 
     def _failed(self, part: Part, passage: Passage, error: NeighbourError) -> None:
-        if isinstance(error, Throttled) and error.status != HTTPStatus.SERVICE_UNAVAILABLE:
+        if not passage.own.is_evidence(error):
+            self._line.put_back(part)
+        elif isinstance(error, Throttled) and error.status != HTTPStatus.SERVICE_UNAVAILABLE:
             self._throttled(part, passage, error)
         elif isinstance(error, QuotaExhausted):
             lately = self._tools.clock.monotonic() - self._served_at < SERVED_LATELY_S

@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ai_task_processor import delivery
+from ai_task_processor.deadline import stalls_of
 from ai_task_processor.delivery import Delivery
 from ai_task_processor.errors import (
     Ambiguous,
@@ -569,6 +570,21 @@ async def test_flushed_gives_up_on_a_source_that_is_away_and_uses_a_blip(clock: 
         assert clock.monotonic() - began == pytest.approx(5.0, abs=1.0)
         room.source.error = None
         assert await room.delivery.flushed(60.0) is True
+
+
+async def test_flushed_does_not_count_the_time_of_a_stop(clock: Any) -> None:
+    """The process was stopped for a minute: that nothing left meanwhile says nothing about the source."""
+    room = Room(clock)
+    room.source.error = Unsent("connection refused")
+    room.put("a", "b")
+    async with room.working():
+        began, stopped_s = clock.monotonic(), 60.0
+        flushed = asyncio.create_task(room.delivery.flushed(5.0))
+        await clock.sleep(2.0)
+        stalls_of(asyncio.get_running_loop()).note(0.0, stopped_s)
+        clock.advance(stopped_s)
+        assert await flushed is False
+        assert clock.monotonic() - began == pytest.approx(5.0 + stopped_s, abs=1.0)
 
 
 async def test_flushed_waits_for_an_answer_that_is_on_its_way(clock: Any) -> None:

@@ -5,12 +5,14 @@ import base64
 import io
 import json
 import logging
+import os
 import re
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
@@ -525,3 +527,22 @@ def test_the_table_of_events_is_one_of_names() -> None:
     assert len(names) == len(set(names)) >= 26
     assert all(re.fullmatch(r"[a-z]+\.[a-z_]+", name) for name in names)
     assert {"task.completed", "delivery.deferred", "breaker.opened", "token.refreshed", "drain.finished"} <= set(names)
+
+
+def test_dropped_lines_are_an_event(open_log: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written as any other line, in both formats, when lines flow again."""
+    for style in ("json", "console"):
+        with (tmp_path / style).open("w") as stream:
+            open_log(style=style, stream=stream)
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+                logs.get_logger("ours").warning("poll.failed")
+                logging.getLogger("other").warning("lost, too")
+            assert logs.dropped() == 2
+            logs.get_logger("ours").warning("poll.recovered")
+            logs.flush()
+        first, second = (tmp_path / style).read_text().splitlines()
+        assert "poll.recovered" in first
+        assert "log.dropped" in second
+        if style == "json":
+            assert json.loads(second).items() >= {"level": "warning", "event": "log.dropped", "lines": 2}.items()

@@ -29,7 +29,7 @@ NAMES = """
     token_requests_total token_refusals_total token_expiry_timestamp_seconds
     api_requests_total api_request_duration_seconds
     circuit_breaker_state circuit_breaker_transitions_total
-    build_info state event_loop_lag_seconds ready
+    build_info state event_loop_lag_seconds ready log_lines_dropped_total
 """
 CATALOGUE = NAMES.split()
 
@@ -298,6 +298,14 @@ def test_loop_lag_and_readiness_are_told() -> None:
     assert metrics.value("ready") == 1
     metrics.ready(False)
     assert metrics.value("ready") == 0
+
+
+def test_dropped_log_lines_are_counted_up_from_a_total() -> None:
+    """The writer says how many in all; a log that is opened anew begins at 0 again."""
+    metrics = new()
+    for total in (0, 3, 5, 0, 1):
+        metrics.log_lines_dropped(total)
+    assert metrics.value("log_lines_dropped_total") == 6
 
 
 def test_unknown_words_count_as_other() -> None:
