@@ -58,7 +58,7 @@ class Entry:
     stalled_s: float
 
     def is_evidence(self, error: NeighbourError) -> bool:
-        """Does the failure say anything about the remote? Not when there was no answer while this process stood still."""
+        """Does the failure say anything about the remote? Not without an answer while this process stood still."""
         return error.status is not None or stalled_s() - self.stalled_s < STALLED_S
 
 
