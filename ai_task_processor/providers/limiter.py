@@ -8,16 +8,16 @@ Nothing here waits, reads a clock or draws a number. Moments are seconds of a mo
 from math import ceil, inf
 
 from ai_task_processor.ports import RateLimits
-from ai_task_processor.providers.pace import FEW, TRIAL, Call, Finding, Pace, Sample
+from ai_task_processor.providers.pace import ODD, TRIAL, Call, Finding, Pace, Sample
 from ai_task_processor.providers.told_limit import ToldLimit
 
 __all__ = ["Call", "Limiter"]
 
 #: no Retry-After is believed beyond this, and no pause is longer, seconds
 LONGEST_S = 60.0
-#: So many refusals in a row that noise would make them less often than this are an outage or a limit.
-ODD = 0.01
-#: Then calls pause: for this long first, or for what Retry-After asks for, but at most a second; then twice as long each
+#: noise that is reckoned with before any is known
+SOME_NOISE = 0.15
+#: When so many calls in a row are refused that it is odd, calls pause: for this long first, or for what Retry-After asks for, but at most a second; then twice as long each
 FIRST_PAUSE_S, FIRST_ASKED_PAUSE_S = 0.05, 1.0
 #: time: up to five seconds, or a share of the time since something was served. What is over is seen that soon.
 PAUSE_S, PAUSE_SHARE = 5.0, 1 / 8
@@ -92,12 +92,12 @@ class Pause:
         if call.began_at >= self._refused_at:
             self._hold_s, self._until, self.asked_until = 0.0, -inf, -inf
 
-    def refused(self, now: float, call: Call, retry_after_s: float | None, noise: float) -> bool:
-        """A call was refused. ``noise``: the usual share. Are there more in a row than noise would make?"""
+    def refused(self, now: float, call: Call, retry_after_s: float | None, noise: float) -> None:
+        """A call was refused. ``noise``: the usual share."""
         if self.run_began_at is None or now - self._refused_at > 2 * LONGEST_S:
             self.run, self.run_began_at = 0, now
         self.run += 1
-        odd = max(FEW, noise) ** self.run <= ODD
+        odd = max(SOME_NOISE, noise) ** self.run <= ODD
         if odd and call.began_at >= self._refused_at:
             asked_s = retry_after_s if retry_after_s is not None and 0 < retry_after_s <= LONGEST_S else 0.0
             first_s = max(FIRST_PAUSE_S, min(asked_s, FIRST_ASKED_PAUSE_S))
@@ -105,7 +105,6 @@ class Pause:
             self._hold_s = min(max(first_s, 2 * self._hold_s), max(PAUSE_S, PAUSE_SHARE * since_s), LONGEST_S)
             self._until, self.asked_until = now + self._hold_s, now + asked_s
         self._refused_at = now
-        return odd
 
 
 class Limiter:
@@ -167,8 +166,8 @@ class Limiter:
         self._at_once.begin(self._in_flight)
         self._pace.begin(now)
         self._pause.begin(now)
-        self._requests.begin(now, 1)
-        self._tokens.begin(now, tokens)
+        self._requests.begin(1)
+        self._tokens.begin(tokens)
         return Call(now, tokens, self._in_flight, repeated)
 
     def failed(self, call: Call) -> None:  # noqa: ARG002 - the same shape as the other two
@@ -193,23 +192,19 @@ class Limiter:
         self._requests.refused()
         self._tokens.refused()
         self._pace.refused(now)
-        if self._pause.refused(now, call, retry_after_s, self._pace.noise):
-            self._pace.odd_run()
+        self._pause.refused(now, call, retry_after_s, self._pace.noise)
+        self._pace.run(self._pause.run)
         if self._pause.run <= TELLING_RUN:
             self._learn(now, call, refused=True)
 
     def _learn(self, now: float, call: Call, *, refused: bool) -> None:
         if not self._usual_s:
             return
-        match self._pace.learn(now, call, refused=refused):
-            case Finding.TOO_MANY if self._at_once.explains(self._pace.sample):
+        finding = self._pace.learn(now, call, refused=refused)
+        if finding is Finding.NOISE:
+            self._at_once = CallsAtOnce()
+        elif finding is Finding.TOO_MANY:
+            if self._at_once.explains(self._pace.sample):
                 self._pace.restart()
-            case Finding.TOO_MANY:
+            else:
                 self._pace.cut(now, self._usual_s)
-            case Finding.LIMIT:
-                self._requests.confirmed()
-                self._tokens.confirmed()
-            case Finding.NOISE:
-                self._at_once = CallsAtOnce()
-            case None:
-                pass

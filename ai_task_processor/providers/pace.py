@@ -11,7 +11,7 @@ application is no congestion. Calls are spaced by GCRA, the cell rate algorithm 
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from math import inf, log
+from math import ceil, inf, log
 
 #: calls that a cut is watched; successes in which the rate comes back
 TRIAL = 20
@@ -33,6 +33,8 @@ STILL_MANY = 0.25
 SURE = 4.0
 #: log odds of noise that are lost with each call, and with refusals in a row that noise would not make
 FORGET, FORGET_AT_RUN = 0.002, 1.0
+#: refusals in a row that are rarer than this at random are odd; at so much noise at least, as long as none is known
+ODD, MUCH_NOISE = 0.01, 0.3
 #: Limits are by the minute: so many seconds of unused time may be made up for at once.
 BURST_S = 60.0
 
@@ -54,7 +56,6 @@ class Finding(Enum):
     """What a call was the last piece of evidence for."""
 
     TOO_MANY = auto()
-    LIMIT = auto()
     NOISE = auto()
 
 
@@ -140,9 +141,10 @@ class Pace:
         """Nothing is left to make up for."""
         self._due = max(self._due, now)
 
-    def odd_run(self) -> None:
-        """More refusals in a row than noise would make."""
-        self._noise_odds = max(-SURE, self._noise_odds - FORGET_AT_RUN)
+    def run(self, refusals: int) -> None:
+        """So many calls were refused in a row. More than noise would make are no noise."""
+        if refusals == ceil(log(ODD) / log(max(MUCH_NOISE, NOISE_MARGIN * self.noise))):
+            self._noise_odds = max(-SURE, self._noise_odds - FORGET_AT_RUN)
 
     def learn(self, now: float, call: Call, *, refused: bool) -> Finding | None:
         """A call was served or refused. ``TOO_MANY`` refusals ask for ``cut`` or ``restart``."""
@@ -208,12 +210,12 @@ class Pace:
             return None
         return self._end_trial(trial, noise)
 
-    def _end_trial(self, trial: Trial, noise: bool) -> Finding:
+    def _end_trial(self, trial: Trial, noise: bool) -> Finding | None:
         self._trial = None
         self.noise = 0.0
         if noise:
             refused, served = trial.refused + self._sample.refused, trial.calls - trial.refused + self._sample.served
-            self.noise = refused / (refused + served)
+            self.noise = min(HALF, refused / (refused + served))
             self.rate, self._curve = inf, None
         self.restart()
-        return Finding.NOISE if noise else Finding.LIMIT
+        return Finding.NOISE if noise else None

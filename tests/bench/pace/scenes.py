@@ -146,7 +146,7 @@ TOLD = [
         120,
     ),
     Scene("d no limit, stale headers", provider(told="stale"), FULL, NOISE, 120, 60),
-    Scene("d random 5%, stale headers", provider(told="stale", noise=noise(0.05)), FULL * 0.95, Bounds(), 300, 60),
+    Scene("d random 5%, stale headers", provider(told="stale", noise=noise(0.05)), FULL * 0.95, Bounds(0.9), 300, 60),
     Scene("d 600 rpm, stale headers", provider(TEN_A_SECOND, told="stale"), TASKS, Bounds(0.9, 0.8, 0.08), 240, 60),
 ]
 
