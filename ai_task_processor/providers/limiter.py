@@ -205,6 +205,6 @@ class Limiter:
             self._at_once = CallsAtOnce()
         elif finding is Finding.TOO_MANY:
             if self._at_once.explains(self._pace.sample):
-                self._pace.restart()
+                self._pace.restart(now)
             else:
                 self._pace.cut(now, self._usual_s)

@@ -29,6 +29,9 @@ FEW = 0.02
 HALF = 0.5
 #: a share of refusals after a cut from above ``HALF`` that asks for another cut
 STILL_MANY = 0.25
+#: So many refusals show it. So many cuts in a row make a sixth of the rate. If what is served a second fell with it, by
+#: this factor at least, in so many calls, then it is no limit: one would serve as much as before.
+SHOWN, CUTS, FELL, ENOUGH = 3, 4, 2.5, 6
 #: log odds of noise are kept within this; a new trial of a limit that is sure is short
 SURE = 4.0
 #: log odds of noise that are lost with each call, and with refusals in a row that noise would not make
@@ -63,6 +66,7 @@ class Finding(Enum):
 class Sample:
     """Calls since refusals began to be too many. ``rate``: the one at its beginning."""
 
+    began_at: float
     rate: float
     score: float = 0.0
     served: int = 0
@@ -89,10 +93,14 @@ class Sample:
 
 @dataclass(slots=True)
 class Trial:
-    """Calls since a cut. ``share``: of refusals before it."""
+    """Calls since a cut. ``share``: of refusals before it. ``cuts``: in a row, ``goodput``: before them."""
 
+    began_at: float
     length: int
     share: float
+    goodput: float
+    cuts: int
+    served: int = 0
     calls: int = 0
     refused: int = 0
 
@@ -124,7 +132,7 @@ class Pace:
         self.noise = 0.0
         self._due = -inf
         self._curve: Curve | None = None
-        self._sample = Sample(inf)
+        self._sample = Sample(-inf, inf)
         self._trial: Trial | None = None
         self._cut_at = -inf
         self._noise_odds = 0.0
@@ -153,9 +161,10 @@ class Pace:
         if self._noise_odds > 0:
             self._noise_odds = max(0.0, self._noise_odds - FORGET)
         if self._trial is not None:
+            self._trial.served += not refused
             return None if call.repeated else self._try(now, self._trial, refused)
         if self._sample.score == 0.0:
-            self.restart()
+            self.restart(now)
         self._sample.add(call.in_flight, refused, self._tolerated)
         if self._sample.score >= TOO_MANY:
             return Finding.TOO_MANY
@@ -169,53 +178,67 @@ class Pace:
         """What was seen since refusals began to be too many."""
         return self._sample
 
-    def restart(self) -> None:
+    def restart(self, now: float) -> None:
         """The sample is explained, or over."""
-        self._sample = Sample(self.rate)
+        self._sample = Sample(now, self.rate)
 
     def cut(self, now: float, usual_s: float) -> None:
         """Too many refusals: a trial begins. ``usual_s``: how long a call takes."""
         sample = self._sample
         calls = sample.served + sample.refused
         possible = min(sample.rate, sample.most_in_flight / usual_s)
-        self._begin_trial(now, possible, refused=sample.refused / calls, share=sample.refused / (calls + 5))
+        goodput = sample.served / max(now - sample.began_at, usual_s)
+        self._begin_trial(now, possible, sample.refused / calls, sample.refused / (calls + 5), goodput)
 
     @property
     def _tolerated(self) -> float:
         noise = NOISE_MARGIN * self.noise if self._noise_odds > 0 else 0.0
         return min(HALF, TOLERATED + noise)
 
-    def _begin_trial(self, now: float, rate: float, *, refused: float, share: float) -> None:
+    def _begin_trial(
+        self, now: float, rate: float, refused: float, share: float, goodput: float = 0.0, cuts: int = 1
+    ) -> None:
         """Cut a rate at which this share was ``refused``; ``share`` is what the trial compares with."""
         self._curve = Curve(base=CUT * max(LEAST_ACCEPTED, 1 - refused) * rate, top=TOP * rate)
         self.rate, self._cut_at = self._curve.base, now
         self._due = max(self._due, now + 1 / self.rate)
-        self._trial = Trial(TRIAL if self._noise_odds > -SURE else TRIAL // 2, share)
+        self._trial = Trial(now, TRIAL if self._noise_odds > -SURE else TRIAL // 2, share, goodput, cuts)
 
     def _try(self, now: float, trial: Trial, refused: bool) -> Finding | None:
         """Did the cut help? The log odds are kept from trial to trial."""
         trial.calls, trial.refused = trial.calls + 1, trial.refused + refused
         seen = trial.refused / trial.calls
-        if trial.refused >= 3 and seen > HALF:
+        if trial.refused >= SHOWN and seen > HALF:
             self._noise_odds = min(0.0, self._noise_odds)
-            self._begin_trial(now, self.rate, refused=seen, share=1.0)
-            return None
+            return self._cut_again(now, trial, seen, share=1.0)
         if not refused or trial.share < HALF:
             self._noise_odds = min(SURE, max(-SURE, self._noise_odds + trial.log_odds(refused)))
         if trial.calls < trial.length and (self._noise_odds < SURE or seen > HALF):
             return None
         noise = self._noise_odds > 0
         if (noise and trial.length < TRIAL) or (trial.share >= HALF and seen > STILL_MANY):
-            self._begin_trial(now, self.rate, refused=seen, share=seen)
-            return None
-        return self._end_trial(trial, noise)
+            return self._cut_again(now, trial, seen, share=seen)
+        return self._end_trial(now, trial, noise)
 
-    def _end_trial(self, trial: Trial, noise: bool) -> Finding | None:
+    def _cut_again(self, now: float, trial: Trial, seen: float, share: float) -> Finding | None:
+        """Too many calls are still refused. If several cuts in a row changed nothing, it is not about the rate."""
+        cuts, goodput = trial.cuts + 1, trial.goodput
+        if trial.cuts >= CUTS:
+            if trial.calls < ENOUGH:
+                return None
+            cuts, goodput = 1, trial.served / (now - trial.began_at)
+            if goodput < trial.goodput / FELL:
+                self._noise_odds = SURE / 2
+                return self._end_trial(now, trial, noise=True)
+        self._begin_trial(now, self.rate, seen, share, goodput, cuts)
+        return None
+
+    def _end_trial(self, now: float, trial: Trial, noise: bool) -> Finding | None:
         self._trial = None
         self.noise = 0.0
         if noise:
             refused, served = trial.refused + self._sample.refused, trial.calls - trial.refused + self._sample.served
             self.noise = min(HALF, refused / (refused + served))
             self.rate, self._curve = inf, None
-        self.restart()
+        self.restart(now)
         return Finding.NOISE if noise else None

@@ -8,8 +8,8 @@ from typing import Literal, Protocol
 
 from ai_task_processor.ports import Allowance, RateLimits
 
-#: seconds of an embeddings call, and of a refusal; a chat call takes a second on average (log-normal)
-LATENCY_S, CHAT_REFUSAL_S = 0.04, 0.05
+#: seconds of an embeddings call, and of a refusal at most; a chat call takes a second on average (log-normal)
+LATENCY_S, REFUSAL_S = 0.04, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Answer:
     status: int
     after_s: float
     retry_after_s: float | None = None
-    limits: RateLimits = RateLimits()
+    limits: RateLimits = field(default_factory=RateLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +145,18 @@ class Provider:
     in_flight: int = 0
     _changed: int = 0
     _rival_at: float = 0.0
-    _stale_limits: RateLimits = field(default_factory=RateLimits)
 
     def answer(self, now: float, texts: Sequence[Text]) -> Answer:
         """Begin a call. A served one is under way until ``ended``."""
         tokens = sum(text.tokens for text in texts)
         status, wait_s = self._judge(now, len(texts), tokens, sum(text.bytes for text in texts))
-        quick_s = (CHAT_REFUSAL_S if self.chat else self.latency_s) * self.rng.uniform(0.8, 1.2)
+        jitter = self.rng.uniform(0.8, 1.2)
         if status != 200:
+            quick_s = jitter * min(REFUSAL_S, self.latency_s)
             return Answer(status, quick_s, wait_s if self.retry_after == "honest" else self.retry_after)
-        took_s = self.rng.lognormvariate(-0.125, 0.5) if self.chat else quick_s + self.latency_a_text_s * len(texts)
+        took_s = jitter * self.latency_s + self.latency_a_text_s * len(texts)
+        if self.chat:
+            took_s = self.rng.lognormvariate(-0.125, 0.5)
         self.in_flight += 1
         if took_s > self.timeout_s:
             return Answer(504, self.timeout_s)

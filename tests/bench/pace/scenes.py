@@ -151,6 +151,19 @@ TOLD = [
 ]
 
 CHANGES = [
+    *(
+        Scene(
+            f"e {seconds} s of random {p:.0%}",
+            provider(noise=noise(p, 30, 30 + seconds)),
+            FULL,
+            back(30, 0.0),
+            630 + seconds,
+            30 + seconds,
+            changes=[(30 + seconds, FULL)],
+        )
+        for p in (0.4, 0.6, 0.8, 0.95)
+        for seconds in (60, 300)
+    ),
     Scene(
         "e 600 -> 60 rpm at 60 s",
         provider(TEN_A_SECOND, changes=[(60, 0.1)]),
