@@ -15,6 +15,10 @@ from tests.bench.pace.provider import Answer, Provider, Text
 ENDLESS = 10**9
 
 
+def short(rng: random.Random) -> Text:
+    return Text(220, 55)
+
+
 @dataclass(slots=True, eq=False)
 class Task:
     """A text on its way. ``refusals``: how often it was refused."""
@@ -100,7 +104,8 @@ class Bounds:
 class Scene:
     """``best``: tasks a second that are possible. Figures are taken from ``warm_up_s`` to ``seconds``.
 
-    ``changes``: (moment, tasks a second possible from then on). ``restarts``: moments of a crash.
+    ``parallel``: calls in flight at most; one call takes many tasks only when it is 1.
+    ``possible``: (moment, tasks a second from then on). ``restarts``: moments of a crash.
     With several ``arrivals`` (moment, tasks) the last are measured: the ideal time as a share of the real one.
     """
 
@@ -110,12 +115,12 @@ class Scene:
     bounds: Bounds
     seconds: float = 120.0
     warm_up_s: float = 30.0
-    changes: Sequence[tuple[float, float]] = ()
+    possible: Sequence[tuple[float, float]] = ()
     restarts: Sequence[float] = ()
     slots: int = 8
-    calls_at_once: int = 1
+    parallel: int = 1
     arrivals: Sequence[tuple[float, int]] = ((0.0, ENDLESS),)
-    text: Callable[[random.Random], Text] = lambda _: Text(220, 55)
+    text: Callable[[random.Random], Text] = short
 
 
 @dataclass(slots=True)
@@ -202,7 +207,7 @@ class Stage:
         while self.backlog and self.inside < self.scene.slots:
             self.backlog, self.inside = self.backlog - 1, self.inside + 1
             self.waiting.append(Task(self.scene.text(self.rng), now))
-        while self.waiting and self.in_flight < self.scene.calls_at_once:
+        while self.waiting and self.in_flight < self.scene.parallel:
             tasks, size = self._batch()
             wait_s = self.controller.wait_s(now, size, self.in_flight)
             if wait_s > 1e-9:
@@ -213,7 +218,7 @@ class Stage:
             self._send(now, tasks, size)
 
     def _batch(self) -> tuple[list[Task], int]:
-        most = self.controller.most_inputs if self.scene.calls_at_once == 1 else 1
+        most = self.controller.most_inputs if self.scene.parallel == 1 else 1
         most_bytes = self.controller.most_bytes
         tasks: list[Task] = []
         size = 0
@@ -259,7 +264,7 @@ def figures(scene: Scene, played: Played) -> Figures:
     return Figures(
         used,
         sum(steady) / max(1, len(steady)),
-        max([0.0, *(_back_s(scene, played, at, rate) for at, rate in scene.changes)]),
+        max([0.0, *(_back_s(scene, played, at, rate) for at, rate in scene.possible)]),
         sum(large),
         sum(late) / max(1, len(late)),
         sum(status == 413 and at > max(scene.restarts, default=0.0) for at, status in played.calls),
@@ -268,6 +273,6 @@ def figures(scene: Scene, played: Played) -> Figures:
 
 def _back_s(scene: Scene, played: Played, at: float, rate: float) -> float:
     """Seconds until a span with 90 % of the possible begins: two seconds, or ten calls if that is longer."""
-    span_s = max(2.0, 10 * scene.slots / scene.calls_at_once / rate)
+    span_s = max(2.0, 10 * scene.slots / scene.parallel / rate)
     moments = [at, *(moment for moment, _ in played.done if moment >= at)]
     return next((t - at for t in moments if played.served(t, t + span_s) >= 0.9 * rate * span_s), inf)

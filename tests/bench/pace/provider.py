@@ -120,7 +120,7 @@ class Provider:
     ``noise``: shares of calls that are refused at random. ``calls_at_once``: more are refused. ``outages``: nothing
     but 429s. ``changes``: (moment, factor) of all limits. ``retry_after``: what a 429 tells; "honest" is the time
     until the limit allows the call. ``told``: the headers of each served call. ``most_*``: 413 beyond. ``rivals``:
-    calls a second that another client of the same key makes. ``unavailable``: the share answered 503.
+    calls a second that another client of the same key makes. ``silences``: no answer before the time-out. ``unavailable``: the share answered 503.
     """
 
     rng: random.Random
@@ -142,6 +142,7 @@ class Provider:
     latency_s: float = LATENCY_S
     latency_a_text_s: float = 0.0
     timeout_s: float = inf
+    silences: Sequence[Span] = ()
     in_flight: int = 0
     _changed: int = 0
     _rival_at: float = 0.0
@@ -158,7 +159,7 @@ class Provider:
         if self.chat:
             took_s = self.rng.lognormvariate(-0.125, 0.5)
         self.in_flight += 1
-        if took_s > self.timeout_s:
+        if took_s > self.timeout_s or any(silence.holds(now) for silence in self.silences):
             return Answer(504, self.timeout_s)
         if now >= self.limits_from:
             for quota, amount in ((self.requests, 1), (self.tokens, tokens)):
