@@ -32,8 +32,8 @@ STILL_MANY = 0.25
 #: So many refusals show it. So many cuts in a row make a sixth of the rate. If what is served a second fell with it, by
 #: this factor at least, in so many calls, then it is no limit: one would serve as much as before.
 SHOWN, CUTS, FELL, ENOUGH = 3, 4, 2.5, 6
-#: log odds of noise are kept within this; a new trial of a limit that is sure is short
-SURE = 4.0
+#: Log odds of noise are kept within this; a new trial of a limit that is sure is short. Most calls refused: no more.
+SURE, UNSURE = 4.0, 0.2
 #: log odds of noise that are lost with each call, and with refusals in a row that noise would not make
 FORGET, FORGET_AT_RUN = 0.002, 1.0
 #: refusals in a row that are rarer than this at random are odd; at so much noise at least, as long as none is known
@@ -222,15 +222,14 @@ class Pace:
 
     def _cut_again(self, now: float, trial: Trial, seen: float, share: float) -> Finding | None:
         """Too many calls are still refused. If several cuts in a row changed nothing, it is not about the rate."""
-        cuts, goodput = trial.cuts + 1, trial.goodput
+        goodput = trial.served / (now - trial.began_at)
         if trial.cuts >= CUTS:
             if trial.calls < ENOUGH:
                 return None
-            cuts, goodput = 1, trial.served / (now - trial.began_at)
             if goodput < trial.goodput / FELL:
-                self._noise_odds = SURE / 2
+                self._noise_odds = UNSURE
                 return self._end_trial(now, trial, noise=True)
-        self._begin_trial(now, self.rate, seen, share, goodput, cuts)
+        self._begin_trial(now, self.rate, seen, share, max(goodput, trial.goodput), trial.cuts + 1)
         return None
 
     def _end_trial(self, now: float, trial: Trial, noise: bool) -> Finding | None:
