@@ -49,7 +49,8 @@ class Cap:
         """What to try next: what was told, and once a little more; half of what was refused, or the middle."""
         if self.told < self.refused:
             more = self.told + max(1.0, PRECISION * self.told)
-            return more if self.passed >= self.told and more < self.refused else self.told
+            verified = self.passed * (1 + PRECISION) >= self.told
+            return more if verified and more < self.refused else self.told
         if self.refused == inf:
             return inf
         if not self.passed:
@@ -65,20 +66,25 @@ class Cap:
             far = max(self.refused + 1, (1 + PRECISION) * self.refused)
             self.refused = inf if self.passed >= far else self.passed
 
+    def hear(self, told: float, amount: float) -> None:
+        """So much was refused, and the provider named its cap."""
+        self.told, self.passed = told, min(self.passed, told)
+        self.refuse(max(amount, told + 1))
+
     def refuse(self, amount: float) -> None:
         """So much was refused. What passed before is kept below it."""
-        self.refused = min(self.refused, amount)
+        self.refused = min(self.refused, max(1.0, amount))
         if self.passed >= self.refused:
             self.passed = self.refused / (1 + PRECISION / 2)
 
 
 @dataclass(slots=True)
 class Density:
-    """Tokens a byte of the calls that passed: the usual, and the most that is ``likely``. At first a token is a byte."""
+    """Tokens a byte of the calls that passed: the usual, and the most that is ``likely``. At first one."""
 
     usual: float = 1.0
     likely: float = 1.0
-    calls: int = 0
+    calls: float = 0
 
     def see(self, density: float) -> None:
         """A call that passed was this dense. The densest fades away slowly."""
@@ -100,8 +106,8 @@ class Slowness:
 
     inputs: float = inf
     size: float = inf
-    passed: int = 0
-    patience: int = SLOW_PROBE_AFTER[0]
+    passed: float = 0
+    patience: float = SLOW_PROBE_AFTER[0]
 
     @property
     def factor(self) -> int:
@@ -162,16 +168,18 @@ class CallSize:
     def too_large(self, inputs: int, size: int, told: int | None = None) -> None:
         """A call was refused as too large. One of a single input says nothing about others.
 
-        ``told``: a number that the provider's words name. Below the inputs of the call it is taken for a cap of inputs,
-        else for one of tokens.
+        ``told``: a cap for the whole call that the provider's words name. Below the inputs it is taken for one of
+        inputs, below the bytes for one of tokens, else it is ignored. One call that is a little larger verifies it.
         """
         if inputs <= 1:
             return
         self._passed_since = 0
-        self._blame(inputs, size)
-        if told is not None and told > 0:
-            cap = self._inputs if told < inputs else self._tokens
-            cap.told = min(cap.told, max(told, cap.passed))
+        if told is not None and 0 < told < inputs:
+            self._inputs.hear(told, inputs)
+        elif told is not None and 0 < told < size:
+            self._tokens.hear(told, size * self._density.usual)
+        else:
+            self._blame(inputs, size)
 
     def timed_out(self, inputs: int, size: int) -> None:
         """A call was not answered in time. One as large as others that passed counts from the second in a row on."""
@@ -205,7 +213,9 @@ class CallSize:
             (passed,) = _numbers(mapping["calls"], 1)
         except (KeyError, TypeError, ValueError):
             return made
-        if 0 < density.usual <= density.likely <= 1 and max(slowness.passed, slowness.patience, passed) < inf:
+        finite = max(inputs.passed, tokens.passed, slowness.passed, slowness.patience, passed) < inf
+        positive = min(inputs.refused, inputs.told, tokens.refused, tokens.told) >= 1
+        if finite and positive and 0 < density.usual <= density.likely <= 1:
             made._inputs, made._tokens, made._density, made._slowness = inputs, tokens, density, slowness
             made._passed_since = int(passed)
         return made
@@ -234,7 +244,7 @@ class CallSize:
                 self._inputs.refused, self._suspected = inf, 0.0
 
     def _contradict(self, size: int) -> None:
-        """So much passed before: these texts are denser than others. Once more in a row: the provider lowered its cap."""
+        """So much passed before, so these texts are denser. Twice in a row: the provider lowered its cap."""
         self._contradictions += 1
         if self._contradictions == 1 and self._tokens.refused < inf:
             self._density.widen(self._tokens.passed / size)
@@ -249,8 +259,7 @@ def _half(amount: float) -> float:
 
 
 def _numbers(values: Sequence[float | None], n: int) -> list[float]:
-    """So many numbers of at least 0, with infinity for None. Raises ``TypeError``, ``ValueError``."""
-    numbers = [inf if value is None else value for value in values]
-    if len(numbers) != n or not all(type(number) in (int, float) and number >= 0 for number in numbers):
+    """So many numbers from 0 to a quadrillion, with infinity for None. Raises ``TypeError``, ``ValueError``."""
+    if len(values) != n or not all(x is None or (type(x) in (int, float) and 0 <= x < 1e15) for x in values):
         raise ValueError(values)
-    return numbers
+    return [inf if x is None else x for x in values]

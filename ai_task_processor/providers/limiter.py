@@ -15,12 +15,14 @@ __all__ = ["Call", "Limiter"]
 
 #: no Retry-After is believed beyond this, and no pause is longer, seconds
 LONGEST_S = 60.0
-#: noise that is reckoned with before any is known
+#: calls pause when so many in a row are refused that it is odd, with as much noise as is known and this much at least
 SOME_NOISE = 0.15
-#: When so many calls in a row are refused that it is odd, calls pause: for this long first, or for what Retry-After asks for, but at most a second; then twice as long each
-FIRST_PAUSE_S, FIRST_ASKED_PAUSE_S = 0.05, 1.0
-#: time: up to five seconds, or a share of the time since something was served. What is over is seen that soon.
+#: The first pause, and what Retry-After makes of it at most. Each next one is twice as long.
+FIRST_PAUSE_S, FIRST_ASKED_PAUSE_S = 0.05, 0.25
+#: No pause is longer than this, or than this share of the time since something was served: so soon is its end seen.
 PAUSE_S, PAUSE_SHARE = 5.0, 1 / 8
+#: a 429 before so much silence says nothing about now
+FORGOTTEN_S = 120.0
 #: repeats in a row say nothing new about the rate, and an outage says nothing at all
 TELLING_RUN = 2
 #: calls that are served before one more at once is tried than was refused
@@ -73,13 +75,19 @@ class Pause:
 
     def __init__(self) -> None:
         self.run = 0
-        self.run_began_at: float | None = None
+        self._run_began_at: float | None = None
         self.asked_until = self._until = self._refused_at = self._served_at = -inf
         self._hold_s = 0.0
 
     def wait_s(self, now: float) -> float:
         """Seconds until the next call may be tried."""
         return max(0.0, self._until - now)
+
+    def refused_for_s(self, now: float) -> float:
+        """Since when nothing but 429s has been answered; 0 after a good answer, or when nothing was asked for long."""
+        if self._run_began_at is None or now - self._refused_at > FORGOTTEN_S:
+            return 0.0
+        return now - self._run_began_at
 
     def begin(self, now: float) -> None:
         """A call starts: while calls pause, it is the only one."""
@@ -88,20 +96,20 @@ class Pause:
 
     def served(self, now: float, call: Call) -> None:
         """A call was served. One that began before the last refusal does not end the pause."""
-        self.run, self.run_began_at, self._served_at = 0, None, now
+        self.run, self._run_began_at, self._served_at = 0, None, now
         if call.began_at >= self._refused_at:
             self._hold_s, self._until, self.asked_until = 0.0, -inf, -inf
 
     def refused(self, now: float, call: Call, retry_after_s: float | None, noise: float) -> None:
         """A call was refused. ``noise``: the usual share."""
-        if self.run_began_at is None or now - self._refused_at > 2 * LONGEST_S:
-            self.run, self.run_began_at = 0, now
+        if self._run_began_at is None or now - self._refused_at > FORGOTTEN_S:
+            self.run, self._run_began_at = 0, now
         self.run += 1
         odd = max(SOME_NOISE, noise) ** self.run <= ODD
         if odd and call.began_at >= self._refused_at:
             asked_s = retry_after_s if retry_after_s is not None and 0 < retry_after_s <= LONGEST_S else 0.0
             first_s = max(FIRST_PAUSE_S, min(asked_s, FIRST_ASKED_PAUSE_S))
-            since_s = now - max(self._served_at, self.run_began_at)
+            since_s = now - max(self._served_at, self._run_began_at)
             self._hold_s = min(max(first_s, 2 * self._hold_s), max(PAUSE_S, PAUSE_SHARE * since_s), LONGEST_S)
             self._until, self.asked_until = now + self._hold_s, now + asked_s
         self._refused_at = now
@@ -157,8 +165,8 @@ class Limiter:
         return f"{max(0.0, self._tokens.left):,.0f} tokens are left for {wait_s:.0f} s"
 
     def refused_for_s(self, now: float) -> float:
-        """For how long nothing but 429s has been answered; 0 when the last answer was good."""
-        return 0.0 if self._pause.run_began_at is None else max(0.0, now - self._pause.run_began_at)
+        """For how long nothing but 429s has been answered; 0 when the last answer was good, or long ago."""
+        return self._pause.refused_for_s(now)
 
     def begin(self, now: float, tokens: int, *, repeated: bool) -> Call:
         """A call starts. ``repeated``: its work was refused before."""

@@ -21,19 +21,22 @@ TOLERATED, TOO_MANY = 0.06, 3.0
 NOISE_MARGIN = 1.5
 #: A cut goes to this share of what was accepted, so that a bucket refills; what was accepted counts as this at least.
 CUT, LEAST_ACCEPTED = 0.9, 0.7
+#: no rate is lower, calls a second: to find out that a limit is gone takes a minute at most
+SLOWEST = 0.05
 #: the rate comes back to this share of the one that was refused
 TOP = 0.92
 #: refusals at a rate that the limit allows
 FEW = 0.02
-#: More refusals than this are a limit whatever else is believed (Google SRE rejects beyond twice what is accepted).
-HALF = 0.5
-#: a share of refusals after a cut from above ``HALF`` that asks for another cut
-STILL_MANY = 0.25
-#: So many refusals show it. So many cuts in a row make a sixth of the rate. If what is served a second fell with it, by
-#: this factor at least, in so many calls, then it is no limit: one would serve as much as before.
-SHOWN, CUTS, FELL, ENOUGH = 3, 4, 2.5, 6
-#: Log odds of noise are kept within this; a new trial of a limit that is sure is short. Most calls refused: no more.
-SURE, UNSURE = 4.0, 0.2
+#: More refusals than this ask for another cut (Google SRE: a limit is beyond twice what is accepted), once there are
+#: so many of them; after such a cut a smaller share does, too.
+HALF, SHOWN, STILL_MANY = 0.5, 3, 0.25
+#: So many cuts in a row make a sixth of the rate. A limit serves as many calls a second as before. When in so many
+#: calls fewer are served, by this factor at least, the refusals are noise, however many they are.
+CUTS, ENOUGH, FELL = 4, 6, 2.5
+#: Log odds of noise are kept within this; a new trial of a limit that is sure is short.
+SURE = 4.0
+#: log odds when most calls are refused and it is no limit: soon put to the test again
+UNSURE = 0.2
 #: log odds of noise that are lost with each call, and with refusals in a row that noise would not make
 FORGET, FORGET_AT_RUN = 0.002, 1.0
 #: refusals in a row that are rarer than this at random are odd; at so much noise at least, as long as none is known
@@ -199,7 +202,8 @@ class Pace:
         self, now: float, rate: float, refused: float, share: float, goodput: float = 0.0, cuts: int = 1
     ) -> None:
         """Cut a rate at which this share was ``refused``; ``share`` is what the trial compares with."""
-        self._curve = Curve(base=CUT * max(LEAST_ACCEPTED, 1 - refused) * rate, top=TOP * rate)
+        base = max(SLOWEST, CUT * max(LEAST_ACCEPTED, 1 - refused) * rate)
+        self._curve = Curve(base, max(base, TOP * rate))
         self.rate, self._cut_at = self._curve.base, now
         self._due = max(self._due, now + 1 / self.rate)
         self._trial = Trial(now, TRIAL if self._noise_odds > -SURE else TRIAL // 2, share, goodput, cuts)
@@ -222,7 +226,7 @@ class Pace:
 
     def _cut_again(self, now: float, trial: Trial, seen: float, share: float) -> Finding | None:
         """Too many calls are still refused. If several cuts in a row changed nothing, it is not about the rate."""
-        goodput = trial.served / (now - trial.began_at)
+        goodput = trial.served * self.rate / max(1.0, self.rate * (now - trial.began_at))
         if trial.cuts >= CUTS:
             if trial.calls < ENOUGH:
                 return None
@@ -238,6 +242,6 @@ class Pace:
         if noise:
             refused, served = trial.refused + self._sample.refused, trial.calls - trial.refused + self._sample.served
             self.noise = min(HALF, refused / (refused + served))
-            self.rate, self._curve = inf, None
+            self.rate, self._curve, self._due = inf, None, now
         self.restart(now)
         return Finding.NOISE if noise else None

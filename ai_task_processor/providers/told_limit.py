@@ -44,7 +44,7 @@ class ToldLimit:
         missing = min(amount, self._limit) - self.left
         if missing <= 0 or self._test is not None or self._disproved:
             return 0.0
-        return max(0.0, missing / self._per_s - (now - self._at))
+        return max(0.0, min(missing / self._per_s, LONGEST_RESET_S) - (now - self._at))
 
     def begin(self, amount: float) -> None:
         """A call of this amount starts."""

@@ -3,7 +3,6 @@
 import json
 import math
 import random
-from collections.abc import Sequence
 from math import inf
 from typing import Any
 

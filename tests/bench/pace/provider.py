@@ -120,7 +120,8 @@ class Provider:
     ``noise``: shares of calls that are refused at random. ``calls_at_once``: more are refused. ``outages``: nothing
     but 429s. ``changes``: (moment, factor) of all limits. ``retry_after``: what a 429 tells; "honest" is the time
     until the limit allows the call. ``told``: the headers of each served call. ``most_*``: 413 beyond. ``rivals``:
-    calls a second that another client of the same key makes. ``silences``: no answer before the time-out. ``unavailable``: the share answered 503.
+    calls a second that another client of the same key makes. ``silences``: no answer
+    before the time-out. ``unavailable``: the share answered 503.
     """
 
     rng: random.Random

@@ -13,8 +13,10 @@ from tests.bench.pace.play import ENDLESS, Bounds, Scene, short
 from tests.bench.pace.provider import LATENCY_S, Bucket, Provider, Quota, Span, Text, Window
 
 NOISE = Bounds(used=0.95, used_any=0.80)
+#: noise that is met anew every ten seconds
+NEW_NOISE = Bounds(used=0.85, used_any=0.75)
 BURST = Bounds(used=0.95, used_any=0.85, refused=0.08)
-NO_BURST = Bounds(used=0.70, used_any=0.65, refused=0.08)
+NO_BURST = Bounds(used=0.70, used_any=0.65, refused=0.10)
 #: a limit that was met anew: within 20 seconds
 FOUND = Bounds(used=0.90, used_any=0.85, refused=0.08, back_s=20)
 #: 1.5 times the ideal time
@@ -128,8 +130,8 @@ LIMIT = [
         "b 1M tpm, 10 s of burst", 1e6 / 60 / MIXED, Bounds(0.95, 0.85, 0.1), tokens=bucket(1e6, 1e6 / 6), text=mixed
     ),
     scene("c 4 calls at once, chat", 4, BURST, 60, 600, calls_at_once=4, chat=True, slots=16, parallel=16),
-    scene("c 4 calls at once, 40 ms", 100, NO_BURST, 60, 200, calls_at_once=4, slots=16, parallel=16),
-    scene("c 10 calls at once, 32 slots", 250, NO_BURST, 60, 200, calls_at_once=10, slots=32, parallel=32),
+    scene("c 4 calls at once, 40 ms", 100, NO_BURST, 30, 90, calls_at_once=4, slots=16, parallel=16),
+    scene("c 10 calls at once, 32 slots", 250, NO_BURST, 30, 70, calls_at_once=10, slots=32, parallel=32),
 ]
 TOLD = [
     scene(
@@ -244,7 +246,7 @@ CHANGES = [
     scene(
         "e random 12% after 600 rpm",
         FULL * 0.88,
-        Bounds(0.9, 0.8, back_s=30),
+        Bounds(0.85, 0.75, back_s=60),
         90,
         240,
         requests=R600,
@@ -253,7 +255,7 @@ CHANGES = [
         possible=[(60, FULL * 0.88)],
     ),
     scene("e a crash at 600 rpm", TEN, FOUND, 80, 240, requests=R600, restarts=[60], possible=[(60, TEN)]),
-    scene("e 10 crashes at random 12%", FULL * 0.88, NOISE, 0, 120, noise=noise(0.12), restarts=range(10, 110, 10)),
+    scene("e 10 crashes at random 12%", FULL * 0.88, NEW_NOISE, 0, 120, noise=noise(0.12), restarts=range(10, 110, 10)),
     scene("f 1,000 after a calm", FULL, CALMED, 0, 400, arrivals=(*CALM, (305, 1_000))),
     scene(
         "f 1,000 after a calm, random 12%",
@@ -278,25 +280,26 @@ CHANGES = [
 
 def inputs(most: int, slots: int = 1_000) -> Scene:
     """A cap of inputs; after a crash no call may be too large."""
+    seconds = 90 if most <= 100 else 40
     bounds = Bounds(0.85, 0.8, too_large=log2(slots / most) + 3, too_large_late=0.02, too_large_again=0)
     return scene(
         f"g at most {most} inputs of {slots:,}",
         most / LATENCY_S,
         bounds,
         10,
-        90,
+        seconds,
         most_inputs=most,
         slots=slots,
-        restarts=[80],
+        restarts=[seconds - 10],
         text=mixed,
     )
 
 
-def size(name: str, used: float, text: Callable[[random.Random], Text], **caps: float) -> Scene:
+def size(name: str, used: float, text: Callable[[random.Random], Text], **caps: Any) -> Scene:
     """A cap of tokens or bytes, which vary. Where texts are large beside the cap, no call can be full."""
     mean = MIXED if text is mixed else LONG
     most = min(caps.get("most_inputs", inf), caps.get("most_tokens", caps.get("most_bytes", inf) / 4) / mean)
-    bounds = Bounds(used, too_large=log2(1_000 / most) + 4, too_large_late=0.02, too_large_again=1)
+    bounds = Bounds(used, too_large=log2(1_000 / most) + 5, too_large_late=0.02, too_large_again=1)
     return scene(f"g at most {name}", most / LATENCY_S, bounds, 10, 90, slots=1_000, restarts=[80], text=text, **caps)
 
 
@@ -330,5 +333,4 @@ CAPS = [
         silences=[Span(0, 60)],
     ),
 ]
-#: name and scenes of each part
 SCENES = [*NO_LIMIT, *LIMIT, *TOLD, *CHANGES, *CAPS]
