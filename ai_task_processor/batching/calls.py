@@ -52,8 +52,6 @@ WITNESSED_S = 2.0
 QUOTA_S, SERVED_LATELY_S = (1.0, 300.0), 60.0
 #: texts this close to the shortest that was refused as too long go alone
 NEARLY_TOO_LONG = 0.8
-#: tokens a byte are taken to be this many times what was seen; the densest call fades by a tenth with each other
-MARGIN, MEMORY = 1.2, 0.9
 
 log = get_logger(__name__)
 
@@ -129,11 +127,6 @@ class Calls:
         self._known = known
         self._served_at = -inf
         self._shortest_too_long = inf
-        self._tokens_a_byte = 1.0
-
-    def tokens(self, size: int) -> int:
-        """About how many tokens so many bytes are."""
-        return int(size * self._tokens_a_byte)
 
     def goes_alone(self, waiting: Waiting) -> bool:
         """Has the model failed for this text, or is it about as long as one that was refused as too long?"""
@@ -184,7 +177,7 @@ class Calls:
             return
         size, rate = part.size, self.limiter.rate
         throttled = any(waiting.throttled for waiting in part.texts)
-        ticket, learnt = self.limiter.begin(call.began_at, self.tokens(size), repeated=throttled), False
+        ticket, learnt = self.limiter.begin(call.began_at, self.size.tokens(size), repeated=throttled), False
         tools.metrics.batch(model=self.model, size=len(part.texts))
         try:
             try:
@@ -225,8 +218,6 @@ class Calls:
         took_s = now - call.began_at
         self.usual_s = took_s if self.usual_s == 0.0 else 0.8 * self.usual_s + 0.2 * took_s
         tokens = answer.usage.prompt_tokens
-        if size and tokens:
-            self._tokens_a_byte = min(1.0, max(MARGIN * tokens / size, MEMORY * self._tokens_a_byte))
         self.not_before = 0.0
         self._served_calls += 1
         self._served_at = self.answered_at = now

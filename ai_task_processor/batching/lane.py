@@ -253,7 +253,7 @@ class Lane(Line):
 
     def _next_tokens(self) -> int:
         size = self._parts[0].size if self._parts else min(self._queued_bytes, self.calls.size.most_bytes)
-        return self.calls.tokens(size)
+        return self.calls.size.tokens(size)
 
     def _next_part(self) -> Part | None:
         """The next part of a call that failed, or a text that goes alone; None when it is the queue's turn."""
