@@ -111,7 +111,8 @@ class OpenAIProvider:
         outcome = "other"
         try:
             answer = await self._post(self._embeddings_url, self._body(texts, model))
-            headers = answer.headers
+            # A plain dictionary: what httpx2 has for headers takes as long for each name as this for all of them.
+            headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers.raw}
             self._note_remaining(headers)
             embeddings = parse_embeddings(answer.content, len(texts), self._expected(model))
             outcome = "ok"
