@@ -32,7 +32,7 @@ OVERSTAYED_S = 1.0
 #: a wait for the outbox (another daemon still drains) that takes longer is told
 SILENCE_S = 1.0
 HOUSEKEEPING_S = 0.5
-#: after the start come first what was left in the outbox and the first poll
+#: what was left in the outbox comes first
 PREPARED_AFTER_S = 1.0
 #: new objects, and collections of each generation, before the garbage collector runs: tasks come and go in
 #: hundreds, and few of their objects are garbage that it alone can find
@@ -168,7 +168,8 @@ class Daemon:
 
     async def _prepare(self) -> None:
         """The first task must not wait for a library, and neither must what an earlier process left to deliver."""
-        await self._clock.sleep(PREPARED_AFTER_S)
+        if self._parts.outbox.recovered:
+            await self._clock.sleep(PREPARED_AFTER_S)
         if self._parts.provider is not None:
             await self._parts.provider.prepare()
         # What is there by now stays. To walk through it again and again took a fifth of the time.

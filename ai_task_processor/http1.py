@@ -16,7 +16,7 @@ import select
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from typing import cast
 
 import aiohappyeyeballs
@@ -75,6 +75,33 @@ class Answer:
         return 500 <= self.status_code < 600
 
 
+class StreamedAnswer(Answer):
+    """An answer whose body is still on its way. To be closed: what was not read ends the connection."""
+
+    __slots__ = ("_close", "_connection", "_left")
+
+    def __init__(self, connection: "_Connection", left: int, close: Callable[["_Connection"], None]) -> None:
+        super().__init__(connection.status, connection.headers)
+        self._connection: _Connection | None = connection
+        self._left = left
+        self._close = close
+
+    async def aiter_bytes(self) -> AsyncGenerator[bytes, None]:
+        """The body as it comes. Raises ``InvalidAnswer`` over the limit."""
+        if self._connection is None:
+            return
+        async for chunk in self._connection.body():
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise InvalidAnswer("the answer is larger than we accept")
+            yield chunk
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._close(connection)
+
+
 class Http1Transport(httpx2.AsyncBaseTransport):
     """At most ``connections`` at once, kept alive and used again, the last used first. Without a context: plain http.
 
@@ -122,6 +149,11 @@ class Http1Transport(httpx2.AsyncBaseTransport):
             return answer
         finally:
             self._release(connection)
+
+    async def open(self, origin: Origin, head: bytes, limit: Callable[[int], int]) -> StreamedAnswer:
+        """One request without a body, and its answer as a stream."""
+        connection = await self._send(origin, head, (b"",))
+        return StreamedAnswer(connection, limit(connection.status), self._release)
 
     async def _send(self, origin: Origin, head: bytes, body: Sequence[bytes]) -> "_Connection":
         connection = await self._acquire(origin)

@@ -72,6 +72,7 @@ import os
 import re
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -333,8 +334,8 @@ class _Shortcut:
         fields = dict(_name_task(logger, method, event))
         del fields["event"]
         if len(fields) < MAX_ITEMS and (text := self._rendered(fields)) is not None:
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")[:-6]
-            self._handler.write(f'{{"timestamp":"{now}Z",{head}{text}\n')
+            second, rest = divmod(time.time(), 1.0)
+            self._handler.write(f'{{"timestamp":"{_second(int(second))}.{int(rest * 1000):03}Z",{head}{text}\n')
             raise structlog.DropEvent
         return event
 
@@ -365,6 +366,12 @@ class _Shortcut:
             if len(self._plain_keys) < MAX_HEADS:
                 self._plain_keys[key] = plain
         return plain
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    """Most lines are of the same second as the one before."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
 
 
 def _without_exceptions(record: logging.LogRecord) -> logging.LogRecord:

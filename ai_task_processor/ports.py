@@ -83,7 +83,10 @@ class TaskSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OutboxDepth:
-    """How full the outbox is. ``oldest_finished_at`` is in seconds since the epoch, of the waiting records."""
+    """How full the outbox is.
+
+    ``oldest_finished_at`` is in seconds since the epoch, of the waiting records, as of the last ``apply_requests``.
+    """
 
     waiting: int = 0
     dead: int = 0

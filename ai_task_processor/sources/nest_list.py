@@ -23,6 +23,7 @@ import httpx2
 
 from ai_task_processor import codec
 from ai_task_processor.errors import NeighbourError
+from ai_task_processor.http1 import StreamedAnswer
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Task
@@ -32,7 +33,7 @@ from ai_task_processor.sources.framing import ArrayFramer
 from ai_task_processor.sources.nest_page import PASSING, Oddities, Page
 from ai_task_processor.sources.nest_wire import Invalid, parse_record, to_task
 from ai_task_processor.sources.read_ahead import ReadAhead
-from ai_task_processor.transport import deadline, status_error
+from ai_task_processor.transport import deadline, status_error, stream
 
 PENDING = "/api/ai-tasks/pending"
 MAX_RECORD_BYTES = 2**20
@@ -174,9 +175,9 @@ class PendingList:
                         return
             framer.finish()
 
-    def _request(self, limit: int | None) -> AbstractAsyncContextManager[httpx2.Response]:
+    def _request(self, limit: int | None) -> AbstractAsyncContextManager[StreamedAnswer | httpx2.Response]:
         parameters = {} if limit is None else {"limit": str(limit)}
-        return self._client.stream("GET", self._settings.base_url + PENDING, params=parameters)
+        return stream(self._client, self._settings.base_url + PENDING, parameters)
 
     async def _stream(self, page: Page, free: int, needed: int, limit: int | None) -> None:
         """Fill the page. A strict API refuses the limit: then the same without it, and from now on if that was it."""
@@ -197,7 +198,9 @@ class PendingList:
         if refused:
             await self._stream(page, free, needed, None)
 
-    async def _fill(self, page: Page, free: int, needed: int, limit: int | None, answer: httpx2.Response) -> None:
+    async def _fill(
+        self, page: Page, free: int, needed: int, limit: int | None, answer: StreamedAnswer | httpx2.Response
+    ) -> None:
         """``needed`` records are what a list may cost; where no limit was sent, each costs too much."""
         self._ahead.answered()
         framer, whole = ArrayFramer(MAX_RECORD_BYTES), _is_short(answer)
@@ -346,7 +349,7 @@ def _created_at(task: Task) -> float | None:
     return None if task.created_at is None else task.created_at.timestamp()
 
 
-def _is_short(answer: httpx2.Response) -> bool:
+def _is_short(answer: StreamedAnswer | httpx2.Response) -> bool:
     length = answer.headers.get("content-length", "")
     return length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= WHOLE_BYTES
 

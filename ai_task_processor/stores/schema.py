@@ -56,11 +56,14 @@ RECORD_COLUMNS = (
 )
 _ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PUT = f"INSERT OR REPLACE INTO records (state, size, {RECORD_COLUMNS}) VALUES {_ROW}"  # noqa: S608 - constants only
-#: a statement for several rows; not for any number of them, so that it is compiled once
+#: The most rows for one statement. There are not too many such statements, so that each is compiled once.
 PUT_AT_ONCE = 8
 ERASE_AT_ONCE = 64
-_ERASE_MANY = f"DELETE FROM records WHERE task_id IN ({', '.join('?' * ERASE_AT_ONCE)})"  # noqa: S608 - constants only
-_PUT_MANY = _PUT + f", {_ROW}" * (PUT_AT_ONCE - 1)
+_PUTS = [_PUT + f", {_ROW}" * more for more in range(PUT_AT_ONCE)]
+_ERASE_MANY = {
+    size: f"DELETE FROM records WHERE task_id IN ({', '.join('?' * size)})"  # noqa: S608 - constants only
+    for size in (8, ERASE_AT_ONCE)
+}
 #: conditions under which SQLite walks the whole index
 _WALKS = {
     "sqlite_autoindex_records_1": "task_id >= ''",
@@ -136,12 +139,9 @@ def put(db: sqlite3.Connection, record: Record, state: State = "waiting") -> Non
 
 def put_all(db: sqlite3.Connection, records: Sequence[Record]) -> None:
     """``put`` for many that wait."""
-    whole = len(records) - len(records) % PUT_AT_ONCE
-    for first in range(0, whole, PUT_AT_ONCE):
-        rows = [value for record in records[first : first + PUT_AT_ONCE] for value in _row(record, "waiting")]
-        db.execute(_PUT_MANY, rows)
-    for record in records[whole:]:
-        put(db, record)
+    for first in range(0, len(records), PUT_AT_ONCE):
+        part = records[first : first + PUT_AT_ONCE]
+        db.execute(_PUTS[len(part) - 1], [value for record in part for value in _row(record, "waiting")])
 
 
 def _row(record: Record, state: State) -> tuple[object, ...]:
@@ -200,7 +200,8 @@ def erase_all(db: sqlite3.Connection, task_ids: Sequence[str]) -> None:
     """``erase`` for many."""
     for first in range(0, len(task_ids), ERASE_AT_ONCE):
         part = list(task_ids[first : first + ERASE_AT_ONCE])
-        db.execute(_ERASE_MANY, [*part, *part[:1] * (ERASE_AT_ONCE - len(part))])
+        size = next(size for size in _ERASE_MANY if size >= len(part))
+        db.execute(_ERASE_MANY[size], [*part, *part[:1] * (size - len(part))])
 
 
 def retry(db: sqlite3.Connection, task_id: str) -> bool:
@@ -225,8 +226,9 @@ def bury(db: sqlite3.Connection, task_id: str, reason: str, attempts: int) -> st
     return rows[0][0] if rows else None
 
 
-def has_requests(db: sqlite3.Connection) -> bool:
-    return bool(db.execute("SELECT EXISTS (SELECT 1 FROM requests)").fetchone()[0])
+def look(db: sqlite3.Connection) -> tuple[bool, float | None]:
+    """Are there requests of operators, and when was the oldest waiting record finished?"""
+    return bool(db.execute("SELECT EXISTS (SELECT 1 FROM requests)").fetchone()[0]), oldest_finished_at(db)
 
 
 def apply_requests(db: sqlite3.Connection, limit: int) -> Mapping[str, str]:

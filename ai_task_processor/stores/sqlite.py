@@ -18,7 +18,7 @@ from ai_task_processor.ports import Clock, OutboxDepth, Standing
 from ai_task_processor.stores import directory as data_directory
 from ai_task_processor.stores import salvage, schema
 from ai_task_processor.stores.ledger import Ledger
-from ai_task_processor.stores.writer import Writer
+from ai_task_processor.stores.writer import Many, Writer
 
 T = TypeVar("T")
 
@@ -26,6 +26,8 @@ log = get_logger(__name__)
 
 _REQUESTS_AT_ONCE = 1000
 _CACHE_KB, _LOG_BYTES = 2048, 4 * 2**20
+_PUTS = Many(schema.put_all, schema.PUT_AT_ONCE)
+_ERASURES = Many(schema.erase_all, schema.ERASE_AT_ONCE)
 
 
 class SqliteOutbox:
@@ -53,6 +55,7 @@ class SqliteOutbox:
         self._writer = Writer(self._connect)
         self._ledger = Ledger(max_bytes, [])
         self._lock: int | None = None
+        self._oldest: float | None = None
         self.recovered = 0
 
     async def open(self) -> None:
@@ -106,7 +109,7 @@ class SqliteOutbox:
         return self._ledger.holds(task_id, fingerprint)
 
     def depth(self) -> OutboxDepth:
-        return self._ledger.depth(self._writer.oldest)
+        return self._ledger.depth(self._oldest)
 
     def put(self, record: Record) -> asyncio.Future[None]:
         """Accepted when it returns: ``holds`` knows it, and it is written even if the future is cancelled."""
@@ -114,7 +117,7 @@ class SqliteOutbox:
         return self._writer.submit(
             partial(schema.put, record=record),
             writes=True,
-            many=schema.put_all,
+            many=_PUTS,
             about=record.task_id,
             item=record,
             committed=lambda _: self._ledger.keep(record),
@@ -141,7 +144,7 @@ class SqliteOutbox:
         await self._writer.submit(
             lambda db: schema.erase(db, task_id),
             writes=True,
-            many=schema.erase_all,
+            many=_ERASURES,
             about=task_id,
             item=task_id,
             committed=lambda _: self._ledger.forget(task_id),
@@ -158,7 +161,8 @@ class SqliteOutbox:
 
     async def apply_requests(self) -> Mapping[str, str]:
         """One short look when there are none. What the disk refuses is still requested the next time."""
-        if not await self._writer.submit(schema.has_requests):
+        requested, self._oldest = await self._writer.submit(schema.look)
+        if not requested:
             return {}
         return await self._write(
             lambda db: schema.apply_requests(db, _REQUESTS_AT_ONCE),

@@ -266,6 +266,27 @@ async def test_a_hundred_of_a_kind_are_written_and_erased_by_few_statements(outb
     assert await outbox.due(NOW + 1e6, 200) == []
 
 
+async def test_a_few_of_a_kind_are_one_statement(outbox: SqliteOutbox) -> None:
+    """And that is their transaction: whole rows, on disk, without a BEGIN and a COMMIT around it."""
+    rows = [record(str(number), vector=bytes([number]) * 4) for number in range(5)]
+    statements: list[str] = []
+    await outbox._writer.submit(lambda db: db.set_trace_callback(statements.append))
+    with held(outbox):
+        pending = [outbox.put(row) for row in rows]
+    for kept in pending:
+        await kept
+    with closing(sqlite3.connect(outbox._path)) as other:
+        assert other.execute("SELECT count(*) FROM records").fetchone() == (5,)
+    with held(outbox):
+        erased = [asyncio.ensure_future(outbox.delivered(row.task_id)) for row in rows]
+        await asyncio.sleep(0)
+    for one in erased:
+        await one
+    assert "BEGIN IMMEDIATE" not in statements
+    assert [one.split()[0] for one in statements if one.startswith(("INSERT", "DELETE"))] == ["INSERT", "DELETE"]
+    assert await outbox.due(NOW + 1e6, 10) == []
+
+
 async def test_one_bad_record_does_not_fail_its_neighbours(outbox: SqliteOutbox) -> None:
     """A record that cannot be stored fails alone; the group around it is committed."""
     with held(outbox):

@@ -155,10 +155,11 @@ class Room:
             assert kept.done()
         self.delivery.wake()
 
-    def offer(self, *task_ids: str) -> None:
-        """Put, and handed on at once."""
+    def offer(self, *task_ids: str, looked: bool = True) -> None:
+        """Put, and handed on at once. ``looked``: nothing else is due, as far as delivery knows."""
+        look = self.delivery._look and not looked
         self.put(*task_ids)
-        self.delivery._look = False
+        self.delivery._look = look
         for task_id in task_ids:
             self.delivery.offer(self.outbox.record(task_id))
 
@@ -251,6 +252,29 @@ async def test_it_is_behind_while_results_wait_for_a_source_that_takes_them(cloc
         room.offer("o", "p", "q", "r")
         seen.append(room.delivery.behind)
     assert seen == [False, True, False, False]
+
+
+async def test_it_is_not_behind_while_there_is_room_for_all_that_waits(clock: Any) -> None:
+    """A batch that is as large as what may be under way at once holds up no poll."""
+    room = Room(clock, concurrency=4)
+    async with room.working():
+        await clock.sleep(0.5)
+        room.offer("a")
+        await clock.sleep(0.1)
+        room.offer("b", "c", "d", "e")
+        assert not room.delivery.behind
+
+
+async def test_what_fills_the_room_is_not_read_back_again_and_again(clock: Any) -> None:
+    """The disk is read once a second, although each time as many results wait as may be under way at once."""
+    room = Room(clock, concurrency=4)
+    async with room.working():
+        await clock.sleep(0.5)
+        for number in range(40):
+            room.offer(*(f"{number}-{letter}" for letter in "abcd"), looked=False)
+            await clock.sleep(0.1)
+        assert len(room.source.told) == 160
+    assert room.outbox.looks <= 6
 
 
 async def test_an_operator_can_drop_what_was_just_put(clock: Any) -> None:

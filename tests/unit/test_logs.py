@@ -182,6 +182,29 @@ def test_the_hosts_of_masked_addresses_and_ids_stay_readable() -> None:
         assert mask(text) == text
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        *(
+            "access_token=",
+            "refresh_token=",
+            "id_token=",
+            "client_secret=",
+            "client_assertion=",
+            "api_key=",
+            "api-key=",
+        ),
+        *("apikey=", "password=", "authorization=", "bearer ", "basic ", "sk-", "eyJ"),
+    ],
+)
+def test_every_word_that_gives_a_secret_away_is_found(word: str) -> None:
+    """In any case: what a text is searched for first must miss none of them."""
+    mask = masking.Masker(())
+    for text in {f"x {word}abcdefgh1234", f"x {word.upper() if word not in ('sk-', 'eyJ') else word}abcdefgh1234"}:
+        assert mask.suspects(text)
+        assert "abcdefgh1234" not in mask(text)
+
+
 def test_short_secrets_are_not_masked_by_value() -> None:
     """A secret of three characters would shred every line, one of four does not."""
     mask = masking.Masker(["", "abc", "wxyz"])
