@@ -58,6 +58,8 @@ async def test_every_mistake_in_the_settings_has_its_line_and_no_value(sandbox: 
         "METRICS_PORT": "99999",
         "LOG_LEVEL": api_key,
         "SHUTDOWN_GRACE_SECONDS": "nan",
+        "OAUTH2_AUDIENCE": f'"{client_secret}"',
+        "OAUTH2_SCOPE": f"read write # {api_key}",
     }
     worker = await daemon("--version", wait=False, **broken)
     await worker.exit_code()
