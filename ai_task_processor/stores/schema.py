@@ -80,8 +80,19 @@ WHERE task_id = ?
 """
 
 _DAMAGED = "the file is damaged: the daemon sets it aside at its next start and keeps what can be read"
+_NO_LOCKS = "file locks or shared memory do not work there; set DATA_DIR to a directory on a local disk"
+#: by extended code, otherwise by its class
 _REMEDIES = {
     sqlite3.SQLITE_BUSY: "another process is writing: try again",
+    sqlite3.SQLITE_FULL: "make room on that disk",
+    sqlite3.SQLITE_READONLY: "the file or its file system is read-only; make it writable for this user",
+    sqlite3.SQLITE_PROTOCOL: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_LOCK: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_RDLOCK: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_UNLOCK: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_SHMOPEN: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_SHMMAP: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_SHMLOCK: _NO_LOCKS,
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_NOTADB: _DAMAGED,
 }
@@ -123,9 +134,11 @@ def refuse_newer(db: sqlite3.Connection, path: Path) -> None:
 
 def unusable(path: Path, error: sqlite3.Error) -> DataDirectoryError:
     """What SQLite says, in one line with a remedy."""
-    remedy = _REMEDIES.get(
-        getattr(error, "sqlite_errorcode", 0) & 0xFF,
-        "see that the disk has room and that this user may write to the file",
+    code = getattr(error, "sqlite_errorcode", 0)
+    remedy = (
+        _REMEDIES.get(code)
+        or _REMEDIES.get(code & 0xFF)
+        or "see that the disk has room and that this user may write to the file"
     )
     return DataDirectoryError(f"{path} cannot be used ({error}): {remedy}")
 

@@ -566,6 +566,27 @@ class SteppingClock:
         await asyncio.sleep(0)
 
 
+async def test_a_share_without_file_locks_is_one_line_and_73(daemon: Start, tmp_path: Path) -> None:
+    """ENOLCK, as a network share answers: daemon, command and doctor name the lock file and ask for a local disk."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import errno, fcntl, os\n"
+        "def flock(*_): raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))\n"
+        "fcntl.flock = flock\n"
+    )
+    worker = await daemon("--version", wait=False, PYTHONPATH=tmp_path, **MOCK)
+    await worker.exit_code()
+    reason = f"{tmp_path}/data/lock cannot be locked (No locks available)"
+    remedy = "file locks are not supported there; set DATA_DIR to a directory on a local disk"
+    for arguments in (("run",), ("drain",)):
+        finished = await worker.command(*arguments)
+        assert (finished.code, finished.out) == (73, "")
+        assert finished.err.splitlines()[-1] == f"ai-task-processor: {reason}: {remedy}"
+    doctor = await worker.command("doctor")
+    assert doctor.code == 73
+    assert reason in doctor.out
+    assert remedy in doctor.out
+
+
 async def test_a_locked_outbox_is_waited_for_for_a_minute(tmp_path: Path) -> None:
     """The second daemon gives up after 60 s, and says who holds the directory."""
     clock = SteppingClock()
