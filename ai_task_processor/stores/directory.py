@@ -15,7 +15,7 @@ from ai_task_processor.ports import Clock
 _LOCK = "lock"
 _LOCK_RETRY_S = 0.25
 #: Never through a symbolic link, whose target would be emptied, and never waiting for the other end of a pipe.
-_PLAINLY: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_PLAINLY: Final = os.O_NOFOLLOW | os.O_NONBLOCK
 _ELSEWHERE = "or set DATA_DIR to another directory"
 _NO_LOCKS = "file locks are not supported there; set DATA_DIR to a directory on a local disk"
 _NO_ROOM = "make room on that disk"
@@ -53,7 +53,7 @@ def make_private(directory: Path, database: str) -> None:
         path = directory / (database + suffix)
         try:
             with suppress(FileNotFoundError):
-                os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600))
+                os.close(os.open(path, os.O_RDWR | flags, 0o600))
             _narrow(path, 0o600)
         except OSError as error:
             raise _unusable_file(path, "opened", error) from error

@@ -15,7 +15,7 @@ from typing import Literal
 from ai_task_processor.errors import DataDirectoryError
 from ai_task_processor.models.task import Record, TaskStatus
 from ai_task_processor.stores import directory as data_directory
-from ai_task_processor.stores import schema
+from ai_task_processor.stores import salvage, schema
 
 Action = Literal["retry", "drop"]
 
@@ -90,6 +90,9 @@ def daemon_running(directory: Path) -> bool:
 @contextlib.contextmanager
 def _connection(directory: Path, mode: Literal["ro", "rw"]) -> Iterator[sqlite3.Connection]:
     path = directory / schema.DATABASE
+    # SQLite would show less without a word, and a command that writes would take the damaged log away.
+    if not data_directory.locked(directory) and (reason := salvage.fault(path)):
+        raise DataDirectoryError(f"{path} cannot be used ({reason}): {schema.DAMAGED}")
     if not os.path.isfile(path):  # noqa: PTH113 - unlike Path.is_file, it is just false where we may not look
         raise DataDirectoryError(f"DATA_DIR {directory} shows no outbox: no daemon ran there, or it is another user's")
     try:

@@ -95,8 +95,8 @@ class Writer:
     ``writable`` and ``oldest`` (finished_at of the oldest waiting record) are as of the last commit.
     """
 
-    def __init__(self, connect: Callable[[bool], sqlite3.Connection]) -> None:
-        """``connect`` is told whether the file is known to be damaged."""
+    def __init__(self, connect: Callable[[sqlite3.Connection | None], sqlite3.Connection]) -> None:
+        """``connect`` gets the connection that met damage, which it closes, and None at first."""
         self._connect = connect
         self._damaged = False
         self._jobs: SimpleQueue[Sequence[_Job[Any]] | None] = SimpleQueue()
@@ -157,7 +157,7 @@ class Writer:
 
     def _main(self) -> None:
         try:
-            self._db = self._connect(False)
+            self._db = self._connect(None)
             self.oldest = schema.oldest_finished_at(self._db)
         except Exception as error:  # noqa: BLE001 - the boundary of the thread: whoever started it gets the error
             self.tell(_resolve, self._started, error)
@@ -222,8 +222,7 @@ class Writer:
 
     def _transact(self, group: list[_Job[Any]], *, writes: bool, together: bool) -> None:
         if self._damaged:
-            self._db.close()
-            self._db = self._connect(True)
+            self._db = self._connect(self._db)
             self._damaged = False
         # IMMEDIATE: turning into a writer half-way fails at once when an operator's command is writing.
         self._db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")

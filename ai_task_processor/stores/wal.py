@@ -1,0 +1,245 @@
+"""The write-ahead log of a database that nobody has open, looked at before SQLite does.
+
+SQLite reads a log up to the first frame that does not verify and drops the rest without a word; a log with a damaged
+head, or without its database, it deletes. Here the log is only read: what is sound in it, and what is missing.
+Pure functions over bytes. Formats: https://www.sqlite.org/fileformat2.html#walformat, and
+https://www.sqlite.org/walformat.html for the ``-shm`` file, which still says after a kill what was committed.
+"""
+
+import struct
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from mmap import mmap
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = bytes | mmap
+Words = NDArray[np.uint32]
+Flags = NDArray[np.bool_]
+Salts = tuple[int, int]
+
+#: magic, version, page size, number of the generation, two salts, two sums over what stands before
+_HEAD: Final = struct.Struct(">8I")
+#: page, size of the database in pages when it ends a transaction or 0, two salts, two sums; then the page's image
+_FRAME: Final = struct.Struct(">6I")
+_MAGIC, _VERSION = 0x377F0682, 3007000
+_NATIVE: Final = ">" if sys.byteorder == "big" else "<"
+#: frames whose sums are computed together: 4 MiB of pages
+_TOGETHER = 256
+#: of the ``-shm`` file: two equal heads, then what a checkpoint has copied
+_INDEX: Final = struct.Struct("=16xI12x8s2I48xI")
+_INDEX_HEAD = 48
+_LONGEST_LIFE = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """``latest``: where in ``data`` the last sound image of each page begins. ``earlier``: the same for what is left of
+    earlier generations, which the database had got. ``damaged``: where images begin that do not verify and were not
+    written again since, and of which page, which may be wrong too. ``missing``: frames that were committed and are
+    gone. ``pages``: of the database after the last transaction, 0 when unknown. ``fault``: why SQLite would lose
+    something, empty when it would not. ``foreign``: it is the log of another database.
+    """
+
+    data: Bytes = field(default=b"", repr=False)
+    page_bytes: int = 0
+    latest: Mapping[int, int] = field(default_factory=dict, repr=False)
+    earlier: Mapping[int, int] = field(default_factory=dict, repr=False)
+    damaged: Mapping[int, int] = field(default_factory=dict)
+    missing: int = 0
+    pages: int = 0
+    fault: str = ""
+    foreign: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Committed:
+    """From the ``-shm`` file: how many frames were committed, and how many of them the database has by now."""
+
+    frames: int
+    copied: int
+    salts: Salts
+
+
+def page_bytes(database: bytes) -> int:
+    """The page size that the head of a database file names, 0 when that is none."""
+    size = int.from_bytes(database[16:18], "big")
+    size = 65536 if size == 1 else size
+    return size if database.startswith(b"SQLite format 3\0") and size >= 512 and not size & (size - 1) else 0
+
+
+def read(data: Bytes, index: bytes | None, database: bytes, size: int, *, usual_page_bytes: int) -> Log:
+    """``data`` and ``index``: the ``-wal`` and ``-shm`` files (None: there is none). ``database``: the first bytes of
+    that file, which has ``size``.
+    """
+    head = _HEAD.unpack(data[: _HEAD.size].ljust(_HEAD.size, b"\0"))
+    known = head[0] & ~1 == _MAGIC and head[1] == _VERSION
+    order = (">" if head[0] & 1 else "<") if known else _NATIVE
+    sound = known and _sum(data[:24], order) == head[6:]
+    page = head[2] if sound else page_bytes(database) or usual_page_bytes
+    frames = _Frames(data, page, order, head[6:])
+    committed = _committed(index or b"")
+    sound = sound and not frames.of_another_head(head[4:6], head[3])
+    salts = head[4:6] if sound else frames.first_salts(committed)
+    if committed and sound and _is_older(committed.salts, salts, head[3]):
+        committed = None  # after a loss of power the index may be one of long ago
+    swapped = committed is not None and committed.salts != salts
+    ours = None if swapped else committed
+
+    valid = frames.have(salts) & frames.chained
+    commits = _indices(valid & (frames.heads[:, 1] > 0))
+    broken = next(iter(_indices(~valid)), frames.count)
+    by_sqlite = _after(k for k in commits if k < broken) if sound else 0
+    end = max(_after(commits), ours.frames if ours else 0)
+    if ours and ours.frames == by_sqlite:
+        end = by_sqlite  # what follows belongs to transactions that never ended
+    if index is None:  # no kill leaves a log without its index: somebody copied or cut it
+        end = max(end, _after(_indices(frames.have(salts))))
+
+    latest, damaged = frames.images(valid[:end], ours.copied if ours else 0)
+    missing = max(0, end - max(frames.count, ours.copied if ours else 0))
+    if committed and swapped:
+        missing = max(0, committed.frames - committed.copied)
+        swapped = committed.frames > 0
+    pages = int(frames.heads[commits[-1], 1]) if commits else 0
+    # A database of ours never shrinks.
+    foreign = swapped or page != (page_bytes(database) or page) or 0 < pages < size // page
+    fault = ""
+    if not frames.count:
+        fault = "the log is gone" if missing else ""
+    elif not sound:
+        fault = "the head of the log is damaged"
+    elif foreign:
+        fault = "the log belongs to another database"
+    elif end > by_sqlite:
+        fault = "the log is damaged" if _after(commits) > by_sqlite else "the end of the log is missing"
+    return Log(
+        frames.data,
+        page,
+        latest,
+        frames.images_before(salts),
+        damaged,
+        missing,
+        pages,
+        fault,
+        foreign and frames.count > 0,
+    )
+
+
+class _Frames:
+    """All frames of a log, also those of earlier generations that stand behind the last one.
+
+    ``heads``: (count, 6) their heads. ``chained``: does the sum of each follow from the one before?
+    """
+
+    def __init__(self, data: Bytes, page: int, order: str, sums: Salts) -> None:
+        size = _FRAME.size + page
+        rest = max(0, len(data) - _HEAD.size) % size
+        # A frame that was cut is a damaged one.
+        self.data = data[:].ljust(len(data) - rest + size, b"\0") if rest or len(data) < _HEAD.size else data
+        self.count = (len(self.data) - _HEAD.size) // size
+        self.page = page
+        raw = np.frombuffer(self.data, np.uint8, self.count * size, _HEAD.size).reshape(self.count, size)
+        self.heads: Words = raw[:, : _FRAME.size].copy().view(">u4").astype(np.uint32).reshape(self.count, 6)
+        weights, power = _weights((8 + page) // 8)
+        before = np.vstack([np.array([sums], np.uint32), self.heads[:-1, 4:6]])[: self.count]
+        expected = before @ power
+        for first in range(0, self.count, _TOGETHER):
+            some = raw[first : first + _TOGETHER]
+            summed = np.concatenate([some[:, :8], some[:, _FRAME.size :]], axis=1)
+            expected[first : first + _TOGETHER] += summed.view(f"{order}u4").astype(np.uint32) @ weights
+        self.chained: Flags = (expected == self.heads[:, 4:6]).all(1) & (self.heads[:, 0] > 0)
+
+    def have(self, salts: Salts) -> Flags:
+        matching: Flags = (self.heads[:, 2:4] == np.array(salts, np.uint32)).all(1)
+        return matching
+
+    def salts(self, k: int) -> Salts:
+        return int(self.heads[k, 2]), int(self.heads[k, 3])
+
+    def of_another_head(self, salts: Salts, generations: int) -> bool:
+        """Are all sound frames of a log that this head does not begin?"""
+        if (self.chained & self.have(salts)).any():
+            return False
+        others = _indices(self.chained)
+        return any(not _is_older(self.salts(k), salts, generations) for k in others)
+
+    def first_salts(self, committed: _Committed | None) -> Salts:
+        """The salts of the last generation, which begins the file, when its head does not say them."""
+        first = next(iter(_indices(self.chained)), 0)
+        if committed and committed.frames:
+            stale = self.count == 0 or _is_older(self.salts(first), committed.salts, _LONGEST_LIFE)
+            if stale or self.have(committed.salts).any():
+                return committed.salts
+        return self.salts(first) if self.count else (0, 0)
+
+    def images(self, valid: Flags, copied: int) -> tuple[dict[int, int], dict[int, int]]:
+        """``Log.latest`` and ``Log.damaged``. The first ``copied`` frames are in the database, too."""
+        latest, damaged = dict[int, int](), dict[int, int]()
+        for k, (page, is_valid) in enumerate(zip(self.heads[:, 0].tolist(), valid.tolist(), strict=False)):
+            if is_valid:
+                latest[page] = self._image(k)
+            elif k < copied:
+                latest.pop(page, None)
+            else:
+                damaged[self._image(k)] = page
+        return latest, {offset: page for offset, page in damaged.items() if offset > latest.get(page, 0)}
+
+    def images_before(self, salts: Salts) -> dict[int, int]:
+        """``Log.earlier``."""
+        ages = {k: (salts[0] - int(self.heads[k, 2])) % 2**32 for k in _indices(self.chained)}
+        newest_last = sorted((-age, k) for k, age in ages.items() if 0 < age <= _LONGEST_LIFE)
+        return {int(self.heads[k, 0]): self._image(k) for _, k in newest_last}
+
+    def _image(self, k: int) -> int:
+        return _HEAD.size + k * (_FRAME.size + self.page) + _FRAME.size
+
+
+def _committed(index: bytes) -> _Committed | None:
+    """None when the writer died while it wrote this down, or before."""
+    if len(index) < _INDEX.size or index[:_INDEX_HEAD] != index[_INDEX_HEAD : 2 * _INDEX_HEAD] or not index[12]:
+        return None
+    frames, salts, *sums, copied = _INDEX.unpack_from(index)
+    if _sum(index[:40], _NATIVE) != tuple(sums):
+        return None
+    first, second = struct.unpack(">2I", salts)
+    return _Committed(frames, copied, (first, second))
+
+
+def _is_older(salts: Salts, than: Salts, generations: int) -> bool:
+    """The first salt grows by one with each generation of a file; the second is random."""
+    return 0 < (than[0] - salts[0]) % 2**32 <= generations
+
+
+def _indices(flags: Flags) -> list[int]:
+    found: list[int] = np.flatnonzero(flags).tolist()
+    return found
+
+
+def _after(indices: Iterable[int]) -> int:
+    return max(indices, default=-1) + 1
+
+
+def _sum(data: bytes, order: str) -> Salts:
+    """SQLite's sum over pairs of words: each word is added to its own total, and to that the other total."""
+    first = second = 0
+    for one, other in struct.iter_unpack(f"{order}2I", data):
+        first = (first + one + second) % 2**32
+        second = (second + other + first) % 2**32
+    return first, second
+
+
+@cache
+def _weights(pairs: int) -> tuple[Words, Words]:
+    """The sum is linear: over ``words`` (a row each), after ``before``, it is ``before @ power + words @ weights``."""
+    weights = np.zeros((2 * pairs, 2), np.uint32)
+    a, b, c, d = 1, 0, 0, 1  # what the pairs that follow make of the two totals
+    for k in reversed(range(pairs)):
+        weights[2 * k] = (a + b) % 2**32, (c + d) % 2**32
+        weights[2 * k + 1] = b, d
+        a, b, c, d = ((a + b) % 2**32, (a + 2 * b) % 2**32, (c + d) % 2**32, (c + 2 * d) % 2**32)
+    return weights, np.array([[a, c], [b, d]], np.uint32)
