@@ -487,14 +487,10 @@ async def test_a_destroyed_page_takes_its_own_rows_only(tmp_path: Path, page: in
     overwrite(database, (page - 1) * PAGE_BYTES, noise(PAGE_BYTES))
     found = await survivors(tmp_path, told)
     everything = {f"task-{number:03}" for number in range(1, RECORDS)}
-    if page == 2:  # the root of the table: no row can be reached, but the index names them all
-        assert found == {}
-    else:
-        assert len(found) >= RECORDS - 120
+    assert len(found) >= RECORDS - 1 - (2 if page > 6 else 0)  # one is a dead letter; two have room on a page
     named = set(told) - {"task-000", "poison"}
     assert found.keys().isdisjoint(named)
-    if page not in (3, 100):
-        assert found.keys() | named == everything
+    assert found.keys() | named == everything
     files = sorted(path.name for path in tmp_path.iterdir())  # noqa: ASYNC240 - a handful of files
     aside = [tmp_path / name for name in files if ".damaged-" in name and not name.endswith("-wal")]
     assert len(aside) == 1 or len(found) == RECORDS - 1
