@@ -42,21 +42,21 @@ def prepare(directory: Path) -> None:
         raise _unusable(directory, error) from error
 
 
-def make_private(directory: Path, database: str) -> None:
-    """Make an empty database file with mode 0600, or narrow the one that is there.
+def make_private(directory: Path, database: str, *, create: bool = True) -> None:
+    """Make an empty database file with mode 0600, or narrow the one that is there, with its log.
 
     Before SQLite sees it, because SQLite gives its ``-wal`` and ``-shm`` the mode of the database.
     Only under the lock: to close a file takes away the POSIX locks that this process has on it.
     Raises ``DataDirectoryError``, for a ``-wal`` or ``-shm`` that cannot be written, too: SQLite blames the database.
     """
-    for suffix, flags in (("", os.O_CREAT), ("-wal", 0), ("-shm", 0)):
+    for suffix, flags in (("", os.O_CREAT if create else 0), ("-wal", 0), ("-shm", 0)):
         path = directory / (database + suffix)
         try:
             with suppress(FileNotFoundError):
                 os.close(os.open(path, os.O_RDWR | flags, 0o600))
             _narrow(path, 0o600)
         except OSError as error:
-            raise _unusable_file(path, "opened", error) from error
+            raise unusable_file(path, "opened", error) from error
 
 
 def _narrow(path: Path, mode: int) -> None:
@@ -89,7 +89,7 @@ def _unusable(directory: Path, error: OSError) -> DataDirectoryError:
     )
 
 
-def _unusable_file(path: Path, action: str, error: OSError) -> DataDirectoryError:
+def unusable_file(path: Path, action: str, error: OSError) -> DataDirectoryError:
     """What failed with a file in the directory; the directory's fault when the file is not even there."""
     remedy = _REMEDIES.get(error.errno)
     if remedy is None:
@@ -133,7 +133,7 @@ def _try_lock(directory: Path) -> int | None:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _PLAINLY, 0o600)
     except OSError as error:
-        raise _unusable_file(path, "opened", error) from error
+        raise unusable_file(path, "opened", error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(descriptor, 0)
@@ -143,7 +143,7 @@ def _try_lock(directory: Path) -> int | None:
         return None
     except OSError as error:
         os.close(descriptor)
-        raise _unusable_file(path, "locked", error) from error
+        raise unusable_file(path, "locked", error) from error
     return descriptor
 
 
@@ -159,13 +159,13 @@ def locked(directory: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise _unusable_file(path, "opened", error) from error
+        raise unusable_file(path, "opened", error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError as error:
-        raise _unusable_file(path, "locked", error) from error
+        raise unusable_file(path, "locked", error) from error
     finally:
         os.close(descriptor)
     return False

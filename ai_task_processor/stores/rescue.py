@@ -127,7 +127,7 @@ class Rescue:
                 if (found := _record(values)) and live(found[0], number):
                     read.add(number)
                     self._put(*found)
-        gone = (unreadable if table_whole else unreadable | numbers) - read
+        gone = (unreadable if table_whole else unreadable | numbers) - read - {0}  # 0: not even its number was read
         named = sorted((number, task_id) for task_id, number in names.items() if number in gone)
         self._gone |= dict.fromkeys(task_id for _, task_id in named)
         self.unnamed += len(gone - {number for number, _ in named})

@@ -50,11 +50,12 @@ def fault(path: Path) -> str:
 def _fault(path: Path) -> str:
     if _beside(path, _WHOLE).exists():
         return "an earlier salvage was interrupted"
-    log, size, _ = _look(path)
-    left = any(_size(_beside(path, suffix)) for suffix in ("-wal", "-shm"))
+    size, left = _size(path), any(_size(_beside(path, suffix)) for suffix in ("-wal", "-shm"))
     if size is None:
         return "the database is gone, its log is not" if left else ""
-    return log.fault if size else "the database is empty"
+    if size == 0:
+        return "the database is empty"
+    return _look(path)[0].fault if left else ""
 
 
 def _look(path: Path) -> tuple[Log, int | None, int]:
@@ -106,29 +107,37 @@ def rebuild(path: Path, now: datetime) -> Salvage:
     if whole.exists():
         with contextlib.closing(_reader(whole)) as done:
             return Salvage(aside, done.execute("SELECT count(*) FROM records").fetchone()[0])
-    for suffix in ("", "-journal"):
-        _beside(partial, suffix).unlink(missing_ok=True)
+    _remove(partial)
     os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     log, size, page_bytes = _look(path)
-    with contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as new, _opened(path) as file:
-        new.execute("PRAGMA synchronous = FULL")
-        schema.create(new, partial)
-        views = [View(file, size or 0, log)]
-        alone = View(file, size or 0, Log(page_bytes=page_bytes))
-        # Either is sound by itself, and together they make no sense: they do not belong together.
-        if log.foreign or (log.latest and not log.fault and consistent(alone) and not consistent(views[0])):
-            views = [alone, View(None, 0, log)]
-        rescue = Rescue(new)
-        new.execute("BEGIN")
-        for view in views:
-            if view.version:
-                schema.refuse_version(view.version, path)
-            rescue.take(view)
-        new.execute("COMMIT")
+    try:
+        with _opened(path) as file:
+            alone = View(file, size or 0, Log(page_bytes=page_bytes))
+            rescue = _rescued(alone, View(file, size or 0, log), log, path, partial)
+    except BaseException:
+        _remove(partial)
+        raise
     partial.rename(whole)
     _sync(path.parent)
     unreadable = (len(log.damaged) + log.missing) * log.page_bytes
     return Salvage(aside, len(rescue.kept), rescue.lost, rescue.unnamed, unreadable)
+
+
+def _rescued(alone: View, together: View, log: Log, path: Path, partial: Path) -> Rescue:
+    views = [together]
+    # Either is sound by itself, and together they make no sense: they do not belong together.
+    if log.foreign or (log.latest and not log.fault and consistent(alone) and not consistent(together)):
+        views = [alone, View(None, 0, log)]
+    with contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as new:
+        new.execute("PRAGMA synchronous = FULL")
+        schema.create(new, partial)
+        rescue = Rescue(new)
+        new.execute("BEGIN")
+        for view in views:
+            schema.refuse_version(view.version, path)
+            rescue.take(view)
+        new.execute("COMMIT")
+    return rescue
 
 
 def replace(path: Path, aside: Path) -> None:
@@ -166,6 +175,11 @@ def _sync(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _remove(partial: Path) -> None:
+    for suffix in ("", "-journal"):
+        _beside(partial, suffix).unlink(missing_ok=True)
 
 
 def _beside(path: Path, suffix: str) -> Path:

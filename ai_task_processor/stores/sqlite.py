@@ -63,6 +63,7 @@ class SqliteOutbox:
         data_directory.prepare(self._directory)
         self._lock = await data_directory.lock(self._directory, self._clock, self._lock_timeout_s)
         try:
+            data_directory.make_private(self._directory, schema.DATABASE, create=False)
             await self._start()
         except BaseException:
             await self.aclose()
@@ -74,6 +75,8 @@ class SqliteOutbox:
             await self._writer.start()
         except sqlite3.Error as error:
             raise schema.unusable(self._path, error) from error
+        except OSError as error:
+            raise data_directory.unusable_file(self._path, "salvaged", error) from error
 
     async def aclose(self) -> None:
         """Write everything that was accepted, then let the next daemon in."""

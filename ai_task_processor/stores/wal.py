@@ -105,7 +105,7 @@ def read(data: Bytes, index: bytes | None, database: bytes, size: int, *, usual_
     if committed and swapped:
         missing = max(0, committed.frames - committed.copied)
         swapped = committed.frames > 0
-    pages = int(frames.heads[commits[-1], 1]) if commits else 0
+    pages = next((int(frames.heads[k, 1]) for k in reversed(commits) if k < end), 0)
     # A database of ours never shrinks.
     foreign = swapped or page != (page_bytes(database) or page) or 0 < pages < size // page
     fault = ""
@@ -118,15 +118,15 @@ def read(data: Bytes, index: bytes | None, database: bytes, size: int, *, usual_
     elif end > by_sqlite:
         fault = "the log is damaged" if _after(commits) > by_sqlite else "the end of the log is missing"
     return Log(
-        frames.data,
-        page,
-        latest,
-        frames.images_before(salts),
-        damaged,
-        missing,
-        pages,
-        fault,
-        foreign and frames.count > 0,
+        data=frames.data,
+        page_bytes=page,
+        latest=latest,
+        earlier=frames.images_before(salts),
+        damaged=damaged,
+        missing=missing,
+        pages=pages,
+        fault=fault,
+        foreign=foreign and frames.count > 0,
     )
 
 

@@ -3,6 +3,7 @@
 The outbox is that of a real process, killed with records in the database, more in the log, and some delivered.
 """
 
+import asyncio
 import os
 import shutil
 import sqlite3
@@ -104,6 +105,18 @@ def overwrite(path: Path, offset: int, text: bytes) -> None:
 def copied(data: Path) -> None:
     """As by somebody who took the database and its log."""
     (data / INDEX).unlink()
+
+
+def record(number: int) -> Record:
+    return Record(
+        task_id=f"task-{number:03}",
+        task_type="t",
+        status=TaskStatus.SUCCEEDED,
+        fingerprint="f",
+        finished_at=1.8e9 + number,
+        body=b'{"n":1}',
+        vector=struct.pack("<f", number) * 1536,
+    )
 
 
 def cut(path: Path, size: int) -> None:
@@ -296,22 +309,45 @@ async def test_two_outboxes_that_were_mixed_are_told_apart(data: Path, other: Pa
         assert lost <= theirs
 
 
+async def checkpointed(directory: Path, *more: int) -> Path:
+    """A copy of an outbox whose log was copied into the database before these were put; 40 records before."""
+    async with SqliteOutbox(directory / "open", max_bytes=10**9, clock=SystemClock()) as outbox:
+        for number in range(0, 40, 4):
+            await asyncio.gather(*(outbox.put(record(number + k)) for k in range(4)))
+        with closing(sqlite3.connect(directory / "open" / DATABASE)) as db:
+            _, frames, copied = db.execute("PRAGMA wal_checkpoint").fetchone()
+        assert frames == copied
+        for number in more:
+            await outbox.put(record(number))
+        shutil.copytree(directory / "open", directory / "copy")
+    return directory / "copy"
+
+
+@pytest.mark.parametrize("frame", [2, -8, -1])
+async def test_what_a_checkpoint_has_copied_is_not_needed_from_the_log(tmp_path: Path, frame: int) -> None:
+    """The database holds the last image of each page; an older one in the log does not hide it."""
+    data = await checkpointed(tmp_path)
+    overwrite(data / LOG, HEAD + frame % frames_of(data) * FRAME + 100, noise(PAGE - 100))
+    kept, lost, line = await salvaged(data)
+    assert (kept, lost) == ({f"task-{number:03}" for number in range(40)}, set())
+    assert line["unreadable_bytes"] == 0
+
+
+async def test_without_its_database_a_log_gives_what_earlier_generations_left(tmp_path: Path) -> None:
+    """A log begins anew at its start after a checkpoint; behind its end stands what it held before."""
+    data = await checkpointed(tmp_path, 90)
+    (data / DATABASE).unlink()
+    kept, lost, _ = await salvaged(data)
+    assert kept | lost == {f"task-{number:03}" for number in (*range(40), 90)}
+    assert len(kept) > 20
+
+
 async def test_damage_in_the_log_under_a_running_daemon(tmp_path: Path) -> None:
     """SQLite does not verify what it reads from its log, and would copy it over what is sound in the database."""
     told = list[str]()
     async with SqliteOutbox(tmp_path, max_bytes=10**9, clock=SystemClock(), lost=told.append) as outbox:
         for number in range(300):  # more than fits into the cache
-            kept = outbox.put(
-                Record(
-                    task_id=f"task-{number:03}",
-                    task_type="t",
-                    status=TaskStatus.SUCCEEDED,
-                    fingerprint="f",
-                    finished_at=1.8e9 + number,
-                    body=b'{"n":1}',
-                    vector=struct.pack("<f", number) * 1536,
-                )
-            )
+            kept = outbox.put(record(number))
             if number % 30 == 0:
                 await kept
         await kept
