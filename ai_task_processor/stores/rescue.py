@@ -105,7 +105,7 @@ class Rescue:
         table_whole = table.whole and view.spares(table.pages)
         index_whole = index.whole and view.spares(index.pages)
         known = {*table.pages, *index.pages, *others.pages}
-        indexes = [*index.pages, *others.pages]
+        indexes = [*index.pages, *(() if index_whole else others.pages)]
         strays = view.torn(indexes) if index.whole else view.strays(known)
         names, numbers = _indexed(view, chain(view.images(indexes), strays))
 
@@ -127,7 +127,8 @@ class Rescue:
                 if (found := _record(values)) and live(found[0], number):
                     read.add(number)
                     self._put(*found)
-        gone = (unreadable if table_whole else unreadable | numbers) - read - {0}  # 0: not even its number was read
+        gone = unreadable if table_whole and not index_whole else unreadable | numbers
+        gone -= read | {0}  # 0: not even the number was read
         named = sorted((number, task_id) for task_id, number in names.items() if number in gone)
         self._gone |= dict.fromkeys(task_id for _, task_id in named)
         self.unnamed += len(gone - {number for number, _ in named})

@@ -342,6 +342,18 @@ async def test_without_its_database_a_log_gives_what_earlier_generations_left(tm
     assert len(kept) > 20
 
 
+async def test_a_whole_log_of_another_outbox_does_not_hide_ours(tmp_path: Path) -> None:
+    """It holds every page of its database, so that SQLite would show the other outbox and nothing else."""
+    data = await checkpointed(tmp_path, 90)
+    async with SqliteOutbox(tmp_path / "theirs", max_bytes=10**9, clock=SystemClock()) as outbox:
+        await asyncio.gather(*(outbox.put(record(number)) for number in range(100, 160)))
+        shutil.copy(tmp_path / "theirs" / LOG, data / LOG)
+    kept, lost, line = await salvaged(data)
+    assert (kept, lost) == ({f"task-{number:03}" for number in (*range(40), *range(100, 160))}, set())
+    assert line["reason"] == "the log belongs to another database"
+    assert line["unreadable_bytes"] > 0  # ours
+
+
 async def test_damage_in_the_log_under_a_running_daemon(tmp_path: Path) -> None:
     """SQLite does not verify what it reads from its log, and would copy it over what is sound in the database."""
     told = list[str]()
