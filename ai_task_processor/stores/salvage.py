@@ -55,10 +55,10 @@ def _fault(path: Path) -> str:
         return "the database is gone, its log is not" if left else ""
     if size == 0:
         return "the database is empty"
-    return _look(path)[0].fault if left else ""
+    return _look(path, thorough=False)[0].fault if left else ""
 
 
-def _look(path: Path) -> tuple[Log, int | None, int]:
+def _look(path: Path, *, thorough: bool) -> tuple[Log, int | None, int]:
     """The log, and the size of the database and of its pages."""
     index = _beside(path, "-shm").read_bytes() if _beside(path, "-shm").exists() else None  # first: it is the older one
     log, size = _beside(path, "-wal"), _size(path)
@@ -70,7 +70,8 @@ def _look(path: Path) -> tuple[Log, int | None, int]:
     if _size(log):
         with log.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    found = wal.read(data, index, head, size or 0, usual_page_bytes=schema.PAGE_BYTES)
+    usual = schema.PAGE_BYTES
+    found = wal.read(data, index, head, size or 0, usual_page_bytes=usual, thorough=thorough)
     return found, size, wal.page_bytes(head) or found.page_bytes
 
 
@@ -109,7 +110,7 @@ def rebuild(path: Path, now: datetime) -> Salvage:
             return Salvage(aside, done.execute("SELECT count(*) FROM records").fetchone()[0])
     _remove(partial)
     os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    log, size, page_bytes = _look(path)
+    log, size, page_bytes = _look(path, thorough=True)
     try:
         with _opened(path) as file:
             alone = View(file, size or 0, Log(page_bytes=page_bytes))

@@ -8,18 +8,12 @@ https://www.sqlite.org/walformat.html for the ``-shm`` file, which still says af
 
 import struct
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from mmap import mmap
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 Bytes = bytes | mmap
-Words = NDArray[np.uint32]
-Flags = NDArray[np.bool_]
 Salts = tuple[int, int]
 
 #: magic, version, page size, number of the generation, two salts, two sums over what stands before
@@ -28,8 +22,6 @@ _HEAD: Final = struct.Struct(">8I")
 _FRAME: Final = struct.Struct(">6I")
 _MAGIC, _VERSION = 0x377F0682, 3007000
 _NATIVE: Final = ">" if sys.byteorder == "big" else "<"
-#: frames whose sums are computed together: 4 MiB of pages
-_TOGETHER = 256
 #: of the ``-shm`` file: two equal heads, then what a checkpoint has copied
 _INDEX: Final = struct.Struct("=16xI12x8s2I48xI")
 _INDEX_HEAD = 48
@@ -72,9 +64,11 @@ def page_bytes(database: bytes) -> int:
     return size if database.startswith(b"SQLite format 3\0") and size >= 512 and not size & (size - 1) else 0
 
 
-def read(data: Bytes, index: bytes | None, database: bytes, size: int, *, usual_page_bytes: int) -> Log:
+def read(
+    data: Bytes, index: bytes | None, database: bytes, size: int, *, usual_page_bytes: int, thorough: bool = True
+) -> Log:
     """``data`` and ``index``: the ``-wal`` and ``-shm`` files (None: there is none). ``database``: the first bytes of
-    that file, which has ``size``.
+    that file, which has ``size``. Not ``thorough``: without ``earlier``.
     """
     head = _HEAD.unpack(data[: _HEAD.size].ljust(_HEAD.size, b"\0"))
     known = head[0] & ~1 == _MAGIC and head[1] == _VERSION
@@ -84,28 +78,27 @@ def read(data: Bytes, index: bytes | None, database: bytes, size: int, *, usual_
     frames = _Frames(data, page, order, head[6:])
     committed = _committed(index or b"")
     sound = sound and not frames.of_another_head(head[4:6], head[3])
-    salts = head[4:6] if sound else frames.first_salts(committed)
-    if committed and sound and _is_older(committed.salts, salts, head[3]):
+    frames.salts = head[4:6] if sound else frames.first_salts(committed)
+    if committed and sound and _is_older(committed.salts, frames.salts, head[3]):
         committed = None  # after a loss of power the index may be one of long ago
-    swapped = committed is not None and committed.salts != salts
+    swapped = committed is not None and committed.salts != frames.salts
     ours = None if swapped else committed
 
-    valid = frames.have(salts) & frames.chained
-    commits = _indices(valid & (frames.heads[:, 1] > 0))
-    broken = next(iter(_indices(~valid)), frames.count)
-    by_sqlite = _after(k for k in commits if k < broken) if sound else 0
-    end = max(_after(commits), ours.frames if ours else 0)
+    by_sqlite = frames.readable() if sound else 0
     if ours and ours.frames == by_sqlite:
-        end = by_sqlite  # what follows belongs to transactions that never ended
+        end = last = by_sqlite  # what follows belongs to transactions that never ended
+    else:
+        last = frames.last_commit()
+        end = max(last, ours.frames if ours else 0)
     if index is None:  # no kill leaves a log without its index: somebody copied or cut it
-        end = max(end, _after(_indices(frames.have(salts))))
+        end = max(end, frames.last_of_ours())
 
-    latest, damaged = frames.images(valid[:end], ours.copied if ours else 0)
+    latest, damaged = frames.images(end, ours.copied if ours else 0)
     missing = max(0, end - max(frames.count, ours.copied if ours else 0))
     if committed and swapped:
         missing = max(0, committed.frames - committed.copied)
         swapped = committed.frames > 0
-    pages = next((int(frames.heads[k, 1]) for k in reversed(commits) if k < end), 0)
+    pages = frames.heads[last - 1][1] if last else 0
     # A database of ours never shrinks.
     foreign = swapped or page != (page_bytes(database) or page) or 0 < pages < size // page
     fault = ""
@@ -116,12 +109,12 @@ def read(data: Bytes, index: bytes | None, database: bytes, size: int, *, usual_
     elif foreign:
         fault = "the log belongs to another database"
     elif end > by_sqlite:
-        fault = "the log is damaged" if _after(commits) > by_sqlite else "the end of the log is missing"
+        fault = "the log is damaged" if last > by_sqlite else "the end of the log is missing"
     return Log(
         data=frames.data,
         page_bytes=page,
         latest=latest,
-        earlier=frames.images_before(salts),
+        earlier=frames.images_before() if thorough else {},
         damaged=damaged,
         missing=missing,
         pages=pages,
@@ -131,57 +124,60 @@ def read(data: Bytes, index: bytes | None, database: bytes, size: int, *, usual_
 
 
 class _Frames:
-    """All frames of a log, also those of earlier generations that stand behind the last one.
-
-    ``heads``: (count, 6) their heads. ``chained``: does the sum of each follow from the one before?
-    """
+    """All frames of a log, also those of earlier generations that stand behind the last one, which has ``salts``."""
 
     def __init__(self, data: Bytes, page: int, order: str, sums: Salts) -> None:
         size = _FRAME.size + page
         rest = max(0, len(data) - _HEAD.size) % size
         # A frame that was cut is a damaged one.
-        self.data = data[:].ljust(len(data) - rest + size, b"\0") if rest or len(data) < _HEAD.size else data
-        self.count = (len(self.data) - _HEAD.size) // size
-        self.page = page
-        raw = np.frombuffer(self.data, np.uint8, self.count * size, _HEAD.size).reshape(self.count, size)
-        self.heads: Words = raw[:, : _FRAME.size].copy().view(">u4").astype(np.uint32).reshape(self.count, 6)
-        weights, power = _weights((8 + page) // 8)
-        before = np.vstack([np.array([sums], np.uint32), self.heads[:-1, 4:6]])[: self.count]
-        expected = before @ power
-        for first in range(0, self.count, _TOGETHER):
-            some = raw[first : first + _TOGETHER]
-            summed = np.concatenate([some[:, :8], some[:, _FRAME.size :]], axis=1)
-            expected[first : first + _TOGETHER] += summed.view(f"{order}u4").astype(np.uint32) @ weights
-        self.chained: Flags = (expected == self.heads[:, 4:6]).all(1) & (self.heads[:, 0] > 0)
+        self.data = data[:].ljust(len(data) - rest + size, b"\0") if rest else data
+        self.count = max(0, len(self.data) - _HEAD.size) // size
+        self.salts: Salts = (0, 0)
+        self._page, self._order, self._sums = page, order, sums
+        self.heads = [_FRAME.unpack_from(self.data, self._image(k) - _FRAME.size) for k in range(self.count)]
+        self._chained = dict[int, bool]()
 
-    def have(self, salts: Salts) -> Flags:
-        matching: Flags = (self.heads[:, 2:4] == np.array(salts, np.uint32)).all(1)
-        return matching
+    def readable(self) -> int:
+        """How many SQLite would read: up to the last transaction that ends before something does not verify."""
+        end = 0
+        for k, head in enumerate(self.heads):
+            if not self._is_valid(k):
+                break
+            if head[1]:
+                end = k + 1
+        return end
 
-    def salts(self, k: int) -> Salts:
-        return int(self.heads[k, 2]), int(self.heads[k, 3])
+    def last_commit(self) -> int:
+        """How many there are up to the last that ends a transaction."""
+        return next((k + 1 for k in reversed(range(self.count)) if self.heads[k][1] and self._is_valid(k)), 0)
+
+    def last_of_ours(self) -> int:
+        return next((k + 1 for k in reversed(range(self.count)) if self.heads[k][2:4] == self.salts), 0)
 
     def of_another_head(self, salts: Salts, generations: int) -> bool:
         """Are all sound frames of a log that this head does not begin?"""
-        if (self.chained & self.have(salts)).any():
-            return False
-        others = _indices(self.chained)
-        return any(not _is_older(self.salts(k), salts, generations) for k in others)
+        foreign = False
+        for k, head in enumerate(self.heads):
+            if self._is_chained(k):
+                if head[2:4] == salts:
+                    return False
+                foreign |= not _is_older(head[2:4], salts, generations)
+        return foreign
 
     def first_salts(self, committed: _Committed | None) -> Salts:
         """The salts of the last generation, which begins the file, when its head does not say them."""
-        first = next(iter(_indices(self.chained)), 0)
+        first = self.heads[next(filter(self._is_chained, range(self.count)), 0)][2:4] if self.count else (0, 0)
         if committed and committed.frames:
-            stale = self.count == 0 or _is_older(self.salts(first), committed.salts, _LONGEST_LIFE)
-            if stale or self.have(committed.salts).any():
+            stale = self.count == 0 or _is_older(first, committed.salts, _LONGEST_LIFE)
+            if stale or any(head[2:4] == committed.salts for head in self.heads):
                 return committed.salts
-        return self.salts(first) if self.count else (0, 0)
+        return first
 
-    def images(self, valid: Flags, copied: int) -> tuple[dict[int, int], dict[int, int]]:
+    def images(self, end: int, copied: int) -> tuple[dict[int, int], dict[int, int]]:
         """``Log.latest`` and ``Log.damaged``. The first ``copied`` frames are in the database, too."""
         latest, damaged = dict[int, int](), dict[int, int]()
-        for k, (page, is_valid) in enumerate(zip(self.heads[:, 0].tolist(), valid.tolist(), strict=False)):
-            if is_valid:
+        for k, (page, *_) in enumerate(self.heads[:end]):
+            if self._is_valid(k):
                 latest[page] = self._image(k)
             elif k < copied:
                 latest.pop(page, None)
@@ -189,14 +185,27 @@ class _Frames:
                 damaged[self._image(k)] = page
         return latest, {offset: page for offset, page in damaged.items() if offset > latest.get(page, 0)}
 
-    def images_before(self, salts: Salts) -> dict[int, int]:
+    def images_before(self) -> dict[int, int]:
         """``Log.earlier``."""
-        ages = {k: (salts[0] - int(self.heads[k, 2])) % 2**32 for k in _indices(self.chained)}
+        ages = {k: (self.salts[0] - self.heads[k][2]) % 2**32 for k in range(self.count) if self._is_chained(k)}
         newest_last = sorted((-age, k) for k, age in ages.items() if 0 < age <= _LONGEST_LIFE)
-        return {int(self.heads[k, 0]): self._image(k) for _, k in newest_last}
+        return {self.heads[k][0]: self._image(k) for _, k in newest_last}
 
     def _image(self, k: int) -> int:
-        return _HEAD.size + k * (_FRAME.size + self.page) + _FRAME.size
+        return _HEAD.size + k * (_FRAME.size + self._page) + _FRAME.size
+
+    def _is_valid(self, k: int) -> bool:
+        return self.heads[k][2:4] == self.salts and self._is_chained(k)
+
+    def _is_chained(self, k: int) -> bool:
+        """Does the sum of this frame follow from that of the one before?"""
+        if k not in self._chained:
+            image = self._image(k)
+            sums = self.heads[k - 1][4:6] if k else self._sums
+            sums = _sum(self.data[image - _FRAME.size : image - _FRAME.size + 8], self._order, sums)
+            sums = _sum(self.data[image : image + self._page], self._order, sums)
+            self._chained[k] = self.heads[k][0] > 0 and sums == self.heads[k][4:6]
+        return self._chained[k]
 
 
 def _committed(index: bytes) -> _Committed | None:
@@ -215,31 +224,10 @@ def _is_older(salts: Salts, than: Salts, generations: int) -> bool:
     return 0 < (than[0] - salts[0]) % 2**32 <= generations
 
 
-def _indices(flags: Flags) -> list[int]:
-    found: list[int] = np.flatnonzero(flags).tolist()
-    return found
-
-
-def _after(indices: Iterable[int]) -> int:
-    return max(indices, default=-1) + 1
-
-
-def _sum(data: bytes, order: str) -> Salts:
+def _sum(data: bytes, order: str, before: Salts = (0, 0)) -> Salts:
     """SQLite's sum over pairs of words: each word is added to its own total, and to that the other total."""
-    first = second = 0
+    first, second = before
     for one, other in struct.iter_unpack(f"{order}2I", data):
-        first = (first + one + second) % 2**32
-        second = (second + other + first) % 2**32
+        first = (first + one + second) & 0xFFFFFFFF
+        second = (second + other + first) & 0xFFFFFFFF
     return first, second
-
-
-@cache
-def _weights(pairs: int) -> tuple[Words, Words]:
-    """The sum is linear: over ``words`` (a row each), after ``before``, it is ``before @ power + words @ weights``."""
-    weights = np.zeros((2 * pairs, 2), np.uint32)
-    a, b, c, d = 1, 0, 0, 1  # what the pairs that follow make of the two totals
-    for k in reversed(range(pairs)):
-        weights[2 * k] = (a + b) % 2**32, (c + d) % 2**32
-        weights[2 * k + 1] = b, d
-        a, b, c, d = ((a + b) % 2**32, (a + 2 * b) % 2**32, (c + d) % 2**32, (c + 2 * d) % 2**32)
-    return weights, np.array([[a, c], [b, d]], np.uint32)
