@@ -33,7 +33,7 @@ class SqliteOutbox:
 
     ``recovered`` counts the waiting records that an earlier process left. Calls that write raise
     ``OutboxUnwritable`` when their commit fails. A damaged file is set aside and what can be read of it is
-    kept; ``lost`` is told the tasks whose records cannot.
+    kept; ``lost`` is told the tasks whose records cannot, None for one that has no name any more.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SqliteOutbox:
         max_bytes: int,
         clock: Clock,
         lock_timeout_s: float = 60.0,
-        lost: Callable[[str], object] | None = None,
+        lost: Callable[[str | None], object] | None = None,
     ) -> None:
         self._directory = directory
         self._clock = clock
@@ -230,6 +230,6 @@ class SqliteOutbox:
             aside=str(found.aside),
         )
         if self._lost is not None:
-            for task_id in found.lost:
+            for task_id in (*found.lost, *[None] * found.unnamed):
                 self._writer.tell(self._lost, task_id)
         salvage.replace(self._path, found.aside)

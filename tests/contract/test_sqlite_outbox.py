@@ -500,6 +500,16 @@ async def test_a_destroyed_page_takes_its_own_rows_only(tmp_path: Path, page: in
     assert not [name for name in files if "copy" in name or "salvaged" in name]
 
 
+async def test_what_has_no_name_any_more_is_counted(tmp_path: Path) -> None:
+    """The page of two records is destroyed, and all that names tasks: another index still knows of them."""
+    database, told = await damaged(tmp_path), list[str | None]()
+    overwrite(database, 2 * PAGE_BYTES, noise(PAGE_BYTES))
+    overwrite(database, 19 * PAGE_BYTES, noise(PAGE_BYTES))
+    async with store(tmp_path, lost=told.append) as outbox:
+        assert outbox.recovered == RECORDS - 1 - 2
+    assert told == [None, None]
+
+
 @pytest.mark.parametrize("of", ["table", "index"])
 async def test_a_page_whose_last_write_was_lost_is_noticed(tmp_path: Path, of: str) -> None:
     """Each page is sound by itself, and SQLite has no objection: but table and index do not agree."""
