@@ -183,7 +183,7 @@ class Assembler:
     def _outbox(self) -> SqliteOutbox:
         store = self._settings.store
 
-        def lost(task_id: str) -> None:
+        def lost(task_id: str | None) -> None:
             self._metrics.result_lost()
             log.critical("result.lost", task_id=task_id)
 

@@ -35,7 +35,7 @@ class SqliteOutbox:
 
     ``recovered`` counts the waiting records that an earlier process left. Calls that write raise
     ``OutboxUnwritable`` when their commit fails. A damaged file is set aside and what can be read of it is
-    kept; ``lost`` is told the tasks whose records cannot.
+    kept; ``lost`` is told the tasks whose records cannot, None for one that has no name any more.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class SqliteOutbox:
         max_bytes: int,
         clock: Clock,
         lock_timeout_s: float = 60.0,
-        lost: Callable[[str], object] | None = None,
+        lost: Callable[[str | None], object] | None = None,
     ) -> None:
         self._directory = directory
         self._clock = clock
@@ -66,7 +66,7 @@ class SqliteOutbox:
         data_directory.prepare(self._directory)
         self._lock = await data_directory.lock(self._directory, self._clock, self._lock_timeout_s)
         try:
-            data_directory.make_private(self._directory, schema.DATABASE)
+            data_directory.make_private(self._directory, schema.DATABASE, create=False)
             await self._start()
         except BaseException:
             await self.aclose()
@@ -78,6 +78,8 @@ class SqliteOutbox:
             await self._writer.start()
         except sqlite3.Error as error:
             raise schema.unusable(self._path, error) from error
+        except OSError as error:
+            raise data_directory.unusable_file(self._path, "salvaged", error) from error
 
     async def aclose(self) -> None:
         """Write everything that was accepted, then let the next daemon in."""
@@ -184,19 +186,23 @@ class SqliteOutbox:
     ) -> asyncio.Future[T]:
         return self._writer.submit(work, writes=True, committed=committed)
 
-    def _connect(self, damaged: bool) -> sqlite3.Connection:
+    def _connect(self, broken: sqlite3.Connection | None) -> sqlite3.Connection:
         """Runs in the writer's thread, before anything else does, and again when the file turns out to be damaged."""
+        if broken is not None:
+            salvage.leave(broken, self._path)
+            self._salvage("met while it was in use")
+        elif reason := salvage.fault(self._path):
+            self._salvage(reason)
         try:
-            if damaged:
-                self._salvage()
             return self._open_database()
         except sqlite3.Error as error:
-            if damaged or not salvage.damaged(error):
+            if broken is not None or not salvage.damaged(error):
                 raise
-        self._salvage()
+            self._salvage(str(error))
         return self._open_database()
 
     def _open_database(self) -> sqlite3.Connection:
+        data_directory.make_private(self._directory, schema.DATABASE)
         db = sqlite3.connect(self._path, isolation_level=None)
         try:
             schema.choose_page_size(db)
@@ -206,17 +212,28 @@ class SqliteOutbox:
             db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
             # As many bytes of log as SQLite would let grow with pages of its own choice.
             db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_BYTES // schema.PAGE_BYTES}")
+            schema.refuse_newer(db, self._path)
+            rows = schema.summaries(db)  # before anything is written
             schema.create(db, self._path)
-            rows = schema.summaries(db)
         except BaseException:
-            db.close()
+            salvage.leave(db, self._path)
             raise
         self._writer.tell(self._ledger.reload, rows)
         return db
 
-    def _salvage(self) -> None:
-        found = salvage.salvage(self._path, self._clock.now())
-        log.error("outbox.salvaged", kept=found.kept, lost=len(found.lost), aside=str(found.aside))
+    def _salvage(self, reason: str) -> None:
+        found = salvage.rebuild(self._path, self._clock.now())
+        # Before the damaged files go: whoever is killed in between says it twice rather than never.
+        log.error(
+            "outbox.salvaged",
+            reason=reason,
+            kept=found.kept,
+            lost=len(found.lost),
+            unnamed=found.unnamed,
+            unreadable_bytes=found.unreadable_bytes,
+            aside=str(found.aside),
+        )
         if self._lost is not None:
-            for task_id in found.lost:
+            for task_id in (*found.lost, *[None] * found.unnamed):
                 self._writer.tell(self._lost, task_id)
+        salvage.replace(self._path, found.aside)

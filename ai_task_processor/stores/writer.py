@@ -99,8 +99,8 @@ class Writer:
     ``writable`` is as of the last commit.
     """
 
-    def __init__(self, connect: Callable[[bool], sqlite3.Connection]) -> None:
-        """``connect`` is told whether the file is known to be damaged."""
+    def __init__(self, connect: Callable[[sqlite3.Connection | None], sqlite3.Connection]) -> None:
+        """``connect`` gets the connection that met damage, which it closes, and None at first."""
         self._connect = connect
         self._damaged = False
         self._jobs: SimpleQueue[Sequence[_Job[Any]] | None] = SimpleQueue()
@@ -160,7 +160,7 @@ class Writer:
 
     def _main(self) -> None:
         try:
-            self._db = self._connect(False)
+            self._db = self._connect(None)
         except Exception as error:  # noqa: BLE001 - the boundary of the thread: whoever started it gets the error
             self.tell(_resolve, self._started, error)
         else:
@@ -224,8 +224,7 @@ class Writer:
 
     def _transact(self, group: list[_Job[Any]], *, writes: bool, together: bool) -> None:
         if self._damaged:
-            self._db.close()
-            self._db = self._connect(True)
+            self._db = self._connect(self._db)
             self._damaged = False
         if together and _is_one_statement(group):
             # It is a transaction by itself. At each step of a longer one the event loop runs, and the thread waits.
