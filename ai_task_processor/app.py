@@ -132,7 +132,7 @@ class Daemon:
         return True
 
     async def _recover(self, stack: AsyncExitStack) -> None:
-        """What was under way when an earlier process died has its own way back."""
+        """What was in flight when an earlier process died has its own way back."""
         self._parts.storage.journal.open()
         stack.callback(self._parts.storage.journal.close)
         await self._parts.recovery.begin()
@@ -336,6 +336,7 @@ class Daemon:
             disk_full=parts.storage.disk_full,
             running=len(scheduler.running),
             slots=scheduler.slots,
+            isolation=parts.recovery.isolation,
             mode=self._settings.model.mode,
             holds={gate.service: gate.reason for gate in parts.gates.all() if gate.reason is not None},
             paced={} if parts.batcher is None else parts.batcher.paces(),
@@ -373,7 +374,7 @@ class Daemon:
                 "quarantined": depth.quarantined,
                 "bytes": depth.bytes,
             },
-            "suspects": len(parts.storage.journal.suspects),
+            "isolation": {"waiting": len(parts.storage.journal.suspects), "running": parts.storage.journal.alone},
             "circuits": {
                 gate.service: {"state": gate.state, "reason": gate.reason, "wait_seconds": round(gate.wait_s(), 1)}
                 for gate in parts.gates.all()

@@ -150,11 +150,14 @@ class Journal(Protocol):
 
     @property
     def suspects(self) -> Mapping[str, Suspect]:
-        """Tasks that were under way when an earlier process died, and were neither begun nor settled since."""
+        """Tasks that were in flight when an earlier process died, and were neither begun nor settled since.
+
+        One that is begun runs isolated; ``acquit`` takes those out that need not.
+        """
 
     @property
     def alone(self) -> str | None:
-        """The suspect that is under way."""
+        """The task that runs isolated."""
 
     def begin(self, task: Task) -> Tries:
         """Count an attempt; it is written when this returns. Raises ``OutboxUnwritable``."""
@@ -166,7 +169,14 @@ class Journal(Protocol):
         """The outcome is safe, or somebody else has the task: forget it."""
 
     def acquit(self, task_id: str) -> None:
-        """No suspect any more; its counts are kept."""
+        """It need not run isolated; its counts are kept."""
+
+    @property
+    def deaths(self) -> int:
+        """How often a process died while tasks were in flight that did not run isolated, since ``forget_deaths``."""
+
+    def forget_deaths(self) -> None:
+        """The process has lived for long: what killed it before is over."""
 
     @property
     def marked(self) -> Sequence[str]:

@@ -754,7 +754,7 @@ def process() -> Json:
             ),
             Number(
                 title="Quarantined tasks",
-                text="They killed the process three times while alone: outbox list --dead.",
+                text="Three of their isolated runs killed the process: outbox list --dead.",
                 queries={"quarantined": total("quarantined_tasks")},
                 bounds=(1, 1),
             ),
