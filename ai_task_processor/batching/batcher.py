@@ -142,8 +142,9 @@ class MicroBatcher:
             return max(self._tools.circuits.wait_s(model), 0.0 if running < max(1, slots // 4) else SHARE_LOOK_S)
         if (hold_s := lane.hold_s()) > 0:
             return hold_s
-        if running < lane.share(slots, others=len(self._wanted_at) > 1):
-            return 0.0
+        share = lane.share(slots, others=len(self._wanted_at) > 1)
+        if running < share or share >= slots:
+            return 0.0  # of those that run some may have been answered, and be about to leave their slots
         lane.calls.refused_share = True
         return SHARE_LOOK_S
 

@@ -224,7 +224,8 @@ class Lane(Line):
         calls.held = [held for held in calls.held if any(one.futures and one.wanted for one in held[0].texts)]
         if calls.running or not (calls.doubted or calls.held):
             return False
-        self._parts.append(Part([Waiting(WITNESS, len(WITNESS), witness=True)]))
+        # Beside others: those who come meanwhile need not wait for it.
+        self._parts.append(Part([Waiting(WITNESS, len(WITNESS), witness=True)], lone=True))
         return True
 
     def _probing(self) -> bool:
