@@ -89,10 +89,9 @@ def right_vector(text: str) -> bytes:
 def served(ask: Ask, *, length: Callable[[int], int] = lambda _: LENGTH, code: str = "<f") -> dict[str, Any]:
     """A right answer; ``length`` of the vector at a place, ``code``: how base64 is packed."""
     vectors: list[Any] = [numbers(text, length(place)) for place, text in enumerate(ask.texts)]
-    if code[1] == "i":
-        vectors = [[int(100 * value) for value in values] for values in vectors]
     if ask.body.get("encoding_format") == "base64":
-        packed = [struct.pack(f"{code[0]}{len(values)}{code[1]}", *values) for values in vectors]
+        scaled = [[int(100 * value) for value in values] for values in vectors] if code[1] == "i" else vectors
+        packed = [struct.pack(f"{code[0]}{len(values)}{code[1]}", *values) for values in scaled]
         vectors = [base64.b64encode(data).decode() for data in packed]
     data = [{"object": "embedding", "index": place, "embedding": vector} for place, vector in enumerate(vectors)]
     return {"object": "list", "data": data, "model": ask.model, "usage": {"prompt_tokens": ask.size // 4 + 1}}
