@@ -139,7 +139,7 @@ class Calls:
 
     def goes_alone(self, waiting: Waiting) -> bool:
         """Has the model failed for this text, or is it about as long as one that was refused as too long?"""
-        return waiting.size >= NEARLY_TOO_LONG * self._shortest_too_long or self._is_known(waiting)
+        return waiting.size >= NEARLY_TOO_LONG * self._shortest_too_long or self.offence(waiting) is not None
 
     def well(self) -> bool:
         """Has the model been served, a moment ago if calls have failed since, and is it not hanging?"""
@@ -354,8 +354,7 @@ class Calls:
             circuits.hold(passage, error, bounds=bounds)
         paused = CircuitOpen(f"this model is paused: {error}", retry_after_s=max(circuits.wait_s(self.model), 0.1))
         if passage.own.probe and not part.texts[0].witness and self._may_be_the_texts(error):
-            # It must not be the next probe, too.
-            self.offenders.again(offence_key(part.texts[0].text), self._tools.clock.monotonic(), str(error))
+            self.offenders.probed(offence_key(part.texts[0].text), str(error))
         self._texts.send_away(part.texts, paused)
         self.findings.end_part(part, served=False)
         self._line.send_all_away(paused)
@@ -440,7 +439,9 @@ class Calls:
         return self.offenders.get(offence_key(waiting.text)) if len(self.offenders) else None
 
     def _is_known(self, waiting: Waiting) -> bool:
-        return self.offence(waiting) is not None
+        """Was it set aside before?"""
+        offence = self.offence(waiting)
+        return offence is not None and offence.times > 0
 
 
 def offence_key(text: str) -> bytes:

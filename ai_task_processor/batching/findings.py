@@ -25,7 +25,7 @@ GOOD_COMPANY, LEAST_TOGETHER = 0.7, 4
 #: so many calls of a size must fail without a reason, and pass in parts, before it is too large: of a size that was
 #: never served, and of one that was
 SUSPECTED, SUSPECTED_SERVED = 2, 4
-#: sizes in bytes are never met exactly
+#: what is larger than what was served by so little is about as large
 NEARLY = 1.25
 
 
@@ -63,8 +63,8 @@ class Findings:
             return 0.0
         self.failures += 1
         self._failed_texts = texts
-        self._too_slow = is_slow(error) and texts > self._most_served
-        self.side_by_side = trusted and self.failures <= 1 and texts <= self._most_served
+        self._too_slow = is_slow(error) and not self.passes(texts / NEARLY)
+        self.side_by_side = trusted and self.failures <= 1 and self.passes(texts / NEARLY)
         if self.failures < PATIENT_FROM or is_slow(error):
             return 0.0
         return BETWEEN_FAILURES_S * 3.0 ** (min(self.failures, 5) - PATIENT_FROM)
@@ -113,7 +113,7 @@ class Findings:
     def cut(self, part: Part, error: NeighbourError) -> Sequence[Part]:
         """A failed call in parts: halves when its size may be at fault, else four, or what is known to pass."""
         texts, slow = part.texts, is_slow(error)
-        pieces = 4 if slow or len(texts) <= self._most_served else 2
+        pieces = 4 if slow or self.passes(len(texts) / NEARLY) else 2
         if slow and len(texts) <= 2 * LEAST_TOGETHER:
             pieces = len(texts)  # each further round costs a whole timeout
         count = -(-len(texts) // pieces)

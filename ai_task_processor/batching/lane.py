@@ -29,6 +29,8 @@ MAX_FULL_CALLS = 16
 #: to join more texts than this saves next to nothing: of twice as many, half go while the others are under way,
 #: unless the model answers so soon that there is nothing to do meanwhile
 FULL_BATCH, HALVED_FROM_S = 128, 0.05
+#: a call that takes longer than usual is named after so long, seconds
+WORTH_NAMING_S = 3.0
 #: tasks that would wait for longer than this for their model's pace are given back
 LONGEST_WAIT_S = 20.0
 #: what is sent when nothing else is there to show whether a model is well: a token
@@ -88,10 +90,13 @@ class Lane(Line):
         return slots - max(1, slots // 8) if others and slots > 1 and self.calls.limiter.rate < inf else slots
 
     def pace(self) -> str | None:
-        """Why the calls that are ready do not start; None when they do."""
+        """Why the calls that are ready do not start, or one does not end; None when all is as usual."""
+        now = self._tools.clock.monotonic()
+        oldest = min([call for call in self.calls.running if call.slow_at <= now], key=_began_at, default=None)
+        if oldest is not None and now - oldest.began_at >= WORTH_NAMING_S:
+            return f"no answer to a call for {now - oldest.began_at:.0f} s"
         if not self.waiting:
             return None
-        now = self._tools.clock.monotonic()
         if reason := self.calls.limiter.reason(now, self._next_tokens()):
             return reason
         left_s = self.calls.not_before - now
@@ -232,23 +237,33 @@ class Lane(Line):
     def _busy_s(self, now: float) -> float:
         """Seconds until the calls under way allow another one."""
         running, findings = self.calls.running, self.calls.findings
-        if self._parts and findings.side_by_side:
-            lone = self._parts[0].lone
-            limit = MAX_LONE_CALLS if lone else MAX_CALLS + MAX_LONE_CALLS
-            if (sum([call.part.lone for call in running]) if lone else len(running)) < limit:
-                return 0.0
-            if not self._queue:
-                return inf
-        joined = [call for call in running if not call.part.lone or findings.failures]
-        if not joined or (not findings.failures and self._fills_a_call(len(joined))):
+        if self._parts and findings.side_by_side and not self._queues_turn():
+            return 0.0 if self._part_fits() else inf
+        counted = findings.failures > 0
+        known = findings.passes(texts=min(len(self._queue), self._most_inputs()))
+        joined = [call for call in running if counted or not (call.part.lone or (known and call.part.split))]
+        if not joined or (not counted and self._fills_a_call(len(joined))):
             return 0.0
         if len(joined) >= MAX_CALLS:
             return inf
         # Only the youngest call is looked at: it could start because the older ones were slow already.
         return max(0.0, joined[-1].slow_at - now)
 
+    def _queues_turn(self) -> bool:
+        """Is the next call made from the queue? Parts go first, as many as may be under way beside it."""
+        if not self._parts:
+            return True
+        return bool(self._queue) and self.calls.findings.side_by_side and not self._part_fits()
+
+    def _part_fits(self) -> bool:
+        """May the next part start beside the parts that are under way?"""
+        beside = [call.part.lone for call in self.calls.running if call.part.lone or call.part.split]
+        if self._parts[0].lone:
+            return sum(beside) < MAX_LONE_CALLS
+        return len(beside) < MAX_CALLS + MAX_LONE_CALLS
+
     def _next_tokens(self) -> int:
-        size = self._parts[0].size if self._parts else min(self._queued_bytes, self.calls.size.most_bytes)
+        size = min(self._queued_bytes, self.calls.size.most_bytes) if self._queues_turn() else self._parts[0].size
         return self.calls.tokens(size)
 
     def _next_part(self) -> Part | None:
@@ -256,6 +271,8 @@ class Lane(Line):
         probing = self._probing()
         if probing and not self._has_probe():
             return None if self._queue else _witness()
+        if not probing and self._queues_turn():
+            return None
         while self._parts:
             part = self._parts.popleft()
             part.texts = self.texts.wanted(part.texts)
@@ -333,8 +350,8 @@ class Lane(Line):
     def _fills_a_call(self, beside: int) -> bool:
         """May a call start beside so many others because it is as large as it may be, and such calls are served?"""
         most = self._most_inputs()
-        if self._halves():
-            return beside <= 1 and len(self._queue) >= min(self._intake.slots // 2, most)
+        if self._halves() and most >= self._intake.slots // 2:
+            return beside <= 1 and len(self._queue) >= self._intake.slots // 2
         findings, most_bytes = self.calls.findings, self.calls.size.most_bytes
         full = (len(self._queue) >= most and findings.passes(texts=most)) or (
             self._queued_bytes >= most_bytes and findings.passes(size=most_bytes)
@@ -362,3 +379,7 @@ class Lane(Line):
 def _witness() -> Part:
     """A text of ours. It goes beside others: those who come meanwhile need not wait for it."""
     return Part([Waiting(WITNESS, len(WITNESS), witness=True)], lone=True)
+
+
+def _began_at(call: Running) -> float:
+    return call.began_at

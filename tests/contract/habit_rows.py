@@ -87,9 +87,7 @@ def among_others(count: int, bad: int) -> Tasks:
 # --- answers
 
 
-def openai(
-    status: int, message: str = "no", *, kind: str | None = "invalid_request_error", **fields: object
-) -> Answer:
+def openai(status: int, message: str = "no", *, kind: str | None = "invalid_request_error", **fields: object) -> Answer:
     """``{"error": {"message", "type", "param", "code"}}``."""
     return Answer(status, {"error": {"message": message, "type": kind, "param": None, "code": None} | fields})
 
@@ -314,7 +312,7 @@ ONE_TEXT: list[Row] = [
     Row(name="400 detail", count=150, bad=2, fate="input_refused", real=(300, 1), habit=if_bad(Answer(400, DETAIL))),
     Row(name="an unusable vector", count=150, bad=3, fate="aside", habit=changed(not_finite), real=(300, 3)),
     Row(name="a vector of 1e19", count=150, bad=3, fate="aside", habit=changed(huge_numbers)),
-    Row(name="only the text at fault", count=1, bad=1, fate="input_refused", habit=if_bad(openai(400)), calls=6),
+    Row(name="only the text at fault", count=1, bad=1, fate="input_refused", habit=if_bad(openai(400)), calls=10),
 ]  # fmt: skip
 
 
@@ -332,7 +330,9 @@ def _token_cap(most: int) -> Callable[[Scale], Habit]:
     def answered(ask: Ask) -> Answer | None:
         asked = tokens_of(ask)
         words = f"Requested {asked} tokens, max {most} tokens per request"
-        return openai(400, words, kind="max_tokens_per_request", code="max_tokens_per_request") if asked > most else None
+        return (
+            openai(400, words, kind="max_tokens_per_request", code="max_tokens_per_request") if asked > most else None
+        )
 
     return lambda _: answered
 
@@ -403,7 +403,7 @@ QUOTA = "You exceeded your current quota, please check your plan and billing det
 THROTTLES: list[Row] = [
     Row(name="a throttle named quota", count=200, real=(1_000, 0), extra_s=15.0,
         habit=first_seconds(openai(429, QUOTA, kind="insufficient_quota", code="insufficient_quota"), good_calls=3)),
-    *(Row(name=f"used up, {name}", count=120, habit=first_seconds(answer, good_calls=3))
+    *(Row(name=f"used up, {name}", count=120, calls=70, habit=first_seconds(answer, good_calls=3))
       for name, answer in {
         "OpenRouter": openai(402, "Insufficient credits. Add more using https://openrouter.ai/credits", kind=None,
                              code=402),
