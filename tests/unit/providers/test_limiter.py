@@ -131,6 +131,16 @@ def test_a_limit_is_found_in_the_middle_of_noise(player: Player) -> None:
     assert refused <= 0.08 * (served + refused)
 
 
+def test_unused_time_may_be_made_up_for_until_a_refusal(player: Player) -> None:
+    """A minute of it. A refusal shows that there is nothing left."""
+    player.limit(10, 120)
+    player.now += 600
+    assert [player.call(False) for _ in range(300)] == [0] * 300
+    player.call(True)
+    player.call(False)
+    assert player.call(False) > 0
+
+
 def test_the_pace_is_named(player: Player) -> None:
     player.limit(10, 120)
     for _ in range(601):  # what was saved up in a minute is used up
@@ -194,7 +204,7 @@ def test_what_was_asked_for_is_named(player: Player) -> None:
         player.call(True, retry_after_s=12)
     assert player.limiter.reason(player.now, 1) == "the provider asked for 12 s"
     for _ in range(6):
-        player.call(True)
+        player.call(True, retry_after_s=86_400)
     reason = player.limiter.reason(player.now, 1)
     assert reason is not None
     assert reason.startswith("nothing but 429s for ")
