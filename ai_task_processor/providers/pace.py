@@ -3,7 +3,7 @@
 A 429 may be about the rate, or noise: an overloaded shard, another client. Only an experiment can tell. When refusals
 become too many (a CUSUM test), the rate is cut and the next calls are watched. Fewer refusals: a limit, and the rate
 comes back to just below what was refused, then rises further (CUBIC, RFC 9438, counted in successes). As many refusals:
-noise, and the rate is let go.
+noise, and the rate is let go. Most calls refused, or a cut too shallow to tell: another cut, a few times at most.
 
 The rate that is cut is what the calls in flight and their usual length allow, never what was asked for: an idle
 application is no congestion. Calls are spaced by GCRA, the cell rate algorithm of ATM.
@@ -98,7 +98,11 @@ class Sample:
 
 @dataclass(slots=True)
 class Trial:
-    """Calls since a cut. ``share``: of refusals before it. ``cuts``: in a row, ``goodput``: before them."""
+    """Calls since a cut.
+
+    ``share``: of refusals before it. ``cuts``: in a row; ``goodput``: calls served a second before them. ``shallow``:
+    less was cut than was refused. ``calls`` and ``refused`` leave out repeats, ``served`` does not.
+    """
 
     began_at: float
     length: int
