@@ -49,10 +49,10 @@ ops-check: $(DEV) ## alerts, boards, image, compose, manifests, probes with the 
 bench: $(BENCH) ## the daemon beside bare loops, 12 minutes (ARGS=--help)
 	@$(BIN)/python -m tests.bench.compare $(ARGS)
 
-chaos: $(DEV) ## kill the daemon under load for three minutes and prove that nothing was lost
+chaos: $(DEV) ## kill the daemon under load for two minutes and prove that nothing was lost
 	$(BIN)/python tests/chaos/run.py $(ARGS)
 
-figures: $(DEV) ## measure the other figures of the promise (12 minutes)
+figures: $(DEV) ## measure the other figures of the promise (15 minutes)
 	$(BIN)/python -m tests.bench.promise $(ARGS)
 
 # The first lock holds the others to its versions: what is tested is what is shipped.

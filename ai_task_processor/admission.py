@@ -46,18 +46,22 @@ class RunningTasks(dict[str, Running]):
             self.lanes[task.lane] += 1
 
     def __delitem__(self, task_id: str) -> None:
-        lane = self[task_id].lane
-        super().__delitem__(task_id)
-        if lane is not None:
-            self.lanes[lane] -= 1
-            if not self.lanes[lane]:
-                del self.lanes[lane]
+        self.pop(task_id)
+
+    def pop(self, task_id: str) -> Running:  # type: ignore[override]  # without a default: it must be there
+        """Take a task out of its slot."""
+        task = super().pop(task_id)
+        if task.lane is not None:
+            self.lanes[task.lane] -= 1
+            if not self.lanes[task.lane]:
+                del self.lanes[task.lane]
+        return task
 
 
 class EngineAdmission:
     """``ports.Admission``: not what runs, not what is in the outbox, only what somebody can process now.
 
-    While an earlier crash is being cleared up, ``recovery`` has its say, too.
+    What was in flight at two crashes waits for an isolated run: ``recovery`` says when.
     """
 
     def __init__(
@@ -75,7 +79,7 @@ class EngineAdmission:
     def busy(self, task_id: str) -> SkipReason | None:
         if task_id in self._running:
             return "running"
-        return "in_outbox" if self._outbox.holds(task_id) == "in_outbox" else None
+        return "in_outbox" if self._outbox.holds(task_id) == "in_outbox" else self._recovery.refuse(task_id)
 
     def refuse(self, task: Task) -> SkipReason | None:
         if task.id in self._running:
@@ -91,7 +95,7 @@ class EngineAdmission:
             return "unknown_type"
         if processor.hold_s() > 0 or self._lane_is_held(processor, task):
             return "paused"
-        return self._recovery.refuse(task)
+        return self._recovery.refuse(task.id)
 
     def lane(self, task: Task) -> str | None:
         """The lane that a task takes a slot for."""

@@ -12,8 +12,9 @@ import signal
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 
-from ai_task_processor import __version__, health
+from ai_task_processor import __version__, health, logs, process
 from ai_task_processor.assembly import Parts
+from ai_task_processor.deadline import Stalls, stalls_of
 from ai_task_processor.errors import ConfigurationError, NeighbourError, OutboxUnwritable
 from ai_task_processor.grace import GracePeriod
 from ai_task_processor.logs import get_logger, install_crash_hooks
@@ -26,10 +27,12 @@ TASKS_SHARE = 0.8
 #: short to delay a restart. The ``drain`` command has come for them alone and sees two probes of an open circuit.
 BLIP_S = 5.0
 DRAIN_PATIENCE_S = 60.0
+#: so long after the grace period the process leaves, whatever still runs
+OVERSTAYED_S = 1.0
 #: a wait for the outbox (another daemon still drains) that takes longer is told
 SILENCE_S = 1.0
 HOUSEKEEPING_S = 0.5
-#: after the start come first what was left in the outbox and the first poll
+#: what was left in the outbox comes first
 PREPARED_AFTER_S = 1.0
 #: new objects, and collections of each generation, before the garbage collector runs: tasks come and go in
 #: hundreds, and few of their objects are garbage that it alone can find
@@ -54,6 +57,7 @@ class Daemon:
         self._started_at = parts.clock.monotonic()
         self._draining = False
         self._hung_up = asyncio.Event()
+        self._stalls: Stalls | None = None
         self._grace = GracePeriod(parts.settings.worker.shutdown_grace_s)
         token = parts.settings.ops.wake_token
         self._ops = MetricsServer(
@@ -100,10 +104,13 @@ class Daemon:
         """Start everything that is not a task; false when a signal came while another daemon held the outbox."""
         parts = self._parts
         loop = asyncio.get_running_loop()
+        self._stalls = stalls_of(loop)
         loop.set_exception_handler(install_crash_hooks())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
+        for early in process.early_signals():
+            self._signalled(early)
         directory = str(self._settings.store.data_dir)
         waiting = loop.call_later(SILENCE_S, lambda: log.warning("outbox.awaited", directory=directory))
         try:
@@ -125,7 +132,7 @@ class Daemon:
         return True
 
     async def _recover(self, stack: AsyncExitStack) -> None:
-        """What was under way when an earlier process died has its own way back."""
+        """What was in flight when an earlier process died has its own way back."""
         self._parts.storage.journal.open()
         stack.callback(self._parts.storage.journal.close)
         await self._parts.recovery.begin()
@@ -161,7 +168,8 @@ class Daemon:
 
     async def _prepare(self) -> None:
         """The first task must not wait for a library, and neither must what an earlier process left to deliver."""
-        await self._clock.sleep(PREPARED_AFTER_S)
+        if self._parts.outbox.recovered:
+            await self._clock.sleep(PREPARED_AFTER_S)
         if self._parts.provider is not None:
             await self._parts.provider.prepare()
         # What is there by now stays. To walk through it again and again took a fifth of the time.
@@ -198,10 +206,11 @@ class Daemon:
         self._parts.storage.journal.stop()
         if self._grace.begun:
             log.warning("drain.forced", signal=name)
+            logs.flush()
             os._exit(128 + number)
         log.info("drain.started", signal=name, running=len(self._parts.scheduler.running))
         self._grace.begin()
-        asyncio.get_running_loop().call_later(self._grace.seconds + 1.0, self._overstayed)
+        self._leave_at_the_latest()
         self.drain()
 
     def drain(self) -> None:
@@ -209,10 +218,22 @@ class Daemon:
         self._draining = True
         self._parts.scheduler.drain()
 
-    def _overstayed(self) -> None:
+    def _leave_at_the_latest(self) -> None:
+        loop = asyncio.get_running_loop()
+        due_at = loop.time() + self._grace.left_s() + OVERSTAYED_S
+        loop.call_at(due_at, self._overstayed, due_at)
+
+    def _overstayed(self, due_at: float) -> None:
         """Something swallowed its cancellation: ``asyncio`` would wait for it for ever."""
+        loop = asyncio.get_running_loop()
+        stalls_of(loop).note(due_at, loop.time())
+        if self._grace.left_s() + OVERSTAYED_S > LAG_SAMPLE_S:
+            # The process was stopped meanwhile: what it was doing has its time after all.
+            self._leave_at_the_latest()
+            return
         tasks = sorted(task.get_name() for task in asyncio.all_tasks())
         log.error("drain.forced", reason="a task ignores its cancellation", tasks=tasks)
+        logs.flush()
         os._exit(EX_SOFTWARE)
 
     async def _leave_when_empty(self) -> None:
@@ -252,9 +273,12 @@ class Daemon:
             bytes_used=depth.bytes,
             oldest_age_s=None if oldest is None else max(0.0, self._clock.now().timestamp() - oldest),
         )
+        if parts.batcher is not None:
+            parts.batcher.count()
         limit_s = self._settings.worker.task_timeout_s + STUCK_AFTER_S
         parts.metrics.stuck(sum(now - task.started_at > limit_s for task in parts.scheduler.running.values()))
         snapshot = self._snapshot()
+        parts.metrics.log_lines_dropped(logs.dropped())
         parts.metrics.ready(not health.unready(snapshot))
         parts.metrics.state(health.state(snapshot))
 
@@ -275,18 +299,34 @@ class Daemon:
             parts.delivery.wake()
 
     async def _watch_loop(self) -> None:
-        """How late a timer fires is how long the loop was busy with something else."""
-        while True:
-            due_at = self._clock.monotonic() + LAG_SAMPLE_S
-            await self._clock.sleep(LAG_SAMPLE_S)
-            self._parts.metrics.loop_lag(max(0.0, self._clock.monotonic() - due_at))
+        """How late a timer fires is how long the loop was busy with something else, or the whole process stopped.
+
+        A timer, because no task may run before it after a stall: what they do depends on that it is known.
+        """
+        loop, stalls = asyncio.get_running_loop(), stalls_of(asyncio.get_running_loop())
+        timers: list[asyncio.TimerHandle] = []
+
+        def wait() -> None:
+            timers[:] = [loop.call_later(LAG_SAMPLE_S, sample, self._clock.monotonic() + LAG_SAMPLE_S)]
+
+        def sample(due_at: float) -> None:
+            lag_s = max(0.0, self._clock.monotonic() - due_at)
+            self._parts.metrics.loop_lag(lag_s)
+            stalls.note(loop.time() - lag_s, loop.time())
+            wait()
+
+        wait()
+        try:
+            await loop.create_future()
+        finally:
+            timers[0].cancel()
 
     def _snapshot(self) -> health.Snapshot:
         parts, scheduler = self._parts, self._parts.scheduler
         return health.Snapshot(
             draining=self._draining,
             polled=scheduler.polled_at is not None,
-            tick_age_s=self._clock.monotonic() - scheduler.ticked_at,
+            tick_age_s=self._tick_age_s(),
             longest_tick_s=LONGEST_TICK_S,
             token_trouble=parts.tokens.trouble,
             report_trouble=parts.source.report_trouble,
@@ -296,11 +336,19 @@ class Daemon:
             disk_full=parts.storage.disk_full,
             running=len(scheduler.running),
             slots=scheduler.slots,
+            isolation=parts.recovery.isolation,
             mode=self._settings.model.mode,
             holds={gate.service: gate.reason for gate in parts.gates.all() if gate.reason is not None},
             paced={} if parts.batcher is None else parts.batcher.paces(),
             skipped={str(reason): count for reason, count in parts.source.last_page.skipped.items()},
         )
+
+    def _tick_age_s(self) -> float:
+        """For how long the poll loop has not moved. After a long stall it begins anew: nothing could move meanwhile."""
+        age_s, stalls = self._clock.monotonic() - self._parts.scheduler.ticked_at, self._stalls
+        if stalls is None or stalls.lasted_s < LONGEST_TICK_S / 2:
+            return age_s
+        return min(age_s, asyncio.get_running_loop().time() - stalls.ended_at)
 
     def status(self) -> Mapping[str, object]:
         """Everything an operator asks first, as JSON."""
@@ -326,7 +374,7 @@ class Daemon:
                 "quarantined": depth.quarantined,
                 "bytes": depth.bytes,
             },
-            "suspects": len(parts.storage.journal.suspects),
+            "isolation": {"waiting": len(parts.storage.journal.suspects), "running": parts.storage.journal.alone},
             "circuits": {
                 gate.service: {"state": gate.state, "reason": gate.reason, "wait_seconds": round(gate.wait_s(), 1)}
                 for gate in parts.gates.all()

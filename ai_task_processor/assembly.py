@@ -183,7 +183,7 @@ class Assembler:
     def _outbox(self) -> SqliteOutbox:
         store = self._settings.store
 
-        def lost(task_id: str) -> None:
+        def lost(task_id: str | None) -> None:
             self._metrics.result_lost()
             log.critical("result.lost", task_id=task_id)
 
@@ -261,7 +261,8 @@ class Assembler:
             source,
             runner,
             running=running,
-            admission=admission,
+            refuse=admission.refuse,
+            lane=admission.lane,
             recovery=recovery,
             slots=worker.concurrency_limit,
             interval_s=worker.polling_interval_s,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import islice
 from math import inf
 
+from ai_task_processor.deadline import stalled_s
 from ai_task_processor.errors import (
     Ambiguous,
     CircuitOpen,
@@ -104,7 +105,8 @@ class Delivery:
         Then nothing is gained by making more: they would be listed again and again until they are reported, and
         be read back from the disk. While the source hangs or is held, the outbox takes what comes.
         """
-        waiting = len(self._fresh) >= max(1, self._concurrency // 2)
+        room = max(0, self._window - len(self._under_way))
+        waiting = len(self._fresh) - room >= max(1, self._concurrency // 2)
         return waiting and self._clock.monotonic() - self._acknowledged_at < TAKES_THEM_S
 
     def wake(self) -> None:
@@ -131,9 +133,10 @@ class Delivery:
 
         False when nothing is under way and for ``patience_s`` nothing has left: the source is away.
         """
-        waiting, moved_at = self._outbox.depth().waiting, self._clock.monotonic()
+        # In the time in which this process ran: while it is stopped nothing can leave.
+        waiting, moved_at = self._outbox.depth().waiting, self._clock.monotonic() - stalled_s()
         while waiting or self._under_way:
-            now, before = self._clock.monotonic(), waiting
+            now, before = self._clock.monotonic() - stalled_s(), waiting
             waiting = self._outbox.depth().waiting
             if waiting < before:
                 moved_at = now
@@ -176,9 +179,10 @@ class Delivery:
             return ()
         limit = PROBE_CHOICE if probing else room
         self._look = False
-        records = await self._due(limit)
-        self._look |= probing or len(records) >= limit
-        return self._probes(records) if probing else records
+        # One more than there is room for: whether there is more must not be asked again and again.
+        records = await self._due(limit + 1)
+        self._look |= probing or len(records) > limit
+        return self._probes(records) if probing else records[:limit]
 
     def _room(self) -> int:
         if self._gate.wait_s() > 0:

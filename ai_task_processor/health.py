@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 class Snapshot:
     """The state of the process at one moment. Reasons are sentences, ages and waits seconds.
 
+    ``isolation``: why slots are kept empty for a task that runs isolated.
     ``token_trouble``: why there is no token. It is nobody's trouble that one expired while none was needed.
     ``report_trouble``: why results are not taken until somebody changes something.
     """
@@ -27,6 +28,7 @@ class Snapshot:
     disk_full: bool
     running: int
     slots: int
+    isolation: str | None = None
     mode: str
     report_trouble: str | None = None
     holds: Mapping[str, str] = field(default_factory=dict)
@@ -82,6 +84,8 @@ def why_idle(snapshot: Snapshot) -> str | None:
         return None
     if reasons := unready(snapshot):
         return next((reason for reason in reasons if reason != "starting"), "starting")
+    if snapshot.isolation is not None:
+        return snapshot.isolation
     if snapshot.holds:
         service, reason = next(iter(snapshot.holds.items()))
         return f"{service} is paused: {reason}"

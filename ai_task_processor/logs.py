@@ -30,8 +30,9 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     task.state_repaired     a mark without an answer may have overwritten the outcome: the state is told again
     task.attempt_failed     what an attempt ended with
     task.crashed            a bug of ours in one task
-    task.quarantined        it killed the process three times alone: not started again
-    recovery.started        the process died last time: what it was doing runs alone first
+    task.isolated           it was in flight at two crashes and runs now, with nothing beside it
+    task.quarantined        three of its isolated runs killed the process: not started again
+    recovery.started        the process died last time: tasks were in flight, and so many of them wait to run isolated
     result.lost             disk and process failed together: put the task back to pending
     text.set_aside          a model fails for one text and serves others: it is tried again later and later
     model.crashed           a bug of ours in one model call
@@ -59,6 +60,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     drain.finished          everything that ran has ended
     drain.forced            left at once
     log.failed              a line of another library that could not be rendered
+    log.dropped             nobody read the log for a while: so many lines are missing
 """
 
 import asyncio
@@ -71,6 +73,7 @@ import os
 import re
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -89,11 +92,14 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor  # noqa:
 
 from ai_task_processor import codec  # noqa: E402 - as above
 from ai_task_processor.errors import AiTaskProcessorError  # noqa: E402 - as above
+from ai_task_processor.log_writer import LineWriter  # noqa: E402 - as above
 from ai_task_processor.masking import MASK, MIN_SECRET, SENSITIVE_KEY, Masker  # noqa: E402 - as above
 
 if _rich is None:
     del sys.modules["rich"]
 
+#: so long the end of the process waits for whoever reads the log
+FLUSH_S = 0.5
 MAX_TEXT = 2_000
 MAX_TRACEBACK = 10_000  # the one longer value: a chain of causes with its frames
 MAX_ITEMS = 30
@@ -209,6 +215,21 @@ def configure(
     _forget()
 
 
+def flush(timeout_s: float = FLUSH_S) -> None:
+    """Let the reader have every line, if it takes them within this time. For the end of the process."""
+    for handler in _handlers():
+        handler.drain(timeout_s)
+
+
+def dropped() -> int:
+    """Lines that nobody will read, because the log was not read or could not be written."""
+    return sum(handler.dropped for handler in _handlers())
+
+
+def _handlers() -> "list[_Handler]":
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, _Handler)]
+
+
 def install_crash_hooks() -> Callable[[object, dict[str, Any]], None]:
     """Make a crash a log line like any other; the result is for ``loop.set_exception_handler``.
 
@@ -233,8 +254,17 @@ def install_crash_hooks() -> Callable[[object, dict[str, Any]], None]:
     return loop_caught
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class _Handler(logging.Handler):
     """Writes a line whatever it contains: a log line must never hurt the one who logs, nor tell what it hides."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
+        try:
+            self._writer: LineWriter | None = LineWriter(stream.fileno(), self._notice)
+        except (OSError, ValueError, AttributeError):
+            self._writer = None  # a stream in memory
 
     def format(self, record: logging.LogRecord) -> str:
         try:
@@ -242,18 +272,44 @@ class _Handler(logging.StreamHandler[TextIO]):
         except Exception:  # noqa: BLE001  # boundary: other libraries' arguments need not fit their own message
             about = {"name": record.name, "levelno": record.levelno, "levelname": record.levelname}
             line = super().format(logging.makeLogRecord({**about, "msg": "log.failed"}))
-        encoding = getattr(self.stream, "encoding", None) or "utf-8"
-        return line.encode(encoding, "backslashreplace").decode(encoding)
+        return line
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name in the standard library
-        """The stream is gone, and the standard answer would print the record's arguments as they are."""
+    def emit(self, record: logging.LogRecord) -> None:
+        # Whoever logs is not to be hurt, and the standard answer to an error would print the record's arguments.
+        with contextlib.suppress(Exception):
+            self._write(self.format(record) + "\n")
 
     def write(self, line: str) -> None:
         """A line that was rendered elsewhere."""
-        # As ``emit``: whoever logs is not to be hurt.
         with self.lock, contextlib.suppress(Exception):  # type: ignore[union-attr]  # a handler in use has a lock
-            self.stream.write(line)
-            self.flush()
+            self._write(line)
+
+    def _write(self, line: str) -> None:
+        data = line.encode(self._encoding, "backslashreplace")
+        if self._writer is None:
+            self._stream.write(data.decode(self._encoding))
+            self._stream.flush()
+        else:
+            self._writer.write(data)
+
+    @property
+    def dropped(self) -> int:
+        return 0 if self._writer is None else self._writer.dropped
+
+    def drain(self, timeout_s: float) -> None:
+        """Wait for lines that wait for the reader."""
+        if self._writer is not None:
+            self._writer.flush(timeout_s)
+
+    def flush(self) -> None:
+        """What the standard library calls at the end of the process."""
+        self.drain(FLUSH_S)
+
+    def _notice(self, lost: int) -> bytes:
+        about = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "_logger": None}
+        event = {"event": "log.dropped", "lines": lost}
+        line = self.format(logging.makeLogRecord({**about, "_name": "warning", "msg": event}))
+        return f"{line}\n".encode(self._encoding, "backslashreplace")
 
 
 class _Shortcut:
@@ -279,8 +335,8 @@ class _Shortcut:
         fields = dict(_name_task(logger, method, event))
         del fields["event"]
         if len(fields) < MAX_ITEMS and (text := self._rendered(fields)) is not None:
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")[:-6]
-            self._handler.write(f'{{"timestamp":"{now}Z",{head}{text}\n')
+            second, rest = divmod(time.time(), 1.0)
+            self._handler.write(f'{{"timestamp":"{_second(int(second))}.{int(rest * 1000):03}Z",{head}{text}\n')
             raise structlog.DropEvent
         return event
 
@@ -311,6 +367,12 @@ class _Shortcut:
             if len(self._plain_keys) < MAX_HEADS:
                 self._plain_keys[key] = plain
         return plain
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    """Most lines are of the same second as the one before."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
 
 
 def _without_exceptions(record: logging.LogRecord) -> logging.LogRecord:

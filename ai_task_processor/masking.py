@@ -26,6 +26,16 @@ _CREDENTIALS = (
 )
 # what every match of the above contains in lower case: most texts are looked at once instead of five times
 _SUSPECT = re.compile(rf"bearer|basic|sk-|://|eyj|{_NAME}")
+# and what every match of that contains: to look for words in a text is faster than any expression
+_HINTS = ("bearer", "basic", "sk-", "://", "eyj", "_token", "client_", "api", "password", "authorization")
+
+
+def _suspicious(text: str) -> bool:
+    lower = text.lower()
+    for hint in _HINTS:
+        if hint in lower:
+            return _SUSPECT.search(lower) is not None
+    return False
 
 
 class Masker:
@@ -42,11 +52,11 @@ class Masker:
 
     def suspects(self, text: str) -> bool:
         """Might there be anything to mask?"""
-        return self._known.search(text) is not None or _SUSPECT.search(text.lower()) is not None
+        return self._known.search(text) is not None or _suspicious(text)
 
     def __call__(self, text: str) -> str:
         text = self._known.sub(MASK, text)
-        if _SUSPECT.search(text.lower()):
+        if _suspicious(text):
             for pattern, replacement in _CREDENTIALS:
                 text = pattern.sub(replacement, text)
         return text

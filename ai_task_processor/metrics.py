@@ -24,7 +24,7 @@ PREFIX = "ai_task_processor_"
 OTHER = "other"
 
 # From 5 ms to one hour: a model call may take minutes, a task may wait much longer. Each bound costs
-# 15 of the 500 series.
+# 15 of the 700 series.
 LATENCY_S = (0.005, 0.025, 0.1, 0.25, 1, 2.5, 10, 30, 120, 600, 3600)
 LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 POLL_BYTES = (256, 4096, 65_536, 1_048_576, 16_777_216, 268_435_456)
@@ -201,6 +201,8 @@ class Metrics:
         self._state = many(Gauge, "state", "1 for the daemon's state, 0 for the others.", by_state)
         self._loop_lag = one(partial(Histogram, buckets=LAG_S), "event_loop_lag_seconds", "How late timers run.")
         self._ready = one(Gauge, "ready", "1 when /ready answers 200.")
+        self._dropped = one(Counter, "log_lines_dropped_total", "Log lines that nobody read in time.")
+        self._dropped_before = 0
         self._breakers: dict[Gauge, str] = {}
         self.state("starting")
 
@@ -350,6 +352,11 @@ class Metrics:
 
     def loop_lag(self, seconds: float) -> None:
         self._loop_lag.observe(_amount(seconds))
+
+    def log_lines_dropped(self, total: int) -> None:
+        """How many in all: what is more than last time is counted."""
+        self._dropped.inc(max(0, total - self._dropped_before))
+        self._dropped_before = total
 
     def ready(self, flag: bool) -> None:
         self._ready.set(flag)

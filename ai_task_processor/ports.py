@@ -48,9 +48,6 @@ class Admission(Protocol):
     def refuse(self, task: Task) -> SkipReason | None:
         """Why this task must not start now, or None when it may."""
 
-    def lane(self, task: Task) -> str | None:
-        """What the task shares with others and may hold up for all of them (a model); None for nothing."""
-
 
 class TaskSource(Protocol):
     """Where tasks come from and where their outcomes go back to. Delivery is at least once."""
@@ -86,7 +83,10 @@ class TaskSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OutboxDepth:
-    """How full the outbox is. ``oldest_finished_at`` is in seconds since the epoch, of the waiting records."""
+    """How full the outbox is.
+
+    ``oldest_finished_at`` is in seconds since the epoch, of the waiting records, as of the last ``apply_requests``.
+    """
 
     waiting: int = 0
     dead: int = 0
@@ -150,11 +150,14 @@ class Journal(Protocol):
 
     @property
     def suspects(self) -> Mapping[str, Suspect]:
-        """Tasks that were under way when an earlier process died, and were neither begun nor settled since."""
+        """Tasks that were in flight when an earlier process died, and were neither begun nor settled since.
+
+        One that is begun runs isolated; ``acquit`` takes those out that need not.
+        """
 
     @property
     def alone(self) -> str | None:
-        """The suspect that is under way."""
+        """The task that runs isolated."""
 
     def begin(self, task: Task) -> Tries:
         """Count an attempt; it is written when this returns. Raises ``OutboxUnwritable``."""
@@ -166,7 +169,14 @@ class Journal(Protocol):
         """The outcome is safe, or somebody else has the task: forget it."""
 
     def acquit(self, task_id: str) -> None:
-        """No suspect any more; its counts are kept."""
+        """It need not run isolated; its counts are kept."""
+
+    @property
+    def deaths(self) -> int:
+        """How often a process died while tasks were in flight that did not run isolated, since ``forget_deaths``."""
+
+    def forget_deaths(self) -> None:
+        """The process has lived for long: what killed it before is over."""
 
     @property
     def marked(self) -> Sequence[str]:

@@ -14,6 +14,7 @@ from typing import Literal, Protocol, TypeVar
 import pybreaker
 import tenacity
 
+from ai_task_processor.deadline import stalled_s
 from ai_task_processor.errors import CircuitOpen, NeighbourError, Rejected, TaskError, Unsent
 from ai_task_processor.logs import get_logger
 from ai_task_processor.ports import Clock
@@ -27,6 +28,8 @@ OPEN_S = (10.0, 30.0)
 PROBE_POLL_S = 0.2
 #: no repetition waits for longer in its slot, seconds
 LONGEST_WAIT_S = 20.0
+#: this process stood still for so long during a call: that it failed is no evidence about the remote
+STALLED_S = 1.0
 
 log = get_logger(__name__)
 
@@ -45,10 +48,18 @@ class BreakerMetrics(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A call that was let through: after how many holds, and whether it is the probe that ends one."""
+    """A call that was let through: after how many holds, and whether it is the probe that ends one.
+
+    ``stalled_s``: for how long this process had stood still until then.
+    """
 
     holds: int
     probe: bool
+    stalled_s: float
+
+    def is_evidence(self, error: NeighbourError) -> bool:
+        """Does the failure say anything about the remote? Not without an answer while this process stood still."""
+        return error.status is not None or stalled_s() - self.stalled_s < STALLED_S
 
 
 class Gate:
@@ -112,7 +123,7 @@ class Gate:
         wait_s = self.wait_s()
         if wait_s > 0:
             raise CircuitOpen(f"{self.service} is held: {self.reason}", retry_after_s=wait_s)
-        entry = Entry(self._holds, self.reason is not None)
+        entry = Entry(self._holds, self.reason is not None, stalled_s())
         if entry.probe:
             self._begin_probe()
         return entry
@@ -149,6 +160,8 @@ class Gate:
         answered with a failure counts once however often it is tried: one task whose callback throws
         must not open the circuit for all.
         """
+        if not entry.is_evidence(error):
+            return
         if entry.holds != self._holds:
             if self.reason is not None:
                 self._hold_for(error.retry_after_s or 0.0)

@@ -8,13 +8,13 @@ import random
 from collections.abc import Callable, Sequence
 from math import inf
 
-from ai_task_processor.admission import Running, RunningTasks
+from ai_task_processor.admission import Running
 from ai_task_processor.errors import NeighbourError
 from ai_task_processor.lifecycle import TaskRunner
 from ai_task_processor.logs import get_logger, task_context
 from ai_task_processor.metrics import Metrics
-from ai_task_processor.models.task import Claim
-from ai_task_processor.ports import Admission, Clock, TaskSource
+from ai_task_processor.models.task import Claim, Task
+from ai_task_processor.ports import Clock, SkipReason, TaskSource
 from ai_task_processor.recovery import Recovery
 from ai_task_processor.trouble import Trouble
 
@@ -28,6 +28,8 @@ WOKEN_PAUSE_S = 0.025
 TICK_S = 5.0
 #: so long a claimed task waits for its slot, whose last result is on its way to the disk; and how often it looks
 LONGEST_SETTLING_S, SETTLING_POLL_S = 1.0, 0.001
+#: how often a stretch of isolated runs looks whether what runs has ended
+ISOLATION_LOOK_S = 0.02
 #: a poll that widens its question makes several requests; one that takes longer than this will not end
 LONGEST_POLL_S = 600.0
 
@@ -44,7 +46,8 @@ class TaskScheduler:
 
     ``running`` is its ledger of tasks in slots, which admission reads too. ``hold_s`` answers for how
     many seconds nothing may be claimed (outbox full, circuit open): 0 for now; ``resumes_in_s``: when a part of
-    what is skipped may start. ``idle``: nothing runs,
+    what is skipped may start. ``refuse`` is asked once more when a claimed task starts, and ``lane`` for what it takes
+    a share of. ``idle``: nothing runs,
     and a poll that began when nothing ran found nothing to start. ``cut``: tasks that a drain cut off.
     """
 
@@ -53,12 +56,13 @@ class TaskScheduler:
         source: TaskSource,
         runner: TaskRunner,
         *,
-        running: RunningTasks,
-        admission: Admission,
+        running: dict[str, Running],
         recovery: Recovery,
         slots: int,
         interval_s: float,
         hold_s: Callable[[], float],
+        refuse: Callable[[Task], SkipReason | None] = lambda _: None,
+        lane: Callable[[Task], str | None] = lambda _: None,
         resumes_in_s: Callable[[], float] = lambda: inf,
         clock: Clock,
         metrics: Metrics,
@@ -75,8 +79,9 @@ class TaskScheduler:
         self._runner = runner
         self._recovery = recovery
         self._interval_s = interval_s
-        self._admission = admission
         self._hold_s = hold_s
+        self._refuse = refuse
+        self._lane = lane
         self._resumes_in_s = resumes_in_s
         self._clock = clock
         self._metrics = metrics
@@ -85,7 +90,6 @@ class TaskScheduler:
         self._claiming = False
         self._poll_ends_at = 0.0
         self._plenty = False
-        self._cleared = False
         self._idle_polls = 0
         self._given_back = 0
         self._woken = False
@@ -98,8 +102,8 @@ class TaskScheduler:
 
     @property
     def free(self) -> int:
-        """How many tasks may start; while one is to run alone, none beside it."""
-        return (1 if self._recovery.alone else self.slots) - len(self.running)
+        """How many tasks may start; none beside one that runs isolated."""
+        return 0 if self._recovery.isolating else self.slots - len(self.running)
 
     @property
     def trouble(self) -> str | None:
@@ -134,10 +138,12 @@ class TaskScheduler:
                 continue
             claims = await self._claim()
             await self._start_all(group, claims)
-            await self._calm_down(claims)
+            isolated = await self._isolate(group)
+            await self._calm_down(started=bool(claims) or isolated)
 
     async def _claim(self) -> Sequence[Claim]:
-        wanted, quiet, alone = self._room, not self.running, self._recovery.alone
+        wanted, quiet = self._room, not self.running
+        self._recovery.look(self._ages)
         self.idle = False
         self._claiming = True
         self._poll_ends_at = self._clock.monotonic() + LONGEST_POLL_S
@@ -153,31 +159,28 @@ class TaskScheduler:
             self._poll_ends_at = 0.0
         self._trouble.note(None)
         self.polled_at = self._clock.monotonic()
-        if alone and not claims:
-            self._recovery.not_listed()
-            self._cleared = True
+        self.idle = quiet and not claims
         self._plenty = len(claims) >= wanted
-        self.idle = quiet and not claims and not alone
-        return claims
+        return self._recovery.isolate(claims, wanted, self._ages)
 
     def _failed(self, reason: str) -> Sequence[Claim]:
         self._trouble.note(reason)
         return ()
 
-    async def _calm_down(self, claims: Sequence[Claim]) -> None:
+    async def _calm_down(self, *, started: bool) -> None:
         """The next poll follows at once while polls bring work that gets done.
 
         A call from the source ends the pause. After a poll that was called for in vain the next call is heard
         a little later, after one that met trouble when the pause is over: no storm of calls is one of polls.
         """
-        if self._given_back < self.slots and (claims or self._cleared):
-            self._idle_polls, self._cleared, self._woken = 0, False, False
+        if self._given_back < self.slots and (started or self._recovery.wants_poll):
+            self._idle_polls, self._woken = 0, False
             return
-        well = not claims and self.trouble is None
+        well = not started and self.trouble is None
         if well and self._woken:
             self._idle_polls = 0  # who called may have done so before its transaction was committed
         self._idle_polls += 1
-        longest_s = min(self._interval_s, LONGEST_FRUITLESS_S) if claims else self._interval_s
+        longest_s = min(self._interval_s, LONGEST_FRUITLESS_S) if started else self._interval_s
         pause_s = min(next_pause_s(self._idle_polls, longest_s, self._rng), max(FIRST_PAUSE_S, self._resumes_in_s()))
         if self._woken:
             deaf_s = min(WOKEN_PAUSE_S, pause_s) if well else pause_s
@@ -192,14 +195,32 @@ class TaskScheduler:
             while self.free <= 0 and self._clock.monotonic() < ends_at:
                 await self._clock.sleep(SETTLING_POLL_S)
             # Asked once more: each that starts takes its share of what it needs.
-            if self.free > 0 and self._admission.refuse(claim.task) is None:
+            if self.free > 0 and self._refuse(claim.task) is None:
                 self._start(group, claim)
             else:
                 await self._source.release(claim.receipt, 0.0)
 
+    async def _isolate(self, group: asyncio.TaskGroup) -> bool:
+        """Run what recovery has held back, one at a time with nothing beside it; true when something was run."""
+        ran = False
+        while self._recovery.isolating:
+            self._plenty = False
+            claim = self._recovery.step(self._ages, self.slots)
+            if claim is not None and self._refuse(claim.task) is None:
+                log.info("task.isolated", task_id=claim.task.id, task_type=claim.task.type)
+                self._start(group, claim)
+                ran = True
+            elif claim is not None:
+                await self._source.release(claim.receipt, 0.0)
+            if self._recovery.isolating:
+                await self._clock.sleep(ISOLATION_LOOK_S)
+        for claim in self._recovery.left_over():
+            await self._source.release(claim.receipt, 0.0)
+        return ran
+
     def _start(self, group: asyncio.TaskGroup, claim: Claim) -> None:
         task = claim.task
-        self.running[task.id] = Running(task.type, self._clock.monotonic(), self._admission.lane(task))
+        self.running[task.id] = Running(task.type, self._clock.monotonic(), self._lane(task))
         group.create_task(self._work(claim), name=f"task {task.id}")
 
     async def _work(self, claim: Claim) -> None:
@@ -213,14 +234,20 @@ class TaskScheduler:
         except Exception as error:  # the boundary of one task: a bug of ours must not take the others with it
             log.error("task.crashed", task_id=task_id, exc_info=error)
         finally:
-            del self.running[task_id]
+            self._recovery.ended(self._clock.monotonic() - self.running.pop(task_id).started_at)
             self._given_back = 0 if settled else self._given_back + 1
             self._freed.set()
 
     @property
     def _room(self) -> int:
         """How many tasks to ask for: slots that are free, and those that will be by the time of the answer."""
-        return self.free + (0 if self._recovery.alone else self._runner.settling)
+        return self.free + self._runner.settling
+
+    @property
+    def _ages(self) -> list[float]:
+        """For how many seconds each task has been running."""
+        now = self._clock.monotonic()
+        return [now - task.started_at for task in self.running.values()]
 
     async def _room_for_one(self) -> None:
         while self._room <= 0:

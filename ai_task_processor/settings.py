@@ -279,6 +279,7 @@ _FILES: Mapping[str, str] = {
     for name, field in _FIELDS.items()
     if SecretStr in get_args(field.annotation)
 }
+_NAMES = frozenset({*_FIELDS, *_FILES})
 _MODE_WARNINGS: Mapping[str, Sequence[str]] = {
     "openai": (),
     "mock": ("OPENAI_API_KEY is the placeholder: mock vectors are made, no model is called",),
@@ -300,9 +301,11 @@ def load_settings(environ: Mapping[str, str] | None = None, dotenv: Path | None 
     """
     below, problems = environment.read_dotenv(dotenv) if dotenv else ({}, [])
     given = environment.layered(os.environ if environ is None else environ, below, _FILES)
+    given = environment.bare(given, _NAMES, problems)
     problems += environment.missing_credentials(given)
     texts = environment.with_file_contents(given, _FILES, problems)
-    warnings = environment.plain_http_warnings(texts, problems)
+    warnings = environment.dollar_warnings(dotenv, _NAMES) if dotenv else []
+    warnings += environment.plain_http_warnings(texts, problems)
     groups: dict[str, Any] = {name: _parsed(group, texts, problems) for name, group in _GROUPS.items()}
     if problems:
         raise ConfigurationError(*problems)
@@ -316,7 +319,8 @@ def load_store(environ: Mapping[str, str] | None = None, dotenv: Path | None = P
     """Where the outbox is, for commands that need nothing else. Raises ``ConfigurationError``."""
     below, problems = environment.read_dotenv(dotenv) if dotenv else ({}, [])
     given = environment.layered(os.environ if environ is None else environ, below, _FILES)
-    store = _parsed(StoreSettings, given, problems)
+    own = [str(field.validation_alias) for field in StoreSettings.model_fields.values()]
+    store = _parsed(StoreSettings, environment.bare(given, own, problems), problems)
     if store is None or problems:
         raise ConfigurationError(*problems)
     return store

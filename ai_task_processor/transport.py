@@ -12,7 +12,7 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -21,7 +21,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
 import httpx2
 
@@ -38,7 +38,15 @@ from ai_task_processor.errors import (
     Unauthorized,
     Unsent,
 )
-from ai_task_processor.http1 import CONNECT_TIMEOUT_S, POOL_TIMEOUT_S, Answer, Http1Transport, origin_of, request_head
+from ai_task_processor.http1 import (
+    CONNECT_TIMEOUT_S,
+    POOL_TIMEOUT_S,
+    Answer,
+    Http1Transport,
+    StreamedAnswer,
+    origin_of,
+    request_head,
+)
 from ai_task_processor.settings import NetworkSettings
 
 MAX_ANSWER_BYTES = 32 * 2**20
@@ -141,8 +149,7 @@ class NeighbourClient(httpx2.AsyncClient):
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
     ) -> "Answer | httpx2.Response":
         """One request, signed, and its whole answer; a 401 renews the token once and repeats the request once."""
-        plain = url.startswith(self._prefix + "/") and _READY.fullmatch(url) and not any(self.event_hooks.values())
-        if self._short is None or not plain:
+        if self._short is None or not self._plain(url):
             return await self.request(method, url, headers=headers, content=content)
         target = url[len(self._prefix) :].encode("ascii")
         if self._tokens is None:
@@ -156,6 +163,38 @@ class NeighbourClient(httpx2.AsyncClient):
                 self._tokens.refused(token)
         return answer
 
+    @asynccontextmanager
+    async def opened(self, url: str, parameters: Mapping[str, str]) -> AsyncIterator[StreamedAnswer | httpx2.Response]:
+        """A GET whose answer is read as a stream, signed and repeated as above."""
+        whole = f"{url}?{urlencode(parameters)}" if parameters else url
+        if self._short is None or not self._plain(whole):
+            async with self.stream("GET", url, params=parameters) as response:
+                yield response
+            return
+        target = whole[len(self._prefix) :].encode("ascii")
+        token = None if self._tokens is None else await self._tokens.token()
+        answer = await self._open(self._short, target, token)
+        try:
+            if answer.status_code == HTTPStatus.UNAUTHORIZED and self._tokens is not None:
+                answer.close()
+                token = await self._tokens.renewed(token)
+                answer = await self._open(self._short, target, token)
+                if answer.status_code == HTTPStatus.UNAUTHORIZED:
+                    self._tokens.refused(token)
+            if answer.is_success and answer.encoded:
+                raise _encoded()
+            yield answer
+        finally:
+            answer.close()
+
+    async def _open(self, transport: Http1Transport, target: bytes, token: "Bearer | None") -> StreamedAnswer:
+        return await transport.open(self._origin, self._head("GET", target, {}, token, None), self._limit)
+
+    def _plain(self, url: str) -> bool:
+        """Can this request go the shorter way?"""
+        ours = url.startswith(self._prefix + "/") and _READY.fullmatch(url) is not None
+        return ours and not any(self.event_hooks.values())
+
     def _head(
         self, method: str, target: bytes, headers: Mapping[str, str], token: "Bearer | None", content: bytes | None
     ) -> bytes:
@@ -163,8 +202,9 @@ class NeighbourClient(httpx2.AsyncClient):
         key = (method, None if token is None else token.value, *headers.items())
         rest = self._heads.get(key)
         if rest is None:
-            usual = [(b"Host", self._host), *self.headers.raw]
-            usual += [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+            own = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+            replaced = {name.lower() for name, _ in own}
+            usual = [(b"Host", self._host), *((k, v) for k, v in self.headers.raw if k.lower() not in replaced), *own]
             if token is not None:
                 usual.append((b"Authorization", b"Bearer " + token.value.encode("ascii")))
             # What follows the target, without the empty line at the end.
@@ -311,6 +351,15 @@ async def exchange(
             return await client.request(method, url, headers=headers, content=content)
     except _FOREIGN as error:
         raise _neighbours(error, timeout_s) from error
+
+
+def stream(
+    client: httpx2.AsyncClient, url: str, parameters: Mapping[str, str]
+) -> AbstractAsyncContextManager[StreamedAnswer | httpx2.Response]:
+    """A GET whose answer is read as it comes, whatever its status. To be called under a ``deadline``."""
+    if isinstance(client, NeighbourClient):
+        return client.opened(url, parameters)
+    return client.stream("GET", url, params=parameters)
 
 
 def _neighbours(error: BaseException, timeout_s: float) -> NeighbourError:

@@ -569,9 +569,25 @@ def model() -> Json:
             ),
             Graph(
                 title="Pace",
-                text="Calls a second that 429s leave; no line without a pace.",
-                queries={"{{model}}": f"{largest('model_request_rate', by='model')} > 0"},
+                text="Calls a second that 429s leave; no line where no limit is known.",
+                queries={"{{model}}": f"{largest('model_pace_calls_per_second', by='model')} > 0"},
                 unit="reqps",
+            ),
+            Graph(
+                title="Calls that wait",
+                text="Calls that are ready and wait for the model's pace.",
+                queries={"{{model}}": f"{largest('model_waiting_calls', by='model')} > 0"},
+            ),
+            Graph(
+                title="429s a second",
+                text="Calls that the provider answered with 429.",
+                queries={"{{model}}": per_second("model_throttled_total", by="model") + " > 0"},
+                unit="reqps",
+            ),
+            Graph(
+                title="Inputs of a call, at most",
+                text="What a call may hold, as far as it was learnt; 2,048 where nothing was refused.",
+                queries={"{{model}}": f"{largest('model_batch_cap', by='model')} > 0"},
             ),
         ],
     )
@@ -738,7 +754,7 @@ def process() -> Json:
             ),
             Number(
                 title="Quarantined tasks",
-                text="They killed the process three times while alone: outbox list --dead.",
+                text="Three of their isolated runs killed the process: outbox list --dead.",
                 queries={"quarantined": total("quarantined_tasks")},
                 bounds=(1, 1),
             ),
@@ -793,6 +809,12 @@ def process() -> Json:
                     "limit": f"max({daemons(series('process_max_fds'))})",
                 },
                 right="limit",
+                width=6,
+            ),
+            Graph(
+                title="Log lines dropped",
+                text="Nobody read the log fast enough. Work went on; the log has gaps.",
+                queries={"{{instance}}": daemons(f"rate({series('log_lines_dropped_total')}[$__rate_interval])")},
                 width=6,
             ),
         ],

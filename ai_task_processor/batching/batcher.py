@@ -25,7 +25,7 @@ SHARE_LOOK_S = 0.25
 #: for so long a model counts as wanted after one of its tasks was listed
 WANTED_S = 60.0
 #: what was learnt of models is saved this often, when it has changed, seconds
-REMEMBER_S = 10.0
+REMEMBER_S = 1.0
 #: no more models are remembered from one run to the next
 MAX_REMEMBERED = 64
 
@@ -146,7 +146,8 @@ class MicroBatcher:
         lane = self._lanes.get(model)
         slots = self._intake.slots
         if lane is None:
-            return max(self._tools.circuits.wait_s(model), 0.0 if running < max(1, slots // 4) else SHARE_LOOK_S)
+            may_start = model in self._remembered or running < max(1, slots // 4)
+            return max(self._tools.circuits.wait_s(model), 0.0 if may_start else SHARE_LOOK_S)
         if (hold_s := lane.hold_s()) > 0:
             return hold_s
         share = lane.share(slots, others=len(self._wanted_at) > 1)
@@ -158,6 +159,12 @@ class MicroBatcher:
     def resumes_in_s(self) -> float:
         """Seconds until some model that is held may be tried again; infinite when none is held."""
         return min((hold_s for lane in self._lanes.values() if (hold_s := lane.hold_s()) > 0), default=inf)
+
+    def count(self) -> None:
+        """Set the gauges that show the lanes."""
+        for lane in self._lanes.values():
+            self._metrics.model_waiting(lane.model, 0 if lane.pace() is None else lane.waiting)
+            self._metrics.model_batch_cap(lane.model, lane.calls.size.most_inputs)
 
     def troubles(self) -> dict[str, str]:
         """Why which model is paused, for ``/status``."""
@@ -179,7 +186,7 @@ class MicroBatcher:
 
     def _remember(self, lane: Lane) -> None:
         size, length = lane.calls.size.state(), lane.calls.length.length
-        if length is None and not size:
+        if not lane.calls.ever_served:
             return
         self._remembered.pop(lane.model, None)
         self._remembered[lane.model] = {"size": size, "length": length}
@@ -214,7 +221,8 @@ class MicroBatcher:
             known = length
         size = remembered.get("size")
         restored = CallSize.restored(size if isinstance(size, dict) else {})
-        return Lane(model, self._tools, self._intake, restored, VectorLength(known, likely))
+        vector_length = VectorLength(known, likely)
+        return Lane(model, self._tools, self._intake, size=restored, length=vector_length, known=bool(remembered))
 
 
 def _encoded(text: str) -> bytes:

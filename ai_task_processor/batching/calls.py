@@ -56,8 +56,6 @@ WITNESSED_S = 2.0
 QUOTA_S, SERVED_LATELY_S = (1.0, 300.0), 60.0
 #: texts this close to the shortest that was refused as too long go alone
 NEARLY_TOO_LONG = 0.8
-#: tokens a byte are taken to be this many times what was seen; the densest call fades by a tenth with each other
-MARGIN, MEMORY = 1.2, 0.9
 
 log = get_logger(__name__)
 
@@ -108,8 +106,9 @@ class Calls:
     """The calls of one model. ``usual_s``: how long one takes; ``not_before``: after failures, when the next starts."""
 
     def __init__(
-        self, model: str, tools: Tools, texts: Texts, line: Line, size: CallSize, length: VectorLength
+        self, model: str, tools: Tools, texts: Texts, line: Line, *, size: CallSize, length: VectorLength, known: bool
     ) -> None:
+        """``known``: an earlier process was served by this model."""
         self.model = model
         self.limiter = Limiter()
         self.size = size
@@ -129,22 +128,23 @@ class Calls:
         self._texts = texts
         self._line = line
         self._served_calls = 0
+        self._known = known
         self._served_at = self._fickle_until = -inf
         self._shortest_too_long = inf
-        self._tokens_a_byte = 1.0
-
-    def tokens(self, size: int) -> int:
-        """About how many tokens so many bytes are."""
-        return int(size * self._tokens_a_byte)
 
     def goes_alone(self, waiting: Waiting) -> bool:
         """Has the model failed for this text, or is it about as long as one that was refused as too long?"""
         return waiting.size >= NEARLY_TOO_LONG * self._shortest_too_long or self.offence(waiting) is not None
 
+    @property
+    def ever_served(self) -> bool:
+        """Has the model been served, by this process or an earlier one?"""
+        return self._known or self._served_calls > 0
+
     def well(self) -> bool:
         """Has the model been served, a moment ago if calls have failed since, and is it not hanging?"""
         now = self._tools.clock.monotonic()
-        if not self._served_calls or self._tools.circuits.probing(self.model):
+        if not self.ever_served or self._tools.circuits.probing(self.model):
             return False
         if self.findings.failures and not self._trusted(now):
             return False
@@ -187,7 +187,7 @@ class Calls:
             return
         size, rate = part.size, self.limiter.rate
         throttled = any(waiting.throttled for waiting in part.texts)
-        ticket, learnt = self.limiter.begin(call.began_at, self.tokens(size), repeated=throttled), False
+        ticket, learnt = self.limiter.begin(call.began_at, self.size.tokens(size), repeated=throttled), False
         tools.metrics.batch(model=self.model, size=len(part.texts))
         try:
             try:
@@ -228,8 +228,6 @@ class Calls:
         took_s = now - call.began_at
         self.usual_s = took_s if self.usual_s == 0.0 else 0.8 * self.usual_s + 0.2 * took_s
         tokens = answer.usage.prompt_tokens
-        if size and tokens:
-            self._tokens_a_byte = min(1.0, max(MARGIN * tokens / size, MEMORY * self._tokens_a_byte))
         self.not_before = 0.0
         self._served_calls += 1
         self._served_at = self.answered_at = now
@@ -300,7 +298,9 @@ class Calls:
     # --- it failed
 
     def _failed(self, part: Part, passage: Passage, error: NeighbourError) -> None:
-        if isinstance(error, Throttled) and error.status != HTTPStatus.SERVICE_UNAVAILABLE:
+        if not passage.own.is_evidence(error):
+            self._line.put_back(part)
+        elif isinstance(error, Throttled) and error.status != HTTPStatus.SERVICE_UNAVAILABLE:
             self._throttled(part, passage, error)
         elif isinstance(error, QuotaExhausted):
             lately = self._tools.clock.monotonic() - self._served_at < SERVED_LATELY_S

@@ -54,11 +54,13 @@ class Lane(Line):
     ``texts``: those in the queue and those on their way, for whoever brings the same.
     """
 
-    def __init__(self, model: str, tools: Tools, intake: Intake, size: CallSize, length: VectorLength) -> None:
+    def __init__(
+        self, model: str, tools: Tools, intake: Intake, *, size: CallSize, length: VectorLength, known: bool = False
+    ) -> None:
         self.model = model
         self.served = False
         self.texts = Texts()
-        self.calls = Calls(model, tools, self.texts, self, size, length)
+        self.calls = Calls(model, tools, self.texts, self, size=size, length=length, known=known)
         self._tools = tools
         self._intake = intake
         self._queue: deque[Waiting] = deque()
@@ -264,7 +266,7 @@ class Lane(Line):
 
     def _next_tokens(self) -> int:
         size = min(self._queued_bytes, self.calls.size.most_bytes) if self._queues_turn() else self._parts[0].size
-        return self.calls.tokens(size)
+        return self.calls.size.tokens(size)
 
     def _next_part(self) -> Part | None:
         """The next part of a call that failed, or a text that goes alone; None when it is the queue's turn."""

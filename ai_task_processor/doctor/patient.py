@@ -236,7 +236,7 @@ def look_at(path: Path, max_bytes: int) -> tuple[bool, list[Finding]]:
         os.fsync(file.fileno())
     daemon, free = inspection.daemon_running(path), shutil.disk_usage(path).free
     records: Counter[str] = Counter()
-    if (path / schema.DATABASE).exists():
+    if inspection.exists(path):
         records.update(summary.state for summary in inspection.iter_records(path))
         if not daemon:
             # A reader cannot take SQLite's -wal and -shm away again; a writer does, even one with no wish.

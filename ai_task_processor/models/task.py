@@ -107,7 +107,7 @@ class Tries:
     """What earlier attempts at an unfinished task came to.
 
     ``started``: all of them; ``failed``: in vain, whoever was at fault; ``crashed``: its processor did;
-    ``kills``: the process died while the task ran; ``kills_alone``: while nothing else ran.
+    ``kills``: the process died while the task ran; ``kills_alone``: in its isolated runs.
     """
 
     started: int = 0
@@ -119,11 +119,12 @@ class Tries:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A task that was under way when an earlier process died."""
+    """A task that was in flight when an earlier process died. ``ran_s``: how long it was seen running at least."""
 
     task_type: str
     fingerprint: str
     tries: Tries
+    ran_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

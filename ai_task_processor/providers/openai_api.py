@@ -13,6 +13,7 @@ from typing import TypeVar
 import httpx2
 import openai
 
+from ai_task_processor import codec
 from ai_task_processor.errors import (
     Ambiguous,
     CallRefused,
@@ -27,13 +28,14 @@ from ai_task_processor.errors import (
     Unauthorized,
     Unsent,
 )
+from ai_task_processor.http1 import Answer
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.ports import Embeddings
 from ai_task_processor.providers import NATIVE_DIMENSIONS, OPENAI_URL
 from ai_task_processor.providers.answers import amount, parse_embeddings, parse_limits
 from ai_task_processor.providers.refusals import classify
 from ai_task_processor.settings import ModelSettings
-from ai_task_processor.transport import deadline, status_error, translate
+from ai_task_processor.transport import deadline, exchange, status_error, translate
 
 CHECK_TIMEOUT_S = 15.0
 #: no more models are remembered
@@ -82,6 +84,10 @@ class OpenAIProvider:
         # the key, and has no switch against it.
         self._api.organization = self._api.project = None
         self._api._custom_headers = {}
+        self._client = client
+        self._embeddings_url = str(self._api._prepare_url("/embeddings"))
+        signed = {**self._api.auth_headers, **self._api.default_headers}
+        self._headers = {name: value for name, value in signed.items() if isinstance(value, str)}
         self._official = settings.base_url is None
         self._dimensions = settings.embedding_dimensions
         self._timeout_s = settings.timeout_s
@@ -134,12 +140,10 @@ class OpenAIProvider:
         started_at = time.perf_counter()
         outcome = "other"
         try:
-            # The client's way to a path of one's own: ``embeddings.create`` would walk through every text first.
-            answer = await self._request(
-                lambda: self._api.post("/embeddings", body=self._body(texts, model, shape), cast_to=httpx2.Response),
-                self._timeout_s,
-            )
-            self._note_remaining(answer.headers)
+            answer = await self._post(self._embeddings_url, self._body(texts, model, shape))
+            # A plain dictionary: what httpx2 has for headers takes as long for each name as this for all of them.
+            headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers.raw}
+            self._note_remaining(headers)
             embeddings = parse_embeddings(answer.content, len(texts), self._expected(model))
             outcome = "ok"
         except (NeighbourError, TaskError) as error:
@@ -149,7 +153,7 @@ class OpenAIProvider:
             self._metrics.model_request(model=model, outcome=outcome, duration_s=time.perf_counter() - started_at)
         usage = embeddings.usage
         self._metrics.model_tokens(model=model, prompt=usage.prompt_tokens, completion=usage.completion_tokens)
-        return replace(embeddings, limits=parse_limits(answer.headers))
+        return replace(embeddings, limits=parse_limits(headers))
 
     def _body(self, texts: Sequence[str], model: str, shape: Shape) -> dict[str, object]:
         body: dict[str, object] = {"input": list(texts), "model": model, "encoding_format": shape.encoding}
@@ -170,6 +174,18 @@ class OpenAIProvider:
         if self._dimensions is not None:
             return self._dimensions
         return NATIVE_DIMENSIONS.get(model) if self._official else None
+
+    async def _post(self, url: str, body: Mapping[str, object]) -> Answer | httpx2.Response:
+        """What the client's own ``post`` sends, without what it makes anew for every call.
+
+        Its copies of options, headers and URLs take half a millisecond, more than all the rest of a small batch.
+        """
+        answer = await exchange(
+            self._client, "POST", url, headers=self._headers, content=codec.line(body), timeout_s=self._timeout_s
+        )
+        if not answer.is_success:
+            raise classify(answer.status_code, answer.content, status_error(answer, "the model API"))
+        return answer
 
     async def _request(self, call: Callable[[], Awaitable[T]], timeout_s: float) -> T:
         try:

@@ -167,7 +167,7 @@ def _about_the_request(status: int, refusal: Refusal, otherwise: NeighbourError)
     if refusal.codes & _LENGTH_CODES or status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return _too_large(status, refusal)
     if refusal.codes & _FILTER_CODES:
-        final = InputRefused("content_filtered", "the provider's content filter refuses this text")
+        final = InputRefused("input_refused", "the model refuses this text")
         return CallRefused("the provider's content filter refuses a text", status=status, final=final, explained=True)
     if _TOO_LONG.match(refusal.words) or _TOO_MANY.search(refusal.words):
         return _too_large(status, refusal)

@@ -23,6 +23,7 @@ import httpx2
 
 from ai_task_processor import codec
 from ai_task_processor.errors import NeighbourError
+from ai_task_processor.http1 import StreamedAnswer
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Task
@@ -32,7 +33,7 @@ from ai_task_processor.sources.framing import ArrayFramer
 from ai_task_processor.sources.nest_page import PASSING, Oddities, Page
 from ai_task_processor.sources.nest_wire import Invalid, parse_record, to_task
 from ai_task_processor.sources.read_ahead import ReadAhead
-from ai_task_processor.transport import deadline, status_error
+from ai_task_processor.transport import deadline, status_error, stream
 
 PENDING = "/api/ai-tasks/pending"
 MAX_RECORD_BYTES = 2**20
@@ -51,8 +52,9 @@ BARREN_RECORDS = 2_000
 #: With more lasting records than this in the way of every list, each is asked for twice as much. Some APIs refuse a
 #: limit over 1,000: only those that have answered more than that are asked for more.
 HEAVY_RECORDS, USUAL_MAX_LIMIT = 100, 1_000
-#: so many candidates in a row that must not start: the list is out of date
-REFUSED_IN_A_ROW = 200
+#: so many candidates in a row that must not start: the list is out of date. Those that only have to wait stay, and
+#: are looked at again, so many at a time.
+REFUSED_IN_A_ROW, PAUSED_AT_ONCE = 200, 2_000
 #: so many candidates are parsed in one go, then others run
 PARSED_AT_ONCE = 64
 
@@ -93,12 +95,15 @@ class PendingList:
         """At most ``free`` candidates of the list before that may start now, in its order."""
         tasks: dict[str, Task] = {}
         taken = refused = 0
-        while len(tasks) < free and (record := self._ahead.take()) is not None:
+        paused: list[tuple[str, bytes]] = []
+        while len(tasks) < free and len(paused) < PAUSED_AT_ONCE and (record := self._ahead.take()) is not None:
             task = parse_record(record, self._settings.task_id_pattern)
             assert isinstance(task, Task)  # noqa: S101 - it was one when it was kept
             reason = self._skip(task)
-            refused = 0 if reason is None else refused + 1
-            if reason is None:
+            refused = 0 if reason in (None, "paused") else refused + 1
+            if reason == "paused":
+                paused.append((task.id, record))
+            elif reason is None:
                 tasks[task.id] = task
                 self.last_page.created[task.id] = _created_at(task)
             elif self._metrics is not None:
@@ -108,6 +113,9 @@ class PendingList:
             taken += 1
             if taken % PARSED_AT_ONCE == 0:
                 await asyncio.sleep(0)
+        for task_id, record in paused:
+            # What it needs may be well in a moment, and a list costs more than another look. Others come first then.
+            self._ahead.keep(task_id, record)
         return tasks
 
     async def read(self, free: int) -> Page:
@@ -167,9 +175,9 @@ class PendingList:
                         return
             framer.finish()
 
-    def _request(self, limit: int | None) -> AbstractAsyncContextManager[httpx2.Response]:
+    def _request(self, limit: int | None) -> AbstractAsyncContextManager[StreamedAnswer | httpx2.Response]:
         parameters = {} if limit is None else {"limit": str(limit)}
-        return self._client.stream("GET", self._settings.base_url + PENDING, params=parameters)
+        return stream(self._client, self._settings.base_url + PENDING, parameters)
 
     async def _stream(self, page: Page, free: int, needed: int, limit: int | None) -> None:
         """Fill the page. A strict API refuses the limit: then the same without it, and from now on if that was it."""
@@ -190,7 +198,9 @@ class PendingList:
         if refused:
             await self._stream(page, free, needed, None)
 
-    async def _fill(self, page: Page, free: int, needed: int, limit: int | None, answer: httpx2.Response) -> None:
+    async def _fill(
+        self, page: Page, free: int, needed: int, limit: int | None, answer: StreamedAnswer | httpx2.Response
+    ) -> None:
         """``needed`` records are what a list may cost; where no limit was sent, each costs too much."""
         self._ahead.answered()
         framer, whole = ArrayFramer(MAX_RECORD_BYTES), _is_short(answer)
@@ -339,7 +349,7 @@ def _created_at(task: Task) -> float | None:
     return None if task.created_at is None else task.created_at.timestamp()
 
 
-def _is_short(answer: httpx2.Response) -> bool:
+def _is_short(answer: StreamedAnswer | httpx2.Response) -> bool:
     length = answer.headers.get("content-length", "")
     return length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= WHOLE_BYTES
 

@@ -15,7 +15,7 @@ from typing import Literal
 from ai_task_processor.errors import DataDirectoryError
 from ai_task_processor.models.task import Record, TaskStatus
 from ai_task_processor.stores import directory as data_directory
-from ai_task_processor.stores import schema
+from ai_task_processor.stores import salvage, schema
 
 Action = Literal["retry", "drop"]
 
@@ -85,6 +85,11 @@ def pending_requests(directory: Path) -> int:
     return int(count)
 
 
+def exists(directory: Path) -> bool:
+    """Is there an outbox, or what is left of one?"""
+    return any((directory / f"{schema.DATABASE}{suffix}").exists() for suffix in ("", "-wal"))
+
+
 def daemon_running(directory: Path) -> bool:
     """Does a daemon hold this data directory? False, too, when there is none."""
     return data_directory.locked(directory)
@@ -93,6 +98,9 @@ def daemon_running(directory: Path) -> bool:
 @contextlib.contextmanager
 def _connection(directory: Path, mode: Literal["ro", "rw"]) -> Iterator[sqlite3.Connection]:
     path = directory / schema.DATABASE
+    # SQLite would show less without a word, and a command that writes would take the damaged log away.
+    if not data_directory.locked(directory) and (reason := _fault(path)):
+        raise DataDirectoryError(f"{path} cannot be used ({reason}): {schema.DAMAGED}")
     if not os.path.isfile(path):  # noqa: PTH113 - unlike Path.is_file, it is just false where we may not look
         raise DataDirectoryError(f"DATA_DIR {directory} shows no outbox: no daemon ran there, or it is another user's")
     try:
@@ -102,6 +110,13 @@ def _connection(directory: Path, mode: Literal["ro", "rw"]) -> Iterator[sqlite3.
             yield db
     except sqlite3.Error as error:
         raise schema.unusable(path, error) from error
+
+
+def _fault(path: Path) -> str:
+    try:
+        return salvage.fault(path)
+    except OSError as error:
+        raise data_directory.unusable_file(path, "opened", error) from error
 
 
 def _to_summary(row: Iterable[object]) -> Summary:

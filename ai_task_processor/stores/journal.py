@@ -6,6 +6,7 @@ it, and then attempts are counted from an earlier number. Nothing of a task's co
 
 import errno
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,31 +35,43 @@ class _Entry:
     tries: Tries
     state: _State
     marked: bool = False
+    began_at: float = 0.0
+    ran_s: float = 0.0
 
-    def died(self) -> None:
-        """The process ended without a word while this was under way."""
+    def died(self, seen_at: float) -> None:
+        """The process ended without a word while this was in flight, and was last seen alive at that time."""
         if self.state in ("running", "alone"):
             self.tries.kills += 1
             self.tries.kills_alone += self.state == "alone"
             self.state = "suspect"
+            self.ran_s = max(self.ran_s, seen_at - self.began_at)
 
 
 class FileJournal:
     """``ports.Journal`` in the data directory, which must be locked before ``open``."""
 
-    def __init__(self, directory: Path, soon: Callable[[Callable[[], object]], object] = lambda write: write()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        soon: Callable[[Callable[[], object]], object] = lambda write: write(),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """``soon`` calls back in a moment. What ended is written then, or with what begins before, as one.
 
-        To begin is written at once: the next thing that happens may be the end of the process.
+        To begin is written at once: the next thing that happens may be the end of the process. Each beginning has
+        its time in seconds of ``monotonic``: the last one says how long the others had been running at a death.
         """
         self._soon = soon
+        self._monotonic = monotonic
         self._ends: list[bytes] = []
         self.alone: str | None = None
+        self.deaths = 0
         self._suspects: dict[str, Suspect] = {}
         self._path = directory / _FILE
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._file: int | None = None
         self._size = self._rewrite_at = 0
+        self._seen_at = 0.0
         self._trouble = Trouble("outbox.failed", "outbox.mended", ERROR)
 
     @property
@@ -91,6 +104,7 @@ class FileJournal:
         tries = entry.tries
         alone = task.id in self._suspects
         entry.fingerprint, entry.state = codec.fingerprint(task.content), "alone" if alone else "running"
+        entry.began_at = self._monotonic()
         tries.started += 1
         self._entries[task.id] = entry
         self._entries.move_to_end(task.id)
@@ -122,6 +136,10 @@ class FileJournal:
     def acquit(self, task_id: str) -> None:
         if self._suspects.pop(task_id, None):
             self.give_back(task_id)
+
+    def forget_deaths(self) -> None:
+        self.deaths = 0
+        self._append(self._deaths_line())
 
     @property
     def marked(self) -> Sequence[str]:
@@ -179,7 +197,7 @@ class FileJournal:
         fresh = self._path.with_suffix(".new")
         file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         try:
-            content = b"".join(b"\n" + _line(task_id, entry) for task_id, entry in self._entries.items())
+            content = b"".join(b"\n" + line for line in self._lines())
             if os.write(file, content) < len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             fresh.replace(self._path)
@@ -191,14 +209,22 @@ class FileJournal:
         self._file, self._size = file, len(content)
         self._rewrite_at = max(_REWRITE_AT, _REWRITE_FACTOR * len(content))
 
+    def _lines(self) -> list[bytes]:
+        """What is worth keeping."""
+        return [self._deaths_line(), *(_line(task_id, entry) for task_id, entry in self._entries.items())]
+
+    def _deaths_line(self) -> bytes:
+        return codec.line({"deaths": self.deaths})
+
     def _replay_all(self, lines: Iterable[bytes]) -> None:
         """Everything that an earlier process wrote before it died."""
         for line in lines:
             self._replay(line)
+        self.deaths += any(entry.state == "running" for entry in self._entries.values())
         for task_id, entry in self._entries.items():
-            entry.died()
+            entry.died(self._seen_at)
             if entry.state == "suspect":
-                self._suspects[task_id] = Suspect(entry.task_type, entry.fingerprint, entry.tries)
+                self._suspects[task_id] = Suspect(entry.task_type, entry.fingerprint, entry.tries, entry.ran_s)
 
     def _replay(self, line: bytes) -> None:
         """One line of an earlier process; what cannot be read (a torn line, a later version's) is passed over."""
@@ -206,13 +232,17 @@ class FileJournal:
             told = codec.loads(line)
             if not isinstance(told, dict):
                 return
-            if told.get("stopped"):
+            if "deaths" in told:
+                self.deaths = int(told["deaths"])
+            elif told.get("stopped"):
                 for entry in self._entries.values():
                     entry.state = "suspect" if entry.state == "suspect" else "idle"
             elif "state" in told:
                 entry = _Entry(told["type"], told["fingerprint"], Tries(*map(int, told["tries"])), told["state"])
                 entry.marked = told.get("marked") is True
+                entry.began_at, entry.ran_s = float(told.get("at", 0.0)), float(told.get("ran_s", 0.0))
                 self._entries[told["id"]] = entry
+                self._seen_at = entry.began_at or self._seen_at
                 self._entries.move_to_end(told["id"])
             else:
                 self._entries.pop(told["id"], None)
@@ -229,6 +259,10 @@ def _line(task_id: str, entry: _Entry) -> bytes:
     }
     if entry.marked:
         told["marked"] = True
+    if entry.state in ("running", "alone"):
+        told["at"] = round(entry.began_at, 2)
+    if entry.ran_s:
+        told["ran_s"] = round(entry.ran_s, 2)
     tries = entry.tries
     told["tries"] = (tries.started, tries.failed, tries.crashed, tries.kills, tries.kills_alone)
     return codec.line(told)

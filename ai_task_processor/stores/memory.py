@@ -1,7 +1,8 @@
 """Outbox and journal without a disk, for tests: the same promises, except that they forget."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,11 +120,11 @@ class MemoryOutbox:
 class MemoryJournal(FileJournal):
     """``ports.Journal`` as a list of lines, perhaps those of an earlier life; while ``broken`` it takes none."""
 
-    def __init__(self, earlier: Iterable[bytes] = ()) -> None:
-        super().__init__(Path())
-        self.lines = list(earlier)
+    def __init__(self, earlier: Iterable[bytes] = (), monotonic: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(Path(), monotonic=monotonic)
         self.broken = False
-        self._replay_all(self.lines)
+        self._replay_all(earlier)
+        self.lines = self._lines()
 
     def _append(self, line: bytes) -> bool:
         if not self.broken:

@@ -1,4 +1,4 @@
-"""Eight bugs, planted into the product one at a time: a judge that never convicts proves nothing.
+"""Nine bugs, planted into the product one at a time: a judge that never convicts proves nothing.
 
 Each is a patch of a few lines, installed by the launcher in its own process. The product has no
 switch for any of them.
@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ai_task_processor import assembly, lifecycle, resilience
+from ai_task_processor import assembly, lifecycle, recovery, resilience
 from ai_task_processor.auth import TokenSource
 from ai_task_processor.delivery import Delivery
 from ai_task_processor.errors import Ambiguous, InputRefused, NeighbourError, Rejected, Transient
+from ai_task_processor.isolation import IsolationBudget
 from ai_task_processor.keeping import Keeper
 from ai_task_processor.models.task import Failed, Failure, Record, Released, Task, Tries
 from ai_task_processor.ports import Clock, SkipReason
@@ -151,6 +152,12 @@ def retry_of_400() -> None:
     replaced(nest, "rejection", wrap_rejection)
 
 
+def isolated_at_the_first_crash() -> None:
+    """What was in flight at a crash runs isolated before anything else, whatever it costs."""
+    replaced(recovery, "ISOLATE_AT", lambda _: 1)
+    replaced(IsolationBudget, "affords", lambda _: lambda *_: True)
+
+
 BUGS: Mapping[str, Callable[[], None]] = {
     "no-outbox": no_outbox,
     "acknowledged-before-patch": acknowledged_before_patch,
@@ -160,4 +167,5 @@ BUGS: Mapping[str, Callable[[], None]] = {
     "token-per-401": token_per_401,
     "unbounded-probes": unbounded_probes,
     "retry-of-400": retry_of_400,
+    "isolated-at-the-first-crash": isolated_at_the_first_crash,
 }

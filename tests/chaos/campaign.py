@@ -36,8 +36,7 @@ HAPPENINGS: tuple[Happening, ...] = (
 SORTS: Mapping[Sort, int] = {"text": 90, "plain": 5, "empty": 2, "refused-result": 2, "refused-input": 1}
 #: a life that does not reach its end by itself is ended after this long
 LONGEST_LIFE_S = 2.5
-#: After a kill the daemon clears up, one task at a time. So many lives are spared until it works at full load again,
-#: which it shows by a model call for this many tasks.
+#: so many lives are spared until the daemon works at full load, which it shows by a model call for this many tasks
 SPARED_SHARE, FULL_LOAD, LONGEST_RECOVERY_S = 0.6, 10, 8.0
 AWAY_S, DISK_FULL_S, ROTATE_EACH_S = 3.0, 3.0, 4.0
 #: a commit that failed is tried again each second

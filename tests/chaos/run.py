@@ -32,7 +32,7 @@ what runs, about four minutes in all on two cores:
            (SIGKILL at random moments and at named points, SIGTERM, SIGSTOP), the upstream goes away and
            comes back elsewhere, tokens are revoked, the disk is full, the clock jumps
   points   one task and one kill at each named point: how often it is paid for and delivered is exact
-  bugs     eight bugs, planted one at a time: each must be caught, and without it all must be well
+  bugs     nine bugs, planted one at a time: each must be caught, and without it all must be well
   random   the main run in short, with a new seed
 
 The judge is the upstream: it keeps a history of every exchange and what it did, and the checker asks of

@@ -10,7 +10,7 @@ from random import Random
 from tests.chaos import checker
 from tests.chaos.faults import Asked
 from tests.chaos.launcher import Launcher
-from tests.chaos.supervisor import World
+from tests.chaos.supervisor import CONCURRENCY, World
 
 #: An outage of a minute in a twentieth of the time. A probe is decided within milliseconds, so that is fair.
 SPEED = 20
@@ -21,6 +21,8 @@ MOST_PROBES = 4
 QUIET_S = 0.3
 STORM = 32
 SETTLE_S = 15.0
+#: so many model calls show whether all slots are in use again
+FIRST_CALLS = 4
 #: with its bug a scenario need not settle
 PLANTED_S = 2.0
 
@@ -166,6 +168,21 @@ async def outage_of_the_model(world: World) -> list[str]:
     return [f"requests during an outage ({MOST_PROBES} at most): {probes}"] if probes > MOST_PROBES else []
 
 
+async def killed_at_full_load(world: World) -> list[str]:
+    """After one SIGKILL with all slots taken the first model calls are as full as before."""
+    world.upstream.book.add(6 * CONCURRENCY)
+    world.upstream.model_s = (0.3, 0.3)
+    await world.start()
+    await world.seen("model", 1, SETTLE_S)
+    await asyncio.sleep(0.1)
+    await world.kill()
+    await world.start()
+    await world.seen("model", FIRST_CALLS, SETTLE_S)
+    calls = [event for event in world.history.events if (event.kind, event.incarnation) == ("model", world.incarnation)]
+    most = max((len(event.tasks) for event in calls[:FIRST_CALLS]), default=0)
+    return [] if most >= CONCURRENCY / 2 else [f"after a crash: at most {most} of {CONCURRENCY} slots in a model call"]
+
+
 async def refusals(world: World) -> list[str]:
     """The model refuses an input, the API refuses a result: both mean it."""
     book = world.upstream.book
@@ -211,6 +228,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         OPEN_S,
     ),
     "retry-of-400": Scenario(refusals, "repeated after a refusal"),
+    "isolated-at-the-first-crash": Scenario(killed_at_full_load, "after a crash"),
 }
 
 

@@ -507,7 +507,7 @@ TOO_MANY_WORDS: dict[str, Callable[[Ask], Answer]] = {
 OTHER_WORDS: list[Row] = [
     *(Row(name=f"too long, {name}", bad=6, count=90, tasks=long_ones, fate="text_too_long", habit=if_bad(answer))
       for name, answer in TOO_LONG_WORDS.items()),
-    *(Row(name=f"filtered, {name}", bad=2, count=90, fate="content_filtered", habit=if_bad(answer))
+    *(Row(name=f"filtered, {name}", bad=2, count=90, fate="input_refused", habit=if_bad(answer))
       for name, answer in FILTER_WORDS.items()),
     *(Row(name=f"too many, {name}", count=200, slots=64, habit=more_than(16, answer), refused=9)
       for name, answer in TOO_MANY_WORDS.items()),

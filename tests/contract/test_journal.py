@@ -71,6 +71,84 @@ def test_what_ended_is_written_soon_and_in_order(tmp_path: Path) -> None:
     assert later.suspects.keys() == {"a"}
 
 
+def test_a_journal_of_the_version_before_is_read(start: Open, tmp_path: Path) -> None:
+    """Without times and deaths: the same tasks, attempts and deaths."""
+    (tmp_path / "journal").write_bytes(
+        b"""
+{"id":"waits","type":"t","fingerprint":"f","state":"suspect","tries":[2,0,0,2,0]}
+{"id":"ran","type":"t","fingerprint":"f","state":"running","tries":[2,0,0,1,0]}
+{"id":"ran alone","type":"t","fingerprint":"f","state":"alone","tries":[3,0,0,2,0]}
+{"id":"marked","type":"t","fingerprint":"f","state":"idle","marked":true,"tries":[1,1,0,0,0]}
+{"id":"later version","type":"t","fingerprint":"f","state":"dreaming","tries":[1,0,0,0,0]}"""
+    )
+    journal = start()
+    assert {name: (one.tries.kills, one.tries.kills_alone, one.ran_s) for name, one in journal.suspects.items()} == {
+        "waits": (2, 0, 0.0),
+        "ran": (2, 0, 0.0),
+        "ran alone": (3, 1, 0.0),
+    }
+    assert journal.marked == ["marked"]
+
+
+def test_how_long_a_task_was_seen_running_at_a_death_is_kept(tmp_path: Path) -> None:
+    """Up to the last beginning in the same life, settled or not; the longest of several."""
+    now = 1_000.0
+
+    def start() -> FileJournal:
+        journal = FileJournal(tmp_path, monotonic=lambda: now)
+        journal.open()
+        return journal
+
+    journal = start()
+    journal.begin(task("long"))
+    now += 40.0
+    journal.begin(task("later"))
+    now += 2.0
+    journal.begin(task("settled"))
+    journal.settle("settled")
+    now += 100.0
+    assert {name: one.ran_s for name, one in start().suspects.items()} == {"long": 42.0, "later": 2.0}
+    now = 5.0  # the machine was started again
+    journal = start()
+    journal.begin(task("long"))
+    now += 7.0
+    journal.begin(task("later"))
+    assert {name: one.ran_s for name, one in start().suspects.items()} == {"long": 42.0, "later": 2.0}
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_deaths_in_flight_are_counted_until_they_are_forgotten(kind: str, start: Open) -> None:
+    """Neither a clean end, nor an idle one, nor one in which a task ran isolated is one."""
+    lines: list[bytes] = []
+
+    def again() -> FileJournal:
+        nonlocal lines
+        if kind == "file":
+            return start()
+        journal = MemoryJournal(lines)
+        lines = journal.lines
+        return journal
+
+    again().begin(task("a"))
+    journal = again()
+    assert journal.deaths == 1
+    journal.begin(task("a"))  # it runs isolated
+    journal = again()
+    assert journal.deaths == 1
+    journal.begin(task("b"))
+    journal.settle("b")
+    journal = again()
+    journal.begin(task("b"))
+    journal.stop()
+    journal = again()
+    assert journal.deaths == 1
+    journal.begin(task("b"))
+    journal = again()
+    assert journal.deaths == 2
+    journal.forget_deaths()
+    assert again().deaths == 0
+
+
 def test_who_was_under_way_at_a_death_is_suspect(start: Open) -> None:
     """Neither what was settled nor what was given back; attempts and crashes are counted on."""
     first = start()

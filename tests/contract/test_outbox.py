@@ -189,11 +189,16 @@ async def test_depth_knows_the_oldest_of_the_waiting(outbox: Outbox) -> None:
     await outbox.put(record("old", finished_at=NOW - 100))
     await outbox.put(record("older", finished_at=NOW - 200))
     await outbox.put(record("new", finished_at=NOW))
+    await outbox.apply_requests()
     assert outbox.depth().oldest_finished_at == NOW - 200
     await outbox.bury("older", "refused")
+    await outbox.apply_requests()
     assert outbox.depth().oldest_finished_at == NOW - 100
     await outbox.delivered("old")
+    await outbox.apply_requests()
     assert outbox.depth().oldest_finished_at == NOW
+    await outbox.delivered("new")
+    assert outbox.depth().oldest_finished_at is None
 
 
 async def test_full_holds_until_nine_tenths(outbox: Outbox) -> None:

@@ -251,7 +251,7 @@ def eventually() -> Callable[..., Awaitable[Any]]:
     return _eventually
 
 
-def _install(directory: Path, package: str, source: str, **entry_points: str) -> Path:
+def install_wheel(directory: Path, package: str, source: str, **entry_points: str) -> Path:
     """Build a wheel of one module and unpack it, which is what an installer does; the directory to put on the path."""
     wheel = directory / f"{package}-1.0-py3-none-any.whl"
     info = f"{package}-1.0.dist-info"
@@ -275,4 +275,4 @@ def _install(directory: Path, package: str, source: str, **entry_points: str) ->
 @pytest.fixture
 def install(tmp_path: Path) -> Callable[..., Path]:
     """Installs a package with processors: its name, its source, and the entry points as keywords."""
-    return partial(_install, tmp_path)
+    return partial(install_wheel, tmp_path)

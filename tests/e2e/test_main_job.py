@@ -278,20 +278,22 @@ async def test_marked_tasks_end_settled_or_pending_whatever_happens(
 ) -> None:
     """MARK_IN_PROGRESS: seen while it works; after a kill and after a drain that cuts, nothing is left in_progress."""
     marking = {"MARK_IN_PROGRESS": "true", "POLLING_INTERVAL_SECONDS": 0.5, "CONCURRENCY_LIMIT": 8}
+    served = sandbox.tasks.add(text="before")
+    worker = await daemon(**marking)
+    await sandbox.tasks.settled([served], timeout=20)
     sandbox.faults.add("model", hang=True)
     ids = [sandbox.tasks.add(text=f"text {number}") for number in range(8)]
-    worker = await daemon(**marking)
     await eventually(lambda: sandbox.tasks.outcomes()["in_progress"] == 8)
     await worker.kill()
 
     worker = await daemon(**marking, SHUTDOWN_GRACE_SECONDS=1)
     await eventually(lambda: sandbox.tasks.outcomes()["pending"] == 7)
     assert await worker.stop() == 0
-    assert sandbox.tasks.outcomes() == {"pending": 8}
+    assert sandbox.tasks.outcomes() == {"pending": 8, "succeeded": 1}
 
     sandbox.faults.clear()
     sandbox.faults.add("patch", after=True, reset=True, times=4)
     await daemon(**marking)
     await sandbox.tasks.settled(ids, timeout=20)
-    assert sandbox.tasks.outcomes() == {"succeeded": 8}
+    assert sandbox.tasks.outcomes() == {"succeeded": 9}
     assert all(task.callbacks >= 1 for task in sandbox.tasks)

@@ -214,15 +214,16 @@ class KillingProcessor(BaseProcessor):
         return task.type == "kill"
 
     async def process(self, task: Task) -> TaskResult:
-        await asyncio.sleep(0.3)
         if task.content == "poison":
+            await asyncio.sleep(0.2)
             os._exit(134)
+        await asyncio.sleep(0.5)
         return TaskResult({"attempt": task.attempt})
 """
 
 
 def sorted_out(worker: Any) -> bool:
-    """Has it said what became of the suspects?"""
+    """Has it said what became of the tasks that were in flight?"""
     return bool(worker.events("recovery.started") or worker.events("task.quarantined"))
 
 
@@ -234,7 +235,7 @@ async def skipped(worker: Any) -> bool:
 async def test_a_task_that_kills_the_process_is_found_and_set_aside(
     sandbox: Sandbox, daemon: Start, eventually: Eventually, install: Install
 ) -> None:
-    """Its neighbours run alone first and succeed; after three deaths alone it is set aside, until somebody retries."""
+    """Two deaths in company, three isolated; the others are cleared and succeed. Set aside until somebody retries."""
     site = install("acme_kill", KILLER, kill="acme_kill:KillingProcessor")
     poison = sandbox.tasks.add(type="kill", content="poison")
     others = [sandbox.tasks.add(type="kill", content=number) for number in range(4)]
@@ -246,11 +247,15 @@ async def test_a_task_that_kills_the_process_is_found_and_set_aside(
             await eventually(partial(sorted_out, worker))
         if worker.events("task.quarantined"):
             break
+        if deaths == 2:
+            status = await worker.status()
+            assert status["isolation"]["waiting"] + (status["isolation"]["running"] is not None) == 5
         assert await worker.exit_code(timeout=30) == 134
         deaths += 1
-    assert deaths == 4
+    assert deaths == 5
+    await sandbox.tasks.settled(others, timeout=15)
     assert [sandbox.tasks[task_id].state for task_id in others] == ["succeeded"] * 4
-    assert [sandbox.tasks[task_id].result for task_id in others] == [{"attempt": 2}] * 4
+    assert [sandbox.tasks[task_id].result for task_id in others] == [{"attempt": 3}] * 4
     assert sandbox.tasks[poison].state == "pending"
     assert await worker.metric("quarantined_tasks") == 1
     assert await eventually(lambda: skipped(worker))
@@ -258,5 +263,6 @@ async def test_a_task_that_kills_the_process_is_found_and_set_aside(
     assert poison in listed.out
     assert "quarantined" in listed.out
     assert "died 3 times" in listed.out
+    assert (await worker.status())["isolation"] == {"waiting": 0, "running": None}
     await worker.command("outbox", "retry", poison)
     assert await worker.exit_code(timeout=15) == 134

@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ai_task_processor import delivery
+from ai_task_processor.deadline import stalls_of
 from ai_task_processor.delivery import Delivery
 from ai_task_processor.errors import (
     Ambiguous,
@@ -154,10 +155,11 @@ class Room:
             assert kept.done()
         self.delivery.wake()
 
-    def offer(self, *task_ids: str) -> None:
-        """Put, and handed on at once."""
+    def offer(self, *task_ids: str, looked: bool = True) -> None:
+        """Put, and handed on at once. ``looked``: nothing else is due, as far as delivery knows."""
+        look = self.delivery._look and not looked
         self.put(*task_ids)
-        self.delivery._look = False
+        self.delivery._look = look
         for task_id in task_ids:
             self.delivery.offer(self.outbox.record(task_id))
 
@@ -250,6 +252,29 @@ async def test_it_is_behind_while_results_wait_for_a_source_that_takes_them(cloc
         room.offer("o", "p", "q", "r")
         seen.append(room.delivery.behind)
     assert seen == [False, True, False, False]
+
+
+async def test_it_is_not_behind_while_there_is_room_for_all_that_waits(clock: Any) -> None:
+    """A batch that is as large as what may be under way at once holds up no poll."""
+    room = Room(clock, concurrency=4)
+    async with room.working():
+        await clock.sleep(0.5)
+        room.offer("a")
+        await clock.sleep(0.1)
+        room.offer("b", "c", "d", "e")
+        assert not room.delivery.behind
+
+
+async def test_what_fills_the_room_is_not_read_back_again_and_again(clock: Any) -> None:
+    """The disk is read once a second, although each time as many results wait as may be under way at once."""
+    room = Room(clock, concurrency=4)
+    async with room.working():
+        await clock.sleep(0.5)
+        for number in range(40):
+            room.offer(*(f"{number}-{letter}" for letter in "abcd"), looked=False)
+            await clock.sleep(0.1)
+        assert len(room.source.told) == 160
+    assert room.outbox.looks <= 6
 
 
 async def test_an_operator_can_drop_what_was_just_put(clock: Any) -> None:
@@ -569,6 +594,21 @@ async def test_flushed_gives_up_on_a_source_that_is_away_and_uses_a_blip(clock: 
         assert clock.monotonic() - began == pytest.approx(5.0, abs=1.0)
         room.source.error = None
         assert await room.delivery.flushed(60.0) is True
+
+
+async def test_flushed_does_not_count_the_time_of_a_stop(clock: Any) -> None:
+    """The process was stopped for a minute: that nothing left meanwhile says nothing about the source."""
+    room = Room(clock)
+    room.source.error = Unsent("connection refused")
+    room.put("a", "b")
+    async with room.working():
+        began, stopped_s = clock.monotonic(), 60.0
+        flushed = asyncio.create_task(room.delivery.flushed(5.0))
+        await clock.sleep(2.0)
+        stalls_of(asyncio.get_running_loop()).note(0.0, stopped_s)
+        clock.advance(stopped_s)
+        assert await flushed is False
+        assert clock.monotonic() - began == pytest.approx(5.0 + stopped_s, abs=1.0)
 
 
 async def test_flushed_waits_for_an_answer_that_is_on_its_way(clock: Any) -> None:

@@ -37,6 +37,7 @@ SNAPSHOTS = st.builds(
     disk_full=st.booleans(),
     running=st.integers(0, 5),
     slots=st.just(5),
+    isolation=st.none() | st.just("one task runs isolated"),
     mode=st.sampled_from(["openai", "mock", "none"]),
     holds=st.dictionaries(st.sampled_from(["api_poll", "model"]), st.just("down")),
     skipped=st.dictionaries(st.sampled_from(["running", "unknown_type", "deferred"]), st.integers(0, 9)),
@@ -118,6 +119,8 @@ def test_before_the_first_poll_it_is_starting(change: dict[str, Any], reasons: l
         ({"running": 5}, None),
         ({"running": 1}, None),
         ({"running": 1, "holds": {"model": "down"}}, "model is paused: down"),
+        ({"running": 1, "isolation": "one task runs isolated", "holds": {"model": "down"}}, "one task runs isolated"),
+        ({"running": 5, "isolation": "one task waits for the others to end"}, None),
         ({"outbox_full": True, "holds": {"model": "down"}}, "outbox_full"),
         ({"skipped": {"unknown_type": 2, "running": 0}}, "every listed task is skipped: 2 unknown_type"),
         (

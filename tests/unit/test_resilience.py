@@ -10,6 +10,7 @@ import pytest
 import structlog
 import tenacity
 
+from ai_task_processor.deadline import stalls_of
 from ai_task_processor.errors import (
     Ambiguous,
     CircuitOpen,
@@ -74,6 +75,31 @@ async def attempt(gate: Gate, work: Callable[[], Awaitable[str]]) -> str:
         return await gate.call(work)
     except (NeighbourError, TaskError, Rejected) as error:
         return type(error).__name__
+
+
+@pytest.mark.parametrize(
+    ("error", "stalled_s", "opened"),
+    [
+        (Ambiguous("no answer within 5 s"), 36.0, False),
+        (Unsent("no connection in time"), 36.0, False),
+        (Ambiguous("no answer within 5 s"), 0.5, True),
+        (DOWN, 36.0, True),
+    ],
+)
+async def test_a_stall_of_ours_is_no_evidence(
+    gate: Gate, error: NeighbourError, stalled_s: float, opened: bool
+) -> None:
+    """This process stood still during the calls: that they failed opens no circuit, but an answer counts."""
+    stalls = stalls_of(asyncio.get_running_loop())
+
+    async def work() -> str:
+        due_at = max(0.0, stalls.ended_at) + 1.0
+        stalls.note(due_at, due_at + stalled_s)
+        raise error
+
+    for _ in range(THRESHOLD):
+        await attempt(gate, work)
+    assert (gate.state == "open") == opened
 
 
 async def fail(gate: Gate, neighbour: Neighbour, error: Exception = DOWN, times: int = THRESHOLD) -> None:

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from ai_task_processor.errors import Transient, Unsent
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult
-from ai_task_processor.ports import Clock
+from ai_task_processor.ports import Clock, SkipReason
 from ai_task_processor.recovery import Recovery
 from ai_task_processor.scheduler import (
     FIRST_PAUSE_S,
@@ -41,6 +41,7 @@ class Source:
         self.polls: list[tuple[float, int]] = []
         self.released: list[str] = []
         self.cancelled = 0
+        self.refuse: Callable[[str], object] = lambda _: None
         self._clock = clock
         self._running = running
         self._called = False
@@ -48,7 +49,7 @@ class Source:
 
     async def claim(self, limit: int) -> Sequence[Claim]:
         self.polls.append((self._clock.monotonic(), limit))
-        listed = [task_id for task_id in self.pending if task_id not in self._running]
+        listed = [name for name in self.pending if name not in self._running and not self.refuse(name)]
         try:
             await self._clock.sleep(self.latency_s)
         except asyncio.CancelledError:
@@ -93,6 +94,9 @@ class Runner:
         self.settling_s = 0.0
         self.takes: Callable[[str], float] = lambda _: 1.0
         self.settles: Callable[[str], bool] = lambda _: True
+        self.begun: Callable[[Task], object] = lambda _: None
+        self.settled: Callable[[str], object] = lambda _: None
+        self.given_back: Callable[[str], object] = lambda _: None
         self.started: list[tuple[float, str]] = []
         self.ended: list[str] = []
         self.now = self.most = 0
@@ -101,6 +105,7 @@ class Runner:
 
     async def run(self, claim: Claim) -> bool:
         task_id = claim.task.id
+        self.begun(claim.task)
         self.started.append((self._clock.monotonic(), task_id))
         self.now += 1
         self.most = max(self.most, self.now)
@@ -117,6 +122,7 @@ class Runner:
             return settles
         finally:
             self.now -= 1
+            (self.settled if task_id not in self._source.pending else self.given_back)(task_id)
 
 
 class Room:
@@ -128,7 +134,10 @@ class Room:
         self.source = Source(clock, running)
         self.runner = Runner(clock, self.source)
         self.journal = MemoryJournal()
+        self.runner.begun, self.runner.settled = self.journal.begin, self.journal.settle
+        self.runner.given_back = self.journal.give_back
         self.recovery = Recovery(self.journal, MemoryOutbox(2**30, clock), clock=clock)
+        self.source.refuse = self.recovery.refuse
         self.hold_until = 0.0
         self.metrics = Metrics(version="0", provider="mock")
         self.scheduler = TaskScheduler(
@@ -231,6 +240,124 @@ async def test_a_bug_in_one_task_spares_the_others(clock: Any, logs: Logs) -> No
         assert len(room.runner.ended) == 20
         assert room.scheduler.free >= 2
     assert {line["task_id"] for line in logs if line["event"] == "task.crashed"} == {"bad"}
+
+
+# --- isolated runs
+
+
+async def crashed_with(room: Room, *task_ids: str) -> None:
+    """The process before this one, and the one before that, died with these in flight."""
+    for _ in range(2):
+        for task_id in task_ids:
+            room.journal.begin(Task(id=task_id, type="t", content=None))
+        journal = MemoryJournal(room.journal.lines, room.clock.monotonic)
+        room.journal.__dict__.update(journal.__dict__)
+        await room.recovery.begin()
+
+
+def beside(room: Room, task_id: str) -> Callable[[str], float]:
+    """What a task takes, and a note of who ran when the isolated one began."""
+
+    def takes(name: str) -> float:
+        if name == task_id:
+            assert room.runner.now == 1, "something runs beside it"
+        return 1.0
+
+    return takes
+
+
+async def test_after_two_crashes_all_slots_work_at_once(clock: Any) -> None:
+    """What waits for an isolated run holds nobody up, although the list begins with it."""
+    room = Room(clock, slots=4)
+    await crashed_with(room, "a", "b")
+    room.source.pending = ["a", "b", *map(str, range(100))]
+    async with room.working():
+        await clock.sleep(2.0)
+        assert room.runner.most == 4
+        assert len(room.runner.started) >= 8
+        assert room.recovery.isolation is None
+
+
+async def test_between_normal_work_an_isolated_task_has_the_process_for_itself(clock: Any) -> None:
+    """What runs is waited for, nothing starts beside it, then all slots work again; a fifth of the time at most."""
+    room = Room(clock, slots=4)
+    await crashed_with(room, "a", "b")
+    room.runner.takes = beside(room, "a")
+    room.source.pending = ["a", "b", *map(str, range(1_000))]
+    began = clock.monotonic()
+    async with room.working():
+        while not {"a", "b"} <= set(room.runner.ended):
+            await clock.sleep(0.1)
+        passed = clock.monotonic() - began
+        assert passed < 60.0
+        assert len(room.runner.ended) >= 0.8 * 4 * (passed - 2.0)
+        done = len(room.runner.ended)
+        await clock.sleep(5.0)
+        assert len(room.runner.ended) >= done + 16
+
+
+async def test_while_slots_wait_for_an_isolated_run_the_loop_is_alive_and_says_why(clock: Any) -> None:
+    """A long isolated run: no poll, no free slot, ticks, and a sentence."""
+    room = Room(clock, slots=4)
+    await crashed_with(room, "a")
+    room.runner.takes = lambda name: 100.0 if name == "a" else 1.0
+    room.source.pending = ["a"]
+    async with room.working():
+        await clock.sleep(5.0)
+        polls = len(room.polls())
+        assert max(await room.tick_ages(60)) <= TICK_S + 1.0
+        assert len(room.polls()) == polls
+        assert room.scheduler.free == 0
+        assert not room.scheduler.refilling()
+        assert "isolated" in str(room.recovery.isolation)
+    assert room.runner.started[0][1] == "a"
+
+
+async def test_with_nothing_else_to_do_isolated_tasks_follow_each_other(clock: Any) -> None:
+    """Without the pauses between polls that bring nothing; new work goes first."""
+    room = Room(clock, slots=4)
+    await crashed_with(room, *"abcde")
+    room.source.pending = [*"abcde"]
+    async with room.working():
+        await clock.sleep(2.5)
+        room.source.pending.append("new")
+        await clock.sleep(6.0)
+        assert set(room.runner.ended) == {*"abcde", "new"}
+        assert room.runner.ended.index("new") <= 4
+    assert room.runner.most == 1
+
+
+async def test_what_may_not_start_after_the_drain_is_given_back(clock: Any) -> None:
+    """Its model was paused while it waited for the others to end."""
+    room = Room(clock, slots=4)
+    await crashed_with(room, "a")
+    paused = set[str]()
+
+    def refuse(task: Task) -> SkipReason | None:
+        paused.add(task.id)
+        return "paused"
+
+    room.scheduler._refuse = refuse
+    room.source.refuse = lambda name: name in paused or room.recovery.refuse(name)
+    room.source.pending = ["a", *map(str, range(200))]
+    async with room.working():
+        await clock.sleep(30.0)
+        assert "a" in room.source.released
+        assert "a" not in room.runner.ended
+        assert len(room.runner.ended) >= 80
+
+
+async def test_a_listed_task_that_stays_deferred_is_no_storm_of_polls(clock: Any) -> None:
+    """It died in an isolated run and waits for quiet: polls come calmly."""
+    room = Room(clock, slots=4)
+    await crashed_with(room, "a")
+    room.recovery.look(())
+    room.recovery._is_quiet = lambda _: False  # type: ignore[method-assign,assignment]  # for as long as the test takes
+    room.source.pending = ["a"]
+    async with room.working():
+        await clock.sleep(60.0)
+        assert len(room.polls()) < 12
+        assert not room.runner.started
 
 
 # --- when to poll

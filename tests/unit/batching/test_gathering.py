@@ -86,7 +86,7 @@ async def test_a_house_is_not_halved_while_calls_are_short(house: House) -> None
     """Under a limit of calls, a call carries as much as it can."""
     house.intake.slots = 300
     await house.embed("usual")
-    house.batcher._lanes["m"].calls.limiter.rate = 5.0
+    house.batcher._lanes["m"].calls.limiter._pace.rate = 5.0
     await house.embed(*texts(300))
     assert house.model.sizes == [1, 300]
 

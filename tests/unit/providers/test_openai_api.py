@@ -112,6 +112,22 @@ async def test_one_call_on_the_wire(httpx2_mock: respx.Router, openai: OpenAIPro
     assert metrics.value("model_ratelimit_remaining", kind="tokens") == 999
 
 
+async def test_the_request_is_the_one_that_the_client_would_send(
+    httpx2_mock: respx.Router, compatible: OpenAIProvider
+) -> None:
+    """Its URL, its key and its headers, but for those that count the client's own repetitions."""
+    route = httpx2_mock.post(f"{SERVER}/embeddings").respond(json=embeddings(base64_of(1, 2)))
+    await compatible.embed(["ä"], "m")
+    body = {"input": ["ä"], "model": "m", "encoding_format": "base64"}
+    await compatible._api.post("/embeddings", body=body, cast_to=httpx2.Response)
+    ours, theirs = (call.request for call in route.calls)
+    assert (ours.method, str(ours.url), json.loads(ours.content)) == ("POST", str(theirs.url), body)
+    counted = {"x-stainless-retry-count", "x-stainless-async", "content-length"}
+    assert {name: value for name, value in ours.headers.items() if name not in counted} == {
+        name: value for name, value in theirs.headers.items() if name not in counted
+    }
+
+
 async def test_dimensions_are_sent_when_they_are_set(httpx2_mock: respx.Router, metrics: Metrics) -> None:
     """EMBEDDING_DIMENSIONS travels as ``dimensions`` and is checked in the answer."""
     route = httpx2_mock.post(EMBEDDINGS).respond(json=embeddings(base64_of(1, 2), base64_of(1, 2, 3)))
