@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ai_task_processor import logs
-from ai_task_processor.admission import EngineAdmission, Running
+from ai_task_processor.admission import EngineAdmission
 from ai_task_processor.delivery import Delivery
 from ai_task_processor.errors import (
     Ambiguous,
@@ -35,6 +35,7 @@ from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Claim, Failure, Receipt, Record, Task, TaskResult
 from ai_task_processor.recovery import Recovery
 from ai_task_processor.resilience import Gate, RetryBudget, RetryPolicy, retrying
+from ai_task_processor.admission import Running
 from ai_task_processor.scheduler import TaskScheduler
 from ai_task_processor.stores.memory import MemoryJournal, MemoryOutbox
 from tests.unit.conftest import FakeClock
