@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from typing import Any, Protocol
 
-from ai_task_processor.batching.calls import Tools, usage_of
+from ai_task_processor.batching.calls import Tools, offence_key, usage_of
 from ai_task_processor.batching.circuits import ModelCircuits
 from ai_task_processor.batching.lane import Intake, Lane
 from ai_task_processor.batching.vector_length import VectorLength
 from ai_task_processor.batching.waiting import Texts, Waiting
-from ai_task_processor.errors import CircuitOpen, InputRefused
+from ai_task_processor.errors import CircuitOpen, InputRefused, SetAside
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Embedded, Vector
 from ai_task_processor.ports import Clock, Embeddings
@@ -117,15 +117,22 @@ class MicroBatcher:
         lane = self._lanes.get(model)
         if lane is None or not lane.served:
             lane = self._lane(model)
+        try:
+            return await self._bring(lane, text, len(encoded), key, self._group)
+        except SetAside:
+            lane.calls.offenders.name(offence_key(text), _task_name())
+            raise
+
+    async def _bring(self, lane: Lane, text: str, size: int, key: bytes, group: asyncio.TaskGroup) -> Embedded:
         waiting = lane.texts.get(text)
         if waiting is None:
             if (hold_s := lane.hold_s()) > 0:
                 raise CircuitOpen(lane.held_because(), retry_after_s=hold_s)
-            waiting = Waiting(text, len(encoded), key)
-            lane.add(waiting, self._group)
+            waiting = Waiting(text, size, key)
+            lane.add(waiting, group)
         future: asyncio.Future[Embedded] = self._loop.create_future()
         waiting.futures.append(future)
-        lane.arrived(self._group)
+        lane.arrived(group)
         return await future
 
     def hold_s(self) -> float:
@@ -143,8 +150,9 @@ class MicroBatcher:
             return max(self._tools.circuits.wait_s(model), 0.0 if may_start else SHARE_LOOK_S)
         if (hold_s := lane.hold_s()) > 0:
             return hold_s
-        if running < lane.share(slots, others=len(self._wanted_at) > 1):
-            return 0.0
+        share = lane.share(slots, others=len(self._wanted_at) > 1)
+        if running < share or share >= slots:
+            return 0.0  # of those that run some may have been answered, and be about to leave their slots
         lane.calls.refused_share = True
         return SHARE_LOOK_S
 
@@ -167,7 +175,7 @@ class MicroBatcher:
         return {lane.model[:64]: reason for lane in self._lanes.values() if (reason := lane.pace())}
 
     def offenders(self) -> dict[str, str]:
-        """The texts that are set aside, for ``/status``: how many of which model, and how the last one failed."""
+        """The texts that are set aside, for ``/status``: how many of which model, how the last one failed, of whom."""
         return {lane.model[:64]: reason for lane in self._lanes.values() if (reason := lane.calls.offenders.reason())}
 
     def _save(self) -> None:
@@ -223,3 +231,10 @@ def _encoded(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise InputRefused("invalid_text", "the text is not valid Unicode") from error
+
+
+def _task_name() -> str:
+    """``task 6a…``, as the scheduler names the asyncio tasks that run its tasks; empty for others."""
+    task = asyncio.current_task()
+    name = "" if task is None else task.get_name()
+    return name[:64] if name.startswith("task ") else ""

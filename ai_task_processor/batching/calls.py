@@ -14,7 +14,7 @@ from math import inf
 
 from ai_task_processor.batching.circuits import ModelCircuits, Passage
 from ai_task_processor.batching.findings import TRUSTED_S, Findings, is_slow
-from ai_task_processor.batching.offenders import Offenders
+from ai_task_processor.batching.offenders import Offence, Offenders
 from ai_task_processor.batching.vector_length import VectorLength
 from ai_task_processor.batching.waiting import Part, Texts, Waiting
 from ai_task_processor.errors import (
@@ -44,8 +44,12 @@ from ai_task_processor.vector_cache import VectorCache
 SLOW_FACTOR, SLOW_AT_LEAST_S = 3.0, 1.0
 #: a model that answers nothing but 429s for so long gives its tasks back
 ONLY_429S_S = 60.0
-#: a text that failed in so many calls, twice alone or once in vain, is set aside when others were served meanwhile
+#: a text that failed in so many calls, the last time alone, is set aside when others were served meanwhile
 OFFENCES = 3
+#: refusals without a reason that a text must meet alone, each followed by a served call, before they count against it
+REFUSALS = 3
+#: a model that has served what it refused before: its refusals do not count against a text for so long, seconds
+FICKLE_S = 600.0
 #: a refusal must be followed by a served call within this, seconds, or thrice the usual call, to count against its text
 WITNESSED_S = 2.0
 #: first and longest pause after a throttle that is named quota and follows calls that were served
@@ -125,12 +129,12 @@ class Calls:
         self._line = line
         self._served_calls = 0
         self._known = known
-        self._served_at = -inf
+        self._served_at = self._fickle_until = -inf
         self._shortest_too_long = inf
 
     def goes_alone(self, waiting: Waiting) -> bool:
         """Has the model failed for this text, or is it about as long as one that was refused as too long?"""
-        return waiting.size >= NEARLY_TOO_LONG * self._shortest_too_long or self._is_known(waiting)
+        return waiting.size >= NEARLY_TOO_LONG * self._shortest_too_long or self.offence(waiting) is not None
 
     @property
     def ever_served(self) -> bool:
@@ -138,12 +142,18 @@ class Calls:
         return self._known or self._served_calls > 0
 
     def well(self) -> bool:
-        """Was the model served last, and is it not hanging?"""
+        """Has the model been served, a moment ago if calls have failed since, and is it not hanging?"""
         now = self._tools.clock.monotonic()
-        if not self.ever_served or self.findings.failures or self._tools.circuits.probing(self.model):
+        if not self.ever_served or self._tools.circuits.probing(self.model):
+            return False
+        if self.findings.failures and not self._trusted(now):
             return False
         hung = any(call.slow_at <= now and self._served_at < call.began_at for call in self.running)
         return not hung and self.limiter.refused_for_s(now) < TRUSTED_S
+
+    def _trusted(self, now: float) -> bool:
+        """Was the model served a moment ago?"""
+        return now - self._served_at < max(TRUSTED_S, SLOW_FACTOR * self.usual_s)
 
     def begin(self, part: Part) -> Running:
         """From here on the part is on its way; ``run`` must follow."""
@@ -214,7 +224,7 @@ class Calls:
             )
 
     def _answered(self, call: Running, passage: Passage, answer: Embeddings, size: int) -> None:
-        now, part, was_well = self._tools.clock.monotonic(), call.part, self.well()
+        now, part = self._tools.clock.monotonic(), call.part
         took_s = now - call.began_at
         self.usual_s = took_s if self.usual_s == 0.0 else 0.8 * self.usual_s + 0.2 * took_s
         tokens = answer.usage.prompt_tokens
@@ -222,7 +232,7 @@ class Calls:
         self._served_calls += 1
         self._served_at = self.answered_at = now
         self.answered_tasks = sum([len(waiting.futures) for waiting in part.texts])
-        self.findings.served(len(part.texts))
+        self.findings.served(len(part.texts), size)
         self._tools.circuits.answered(passage)
         self._tools.retries.earn()
         self.size.passed(len(part.texts), size, tokens)
@@ -230,7 +240,7 @@ class Calls:
             self._shortest_too_long = inf
         self._hand_out(part, answer)
         self._clear_doubts(call.began_at, now)
-        if self.refused_share and not was_well and self.well():
+        if self.refused_share and self.well():
             self.refused_share = False
             self._tools.opened()
 
@@ -254,26 +264,31 @@ class Calls:
                 cache.put(waiting.key, vector.data, share)
             if len(self.offenders):
                 self.offenders.clear(offence_key(waiting.text))
+            if waiting.refused_alone:
+                self._fickle_until = self._tools.clock.monotonic() + FICKLE_S
             self._texts.answer(waiting, Embedded(vector, usage_of(share)))
-        alone = len(part.texts) == 1
         self.findings.end_part(part, served=not unusable)
         for waiting in unusable:
-            self._note_failure(waiting, alone=alone)
+            self._note_failure(waiting, slow=False)
             self._failed_beside_others(waiting, "the model answered an unusable vector")
 
     def _clear_doubts(self, began_at: float, now: float) -> None:
-        """The model serves others: those that were refused alone are asked once more, and then they were at fault."""
+        """The model serves others: those that failed alone are sent once more, and in the end they were at fault."""
         longest_s = max(WITNESSED_S, SLOW_FACTOR * self.usual_s)
         doubted, self.doubted = self.doubted, []
         for waiting in doubted:
-            if waiting.refused_at > began_at:
+            if waiting.failed_at > began_at:
                 self.doubted.append(waiting)
-            elif waiting.refused_alone > 1 and now - waiting.refused_at <= longest_s:
+            elif waiting.refused_alone < REFUSALS:
+                self._line.add_parts([Part([waiting], lone=True)])
+            elif now - waiting.failed_at > longest_s:
+                waiting.refused_alone -= 1  # the last refusal says nothing: the model may have been ill until now
+                self._line.add_parts([Part([waiting], lone=True)])
+            elif now < self._fickle_until:
+                self._set_aside(waiting, "the model refuses this text, and it has served what it refused before")
+            else:
                 self.findings.blame()
                 self._refuse(waiting, InputRefused("input_refused", "the model refuses this text"))
-            else:
-                waiting.refused_alone = 1
-                self._line.add_parts([Part([waiting], lone=True)])
 
     def _refuse(self, waiting: Waiting, final: InputRefused) -> None:
         if len(self.offenders):
@@ -339,8 +354,7 @@ class Calls:
             circuits.hold(passage, error, bounds=bounds)
         paused = CircuitOpen(f"this model is paused: {error}", retry_after_s=max(circuits.wait_s(self.model), 0.1))
         if passage.own.probe and not part.texts[0].witness and self._may_be_the_texts(error):
-            # It must not be the next probe, too.
-            self.offenders.again(offence_key(part.texts[0].text), self._tools.clock.monotonic(), str(error))
+            self.offenders.probed(offence_key(part.texts[0].text), str(error))
         self._texts.send_away(part.texts, paused)
         self.findings.end_part(part, served=False)
         self._line.send_all_away(paused)
@@ -355,61 +369,79 @@ class Calls:
             self._hold(part, passage, error)
         else:
             alone, now = len(part.texts) == 1, self._tools.clock.monotonic()
-            if not (alone and isinstance(error, CallRefused) and error.explained):
-                backoff_s = self.findings.failed(len(part.texts), error, trusted=now - self._served_at < TRUSTED_S)
-                self.not_before = now + backoff_s
+            beside = any(waiting.failures and self._served_calls > waiting.served_before for waiting in part.texts)
+            if not beside and not (alone and isinstance(error, CallRefused) and error.explained):
+                self.not_before = now + self.findings.failed(len(part.texts), error, trusted=self._trusted(now))
             for waiting in part.texts:
-                self._note_failure(waiting, alone=alone)
+                self._note_failure(waiting, slow=alone and is_slow(error))
             if alone:
-                self._failed_alone(part, passage, error)
+                self._failed_alone(part, passage, error, beside=beside)
             else:
                 self._tools.metrics.batch_isolated()
                 self._line.add_parts(self.findings.cut(part, error))
 
-    def _note_failure(self, waiting: Waiting, *, alone: bool) -> None:
-        if not waiting.failures:
-            waiting.served_before = self._served_calls
-        waiting.failures += 1
-        waiting.failed_alone += alone
+    def _note_failure(self, waiting: Waiting, *, slow: bool) -> None:
+        """``slow``: it was alone and not answered in time; to wait as long for it again would show little more."""
+        waiting.failures += 1 + slow
+        waiting.failed_at = self._tools.clock.monotonic()
+        waiting.served_before = self._served_calls
 
-    def _failed_alone(self, part: Part, passage: Passage, error: NeighbourError) -> None:
+    def _failed_alone(self, part: Part, passage: Passage, error: NeighbourError, *, beside: bool) -> None:
+        """``beside``: others were served since the text failed before."""
         waiting = part.texts[0]
         final = error.final if isinstance(error, CallRefused) else None
         self.findings.end_part(part, served=False)
         if waiting.witness:
-            # A text of ours is at no fault.
-            self._hold(part, passage, _nothing_is_served(error))
+            self._witness_failed(part, passage, error)
         elif isinstance(error, CallRefused) and error.explained and final is not None:
-            if error.too_large:
-                self._shortest_too_long = min(self._shortest_too_long, waiting.size)
-            else:
-                self.findings.blame()
-            self._refuse(waiting, final)
-        elif self.findings.conclusive and self._served_calls == waiting.served_before:
+            self._refused_for_a_reason(waiting, final, too_long=error.too_large)
+        elif self.findings.conclusive and not beside:
             self._hold(part, passage, _nothing_is_served(error))
         elif final is not None:
             waiting.refused_alone += 1
-            waiting.refused_at = self._tools.clock.monotonic()
             self.doubted.append(waiting)
-        elif self._served_calls > waiting.served_before or self._is_known(waiting):
-            waiting.failed_alone += is_slow(error)  # to wait as long for it again would show nothing more
+        elif beside or self._is_known(waiting):
             self._failed_beside_others(waiting, str(error))
+        elif self._trusted(self._tools.clock.monotonic()):
+            self.doubted.append(waiting)
         else:
             self._again_or_hold(part, passage, error)
 
-    def _failed_beside_others(self, waiting: Waiting, reason: str) -> None:
-        """The model is well and fails for this text: once more, alone, and then it is set aside for a while."""
-        if (waiting.failed_alone > 1 and waiting.failures >= OFFENCES) or self._is_known(waiting):
-            delay_s = self.offenders.again(offence_key(waiting.text), self._tools.clock.monotonic(), reason)
-            log.warning("text.set_aside", model=self.model[:64], reason=reason, seconds=delay_s)
+    def _witness_failed(self, part: Part, passage: Passage, error: NeighbourError) -> None:
+        """A text of ours is at no fault. When even that is refused, the request is."""
+        if isinstance(error, CallRefused):
+            self._hold(part, passage, _nothing_is_served(error))
+        else:
+            self._again_or_hold(part, passage, error)
+
+    def _refused_for_a_reason(self, waiting: Waiting, final: InputRefused, *, too_long: bool) -> None:
+        if too_long:
+            self._shortest_too_long = min(self._shortest_too_long, waiting.size)
+        else:
             self.findings.blame()
-            self.findings.settled()
-            self._texts.send_away([waiting], SetAside(f"set aside: {reason}", retry_after_s=delay_s))
+        self._refuse(waiting, final)
+
+    def _failed_beside_others(self, waiting: Waiting, reason: str) -> None:
+        """The model is well and fails for this text: again, alone, and then it is set aside for a while."""
+        if waiting.failures >= OFFENCES or self._is_known(waiting):
+            self._set_aside(waiting, reason)
         else:
             self._line.add_parts([Part([waiting], lone=True)])
 
+    def _set_aside(self, waiting: Waiting, reason: str) -> None:
+        delay_s = self.offenders.again(offence_key(waiting.text), self._tools.clock.monotonic(), reason)
+        log.warning("text.set_aside", model=self.model[:64], reason=reason, seconds=delay_s)
+        self.findings.blame()
+        self._texts.send_away([waiting], SetAside(f"set aside: {reason}", retry_after_s=delay_s))
+
+    def offence(self, waiting: Waiting) -> Offence | None:
+        """What the text has done before, when it is one that the model fails for again and again."""
+        return self.offenders.get(offence_key(waiting.text)) if len(self.offenders) else None
+
     def _is_known(self, waiting: Waiting) -> bool:
-        return len(self.offenders) > 0 and self.offenders.get(offence_key(waiting.text)) is not None
+        """Was it set aside before?"""
+        offence = self.offence(waiting)
+        return offence is not None and offence.times > 0
 
 
 def offence_key(text: str) -> bytes:

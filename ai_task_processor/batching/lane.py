@@ -12,7 +12,7 @@ from contextvars import Context
 from math import inf
 from typing import Protocol
 
-from ai_task_processor.batching.calls import Calls, Line, Running, Tools, offence_key
+from ai_task_processor.batching.calls import Calls, Line, Running, Tools
 from ai_task_processor.batching.vector_length import VectorLength
 from ai_task_processor.batching.waiting import Part, Texts, Waiting
 from ai_task_processor.errors import CircuitOpen, SetAside
@@ -24,9 +24,13 @@ GATHERING_S, GATHERING_SHARE = 0.05, 0.1
 LOOK_AGAIN_S = 0.005
 #: calls at once while the running ones are slow, and calls of single texts beside them
 MAX_CALLS, MAX_LONE_CALLS = 4, 4
+#: calls at once that are as large as a call of this model may be: to wait would not make them larger
+MAX_FULL_CALLS = 16
 #: to join more texts than this saves next to nothing: of twice as many, half go while the others are under way,
 #: unless the model answers so soon that there is nothing to do meanwhile
 FULL_BATCH, HALVED_FROM_S = 128, 0.05
+#: a call that takes longer than usual is named after so long, seconds
+WORTH_NAMING_S = 3.0
 #: tasks that would wait for longer than this for their model's pace are given back
 LONGEST_WAIT_S = 20.0
 #: what is sent when nothing else is there to show whether a model is well: a token
@@ -88,10 +92,13 @@ class Lane(Line):
         return slots - max(1, slots // 8) if others and slots > 1 and self.calls.limiter.rate < inf else slots
 
     def pace(self) -> str | None:
-        """Why the calls that are ready do not start; None when they do."""
+        """Why the calls that are ready do not start, or one does not end; None when all is as usual."""
+        now = self._tools.clock.monotonic()
+        oldest = min([call for call in self.calls.running if call.slow_at <= now], key=_began_at, default=None)
+        if oldest is not None and now - oldest.began_at >= WORTH_NAMING_S:
+            return f"no answer to a call for {now - oldest.began_at:.0f} s"
         if not self.waiting:
             return None
-        now = self._tools.clock.monotonic()
         if reason := self.calls.limiter.reason(now, self._next_tokens()):
             return reason
         left_s = self.calls.not_before - now
@@ -107,12 +114,9 @@ class Lane(Line):
 
     def add(self, waiting: Waiting, group: asyncio.TaskGroup) -> None:
         """A text has come. Raises ``SetAside`` when it is left alone for now."""
-        offenders = self.calls.offenders
-        offence = offenders.get(offence_key(waiting.text)) if len(offenders) else None
-        if offence is not None:
-            left_s = offence.until - self._tools.clock.monotonic()
-            if left_s > 0 or self._probing():
-                raise SetAside(f"set aside: {offence.reason}", retry_after_s=max(left_s, 1.0))
+        offence = self.calls.offence(waiting)
+        if offence is not None and (left_s := offence.until - self._tools.clock.monotonic()) > 0:
+            raise SetAside(f"set aside: {offence.reason}", retry_after_s=left_s)
         self.texts.add(waiting)
         if self.calls.goes_alone(waiting):
             self._parts.append(Part([waiting], lone=True))
@@ -125,7 +129,7 @@ class Lane(Line):
         """One more waits, in the queue or with a text that is on its way."""
         if self.calls.answered_tasks:
             self.calls.answered_tasks -= 1
-        if not self.served or self._gathering or len(self._queue) == 1 or self._share_is_full():
+        if not self.served or self._gathering or len(self._queue) == 1 or self._fills_a_call(len(self.calls.running)):
             self.wake(group)
 
     def wake(self, group: asyncio.TaskGroup, *, at_once: bool = False) -> None:
@@ -226,7 +230,7 @@ class Lane(Line):
         calls.held = [held for held in calls.held if any(one.futures and one.wanted for one in held[0].texts)]
         if calls.running or not (calls.doubted or calls.held):
             return False
-        self._parts.append(Part([Waiting(WITNESS, len(WITNESS), witness=True)]))
+        self._parts.append(_witness())
         return True
 
     def _probing(self) -> bool:
@@ -235,39 +239,64 @@ class Lane(Line):
     def _busy_s(self, now: float) -> float:
         """Seconds until the calls under way allow another one."""
         running, findings = self.calls.running, self.calls.findings
-        if self._parts and findings.side_by_side:
-            lone = self._parts[0].lone
-            limit = MAX_LONE_CALLS if lone else MAX_CALLS + MAX_LONE_CALLS
-            if (sum([call.part.lone for call in running]) if lone else len(running)) < limit:
-                return 0.0
-            if not self._queue:
-                return inf
-        joined = [call for call in running if not call.part.lone or findings.failures]
+        if self._parts and findings.side_by_side and not self._queues_turn():
+            return 0.0 if self._part_fits() else inf
+        counted = findings.failures > 0
+        known = findings.passes(texts=min(len(self._queue), self._most_inputs()))
+        joined = [call for call in running if counted or not (call.part.lone or (known and call.part.split))]
+        if not joined or (not counted and self._fills_a_call(len(joined))):
+            return 0.0
         if len(joined) >= MAX_CALLS:
             return inf
-        beside = len(joined) == 1 or findings.spoilt
-        if not joined or (beside and self._share_is_full() and not findings.failures):
-            return 0.0
         # Only the youngest call is looked at: it could start because the older ones were slow already.
         return max(0.0, joined[-1].slow_at - now)
 
+    def _queues_turn(self) -> bool:
+        """Is the next call made from the queue? Parts go first, as many as may be under way beside it."""
+        if not self._parts:
+            return True
+        return bool(self._queue) and self.calls.findings.side_by_side and not self._part_fits()
+
+    def _part_fits(self) -> bool:
+        """May the next part start beside the parts that are under way?"""
+        beside = [call.part.lone for call in self.calls.running if call.part.lone or call.part.split]
+        if self._parts[0].lone:
+            return sum(beside) < MAX_LONE_CALLS
+        return len(beside) < MAX_CALLS + MAX_LONE_CALLS
+
     def _next_tokens(self) -> int:
-        size = self._parts[0].size if self._parts else min(self._queued_bytes, self.calls.size.most_bytes)
+        size = min(self._queued_bytes, self.calls.size.most_bytes) if self._queues_turn() else self._parts[0].size
         return self.calls.size.tokens(size)
 
     def _next_part(self) -> Part | None:
         """The next part of a call that failed, or a text that goes alone; None when it is the queue's turn."""
+        probing = self._probing()
+        if probing and not self._has_probe():
+            return None if self._queue else _witness()
+        if not probing and self._queues_turn():
+            return None
         while self._parts:
             part = self._parts.popleft()
             part.texts = self.texts.wanted(part.texts)
             if not part.texts:
                 self.calls.findings.end_part(part, served=False)
                 continue
-            count = 1 if self._probing() else self.calls.findings.most_of(part)
+            count = 1 if probing else self.calls.findings.most_of(part)
             if count < len(part.texts):
                 self._parts.appendleft(part.after(count))
             return part
         return None
+
+    def _has_probe(self) -> bool:
+        """Is there a part whose text may show whether the model is well? It is the next one then.
+
+        A text that the model has failed for again and again does not show that.
+        """
+        for _ in range(len(self._parts)):
+            if self.calls.offence(self._parts[0].texts[0]) is None:
+                return True
+            self._parts.rotate(-1)
+        return False
 
     # --- gathering
 
@@ -320,11 +349,16 @@ class Lane(Line):
         most = int(min(self.calls.size.most_inputs, self.calls.findings.most_inputs))
         return min(most, -(-self._intake.slots // 2)) if self._halves() else most
 
-    def _share_is_full(self) -> bool:
-        """May a second call start beside the one that runs?"""
-        if self._halves():
-            return len(self._queue) >= min(self._intake.slots // 2, self._most_inputs())
-        return self.calls.findings.spoilt and len(self._queue) >= self._most_inputs()
+    def _fills_a_call(self, beside: int) -> bool:
+        """May a call start beside so many others because it is as large as it may be, and such calls are served?"""
+        most = self._most_inputs()
+        if self._halves() and most >= self._intake.slots // 2:
+            return beside <= 1 and len(self._queue) >= self._intake.slots // 2
+        findings, most_bytes = self.calls.findings, self.calls.size.most_bytes
+        full = (len(self._queue) >= most and findings.passes(texts=most)) or (
+            self._queued_bytes >= most_bytes and findings.passes(size=most_bytes)
+        )
+        return full and beside < MAX_FULL_CALLS and findings.side_by_side
 
     def _take(self) -> list[Waiting]:
         """The next batch, oldest first, within the size of one call. Texts nobody waits for any more are dropped."""
@@ -342,3 +376,12 @@ class Lane(Line):
             self._queued_bytes -= waiting.size
             queue.popleft()
         return batch
+
+
+def _witness() -> Part:
+    """A text of ours. It goes beside others: those who come meanwhile need not wait for it."""
+    return Part([Waiting(WITNESS, len(WITNESS), witness=True)], lone=True)
+
+
+def _began_at(call: Running) -> float:
+    return call.began_at

@@ -1,4 +1,8 @@
-"""Texts for which a model fails again and again while it serves others: sent alone, later and later, and named."""
+"""Texts for which a model fails again and again while it serves others: sent alone, later and later, and named.
+
+A text that was the probe of a model that is paused, in vain, is remembered, too: it may be at no fault, but the next
+probe must be another one.
+"""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -7,15 +11,18 @@ from dataclasses import dataclass
 FIRST_S, LONGEST_S = 15.0, 900.0
 #: no more are remembered: those that failed longest ago are forgotten
 MOST = 10_000
+#: so many tasks are named
+NAMED = 5
 
 
 @dataclass(slots=True)
 class Offence:
-    """``until``: not tried before, on the monotonic clock."""
+    """``times`` that it was set aside; ``until``: not tried before, on the monotonic clock; ``task``: who had it."""
 
     times: int
     until: float
     reason: str
+    task: str = ""
 
 
 class Offenders:
@@ -34,10 +41,24 @@ class Offenders:
         """The text has failed alone once more; answers the seconds that it is left alone now."""
         offence = self._offences.pop(key, None) or Offence(0, 0.0, reason)
         delay_s = min(FIRST_S * 2.0 ** min(offence.times, 16), LONGEST_S)
-        self._offences[key] = Offence(offence.times + 1, now + delay_s, reason)
+        self._add(key, Offence(offence.times + 1, now + delay_s, reason, offence.task))
+        return delay_s
+
+    def probed(self, key: bytes, reason: str) -> None:
+        """The text was a probe in vain."""
+        if key not in self._offences:
+            self._add(key, Offence(0, 0.0, reason))
+
+    def name(self, key: bytes, task: str) -> None:
+        """Who has brought the text."""
+        offence = self._offences.get(key)
+        if offence is not None:
+            offence.task = task
+
+    def _add(self, key: bytes, offence: Offence) -> None:
+        self._offences[key] = offence
         if len(self._offences) > MOST:
             self._offences.popitem(last=False)
-        return delay_s
 
     def clear(self, key: bytes) -> None:
         """The text was served, or refused for good."""
@@ -45,8 +66,11 @@ class Offenders:
             self._offences.pop(key, None)
 
     def reason(self) -> str | None:
-        """How many there are and how the last one failed; None when there is none."""
-        if not self._offences:
+        """How many there are, of which tasks, and how the last one failed; None when there is none."""
+        aside = [offence for offence in self._offences.values() if offence.times]
+        if not aside:
             return None
-        last = next(reversed(self._offences.values()))
-        return f"{len(self._offences)} texts fail alone while others are served, last: {last.reason}"
+        named = ", ".join([offence.task for offence in reversed(aside) if offence.task][:NAMED])
+        return f"{len(aside)} texts fail alone while others are served, last: {aside[-1].reason}" + (
+            f" ({named})" if named else ""
+        )

@@ -13,9 +13,8 @@ from ai_task_processor.models.task import Embedded
 class Waiting:
     """A text, and everyone who waits for its vector. ``key``: its place in the cache; ``size``: bytes of UTF-8.
 
-    ``failures``: calls that carried it and failed, ``failed_alone`` of them with nothing else. ``served_before``: how
-    many calls of the model had been served when the first of them failed. ``refused_alone``: refusals while it was
-    alone, ``refused_at``: the last of them.
+    ``failures``: calls that carried it and failed, the last one at ``failed_at``. ``served_before``: how many calls of
+    the model had been served by then. ``refused_alone``: refusals without a reason while it was alone.
     """
 
     text: str
@@ -27,10 +26,9 @@ class Waiting:
     #: was it in a call that was answered with 429?
     throttled: bool = False
     failures: int = 0
-    failed_alone: int = 0
+    failed_at: float = 0.0
     served_before: int = 0
     refused_alone: int = 0
-    refused_at: float = 0.0
 
     @property
     def wanted(self) -> bool:
@@ -92,8 +90,8 @@ class Texts:
         return Transient("the model calls have been stopped")
 
 
-#: how a call failed: refused in words that speak of its size, or in others, or not answered in time, or otherwise
-How = Literal["too_large", "refused", "slow", "failed"]
+#: how a call failed: refused in words that speak of its size, or not answered in time, or otherwise
+How = Literal["too_large", "slow", "failed"]
 
 
 @dataclass(slots=True, eq=False)
@@ -107,13 +105,19 @@ class Split:
     limit: int | None = None
     above: "Split | None" = None
     harmless: bool = True
-    #: the largest of its parts that was served, of the call that was cut first
+    #: of the call that was cut first: the largest of its parts that was served, and the smallest that failed
     largest_served: int = 0
+    smallest_failed: int = 0
 
     @property
     def first(self) -> "Split":
         """The call that was cut first."""
         return self if self.above is None else self.above.first
+
+    @property
+    def most_next(self) -> int:
+        """The most texts for the next part, of the call that was cut first, once one of its parts was served."""
+        return max(self.largest_served, min(2 * self.largest_served, -(-self.smallest_failed // 2)))
 
     def ended(self, *, served: bool) -> "Iterable[Split]":
         """One of its parts has ended; answers the calls, this one and those above, of which all parts were served."""

@@ -3,7 +3,7 @@
 A 429 may be about the rate, or noise: an overloaded shard, another client. Only an experiment can tell. When refusals
 become too many (a CUSUM test), the rate is cut and the next calls are watched. Fewer refusals: a limit, and the rate
 comes back to just below what was refused, then rises further (CUBIC, RFC 9438, counted in successes). As many refusals:
-noise, and the rate is let go.
+noise, and the rate is let go. Most calls refused, or a cut too shallow to tell: another cut, a few times at most.
 
 The rate that is cut is what the calls in flight and their usual length allow, never what was asked for: an idle
 application is no congestion. Calls are spaced by GCRA, the cell rate algorithm of ATM.
@@ -37,6 +37,8 @@ CUTS, ENOUGH, FELL = 4, 6, 2.5
 SURE = 4.0
 #: log odds when most calls are refused and it is no limit: soon put to the test again
 UNSURE = 0.2
+#: log odds after a cut that was shallower than what was accepted: only the next one can tell
+UNDECIDED = 2.0
 #: log odds of noise that are lost with each call, and with refusals in a row that noise would not make
 FORGET, FORGET_AT_RUN = 0.002, 1.0
 #: refusals in a row that are rarer than this at random are odd; at so much noise at least, as long as none is known
@@ -96,13 +98,18 @@ class Sample:
 
 @dataclass(slots=True)
 class Trial:
-    """Calls since a cut. ``share``: of refusals before it. ``cuts``: in a row, ``goodput``: before them."""
+    """Calls since a cut.
+
+    ``share``: of refusals before it. ``cuts``: in a row; ``goodput``: calls served a second before them. ``shallow``:
+    less was cut than was refused. ``calls`` and ``refused`` leave out repeats, ``served`` does not.
+    """
 
     began_at: float
     length: int
     share: float
     goodput: float
     cuts: int
+    shallow: bool
     served: int = 0
     calls: int = 0
     refused: int = 0
@@ -138,6 +145,7 @@ class Pace:
         self._sample = Sample(-inf, inf)
         self._trial: Trial | None = None
         self._cut_at = -inf
+        self._allowed = 0.0
         self._noise_odds = 0.0
 
     def wait_s(self, now: float) -> float:
@@ -190,6 +198,8 @@ class Pace:
         sample = self._sample
         calls = sample.served + sample.refused
         possible = min(sample.rate, sample.most_in_flight / usual_s)
+        if possible <= self._allowed:
+            self._noise_odds = max(0.0, self._noise_odds)
         goodput = sample.served / max(now - sample.began_at, usual_s)
         self._begin_trial(now, possible, sample.refused / calls, sample.refused / (calls + 5), goodput)
 
@@ -202,11 +212,12 @@ class Pace:
         self, now: float, rate: float, refused: float, share: float, goodput: float = 0.0, cuts: int = 1
     ) -> None:
         """Cut a rate at which this share was ``refused``; ``share`` is what the trial compares with."""
+        shallow = 1 - refused < LEAST_ACCEPTED
         base = max(SLOWEST, CUT * max(LEAST_ACCEPTED, 1 - refused) * rate)
         self._curve = Curve(base, max(base, TOP * rate))
         self.rate, self._cut_at = self._curve.base, now
         self._due = max(self._due, now + 1 / self.rate)
-        self._trial = Trial(now, TRIAL if self._noise_odds > -SURE else TRIAL // 2, share, goodput, cuts)
+        self._trial = Trial(now, TRIAL if self._noise_odds > -SURE else TRIAL // 2, share, goodput, cuts, shallow)
 
     def _try(self, now: float, trial: Trial, refused: bool) -> Finding | None:
         """Did the cut help? The log odds are kept from trial to trial."""
@@ -220,18 +231,25 @@ class Pace:
         if trial.calls < trial.length and (self._noise_odds < SURE or seen > HALF):
             return None
         noise = self._noise_odds > 0
+        if noise and trial.shallow and trial.cuts == 1:
+            self._noise_odds = min(self._noise_odds, UNDECIDED)
+            return self._cut_again(now, trial, seen, share=seen)
         if (noise and trial.length < TRIAL) or (trial.share >= HALF and seen > STILL_MANY):
             return self._cut_again(now, trial, seen, share=seen)
-        return self._end_trial(now, trial, noise)
+        fell = seen > 3 * FEW and self._goodput(now, trial) < trial.goodput / FELL
+        return self._end_trial(now, trial, noise or fell)
+
+    def _goodput(self, now: float, trial: Trial) -> float:
+        """Calls served a second."""
+        return trial.served * self.rate / max(1.0, self.rate * (now - trial.began_at))
 
     def _cut_again(self, now: float, trial: Trial, seen: float, share: float) -> Finding | None:
         """Too many calls are still refused. If several cuts in a row changed nothing, it is not about the rate."""
-        goodput = trial.served * self.rate / max(1.0, self.rate * (now - trial.began_at))
+        goodput = self._goodput(now, trial)
         if trial.cuts >= CUTS:
             if trial.calls < ENOUGH:
                 return None
             if goodput < trial.goodput / FELL:
-                self._noise_odds = UNSURE
                 return self._end_trial(now, trial, noise=True)
         self._begin_trial(now, self.rate, seen, share, max(goodput, trial.goodput), trial.cuts + 1)
         return None
@@ -240,8 +258,11 @@ class Pace:
         self._trial = None
         self.noise = 0.0
         if noise:
+            self._noise_odds = max(self._noise_odds, UNSURE)
             refused, served = trial.refused + self._sample.refused, trial.calls - trial.refused + self._sample.served
             self.noise = min(HALF, refused / (refused + served))
-            self.rate, self._curve, self._due = inf, None, now
+            self.rate, self._curve, self._due, self._allowed = inf, None, now, 0.0
+        else:
+            self._allowed = self.rate
         self.restart(now)
         return Finding.NOISE if noise else None

@@ -4,15 +4,18 @@ import asyncio
 import base64
 import json
 import struct
-from collections import Counter, deque
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http import HTTPStatus
 from random import Random
 from typing import Any
 
 from ai_task_processor.batching import MicroBatcher, ModelCircuits
+from ai_task_processor.batching.batcher import Memory
 from ai_task_processor.clock import SystemClock
 from ai_task_processor.errors import NeighbourError, TaskError
 from ai_task_processor.metrics import Metrics
@@ -25,6 +28,17 @@ from ai_task_processor.verdict import decide
 
 #: components of a right vector
 LENGTH = 64
+#: how often the crowd looks for tasks to start, seconds
+LOOK_S = 0.005
+#: as many tasks are looked at in one go, oldest first
+LOOKED_AT = 2_000
+SETTINGS = {
+    "API_BASE_URL": "http://127.0.0.1:1",
+    "OAUTH2_TOKEN_URL": "http://127.0.0.1:1/token",
+    "OAUTH2_CLIENT_ID": "id",
+    "OAUTH2_CLIENT_SECRET": "planted-secret",
+    "OPENAI_API_KEY": "sk-planted-key",
+}
 
 
 @dataclass
@@ -36,6 +50,10 @@ class Ask:
     size: int
     number: int
     at: float
+
+    @property
+    def model(self) -> str:
+        return str(self.body["model"])
 
     def has(self, word: str) -> bool:
         return any(word in text for text in self.texts)
@@ -52,42 +70,56 @@ class Answer:
     cut: bool = False
 
 
+#: what a server does with a call; None: it serves it
 Habit = Callable[[Ask], Answer | None]
 
 
-def numbers(text: str, length: int = LENGTH) -> list[float]:
+@lru_cache(maxsize=8192)
+def numbers(text: str, length: int = LENGTH) -> tuple[float, ...]:
     """The right vector of a text."""
     rng = Random(text)
-    return [rng.gauss(0.0, 0.1) for _ in range(length)]
+    return tuple(rng.gauss(0.0, 0.1) for _ in range(length))
 
 
-def encoded(values: Sequence[float], code: str = "<f") -> str:
-    return base64.b64encode(struct.pack(f"{code[0]}{len(values)}{code[1]}", *values)).decode()
+def right_vector(text: str) -> bytes:
+    """The same as float32, little-endian."""
+    return struct.pack(f"<{LENGTH}f", *numbers(text))
 
 
 def served(ask: Ask, *, length: Callable[[int], int] = lambda _: LENGTH, code: str = "<f") -> dict[str, Any]:
     """A right answer; ``length`` of the vector at a place, ``code``: how base64 is packed."""
     vectors: list[Any] = [numbers(text, length(place)) for place, text in enumerate(ask.texts)]
     if ask.body.get("encoding_format") == "base64":
-        vectors = [encoded(values, code) for values in vectors]
+        scaled = [[int(100 * value) for value in values] for values in vectors] if code[1] == "i" else vectors
+        packed = [struct.pack(f"{code[0]}{len(values)}{code[1]}", *values) for values in scaled]
+        vectors = [base64.b64encode(data).decode() for data in packed]
     data = [{"object": "embedding", "index": place, "embedding": vector} for place, vector in enumerate(vectors)]
-    return {"object": "list", "data": data, "model": ask.body["model"], "usage": {"prompt_tokens": ask.size // 4 + 1}}
+    return {"object": "list", "data": data, "model": ask.model, "usage": {"prompt_tokens": ask.size // 4 + 1}}
 
 
 class ModelServer:
-    """Answers embeddings as its habit says, and rightly where it says nothing; each call takes ``latency_s``."""
+    """Answers embeddings as its habit says, and rightly where it says nothing; each call takes ``latency_s``.
 
-    def __init__(self, habit: Habit, latency_s: float = 0.01) -> None:
+    ``asked``: every call in the order of arrival; ``refused_calls``: the numbers of those that were not answered with
+    a whole 200. ``began_at``: when the first one arrived, in seconds since the epoch.
+    """
+
+    def __init__(self, habit: Habit, latency_s: float = 0.005) -> None:
         self.habit = habit
         self.latency_s = latency_s
         self.asked: list[Ask] = []
-        self.statuses: list[int] = []
-        self._began_at: float | None = None
+        self.refused_calls: list[int] = []
+        self.began_at: float | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+
+    @property
+    def refused(self) -> int:
+        return len(self.refused_calls)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[str]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        """Listen; answers the URL."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**26)
         try:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         finally:
@@ -99,10 +131,9 @@ class ModelServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                length = next(
-                    int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
-                )
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
                 if not await self._answer(await reader.readexactly(length), writer):
                     return
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
@@ -112,123 +143,146 @@ class ModelServer:
             writer.close()
 
     async def _answer(self, content: bytes, writer: asyncio.StreamWriter) -> bool:
-        body, now = json.loads(content), asyncio.get_running_loop().time()
-        self._began_at = now if self._began_at is None else self._began_at
-        texts = body["input"]
-        ask = Ask(texts, body, len(content), len(self.asked), now - self._began_at)
+        """Answer one call; may the connection live on?"""
+        body, now = json.loads(content), time.time()
+        self.began_at = now if self.began_at is None else self.began_at
+        ask = Ask(body["input"], body, len(content), len(self.asked), now - self.began_at)
         self.asked.append(ask)
         answer = self.habit(ask) or Answer(content=served(ask))
-        if answer.after_s is None:
-            await asyncio.sleep(3600)
-        await asyncio.sleep(self.latency_s + (answer.after_s or 0.0))
-        self.statuses.append(answer.status)
-        raw = answer.content if isinstance(answer.content, bytes) else json.dumps(answer.content).encode()
-        kind = "text/html" if isinstance(answer.content, bytes) else "application/json"
-        headers = {"Content-Type": kind, "Content-Length": str(len(raw)), **answer.headers}
-        lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase if answer.status < 520 else 'Odd'}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        writer.write("\r\n".join([*lines, "", ""]).encode() + raw[: len(raw) // 2 if answer.cut else None])
+        if answer.status != HTTPStatus.OK or answer.cut or answer.after_s is None:
+            self.refused_calls.append(ask.number)
+        await asyncio.sleep(3600 if answer.after_s is None else self.latency_s + answer.after_s)
+        writer.write(_message(answer))
         await writer.drain()
         return not answer.cut
 
 
+def _message(answer: Answer) -> bytes:
+    page = isinstance(answer.content, bytes)
+    content = answer.content if page else json.dumps(answer.content).encode()
+    headers = {"Content-Type": "text/html" if page else "application/json", "Content-Length": str(len(content))}
+    phrase = HTTPStatus(answer.status).phrase if answer.status in set(HTTPStatus) else "Odd"
+    lines = [f"HTTP/1.1 {answer.status} {phrase}", *(f"{name}: {value}" for name, value in headers.items())]
+    lines += [f"{name}: {value}" for name, value in answer.headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + content[: len(content) // 2 if answer.cut else None]
+
+
+@dataclass(slots=True)
+class Job:
+    """A task: its text, the model that it names, and what became of it. ``reason``: why it was given back last."""
+
+    text: str
+    model: str
+    due: float = 0.0
+    tries: Tries = field(default_factory=Tries)
+    outcome: str | None = None
+    reason: str | None = None
+
+
 @dataclass
 class Report:
-    """What became of the tasks. ``left``: still pending. ``wrong``: vectors that are not the text's."""
+    """What became of the tasks. ``wrong``: vectors that are not the text's. ``said``: what ``/status`` would say."""
 
-    done: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    left: list[str] = field(default_factory=list)
+    jobs: list[Job]
     wrong: int = 0
     took_s: float = 0.0
-    said: dict[str, Any] = field(default_factory=dict)
+    said: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 class Crowd:
-    """Tasks in slots, as the scheduler has them: admitted, given back, tried again; the delays are real."""
+    """Tasks in slots, as the scheduler has them: oldest first, admitted, given back, tried again; delays are real."""
 
-    def __init__(self, url: str, slots: int, *, timeout_s: float = 1.0, memory: Any = None, dimensions: int | None = None):
-        settings = load_settings({**SETTINGS, "OPENAI_BASE_URL": url, "OPENAI_TIMEOUT": str(timeout_s), **(
-            {} if dimensions is None else {"EMBEDDING_DIMENSIONS": str(dimensions)})})
+    def __init__(
+        self,
+        url: str,
+        slots: int,
+        *,
+        timeout_s: float = 1.0,
+        memory: Memory | None = None,
+        dimensions: int | None = None,
+    ) -> None:
+        more = {} if dimensions is None else {"EMBEDDING_DIMENSIONS": str(dimensions)}
+        settings = load_settings({**SETTINGS, **more, "OPENAI_BASE_URL": url, "OPENAI_TIMEOUT": str(timeout_s)})
         self.slots = slots
-        self.clock = SystemClock()
-        self.metrics = Metrics(version="1", provider="openai", models=["m"])
-        self.client = make_client(settings.network, url=url, connections=16, max_answer_bytes=2**26)
-        self.provider = OpenAIProvider(settings.model, self.client, self.metrics)
-        self.circuits = ModelCircuits(threshold=5, clock=self.clock, metrics=self.metrics)
+        clock, metrics = SystemClock(), Metrics(version="1", provider="openai", models=["m"])
+        client = make_client(settings.network, url=url, connections=16, max_answer_bytes=2**26)
+        self.provider = OpenAIProvider(settings.model, client, metrics)
         self.batcher = MicroBatcher(
             self.provider.embed,
-            circuits=self.circuits,
+            circuits=ModelCircuits(threshold=5, clock=clock, metrics=metrics),
             threshold=5,
             retries=Retries(3, 2.0),
             intake=self,
-            clock=self.clock,
-            metrics=self.metrics,
+            clock=clock,
+            metrics=metrics,
             memory=memory,
             length_of=lambda _: (dimensions, None),
         )
         self._rng = Random(1)
+        self._running: dict[asyncio.Task[None], Job] = {}
 
     def refilling(self) -> bool:
+        """``Intake``: nobody is waited for."""
         return False
 
-    async def work(self, tasks: Sequence[tuple[str, str]], seconds: float, *, culprits: str | None = None) -> Report:
-        """Embed (text, model) pairs for so long at most; it ends when only texts with ``culprits`` in them are left."""
-        report, loop = Report(), asyncio.get_running_loop()
-        pending = deque((text, model, 0.0, Tries()) for text, model in tasks)
-        running: dict[asyncio.Task[None], str] = {}
-        began_at = loop.time()
-
-        async def one(text: str, model: str, tries: Tries) -> None:
-            try:
-                embedded = await self.batcher.embed(text, model)
-            except (NeighbourError, TaskError) as error:
-                match decide(error, tries, self._rng):
-                    case Failed(failure):
-                        report.failed[text] = failure.code
-                    case Released(delay_s, _):
-                        pending.append((text, model, loop.time() + delay_s, tries))
-            else:
-                right = Vector(struct.pack(f"<{LENGTH}f", *numbers(text)))
-                report.wrong += embedded.vector != right
-                report.done += 1
-
-        batching = asyncio.create_task(self.batcher.run())
+    async def work(self, tasks: Sequence[tuple[str, str]], seconds: float, done: Callable[[Report], bool]) -> Report:
+        """Embed (text, model) pairs until ``done`` says so, or for so many seconds."""
+        report = Report([Job(text, model) for text, model in tasks])
+        loop = asyncio.get_running_loop()
+        began_at, batching = loop.time(), asyncio.create_task(self.batcher.run())
         await asyncio.sleep(0)
         try:
-            while (now := loop.time()) < began_at + seconds:
-                lanes = Counter(running.values())
-                for entry in list(pending)[:2_000]:
-                    if len(running) >= self.slots:
-                        break
-                    text, model, due, tries = entry
-                    if due <= now and self.batcher.lane_hold_s(model, lanes[model]) <= 0:
-                        pending.remove(entry)
-                        lanes[model] += 1
-                        running[asyncio.create_task(one(text, model, tries))] = model
-                left = [text for text, *_ in pending if culprits is None or culprits not in text]
-                if not running and not left:
+            while loop.time() < began_at + seconds:
+                report.said = self._status()
+                if done(report):
                     break
-                if not left and report.done >= sum(culprits is None or culprits not in text for text, _ in tasks):
-                    break
-                await asyncio.wait(running, timeout=0.005, return_when="FIRST_COMPLETED") if running else await asyncio.sleep(0.005)
-                running = {task: model for task, model in running.items() if not task.done()}
-            report.said = {"paused": self.batcher.troubles(), "paced": self.batcher.paces(), "aside": self.batcher.offenders()}
+                self._start(report, loop.time())
+                await self._next_end()
+            report.took_s = loop.time() - began_at
         finally:
-            for task in running:
-                task.cancel()
-            batching.cancel()
-            await asyncio.wait([batching, *running])
-            await self.provider.aclose()
-        report.left = [text for text, *_ in pending]
-        report.took_s = loop.time() - began_at
+            await self._stop(batching)
         return report
 
+    def _status(self) -> dict[str, Mapping[str, str]]:
+        batcher = self.batcher
+        return {"paused": batcher.troubles(), "paced": batcher.paces(), "aside": batcher.offenders()}
 
-SETTINGS = {
-    "API_BASE_URL": "http://127.0.0.1:1",
-    "OAUTH2_TOKEN_URL": "http://127.0.0.1:1/token",
-    "OAUTH2_CLIENT_ID": "id",
-    "OAUTH2_CLIENT_SECRET": "planted-secret",
-    "OPENAI_API_KEY": "sk-planted-key",
-}
+    def _start(self, report: Report, now: float) -> None:
+        """Fill the slots with what may start."""
+        running = set(map(id, self._running.values()))
+        lanes = Counter(job.model for job in self._running.values())
+        for job in [job for job in report.jobs if job.outcome is None][:LOOKED_AT]:
+            if len(self._running) >= self.slots:
+                return
+            if job.due <= now and id(job) not in running and self.batcher.lane_hold_s(job.model, lanes[job.model]) <= 0:
+                lanes[job.model] += 1
+                self._running[asyncio.create_task(self._embed(job, report))] = job
+
+    async def _next_end(self) -> None:
+        """Until a task has ended, or a moment has passed."""
+        if not self._running:
+            await asyncio.sleep(LOOK_S)
+            return
+        ended, _ = await asyncio.wait(self._running, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            del self._running[task]
+            task.result()
+
+    async def _embed(self, job: Job, report: Report) -> None:
+        try:
+            embedded = await self.batcher.embed(job.text, job.model)
+        except (NeighbourError, TaskError) as error:
+            match decide(error, job.tries, self._rng):
+                case Failed(failure):
+                    job.outcome = failure.code
+                case Released(delay_s, reason):
+                    job.due, job.reason = asyncio.get_running_loop().time() + delay_s, reason
+        else:
+            job.outcome = "done"
+            report.wrong += embedded.vector != Vector(right_vector(job.text))
+
+    async def _stop(self, batching: asyncio.Task[None]) -> None:
+        for task in (*self._running, batching):
+            task.cancel()
+        await asyncio.wait([batching, *self._running])
+        await self.provider.aclose()

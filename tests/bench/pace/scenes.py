@@ -98,6 +98,7 @@ LIMIT = [
     scene("b 60 rpm, no burst", 8, NO_BURST, 60, 400, requests=bucket(60, 1)),
     scene("b 60 rpm, burst 60", 8, BURST, 120, 400, requests=bucket(60, 60)),
     scene("b 600 rpm, burst 10", TEN, BURST, requests=R600),
+    scene("b 795 rpm, burst 10", 106, BURST, requests=bucket(795, 10)),
     scene("b 600 rpm, burst 600", TEN, BURST, 90, 240, requests=bucket(600, 600)),
     scene("b 3,000 rpm, burst 50, 8 at once", 50, BURST, requests=bucket(3_000, 50), parallel=8),
     scene("b 600 rpm, 10 in a second", TEN, Bounds(0.9, 0.85, 0.12), requests=window(10, 1)),

@@ -10,6 +10,7 @@ import pytest
 from ai_task_processor.ports import Allowance, RateLimits
 from ai_task_processor.providers.limiter import LONGEST_S, Call, Limiter
 from ai_task_processor.providers.pace import SLOWEST
+from ai_task_processor.providers.told_limit import ToldLimit
 
 NOTHING = RateLimits()
 LATENCY_S = 0.04
@@ -131,6 +132,15 @@ def test_a_limit_is_found_in_the_middle_of_noise(player: Player) -> None:
     assert refused <= 0.08 * (served + refused)
 
 
+def test_unused_time_may_be_made_up_for_until_a_refusal(player: Player) -> None:
+    """A minute of it. A refusal shows that there is nothing left."""
+    player.limit(10, 120)
+    player.now += 600
+    assert [player.call(False) for _ in range(50)] == [0] * 50
+    player.call(True)
+    assert player.call(False) + player.call(False) > 0
+
+
 def test_the_pace_is_named(player: Player) -> None:
     player.limit(10, 120)
     for _ in range(601):  # what was saved up in a minute is used up
@@ -194,7 +204,7 @@ def test_what_was_asked_for_is_named(player: Player) -> None:
         player.call(True, retry_after_s=12)
     assert player.limiter.reason(player.now, 1) == "the provider asked for 12 s"
     for _ in range(6):
-        player.call(True)
+        player.call(True, retry_after_s=86_400)
     reason = player.limiter.reason(player.now, 1)
     assert reason is not None
     assert reason.startswith("nothing but 429s for ")
@@ -302,19 +312,19 @@ def test_a_header_that_does_not_move_is_ignored_after_its_own_reset(
         assert player.call(False, limits=kind(0, 60, reset_s)) == 0
 
 
-def test_a_told_limit_that_429s_bear_out_is_tested_ever_more_rarely(player: Player) -> None:
-    """One call a second, told and true."""
-    refused, left, began, at = 0, 0.0, player.now, player.now
-    while player.now < began + 3_600:
-        starts = player.now + player.limiter.wait_s(player.now, 100)
-        left, at = min(60.0, left + starts - at), starts
-        if left >= 0.999:
-            left -= 1
-            player.call(False, limits=requests(int(left), 60, 60 - left))
+def test_a_told_limit_that_429s_bear_out_is_tested_ever_more_rarely() -> None:
+    """One call a second, told and true, and never any room: tests after 1, 2, 4, ... minutes, two 429s each."""
+    limit, now, served_at, refused = ToldLimit(), 0.0, -1.0, 0
+    while now < 4 * 3_600:
+        now += max(0.001, limit.wait_s(now, 1))
+        limit.begin(1)
+        if now - served_at >= 0.999:
+            served_at = now
+            limit.served(now, 1, Allowance(60, 0, 60.0))
         else:
             refused += 1
-            player.call(True)
-    assert refused <= 40
+            limit.refused()
+    assert 10 <= refused <= 20
 
 
 def test_a_header_that_moves_again_is_obeyed_again(player: Player) -> None:
