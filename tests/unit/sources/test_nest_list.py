@@ -600,7 +600,7 @@ async def test_a_desert_is_left_for_another_time(make: Make) -> None:
 
 
 async def test_candidates_are_asked_about_again_when_they_start(make: Make) -> None:
-    """Whatever speaks against one by then passes it over; the others keep their order. One that is paused waits here."""
+    """Whatever speaks against one by then passes it over; the others keep their order. What is paused waits here."""
     refused: dict[str, SkipReason] = {}
     upstream = Upstream([*tasks(*known(*range(8))), *tasks("k3")], "ignored")
     pending = make(upstream, lambda task: refused.get(task.id), ahead=(ahead := read_ahead()))
