@@ -18,6 +18,7 @@ from pathlib import Path
 from tests.bench import alone, contests, machine, report
 from tests.bench.contest import Plan, tell
 from tests.bench.machine import UPSTREAM_CORE
+from tests.bench.pace.section import pace
 from tests.bench.report import Bound, Section
 from tests.bench.runner import BENCH_PYTHON
 
@@ -31,6 +32,7 @@ MEASURES: dict[str, tuple[Callable[[Plan], list[Section]], str]] = {
     "growth": (contests.growth, "1,000, 10,000, 100,000 pending tasks: CPU per task"),
     "start": (alone.start, "cold start to /health, imports"),
     "outbox": (alone.outbox, "what the outbox costs by itself"),
+    "pace": (pace, "limiter and size of calls against simulated providers, virtual time"),
 }
 PACKAGES = (
     *("aiohttp", "httpx2", "openai", "orjson", "numpy", "uvloop"),
