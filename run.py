@@ -2,7 +2,11 @@
 
 import sys
 
-from ai_task_processor.cli import main
+from ai_task_processor import process
 
 if __name__ == "__main__":
-    sys.exit(main(["run", *sys.argv[1:]]))
+    process.begin()
+
+    from ai_task_processor.cli import main
+
+    sys.exit(process.guarded(lambda: main(["run", *sys.argv[1:]])))

@@ -1,6 +1,8 @@
 """The engine's word on a listed task: may it start now, and if not, why not."""
 
-from collections.abc import Callable, Container
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from ai_task_processor import codec
@@ -15,6 +17,46 @@ class Holding(Protocol):
     def hold_s(self) -> float:
         """For how many seconds none of its tasks should be claimed."""
 
+    def lane(self, task: Task) -> str | None:
+        """What the task shares with others of its kind; None for nothing."""
+
+    def lane_hold_s(self, lane: str, running: int) -> float:
+        """For how many seconds no task of this lane should be started, when so many run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A task in its slot; ``started_at`` is on the monotonic clock."""
+
+    task_type: str
+    started_at: float
+    lane: str | None = None
+
+
+class RunningTasks(dict[str, Running]):
+    """The tasks in slots, by id, and how many of each lane."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lanes: Counter[str] = Counter()
+
+    def __setitem__(self, task_id: str, task: Running) -> None:
+        super().__setitem__(task_id, task)
+        if task.lane is not None:
+            self.lanes[task.lane] += 1
+
+    def __delitem__(self, task_id: str) -> None:
+        self.pop(task_id)
+
+    def pop(self, task_id: str) -> Running:  # type: ignore[override]  # without a default: it must be there
+        """Take a task out of its slot."""
+        task = super().pop(task_id)
+        if task.lane is not None:
+            self.lanes[task.lane] -= 1
+            if not self.lanes[task.lane]:
+                del self.lanes[task.lane]
+        return task
+
 
 class EngineAdmission:
     """``ports.Admission``: not what runs, not what is in the outbox, only what somebody can process now.
@@ -24,7 +66,7 @@ class EngineAdmission:
 
     def __init__(
         self,
-        running: Container[str],
+        running: RunningTasks,
         outbox: Outbox,
         find: Callable[[Task], Holding | None],
         recovery: Recovery,
@@ -51,4 +93,15 @@ class EngineAdmission:
         processor = self._find(task)
         if processor is None:
             return "unknown_type"
-        return "paused" if processor.hold_s() > 0 else self._recovery.refuse(task.id)
+        if processor.hold_s() > 0 or self._lane_is_held(processor, task):
+            return "paused"
+        return self._recovery.refuse(task.id)
+
+    def lane(self, task: Task) -> str | None:
+        """The lane that a task takes a slot for."""
+        processor = self._find(task)
+        return None if processor is None else processor.lane(task)
+
+    def _lane_is_held(self, processor: Holding, task: Task) -> bool:
+        lane = processor.lane(task)
+        return lane is not None and processor.lane_hold_s(lane, self._running.lanes[lane]) > 0

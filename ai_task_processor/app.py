@@ -12,9 +12,10 @@ import signal
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 
-from ai_task_processor import __version__, health
+from ai_task_processor import __version__, health, logs, process
 from ai_task_processor.assembly import Parts
-from ai_task_processor.errors import ConfigurationError, OutboxUnwritable
+from ai_task_processor.deadline import Stalls, stalls_of
+from ai_task_processor.errors import ConfigurationError, NeighbourError, OutboxUnwritable
 from ai_task_processor.grace import GracePeriod
 from ai_task_processor.logs import get_logger, install_crash_hooks
 from ai_task_processor.ops import MetricsServer, WakeUp
@@ -26,10 +27,12 @@ TASKS_SHARE = 0.8
 #: short to delay a restart. The ``drain`` command has come for them alone and sees two probes of an open circuit.
 BLIP_S = 5.0
 DRAIN_PATIENCE_S = 60.0
+#: so long after the grace period the process leaves, whatever still runs
+OVERSTAYED_S = 1.0
 #: a wait for the outbox (another daemon still drains) that takes longer is told
 SILENCE_S = 1.0
 HOUSEKEEPING_S = 0.5
-#: after the start come first what was left in the outbox and the first poll
+#: what was left in the outbox comes first
 PREPARED_AFTER_S = 1.0
 #: new objects, and collections of each generation, before the garbage collector runs: tasks come and go in
 #: hundreds, and few of their objects are garbage that it alone can find
@@ -53,6 +56,8 @@ class Daemon:
         self._clock = parts.clock
         self._started_at = parts.clock.monotonic()
         self._draining = False
+        self._hung_up = asyncio.Event()
+        self._stalls: Stalls | None = None
         self._grace = GracePeriod(parts.settings.worker.shutdown_grace_s)
         token = parts.settings.ops.wake_token
         self._ops = MetricsServer(
@@ -99,9 +104,13 @@ class Daemon:
         """Start everything that is not a task; false when a signal came while another daemon held the outbox."""
         parts = self._parts
         loop = asyncio.get_running_loop()
+        self._stalls = stalls_of(loop)
         loop.set_exception_handler(install_crash_hooks())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
+        for early in process.early_signals():
+            self._signalled(early)
         directory = str(self._settings.store.data_dir)
         waiting = loop.call_later(SILENCE_S, lambda: log.warning("outbox.awaited", directory=directory))
         try:
@@ -145,6 +154,7 @@ class Daemon:
             ("delivery", self._parts.delivery.run()),
             ("housekeeping", self._keep_house()),
             ("loop-lag", self._watch_loop()),
+            ("hang-ups", self._look_again()),
         ]
         if self._parts.batcher is not None:
             companions.append(("batching", self._parts.batcher.run()))
@@ -158,7 +168,8 @@ class Daemon:
 
     async def _prepare(self) -> None:
         """The first task must not wait for a library, and neither must what an earlier process left to deliver."""
-        await self._clock.sleep(PREPARED_AFTER_S)
+        if self._parts.outbox.recovered:
+            await self._clock.sleep(PREPARED_AFTER_S)
         if self._parts.provider is not None:
             await self._parts.provider.prepare()
         # What is there by now stays. To walk through it again and again took a fifth of the time.
@@ -195,10 +206,11 @@ class Daemon:
         self._parts.storage.journal.stop()
         if self._grace.begun:
             log.warning("drain.forced", signal=name)
+            logs.flush()
             os._exit(128 + number)
         log.info("drain.started", signal=name, running=len(self._parts.scheduler.running))
         self._grace.begin()
-        asyncio.get_running_loop().call_later(self._grace.seconds + 1.0, self._overstayed)
+        self._leave_at_the_latest()
         self.drain()
 
     def drain(self) -> None:
@@ -206,10 +218,22 @@ class Daemon:
         self._draining = True
         self._parts.scheduler.drain()
 
-    def _overstayed(self) -> None:
+    def _leave_at_the_latest(self) -> None:
+        loop = asyncio.get_running_loop()
+        due_at = loop.time() + self._grace.left_s() + OVERSTAYED_S
+        loop.call_at(due_at, self._overstayed, due_at)
+
+    def _overstayed(self, due_at: float) -> None:
         """Something swallowed its cancellation: ``asyncio`` would wait for it for ever."""
+        loop = asyncio.get_running_loop()
+        stalls_of(loop).note(due_at, loop.time())
+        if self._grace.left_s() + OVERSTAYED_S > LAG_SAMPLE_S:
+            # The process was stopped meanwhile: what it was doing has its time after all.
+            self._leave_at_the_latest()
+            return
         tasks = sorted(task.get_name() for task in asyncio.all_tasks())
         log.error("drain.forced", reason="a task ignores its cancellation", tasks=tasks)
+        logs.flush()
         os._exit(EX_SOFTWARE)
 
     async def _leave_when_empty(self) -> None:
@@ -249,27 +273,63 @@ class Daemon:
             bytes_used=depth.bytes,
             oldest_age_s=None if oldest is None else max(0.0, self._clock.now().timestamp() - oldest),
         )
+        if parts.batcher is not None:
+            parts.batcher.count()
         limit_s = self._settings.worker.task_timeout_s + STUCK_AFTER_S
         parts.metrics.stuck(sum(now - task.started_at > limit_s for task in parts.scheduler.running.values()))
         snapshot = self._snapshot()
+        parts.metrics.log_lines_dropped(logs.dropped())
         parts.metrics.ready(not health.unready(snapshot))
         parts.metrics.state(health.state(snapshot))
 
-    async def _watch_loop(self) -> None:
-        """How late a timer fires is how long the loop was busy with something else."""
+    async def _look_again(self) -> None:
+        """After SIGHUP: read the secrets again, and try at once whatever was paused."""
+        parts = self._parts
         while True:
-            due_at = self._clock.monotonic() + LAG_SAMPLE_S
-            await self._clock.sleep(LAG_SAMPLE_S)
-            self._parts.metrics.loop_lag(max(0.0, self._clock.monotonic() - due_at))
+            await self._hung_up.wait()
+            self._hung_up.clear()
+            log.info("daemon.hung_up")
+            await parts.tokens.look_again()
+            for gate in parts.gates.all():
+                gate.due()
+            if not parts.tokens.held:
+                with suppress(NeighbourError):
+                    await parts.tokens.token()
+            parts.source.wake()
+            parts.delivery.wake()
+
+    async def _watch_loop(self) -> None:
+        """How late a timer fires is how long the loop was busy with something else, or the whole process stopped.
+
+        A timer, because no task may run before it after a stall: what they do depends on that it is known.
+        """
+        loop, stalls = asyncio.get_running_loop(), stalls_of(asyncio.get_running_loop())
+        timers: list[asyncio.TimerHandle] = []
+
+        def wait() -> None:
+            timers[:] = [loop.call_later(LAG_SAMPLE_S, sample, self._clock.monotonic() + LAG_SAMPLE_S)]
+
+        def sample(due_at: float) -> None:
+            lag_s = max(0.0, self._clock.monotonic() - due_at)
+            self._parts.metrics.loop_lag(lag_s)
+            stalls.note(loop.time() - lag_s, loop.time())
+            wait()
+
+        wait()
+        try:
+            await loop.create_future()
+        finally:
+            timers[0].cancel()
 
     def _snapshot(self) -> health.Snapshot:
         parts, scheduler = self._parts, self._parts.scheduler
         return health.Snapshot(
             draining=self._draining,
             polled=scheduler.polled_at is not None,
-            tick_age_s=self._clock.monotonic() - scheduler.ticked_at,
+            tick_age_s=self._tick_age_s(),
             longest_tick_s=LONGEST_TICK_S,
             token_trouble=parts.tokens.trouble,
+            report_trouble=parts.source.report_trouble,
             poll_trouble=scheduler.trouble,
             outbox_full=parts.outbox.full,
             outbox_writable=parts.storage.writable,
@@ -279,8 +339,16 @@ class Daemon:
             isolation=parts.recovery.isolation,
             mode=self._settings.model.mode,
             holds={gate.service: gate.reason for gate in parts.gates.all() if gate.reason is not None},
+            paced={} if parts.batcher is None else parts.batcher.paces(),
             skipped={str(reason): count for reason, count in parts.source.last_page.skipped.items()},
         )
+
+    def _tick_age_s(self) -> float:
+        """For how long the poll loop has not moved. After a long stall it begins anew: nothing could move meanwhile."""
+        age_s, stalls = self._clock.monotonic() - self._parts.scheduler.ticked_at, self._stalls
+        if stalls is None or stalls.lasted_s < LONGEST_TICK_S / 2:
+            return age_s
+        return min(age_s, asyncio.get_running_loop().time() - stalls.ended_at)
 
     def status(self) -> Mapping[str, object]:
         """Everything an operator asks first, as JSON."""
@@ -294,7 +362,12 @@ class Daemon:
             "why_idle": health.why_idle(snapshot),
             "not_ready_because": health.unready(snapshot),
             "slots": {"total": snapshot.slots, "running": snapshot.running},
-            "backlog": {"seen": page.seen, "complete": page.complete, "skipped": snapshot.skipped},
+            "backlog": {
+                "seen": page.seen,
+                "complete": page.complete,
+                "read_ahead": parts.source.candidates,
+                "skipped": snapshot.skipped,
+            },
             "outbox": {
                 "waiting": depth.waiting,
                 "dead_letters": depth.dead,
@@ -307,9 +380,11 @@ class Daemon:
                 for gate in parts.gates.all()
             },
             "paused_models": {} if parts.batcher is None else parts.batcher.troubles(),
-            "paced_models": {} if parts.batcher is None else parts.batcher.paces(),
+            "paced_models": snapshot.paced,
+            "texts_set_aside": {} if parts.batcher is None else parts.batcher.offenders(),
             "token": {
                 "held": parts.tokens.held,
+                "trouble": parts.tokens.trouble,
                 "expires_in_seconds": None if token is None else round(token.expires_at - self._clock.monotonic(), 1),
             },
         }

@@ -5,30 +5,33 @@ Nothing here connects or starts: constructors store. ``app.py`` gives the parts 
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import httpx2
 
 from ai_task_processor import __version__
-from ai_task_processor.admission import EngineAdmission
+from ai_task_processor.admission import EngineAdmission, RunningTasks
 from ai_task_processor.auth import TOKEN_TIMEOUT_S, BearerAuth, TokenSource
-from ai_task_processor.batching import Attempt, MicroBatcher
+from ai_task_processor.batching import MicroBatcher, ModelCircuits
 from ai_task_processor.clock import SystemClock
 from ai_task_processor.delivery import Delivery
 from ai_task_processor.kit import Kit
 from ai_task_processor.lifecycle import TaskRunner
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
-from ai_task_processor.models.task import Record, Task
-from ai_task_processor.ports import Embeddings, Provider, SkipReason
+from ai_task_processor.models.task import Record
+from ai_task_processor.ports import Provider
 from ai_task_processor.processors.factory import ProcessorFactory
-from ai_task_processor.providers import MAX_ANSWER_BYTES, OPENAI_URL
+from ai_task_processor.providers import MAX_ANSWER_BYTES, NATIVE_DIMENSIONS, OPENAI_URL
 from ai_task_processor.providers.deferred import DeferredProvider
+from ai_task_processor.providers.memory import ModelMemory
 from ai_task_processor.providers.mock import MockProvider
+from ai_task_processor.providers.rotating import RotatingProvider
 from ai_task_processor.recovery import Recovery
-from ai_task_processor.resilience import Gate, RetryBudget, RetryPolicy, retrying
-from ai_task_processor.scheduler import Running, TaskScheduler
+from ai_task_processor.resilience import Gate, Retries
+from ai_task_processor.scheduler import TaskScheduler
+from ai_task_processor.secrets_read import Secrets
 from ai_task_processor.settings import ModelSettings, Settings
 from ai_task_processor.sources.nest import NestTaskSource
 from ai_task_processor.stores.journal import FileJournal
@@ -58,10 +61,10 @@ class Gates:
 
     poll: Gate
     delivery: Gate
-    model: Gate
+    model: ModelCircuits
     token: Gate
 
-    def all(self) -> tuple[Gate, ...]:
+    def all(self) -> tuple[Gate | ModelCircuits, ...]:
         return (self.poll, self.delivery, self.model, self.token)
 
 
@@ -100,6 +103,7 @@ class Parts:
     recovery: Recovery
     clients: Sequence[httpx2.AsyncClient]
     tokens: TokenSource
+    secrets: Secrets
     factory: ProcessorFactory
     source: NestTaskSource
     provider: Provider | None
@@ -111,11 +115,13 @@ class Parts:
 class Assembler:
     """Builds the parts in the order of their needs.
 
-    Raises ``ConfigurationError`` when an installed processor cannot be loaded.
+    ``read`` reads the settings again, for secrets that have been replaced. Raises ``ConfigurationError`` when an
+    installed processor cannot be loaded.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, read: Callable[[], Settings] | None = None) -> None:
         self._settings = settings
+        self._secrets = Secrets(settings, read)
         self._clock = SystemClock()
         self._rng = random.Random()  # noqa: S311 - jitter, not secrets
         self._factory = ProcessorFactory()
@@ -126,7 +132,9 @@ class Assembler:
             models=_counted_models(model),
             task_types=self._factory.task_types,
         )
-        self._gates = Gates(*map(self._gate, ("api_poll", "api_delivery", "model", "token")))
+        threshold = settings.worker.circuit_breaker_threshold
+        circuits = ModelCircuits(threshold=threshold, clock=self._clock, metrics=self._metrics)
+        self._gates = Gates(self._gate("api_poll"), self._gate("api_delivery"), circuits, self._gate("token"))
         self._clients: list[httpx2.AsyncClient] = []
 
     def parts(self) -> Parts:
@@ -136,7 +144,7 @@ class Assembler:
         storage = Storage(outbox, journal, DISK_RESERVE + slots * DISK_RESERVE_PER_SLOT)
         recovery = Recovery(journal, outbox, clock=self._clock)
         tokens = self._tokens()
-        running: dict[str, Running] = {}
+        running = RunningTasks()
         admission = EngineAdmission(running, outbox, self._factory.find, recovery)
         source = self._source(tokens, admission)
         delivery = Delivery(
@@ -149,9 +157,9 @@ class Assembler:
             rng=self._rng,
         )
         runner = self._runner(source, storage, kept=delivery.offer)
-        scheduler = self._scheduler(source, runner, storage, recovery, delivery, running, admission.refuse)
+        scheduler = self._scheduler(source, runner, storage, recovery, delivery, running, admission)
         provider = self._provider()
-        batcher = None if provider is None else self._batcher(provider, scheduler)
+        batcher = None if provider is None else self._batcher(provider, scheduler, source)
         self._factory.equip(self._kit(batcher))
         return Parts(
             settings=settings,
@@ -163,6 +171,7 @@ class Assembler:
             recovery=recovery,
             clients=self._clients,
             tokens=tokens,
+            secrets=self._secrets,
             factory=self._factory,
             source=source,
             provider=provider,
@@ -174,7 +183,7 @@ class Assembler:
     def _outbox(self) -> SqliteOutbox:
         store = self._settings.store
 
-        def lost(task_id: str) -> None:
+        def lost(task_id: str | None) -> None:
             self._metrics.result_lost()
             log.critical("result.lost", task_id=task_id)
 
@@ -199,6 +208,7 @@ class Assembler:
             clock=self._clock,
             metrics=self._metrics,
             rng=self._rng,
+            secrets=self._secrets,
         )
 
     def _source(self, tokens: TokenSource, admission: EngineAdmission) -> NestTaskSource:
@@ -235,8 +245,8 @@ class Assembler:
         storage: Storage,
         recovery: Recovery,
         delivery: Delivery,
-        running: dict[str, Running],
-        refuse: Callable[[Task], SkipReason | None],
+        running: RunningTasks,
+        admission: EngineAdmission,
     ) -> TaskScheduler:
         worker = self._settings.worker
 
@@ -251,11 +261,13 @@ class Assembler:
             source,
             runner,
             running=running,
+            refuse=admission.refuse,
+            lane=admission.lane,
             recovery=recovery,
             slots=worker.concurrency_limit,
             interval_s=worker.polling_interval_s,
             hold_s=hold_s,
-            refuse=refuse,
+            resumes_in_s=self._factory.resumes_in_s,
             clock=self._clock,
             metrics=self._metrics,
             rng=self._rng,
@@ -272,27 +284,32 @@ class Assembler:
         def make() -> Provider:
             from ai_task_processor.providers.openai_api import OpenAIProvider
 
-            return OpenAIProvider(model, client, self._metrics)
+            return OpenAIProvider(self._secrets.model, client, self._metrics)
 
-        return DeferredProvider("openai", make)
+        return RotatingProvider(lambda: DeferredProvider("openai", make), self._secrets)
 
-    def _batcher(self, provider: Provider, scheduler: TaskScheduler) -> MicroBatcher:
-        model, gate = self._settings.model, self._gates.model
-        policy, budget = RetryPolicy(model.max_retries, model.retry_backoff_factor), RetryBudget()
-
-        def patience(attempt: Attempt) -> Awaitable[Embeddings]:
-            return retrying(attempt, gate=gate, policy=policy, budget=budget, clock=self._clock, rng=self._rng)
-
+    def _batcher(self, provider: Provider, scheduler: TaskScheduler, source: NestTaskSource) -> MicroBatcher:
+        model = self._settings.model
         size = model.vector_cache_bytes
         return MicroBatcher(
             provider.embed,
-            patience=patience,
+            circuits=self._gates.model,
+            threshold=self._settings.worker.circuit_breaker_threshold,
+            retries=Retries(model.max_retries, model.retry_backoff_factor),
             cache=VectorCache(size, model.embedding_dimensions) if size else None,
-            hold_s=gate.wait_s,
+            length_of=self._vector_length,
+            opened=source.end_wait,
+            memory=ModelMemory(self._settings.store.data_dir),
             intake=scheduler,
             clock=self._clock,
             metrics=self._metrics,
         )
+
+    def _vector_length(self, name: str) -> tuple[int | None, int | None]:
+        """What is known of the length of a model's vectors, and what its name speaks for."""
+        model, native = self._settings.model, NATIVE_DIMENSIONS.get(name)
+        known = model.embedding_dimensions or (native if model.base_url is None else None)
+        return (known or native or 1536 if model.mode == "mock" else known), native
 
     def _kit(self, batcher: MicroBatcher | None) -> Kit:
         model = self._settings.model

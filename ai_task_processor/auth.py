@@ -7,98 +7,29 @@ itself, takes any JSON for a token, follows the wall clock and does nothing abou
 import asyncio
 import random
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
 from urllib.parse import quote_plus
 
 import httpx2
 from authlib.oauth2.auth import ClientAuth
 from authlib.oauth2.rfc6749.parameters import prepare_token_request
 
-from ai_task_processor import codec
-from ai_task_processor.errors import CircuitOpen, InvalidAnswer, NeighbourError, NoToken, Unauthorized
-from ai_task_processor.http1 import Answer
+from ai_task_processor.errors import CircuitOpen, NeighbourError, NoToken, Unauthorized
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.ports import Clock
 from ai_task_processor.resilience import Gate, backoff_s
+from ai_task_processor.secrets_read import Secrets
 from ai_task_processor.settings import AuthSettings
-from ai_task_processor.transport import exchange, status_error
+from ai_task_processor.token_answers import Token, granted, token_remedy
+from ai_task_processor.transport import exchange
 from ai_task_processor.trouble import Trouble
 
 TOKEN_TIMEOUT_S = 15.0
-#: renew when this part of a token's life is over
-RENEW_AT = 0.8
-#: RFC 6749 §5.1 only recommends ``expires_in``; a server that says nothing gets this guess, and a 401 corrects it
-ASSUMED_LIFE_S = 300.0
-#: a life beyond these bounds is taken for the nearer one: no token request per API request, and one a day at least
-SHORTEST_LIFE_S, LONGEST_LIFE_S = 1.0, 86_400.0
 #: an assertion is used at once; servers refuse those that could be used for long
 ASSERTION_LIFE_S = 300
-#: RFC 6749 §5.2 and RFC 8707: refusals that repeating does not mend
-_REFUSALS = frozenset(
-    {
-        "access_denied",
-        "invalid_client",
-        "invalid_grant",
-        "invalid_request",
-        "invalid_scope",
-        "invalid_target",
-        "unauthorized_client",
-        "unsupported_grant_type",
-    }
-)
 _HEADERS = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A bearer token. ``renew_at`` and ``expires_at`` are on the monotonic clock."""
-
-    value: str = field(repr=False)
-    generation: int
-    renew_at: float
-    expires_at: float
-    life_s: float
-    scope: str | None = None
-
-
-def parse_token(body: bytes, *, generation: int, now: float) -> Token:
-    """Validate a token answer (RFC 6749 §5.1) strictly. Raises ``InvalidAnswer``; never quotes the body."""
-    try:
-        answer = codec.loads(body)
-    except ValueError as error:
-        raise InvalidAnswer("the token endpoint did not answer JSON") from error
-    if not isinstance(answer, dict):
-        raise InvalidAnswer("the token endpoint did not answer a JSON object")
-    value, kind, scope = answer.get("access_token"), answer.get("token_type"), answer.get("scope")
-    if not isinstance(value, str) or not value or not all("!" <= char <= "~" for char in value):
-        raise InvalidAnswer("the token answer has no usable access_token")
-    if not isinstance(kind, str) or kind.lower() != "bearer":
-        raise InvalidAnswer("the token answer's token_type is not bearer")
-    life_s = _life_s(answer.get("expires_in"))
-    return Token(
-        value=value,
-        generation=generation,
-        renew_at=now + RENEW_AT * life_s,
-        expires_at=now + life_s,
-        life_s=life_s,
-        scope=scope if isinstance(scope, str) else None,
-    )
-
-
-def _life_s(expires_in: object) -> float:
-    if expires_in is None:
-        return ASSUMED_LIFE_S
-    usable = isinstance(expires_in, int | float | str) and not isinstance(expires_in, bool)
-    try:
-        life_s = float(expires_in) if usable else 0.0  # type: ignore[arg-type]  # a number or a text
-    except (ValueError, OverflowError):
-        life_s = 0.0
-    if not 0.0 < life_s < float("inf"):
-        raise InvalidAnswer("the token answer's expires_in is not a positive number of seconds")
-    return min(max(life_s, SHORTEST_LIFE_S), LONGEST_LIFE_S)
 
 
 class TokenSource:
@@ -120,6 +51,7 @@ class TokenSource:
         metrics: Metrics,
         rng: random.Random,
         timeout_s: float = TOKEN_TIMEOUT_S,
+        secrets: Secrets | None = None,
     ) -> None:
         self.current: Token | None = None
         self._trouble: str | None = "no token yet"
@@ -130,6 +62,7 @@ class TokenSource:
         self._metrics = metrics
         self._rng = rng
         self._timeout_s = timeout_s
+        self._secrets = secrets
         self._lock = asyncio.Lock()
         self._failures = 0
         self._retry_at = 0.0
@@ -193,7 +126,7 @@ class TokenSource:
         if wait_s > 0:
             raise NoToken(f"no token: {self._trouble}", retry_after_s=wait_s)
         try:
-            token = await self._gate.call(self._request)
+            token = await self._gate.call(self._requested)
         except NeighbourError as error:
             self._note_failure(error)
             wait_s = max(self._retry_at - self._clock.monotonic(), self._gate.wait_s())
@@ -211,7 +144,31 @@ class TokenSource:
         changed, self._trouble = str(error) != self._trouble, str(error)
         self._retry_at = self._clock.monotonic() + 0.5 + backoff_s(self._failures, base=2.0, longest=30, rng=self._rng)
         self._failures += 1
-        (log.warning if changed else log.debug)("token.failed", reason=self._trouble)
+        remedy = {"remedy": token_remedy(self._trouble, self._settings)} if isinstance(error, Unauthorized) else {}
+        (log.warning if changed else log.debug)("token.failed", reason=self._trouble, **remedy)
+
+    async def _requested(self) -> Token:
+        """A token; when the client is refused, once more with a secret that has been replaced meanwhile."""
+        try:
+            return await self._request()
+        except Unauthorized:
+            if not await self._reread():
+                raise
+        return await self._request()
+
+    async def _reread(self) -> bool:
+        """Is there another secret than the one that was used last?"""
+        if self._secrets is None:
+            return False
+        used = self._settings.client_secret, self._settings.private_key_pem
+        await self._secrets.reread()
+        self._settings = self._secrets.auth
+        return used != (self._settings.client_secret, self._settings.private_key_pem)
+
+    async def look_again(self) -> None:
+        """An operator says that something has changed: read the secrets, and let the next caller ask at once."""
+        await self._reread()
+        self._retry_at = 0.0
 
     async def _request(self) -> Token:
         url, headers, body = self._signed()
@@ -224,10 +181,8 @@ class TokenSource:
         finally:
             took_s = self._clock.monotonic() - started_at
             self._metrics.api_request(endpoint="/oauth2/token", method="POST", status_code=status, duration_s=took_s)
-        if answer.status_code != httpx2.codes.OK:
-            raise _refusal(answer)
         generation = self.current.generation + 1 if self.current else 1
-        return parse_token(answer.content, generation=generation, now=self._clock.monotonic())
+        return granted(answer, self._settings, generation=generation, now=self._clock.monotonic())
 
     def _signed(self) -> tuple[str, dict[str, str], str]:
         """The token request, built and signed by authlib. The audience goes with every renewal."""
@@ -252,18 +207,6 @@ class TokenSource:
             auth = ClientAuth(client_id, secret, settings.auth_method)
         url, headers, body = auth.prepare("POST", settings.token_url, dict(_HEADERS), body)
         return url, headers, body
-
-
-def _refusal(answer: Answer | httpx2.Response) -> NeighbourError:
-    """A 429 or 5xx is about the moment, whatever its body says; of the others the body knows best."""
-    try:
-        body = codec.loads(answer.content)
-    except ValueError:
-        body = None
-    code = body.get("error") if isinstance(body, dict) else None
-    if answer.status_code in (400, 401, 403) and isinstance(code, str) and code in _REFUSALS:
-        return Unauthorized(f"the token endpoint refuses the client: {code}", status=answer.status_code)
-    return status_error(answer, "the token endpoint")
 
 
 class BearerAuth(httpx2.Auth):

@@ -1,34 +1,38 @@
 """The command line. Exit codes follow sysexits: 78 configuration, 75 try again, 73 data directory, 70 a bug of ours."""
 
-import argparse
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from ai_task_processor import __version__
+from ai_task_processor import __version__, process
 from ai_task_processor.errors import AiTaskProcessorError, ConfigurationError, DataDirectoryError, OutboxLocked
 
 if TYPE_CHECKING:
+    import argparse
+
     from ai_task_processor.app import Daemon
 
 EX_OK, EX_FAILED, EX_SOFTWARE, EX_CANTCREAT, EX_TEMPFAIL, EX_CONFIG, EX_INTERRUPTED = 0, 1, 70, 73, 75, 78, 130
 
-Command = Callable[[argparse.Namespace], int]
+Command = Callable[["argparse.Namespace"], int]
 
 _EPILOG: Final = """\
 Settings come from the environment and from .env (see .env.example).
 Exit codes: 0 done, 69 a neighbour is down, 70 a bug of ours, 73 data directory unusable,
-75 try again later (outbox locked, results left), 78 configuration wrong.
+74 output lost, 75 try again later (outbox locked, results left), 78 configuration wrong.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the process's exit code."""
+    """Run one command; the process's exit code. Without ``argv`` this is the process's own command line."""
+    if argv is None:
+        return process.guarded(lambda: main(sys.argv[1:]))
     arguments = _parser().parse_args(argv)
     command: Command = arguments.command
     try:
+        _prepare_for_signals(command)
         return command(arguments)
     except ConfigurationError as error:
         for problem in error.problems:
@@ -38,15 +42,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), EX_TEMPFAIL)
     except DataDirectoryError as error:
         return _complain(str(error), EX_CANTCREAT)
-    except BrokenPipeError:
-        # The reader of our output (head, less) has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EX_OK
     except KeyboardInterrupt:
         return EX_INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _prepare_for_signals(command: Command) -> None:
+    """Until a command's own handlers stand, what came early is remembered; others end in the usual way."""
+    if command in (_sandbox, _demo):
+        process.restore_interrupt()
+    elif command not in (_run, _drain):
+        process.end_by_signals()
+
+
+def _parser() -> "argparse.ArgumentParser":
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="ai-task-processor",
         description="Polls a task API, processes AI tasks, and keeps every result until it is acknowledged.",
@@ -56,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(name: str, command: Command, help_text: str) -> argparse.ArgumentParser:
+    def add(name: str, command: Command, help_text: str) -> "argparse.ArgumentParser":
         child = commands.add_parser(name, help=help_text, description=help_text[:1].upper() + help_text[1:] + ".")
         child.set_defaults(command=command)
         return child
@@ -75,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_outbox_actions(parser: argparse.ArgumentParser) -> None:
+def _add_outbox_actions(parser: "argparse.ArgumentParser") -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
     listing = actions.add_parser("list", help="one line for each record, those that do not wait with their reason")
     listing.add_argument("--dead", action="store_true", help="dead letters and quarantined tasks only")
@@ -89,17 +99,18 @@ def _add_outbox_actions(parser: argparse.ArgumentParser) -> None:
         actions.add_parser(action, help=meaning).add_argument("task_ids", metavar="TASK_ID", nargs="+")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: "argparse.Namespace") -> int:
     return _live(lambda daemon: daemon.run(until_empty=arguments.until_empty))
 
 
-def _drain(_arguments: argparse.Namespace) -> int:
+def _drain(_arguments: "argparse.Namespace") -> int:
     return _live(lambda daemon: daemon.deliver())
 
 
 def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
     """Settings, logs, loop: then the daemon's life. A bug ends it with one structured line and 70."""
     import asyncio
+    import signal
 
     import uvloop
 
@@ -108,6 +119,8 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
     from ai_task_processor.assembly import Assembler
     from ai_task_processor.settings import load_settings
 
+    # Who replaces secrets sends it, perhaps before the loop listens: the secrets have not been read yet.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     settings = load_settings()
     logs.configure(level=settings.log.level, format=settings.log.format, secrets=settings.secrets())
     logs.install_crash_hooks()
@@ -116,7 +129,7 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
         log.warning("settings.warned", reason=warning)
 
     async def work() -> int:
-        return await life(Daemon(Assembler(settings).parts()))
+        return await life(Daemon(Assembler(settings, read=load_settings).parts()))
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
@@ -129,30 +142,29 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
             code = EX_SOFTWARE
         # All is closed. Whoever waited here would wait for the look-up of a name that nobody answers,
         # which cannot be cancelled, or for a thread that a plug-in has left behind.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        logs.flush()
         os._exit(code)
 
 
-def _demo(_arguments: argparse.Namespace) -> int:
+def _demo(_arguments: "argparse.Namespace") -> int:
     from ai_task_processor import demo
 
     return demo.main()
 
 
-def _doctor(_arguments: argparse.Namespace) -> int:
+def _doctor(_arguments: "argparse.Namespace") -> int:
     from ai_task_processor import doctor
 
     return doctor.main()
 
 
-def _outbox(arguments: argparse.Namespace) -> int:
+def _outbox(arguments: "argparse.Namespace") -> int:
     from ai_task_processor import outbox_commands
 
     return outbox_commands.main(arguments)
 
 
-def _sandbox(arguments: argparse.Namespace) -> int:
+def _sandbox(arguments: "argparse.Namespace") -> int:
     """Until Ctrl-C or SIGTERM; as process one of a container it has no other way to end than a handler of its own."""
     import asyncio
     import signal
@@ -162,6 +174,8 @@ def _sandbox(arguments: argparse.Namespace) -> int:
     async def work() -> None:
         serving = asyncio.create_task(serve(arguments.host, arguments.port, announce=_say))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
+        if process.early_signals():
+            serving.cancel()
         await serving
 
     with suppress(KeyboardInterrupt, asyncio.CancelledError):
@@ -169,13 +183,13 @@ def _sandbox(arguments: argparse.Namespace) -> int:
     return EX_OK
 
 
-def _healthcheck(_arguments: argparse.Namespace) -> int:
+def _healthcheck(_arguments: "argparse.Namespace") -> int:
     """For the container: no curl in the image, and no heavy import every fifteen seconds."""
     from http.client import HTTPConnection, HTTPException
 
-    host = os.environ.get("METRICS_HOST", "")
-    target = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104 - compared with, not bound to
-    port = os.environ.get("METRICS_PORT") or "8001"
+    given = _ops_settings()
+    host, port = given.get("METRICS_HOST", "127.0.0.1"), given.get("METRICS_PORT", "8001")
+    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, not bound to
     try:
         connection = HTTPConnection(target, int(port), timeout=3)
         connection.request("GET", "/health")
@@ -186,6 +200,20 @@ def _healthcheck(_arguments: argparse.Namespace) -> int:
         return _complain(answer.read(500).decode(errors="replace").strip(), EX_FAILED)
     _say("ok")
     return EX_OK
+
+
+def _ops_settings() -> Mapping[str, str]:
+    """Where the daemon listens, from the same places as its settings. Their parser is too heavy for this."""
+    names = ("METRICS_HOST", "METRICS_PORT")
+    given = {name: text for name in names if (text := os.environ.get(name, "").strip())}
+    if len(given) < len(names) and os.path.exists(".env"):  # noqa: PTH110 - pathlib takes as long as the whole check
+        from pathlib import Path
+
+        from ai_task_processor import environment
+
+        below, _problems = environment.read_dotenv(Path(".env"))
+        given = environment.layered(given, below, {})
+    return given
 
 
 def _complain(text: str, code: int = EX_FAILED) -> int:

@@ -19,6 +19,12 @@ from ai_task_processor.models.task import Failure, Record, TaskResult, TaskStatu
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 _FLOAT32 = np.dtype("<f4")
+#: what the largest component of an embedding is between, whatever its norm
+SMALLEST_MAX, LARGEST = 1e-6, 1e6
+#: of float32, relative to the largest component: below it a component says nothing
+PRECISION = 2.0**-24
+#: so many whole numbers are no accident
+QUANTIZED_FROM = 16
 
 
 def loads(data: bytes) -> object:
@@ -88,8 +94,10 @@ def outcome(record: Record) -> TaskResult | Failure:
 def vector(values: str | Sequence[float], dimensions: int | None = None) -> Vector | None:
     """A model's vector from base64 float32 or a list of numbers; None when it is not usable.
 
-    Usable means: the expected number of ``dimensions`` (any, when None), every component finite in
-    float32, and not all zero.
+    Usable means: the expected number of ``dimensions`` (any, when None), and values that an embedding can have:
+    every component finite in float32, the largest between a millionth and a million, and hardly any of less than
+    the precision of float32 beside it. Base64 of float64, of float16 or of big-endian numbers, read as float32,
+    breaks that. So do, where no length is expected, whole numbers alone: they are quantized (int8).
     """
     try:
         if isinstance(values, str):
@@ -101,9 +109,18 @@ def vector(values: str | Sequence[float], dimensions: int | None = None) -> Vect
         return None
     if array.ndim != 1 or array.size == 0 or (dimensions is not None and array.size != dimensions):
         return None
-    wide = array.astype(np.float64)
-    norm = float(wide @ wide)
-    return Vector(array.tobytes()) if 0.0 < norm < float("inf") else None
+    sizes = np.abs(array)
+    largest = float(sizes.max())
+    if not SMALLEST_MAX <= largest <= LARGEST:  # not so for NaN, either
+        return None
+    if dimensions is None and largest > 1.0 and array.size >= QUANTIZED_FROM and not np.any(array - np.trunc(array)):
+        return None
+    if array.size >= QUANTIZED_FROM and not array[::2].any():
+        return None  # float64 that hold no more than float16 did: every other word is empty
+    lost = array.size - np.count_nonzero(sizes >= largest * PRECISION)
+    if lost > array.size // 16 and lost - (array.size - np.count_nonzero(sizes)) > array.size // 16:
+        return None
+    return Vector(array.tobytes())
 
 
 def pseudo_vector(seed: bytes, dimensions: int) -> Vector:

@@ -11,7 +11,16 @@ from collections.abc import Sequence
 from itertools import islice
 from math import inf
 
-from ai_task_processor.errors import Ambiguous, CircuitOpen, NeighbourError, OutboxUnwritable, Rejected, Transient
+from ai_task_processor.deadline import stalled_s
+from ai_task_processor.errors import (
+    Ambiguous,
+    CircuitOpen,
+    NeighbourError,
+    OutboxUnwritable,
+    Rejected,
+    Transient,
+    explained,
+)
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Record
@@ -96,7 +105,8 @@ class Delivery:
         Then nothing is gained by making more: they would be listed again and again until they are reported, and
         be read back from the disk. While the source hangs or is held, the outbox takes what comes.
         """
-        waiting = len(self._fresh) >= max(1, self._concurrency // 2)
+        room = max(0, self._window - len(self._under_way))
+        waiting = len(self._fresh) - room >= max(1, self._concurrency // 2)
         return waiting and self._clock.monotonic() - self._acknowledged_at < TAKES_THEM_S
 
     def wake(self) -> None:
@@ -123,9 +133,10 @@ class Delivery:
 
         False when nothing is under way and for ``patience_s`` nothing has left: the source is away.
         """
-        waiting, moved_at = self._outbox.depth().waiting, self._clock.monotonic()
+        # In the time in which this process ran: while it is stopped nothing can leave.
+        waiting, moved_at = self._outbox.depth().waiting, self._clock.monotonic() - stalled_s()
         while waiting or self._under_way:
-            now, before = self._clock.monotonic(), waiting
+            now, before = self._clock.monotonic() - stalled_s(), waiting
             waiting = self._outbox.depth().waiting
             if waiting < before:
                 moved_at = now
@@ -168,9 +179,10 @@ class Delivery:
             return ()
         limit = PROBE_CHOICE if probing else room
         self._look = False
-        records = await self._due(limit)
-        self._look |= probing or len(records) >= limit
-        return self._probes(records) if probing else records
+        # One more than there is room for: whether there is more must not be asked again and again.
+        records = await self._due(limit + 1)
+        self._look |= probing or len(records) > limit
+        return self._probes(records) if probing else records[:limit]
 
     def _room(self) -> int:
         if self._gate.wait_s() > 0:
@@ -244,18 +256,20 @@ class Delivery:
         if error is None:
             await self._outbox.delivered(record.task_id)
         elif isinstance(error, Rejected):
-            await self._bury(record, error.outcome, str(error))
+            await self._bury(record, error.outcome, explained(error))
         elif self._hopeless(record, error):
-            await self._bury(record, "refused", f"in vain for a day, while others were acknowledged: {error}")
+            reason = f"in vain for a day, while others were acknowledged: {explained(error)}"
+            await self._bury(record, "refused", reason)
         else:
             await self._defer(record, error)
             return
         self._outvoted.pop(record.task_id, None)
 
     async def _bury(self, record: Record, outcome: str, reason: str) -> None:
-        await self._outbox.bury(record.task_id, reason)
+        attempts = record.attempts + 1
+        await self._outbox.bury(record.task_id, reason, attempts=attempts)
         self._metrics.delivery(outcome)
-        log.error("delivery.refused", task_id=record.task_id, reason=reason, attempts=record.attempts + 1)
+        log.error("delivery.refused", task_id=record.task_id, reason=reason, attempts=attempts)
 
     async def _defer(self, record: Record, error: NeighbourError) -> None:
         attempts = record.attempts + 1
@@ -263,7 +277,7 @@ class Delivery:
         due_at = self._now() + delay_s
         await self._outbox.defer(record.task_id, due_at=due_at, attempts=attempts)
         self._metrics.delivery("retried")
-        wide = {"reason": str(error), "attempts": attempts, "again_in_s": round(delay_s, 1)}
+        wide = {"reason": explained(error), "attempts": attempts, "again_in_s": round(delay_s, 1)}
         log.warning("delivery.deferred", task_id=record.task_id, **wide)
 
     def _hopeless(self, record: Record, error: NeighbourError) -> bool:

@@ -6,31 +6,63 @@ a line that names the variable and the remedy, never the text.
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from dotenv.parser import parse_stream
+from dotenv.parser import Binding, parse_stream
 
 from ai_task_processor.syntax import TRUE, ip_address
 
 _PRIVATE_SUFFIXES = (".local", ".internal", ".svc", ".svc.cluster.local")
+_QUOTED = re.compile(r"""(["'])(?P<straight>.*)\1|[\u201c\u2018\u201e](?P<curly>.*)[\u201d\u2019\u201c]""", re.DOTALL)
+_IN_QUOTES = "in quotation marks, which arrived as part of it: remove them"
+#: Looks like a space, or like nothing: from a web page, a chat, an editor. Line breaks and tabs may stand in JSON.
+_INVISIBLE = re.compile(r"[^\S \t\r\n]|[\x00-\x08\x0e-\x1f\x7f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+#: Not a ``#`` inside JSON, which ends in a brace.
+_COMMENT = re.compile(r"(?:^#\s|\s#)[^}]*$")
 
 
 def read_dotenv(path: Path) -> tuple[dict[str, str], list[str]]:
     """What a ``.env`` file sets, and its problems. A missing file sets nothing. ``${NAME}`` is not expanded."""
     try:
-        text = path.read_text("utf-8")
+        bindings = _bindings(path)
     except FileNotFoundError:
         return {}, []
     except OSError as error:
         return {}, [f"{path} cannot be read ({error.strerror}): mend or remove it"]
     except UnicodeDecodeError:
         return {}, [f"{path} is not UTF-8: save it as UTF-8"]
-    bindings = list(parse_stream(io.StringIO(text)))
     problems = [f"{path}, line {b.original.line} is not readable: write NAME=value" for b in bindings if b.error]
     return {b.key: b.value for b in bindings if b.key and b.value is not None}, problems
+
+
+def _bindings(path: Path) -> list[Binding]:
+    return list(parse_stream(io.StringIO(path.read_text("utf-8"))))
+
+
+def dollar_warnings(path: Path, names: Collection[str]) -> list[str]:
+    """A warning for each variable that Docker Compose reads from ``.env`` with another value than this process.
+
+    Compose expands ``$`` in values without quotation marks and in double ones, and takes single-quoted values as they
+    are (https://docs.docker.com/compose/how-tos/environment-variables/variable-interpolation/). Here nothing is
+    expanded: a secret must not depend on the rest of the environment.
+    """
+    try:
+        bindings = _bindings(path)
+    except (OSError, UnicodeDecodeError):
+        return []  # a problem of ``read_dotenv``
+    return [
+        f"{binding.key} has a $ in {path}, which Docker Compose would expand and this process does not: "
+        "put the value in single quotes there"
+        for binding in bindings
+        if binding.key in names and "$" in (binding.value or "") and not _is_literal(binding)
+    ]
+
+
+def _is_literal(binding: Binding) -> bool:
+    return binding.original.string.partition("=")[2].lstrip().startswith("'")
 
 
 def layered(upper: Mapping[str, str], lower: Mapping[str, str], files: Mapping[str, str]) -> dict[str, str]:
@@ -46,20 +78,50 @@ def layered(upper: Mapping[str, str], lower: Mapping[str, str], files: Mapping[s
     return lower | upper
 
 
+def bare(given: Mapping[str, str], names: Collection[str], problems: list[str]) -> dict[str, str]:
+    """The values of ``names`` without what is in them although nobody meant it; a problem for each.
+
+    ``docker run --env-file`` and Kubernetes pass quotation marks and comments on as part of a value. They are refused,
+    not removed: another reader of the same file would use another secret. A secret that does contain `` #`` can come
+    from a file. White space around a value (the ``\\r`` of a file from Windows, too) is removed by ``layered`` without
+    a word: it belongs to no value of ours.
+    """
+    texts = dict(given)
+    for name, text in given.items():
+        if name in names:
+            texts[name] = _bare(name, text, problems)
+    return {name: text for name, text in texts.items() if text or name not in names}
+
+
+def _bare(name: str, text: str, problems: list[str]) -> str:
+    visible = _INVISIBLE.sub("", text)
+    if visible != text:
+        problems.append(f"{name} has an invisible character in its value: type the value by hand")
+    if not _QUOTED.fullmatch(visible) and (comment := _COMMENT.search(visible)):
+        problems.append(f"{name} has a comment in its value: give the comment a line of its own")
+        visible = visible[: comment.start()].rstrip()
+    if quoted := _QUOTED.fullmatch(visible):
+        problems.append(f"{name} has a value {_IN_QUOTES}")
+        visible = quoted["straight"] or quoted["curly"] or ""
+    return visible.strip()
+
+
 def _filled(layer: Mapping[str, str]) -> dict[str, str]:
     return {name: stripped for name, text in layer.items() if (stripped := text.strip())}
 
 
 def _content(path: str) -> str:
-    """The content of a secret file, without surrounding white space (the final newline of an editor)."""
+    """The content of a secret file, without what editors add: surrounding white space, a byte order mark."""
     try:
-        text = Path(path).read_text("utf-8").strip()
+        text = Path(path).read_text("utf-8-sig").strip()
     except OSError as error:
         raise ValueError(f"names a file that cannot be read ({error.strerror}): mend the path or permissions") from None
     except ValueError:  # not UTF-8, or a path with a null character
         raise ValueError("must name a text file in UTF-8") from None
     if not text:
         raise ValueError("names an empty file: write the secret into it")
+    if _QUOTED.fullmatch(text):
+        raise ValueError(f"names a file with a value {_IN_QUOTES}")
     return text
 
 

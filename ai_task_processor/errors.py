@@ -14,18 +14,24 @@
     └── NeighbourError            somebody else's fault: the task stays pending
         ├── Unsent                nothing was sent: DNS, refused, TLS
         │   └── CircuitOpen       we did not even try: circuit open or neighbour paused
+        ├── SetAside              we did not try: this input fails again and again while others are served
         ├── Transient             5xx, 408, 425
         │   └── InvalidAnswer     an answer that makes no sense
+        ├── CallRefused           one model call is refused: its texts or its size may be at fault, or the model
         ├── Throttled             429, or 503 with Retry-After
-        ├── Ambiguous             it may have been applied: timeout or reset after writing
+        ├── Ambiguous             it may have been applied: a reset after writing
+        │   ├── TimedOut          no answer in time
+        │   └── Unacknowledged    a report was answered, and the answer does not acknowledge it
         ├── Unauthorized          401 after a refresh, 403
         │   └── NoToken           the token endpoint gave us none
         ├── Misconfigured         wrong configuration, seen from outside
-        ├── ModelRefused          the same, but about one model only
+        │   ├── NeverAcknowledged reports are answered, and never acknowledged
+        │   └── ModelRefused      the same, but about one model only
         └── QuotaExhausted        the provider wants money
 
 What a class means for retries and for the circuit breaker are attributes of the class, not
-tuples at the caller. Messages never contain answers, user text or secrets.
+tuples at the caller. Messages never contain answers, user text or secrets; ``detail`` holds what a
+remote says about its refusal in its own words, cleaned by whoever read it.
 """
 
 from typing import ClassVar, Literal
@@ -83,12 +89,13 @@ class Rejected(AiTaskProcessorError):
         super().__init__(f"{outcome} (HTTP {status})")
         self.outcome = outcome
         self.status = status
+        self.detail = ""
 
 
 class NeighbourError(AiTaskProcessorError):
     """Somebody else's fault. Never fails a task.
 
-    ``retry_after_s`` is the neighbour's own wish, when it named one.
+    ``retry_after_s`` is the delay that the remote asked for, when it named one.
     """
 
     #: is this evidence that the neighbour is down? (counted by the circuit breaker)
@@ -102,6 +109,7 @@ class NeighbourError(AiTaskProcessorError):
         super().__init__(message)
         self.status = status
         self.retry_after_s = retry_after_s
+        self.detail = ""
 
 
 class Unsent(NeighbourError):
@@ -118,6 +126,10 @@ class CircuitOpen(Unsent):
     retryable = False
 
 
+class SetAside(NeighbourError):
+    """Not tried: a model fails for this input again and again and serves others. ``retry_after_s``: the next try."""
+
+
 class Transient(NeighbourError):
     """The neighbour answered that it cannot now (5xx, 408, 425)."""
 
@@ -127,6 +139,32 @@ class Transient(NeighbourError):
 
 class InvalidAnswer(Transient):
     """The neighbour answered something that makes no sense (HTML, truncated JSON, a wrong vector)."""
+
+
+class CallRefused(NeighbourError):
+    """A model refuses one call, in words that do not say whether its texts, their number or the request is at fault.
+
+    ``final``: what a text that is alone at fault ends with, None when that must not end it. ``explained``: the
+    refusal itself says that it is about the text. ``too_large``: it says that the call is, and ``limit`` of what.
+    """
+
+    pause_s = (1.0, 300.0)
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        final: InputRefused | None = None,
+        explained: bool = False,
+        too_large: bool = False,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(message, status=status)
+        self.final = final
+        self.explained = explained
+        self.too_large = too_large
+        self.limit = limit
 
 
 class Throttled(NeighbourError):
@@ -141,6 +179,21 @@ class Ambiguous(NeighbourError):
 
     trips_breaker = True
     retryable = True
+
+
+class TimedOut(Ambiguous):
+    """The request was written and no answer came in time."""
+
+
+class Unacknowledged(Ambiguous):
+    """A report was answered with 2xx, and the answer does not acknowledge it.
+
+    ``page``: by something that is not the task API, as far as one can tell, so that no callback ran.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, page: bool = False) -> None:
+        super().__init__(message, status=status)
+        self.page = page
 
 
 class Unauthorized(NeighbourError):
@@ -161,11 +214,22 @@ class Misconfigured(NeighbourError):
     pause_s = (10.0, 300.0)
 
 
-class ModelRefused(NeighbourError):
+class NeverAcknowledged(Misconfigured):
+    """Answers that do not acknowledge, several in a row. Each further probe may run the upstream's callback again."""
+
+    pause_s = (300.0, 300.0)
+
+
+class ModelRefused(Misconfigured):
     """The provider refuses one model or its parameters: tasks of that model wait, the others go on."""
 
 
 class QuotaExhausted(NeighbourError):
-    """The provider's account is empty (``insufficient_quota``): one probe per five minutes."""
+    """The provider's account is empty, or a throttle is named so: first a short pause when it served a moment ago."""
 
     pause_s = (300.0, 300.0)
+
+
+def explained(error: Rejected | NeighbourError) -> str:
+    """The error in one line, with the remote's own words when it said why."""
+    return f"{error}: {error.detail}" if error.detail else str(error)

@@ -14,6 +14,7 @@ class Snapshot:
 
     ``isolation``: why slots are kept empty for a task that runs isolated.
     ``token_trouble``: why there is no token. It is nobody's trouble that one expired while none was needed.
+    ``report_trouble``: why results are not taken until somebody changes something.
     """
 
     draining: bool
@@ -29,7 +30,10 @@ class Snapshot:
     slots: int
     isolation: str | None = None
     mode: str
+    report_trouble: str | None = None
     holds: Mapping[str, str] = field(default_factory=dict)
+    #: why model calls that are ready do not start, by model
+    paced: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -52,6 +56,8 @@ def unready(snapshot: Snapshot) -> list[str]:
         reasons.append(f"token_unavailable: {snapshot.token_trouble}")
     if snapshot.poll_trouble is not None:
         reasons.append(f"upstream_unavailable: {snapshot.poll_trouble}")
+    if snapshot.report_trouble is not None:
+        reasons.append(f"results_refused: {snapshot.report_trouble}")
     if snapshot.outbox_full:
         reasons.append("outbox_full")
     if not snapshot.outbox_writable:
@@ -71,6 +77,9 @@ def state(snapshot: Snapshot) -> str:
 
 def why_idle(snapshot: Snapshot) -> str | None:
     """One sentence for whoever wonders why nothing is being processed; None while something is."""
+    if snapshot.running and snapshot.paced:
+        model, reason = next(iter(snapshot.paced.items()))
+        return f"tasks in slots wait for the model {model}: {reason}"
     if snapshot.running >= snapshot.slots:
         return None
     if reasons := unready(snapshot):

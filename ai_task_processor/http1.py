@@ -12,16 +12,18 @@ whose connection died is never repeated here, because it may have been applied.
 import asyncio
 import contextlib
 import re
+import select
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from typing import cast
 
 import aiohappyeyeballs
 import httptools
 import httpx2
 
+from ai_task_processor.deadline import Deadline, stalls_of
 from ai_task_processor.errors import InvalidAnswer
 
 CONNECT_TIMEOUT_S = 10.0
@@ -73,6 +75,33 @@ class Answer:
         return 500 <= self.status_code < 600
 
 
+class StreamedAnswer(Answer):
+    """An answer whose body is still on its way. To be closed: what was not read ends the connection."""
+
+    __slots__ = ("_close", "_connection", "_left")
+
+    def __init__(self, connection: "_Connection", left: int, close: Callable[["_Connection"], None]) -> None:
+        super().__init__(connection.status, connection.headers)
+        self._connection: _Connection | None = connection
+        self._left = left
+        self._close = close
+
+    async def aiter_bytes(self) -> AsyncGenerator[bytes, None]:
+        """The body as it comes. Raises ``InvalidAnswer`` over the limit."""
+        if self._connection is None:
+            return
+        async for chunk in self._connection.body():
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise InvalidAnswer("the answer is larger than we accept")
+            yield chunk
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._close(connection)
+
+
 class Http1Transport(httpx2.AsyncBaseTransport):
     """At most ``connections`` at once, kept alive and used again, the last used first. Without a context: plain http.
 
@@ -121,6 +150,11 @@ class Http1Transport(httpx2.AsyncBaseTransport):
         finally:
             self._release(connection)
 
+    async def open(self, origin: Origin, head: bytes, limit: Callable[[int], int]) -> StreamedAnswer:
+        """One request without a body, and its answer as a stream."""
+        connection = await self._send(origin, head, (b"",))
+        return StreamedAnswer(connection, limit(connection.status), self._release)
+
     async def _send(self, origin: Origin, head: bytes, body: Sequence[bytes]) -> "_Connection":
         connection = await self._acquire(origin)
         try:
@@ -158,7 +192,7 @@ class Http1Transport(httpx2.AsyncBaseTransport):
         waiter: asyncio.Future[_Connection | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:
-            async with asyncio.timeout(POOL_TIMEOUT_S):
+            with Deadline(POOL_TIMEOUT_S):
                 return await waiter
         except BaseException as error:
             if waiter.done() and not waiter.cancelled():
@@ -219,7 +253,7 @@ class Http1Transport(httpx2.AsyncBaseTransport):
         self._connecting += 1
         connection = _Connection(self, origin)
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            with Deadline(CONNECT_TIMEOUT_S):
                 sock = await aiohappyeyeballs.start_connection(
                     await resolved(host, port), happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1, loop=loop
                 )
@@ -271,12 +305,23 @@ class _Connection(asyncio.Protocol):
         self._busy = self._headed = self._framed = self._complete = self._paused = self._lives_on = False
         self._keepalive_s = KEEPALIVE_S
         self._idle_since = 0.0
+        self._stalls = stalls_of(self._loop)
+        self._stalled_s = self._stalls.total_s
 
     def usable_for(self, origin: Origin | None) -> bool:
         """Open, fresh, and for the right server (any, when None)."""
         open_ = self.transport is not None and self._error is None
         fresh = self._loop.time() - self._idle_since < self._keepalive_s
-        return open_ and fresh and origin in (None, self._origin)
+        return open_ and fresh and origin in (None, self._origin) and self._is_silent()
+
+    def _is_silent(self) -> bool:
+        """After a stall: has the server hung up meanwhile? The loop may not have read that yet."""
+        if self._stalled_s != self._stalls.total_s and self.transport is not None:
+            self._stalled_s = self._stalls.total_s
+            poll = select.poll()
+            poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+            return not poll.poll(0)
+        return True
 
     async def send(self, head: bytes, body: Sequence[bytes]) -> None:
         """Write a request, and return when the head of its answer is in ``status`` and ``headers``."""

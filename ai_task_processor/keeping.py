@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
 
-from ai_task_processor.errors import CircuitOpen, NeighbourError, OutboxUnwritable, Rejected
+from ai_task_processor.errors import CircuitOpen, NeighbourError, OutboxUnwritable, Rejected, explained
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Record
@@ -82,9 +82,10 @@ class Keeper:
             if direct.acknowledged:
                 await self._outbox.delivered(record.task_id)
             elif direct.refused:
-                await self._outbox.bury(record.task_id, str(direct.refused))
+                reason, attempts = explained(direct.refused), direct.attempts + 1
+                await self._outbox.bury(record.task_id, reason, attempts=attempts)
                 self._metrics.delivery(direct.refused.outcome)
-                log.error("delivery.refused", task_id=record.task_id, reason=str(direct.refused), attempts=1)
+                log.error("delivery.refused", task_id=record.task_id, reason=reason, attempts=attempts)
             else:
                 await self._put(record)
         except Exception as error:  # noqa: BLE001 - the boundary of one commit: whatever it was, the result stays

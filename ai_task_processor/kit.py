@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from ai_task_processor.batching import Embedded
+from ai_task_processor.models.task import Embedded
 from ai_task_processor.ports import Clock
 
 
@@ -15,7 +15,13 @@ class Embedder(Protocol):
         """Raises ``InputRefused`` when the model refuses this text, a ``NeighbourError`` otherwise."""
 
     def hold_s(self) -> float:
-        """Seconds until a model call may start; 0 when it may now."""
+        """Seconds until a call of any model may start; 0 when one may now."""
+
+    def lane_hold_s(self, model: str, running: int) -> float:
+        """Seconds until one more task of this model may start, when so many of it run; 0 when it may now."""
+
+    def resumes_in_s(self) -> float:
+        """Seconds until some model that is held may be tried again; infinite when none is held."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

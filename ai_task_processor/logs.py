@@ -7,9 +7,12 @@ would carry user text. Messages of ``AiTaskProcessorError`` are ours and stay.
 The events, as ``noun.verb_in_past``; callers add the details as keywords::
 
     settings.warned         a setting works but deserves a second look
+    settings.rejected       read again for replaced secrets, and not valid: the old secrets stay
+    secret.replaced         another one was read and is used from now on
     plugin.loaded           an installed package added a processor
     plugin.failed           a processor raised where it was only asked
     daemon.started          it polls from now on
+    daemon.hung_up          SIGHUP: secrets are read again, what was paused is tried
     daemon.stopped          it ended as it was told to
     daemon.crashed          an exception nobody handled, in the main or another thread
     exception.caught        an exception in a callback, task or destructor that nobody waited for
@@ -31,6 +34,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     task.quarantined        three of its isolated runs killed the process: not started again
     recovery.started        the process died last time: tasks were in flight, and so many of them wait to run isolated
     result.lost             disk and process failed together: put the task back to pending
+    text.set_aside          a model fails for one text and serves others: it is tried again later and later
     model.crashed           a bug of ours in one model call
     delivery.acknowledged   (debug) the upstream has the outcome
     delivery.deferred       to be tried again later
@@ -56,6 +60,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     drain.finished          everything that ran has ended
     drain.forced            left at once
     log.failed              a line of another library that could not be rendered
+    log.dropped             nobody read the log for a while: so many lines are missing
 """
 
 import asyncio
@@ -68,6 +73,7 @@ import os
 import re
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -86,11 +92,14 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor  # noqa:
 
 from ai_task_processor import codec  # noqa: E402 - as above
 from ai_task_processor.errors import AiTaskProcessorError  # noqa: E402 - as above
+from ai_task_processor.log_writer import LineWriter  # noqa: E402 - as above
 from ai_task_processor.masking import MASK, MIN_SECRET, SENSITIVE_KEY, Masker  # noqa: E402 - as above
 
 if _rich is None:
     del sys.modules["rich"]
 
+#: so long the end of the process waits for whoever reads the log
+FLUSH_S = 0.5
 MAX_TEXT = 2_000
 MAX_TRACEBACK = 10_000  # the one longer value: a chain of causes with its frames
 MAX_ITEMS = 30
@@ -114,6 +123,25 @@ _loggers: dict[str, FilteringBoundLogger] = {}
 def get_logger(name: str) -> FilteringBoundLogger:
     """A logger for a module; may be called at import, what ``configure`` decides applies at each use."""
     return _loggers.setdefault(name, structlog.get_logger(name))
+
+
+class _Masks:
+    """The masker of the process, set by ``configure``."""
+
+    masker = Masker(())
+
+
+_masks = _Masks()
+
+
+def masked(text: str) -> str:
+    """A text as a log line would show it: for what is kept or served beside the log."""
+    return _masks.masker(text)
+
+
+def learn(secrets: Iterable[str]) -> None:
+    """Mask these, too, from now on: secrets are replaced while the process runs."""
+    _masks.masker.learn(secrets)
 
 
 def _forget() -> None:
@@ -159,7 +187,7 @@ def configure(
         colours = terminal and not os.environ.get("NO_COLOR")
         render = structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)
         json_lines = False
-    mask = Masker(secrets)
+    mask = _masks.masker = Masker(secrets)
     chain: list[Processor] = [
         _name_task,
         _arrange,
@@ -187,6 +215,21 @@ def configure(
     _forget()
 
 
+def flush(timeout_s: float = FLUSH_S) -> None:
+    """Let the reader have every line, if it takes them within this time. For the end of the process."""
+    for handler in _handlers():
+        handler.drain(timeout_s)
+
+
+def dropped() -> int:
+    """Lines that nobody will read, because the log was not read or could not be written."""
+    return sum(handler.dropped for handler in _handlers())
+
+
+def _handlers() -> "list[_Handler]":
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, _Handler)]
+
+
 def install_crash_hooks() -> Callable[[object, dict[str, Any]], None]:
     """Make a crash a log line like any other; the result is for ``loop.set_exception_handler``.
 
@@ -211,8 +254,17 @@ def install_crash_hooks() -> Callable[[object, dict[str, Any]], None]:
     return loop_caught
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class _Handler(logging.Handler):
     """Writes a line whatever it contains: a log line must never hurt the one who logs, nor tell what it hides."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
+        try:
+            self._writer: LineWriter | None = LineWriter(stream.fileno(), self._notice)
+        except (OSError, ValueError, AttributeError):
+            self._writer = None  # a stream in memory
 
     def format(self, record: logging.LogRecord) -> str:
         try:
@@ -220,18 +272,44 @@ class _Handler(logging.StreamHandler[TextIO]):
         except Exception:  # noqa: BLE001  # boundary: other libraries' arguments need not fit their own message
             about = {"name": record.name, "levelno": record.levelno, "levelname": record.levelname}
             line = super().format(logging.makeLogRecord({**about, "msg": "log.failed"}))
-        encoding = getattr(self.stream, "encoding", None) or "utf-8"
-        return line.encode(encoding, "backslashreplace").decode(encoding)
+        return line
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name in the standard library
-        """The stream is gone, and the standard answer would print the record's arguments as they are."""
+    def emit(self, record: logging.LogRecord) -> None:
+        # Whoever logs is not to be hurt, and the standard answer to an error would print the record's arguments.
+        with contextlib.suppress(Exception):
+            self._write(self.format(record) + "\n")
 
     def write(self, line: str) -> None:
         """A line that was rendered elsewhere."""
-        # As ``emit``: whoever logs is not to be hurt.
         with self.lock, contextlib.suppress(Exception):  # type: ignore[union-attr]  # a handler in use has a lock
-            self.stream.write(line)
-            self.flush()
+            self._write(line)
+
+    def _write(self, line: str) -> None:
+        data = line.encode(self._encoding, "backslashreplace")
+        if self._writer is None:
+            self._stream.write(data.decode(self._encoding))
+            self._stream.flush()
+        else:
+            self._writer.write(data)
+
+    @property
+    def dropped(self) -> int:
+        return 0 if self._writer is None else self._writer.dropped
+
+    def drain(self, timeout_s: float) -> None:
+        """Wait for lines that wait for the reader."""
+        if self._writer is not None:
+            self._writer.flush(timeout_s)
+
+    def flush(self) -> None:
+        """What the standard library calls at the end of the process."""
+        self.drain(FLUSH_S)
+
+    def _notice(self, lost: int) -> bytes:
+        about = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "_logger": None}
+        event = {"event": "log.dropped", "lines": lost}
+        line = self.format(logging.makeLogRecord({**about, "_name": "warning", "msg": event}))
+        return f"{line}\n".encode(self._encoding, "backslashreplace")
 
 
 class _Shortcut:
@@ -257,8 +335,8 @@ class _Shortcut:
         fields = dict(_name_task(logger, method, event))
         del fields["event"]
         if len(fields) < MAX_ITEMS and (text := self._rendered(fields)) is not None:
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")[:-6]
-            self._handler.write(f'{{"timestamp":"{now}Z",{head}{text}\n')
+            second, rest = divmod(time.time(), 1.0)
+            self._handler.write(f'{{"timestamp":"{_second(int(second))}.{int(rest * 1000):03}Z",{head}{text}\n')
             raise structlog.DropEvent
         return event
 
@@ -289,6 +367,12 @@ class _Shortcut:
             if len(self._plain_keys) < MAX_HEADS:
                 self._plain_keys[key] = plain
         return plain
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    """Most lines are of the same second as the one before."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
 
 
 def _without_exceptions(record: logging.LogRecord) -> logging.LogRecord:

@@ -24,7 +24,7 @@ PREFIX = "ai_task_processor_"
 OTHER = "other"
 
 # From 5 ms to one hour: a model call may take minutes, a task may wait much longer. Each bound costs
-# 15 of the 500 series.
+# 15 of the 700 series.
 LATENCY_S = (0.005, 0.025, 0.1, 0.25, 1, 2.5, 10, 30, 120, 600, 3600)
 LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 POLL_BYTES = (256, 4096, 65_536, 1_048_576, 16_777_216, 268_435_456)
@@ -146,6 +146,8 @@ class Metrics:
         self._oldest_pending = one(Gauge, "oldest_pending_age_seconds", "Age of the oldest task that was read.")
         self._pending_complete = one(Gauge, "pending_list_complete", "1 when the list was read to its end.")
         self._skipped = many(Counter, "tasks_skipped_total", "Listed tasks not started.", reason=get_args(SkipReason))
+        self._listed = one(Counter, "listed_records_total", "Records of the pending list that were looked at.")
+        self._read_ahead = one(Gauge, "read_ahead_tasks", "Listed tasks that wait here for free slots.")
         # --- tasks
         self._processed = many(Counter, "tasks_processed_total", "Settled tasks.", by_type, status=TASK_STATUSES)
         self._processing = many(latency, "task_processing_duration_seconds", "From started to settled.", by_type)
@@ -175,7 +177,14 @@ class Metrics:
         )
         self._isolations = one(Counter, "batch_isolations_total", "Refused batches split to find the culprit.")
         self._ratelimit = many(Gauge, "model_ratelimit_remaining", "What the provider still allows.", by_kind)
-        self._pace = many(Gauge, "model_request_rate", "Calls a second that 429s leave; 0 for no pace.", by_model)
+        self._pace = [
+            many(Gauge, name, "Calls a second that the model's 429s leave; 0 when no limit is known.", by_model)
+            # The second name goes with the next release.
+            for name in ("model_pace_calls_per_second", "model_request_rate")
+        ]
+        self._waiting_calls = many(Gauge, "model_waiting_calls", "Calls that wait for the model's pace.", by_model)
+        self._throttled = many(Counter, "model_throttled_total", "Calls that were answered with 429.", by_model)
+        self._batch_cap = many(Gauge, "model_batch_cap", "Inputs that a call may have, as far as learnt.", by_model)
         self._remembered = one(Counter, "vector_cache_hits_total", "Texts whose vector was remembered.")
         self._saved = one(Counter, "vector_cache_saved_tokens_total", "Tokens that those would have cost.")
         # --- tokens, HTTP, circuits
@@ -192,6 +201,8 @@ class Metrics:
         self._state = many(Gauge, "state", "1 for the daemon's state, 0 for the others.", by_state)
         self._loop_lag = one(partial(Histogram, buckets=LAG_S), "event_loop_lag_seconds", "How late timers run.")
         self._ready = one(Gauge, "ready", "1 when /ready answers 200.")
+        self._dropped = one(Counter, "log_lines_dropped_total", "Log lines that nobody read in time.")
+        self._dropped_before = 0
         self._breakers: dict[Gauge, str] = {}
         self.state("starting")
 
@@ -209,6 +220,13 @@ class Metrics:
         self._pending.set(_amount(count))
         self._oldest_pending.set(_amount(oldest_age_s or 0))
         self._pending_complete.set(complete)
+
+    def records_listed(self, count: int) -> None:
+        self._listed.inc(_amount(count))
+
+    def read_ahead(self, count: Callable[[], int]) -> None:
+        """``count`` is asked at every scrape."""
+        self._read_ahead.set_function(count)
 
     def poll_interval(self, seconds: float) -> None:
         self._poll_interval.set(_amount(seconds))
@@ -283,7 +301,19 @@ class Metrics:
 
     def model_pace(self, model: str, rate: float) -> None:
         """``rate``: calls a second; infinite when the model is not held to any."""
-        self._pace(model).set(_amount(rate))
+        for gauge in self._pace:
+            gauge(model).set(_amount(rate))
+
+    def model_waiting(self, model: str, calls: int) -> None:
+        """Calls of a model that are ready and may not start yet."""
+        self._waiting_calls(model).set(_amount(calls))
+
+    def model_throttled(self, model: str) -> None:
+        self._throttled(model).inc()
+
+    def model_batch_cap(self, model: str, inputs: int) -> None:
+        """The most inputs for one call of a model."""
+        self._batch_cap(model).set(_amount(inputs))
 
     def vector_remembered(self, tokens: int) -> None:
         """``tokens``: what the vector had cost."""
@@ -322,6 +352,11 @@ class Metrics:
 
     def loop_lag(self, seconds: float) -> None:
         self._loop_lag.observe(_amount(seconds))
+
+    def log_lines_dropped(self, total: int) -> None:
+        """How many in all: what is more than last time is counted."""
+        self._dropped.inc(max(0, total - self._dropped_before))
+        self._dropped_before = total
 
     def ready(self, flag: bool) -> None:
         self._ready.set(flag)

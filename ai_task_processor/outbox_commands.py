@@ -88,7 +88,8 @@ def _body(record: Record) -> bytes:
 
 
 def _shown(summary: Summary) -> Mapping[str, object]:
-    return asdict(summary) | {"finished_at": _instant(summary.finished_at), "due_at": _instant(summary.due_at)}
+    due_at = None if summary.due_at is None else _instant(summary.due_at)
+    return asdict(summary) | {"finished_at": _instant(summary.finished_at), "due_at": due_at}
 
 
 def _line(summary: Summary) -> str:

@@ -83,7 +83,10 @@ class TaskSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OutboxDepth:
-    """How full the outbox is. ``oldest_finished_at`` is in seconds since the epoch, of the waiting records."""
+    """How full the outbox is.
+
+    ``oldest_finished_at`` is in seconds since the epoch, of the waiting records, as of the last ``apply_requests``.
+    """
 
     waiting: int = 0
     dead: int = 0
@@ -129,8 +132,8 @@ class Outbox(Protocol):
     async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
         """Try again at ``due_at``."""
 
-    async def bury(self, task_id: str, reason: str) -> None:
-        """Refused for good: keep as a dead letter with this reason."""
+    async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
+        """Refused for good, after so many attempts: keep as a dead letter with this reason."""
 
     async def apply_requests(self) -> Mapping[str, str]:
         """Carry out what operators left (``retry``, ``drop``); what was done by task id."""

@@ -3,7 +3,7 @@
 import random
 
 from ai_task_processor import codec
-from ai_task_processor.errors import Ambiguous, NeighbourError
+from ai_task_processor.errors import Ambiguous, NeighbourError, NeverAcknowledged
 from ai_task_processor.logs import get_logger
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Failure, Receipt, Record
@@ -42,7 +42,7 @@ class Reporter:
         """
         try:
             await self._send(record)
-        except Ambiguous:
+        except (Ambiguous, NeverAcknowledged):
             self._metrics.ambiguous_delivery()
             raise
         now = self._clock.now().timestamp()

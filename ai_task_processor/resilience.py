@@ -9,14 +9,14 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import pybreaker
 import tenacity
 
-from ai_task_processor.errors import CircuitOpen, ModelRefused, NeighbourError, Rejected, TaskError, Unsent
+from ai_task_processor.deadline import stalled_s
+from ai_task_processor.errors import CircuitOpen, NeighbourError, Rejected, TaskError, Unsent
 from ai_task_processor.logs import get_logger
-from ai_task_processor.metrics import Metrics
 from ai_task_processor.ports import Clock
 
 T = TypeVar("T")
@@ -26,8 +26,10 @@ State = Literal["closed", "open", "half-open"]
 OPEN_S = (10.0, 30.0)
 #: how soon to look again while somebody else's probe is under way
 PROBE_POLL_S = 0.2
-#: a neighbour that asks for more patience than this frees the slot instead of holding it
+#: no repetition waits for longer in its slot, seconds
 LONGEST_WAIT_S = 20.0
+#: this process stood still for so long during a call: that it failed is no evidence about the remote
+STALLED_S = 1.0
 
 log = get_logger(__name__)
 
@@ -35,6 +37,29 @@ log = get_logger(__name__)
 def backoff_s(attempt: int, *, base: float, longest: float, rng: random.Random) -> float:
     """Exponential backoff with full jitter: uniform up to ``base ** attempt``, attempt counted from 0."""
     return rng.uniform(0.0, min(longest, base ** min(attempt, 64)))
+
+
+class BreakerMetrics(Protocol):
+    """Where the state of a circuit is shown."""
+
+    def breaker(self, service: str, state: State) -> None:
+        """The circuit of this service is ``closed``, ``open`` or ``half-open``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A call that was let through: after how many holds, and whether it is the probe that ends one.
+
+    ``stalled_s``: for how long this process had stood still until then.
+    """
+
+    holds: int
+    probe: bool
+    stalled_s: float
+
+    def is_evidence(self, error: NeighbourError) -> bool:
+        """Does the failure say anything about the remote? Not without an answer while this process stood still."""
+        return error.status is not None or stalled_s() - self.stalled_s < STALLED_S
 
 
 class Gate:
@@ -46,7 +71,7 @@ class Gate:
     about now: only the patience that the neighbour asks for is heeded.
     """
 
-    def __init__(self, service: str, *, threshold: int, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, service: str, *, threshold: int, clock: Clock, metrics: BreakerMetrics) -> None:
         self.service = service
         self.reason: str | None = None
         self._clock = clock
@@ -74,32 +99,39 @@ class Gate:
         return left if left > 0 else (PROBE_POLL_S if self._probing else 0.0)
 
     async def call(self, work: Callable[[], Awaitable[T]], *, about: str | None = None) -> T:
-        """Run one call. Raises ``CircuitOpen`` without trying when it may not start now.
+        """Run one call. Raises ``CircuitOpen`` without trying when it may not start now; ``about``: see ``failed``."""
+        entry = self.enter()
+        try:
+            value = await work()
+        except (TaskError, Rejected):
+            self.answered(entry)
+            raise
+        except NeighbourError as error:
+            self.failed(entry, error, about=about)
+            raise
+        else:
+            self.answered(entry)
+            return value
+        finally:
+            self.leave(entry)
 
-        ``about``: what the call is about, when that may be at fault, too. Until a call succeeds, what was
-        answered with a failure counts once however often it is tried: one task whose callback throws
-        must not open the circuit for all.
+    def enter(self) -> "Entry":
+        """A call begins; ``leave`` must follow, and ``answered`` or ``failed`` before it when there was an answer.
+
+        Raises ``CircuitOpen`` when no call may start now.
         """
         wait_s = self.wait_s()
         if wait_s > 0:
             raise CircuitOpen(f"{self.service} is held: {self.reason}", retry_after_s=wait_s)
-        holds, probe = self._holds, self.reason is not None
-        if probe:
+        entry = Entry(self._holds, self.reason is not None, stalled_s())
+        if entry.probe:
             self._begin_probe()
-        try:
-            value = await work()
-        except (TaskError, Rejected, ModelRefused):
-            self._answered(holds)
-            raise
-        except NeighbourError as error:
-            self._failed(error, holds, about)
-            raise
-        else:
-            self._answered(holds)
-            return value
-        finally:
-            if probe:
-                self._probing = False
+        return entry
+
+    def leave(self, entry: "Entry") -> None:
+        """A call has ended, whatever became of it: a cancelled one says nothing."""
+        if entry.probe:
+            self._probing = False
 
     def _begin_probe(self) -> None:
         self._probing = True
@@ -107,8 +139,9 @@ class Gate:
             self._breaker.half_open()
             self._metrics.breaker(self.service, self.state)
 
-    def _answered(self, holds: int) -> None:
-        if holds != self._holds:
+    def answered(self, entry: "Entry") -> None:
+        """A call was answered: the remote is well. Calls from before a hold say nothing about now."""
+        if entry.holds != self._holds:
             return
         if self.reason is None and not self._blamed and not self._breaker.fail_counter:
             return  # all is well, as before
@@ -120,8 +153,16 @@ class Gate:
             self._metrics.breaker(self.service, self.state)
             log.info(event, service=self.service)
 
-    def _failed(self, error: NeighbourError, holds: int, about: str | None) -> None:
-        if holds != self._holds:
+    def failed(self, entry: "Entry", error: NeighbourError, *, about: str | None = None) -> None:
+        """A call failed.
+
+        ``about``: what the call is about, when that may be at fault, too. Until a call succeeds, what was
+        answered with a failure counts once however often it is tried: one task whose callback throws
+        must not open the circuit for all.
+        """
+        if not entry.is_evidence(error):
+            return
+        if entry.holds != self._holds:
             if self.reason is not None:
                 self._hold_for(error.retry_after_s or 0.0)
             return
@@ -146,10 +187,10 @@ class Gate:
             self._breaker.call(fail)
         self._metrics.breaker(self.service, self.state)
 
-    def _hold(self, error: NeighbourError) -> None:
+    def _hold(self, error: NeighbourError, bounds: tuple[float, float] | None = None) -> None:
         """Nobody passes for a while: twice the pause before, within the bounds of this kind of error."""
-        if error.pause_s or self.state == "open":
-            self._bounds = error.pause_s or OPEN_S
+        if bounds or error.pause_s or self.state == "open":
+            self._bounds = bounds or error.pause_s or OPEN_S
         # Otherwise a probe failed after a hold that was no outage: that hold goes on, twice as long.
         first, longest = self._bounds
         self._pause_s = min(max(first, 2.0 * self._pause_s), longest)
@@ -162,84 +203,48 @@ class Gate:
             event, service=self.service, reason=self.reason, seconds=round(seconds, 1)
         )
 
+    def hold(self, error: NeighbourError, *, bounds: tuple[float, float] | None = None) -> None:
+        """Hold everybody at once, because enough was seen elsewhere. ``bounds``: first and longest pause in seconds.
+
+        An error that speaks of an outage opens the circuit.
+        """
+        if error.trips_breaker and self.state != "open":
+            self._breaker.open()
+            self._metrics.breaker(self.service, self.state)
+        self._hold(error, bounds)
+
+    def due(self) -> None:
+        """The next call is a probe, at once: there is news from elsewhere that the remote is back."""
+        self._held_until = 0.0
+
     def _hold_for(self, seconds: float) -> None:
         self._held_until = max(self._held_until, self._clock.monotonic() + seconds)
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How often, and how patiently, one model call is repeated within a slot."""
+class Retries:
+    """How often, and how patiently, a call is repeated within a slot. tenacity knows when to stop and how long to wait.
 
-    retries: int
-    base: float
-    longest_s: float = LONGEST_WAIT_S
-
-
-class RetryBudget:
-    """Bounds what repetitions add to the load of a neighbour that fails already.
-
-    Each success earns a fifth of a repetition; so many may be saved up. Without it, ``MAX_RETRIES`` of
-    everybody would come on top of the first attempts just when there is too much of them.
+    The budget bounds what repetitions add to the load of a remote that fails already: each success earns a
+    fifth of a repetition, and so many may be saved up. Without it, ``MAX_RETRIES`` of everybody would come on
+    top of the first attempts just when there is too much of them.
     """
 
     EARNED, SAVED = 0.2, 10.0
 
-    def __init__(self) -> None:
+    def __init__(self, retries: int, base: float) -> None:
+        self._stop = tenacity.stop_after_attempt(retries + 1)
+        self._wait = tenacity.wait_random_exponential(multiplier=1.0, exp_base=base, max=LONGEST_WAIT_S)
         self._left = self.SAVED
 
-    @property
-    def left(self) -> bool:
-        """May a call be repeated?"""
-        return self._left >= 1.0
-
-    def spend(self) -> None:
+    def again_in_s(self, failures: int) -> float | None:
+        """Seconds before the next attempt after so many failed ones, with full jitter; None when there is none."""
+        state = tenacity.RetryCallState(None, None, (), {})  # type: ignore[arg-type]  # no call of tenacity's own
+        state.attempt_number = failures
+        if self._stop(state) or self._left < 1.0:
+            return None
         self._left -= 1.0
+        return float(self._wait(state))
 
     def earn(self) -> None:
+        """A call succeeded."""
         self._left = min(self._left + self.EARNED, self.SAVED)
-
-
-async def retrying(
-    work: Callable[[], Awaitable[T]],
-    *,
-    gate: Gate,
-    policy: RetryPolicy,
-    budget: RetryBudget,
-    clock: Clock,
-    rng: random.Random,
-) -> T:
-    """Call through the gate, and again after passing faults, with full jitter.
-
-    The plain call comes first: tenacity is not even built on the path of success. It is one object
-    per call, because a shared one mixes its callers' attempts. A neighbour that wants more patience
-    than ``longest_s`` ends the attempt: the slot is worth more. So does an empty ``budget``.
-    """
-
-    def worth_while(error: BaseException) -> bool:
-        patient = isinstance(error, NeighbourError) and error.retryable and gate.wait_s() <= policy.longest_s
-        return patient and budget.left
-
-    def pause(attempt: int) -> float:
-        budget.spend()
-        # A timer may fire a moment early; the door would still be closed.
-        return max(gate.wait_s() + 0.01, backoff_s(attempt, base=policy.base, longest=policy.longest_s, rng=rng))
-
-    async def once() -> T:
-        value = await gate.call(work)
-        budget.earn()
-        return value
-
-    try:
-        return await once()
-    except NeighbourError as error:
-        if policy.retries == 0 or not worth_while(error):
-            raise
-    await clock.sleep(pause(0))
-    retries = tenacity.AsyncRetrying(
-        stop=tenacity.stop_after_attempt(policy.retries),
-        wait=lambda state: pause(state.attempt_number),
-        retry=tenacity.retry_if_exception(worth_while),
-        sleep=clock.sleep,
-        reraise=True,
-    )
-    return await retries(once)

@@ -6,8 +6,9 @@ A slot is one running task. Slots are refilled one by one: nobody waits for the 
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from math import inf
 
+from ai_task_processor.admission import Running
 from ai_task_processor.errors import NeighbourError
 from ai_task_processor.lifecycle import TaskRunner
 from ai_task_processor.logs import get_logger, task_context
@@ -40,21 +41,14 @@ def next_pause_s(idle_polls: int, interval_s: float, rng: random.Random) -> floa
     return min(FIRST_PAUSE_S * 2.0 ** min(idle_polls - 1, 16), interval_s) * rng.uniform(0.75, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A task in its slot; ``started_at`` is on the monotonic clock."""
-
-    task_type: str
-    started_at: float
-
-
 class TaskScheduler:
     """Fills ``slots`` with tasks from the source until it is told to drain.
 
     ``running`` is its ledger of tasks in slots, which admission reads too. ``hold_s`` answers for how
-    many seconds nothing may be claimed (outbox full, circuit open): 0 for now. ``idle``: nothing runs,
+    many seconds nothing may be claimed (outbox full, circuit open): 0 for now; ``resumes_in_s``: when a part of
+    what is skipped may start. ``refuse`` is asked once more when a claimed task starts, and ``lane`` for what it takes
+    a share of. ``idle``: nothing runs,
     and a poll that began when nothing ran found nothing to start. ``cut``: tasks that a drain cut off.
-    ``refuse`` is asked once more before an isolated run, which had to wait for the others to end.
     """
 
     def __init__(
@@ -68,6 +62,8 @@ class TaskScheduler:
         interval_s: float,
         hold_s: Callable[[], float],
         refuse: Callable[[Task], SkipReason | None] = lambda _: None,
+        lane: Callable[[Task], str | None] = lambda _: None,
+        resumes_in_s: Callable[[], float] = lambda: inf,
         clock: Clock,
         metrics: Metrics,
         rng: random.Random,
@@ -85,6 +81,8 @@ class TaskScheduler:
         self._interval_s = interval_s
         self._hold_s = hold_s
         self._refuse = refuse
+        self._lane = lane
+        self._resumes_in_s = resumes_in_s
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
@@ -183,7 +181,7 @@ class TaskScheduler:
             self._idle_polls = 0  # who called may have done so before its transaction was committed
         self._idle_polls += 1
         longest_s = min(self._interval_s, LONGEST_FRUITLESS_S) if started else self._interval_s
-        pause_s = next_pause_s(self._idle_polls, longest_s, self._rng)
+        pause_s = min(next_pause_s(self._idle_polls, longest_s, self._rng), max(FIRST_PAUSE_S, self._resumes_in_s()))
         if self._woken:
             deaf_s = min(WOKEN_PAUSE_S, pause_s) if well else pause_s
             await self._pause(deaf_s, deaf=True)
@@ -196,7 +194,8 @@ class TaskScheduler:
         for claim in claims:
             while self.free <= 0 and self._clock.monotonic() < ends_at:
                 await self._clock.sleep(SETTLING_POLL_S)
-            if self.free > 0:
+            # Asked once more: each that starts takes its share of what it needs.
+            if self.free > 0 and self._refuse(claim.task) is None:
                 self._start(group, claim)
             else:
                 await self._source.release(claim.receipt, 0.0)
@@ -221,7 +220,7 @@ class TaskScheduler:
 
     def _start(self, group: asyncio.TaskGroup, claim: Claim) -> None:
         task = claim.task
-        self.running[task.id] = Running(task.type, self._clock.monotonic())
+        self.running[task.id] = Running(task.type, self._clock.monotonic(), self._lane(task))
         group.create_task(self._work(claim), name=f"task {task.id}")
 
     async def _work(self, claim: Claim) -> None:

@@ -19,6 +19,8 @@ from urllib.parse import parse_qsl
 
 import h11
 
+from ai_task_processor.deadline import Deadline
+
 log = logging.getLogger(__name__)
 
 #: After a peer has closed its side: time for the answer of one that only half-closed.
@@ -242,7 +244,7 @@ class _Connection:
             await self._write(self._h11.send(h11.InformationalResponse(status_code=100, headers=[])))
         body = bytearray()
         try:
-            async with asyncio.timeout(self._server.body_timeout_s):
+            with Deadline(self._server.body_timeout_s):
                 while isinstance(event := await self._event(), h11.Data):
                     body += event.data
                     if len(body) > limit:
@@ -290,7 +292,7 @@ class _Connection:
         if self._writer.can_write_eof():
             self._writer.write_eof()
         try:
-            async with asyncio.timeout(LINGER_S):
+            with Deadline(LINGER_S):
                 while await self._reader.read(_READ_BYTES):
                     pass
         except (TimeoutError, ConnectionError):
@@ -323,7 +325,7 @@ class _Connection:
 
     async def _within(self, seconds: float, what: Awaitable[T]) -> T:
         try:
-            async with asyncio.timeout(seconds):
+            with Deadline(seconds):
                 return await what
         except TimeoutError as error:
             raise _Gone from error

@@ -71,6 +71,15 @@ class ApiSettings(Group):
     mark_in_progress: Annotated[bool, BeforeValidator(syntax.flag)] = _var(
         "MARK_IN_PROGRESS", "true to set tasks to in_progress while they are worked on", "false"
     )
+    read_ahead_bytes: Annotated[ByteSize, BeforeValidator(syntax.byte_count)] = _var(
+        "READ_AHEAD_BYTES",
+        "the memory for tasks of one list that wait for free slots; bytes, or like 16MiB; 0 to list again for each",
+        "4MiB", ge=0, le=2**40,
+    )  # fmt: skip
+    read_ahead_s: float = _var(
+        "READ_AHEAD_SECONDS", "for how many seconds one list may serve free slots; 0 to list again for each", "30",
+        ge=0, le=86400,
+    )  # fmt: skip
 
 
 class AuthSettings(Group):
@@ -270,6 +279,7 @@ _FILES: Mapping[str, str] = {
     for name, field in _FIELDS.items()
     if SecretStr in get_args(field.annotation)
 }
+_NAMES = frozenset({*_FIELDS, *_FILES})
 _MODE_WARNINGS: Mapping[str, Sequence[str]] = {
     "openai": (),
     "mock": ("OPENAI_API_KEY is the placeholder: mock vectors are made, no model is called",),
@@ -291,9 +301,11 @@ def load_settings(environ: Mapping[str, str] | None = None, dotenv: Path | None 
     """
     below, problems = environment.read_dotenv(dotenv) if dotenv else ({}, [])
     given = environment.layered(os.environ if environ is None else environ, below, _FILES)
+    given = environment.bare(given, _NAMES, problems)
     problems += environment.missing_credentials(given)
     texts = environment.with_file_contents(given, _FILES, problems)
-    warnings = environment.plain_http_warnings(texts, problems)
+    warnings = environment.dollar_warnings(dotenv, _NAMES) if dotenv else []
+    warnings += environment.plain_http_warnings(texts, problems)
     groups: dict[str, Any] = {name: _parsed(group, texts, problems) for name, group in _GROUPS.items()}
     if problems:
         raise ConfigurationError(*problems)
@@ -307,7 +319,8 @@ def load_store(environ: Mapping[str, str] | None = None, dotenv: Path | None = P
     """Where the outbox is, for commands that need nothing else. Raises ``ConfigurationError``."""
     below, problems = environment.read_dotenv(dotenv) if dotenv else ({}, [])
     given = environment.layered(os.environ if environ is None else environ, below, _FILES)
-    store = _parsed(StoreSettings, given, problems)
+    own = [str(field.validation_alias) for field in StoreSettings.model_fields.values()]
+    store = _parsed(StoreSettings, environment.bare(given, own, problems), problems)
     if store is None or problems:
         raise ConfigurationError(*problems)
     return store

@@ -12,7 +12,7 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -21,7 +21,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
 import httpx2
 
@@ -33,11 +33,20 @@ from ai_task_processor.errors import (
     Misconfigured,
     NeighbourError,
     Throttled,
+    TimedOut,
     Transient,
     Unauthorized,
     Unsent,
 )
-from ai_task_processor.http1 import CONNECT_TIMEOUT_S, POOL_TIMEOUT_S, Answer, Http1Transport, origin_of, request_head
+from ai_task_processor.http1 import (
+    CONNECT_TIMEOUT_S,
+    POOL_TIMEOUT_S,
+    Answer,
+    Http1Transport,
+    StreamedAnswer,
+    origin_of,
+    request_head,
+)
 from ai_task_processor.settings import NetworkSettings
 
 MAX_ANSWER_BYTES = 32 * 2**20
@@ -55,6 +64,13 @@ _UNSENT = (
 )
 #: a URL in which nothing has to be encoded or taken away (RFC 3986 §2)
 _READY = re.compile(r"[A-Za-z0-9._~:/?@!$&'()*+,;=%\[\]-]+")
+_HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
+#: the settings that hold the URLs of services
+_SETTINGS = {
+    "the task API": "API_BASE_URL",
+    "the token endpoint": "OAUTH2_TOKEN_URL",
+    "the model API": "OPENAI_BASE_URL",
+}
 #: OSError: https://github.com/pydantic/httpx2/issues/854, a TLS alert in mid-stream comes as it is
 _FOREIGN = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError)
 
@@ -133,8 +149,7 @@ class NeighbourClient(httpx2.AsyncClient):
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
     ) -> "Answer | httpx2.Response":
         """One request, signed, and its whole answer; a 401 renews the token once and repeats the request once."""
-        plain = url.startswith(self._prefix + "/") and _READY.fullmatch(url) and not any(self.event_hooks.values())
-        if self._short is None or not plain:
+        if self._short is None or not self._plain(url):
             return await self.request(method, url, headers=headers, content=content)
         target = url[len(self._prefix) :].encode("ascii")
         if self._tokens is None:
@@ -148,6 +163,38 @@ class NeighbourClient(httpx2.AsyncClient):
                 self._tokens.refused(token)
         return answer
 
+    @asynccontextmanager
+    async def opened(self, url: str, parameters: Mapping[str, str]) -> AsyncIterator[StreamedAnswer | httpx2.Response]:
+        """A GET whose answer is read as a stream, signed and repeated as above."""
+        whole = f"{url}?{urlencode(parameters)}" if parameters else url
+        if self._short is None or not self._plain(whole):
+            async with self.stream("GET", url, params=parameters) as response:
+                yield response
+            return
+        target = whole[len(self._prefix) :].encode("ascii")
+        token = None if self._tokens is None else await self._tokens.token()
+        answer = await self._open(self._short, target, token)
+        try:
+            if answer.status_code == HTTPStatus.UNAUTHORIZED and self._tokens is not None:
+                answer.close()
+                token = await self._tokens.renewed(token)
+                answer = await self._open(self._short, target, token)
+                if answer.status_code == HTTPStatus.UNAUTHORIZED:
+                    self._tokens.refused(token)
+            if answer.is_success and answer.encoded:
+                raise _encoded()
+            yield answer
+        finally:
+            answer.close()
+
+    async def _open(self, transport: Http1Transport, target: bytes, token: "Bearer | None") -> StreamedAnswer:
+        return await transport.open(self._origin, self._head("GET", target, {}, token, None), self._limit)
+
+    def _plain(self, url: str) -> bool:
+        """Can this request go the shorter way?"""
+        ours = url.startswith(self._prefix + "/") and _READY.fullmatch(url) is not None
+        return ours and not any(self.event_hooks.values())
+
     def _head(
         self, method: str, target: bytes, headers: Mapping[str, str], token: "Bearer | None", content: bytes | None
     ) -> bytes:
@@ -155,8 +202,9 @@ class NeighbourClient(httpx2.AsyncClient):
         key = (method, None if token is None else token.value, *headers.items())
         rest = self._heads.get(key)
         if rest is None:
-            usual = [(b"Host", self._host), *self.headers.raw]
-            usual += [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+            own = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+            replaced = {name.lower() for name, _ in own}
+            usual = [(b"Host", self._host), *((k, v) for k, v in self.headers.raw if k.lower() not in replaced), *own]
             if token is not None:
                 usual.append((b"Authorization", b"Bearer " + token.value.encode("ascii")))
             # What follows the target, without the empty line at the end.
@@ -167,12 +215,18 @@ class NeighbourClient(httpx2.AsyncClient):
 
     async def _answer(self, transport: Http1Transport, head: bytes, content: bytes | None) -> "Answer":
         answer = await transport.exchange(self._origin, head, content or b"", self._limit)
-        if answer.is_success and answer.encoded:
+        if answer.is_success and answer.encoded and not _bodiless(answer):
             raise _encoded()
         return answer
 
     def _limit(self, status: int) -> int:
         return (self._max_bytes or sys.maxsize) if 200 <= status < 300 else MAX_REFUSAL_BYTES
+
+
+def _bodiless(answer: Answer | httpx2.Response) -> bool:
+    """Does the head say that no body follows? Then nothing is compressed, whatever a proxy writes."""
+    empty = answer.status_code in (HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT)
+    return empty or answer.headers.get("content-length", "").strip() == "0"
 
 
 def _encoded() -> InvalidAnswer:
@@ -236,7 +290,8 @@ class BoundedTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await self._inner.handle_async_request(request)
-        if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity") and not _bodiless(response):
             await response.aclose()
             if response.is_success:
                 raise _encoded()
@@ -298,9 +353,18 @@ async def exchange(
         raise _neighbours(error, timeout_s) from error
 
 
+def stream(
+    client: httpx2.AsyncClient, url: str, parameters: Mapping[str, str]
+) -> AbstractAsyncContextManager[StreamedAnswer | httpx2.Response]:
+    """A GET whose answer is read as it comes, whatever its status. To be called under a ``deadline``."""
+    if isinstance(client, NeighbourClient):
+        return client.opened(url, parameters)
+    return client.stream("GET", url, params=parameters)
+
+
 def _neighbours(error: BaseException, timeout_s: float) -> NeighbourError:
     if isinstance(error, TimeoutError):
-        return Ambiguous(f"no answer within {timeout_s:g} s")
+        return TimedOut(f"no answer within {timeout_s:g} s")
     return translate(error)
 
 
@@ -337,8 +401,13 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = group or error.__cause__ or error.__context__
 
 
-def status_error(response: Answer | httpx2.Response, service: str) -> NeighbourError:
-    """Whose fault a refusing status is, when nothing in the body says that it is about one task."""
+def status_error(
+    response: Answer | httpx2.Response, service: str, *, url: str = "", setting: str = ""
+) -> NeighbourError:
+    """Whose fault a refusing status is, when nothing in the body says that it is about one task.
+
+    ``url``: what was asked (known for a ``Response``); ``setting``: what holds it (known for the usual services).
+    """
     status = response.status_code
     text = f"{service} answered {status}"
     # A date is read by the clock that wrote it: ours may be wrong.
@@ -350,7 +419,38 @@ def status_error(response: Answer | httpx2.Response, service: str) -> NeighbourE
         return Transient(text, status=status)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return Unauthorized(text, status=status)
+    if 300 <= status < 400:
+        asked, setting = url or _asked(response), setting or _SETTINGS.get(service, "its URL")
+        return Misconfigured(
+            f"{text}, {_redirection(asked, response.headers.get('location', ''), setting)}", status=status
+        )
     return Misconfigured(text, status=status)
+
+
+def _asked(response: Answer | httpx2.Response) -> str:
+    """The URL of a response's request; empty for an answer that knows none."""
+    try:
+        return str(response.request.url)  # type: ignore[union-attr]  # an AttributeError is caught
+    except (AttributeError, RuntimeError):
+        return ""
+
+
+def _redirection(asked: str, location: str, setting: str) -> str:
+    """Where a redirect points, by scheme and host only, and what to change."""
+    try:
+        old = urlsplit(asked)
+        new = urlsplit(urljoin(asked, location.strip()))
+        host = new.hostname or ""
+        place = f"{new.scheme}://{f'[{host}]' if ':' in host else host}" + (f":{new.port}" if new.port else "")
+    except ValueError:
+        return f"a redirect that cannot be read: correct {setting}"
+    if not location.strip() or new.scheme not in ("http", "https") or not _HOST.fullmatch(host):
+        return f"a redirect to nowhere: correct {setting}"
+    if host != old.hostname:
+        return f"a redirect to {place}: correct {setting}"
+    if new.scheme == "https" and old.scheme != "https":
+        return f"a redirect to {place}: use https in {setting}"
+    return f"a redirect to another path or port of {place}: correct {setting}"
 
 
 def retry_after_s(value: str | None, now: datetime) -> float | None:

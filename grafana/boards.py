@@ -412,6 +412,15 @@ def task_api() -> Json:
                 words={"0": ("no", "orange"), "1": ("yes", "green")},
             ),
             Graph(
+                title="Listed for each task",
+                text="Records looked at. Many: the API ignores the limit, or thousands of tasks are skipped.",
+                queries={
+                    "records": ratio(per_second("listed_records_total"), per_second("tasks_processed_total")),
+                    "wait for slots": largest("read_ahead_tasks"),
+                },
+                right="wait for slots",
+            ),
+            Graph(
                 title="Tasks skipped",
                 text="Listed and not started, by reason; each poll counts them again.",
                 queries={"{{reason}}": f"{per_second('tasks_skipped_total', by='reason')} > 0"},
@@ -560,9 +569,25 @@ def model() -> Json:
             ),
             Graph(
                 title="Pace",
-                text="Calls a second that 429s leave; no line without a pace.",
-                queries={"{{model}}": f"{largest('model_request_rate', by='model')} > 0"},
+                text="Calls a second that 429s leave; no line where no limit is known.",
+                queries={"{{model}}": f"{largest('model_pace_calls_per_second', by='model')} > 0"},
                 unit="reqps",
+            ),
+            Graph(
+                title="Calls that wait",
+                text="Calls that are ready and wait for the model's pace.",
+                queries={"{{model}}": f"{largest('model_waiting_calls', by='model')} > 0"},
+            ),
+            Graph(
+                title="429s a second",
+                text="Calls that the provider answered with 429.",
+                queries={"{{model}}": per_second("model_throttled_total", by="model") + " > 0"},
+                unit="reqps",
+            ),
+            Graph(
+                title="Inputs of a call, at most",
+                text="What a call may hold, as far as it was learnt; 2,048 where nothing was refused.",
+                queries={"{{model}}": f"{largest('model_batch_cap', by='model')} > 0"},
             ),
         ],
     )
@@ -784,6 +809,12 @@ def process() -> Json:
                     "limit": f"max({daemons(series('process_max_fds'))})",
                 },
                 right="limit",
+                width=6,
+            ),
+            Graph(
+                title="Log lines dropped",
+                text="Nobody read the log fast enough. Work went on; the log has gaps.",
+                queries={"{{instance}}": daemons(f"rate({series('log_lines_dropped_total')}[$__rate_interval])")},
                 width=6,
             ),
         ],

@@ -21,6 +21,7 @@ from ai_task_processor.demo.figures import broken, expectation, figures, table
 from ai_task_processor.demo.screen import Show, complain, progress, tell
 from ai_task_processor.demo.words import EX_INTERRUPTED, EX_OK, DemoFailed, Figures, Rows
 from ai_task_processor.models.task import TaskStatus
+from ai_task_processor.process import early_signals
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.sandbox.corpus import demo_tasks
 
@@ -84,6 +85,8 @@ def _end_on_signals() -> None:
     assert demo is not None  # noqa: S101 - called from a coroutine
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, demo.cancel)
+    if early_signals():
+        demo.cancel()
 
 
 async def _watch(

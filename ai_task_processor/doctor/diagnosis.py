@@ -14,8 +14,7 @@ from ai_task_processor import errors
 from ai_task_processor.doctor.report import Finding, Neighbour, down, ok, shown, skipped, unusable, warning, wrong
 from ai_task_processor.errors import InvalidAnswer, NeighbourError
 from ai_task_processor.models.task import Task
-from ai_task_processor.settings import AuthSettings
-from ai_task_processor.sources.nest_list import Page
+from ai_task_processor.sources.nest_page import Page
 
 SKEW_S: Final = 30.0
 
@@ -23,14 +22,8 @@ SKEW_S: Final = 30.0
 CERTIFICATE_DAYS: Final = 14
 
 
-#: codes of RFC 6749 §5.2 and RFC 8707, and where each is mended; the rest is about the client itself
-TOKEN_REMEDIES: Final[Mapping[str, str]] = {
-    "invalid_scope": "ask for scopes that this client may have: OAUTH2_SCOPE",
-    "invalid_target": "the server does not know this audience: OAUTH2_AUDIENCE",
-    "unauthorized_client": "allow this client the grant client_credentials, or change OAUTH2_CLIENT_ID",
-    "unsupported_grant_type": "this server gives no client_credentials tokens: OAUTH2_TOKEN_URL",
-    "invalid_request": "compare OAUTH2_AUDIENCE, OAUTH2_SCOPE, OAUTH2_AUTH_METHOD with the client's registration",
-}
+#: characters of what a daemon says about itself
+MAX_REASON: Final = 300
 
 
 LIST_REMEDIES: Final[Mapping[type[Exception], str]] = {
@@ -110,19 +103,13 @@ def refused(error: Exception, n: Neighbour, remedies: Mapping[type[Exception], s
     for kind, remedy in remedies.items():
         if isinstance(error, kind):
             return wrong(f"{about}{error}", remedy)
+    if isinstance(error, errors.Misconfigured) and 300 <= (error.status or 0) < 400:  # the text names the setting
+        text, _, remedy = str(error).rpartition(": ")
+        return wrong(f"{about}{text}", remedy)
     if isinstance(error, errors.Misconfigured | InvalidAnswer):
         what = "a web page" if n.page else str(error)
         return wrong(f"{about}something else is there: {what}", f"correct {n.setting}: host and path")
     return down(f"{about}{error}", f"ask who runs the {n.name}, or look at {n.setting}")
-
-
-def token_remedy(text: str, auth: AuthSettings) -> str:
-    """Where to mend a refusal of the token endpoint. ``text`` holds its code."""
-    secret = (
-        "OAUTH2_PRIVATE_KEY_FILE, OAUTH2_ISSUER" if auth.auth_method == "private_key_jwt" else "OAUTH2_CLIENT_SECRET"
-    )
-    client = f"compare with the client's registration: OAUTH2_CLIENT_ID, {secret}, OAUTH2_AUTH_METHOD"
-    return next((remedy for code, remedy in TOKEN_REMEDIES.items() if code in text), client)
 
 
 def listed(page: Page, can_process: Callable[[Task], bool], took: str) -> Iterator[Finding]:
@@ -173,6 +160,22 @@ def kept(path: Path, *, daemon: bool, free: int, growth: int, records: Mapping[s
             f"tasks that killed the process: {quarantined}",
             "see `ai-task-processor outbox list --dead`; when the cause is gone, `outbox retry` lets them start again",
         )
+
+
+def reported(status: object, *, granted: bool) -> Iterator[Finding]:
+    """What ``/status`` of a running daemon says against it. ``granted``: we were given a token just now."""
+    fields = status if isinstance(status, dict) else {}
+    reasons = fields.get("not_ready_because")
+    for reason in (str(reason)[:MAX_REASON] for reason in (reasons if isinstance(reasons, list) else ())):
+        code, _, text = reason.partition(": ")
+        if code == "token_unavailable" and granted and ("refuses the client" in text or "answered 401" in text):
+            remedy = "send it SIGHUP to read secret files and .env again, or restart it"
+            yield wrong(f"it uses an older secret than this visit ({text})", remedy)
+        elif code == "results_refused":
+            text, _, remedy = text.partition(": ")
+            yield wrong(text, remedy or "see `ai-task-processor outbox list`, and its log")
+        elif code not in ("starting", "draining"):
+            yield warning(f"it says: {reason}")
 
 
 def no_room(error: OSError | errors.DataDirectoryError, path: Path) -> Finding:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ai_task_processor import errors, logs, masking
 from ai_task_processor.assembly import Assembler
+from ai_task_processor.deadline import Deadline
 from ai_task_processor.doctor.diagnosis import mistake
 from ai_task_processor.doctor.patient import DEADLINE_S, Patient
 from ai_task_processor.doctor.report import Check, Finding, Report, ok, skipped, verdict, warning
@@ -60,7 +61,7 @@ async def run(
             found(check, skipped(f"skipped: needs {missing[0]}"))
             continue
         try:
-            async with asyncio.timeout(deadline_s):
+            with Deadline(deadline_s):
                 async for finding in check.work():
                     found(check, finding)
         except TimeoutError:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from ai_task_processor import errors
+from ai_task_processor import codec, errors
 from ai_task_processor.assembly import Parts
 from ai_task_processor.auth import BearerAuth
 from ai_task_processor.doctor import diagnosis
@@ -28,7 +28,8 @@ from ai_task_processor.providers import OPENAI_URL
 from ai_task_processor.settings import Settings
 from ai_task_processor.sources.nest_list import PendingList
 from ai_task_processor.stores import directory, inspection, schema
-from ai_task_processor.transport import deadline, make_client
+from ai_task_processor.token_answers import token_remedy
+from ai_task_processor.transport import deadline, exchange, make_client
 
 DEADLINE_S: Final = 10.0
 
@@ -52,6 +53,7 @@ class Patient:
 
     def __init__(self, settings: Settings, parts: Parts, stack: AsyncExitStack) -> None:
         self.daemon_running = False
+        self._granted = False
         self._settings, self._parts = settings, parts
         api, auth, network = settings.api, settings.auth, settings.network
         issuer = "OAUTH2_TOKEN_URL" if auth.custom_token_url else "ORY_PROJECT_SLUG"
@@ -94,6 +96,7 @@ class Patient:
         yield Check("model", self._models, "OPENAI_BASE_URL", links.get("model API", ()))
         yield Check("clock", self._clocks, "NTP")
         yield Check("data directory", self._disk, "DATA_DIR", late=unusable)
+        yield Check("daemon", self._daemon, "METRICS_PORT")
 
     async def _dns(self, n: Neighbour) -> AsyncIterator[Finding]:
         host, watch = urlsplit(n.url).hostname or "", Stopwatch()
@@ -130,10 +133,9 @@ class Patient:
         try:
             token = await self._parts.tokens.token()
         except NeighbourError as error:
-            yield diagnosis.refused(
-                error, self._issuer, {errors.Unauthorized: diagnosis.token_remedy(str(error), auth)}
-            )
+            yield diagnosis.refused(error, self._issuer, {errors.Unauthorized: token_remedy(str(error), auth)})
             return
+        self._granted = True
         yield ok(f"granted to {auth.client_id} for {token.life_s:g} s ({watch})")
         granted = auth.scope if token.scope is None else token.scope  # RFC 6749 §5.1: left out means as asked
         if withheld := set(auth.scope.split()) - set(granted.split()):
@@ -180,6 +182,22 @@ class Patient:
         for finding in findings:
             yield finding
 
+    async def _daemon(self) -> AsyncIterator[Finding]:
+        """What the daemon beside says about itself: it may have been started with other secrets, or met more."""
+        ops = self._settings.ops
+        if not self.daemon_running or ops.metrics_port == 0:
+            return
+        host = "127.0.0.1" if ops.metrics_host in ("0.0.0.0", "::") else ops.metrics_host  # noqa: S104 - compared with, not bound to
+        url = f"http://{f'[{host}]' if ':' in host else host}:{ops.metrics_port}"
+        try:
+            async with make_client(self._settings.network, url=url, connections=1) as client:
+                answer = await exchange(client, "GET", f"{url}/status", timeout_s=STEP_S)
+            status = codec.loads(answer.content)
+        except (NeighbourError, ValueError):
+            return  # another container's daemon, perhaps, on a volume that both see
+        for finding in diagnosis.reported(status, granted=self._granted):
+            yield finding
+
 
 class Stopwatch:
     """Shows as the time since it was made."""
@@ -218,7 +236,7 @@ def look_at(path: Path, max_bytes: int) -> tuple[bool, list[Finding]]:
         os.fsync(file.fileno())
     daemon, free = inspection.daemon_running(path), shutil.disk_usage(path).free
     records: Counter[str] = Counter()
-    if (path / schema.DATABASE).exists():
+    if inspection.exists(path):
         records.update(summary.state for summary in inspection.iter_records(path))
         if not daemon:
             # A reader cannot take SQLite's -wal and -shm away again; a writer does, even one with no wish.

@@ -73,6 +73,14 @@ class Vector:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """One text's vector. ``usage``: its share of the call, by bytes; nothing when the vector was remembered."""
+
+    vector: Vector
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class TaskResult:
     """What a processor made of a task.
 

@@ -1,6 +1,7 @@
 """The door for processors: everything a plug-in author imports stands here."""
 
 from abc import ABC, abstractmethod
+from math import inf
 from typing import ClassVar
 
 from ai_task_processor.errors import Retry, TaskError
@@ -27,6 +28,21 @@ class BaseProcessor(ABC):
     def hold_s(self) -> float:
         """For how many seconds none of its tasks should be claimed (a paused neighbour); 0 for now."""
         return 0.0
+
+    def lane(self, task: Task) -> str | None:  # noqa: ARG002 - for processors that know one
+        """What the task shares with others of its kind, and may hold up all of them (a model); None for nothing.
+
+        Cheap and without IO: asked for every listed task.
+        """
+        return None
+
+    def lane_hold_s(self, lane: str, running: int) -> float:  # noqa: ARG002 - as above
+        """For how many seconds no task of this lane should be started, when so many run; 0 for now."""
+        return 0.0
+
+    def resumes_in_s(self) -> float:
+        """Seconds until some lane that is held may be tried again; infinite when none is."""
+        return inf
 
     @abstractmethod
     async def process(self, task: Task) -> TaskResult:

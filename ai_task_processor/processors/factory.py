@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
+from math import inf
 
 from ai_task_processor.errors import ConfigurationError
 from ai_task_processor.kit import Kit
@@ -38,6 +39,10 @@ class ProcessorFactory:
         """For how many seconds no task of any kind should be claimed: 0 as soon as one processor can work."""
         return min(map(self._pause_s, self._processors))
 
+    def resumes_in_s(self) -> float:
+        """Seconds until some processor may take tasks that it holds back now; infinite when none is waited for."""
+        return min(map(self._resumes_in_s, self._processors), default=inf)
+
     @property
     def task_types(self) -> frozenset[str]:
         """Every task type that a processor declares."""
@@ -47,8 +52,7 @@ class ProcessorFactory:
         """The processor for this task, or None: then it stays pending."""
         for processor in self._processors:
             try:
-                # Admission asks for hold_s next: one that cannot say it gets no task, and the others go on.
-                if processor.can_process(task) and _hold_s(processor) >= 0:
+                if processor.can_process(task) and _answers(processor, task):
                     return processor
             except Exception as error:  # noqa: BLE001 - the boundary around somebody's code
                 self._failed(processor, error)
@@ -61,12 +65,25 @@ class ProcessorFactory:
             self._failed(processor, error)
             return 0.0
 
+    def _resumes_in_s(self, processor: BaseProcessor) -> float:
+        try:
+            return max(0.0, processor.resumes_in_s())
+        except Exception as error:  # noqa: BLE001 - the boundary around somebody's code
+            self._failed(processor, error)
+            return inf
+
     def _failed(self, processor: BaseProcessor, error: Exception) -> None:
         """It is asked for every listed task: each kind of failure is told once."""
         failure = type(processor).__name__, type(error).__name__
         if failure not in self._reported:
             self._reported.add(failure)
             log.error("plugin.failed", processor=failure[0], exc_info=error)
+
+
+def _answers(processor: BaseProcessor, task: Task) -> bool:
+    """Admission asks for these next: a processor that cannot answer them gets no task, and the others go on."""
+    lane = processor.lane(task)
+    return (lane is None or processor.lane_hold_s(lane, 0) >= 0) and _hold_s(processor) >= 0
 
 
 def _hold_s(processor: BaseProcessor) -> float:

@@ -1,5 +1,7 @@
 """Text embedding: a text goes to the model, its vector becomes the result."""
 
+from math import inf
+
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from ai_task_processor.deadline import Deadline
@@ -41,19 +43,32 @@ class TextEmbeddingProcessor(BaseProcessor):
     def hold_s(self) -> float:
         return self.kit.embedder.hold_s() if self.kit.embedder else 0.0
 
+    def lane(self, task: Task) -> str | None:
+        named = task.content.get("model") if isinstance(task.content, dict) else None
+        return self._at_provider(named if isinstance(named, str) else None)
+
+    def lane_hold_s(self, lane: str, running: int) -> float:
+        return self.kit.embedder.lane_hold_s(lane, running) if self.kit.embedder else 0.0
+
+    def resumes_in_s(self) -> float:
+        return self.kit.embedder.resumes_in_s() if self.kit.embedder else inf
+
+    def _at_provider(self, named: str | None) -> str:
+        name = named or self.kit.default_model
+        return self.kit.model_aliases.get(name, name)
+
     async def process(self, task: Task) -> TaskResult:
         kit = self.kit
         assert kit.embedder is not None  # noqa: S101 - can_process has checked
         wanted = EmbeddingInput.of(task.content)
-        name = wanted.model or kit.default_model
         try:
             # A slow model is not the task's fault: give the task back before its own deadline strikes.
             with Deadline(kit.patience_s):
-                embedded = await kit.embedder.embed(wanted.text, kit.model_aliases.get(name, name))
+                embedded = await kit.embedder.embed(wanted.text, self._at_provider(wanted.model))
         except TimeoutError as error:
             raise Transient(f"the model did not answer within {kit.patience_s:g} s") from error
         if not kit.result_as_object:
             return TaskResult(usage=embedded.usage, vector=embedded.vector)
         usage = {"prompt_tokens": embedded.usage.prompt_tokens, "total_tokens": embedded.usage.total_tokens}
-        output = {"model": name, "dimensions": embedded.vector.dimensions, "usage": usage}
+        output = {"model": wanted.model or kit.default_model, "dimensions": embedded.vector.dimensions, "usage": usage}
         return TaskResult(output, usage=embedded.usage, vector=embedded.vector)

@@ -72,8 +72,8 @@ class ArrayFramer:
         self._keep(chunk, start, len(chunk))
 
     def finish(self) -> None:
-        """Call when the bytes have ended."""
-        if not self.done:
+        """Call when the bytes have ended. No bytes at all are an empty list: 204, or a handler that returns nothing."""
+        if not self.done and (self._started or self._record):
             raise InvalidAnswer("the list ends in the middle")
 
     def _opened(self, chunk: bytes) -> bytes:

@@ -3,12 +3,12 @@
 Whoever lists a task may process it (``in_progress`` has no owner there), so this source itself
 keeps what must not start again: what was acknowledged after the list was asked for, and what was
 given back a moment ago. Nothing else suppresses a listing: a task that an operator puts back to
-pending runs again.
+pending runs again. All of this is asked again when a candidate of an earlier list starts.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 import httpx2
@@ -20,20 +20,26 @@ from ai_task_processor.errors import (
     InvalidAnswer,
     Misconfigured,
     NeighbourError,
+    NoToken,
     Rejected,
     Throttled,
     Transient,
+    Unacknowledged,
     Unauthorized,
 )
-from ai_task_processor.logs import get_logger
+from ai_task_processor.http1 import Answer
+from ai_task_processor.logs import get_logger, masked
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult, TaskStatus
 from ai_task_processor.ports import Admission, Clock, Journal, SkipReason
 from ai_task_processor.resilience import Gate
 from ai_task_processor.settings import ApiSettings
-from ai_task_processor.sources.nest_list import Page, PendingList
+from ai_task_processor.sources.nest_answers import Acknowledgements, acknowledged, rejection
+from ai_task_processor.sources.nest_list import PendingList
 from ai_task_processor.sources.nest_marks import NestMarks
-from ai_task_processor.sources.nest_wire import acknowledged, rejection
+from ai_task_processor.sources.nest_page import Page
+from ai_task_processor.sources.nest_remarks import remark
+from ai_task_processor.sources.read_ahead import ReadAhead
 from ai_task_processor.transport import exchange, status_error
 
 TASKS = "/api/ai-tasks/"
@@ -67,7 +73,9 @@ class NestTaskSource:
     ) -> None:
         self._settings = settings
         self._tasks = str(httpx2.URL(settings.base_url + TASKS))
-        self._list = PendingList(settings, polling, self._skip, busy=self._busy, metrics=metrics)
+        self._ahead = ReadAhead(settings.read_ahead_bytes, settings.read_ahead_s, clock.monotonic)
+        metrics.read_ahead(lambda: len(self._ahead))
+        self._list = PendingList(settings, polling, self._skip, busy=self._busy, ahead=self._ahead, metrics=metrics)
         self._client = delivering
         self._poll_gate = poll_gate
         self._delivery_gate = delivery_gate
@@ -77,6 +85,9 @@ class NestTaskSource:
         self._acknowledged_meanwhile: set[str] | None = None
         self._deferred: dict[str, float] = {}
         self._bare_failures = False
+        self._acknowledgements = Acknowledgements()
+        #: why reports are not taken until somebody changes something; None when they are
+        self.report_trouble: str | None = None
         self._warned = False
         self._called = False
         self._pause: asyncio.Task[None] | None = None
@@ -87,9 +98,19 @@ class NestTaskSource:
         """What the last good poll saw, for ``/status``."""
         return self._list.last_page
 
+    @property
+    def candidates(self) -> int:
+        """How many tasks of that poll wait here for free slots."""
+        return len(self._ahead)
+
     async def claim(self, limit: int) -> Sequence[Claim]:
+        """Candidates of the last list while there are any; a new list only when none of them may start."""
         if limit <= 0:
             return ()
+        tasks = await self._list.take(limit) or await self._poll(limit)
+        return [Claim(task, Receipt(task.id)) for task in tasks.values()]
+
+    async def _poll(self, limit: int) -> Mapping[str, Task]:
         started_at = time.perf_counter()
         self._acknowledged_meanwhile = set()
         try:
@@ -103,7 +124,7 @@ class NestTaskSource:
         finally:
             self._acknowledged_meanwhile = None
         self._note(page, time.perf_counter() - started_at)
-        return [Claim(task, Receipt(task.id)) for task in page.tasks.values()]
+        return page.tasks
 
     async def wait(self, timeout_s: float) -> bool:
         if not self._called:
@@ -119,6 +140,11 @@ class NestTaskSource:
         scheduler pauses by asking its source to wait, and alone decides when it asks and what may not be cut short.
         """
         self._metrics.woken()
+        self._ahead.doubt()
+        self.end_wait()
+
+    def end_wait(self) -> None:
+        """Something has changed here that lets tasks start: end the wait under way, or the next one."""
         self._called = True
         if self._pause is not None:
             self._pause.cancel()
@@ -177,39 +203,66 @@ class NestTaskSource:
         return self.marks
 
     async def _report(self, receipt: Receipt, state: TaskStatus, body: bytes) -> None:
-        await self._delivery_gate.call(lambda: self._patch(receipt.id, state, body), about=receipt.id)
+        try:
+            await self._delivery_gate.call(lambda: self._told(receipt.id, state, body), about=receipt.id)
+        except Rejected as error:
+            if error.outcome in ("gone", "conflict"):
+                self._ahead.drop(receipt.id)
+                self._ahead.doubt()
+            raise
+        except NoToken:
+            raise
+        except (Misconfigured, Unauthorized) as error:
+            self.report_trouble = str(error)
+            raise
+        self.report_trouble = None
+        self._ahead.drop(receipt.id)
         if self._acknowledged_meanwhile is not None:
             self._acknowledged_meanwhile.add(receipt.id)
         if self.marks is not None:
             self.marks.acknowledged(receipt.id, state)
 
+    async def _told(self, task_id: str, state: TaskStatus, body: bytes) -> None:
+        """Report an outcome. A repeated report runs the upstream's callback again, so there must be an end of them."""
+        try:
+            await self._patch(task_id, state, body)
+        except Unacknowledged as error:
+            raise self._acknowledgements.missing(task_id, error) from error
+        self._acknowledgements.arrived(task_id)
+
     async def _patch(self, task_id: str, state: TaskStatus, body: bytes) -> None:
-        started_at, status = time.perf_counter(), None
+        started_at, status, url = time.perf_counter(), None, task_url(self._tasks, task_id)
         try:
             answer = await exchange(
                 self._client,
                 "PATCH",
-                task_url(self._tasks, task_id),
+                url,
                 content=body,
                 headers={"Content-Type": "application/json"},
                 timeout_s=self._settings.request_timeout_s,
             )
             status = answer.status_code
         except InvalidAnswer as error:
-            raise Ambiguous(str(error)) from error
+            what = "return the updated document, small and uncompressed, or nothing"
+            raise Unacknowledged(f"answers to results cannot be read ({error}): {what}") from error
         finally:
             took_s = time.perf_counter() - started_at
             self._metrics.api_request(endpoint=TASKS + "{id}", method="PATCH", status_code=status, duration_s=took_s)
-        if answer.is_success:
-            if not acknowledged(answer.status_code, answer.content, task_id, state) and not self._warned:
-                self._warned = True
-                log.warning("delivery.unverified", reason="the task API answers results without id and state")
-            return
-        refusal = rejection(answer.status_code, answer.content) or status_error(answer, "the task API")
-        if answer.is_server_error and not isinstance(refusal, Throttled):
-            # The state may have been saved before the upstream's callback failed.
-            refusal = Ambiguous(str(refusal), status=answer.status_code)
-        raise refusal
+        if not answer.is_success:
+            raise _refusal(answer, url, body)
+        if not acknowledged(answer.status_code, answer.content, task_id, state) and not self._warned:
+            self._warned = True
+            log.warning("delivery.unverified", reason="the task API answers results without id and state")
+
+
+def _refusal(answer: Answer | httpx2.Response, url: str, sent: bytes) -> Rejected | NeighbourError:
+    """What a status that is no success says, with the API's own words."""
+    refusal = rejection(answer.status_code, answer.content) or status_error(answer, "the task API", url=url)
+    if answer.is_server_error and not isinstance(refusal, Throttled):
+        # The state may have been saved before the upstream's callback failed.
+        refusal = Ambiguous(str(refusal), status=answer.status_code)
+    refusal.detail = remark(answer.content, sent, masked)
+    return refusal
 
 
 def task_url(tasks: str, task_id: str) -> str:

@@ -1,15 +1,36 @@
 """The data directory: who may read it, and which one daemon owns it."""
 
+import errno
 import fcntl
 import os
 import stat
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from ai_task_processor.errors import DataDirectoryError, OutboxLocked
 from ai_task_processor.ports import Clock
 
 _LOCK = "lock"
 _LOCK_RETRY_S = 0.25
+#: Never through a symbolic link, whose target would be emptied, and never waiting for the other end of a pipe.
+_PLAINLY: Final = os.O_NOFOLLOW | os.O_NONBLOCK
+_ELSEWHERE = "or set DATA_DIR to another directory"
+_NO_LOCKS = "file locks are not supported there; set DATA_DIR to a directory on a local disk"
+_NO_ROOM = "make room on that disk"
+#: what to do about a file in the data directory; EACCES and EPERM depend on its owner
+_REMEDIES: Final[Mapping[int | None, str]] = {
+    errno.ENOLCK: _NO_LOCKS,
+    errno.ENOSYS: _NO_LOCKS,
+    errno.ENOTSUP: _NO_LOCKS,
+    errno.EOPNOTSUPP: _NO_LOCKS,
+    errno.EISDIR: f"it must be a file; move the directory away, {_ELSEWHERE}",
+    errno.ELOOP: f"it must not be a symbolic link; remove the link, {_ELSEWHERE}",
+    errno.EROFS: f"mount the file system writable, {_ELSEWHERE}",
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+}
 
 
 def prepare(directory: Path) -> None:
@@ -21,19 +42,21 @@ def prepare(directory: Path) -> None:
         raise _unusable(directory, error) from error
 
 
-def make_private(directory: Path, database: str) -> None:
-    """Make an empty database file with mode 0600, or narrow the one that is there.
+def make_private(directory: Path, database: str, *, create: bool = True) -> None:
+    """Make an empty database file with mode 0600, or narrow the one that is there, with its log.
 
     Before SQLite sees it, because SQLite gives its ``-wal`` and ``-shm`` the mode of the database.
     Only under the lock: to close a file takes away the POSIX locks that this process has on it.
-    Raises ``DataDirectoryError``.
+    Raises ``DataDirectoryError``, for a ``-wal`` or ``-shm`` that cannot be written, too: SQLite blames the database.
     """
-    try:
-        os.close(os.open(directory / database, os.O_RDWR | os.O_CREAT, 0o600))
-        for suffix in ("", "-wal", "-shm"):
-            _narrow(directory / (database + suffix), 0o600)
-    except OSError as error:
-        raise _unusable(directory, error) from error
+    for suffix, flags in (("", os.O_CREAT if create else 0), ("-wal", 0), ("-shm", 0)):
+        path = directory / (database + suffix)
+        try:
+            with suppress(FileNotFoundError):
+                os.close(os.open(path, os.O_RDWR | flags, 0o600))
+            _narrow(path, 0o600)
+        except OSError as error:
+            raise unusable_file(path, "opened", error) from error
 
 
 def _narrow(path: Path, mode: int) -> None:
@@ -66,6 +89,27 @@ def _unusable(directory: Path, error: OSError) -> DataDirectoryError:
     )
 
 
+def unusable_file(path: Path, action: str, error: OSError) -> DataDirectoryError:
+    """What failed with a file in the directory; the directory's fault when the file is not even there."""
+    remedy = _REMEDIES.get(error.errno)
+    if remedy is None:
+        try:
+            found = path.lstat()
+        except OSError:
+            return _unusable(path.parent, error)
+        remedy = _remedy_for(found, error)
+    return DataDirectoryError(f"{path} cannot be {action} ({error.strerror}): {remedy}")
+
+
+def _remedy_for(found: os.stat_result, error: OSError) -> str:
+    user = os.geteuid()
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        return f"move it away, {_ELSEWHERE}"
+    if found.st_uid != user:
+        return f"it belongs to user {found.st_uid}; give it to user {user} with chown, {_ELSEWHERE}"
+    return f"allow user {user} to read and write it, {_ELSEWHERE}"
+
+
 async def lock(directory: Path, clock: Clock, timeout_s: float) -> int:
     """Wait until the directory is ours; the descriptor holds the lock until it is closed.
 
@@ -85,10 +129,11 @@ async def lock(directory: Path, clock: Clock, timeout_s: float) -> int:
 
 
 def _try_lock(directory: Path) -> int | None:
+    path = directory / _LOCK
     try:
-        descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _PLAINLY, 0o600)
     except OSError as error:
-        raise _unusable(directory, error) from error
+        raise unusable_file(path, "opened", error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(descriptor, 0)
@@ -98,7 +143,7 @@ def _try_lock(directory: Path) -> int | None:
         return None
     except OSError as error:
         os.close(descriptor)
-        raise _unusable(directory, error) from error
+        raise unusable_file(path, "locked", error) from error
     return descriptor
 
 
@@ -107,17 +152,20 @@ def _owner(directory: Path) -> str:
 
 
 def locked(directory: Path) -> bool:
-    """Does a daemon hold this directory? Asks by a shared lock, given back at once."""
+    """Does a daemon hold this directory? Asks by a shared lock, given back at once. Raises ``DataDirectoryError``."""
+    path = directory / _LOCK
     try:
-        descriptor = os.open(directory / _LOCK, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | _PLAINLY)
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise _unusable(directory, error) from error
+        raise unusable_file(path, "opened", error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError as error:
+        raise unusable_file(path, "locked", error) from error
     finally:
         os.close(descriptor)
     return False

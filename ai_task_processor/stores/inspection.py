@@ -15,7 +15,7 @@ from typing import Literal
 from ai_task_processor.errors import DataDirectoryError
 from ai_task_processor.models.task import Record, TaskStatus
 from ai_task_processor.stores import directory as data_directory
-from ai_task_processor.stores import schema
+from ai_task_processor.stores import salvage, schema
 
 Action = Literal["retry", "drop"]
 
@@ -26,14 +26,17 @@ _COLUMNS = "task_id, task_type, status, state, finished_at, due_at, attempts, re
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A record without its result. Times are seconds since the epoch; ``bytes`` as charged against the limit."""
+    """A record without its result. Times are seconds since the epoch; ``bytes`` as charged against the limit.
+
+    ``due_at``: None for what does not wait; what was never deferred has been due since it was finished.
+    """
 
     task_id: str
     task_type: str
     status: TaskStatus
     state: schema.State
     finished_at: float
-    due_at: float
+    due_at: float | None
     attempts: int
     reason: str | None
     bytes: int
@@ -82,6 +85,11 @@ def pending_requests(directory: Path) -> int:
     return int(count)
 
 
+def exists(directory: Path) -> bool:
+    """Is there an outbox, or what is left of one?"""
+    return any((directory / f"{schema.DATABASE}{suffix}").exists() for suffix in ("", "-wal"))
+
+
 def daemon_running(directory: Path) -> bool:
     """Does a daemon hold this data directory? False, too, when there is none."""
     return data_directory.locked(directory)
@@ -90,6 +98,9 @@ def daemon_running(directory: Path) -> bool:
 @contextlib.contextmanager
 def _connection(directory: Path, mode: Literal["ro", "rw"]) -> Iterator[sqlite3.Connection]:
     path = directory / schema.DATABASE
+    # SQLite would show less without a word, and a command that writes would take the damaged log away.
+    if not data_directory.locked(directory) and (reason := _fault(path)):
+        raise DataDirectoryError(f"{path} cannot be used ({reason}): {schema.DAMAGED}")
     if not os.path.isfile(path):  # noqa: PTH113 - unlike Path.is_file, it is just false where we may not look
         raise DataDirectoryError(f"DATA_DIR {directory} shows no outbox: no daemon ran there, or it is another user's")
     try:
@@ -101,7 +112,15 @@ def _connection(directory: Path, mode: Literal["ro", "rw"]) -> Iterator[sqlite3.
         raise schema.unusable(path, error) from error
 
 
+def _fault(path: Path) -> str:
+    try:
+        return salvage.fault(path)
+    except OSError as error:
+        raise data_directory.unusable_file(path, "opened", error) from error
+
+
 def _to_summary(row: Iterable[object]) -> Summary:
     names = ("task_id", "task_type", "status", "state", "finished_at", "due_at", "attempts", "reason", "bytes")
     values = dict(zip(names, row, strict=True))
+    values["due_at"] = (values["due_at"] or values["finished_at"]) if values["state"] == "waiting" else None
     return Summary(**{**values, "status": TaskStatus(str(values["status"]))})  # type: ignore[arg-type]  # the table has these types

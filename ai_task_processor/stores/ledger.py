@@ -69,14 +69,16 @@ class Ledger:
         return STANDINGS.get(state) if fingerprint in (None, own) else None
 
     def depth(self, oldest_finished_at: float | None) -> OutboxDepth:
+        """``oldest_finished_at``: of what waited when somebody looked."""
         arriving = self._accepted.keys() - self._waiting.keys()
+        waiting = len(self._waiting) + len(arriving)
         resting = [state for task_id, (state, _, _) in self._resting.items() if task_id not in arriving]
         return OutboxDepth(
-            waiting=len(self._waiting) + len(arriving),
+            waiting=waiting,
             dead=resting.count("dead"),
             quarantined=resting.count("quarantined"),
             bytes=self._bytes,
-            oldest_finished_at=oldest_finished_at,
+            oldest_finished_at=oldest_finished_at if waiting else None,
         )
 
     def accept(self, record: Record) -> None:

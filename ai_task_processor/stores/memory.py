@@ -76,9 +76,9 @@ class MemoryOutbox:
         if task_id in self._waiting:
             self._waiting[task_id] = replace(self._waiting[task_id], due_at=due_at, attempts=attempts)
 
-    async def bury(self, task_id: str, reason: str) -> None:
+    async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
         if task_id in self._waiting:
-            self._dead[task_id] = replace(self._waiting.pop(task_id), reason=reason)
+            self._dead[task_id] = replace(self._waiting.pop(task_id), reason=reason, attempts=attempts)
 
     def leave_request(self, action: str, task_ids: Iterable[str]) -> None:
         """What an operator's command does beside a running daemon."""

@@ -1,38 +1,39 @@
-"""A damaged outbox: every record that can still be read moves into a new file, the old one is kept.
+"""A damaged outbox: every record that can still be read moves into a new file, the old ones are kept.
 
-SQLite reports damage where it meets it: a torn page spoils the rows on it and no others. The index of
-task ids usually survives and names the rows that do not.
+``fault`` looks at the files before SQLite does, ``rebuild`` writes a new one beside them, ``replace`` puts it in their
+place. How records are found: ``rescue``.
 """
 
 import contextlib
+import mmap
 import os
-import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from ai_task_processor import codec
-from ai_task_processor.models.task import Record, TaskStatus
-from ai_task_processor.stores import schema
+from ai_task_processor.stores import schema, wal
+from ai_task_processor.stores.rescue import Rescue, View, consistent
+from ai_task_processor.stores.wal import Log
 
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-#: where task ids can be read from, each a tree of its own in the file
-_INDEXES = (
-    "SELECT rowid, task_id FROM records INDEXED BY sqlite_autoindex_records_1 WHERE task_id >= ''",
-    "SELECT rowid, NULL FROM records INDEXED BY waiting_by_due WHERE state = 'waiting'",
-    "SELECT rowid, NULL FROM records NOT INDEXED",
-)
+_HEAD_BYTES = 100
+#: a new file on its way; whole, it has the other name
+_PARTIAL, _WHOLE = ".salvaging", ".salvaged"
 
 
 @dataclass(frozen=True, slots=True)
 class Salvage:
-    """What became of a damaged outbox. ``lost``: the tasks whose records could not be read, as far as known."""
+    """What became of a damaged outbox. ``lost``: the tasks whose records could not be read, as far as known.
+    ``unnamed``: how many more there were. ``unreadable_bytes``: parts of the log that were committed and are gone.
+    """
 
     aside: Path
     kept: int
-    lost: tuple[str, ...]
+    lost: tuple[str, ...] = ()
+    unnamed: int = 0
+    unreadable_bytes: int = 0
 
 
 def damaged(error: BaseException) -> bool:
@@ -40,109 +41,146 @@ def damaged(error: BaseException) -> bool:
     return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
 
 
-def salvage(path: Path, now: datetime) -> Salvage:
-    """Put a sound outbox in the place of the damaged one. Nobody may have it open.
-
-    The new file is whole before the old one moves: who is killed in between finds the damage again.
-    Raises ``sqlite3.Error`` and ``OSError`` when the new file cannot be written.
-    """
-    fresh, aside = _beside(path, ".salvaged"), _beside(path, f".damaged-{now:%Y%m%dT%H%M%S%fZ}")
-    for suffix in ("", "-journal"):
-        _beside(fresh, suffix).unlink(missing_ok=True)
-    os.close(os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    kept, lost = _copy(path, fresh)
-    os.link(path, aside)
-    # A log that stayed behind would be taken for the new file's.
-    log = _beside(path, "-wal")
-    if log.exists() and log.stat().st_size:
-        log.rename(_beside(aside, "-wal"))
-    log.unlink(missing_ok=True)
-    _beside(path, "-shm").unlink(missing_ok=True)
-    fresh.replace(path)
-    return Salvage(aside, kept, lost)
+def fault(path: Path) -> str:
+    """Why SQLite must not open this database, which nobody has open: it would lose something. Empty when it may."""
+    # Twice: an operator's command may have written between two of the looks.
+    return _fault(path) and _fault(path)
 
 
-def _copy(path: Path, fresh: Path) -> tuple[int, tuple[str, ...]]:
-    """How many records moved, and the tasks of those that did not."""
-    kept, lost = 0, []
-    with contextlib.closing(sqlite3.connect(fresh, isolation_level=None)) as new:
-        new.execute("PRAGMA synchronous = FULL")
-        schema.create(new, fresh)
-        new.execute("BEGIN")
-        with _reader(path, fresh) as old:
-            for rowid, task_id in _rows(old).items():
-                if found := _read(old, rowid):
-                    schema.put(new, *found)
-                    kept += 1
-                elif task_id is not None:
-                    lost.append(task_id)
-        new.execute("COMMIT")
-    return kept, tuple(lost)
+def _fault(path: Path) -> str:
+    if _beside(path, _WHOLE).exists():
+        return "an earlier salvage was interrupted"
+    size, left = _size(path), any(_size(_beside(path, suffix)) for suffix in ("-wal", "-shm"))
+    if size is None:
+        return "the database is gone, its log is not" if left else ""
+    if size == 0:
+        return "the database is empty"
+    return _look(path, thorough=False)[0].fault if left else ""
 
 
-@contextlib.contextmanager
-def _reader(path: Path, fresh: Path) -> Iterator[sqlite3.Connection]:
-    """The damaged file, read only. Without its first page, which names all others, it borrows that of a fresh one."""
-    copy = _beside(path, ".copy")
+def _look(path: Path, *, thorough: bool) -> tuple[Log, int | None, int]:
+    """The log, and the size of the database and of its pages."""
+    index = _beside(path, "-shm").read_bytes() if _beside(path, "-shm").exists() else None  # first: it is the older one
+    log, size = _beside(path, "-wal"), _size(path)
+    head = b""
+    data: wal.Bytes = b""
+    if size:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    if _size(log):
+        with log.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    usual = schema.PAGE_BYTES
+    found = wal.read(data, index, head, size or 0, usual_page_bytes=usual, thorough=thorough)
+    return found, size, wal.page_bytes(head) or found.page_bytes
+
+
+def _size(path: Path) -> int | None:
     try:
-        with contextlib.closing(_connect(path)) as old:
-            if _readable(old):
-                yield old
-                return
-        shutil.copyfile(path, copy)
-        with contextlib.suppress(FileNotFoundError):
-            shutil.copyfile(_beside(path, "-wal"), _beside(copy, "-wal"))
-        _lend_first_page(copy, fresh)
-        with contextlib.closing(_connect(copy)) as old:
-            yield old
-    finally:
-        for suffix in ("", "-wal", "-shm"):
-            _beside(copy, suffix).unlink(missing_ok=True)
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def leave(db: sqlite3.Connection, path: Path) -> None:
+    """Close the last connection to a damaged database, and leave its files as they are.
+
+    It would copy its log, damage and all, over what is sound in the database, and delete it: not while another one
+    is open, and that one may only read.
+    """
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(_reader(path)) as other:
+        with contextlib.suppress(sqlite3.Error):
+            other.execute("PRAGMA user_version").fetchone()
+        db.close()
+    db.close()
+
+
+def _reader(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
 
 
-def _readable(old: sqlite3.Connection) -> bool:
-    with contextlib.suppress(sqlite3.Error):
-        return old.execute("SELECT name FROM sqlite_schema WHERE name = 'records'").fetchone() is not None
-    return False
+def rebuild(path: Path, now: datetime) -> Salvage:
+    """Write a sound outbox beside the damaged one; ``replace`` puts it in its place. Nobody may have it open.
 
-
-def _lend_first_page(copy: Path, fresh: Path) -> None:
-    """Tables lie where they lie in every file of this schema; only the number of pages is the old file's own."""
-    header = fresh.read_bytes()[: schema.PAGE_BYTES]
-    pages = copy.stat().st_size // schema.PAGE_BYTES
-    # Bytes 28 to 31: the size in pages; 32 to 39: the list of free pages (https://www.sqlite.org/fileformat.html).
-    with copy.open("r+b") as file:
-        file.write(header[:28] + pages.to_bytes(4, "big") + bytes(8) + header[40:])
-
-
-def _rows(old: sqlite3.Connection) -> dict[int, str | None]:
-    """Every row that some tree of the file knows, with its task id where that is known, in order of storing."""
-    found: dict[int, str | None] = {}
-    for query in _INDEXES:
-        with contextlib.suppress(sqlite3.Error):
-            _note(found, old.execute(query))
-    return dict(sorted(found.items()))
-
-
-def _note(found: dict[int, str | None], rows: Iterable[tuple[int, str | None]]) -> None:
-    for rowid, task_id in rows:
-        found[rowid] = task_id if isinstance(task_id, str) else found.get(rowid)
-
-
-def _read(old: sqlite3.Connection, rowid: int) -> tuple[Record, schema.State] | None:
-    """A record and its state, None when it cannot be read or makes no sense any more."""
+    Raises ``sqlite3.Error`` and ``OSError`` when it cannot be written, ``DataDirectoryError`` for a newer schema.
+    """
+    aside, whole, partial = (_beside(path, name) for name in (f".damaged-{now:%Y%m%dT%H%M%S%fZ}", _WHOLE, _PARTIAL))
+    if whole.exists():
+        with contextlib.closing(_reader(whole)) as done:
+            return Salvage(aside, done.execute("SELECT count(*) FROM records").fetchone()[0])
+    _remove(partial)
+    os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    log, size, page_bytes = _look(path, thorough=True)
     try:
-        row = old.execute(f"SELECT state, {schema.RECORD_COLUMNS} FROM records WHERE rowid = ?", (rowid,)).fetchone()  # noqa: S608 - constants only
-        state, record = row[0], schema.to_record(row[1:])
-        if record.status is not TaskStatus.PENDING:
-            codec.outcome(record)
-    except (sqlite3.Error, ValueError, TypeError, KeyError):
-        return None
-    return (record, state) if state in ("waiting", "dead", "quarantined") else None
+        with _opened(path) as file:
+            alone = View(file, size or 0, Log(page_bytes=page_bytes))
+            rescue = _rescued(alone, View(file, size or 0, log), log, path, partial)
+    except BaseException:
+        _remove(partial)
+        raise
+    partial.rename(whole)
+    _sync(path.parent)
+    unreadable = (len(log.damaged) + log.missing) * log.page_bytes
+    return Salvage(aside, len(rescue.kept), rescue.lost, rescue.unnamed, unreadable)
+
+
+def _rescued(alone: View, together: View, log: Log, path: Path, partial: Path) -> Rescue:
+    views = [together]
+    # Either is sound by itself, and together they make no sense: they do not belong together.
+    if log.foreign or (log.latest and not log.fault and consistent(alone) and not consistent(together)):
+        views = [alone, View(None, 0, log)]
+    with contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as new:
+        new.execute("PRAGMA synchronous = FULL")
+        schema.create(new, partial)
+        rescue = Rescue(new)
+        new.execute("BEGIN")
+        for view in views:
+            schema.refuse_version(view.version, path)
+            rescue.take(view)
+        new.execute("COMMIT")
+    return rescue
+
+
+def replace(path: Path, aside: Path) -> None:
+    """Put what ``rebuild`` wrote in the place of the damaged files, which stay under the name ``aside``."""
+    if path.exists():
+        os.link(path, aside)
+    # A log that stayed behind would be taken for the new file's.
+    for suffix in ("-wal", "-journal"):
+        if _size(_beside(path, suffix)):
+            _beside(path, suffix).rename(_beside(aside, suffix))
+        _beside(path, suffix).unlink(missing_ok=True)
+    _beside(path, "-shm").unlink(missing_ok=True)
+    _sync(path.parent)
+    _beside(path, _WHOLE).replace(path)
+    _sync(path.parent)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int | None]:
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _sync(directory: Path) -> None:
+    """Names are on disk, too."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(partial: Path) -> None:
+    for suffix in ("", "-journal"):
+        _beside(partial, suffix).unlink(missing_ok=True)
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -8,6 +8,8 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -56,11 +58,14 @@ RECORD_COLUMNS = (
 )
 _ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PUT = f"INSERT OR REPLACE INTO records (state, size, {RECORD_COLUMNS}) VALUES {_ROW}"  # noqa: S608 - constants only
-#: a statement for several rows; not for any number of them, so that it is compiled once
+#: The most rows for one statement. There are not too many such statements, so that each is compiled once.
 PUT_AT_ONCE = 8
 ERASE_AT_ONCE = 64
-_ERASE_MANY = f"DELETE FROM records WHERE task_id IN ({', '.join('?' * ERASE_AT_ONCE)})"  # noqa: S608 - constants only
-_PUT_MANY = _PUT + f", {_ROW}" * (PUT_AT_ONCE - 1)
+_PUTS = [_PUT + f", {_ROW}" * more for more in range(PUT_AT_ONCE)]
+_ERASE_MANY = {
+    size: f"DELETE FROM records WHERE task_id IN ({', '.join('?' * size)})"  # noqa: S608 - constants only
+    for size in (8, ERASE_AT_ONCE)
+}
 #: conditions under which SQLite walks the whole index
 _WALKS = {
     "sqlite_autoindex_records_1": "task_id >= ''",
@@ -79,11 +84,22 @@ UPDATE records SET due_at = 0, reason = NULL, attempts = iif(state = 'dead', 0, 
 WHERE task_id = ?
 """
 
-_DAMAGED = "the file is damaged: the daemon sets it aside at its next start and keeps what can be read"
+DAMAGED = "the file is damaged: the daemon sets it aside at its next start and keeps what can be read"
+_NO_LOCKS = "file locks or shared memory do not work there; set DATA_DIR to a directory on a local disk"
+#: by extended code, otherwise by its class
 _REMEDIES = {
     sqlite3.SQLITE_BUSY: "another process is writing: try again",
-    sqlite3.SQLITE_CORRUPT: _DAMAGED,
-    sqlite3.SQLITE_NOTADB: _DAMAGED,
+    sqlite3.SQLITE_FULL: "make room on that disk",
+    sqlite3.SQLITE_READONLY: "the file or its file system is read-only; make it writable for this user",
+    sqlite3.SQLITE_PROTOCOL: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_LOCK: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_RDLOCK: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_UNLOCK: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_SHMOPEN: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_SHMMAP: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_SHMLOCK: _NO_LOCKS,
+    sqlite3.SQLITE_CORRUPT: DAMAGED,
+    sqlite3.SQLITE_NOTADB: DAMAGED,
 }
 
 
@@ -106,15 +122,40 @@ def create(db: sqlite3.Connection, path: Path) -> None:
 
 
 def summaries(db: sqlite3.Connection) -> list[tuple[str, str, str, int]]:
-    """(task_id, state, fingerprint, size) of every record. Walks all trees, so that damage is met now."""
+    """(task_id, state, fingerprint, size) of every record; none of a new file.
+
+    Walks all trees, so that damage is met now. Raises ``DamagedRecord`` when they do not hold the same records.
+    """
+    if not db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'records'").fetchone()[0]:
+        return []
+    rows = db.execute("SELECT task_id, state, fingerprint, size FROM records NOT INDEXED").fetchall()
+    waiting = sum(state == "waiting" for _, state, _, _ in rows)
     for index, condition in _WALKS.items():
-        db.execute(f"SELECT count(rowid) FROM records INDEXED BY {index} WHERE {condition}").fetchone()  # noqa: S608 - constants only
-    return db.execute("SELECT task_id, state, fingerprint, size FROM records NOT INDEXED").fetchall()
+        (found,) = db.execute(f"SELECT count(rowid) FROM records INDEXED BY {index} WHERE {condition}").fetchone()  # noqa: S608 - constants only
+        if found != (waiting if "waiting" in index else len(rows)):
+            raise DamagedRecord(f"{index} holds {found} of {len(rows)} records")
+    return rows
+
+
+@cache
+def layout() -> tuple[Mapping[str, int], Sequence[tuple[str, str, bool]]]:
+    """Of every file of this schema: the first page of each table and index; of each column of ``records`` its name, its
+    type, and whether it must have a value.
+    """
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        create(db, Path())
+        roots = dict(db.execute("SELECT name, rootpage FROM sqlite_schema"))
+        columns = db.execute('SELECT name, type, "notnull" FROM pragma_table_info(?)', ("records",))
+        return roots, [(name, kind, bool(needed)) for name, kind, needed in columns]
 
 
 def refuse_newer(db: sqlite3.Connection, path: Path) -> None:
     """Raise ``DataDirectoryError`` when a later release wrote this database."""
     (found,) = db.execute("PRAGMA user_version").fetchone()
+    refuse_version(found, path)
+
+
+def refuse_version(found: int, path: Path) -> None:
     if found > VERSION:
         raise DataDirectoryError(
             f"{path} has schema version {found}, this release knows {VERSION}: upgrade ai-task-processor"
@@ -123,9 +164,11 @@ def refuse_newer(db: sqlite3.Connection, path: Path) -> None:
 
 def unusable(path: Path, error: sqlite3.Error) -> DataDirectoryError:
     """What SQLite says, in one line with a remedy."""
-    remedy = _REMEDIES.get(
-        getattr(error, "sqlite_errorcode", 0) & 0xFF,
-        "see that the disk has room and that this user may write to the file",
+    code = getattr(error, "sqlite_errorcode", 0)
+    remedy = (
+        _REMEDIES.get(code)
+        or _REMEDIES.get(code & 0xFF)
+        or "see that the disk has room and that this user may write to the file"
     )
     return DataDirectoryError(f"{path} cannot be used ({error}): {remedy}")
 
@@ -136,12 +179,9 @@ def put(db: sqlite3.Connection, record: Record, state: State = "waiting") -> Non
 
 def put_all(db: sqlite3.Connection, records: Sequence[Record]) -> None:
     """``put`` for many that wait."""
-    whole = len(records) - len(records) % PUT_AT_ONCE
-    for first in range(0, whole, PUT_AT_ONCE):
-        rows = [value for record in records[first : first + PUT_AT_ONCE] for value in _row(record, "waiting")]
-        db.execute(_PUT_MANY, rows)
-    for record in records[whole:]:
-        put(db, record)
+    for first in range(0, len(records), PUT_AT_ONCE):
+        part = records[first : first + PUT_AT_ONCE]
+        db.execute(_PUTS[len(part) - 1], [value for record in part for value in _row(record, "waiting")])
 
 
 def _row(record: Record, state: State) -> tuple[object, ...]:
@@ -200,7 +240,8 @@ def erase_all(db: sqlite3.Connection, task_ids: Sequence[str]) -> None:
     """``erase`` for many."""
     for first in range(0, len(task_ids), ERASE_AT_ONCE):
         part = list(task_ids[first : first + ERASE_AT_ONCE])
-        db.execute(_ERASE_MANY, [*part, *part[:1] * (ERASE_AT_ONCE - len(part))])
+        size = next(size for size in _ERASE_MANY if size >= len(part))
+        db.execute(_ERASE_MANY[size], [*part, *part[:1] * (size - len(part))])
 
 
 def retry(db: sqlite3.Connection, task_id: str) -> bool:
@@ -213,17 +254,21 @@ def defer(db: sqlite3.Connection, task_id: str, due_at: float, attempts: int) ->
     db.execute("UPDATE records SET due_at = ?, attempts = ? WHERE task_id = ?", (due_at, attempts, task_id))
 
 
-def bury(db: sqlite3.Connection, task_id: str, reason: str) -> str | None:
+_BURY = """
+UPDATE records SET state = 'dead', reason = ?, attempts = ? WHERE task_id = ? AND state = 'waiting'
+RETURNING fingerprint
+"""
+
+
+def bury(db: sqlite3.Connection, task_id: str, reason: str, attempts: int) -> str | None:
     """The fingerprint of what was buried, None when nothing waits under this id."""
-    rows = db.execute(
-        "UPDATE records SET state = 'dead', reason = ? WHERE task_id = ? AND state = 'waiting' RETURNING fingerprint",
-        (reason, task_id),
-    ).fetchall()
+    rows = db.execute(_BURY, (reason, attempts, task_id)).fetchall()
     return rows[0][0] if rows else None
 
 
-def has_requests(db: sqlite3.Connection) -> bool:
-    return bool(db.execute("SELECT EXISTS (SELECT 1 FROM requests)").fetchone()[0])
+def look(db: sqlite3.Connection) -> tuple[bool, float | None]:
+    """Are there requests of operators, and when was the oldest waiting record finished?"""
+    return bool(db.execute("SELECT EXISTS (SELECT 1 FROM requests)").fetchone()[0]), oldest_finished_at(db)
 
 
 def apply_requests(db: sqlite3.Connection, limit: int) -> Mapping[str, str]:

@@ -18,7 +18,7 @@ from ai_task_processor.ports import Clock, OutboxDepth, Standing
 from ai_task_processor.stores import directory as data_directory
 from ai_task_processor.stores import salvage, schema
 from ai_task_processor.stores.ledger import Ledger
-from ai_task_processor.stores.writer import Writer
+from ai_task_processor.stores.writer import Many, Writer
 
 T = TypeVar("T")
 
@@ -26,6 +26,8 @@ log = get_logger(__name__)
 
 _REQUESTS_AT_ONCE = 1000
 _CACHE_KB, _LOG_BYTES = 2048, 4 * 2**20
+_PUTS = Many(schema.put_all, schema.PUT_AT_ONCE)
+_ERASURES = Many(schema.erase_all, schema.ERASE_AT_ONCE)
 
 
 class SqliteOutbox:
@@ -33,7 +35,7 @@ class SqliteOutbox:
 
     ``recovered`` counts the waiting records that an earlier process left. Calls that write raise
     ``OutboxUnwritable`` when their commit fails. A damaged file is set aside and what can be read of it is
-    kept; ``lost`` is told the tasks whose records cannot.
+    kept; ``lost`` is told the tasks whose records cannot, None for one that has no name any more.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class SqliteOutbox:
         max_bytes: int,
         clock: Clock,
         lock_timeout_s: float = 60.0,
-        lost: Callable[[str], object] | None = None,
+        lost: Callable[[str | None], object] | None = None,
     ) -> None:
         self._directory = directory
         self._clock = clock
@@ -53,6 +55,7 @@ class SqliteOutbox:
         self._writer = Writer(self._connect)
         self._ledger = Ledger(max_bytes, [])
         self._lock: int | None = None
+        self._oldest: float | None = None
         self.recovered = 0
 
     async def open(self) -> None:
@@ -63,7 +66,7 @@ class SqliteOutbox:
         data_directory.prepare(self._directory)
         self._lock = await data_directory.lock(self._directory, self._clock, self._lock_timeout_s)
         try:
-            data_directory.make_private(self._directory, schema.DATABASE)
+            data_directory.make_private(self._directory, schema.DATABASE, create=False)
             await self._start()
         except BaseException:
             await self.aclose()
@@ -75,6 +78,8 @@ class SqliteOutbox:
             await self._writer.start()
         except sqlite3.Error as error:
             raise schema.unusable(self._path, error) from error
+        except OSError as error:
+            raise data_directory.unusable_file(self._path, "salvaged", error) from error
 
     async def aclose(self) -> None:
         """Write everything that was accepted, then let the next daemon in."""
@@ -106,7 +111,7 @@ class SqliteOutbox:
         return self._ledger.holds(task_id, fingerprint)
 
     def depth(self) -> OutboxDepth:
-        return self._ledger.depth(self._writer.oldest)
+        return self._ledger.depth(self._oldest)
 
     def put(self, record: Record) -> asyncio.Future[None]:
         """Accepted when it returns: ``holds`` knows it, and it is written even if the future is cancelled."""
@@ -114,7 +119,7 @@ class SqliteOutbox:
         return self._writer.submit(
             partial(schema.put, record=record),
             writes=True,
-            many=schema.put_all,
+            many=_PUTS,
             about=record.task_id,
             item=record,
             committed=lambda _: self._ledger.keep(record),
@@ -141,7 +146,7 @@ class SqliteOutbox:
         await self._writer.submit(
             lambda db: schema.erase(db, task_id),
             writes=True,
-            many=schema.erase_all,
+            many=_ERASURES,
             about=task_id,
             item=task_id,
             committed=lambda _: self._ledger.forget(task_id),
@@ -150,15 +155,16 @@ class SqliteOutbox:
     async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
         await self._write(lambda db: schema.defer(db, task_id, due_at, attempts))
 
-    async def bury(self, task_id: str, reason: str) -> None:
+    async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
         await self._write(
-            lambda db: schema.bury(db, task_id, reason),
+            lambda db: schema.bury(db, task_id, reason, attempts),
             committed=lambda fingerprint: self._ledger.bury(task_id, fingerprint),
         )
 
     async def apply_requests(self) -> Mapping[str, str]:
         """One short look when there are none. What the disk refuses is still requested the next time."""
-        if not await self._writer.submit(schema.has_requests):
+        requested, self._oldest = await self._writer.submit(schema.look)
+        if not requested:
             return {}
         return await self._write(
             lambda db: schema.apply_requests(db, _REQUESTS_AT_ONCE),
@@ -180,19 +186,23 @@ class SqliteOutbox:
     ) -> asyncio.Future[T]:
         return self._writer.submit(work, writes=True, committed=committed)
 
-    def _connect(self, damaged: bool) -> sqlite3.Connection:
+    def _connect(self, broken: sqlite3.Connection | None) -> sqlite3.Connection:
         """Runs in the writer's thread, before anything else does, and again when the file turns out to be damaged."""
+        if broken is not None:
+            salvage.leave(broken, self._path)
+            self._salvage("met while it was in use")
+        elif reason := salvage.fault(self._path):
+            self._salvage(reason)
         try:
-            if damaged:
-                self._salvage()
             return self._open_database()
         except sqlite3.Error as error:
-            if damaged or not salvage.damaged(error):
+            if broken is not None or not salvage.damaged(error):
                 raise
-        self._salvage()
+            self._salvage(str(error))
         return self._open_database()
 
     def _open_database(self) -> sqlite3.Connection:
+        data_directory.make_private(self._directory, schema.DATABASE)
         db = sqlite3.connect(self._path, isolation_level=None)
         try:
             schema.choose_page_size(db)
@@ -202,17 +212,28 @@ class SqliteOutbox:
             db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
             # As many bytes of log as SQLite would let grow with pages of its own choice.
             db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_BYTES // schema.PAGE_BYTES}")
+            schema.refuse_newer(db, self._path)
+            rows = schema.summaries(db)  # before anything is written
             schema.create(db, self._path)
-            rows = schema.summaries(db)
         except BaseException:
-            db.close()
+            salvage.leave(db, self._path)
             raise
         self._writer.tell(self._ledger.reload, rows)
         return db
 
-    def _salvage(self) -> None:
-        found = salvage.salvage(self._path, self._clock.now())
-        log.error("outbox.salvaged", kept=found.kept, lost=len(found.lost), aside=str(found.aside))
+    def _salvage(self, reason: str) -> None:
+        found = salvage.rebuild(self._path, self._clock.now())
+        # Before the damaged files go: whoever is killed in between says it twice rather than never.
+        log.error(
+            "outbox.salvaged",
+            reason=reason,
+            kept=found.kept,
+            lost=len(found.lost),
+            unnamed=found.unnamed,
+            unreadable_bytes=found.unreadable_bytes,
+            aside=str(found.aside),
+        )
         if self._lost is not None:
-            for task_id in found.lost:
+            for task_id in (*found.lost, *[None] * found.unnamed):
                 self._writer.tell(self._lost, task_id)
+        salvage.replace(self._path, found.aside)

@@ -16,7 +16,6 @@ from threading import Thread
 from typing import Any, Generic, TypeVar
 
 from ai_task_processor.errors import OutboxUnwritable
-from ai_task_processor.stores import schema
 from ai_task_processor.stores.salvage import damaged
 
 T = TypeVar("T")
@@ -40,7 +39,12 @@ _STORAGE = frozenset(
 )
 
 
-Many = Callable[[sqlite3.Connection, Sequence[Any]], object]
+@dataclass(frozen=True, slots=True)
+class Many:
+    """Work for several tasks at once. For up to ``at_once`` of them it is one statement."""
+
+    work: Callable[[sqlite3.Connection, Sequence[Any]], object]
+    at_once: int
 
 
 @dataclass(slots=True, eq=False)
@@ -92,11 +96,11 @@ class _SpoiledError(Exception):
 class Writer:
     """The thread that owns the connection which ``connect`` makes, and makes anew when the file is damaged.
 
-    ``writable`` and ``oldest`` (finished_at of the oldest waiting record) are as of the last commit.
+    ``writable`` is as of the last commit.
     """
 
-    def __init__(self, connect: Callable[[bool], sqlite3.Connection]) -> None:
-        """``connect`` is told whether the file is known to be damaged."""
+    def __init__(self, connect: Callable[[sqlite3.Connection | None], sqlite3.Connection]) -> None:
+        """``connect`` gets the connection that met damage, which it closes, and None at first."""
         self._connect = connect
         self._damaged = False
         self._jobs: SimpleQueue[Sequence[_Job[Any]] | None] = SimpleQueue()
@@ -104,7 +108,6 @@ class Writer:
         self._thread: Thread | None = None
         self._closed = False
         self.writable = True
-        self.oldest: float | None = None
 
     async def start(self) -> None:
         """Raises what ``connect`` raises."""
@@ -157,8 +160,7 @@ class Writer:
 
     def _main(self) -> None:
         try:
-            self._db = self._connect(False)
-            self.oldest = schema.oldest_finished_at(self._db)
+            self._db = self._connect(None)
         except Exception as error:  # noqa: BLE001 - the boundary of the thread: whoever started it gets the error
             self.tell(_resolve, self._started, error)
         else:
@@ -222,20 +224,21 @@ class Writer:
 
     def _transact(self, group: list[_Job[Any]], *, writes: bool, together: bool) -> None:
         if self._damaged:
-            self._db.close()
-            self._db = self._connect(True)
+            self._db = self._connect(self._db)
             self._damaged = False
+        if together and _is_one_statement(group):
+            # It is a transaction by itself. At each step of a longer one the event loop runs, and the thread waits.
+            self._run_all(group[0].many, group)
+            return
         # IMMEDIATE: turning into a writer half-way fails at once when an operator's command is writing.
         self._db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         try:
             for many, jobs in groupby(group, key=lambda job: job.many if together else None):
                 self._run_all(many, list(jobs))
-            oldest = schema.oldest_finished_at(self._db)
             self._db.execute("COMMIT")
         finally:
             if self._db.in_transaction:
                 self._db.rollback()
-        self.oldest = oldest
 
     def _run_all(self, many: Many | None, jobs: list[_Job[Any]]) -> None:
         if many is None or len(jobs) == 1:
@@ -243,7 +246,7 @@ class Writer:
                 self._run(job)
             return
         try:
-            many(self._db, [job.item for job in jobs])
+            many.work(self._db, [job.item for job in jobs])
         except Exception as error:
             if _storage_failed(error):
                 raise
@@ -260,6 +263,11 @@ class Writer:
 
 def _storage_failed(error: Exception) -> bool:
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _STORAGE
+
+
+def _is_one_statement(group: list[_Job[Any]]) -> bool:
+    many = group[0].many
+    return many is not None and len(group) <= many.at_once and all(job.many is many for job in group)
 
 
 def _sorted(group: list[_Job[Any]]) -> list[_Job[Any]]:

@@ -51,6 +51,7 @@ class Book:
         self.model_calls = 0
         self.inputs = 0
         self.polls = 0
+        self.listed = 0
         self.tokens = 0
         self.asked_at = 0.0
         self.first_byte_at = 0.0
@@ -134,6 +135,7 @@ class Book:
             "model_calls": self.model_calls,
             "inputs": self.inputs,
             "polls": self.polls,
+            "listed": self.listed,
             "tokens": self.tokens,
             "seconds": seconds,
             "share": (cpu_s - self._began[1]) / seconds if seconds else 0.0,

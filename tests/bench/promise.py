@@ -357,7 +357,8 @@ async def million() -> Figure:
         text = "x" * 200
         ids = [here.sandbox.tasks.add(text=f"{text} {number}") for number in range(1_000_000)]
         buckets = await lag_buckets(worker)
-        await here.sandbox.tasks.settled(ids[:1_000], timeout=300)
+        # Several lists, and enough samples that the 99th percentile is not the largest.
+        await here.sandbox.tasks.settled(ids[:15_000], timeout=300)
         lag_s = p99(buckets, await lag_buckets(worker))
         grown = (worker.memory_kb("VmHWM") - idle_kb) / 1024
     measured = f"+{grown:.0f} MB, {lag_s * 1000:.0f} ms"

@@ -37,7 +37,8 @@ class Upstream:
         self.book = Book(options.length)
         self.model_s: float = options.model_latency
         self.api_s: float = options.api_latency
-        self.limited: bool = not options.ignore_limit
+        self.limited: bool = not (options.ignore_limit or options.whole_list)
+        self.whole: bool = options.whole_list
 
 
 class Connection(asyncio.Protocol):
@@ -126,7 +127,9 @@ class Connection(asyncio.Protocol):
 
     def _list(self, query: Query) -> None:
         upstream, limit = self._upstream, int(query.get("limit", 0)) or None
-        if upstream.limited:
+        if upstream.whole:
+            self._later(upstream.api_s, lambda: self._page(None))
+        elif upstream.limited:
             self._later(upstream.api_s, lambda: self._page(limit))
         else:
             self._work = asyncio.get_running_loop().create_task(self._pour())
@@ -136,6 +139,7 @@ class Connection(asyncio.Protocol):
         records = list(islice(book.pending(), limit))
         if records:
             book.begin()
+        book.listed += len(records)
         self._answer(b"[" + b",".join(records) + b"]")
 
     async def _pour(self) -> None:
@@ -147,6 +151,7 @@ class Connection(asyncio.Protocol):
         records, separator = book.pending(), b"["
         while part := list(islice(records, CHUNK)):
             book.begin()
+            book.listed += len(part)
             book.first_byte_at = book.first_byte_at or time.perf_counter()
             body = separator + b",".join(part)
             self._transport.write(b"%x\r\n%s\r\n" % (len(body), body))
@@ -238,6 +243,9 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--api-latency", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--length", type=int, default=220, help="characters of a text (220)")
     parser.add_argument("--ignore-limit", action="store_true", help="list all that is pending, whatever was asked for")
+    parser.add_argument(
+        "--whole-list", action="store_true", help="the same, made as a whole before the first byte, as NestJS does"
+    )
     parser.add_argument("--tls", type=Path, nargs=2, metavar=("CERT", "KEY"))
     return parser.parse_args(arguments)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ai_task_processor import assembly, lifecycle, recovery, resilience
-from ai_task_processor.auth import Token, TokenSource
+from ai_task_processor.auth import TokenSource
 from ai_task_processor.delivery import Delivery
 from ai_task_processor.errors import Ambiguous, InputRefused, NeighbourError, Rejected, Transient
 from ai_task_processor.isolation import IsolationBudget
@@ -20,6 +20,7 @@ from ai_task_processor.ports import Clock, SkipReason
 from ai_task_processor.sources import nest
 from ai_task_processor.stores import directory as data_directory
 from ai_task_processor.stores.memory import MemoryOutbox
+from ai_task_processor.token_answers import Token
 from tests.chaos.patching import replaced
 
 T = TypeVar("T")

@@ -163,6 +163,16 @@ async def test_a_dead_letter_stands_for_its_own_content_only(outbox: Outbox) -> 
     assert (outbox.depth().waiting, outbox.depth().dead, outbox.depth().bytes) == (0, 1, record().size)
 
 
+async def test_a_dead_letter_starts_anew_when_it_is_retried(house: House) -> None:
+    """What it took to be refused is kept with it, and forgotten when an operator lets it try again."""
+    await house.outbox.put(record())
+    await house.outbox.bury("a", "refused", attempts=7)
+    house.request("retry", ["a"])
+    await house.outbox.apply_requests()
+    (alive,) = await house.outbox.due(NOW, 10)
+    assert (alive.attempts, alive.reason) == (0, None)
+
+
 async def test_put_replaces_a_dead_letter(outbox: Outbox) -> None:
     """A new outcome of the same task takes the place of its dead letter."""
     await outbox.put(record())
@@ -179,11 +189,16 @@ async def test_depth_knows_the_oldest_of_the_waiting(outbox: Outbox) -> None:
     await outbox.put(record("old", finished_at=NOW - 100))
     await outbox.put(record("older", finished_at=NOW - 200))
     await outbox.put(record("new", finished_at=NOW))
+    await outbox.apply_requests()
     assert outbox.depth().oldest_finished_at == NOW - 200
     await outbox.bury("older", "refused")
+    await outbox.apply_requests()
     assert outbox.depth().oldest_finished_at == NOW - 100
     await outbox.delivered("old")
+    await outbox.apply_requests()
     assert outbox.depth().oldest_finished_at == NOW
+    await outbox.delivered("new")
+    assert outbox.depth().oldest_finished_at is None
 
 
 async def test_full_holds_until_nine_tenths(outbox: Outbox) -> None:

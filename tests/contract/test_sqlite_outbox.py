@@ -266,6 +266,27 @@ async def test_a_hundred_of_a_kind_are_written_and_erased_by_few_statements(outb
     assert await outbox.due(NOW + 1e6, 200) == []
 
 
+async def test_a_few_of_a_kind_are_one_statement(outbox: SqliteOutbox) -> None:
+    """And that is their transaction: whole rows, on disk, without a BEGIN and a COMMIT around it."""
+    rows = [record(str(number), vector=bytes([number]) * 4) for number in range(5)]
+    statements: list[str] = []
+    await outbox._writer.submit(lambda db: db.set_trace_callback(statements.append))
+    with held(outbox):
+        pending = [outbox.put(row) for row in rows]
+    for kept in pending:
+        await kept
+    with closing(sqlite3.connect(outbox._path)) as other:
+        assert other.execute("SELECT count(*) FROM records").fetchone() == (5,)
+    with held(outbox):
+        erased = [asyncio.ensure_future(outbox.delivered(row.task_id)) for row in rows]
+        await asyncio.sleep(0)
+    for one in erased:
+        await one
+    assert "BEGIN IMMEDIATE" not in statements
+    assert [one.split()[0] for one in statements if one.startswith(("INSERT", "DELETE"))] == ["INSERT", "DELETE"]
+    assert await outbox.due(NOW + 1e6, 10) == []
+
+
 async def test_one_bad_record_does_not_fail_its_neighbours(outbox: SqliteOutbox) -> None:
     """A record that cannot be stored fails alone; the group around it is committed."""
     with held(outbox):
@@ -487,14 +508,10 @@ async def test_a_destroyed_page_takes_its_own_rows_only(tmp_path: Path, page: in
     overwrite(database, (page - 1) * PAGE_BYTES, noise(PAGE_BYTES))
     found = await survivors(tmp_path, told)
     everything = {f"task-{number:03}" for number in range(1, RECORDS)}
-    if page == 2:  # the root of the table: no row can be reached, but the index names them all
-        assert found == {}
-    else:
-        assert len(found) >= RECORDS - 120
+    assert len(found) >= RECORDS - 1 - (2 if page > 6 else 0)  # one is a dead letter; two have room on a page
     named = set(told) - {"task-000", "poison"}
     assert found.keys().isdisjoint(named)
-    if page not in (3, 100):
-        assert found.keys() | named == everything
+    assert found.keys() | named == everything
     files = sorted(path.name for path in tmp_path.iterdir())  # noqa: ASYNC240 - a handful of files
     aside = [tmp_path / name for name in files if ".damaged-" in name and not name.endswith("-wal")]
     assert len(aside) == 1 or len(found) == RECORDS - 1
@@ -502,6 +519,52 @@ async def test_a_destroyed_page_takes_its_own_rows_only(tmp_path: Path, page: in
         assert noise(PAGE_BYTES) in path.read_bytes()
         assert path.stat().st_mode & 0o777 == 0o600
     assert not [name for name in files if "copy" in name or "salvaged" in name]
+
+
+async def test_what_has_no_name_any_more_is_counted(tmp_path: Path) -> None:
+    """The page of two records is destroyed, and all that names tasks: another index still knows of them."""
+    database, told = await damaged(tmp_path), list[str | None]()
+    overwrite(database, 2 * PAGE_BYTES, noise(PAGE_BYTES))
+    overwrite(database, 19 * PAGE_BYTES, noise(PAGE_BYTES))
+    async with store(tmp_path, lost=told.append) as outbox:
+        assert outbox.recovered == RECORDS - 1 - 2
+    assert told == [None, None]
+
+
+@pytest.mark.parametrize("of", ["table", "index"])
+async def test_a_page_whose_last_write_was_lost_is_noticed(tmp_path: Path, of: str) -> None:
+    """Each page is sound by itself, and SQLite has no objection: but table and index do not agree."""
+    database, told = await damaged(tmp_path), list[str]()
+    before = database.read_bytes()
+    async with store(tmp_path) as outbox:
+        await outbox.put(record("late", vector=bytes(4)))
+    after = database.read_bytes()
+    pages = [n for n in range(len(before) // PAGE_BYTES) if before[n * PAGE_BYTES] == (13 if of == "table" else 10)]
+    (changed,) = (
+        at
+        for at in (n * PAGE_BYTES for n in pages)
+        if before[at : at + PAGE_BYTES] != after[at : at + PAGE_BYTES] and b"late" in after[at : at + PAGE_BYTES]
+    )
+    overwrite(database, changed, before[changed : changed + PAGE_BYTES])
+    async with store(tmp_path, lost=told.append) as outbox:
+        found = {row.task_id for row in await outbox.due(NOW + 1e6, 1000)}
+    assert ("late" in found, told) == ((False, ["late"]) if of == "table" else (True, []))
+    assert len(found) == RECORDS - 1 + (of == "index")
+
+
+async def test_what_was_delivered_does_not_come_back_from_free_pages(tmp_path: Path) -> None:
+    """With table and index broken every page is searched, but not those that are in use no more."""
+    database, told = await damaged(tmp_path), list[str]()
+    async with store(tmp_path) as outbox:
+        # Some builds of SQLite overwrite what is deleted, others leave it.
+        await outbox._writer.submit(lambda db: db.execute("PRAGMA secure_delete = OFF").fetchone())
+        await asyncio.gather(*(outbox.delivered(f"task-{number:03}") for number in range(100, 200)))
+    overwrite(database, PAGE_BYTES, noise(2 * PAGE_BYTES))
+    async with store(tmp_path, lost=told.append) as outbox:
+        found = {row.task_id for row in await outbox.due(NOW + 1e6, 1000)}
+    delivered = {f"task-{number:03}" for number in range(100, 200)}
+    assert found == {f"task-{number:03}" for number in range(1, RECORDS)} - delivered
+    assert told == []
 
 
 @pytest.mark.parametrize("kind", ["no database", "zeros", "cut", "empty"])
@@ -589,7 +652,8 @@ async def test_commands_read_beside_a_running_daemon(outbox: SqliteOutbox, tmp_p
     """Records are listed in the order of storing, page after page, and shown with their result."""
     for number in range(1201):
         outbox.put(record(str(number), vector=b"1234"))
-    await outbox.bury("7", "refused (HTTP 400)")
+    await outbox.bury("7", "refused (HTTP 400)", attempts=3)
+    await outbox.defer("8", due_at=NOW + 60, attempts=2)
     listed = inspection.list_records(tmp_path)
     assert [summary.task_id for summary in listed] == [str(number) for number in range(1201)]
     assert [(summary.task_id, summary.reason) for summary in listed if summary.state == "dead"] == [
@@ -601,11 +665,12 @@ async def test_commands_read_beside_a_running_daemon(outbox: SqliteOutbox, tmp_p
         status=TaskStatus.SUCCEEDED,
         state="waiting",
         finished_at=NOW,
-        due_at=0.0,
+        due_at=NOW,  # since it was finished
         attempts=0,
         reason=None,
         bytes=record("0", vector=b"1234").size,
     )
+    assert [(summary.due_at, summary.attempts) for summary in listed[7:9]] == [(None, 3), (NOW + 60, 2)]
     assert inspection.load_record(tmp_path, "0") == (listed[0], record("0", vector=b"1234"))
     assert inspection.load_record(tmp_path, "unknown") is None
 

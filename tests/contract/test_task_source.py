@@ -20,11 +20,14 @@ from ai_task_processor.errors import (
     InvalidAnswer,
     Misconfigured,
     NeighbourError,
+    NeverAcknowledged,
     Rejected,
     Throttled,
     Transient,
+    Unacknowledged,
     Unauthorized,
     Unsent,
+    explained,
 )
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult, TaskStatus, TaskType, Vector
@@ -33,6 +36,7 @@ from ai_task_processor.resilience import Gate
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.settings import ApiSettings, NetworkSettings
 from ai_task_processor.sources.nest import NestTaskSource
+from ai_task_processor.stores.memory import MemoryJournal
 from ai_task_processor.transport import make_client
 
 VECTOR = TaskResult(vector=Vector(b"\0\0\x80?\0\0\0\xbf"))
@@ -443,6 +447,104 @@ async def test_every_habit_of_limit_leads_to_all_tasks(nest: NestNeighbourhood, 
     assert nest.sandbox.stats.polls <= 7
 
 
+async def endless(nest: NestNeighbourhood, count: int = 10) -> list[str]:
+    """An API that lists everything, of which the first task was claimed: the ids of the others, which are kept."""
+    nest.sandbox.api.limit = "ignored"
+    ids = [nest.add(f"text {n}") for n in range(count)]
+    assert await claimed(nest, 1) == ids[:1]
+    nest.admission.refused[ids[0]] = "running"
+    assert nest.source.candidates == nest.metrics.value("read_ahead_tasks") == count - 1
+    return ids[1:]
+
+
+async def test_one_list_serves_many_refills(nest: NestNeighbourhood) -> None:
+    """Where the limit is ignored, a poll is made when no candidate is left; what it saw stays what is told."""
+    ids = await endless(nest)
+    assert await claimed(nest, 4) == ids[:4]
+    assert (nest.source.last_page.seen, nest.metrics.value("pending_tasks_seen")) == (10, 10)
+    assert await claimed(nest, 9) == ids[4:]
+    assert (nest.sandbox.stats.polls, nest.source.candidates) == (1, 0)
+    nest.admission.refused |= dict.fromkeys(ids, "running")
+    assert await claimed(nest) == []
+    assert nest.sandbox.stats.polls == 2
+    assert nest.polls("tasks") == nest.polls("empty") == 1
+    assert nest.metrics.value("listed_records_total") == 20
+
+
+@pytest.mark.parametrize("name", ["READ_AHEAD_BYTES", "READ_AHEAD_SECONDS"])
+async def test_reading_ahead_can_be_switched_off(name: str) -> None:
+    """Then each refill is a poll, and an edited task is processed as it is now."""
+    async with running_nest(**{name: "0"}) as nest:
+        nest.sandbox.api.limit = "ignored"
+        ids = [nest.add(f"text {n}") for n in range(10)]
+        for polls in (1, 2):
+            assert await claimed(nest, 2) == ids[:2]
+            assert (nest.sandbox.stats.polls, nest.source.candidates) == (polls, 0)
+
+
+@pytest.mark.parametrize(("waited_s", "polls"), [(29.9, 1), (30.0, 2)])
+async def test_a_list_is_used_for_as_long_as_it_may_be(nest: NestNeighbourhood, waited_s: float, polls: int) -> None:
+    """A task that was deleted after it was listed is started within READ_AHEAD_SECONDS, and not later."""
+    first, second, *_ = await endless(nest)
+    nest.sandbox.tasks.settle(nest.sandbox.tasks[first], TaskStatus.FAILED)
+    nest.clock.time += waited_s
+    assert await claimed(nest, 1) == [first if polls == 1 else second]
+    assert nest.sandbox.stats.polls == polls
+
+
+async def test_a_wake_up_brings_a_new_list(nest: NestNeighbourhood) -> None:
+    """What was kept is replaced: who called knows something that the old list does not say."""
+    first, second, *_ = await endless(nest)
+    nest.sandbox.tasks.settle(nest.sandbox.tasks[first], TaskStatus.FAILED)
+    nest.call()
+    assert await claimed(nest, 1) == [second]
+    assert nest.sandbox.stats.polls == 2
+
+
+async def test_a_candidate_that_was_acknowledged_does_not_start(nest: NestNeighbourhood) -> None:
+    """An operator's retry may settle it while it waits here: for as long as the list is used it is stale."""
+    first, second, *_ = await endless(nest)
+    await nest.source.complete(Receipt(first), VECTOR)
+    nest.put_back(first)
+    nest.clock.time += 29.0
+    assert await claimed(nest, 1) == [second]
+    nest.clock.time += 1.0
+    assert first in await claimed(nest, 20), "put back, and listed again"
+
+
+@pytest.mark.parametrize("status", [404, 409])
+async def test_a_candidate_that_is_gone_does_not_start(nest: NestNeighbourhood, status: int) -> None:
+    """The answer to a PATCH says so: it is dropped, and the list of which it came is believed no longer."""
+    first, second, *_ = await endless(nest)
+    told = f'{{"statusCode": {status}, "message": "no"}}'
+    nest.sandbox.faults.add("patch", status=status, content=told, task_id=first)
+    with pytest.raises(Rejected):
+        await nest.source.complete(Receipt(first), VECTOR)
+    nest.sandbox.tasks.settle(nest.sandbox.tasks[first], TaskStatus.FAILED)
+    assert await claimed(nest, 1) == [second]
+    assert nest.sandbox.stats.polls == 2
+
+
+async def test_a_released_candidate_comes_with_a_later_list(nest: NestNeighbourhood) -> None:
+    """It was taken, and is not put back: the others come first."""
+    first, second, third, *_ = await endless(nest)
+    assert await claimed(nest, 1) == [first]
+    await nest.source.release(Receipt(first), 5.0)
+    await nest.source.release(Receipt(second), 5.0)
+    assert await claimed(nest, 1) == [third]
+    nest.clock.time += 30.0
+    assert await claimed(nest, 2) == [first, second]
+
+
+@pytest.mark.parametrize("status", [200, 204])
+async def test_no_bytes_are_an_empty_list(nest: NestNeighbourhood, status: int) -> None:
+    """A handler that returns nothing when nothing is pending: no error, and the check is content."""
+    nest.sandbox.faults.add("pending", status=status, body="empty")
+    assert await claimed(nest) == []
+    await nest.source.check()
+    assert (nest.polls("empty"), nest.source.last_page.complete) == (1, True)
+
+
 @pytest.mark.parametrize("before", [True, False])
 async def test_a_list_that_is_older_than_an_acknowledgement(nest: NestNeighbourhood, before: bool) -> None:
     """Acknowledged while the list was under way, a task does not start again; acknowledged before, it was put back."""
@@ -486,7 +588,6 @@ async def test_what_a_poll_saw_is_counted(nest: NestNeighbourhood) -> None:
         ({"status": 500}, Transient, "server_error"),
         ({"status": 200, "body": "html"}, InvalidAnswer, "invalid"),
         ({"status": 200, "body": "object"}, InvalidAnswer, "invalid"),
-        ({"status": 200, "body": "empty"}, InvalidAnswer, "invalid"),
         ({"reset": True}, Ambiguous, "network_error"),
     ],
 )
@@ -552,10 +653,10 @@ async def test_a_closed_port_is_unsent(nest: NestNeighbourhood) -> None:
         ({"status": 413}, Rejected),
         ({"status": 422}, Rejected),
         ({"status": 409}, Rejected),
-        ({"status": 200, "body": "html"}, Ambiguous),
-        ({"status": 200, "body": "empty"}, Ambiguous),
-        ({"content": '{"_id":"another","state":"succeeded"}'}, Ambiguous),
-        ({"content": "{}", "headers": {"Content-Encoding": "gzip"}}, Ambiguous),
+        ({"status": 200, "body": "html"}, Unacknowledged),
+        ({"content": '{"_id":"another","state":"succeeded"}'}, Unacknowledged),
+        ({"content": "{}", "headers": {"Content-Encoding": "gzip"}}, Unacknowledged),
+        ({"content": "{}", "headers": {"Content-Encoding": "br"}}, Unacknowledged),
         ({"reset": True}, Ambiguous),
         ({"truncate": True}, Ambiguous),
     ],
@@ -584,13 +685,158 @@ async def test_a_callback_that_throws_leaves_it_open(nest: NestNeighbourhood) ->
     assert nest.sandbox.tasks[receipt.id].callbacks == 1
 
 
-async def test_an_answer_without_id_and_state_is_told_once(nest: NestNeighbourhood) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"content": '{"ok":true}'},
+        {"content": "\ufeff"},
+        {"content": '"OK"'},
+        *({"status": status, "body": "empty"} for status in (200, 201, 202, 205)),
+        {"status": 204, "body": "empty", "headers": {"Content-Encoding": "gzip"}},
+        {"status": 200, "body": "empty", "headers": {"Content-Encoding": "gzip"}},
+    ],
+    ids=str,
+)
+async def test_an_answer_without_id_and_state_is_told_once(nest: NestNeighbourhood, fault: dict[str, Any]) -> None:
     """It acknowledges; one warning for the process says that nothing could be verified."""
-    nest.sandbox.faults.add("patch", content='{"ok":true}')
+    nest.sandbox.faults.add("patch", **fault)
     with capture_logs() as lines:
         for _ in range(3):
             await nest.source.complete(Receipt(nest.add("hello")), VECTOR)
     assert [line["event"] for line in lines] == ["delivery.unverified"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", None),
+        (b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", None),
+        (b"HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n\r\n\r\n0\r\n\r\n", None),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", None),
+        (b"HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 0\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nOK", Unacknowledged),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 2\r\n\r\n{}", Unacknowledged),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Ambiguous),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Ambiguous),
+    ],
+    ids=repr,
+)
+async def test_an_answer_is_empty_only_when_it_ended(raw: bytes, error: type[NeighbourError] | None) -> None:
+    """On the wire: no body in every framing acknowledges, one that breaks off does not."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        writer.write(raw)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    clock = HandClock()
+    async with server, make_client(NetworkSettings(), url=url, connections=1) as client:
+        source = NestTaskSource(
+            ApiSettings(API_BASE_URL=url),  # type: ignore[call-arg]  # by the environment's name
+            polling=client,
+            delivering=client,
+            poll_gate=Gate("api_poll", threshold=5, clock=clock, metrics=METRICS),
+            delivery_gate=Gate("api_delivery", threshold=5, clock=clock, metrics=METRICS),
+            admission=Gatekeeper(),
+            clock=clock,
+            metrics=METRICS,
+        )
+        if error is None:
+            await source.complete(Receipt("a"), OUTPUT)
+            return
+        with pytest.raises(error) as caught:
+            await source.complete(Receipt("a"), OUTPUT)
+        assert type(caught.value) is error
+
+
+BEFORE = '{"_id":"%s","state":"pending"}'
+
+
+async def test_reports_that_are_never_acknowledged_end_in_a_pause(nest: NestNeighbourhood) -> None:
+    """The third old document in a row pauses for five minutes with what to change; an acknowledgement ends that."""
+    receipt = Receipt(nest.add("hello"))
+    old = nest.sandbox.faults.add("patch", content=BEFORE % receipt.id, after=True)
+    for error in (Unacknowledged, Unacknowledged, NeverAcknowledged, CircuitOpen):
+        with pytest.raises(error, match=r"return the updated document \(\{new: true\}\) or nothing"):
+            await nest.source.complete(receipt, VECTOR)
+    assert nest.source.report_trouble == nest.delivery_gate.reason
+    for wait_s in (299.0, 2.0, 299.0, 2.0):
+        nest.clock.time += wait_s
+        with pytest.raises(NeighbourError):
+            await nest.source.complete(receipt, VECTOR)
+    assert (old.hits, nest.sandbox.tasks[receipt.id].callbacks) == (5, 5)
+    nest.sandbox.faults.clear()
+    nest.clock.time += 301
+    await nest.source.complete(receipt, VECTOR)
+    assert (nest.delivery_gate.reason, nest.source.report_trouble) == (None, None)
+    await nest.source.complete(Receipt(nest.add("other")), VECTOR)
+
+
+async def test_an_old_document_now_and_then_pauses_nothing(nest: NestNeighbourhood) -> None:
+    """A lagging replica answers the task as it was before; the repeated report is acknowledged."""
+    for _ in range(5):
+        receipt = Receipt(nest.add("hello"))
+        nest.sandbox.faults.add("patch", content=BEFORE % receipt.id, after=True, times=1, task_id=receipt.id)
+        with pytest.raises(Unacknowledged):
+            await nest.source.complete(receipt, VECTOR)
+        await nest.source.complete(receipt, VECTOR)
+        await nest.source.complete(Receipt(nest.add("other")), VECTOR)
+    assert nest.source.report_trouble is None
+
+
+async def test_marks_are_no_reports(nest: NestNeighbourhood) -> None:
+    """What is answered to a mark says nothing about acknowledgements: it runs no callback."""
+    marks = nest.source.mark_with(MemoryJournal())
+    receipt = Receipt(nest.add("hello"))
+    nest.sandbox.faults.add("patch", content=BEFORE % receipt.id, times=5)
+    for _ in range(5):
+        await marks.begin(receipt)
+    assert nest.source.report_trouble is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "detail"),
+    [
+        ({"status": 400, "content": '{"statusCode":400,"message":["result must be an array"]}'},
+         "result must be an array"),
+        ({"status": 500, "content": '{"statusCode":500,"message":"no callback \\"verification_x\\" for 0.25"}'},
+         'no callback "verification_x" for …'),
+        ({"status": 403, "content": '{"message":"Forbidden resource","statusCode":403}'}, "Forbidden resource"),
+        ({"status": 413, "body": "html"}, ""),
+    ],
+)  # fmt: skip
+async def test_the_apis_own_words_go_with_its_refusal(
+    nest: NestNeighbourhood, fault: dict[str, Any], detail: str
+) -> None:
+    """Rejected or not, what the API says about it is kept, without numbers of the result."""
+    nest.sandbox.faults.add("patch", **fault)
+    with pytest.raises((Rejected, NeighbourError)) as caught:
+        await nest.source.complete(Receipt(nest.add("hello")), VECTOR)
+    assert isinstance(caught.value, Rejected | NeighbourError)
+    assert caught.value.detail == detail
+    assert explained(caught.value) == (f"{caught.value}: {detail}" if detail else str(caught.value))
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_redirect_names_the_setting(nest: NestNeighbourhood, status: int) -> None:
+    """To https of the same host: that. Elsewhere: where, without path and credentials. Both pause at once."""
+    host = nest.sandbox.url.removeprefix("http://").partition(":")[0]
+    for location, reason in (
+        (f"https://{host}/api/ai-tasks/x?token=s3cret", f"a redirect to https://{host}: use https in API_BASE_URL"),
+        ("https://a:b@login.test:8443/x?y=z", "a redirect to https://login.test:8443: correct API_BASE_URL"),
+    ):
+        nest.sandbox.faults.add("patch", status=status, body="empty", headers={"Location": location}, times=1)
+        nest.sandbox.faults.add("pending", status=status, body="empty", headers={"Location": location}, times=1)
+        for attempt in (nest.source.complete(Receipt(nest.add("a")), VECTOR), nest.source.claim(5)):
+            with pytest.raises(Misconfigured) as caught:
+                await attempt
+            assert str(caught.value) == f"the task API answered {status}, {reason}"
+        assert nest.delivery_gate.reason == f"the task API answered {status}, {reason}"
+        nest.clock.time += 301
 
 
 async def test_a_strict_api_gets_bare_failures(nest: NestNeighbourhood) -> None:

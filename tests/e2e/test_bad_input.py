@@ -58,6 +58,8 @@ async def test_every_mistake_in_the_settings_has_its_line_and_no_value(sandbox: 
         "METRICS_PORT": "99999",
         "LOG_LEVEL": api_key,
         "SHUTDOWN_GRACE_SECONDS": "nan",
+        "OAUTH2_AUDIENCE": f'"{client_secret}"',
+        "OAUTH2_SCOPE": f"read write # {api_key}",
     }
     worker = await daemon("--version", wait=False, **broken)
     await worker.exit_code()
@@ -319,18 +321,19 @@ async def test_bad_answers_of_the_model_cost_time_and_nothing_else(daemon: Start
 
 async def test_one_unusable_vector_spares_its_neighbours(sandbox: Sandbox, daemon: Start) -> None:
     """A zero vector for one text of three: the two others keep theirs, that one is asked for again."""
-    sandbox.faults.add(
-        "model", content=_embeddings((2, _vector(7)), (0, _vector(1)), (1, ZERO_VECTOR)), times=1, status=200
-    )
+    first = sandbox.tasks.add(text="text before")
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.3, EMBEDDING_DIMENSIONS=4)
+    await sandbox.tasks.settled([first], timeout=20)
+    answered = _embeddings((2, _vector(7)), (0, _vector(1)), (1, ZERO_VECTOR))
+    sandbox.faults.add("model", content=answered, times=1, status=200)
     ids = [sandbox.tasks.add(text=f"text {number}") for number in range(3)]
-    worker = await daemon(POLLING_INTERVAL_SECONDS=0.3)
     await sandbox.tasks.settled(ids, timeout=20)
-    first, second, third = (sandbox.tasks[task_id].result for task_id in ids)
-    assert first == np.arange(1, 5, dtype="<f4").tobytes()
-    assert second == sandbox.vector("text 1", MODEL)
-    assert third == np.arange(7, 11, dtype="<f4").tobytes()
-    assert sandbox.stats.model_requests == 2
-    assert len(worker.events("task.released")) == 1
+    results = [sandbox.tasks[task_id].result for task_id in ids]
+    assert results[0] == np.arange(1, 5, dtype="<f4").tobytes()
+    assert results[1] == sandbox.vector("text 1", MODEL, 4)
+    assert results[2] == np.arange(7, 11, dtype="<f4").tobytes()
+    assert sandbox.stats.model_requests == 3
+    assert not worker.events("task.failed")
 
 
 async def test_an_unknown_model_stops_its_own_tasks_only(
@@ -388,7 +391,7 @@ async def test_what_may_have_been_applied_is_repeated_and_what_is_refused_is_kep
         assert task.result == sandbox.vector(name, MODEL)
         assert task.state == "succeeded"
     assert [sandbox.tasks[task_id].callbacks for task_id in repeated.values()] == [1, 2, 1, 1]
-    told = {event["reason"]: event["task_id"] for event in worker.events("delivery.refused")}
+    told = {event["reason"].partition(": ")[0]: event["task_id"] for event in worker.events("delivery.refused")}
     assert told == refused
     # two for the callback that threw, one for each of the others
     assert await worker.metric("ambiguous_deliveries_total") == 5
@@ -509,10 +512,27 @@ async def test_a_data_directory_that_cannot_be_used_is_one_line_and_73(
     assert "Traceback" not in worker.log.read_text()
 
 
+def _no_first_page(data: Path) -> None:
+    with closing(sqlite3.connect(data / "outbox.db")) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with (data / "outbox.db").open("r+b") as file:
+        file.write(b"no database " * 341)
+
+
+def _no_head_of_the_log(data: Path) -> None:
+    with (data / "outbox.db-wal").open("r+b") as file:
+        file.write(bytes(32))
+
+
+def _no_database(data: Path) -> None:
+    (data / "outbox.db").unlink()
+
+
+@pytest.mark.parametrize("damage", [_no_first_page, _no_head_of_the_log, _no_database])
 async def test_a_damaged_outbox_is_set_aside_and_what_can_be_read_is_delivered(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually, tmp_path: Path
+    sandbox: Sandbox, daemon: Start, eventually: Eventually, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    """Results wait while the API is away; the file loses its first page; the next start delivers them all the same."""
+    """Results wait while the API is away; their files are damaged; the next start delivers them all the same."""
     texts = [f"text {number}" for number in range(20)]
     task_ids = [sandbox.tasks.add(content=text) for text in texts]
     sandbox.faults.add("patch", status=503)
@@ -520,17 +540,21 @@ async def test_a_damaged_outbox_is_set_aside_and_what_can_be_read_is_delivered(
     # Not what the outbox has accepted: this is logged once it is on disk.
     await eventually(lambda: len(worker.events("task.completed")) == len(texts))
     await worker.kill()
-    with closing(sqlite3.connect(tmp_path / "data" / "outbox.db")) as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    with (tmp_path / "data" / "outbox.db").open("r+b") as file:
-        file.write(b"no database " * 341)
+    damage(tmp_path / "data")
+    for arguments in (("outbox", "list"), ("outbox", "drop", task_ids[0])):
+        refused = await worker.command(*arguments)
+        assert (refused.code, refused.out) == (73, "")
+        assert "the file is damaged: the daemon sets it aside at its next start" in refused.err
+    examined = await worker.command("doctor")
+    assert "the file is damaged" in examined.out
     sandbox.faults.clear()
     worker = await daemon(DATA_DIR=tmp_path / "data", POLLING_INTERVAL_SECONDS=1)
     await sandbox.tasks.settled(task_ids, timeout=20)
     assert [sandbox.model.times_charged(text) for text in texts] == [1] * 20
     (told,) = worker.events("outbox.salvaged")
-    assert (told["kept"], told["lost"]) == (20, 0)
-    assert Path(told["aside"]).exists()  # noqa: ASYNC240 - one look
+    assert (told["kept"], told["lost"], told["unreadable_bytes"]) == (20, 0, 0)
+    aside = Path(told["aside"])
+    assert [path for path in aside.parent.iterdir() if path.name.startswith(aside.name)]
 
 
 async def test_a_second_daemon_takes_over_when_the_first_one_leaves(
@@ -562,6 +586,27 @@ class SteppingClock:
     async def sleep(self, seconds: float) -> None:
         self.elapsed_s += seconds
         await asyncio.sleep(0)
+
+
+async def test_a_share_without_file_locks_is_one_line_and_73(daemon: Start, tmp_path: Path) -> None:
+    """ENOLCK, as a network share answers: daemon, command and doctor name the lock file and ask for a local disk."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import errno, fcntl, os\n"
+        "def flock(*_): raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))\n"
+        "fcntl.flock = flock\n"
+    )
+    worker = await daemon("--version", wait=False, PYTHONPATH=tmp_path, **MOCK)
+    await worker.exit_code()
+    reason = f"{tmp_path}/data/lock cannot be locked (No locks available)"
+    remedy = "file locks are not supported there; set DATA_DIR to a directory on a local disk"
+    for arguments in (("run",), ("drain",)):
+        finished = await worker.command(*arguments)
+        assert (finished.code, finished.out) == (73, "")
+        assert finished.err.splitlines()[-1] == f"ai-task-processor: {reason}: {remedy}"
+    doctor = await worker.command("doctor")
+    assert doctor.code == 73
+    assert reason in doctor.out
+    assert remedy in doctor.out
 
 
 async def test_a_locked_outbox_is_waited_for_for_a_minute(tmp_path: Path) -> None:

@@ -149,6 +149,12 @@ async def test_one_wrong_setting_is_named(
         ({"endpoint": "token", "status": 400, "code": "invalid_scope"}, 78, "token", ("invalid_scope", "OAUTH2_SCOPE")),
         ({"endpoint": "token", "status": 200, "body": "html"}, 78, "token", ("a web page", "OAUTH2_TOKEN_URL")),
         ({"endpoint": "token", "status": 503}, 69, "token", ("503", "OAUTH2_TOKEN_URL")),
+        ({"endpoint": "token", "status": 403, "code": "access_denied"}, 78, "token",
+         ("access_denied", "OAUTH2_AUDIENCE", "grant client_credentials")),
+        ({"endpoint": "pending", "status": 308, "headers": {"Location": "https://127.0.0.1/x"}}, 78, "pending list",
+         ("a redirect to https://127.0.0.1", "use https in API_BASE_URL")),
+        ({"endpoint": "token", "status": 301, "body": "html", "headers": {"Location": "https://127.0.0.1/x"}}, 78,
+         "token", ("a redirect to https://127.0.0.1", "use https in OAUTH2_TOKEN_URL")),
         ({"endpoint": "pending", "status": 401}, 78, "pending list", ("401", "OAUTH2_AUDIENCE", "OAUTH2_SCOPE")),
         ({"endpoint": "pending", "status": 403}, 78, "pending list", ("403", "OAUTH2_AUDIENCE", "OAUTH2_SCOPE")),
         ({"endpoint": "pending", "status": 200, "body": "html"}, 78, "pending list", ("a web page", "API_BASE_URL")),
@@ -283,7 +289,7 @@ async def test_dead_letters_are_told(doctor: Doctor, daemon: Any, eventually: An
     """A result that was refused for good is a warning with the command that shows it."""
     sandbox.faults.add("patch", status=400)
     sandbox.tasks.add("a text")
-    process = await daemon()
+    process = await daemon(**MOCK)
 
     async def one_is_dead() -> bool:
         return bool((await process.status())["outbox"]["dead_letters"] == 1)

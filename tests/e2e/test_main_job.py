@@ -36,6 +36,26 @@ async def test_every_task_is_acknowledged_once_with_the_models_own_bits(
     assert not worker.events("daemon.crashed")
 
 
+@pytest.mark.parametrize("limit", ["ignored", "refused"])
+async def test_an_api_that_lists_everything_is_asked_rarely(sandbox: Sandbox, daemon: Start, limit: Any) -> None:
+    """1,000 tasks in 5 slots, 2,000 unknown ones ahead: a few lists instead of hundreds, and a task after a wake-up."""
+    sandbox.api.limit = limit
+    for _ in range(2_000):
+        sandbox.tasks.add(type="horoscope")
+    ids = [sandbox.tasks.add(text=f"text {number}") for number in range(1_000)]
+    worker = await daemon(WAKE_TOKEN="0123456789abcdef")
+    await sandbox.tasks.settled(ids, timeout=60)
+    listed = sandbox.stats.polls
+    assert listed <= 6
+    late = sandbox.tasks.add(text="late")
+    await worker.wake("0123456789abcdef")
+    await sandbox.tasks.settled([late], timeout=5)
+    backlog = (await worker.status())["backlog"]
+    assert (backlog["read_ahead"], backlog["skipped"]["unknown_type"]) == (0, 2_000)
+    assert await worker.stop() == 0
+    assert {(sandbox.tasks[name].patches, sandbox.tasks[name].callbacks) for name in ids} == {(1, 1)}
+
+
 async def test_a_result_can_be_an_object(sandbox: Sandbox, daemon: Start) -> None:
     """EMBEDDING_RESULT=object tells model, dimensions and usage beside the vector."""
     task_id = sandbox.tasks.add(text="hello")
@@ -258,20 +278,22 @@ async def test_marked_tasks_end_settled_or_pending_whatever_happens(
 ) -> None:
     """MARK_IN_PROGRESS: seen while it works; after a kill and after a drain that cuts, nothing is left in_progress."""
     marking = {"MARK_IN_PROGRESS": "true", "POLLING_INTERVAL_SECONDS": 0.5, "CONCURRENCY_LIMIT": 8}
+    served = sandbox.tasks.add(text="before")
+    worker = await daemon(**marking)
+    await sandbox.tasks.settled([served], timeout=20)
     sandbox.faults.add("model", hang=True)
     ids = [sandbox.tasks.add(text=f"text {number}") for number in range(8)]
-    worker = await daemon(**marking)
     await eventually(lambda: sandbox.tasks.outcomes()["in_progress"] == 8)
     await worker.kill()
 
     worker = await daemon(**marking, SHUTDOWN_GRACE_SECONDS=1)
     await eventually(lambda: sandbox.tasks.outcomes()["pending"] == 7)
     assert await worker.stop() == 0
-    assert sandbox.tasks.outcomes() == {"pending": 8}
+    assert sandbox.tasks.outcomes() == {"pending": 8, "succeeded": 1}
 
     sandbox.faults.clear()
     sandbox.faults.add("patch", after=True, reset=True, times=4)
     await daemon(**marking)
     await sandbox.tasks.settled(ids, timeout=20)
-    assert sandbox.tasks.outcomes() == {"succeeded": 8}
+    assert sandbox.tasks.outcomes() == {"succeeded": 9}
     assert all(task.callbacks >= 1 for task in sandbox.tasks)

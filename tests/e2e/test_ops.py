@@ -288,10 +288,12 @@ async def test_a_full_outbox_stops_the_intake_until_there_is_room(
 
 async def test_a_full_house_is_ready(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
     """All slots busy for long is work, not trouble."""
+    served = sandbox.tasks.add(text="before")
+    worker = await daemon(CONCURRENCY_LIMIT=2, SHUTDOWN_GRACE_SECONDS=1, POLLING_INTERVAL_SECONDS=0.5)
+    await sandbox.tasks.settled([served], timeout=20)
     sandbox.faults.add("model", hang=True)
-    for _ in range(3):
-        sandbox.tasks.add(text="slow")
-    worker = await daemon(CONCURRENCY_LIMIT=2, SHUTDOWN_GRACE_SECONDS=1)
+    for number in range(3):
+        sandbox.tasks.add(text=f"slow {number}")
 
     async def busy() -> bool:
         return bool((await worker.status())["slots"]["running"] == 2)

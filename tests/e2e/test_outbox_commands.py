@@ -52,12 +52,14 @@ async def test_dead_letters_are_shown_retried_dropped_and_replaced_beside_a_runn
     entries = await listed(worker)
     assert entries.keys() == {*dead, waiting}
     assert {entries[task_id]["state"] for task_id in dead} == {"dead"}
-    assert {entries[task_id]["reason"] for task_id in dead} == {"refused (HTTP 413)"}
+    reason = "refused (HTTP 413): Request Entity Too Large (a fault of the sandbox)"
+    assert {entries[task_id]["reason"] for task_id in dead} == {reason}
+    assert {(entries[task_id]["attempts"], entries[task_id]["due_at"]) for task_id in dead} == {(1, None)}
     assert (entries[waiting]["state"], entries[waiting]["status"]) == ("waiting", "succeeded")
     assert (await listed(worker, "--dead")).keys() == set(dead)
     table = (await worker.command("outbox", "list", "--dead")).out.splitlines()
     assert len(table) == 4
-    assert all("refused (HTTP 413)" in line for line in table[1:])
+    assert all(reason in line for line in table[1:])
     shown = await worker.command("outbox", "show", retried)
     body = json.loads(shown.out)["body"]
     assert (shown.code, body["state"]) == (0, "succeeded")

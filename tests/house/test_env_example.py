@@ -1,9 +1,11 @@
 """``.env.example`` is true: it names every variable, shows the real defaults and works as it stands."""
 
+import io
 import re
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
 from ai_task_processor.errors import ConfigurationError
 from ai_task_processor.settings import Variable, load_settings, variables
@@ -11,8 +13,10 @@ from ai_task_processor.settings import Variable, load_settings, variables
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 LINE = re.compile(r"^(?P<hidden># )?(?P<name>[A-Z0-9_]+)=(?P<text>.*)$", re.MULTILINE)
 LINES = list(LINE.finditer(EXAMPLE.read_text("utf-8")))
-SET = {line["name"]: line["text"] for line in LINES if not line["hidden"]}
-SHOWN = {line["name"]: line["text"] for line in LINES if line["hidden"]}
+ALL_SET = LINE.sub(r"\g<name>=\g<text>", EXAMPLE.read_text("utf-8"))
+TEXTS = dotenv_values(stream=io.StringIO(ALL_SET), interpolate=False)
+SET = {line["name"]: TEXTS[line["name"]] or "" for line in LINES if not line["hidden"]}
+SHOWN = {line["name"]: TEXTS[line["name"]] for line in LINES if line["hidden"]}
 
 
 def test_it_names_every_variable_once_and_no_other() -> None:
@@ -36,8 +40,17 @@ def test_a_commented_line_shows_the_default(variable: Variable) -> None:
 def test_shown_defaults_change_nothing(tmp_path: Path) -> None:
     """With every comment sign removed, the file gives the same settings."""
     bare = tmp_path / ".env"
-    bare.write_text(LINE.sub(r"\g<name>=\g<text>", EXAMPLE.read_text("utf-8")), "utf-8")
+    bare.write_text(ALL_SET, "utf-8")
     assert load_settings({}, bare) == load_settings({}, EXAMPLE)
+
+
+def test_docker_compose_reads_the_same(tmp_path: Path) -> None:
+    """Every secret stands in single quotes, which Compose takes literally, and no other value has a ``$``."""
+    raw = {line["name"]: line["text"] for line in LINES}
+    secrets = {variable.name for variable in variables() if variable.secret}
+    assert {name for name, text in raw.items() if re.fullmatch("'.*'", text)} >= secrets
+    (path := tmp_path / ".env").write_text(ALL_SET, "utf-8")
+    assert not [warning for warning in load_settings({}, path).warnings if "$" in warning]
 
 
 @pytest.mark.parametrize("name", sorted(SET.keys() - {"OPENAI_API_KEY"}))

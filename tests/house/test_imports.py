@@ -234,6 +234,7 @@ def test_a_health_check_loads_next_to_nothing() -> None:
         "ai_task_processor",
         "ai_task_processor.cli",
         "ai_task_processor.errors",
+        "ai_task_processor.process",
     }
     assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {PACKAGE.name}
     assert "asyncio" not in loaded

@@ -92,6 +92,7 @@ def test_run_py_is_the_run_command(tmp_path: Path) -> None:
     stub = tmp_path / "ai_task_processor"
     stub.mkdir()
     (stub / "__init__.py").touch()
+    shutil.copy(ROOT / "ai_task_processor" / "process.py", stub)
     (stub / "cli.py").write_text("def main(argv=None):\n    print(argv)\n    return 78\n")
     answer = subprocess.run(
         [sys.executable, "run.py", "--flag"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False

@@ -147,7 +147,7 @@ class Incident:
         faults.add("model", status=429, headers={"Retry-After": "1"}, times=2)
         tasks.add("throttled")
         await self._seen('sum(ai_task_processor_model_requests_total{outcome="throttled"})')
-        await self._seen("max(ai_task_processor_model_request_rate)")
+        await self._seen("max(ai_task_processor_model_throttled_total)")
         faults.add("patch", reset=True, after=True, times=1)
         deliveries = faults.add("patch", status=503)
         ids = [tasks.add(f"while deliveries fail {number}") for number in range(8)]

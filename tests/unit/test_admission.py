@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 
 from ai_task_processor import codec
-from ai_task_processor.admission import EngineAdmission
+from ai_task_processor.admission import EngineAdmission, Running, RunningTasks
 from ai_task_processor.models.task import Record, Task, TaskStatus
 from ai_task_processor.recovery import Recovery
-from ai_task_processor.scheduler import Running
 from ai_task_processor.stores.memory import MemoryJournal, MemoryOutbox
 
 
@@ -20,10 +19,17 @@ class Processor:
     def hold_s(self) -> float:
         return self.held_s
 
+    def lane(self, task: Task) -> str | None:
+        return task.content if isinstance(task.content, str) else None
+
+    def lane_hold_s(self, lane: str, running: int) -> float:
+        """``full`` lanes take one task at a time, ``held`` ones none."""
+        return 1.0 if lane == "held" or (lane == "full" and running) else 0.0
+
 
 class Room:
     def __init__(self, clock: Any) -> None:
-        self.running: dict[str, Running] = {}
+        self.running = RunningTasks()
         self.outbox = MemoryOutbox(2**30, clock)
         self.processor = Processor()
         self.asked = 0
@@ -130,3 +136,15 @@ async def test_the_reasons_are_asked_in_their_order(room: Room) -> None:
     room.put("b")
     assert [room.admission.refuse(task(name, type="horoscope")) for name in "ab"] == ["running", "in_outbox"]
     assert room.asked == 0
+
+
+async def test_a_lane_takes_its_share_of_the_slots(room: Room) -> None:
+    """A model that is held, or has its share, is skipped; the tasks of others start."""
+    assert room.admission.refuse(task("a", "full")) is None
+    room.running["a"] = Running("known", 0.0, room.admission.lane(task("a", "full")))
+    assert room.admission.refuse(task("b", "full")) == "paused"
+    assert room.admission.refuse(task("b", "another")) is None
+    assert room.admission.refuse(task("c", "held")) == "paused"
+    room.running.pop("a")
+    assert room.admission.refuse(task("b", "full")) is None
+    assert not room.running.lanes

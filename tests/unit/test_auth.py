@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -18,11 +19,14 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 from pydantic import SecretStr
 
-from ai_task_processor.auth import BearerAuth, TokenSource, parse_token
+from ai_task_processor.auth import BearerAuth, TokenSource
 from ai_task_processor.errors import InvalidAnswer, NoToken
+from ai_task_processor.logs import masked
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.resilience import Gate
-from ai_task_processor.settings import AuthSettings
+from ai_task_processor.secrets_read import Secrets
+from ai_task_processor.settings import AuthSettings, Settings, load_settings
+from ai_task_processor.token_answers import parse_token
 
 if TYPE_CHECKING:
     from tests.unit.conftest import FakeClock
@@ -316,9 +320,9 @@ def test_the_life_of_a_token(expires_in: object, life_s: float) -> None:
     assert token.renew_at == pytest.approx(100 + 0.8 * life_s)
 
 
-@pytest.mark.parametrize("kind", ["bearer", "Bearer", "BEARER"])
-def test_the_token_type_is_written_as_you_like(kind: str) -> None:
-    """RFC 6749 §5.1: the type is case insensitive."""
+@pytest.mark.parametrize("kind", ["bearer", "Bearer", "BEARER", " Bearer ", None, ...])
+def test_the_token_type_is_written_as_you_like(kind: object) -> None:
+    """RFC 6749 §5.1: the type is case insensitive; some servers leave it out, and mean bearer."""
     assert parsed(token_type=kind).value == "token"
 
 
@@ -331,9 +335,10 @@ def test_the_token_type_is_written_as_you_like(kind: str) -> None:
         {"access_token": "to\nken"},
         {"access_token": "to ken"},
         {"access_token": "tökén"},
-        {"token_type": ...},
         {"token_type": "mac"},
-        {"token_type": None},
+        {"token_type": "DPoP"},
+        {"token_type": ""},
+        {"token_type": 5},
         {"expires_in": "soon"},
         {"expires_in": -5},
         {"expires_in": 0},
@@ -375,6 +380,161 @@ def test_what_is_no_token_answer_is_refused(body: bytes) -> None:
 def test_a_token_shows_itself_nowhere() -> None:
     """Not even in its own ``repr``."""
     assert "token" not in repr(parsed(access_token="xyz-token-xyz")).replace("Token", "")
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 203])
+async def test_any_success_with_a_token_is_a_grant(tokens: TokenSource, endpoint: Endpoint, status: int) -> None:
+    """NestJS answers a POST with 201 unless told otherwise."""
+    endpoint.answer = lambda: httpx2.Response(status, json={"access_token": "token", "expires_in": "60"})
+    token = await tokens.token()
+    assert (token.value, token.life_s) == ("token", 60)
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "reason", "remedy"),
+    [
+        (403, b'{"error":"access_denied"}', "refuses the client: access_denied",
+         ("OAUTH2_AUDIENCE", "grant client_credentials")),
+        (400, b'{"error":"unauthorized_client"}', "unauthorized_client", ("client_credentials", "OAUTH2_CLIENT_ID")),
+        (400, b'{"error":"invalid_scope"}', "invalid_scope", ("OAUTH2_SCOPE",)),
+        (400, b'{"error":"invalid_target"}', "invalid_target", ("OAUTH2_AUDIENCE",)),
+        (422, b'{"error":"invalid_client"}', "invalid_client", ("OAUTH2_CLIENT_SECRET",)),
+        (200, b'{"error":"invalid_client"}', "invalid_client", ("OAUTH2_CLIENT_SECRET",)),
+        (401, b"<html>", "answered 401", ("OAUTH2_CLIENT_SECRET",)),
+        (200, b'{"error":"server_error"}', "answered 200 with an error: server_error", ()),
+        (200, b'{"error":"Mind your secret"}', "answered 200 with an error: of an unknown kind", ()),
+        (500, b'{"error":"invalid_client"}', "answered 500", ()),
+        (204, b"", "did not answer JSON", ()),
+    ],
+)  # fmt: skip
+async def test_a_refusal_of_the_endpoint_names_where_to_mend_it(
+    tokens: TokenSource, endpoint: Endpoint, status: int, content: bytes, reason: str, remedy: tuple[str, ...]
+) -> None:
+    """The log says what was refused, by its code, and which setting or grant is to be changed."""
+    endpoint.answer = answering((status, content))
+    with structlog.testing.capture_logs() as lines, pytest.raises(NoToken, match=reason):
+        await tokens.token()
+    (line,) = [line for line in lines if line["event"] == "token.failed"]
+    assert reason in line["reason"]
+    assert [word for word in remedy if word not in line.get("remedy", "")] == []
+    assert ("remedy" in line) == bool(remedy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "location", "told"),
+    [
+        ({"custom_token_url": "http://id.example.com/token"}, "https://id.example.com/token",
+         "use https in OAUTH2_TOKEN_URL"),
+        ({}, "/login?client=secret", "another path or port of https://id.example.com: correct OAUTH2_TOKEN_URL"),
+        ({"custom_token_url": None, "project_slug": "slug"}, "https://elsewhere.example.com/x",
+         "https://elsewhere.example.com: correct ORY_PROJECT_SLUG"),
+    ],
+)  # fmt: skip
+async def test_a_redirected_endpoint_names_its_setting(
+    make: Make, endpoint: Endpoint, changes: dict[str, object], location: str, told: str
+) -> None:
+    """A redirect is not followed: it says what to write instead."""
+    endpoint.answer = lambda: httpx2.Response(308, headers={"Location": location})
+    with pytest.raises(NoToken, match=told):
+        await make(**changes).token()
+
+
+# --- secrets that are replaced
+
+
+class Rotated:
+    """A token source whose secret is in a file, and an endpoint that takes one secret only."""
+
+    def __init__(self, make: Callable[[Secrets], TokenSource], endpoint: Endpoint, directory: Path) -> None:
+        self.file = directory / "secret"
+        self.valid = "first-secret"
+        self.reads = 0
+        self.file.write_text("first-secret\n")
+        self.tokens = make(Secrets(self.read(), self.read))
+        self._endpoint = endpoint
+        endpoint.answer = self.answer
+
+    def read(self) -> Settings:
+        self.reads += 1
+        return load_settings(
+            {
+                "API_BASE_URL": "https://api.example.com",
+                "OAUTH2_TOKEN_URL": TOKEN_URL,
+                "OAUTH2_CLIENT_ID": "client",
+                "OAUTH2_CLIENT_SECRET_FILE": str(self.file),
+                "OPENAI_API_KEY": "sk-model-key",
+            },
+            dotenv=None,
+        )
+
+    def answer(self) -> httpx2.Response:
+        value = self._endpoint.requests[-1].headers["Authorization"].removeprefix("Basic ")
+        if base64.b64decode(value).decode() != f"client:{self.valid}":
+            return httpx2.Response(401, json={"error": "invalid_client"})
+        return granted(access_token=f"token{len(self._endpoint.requests)}")
+
+
+@pytest.fixture
+def rotated(clock: "FakeClock", endpoint: Endpoint, metrics: Metrics, tmp_path: Path) -> Rotated:
+    def make(secrets: Secrets) -> TokenSource:
+        return TokenSource(
+            secrets.auth,
+            httpx2.AsyncClient(transport=httpx2.MockTransport(endpoint)),
+            gate=Gate("token", threshold=5, clock=clock, metrics=metrics),
+            clock=clock,
+            metrics=metrics,
+            rng=random.Random(7),
+            secrets=secrets,
+        )
+
+    return Rotated(make, endpoint, tmp_path)
+
+
+async def test_a_replaced_secret_is_read_after_a_refusal(rotated: Rotated, endpoint: Endpoint) -> None:
+    """The refused request is repeated at once with the new secret, which is masked from then on."""
+    await rotated.tokens.token()
+    rotated.valid = "second-secret"
+    rotated.file.write_text("second-secret")
+    assert rotated.tokens.current is not None
+    with structlog.testing.capture_logs() as lines:
+        token = await rotated.tokens.renewed(rotated.tokens.current)
+    assert (token.value, len(endpoint.requests)) == ("token3", 3)
+    replaced = [line["variable"] for line in lines if line["event"] == "secret.replaced"]
+    assert replaced == ["OAUTH2_CLIENT_SECRET"]
+    assert masked("it was second-secret") == "it was ***"
+
+
+async def test_a_secret_that_stays_wrong_is_tried_once_for_each_probe(
+    rotated: Rotated, endpoint: Endpoint, clock: "FakeClock"
+) -> None:
+    """Without another secret a refusal is one request; a file that cannot be read leaves the old secret in use."""
+    rotated.valid = "another"
+    for change, rejected in (
+        (lambda: None, 0),
+        (lambda: rotated.file.write_text(""), 1),
+        (rotated.file.unlink, 1),
+    ):
+        change()
+        asked = len(endpoint.requests)
+        with structlog.testing.capture_logs() as lines, pytest.raises(NoToken) as refused:
+            await rotated.tokens.token()
+        assert len(endpoint.requests) == asked + 1
+        assert [line["event"] for line in lines].count("settings.rejected") == rejected
+        clock.advance(refused.value.retry_after_s or 0)
+    rotated.file.write_text("another")
+    assert (await rotated.tokens.token()).generation == 1
+
+
+async def test_looking_again_takes_a_new_secret_before_any_refusal(rotated: Rotated, endpoint: Endpoint) -> None:
+    """After SIGHUP the first request carries the new secret, and the pause of the old one is over."""
+    rotated.valid = "second-secret"
+    with pytest.raises(NoToken):
+        await rotated.tokens.token()
+    rotated.file.write_text("second-secret")
+    await rotated.tokens.look_again()
+    rotated.tokens._gate.due()
+    await rotated.tokens.token()
+    assert len(endpoint.requests) == 2
 
 
 # --- the request

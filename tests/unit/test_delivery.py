@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ai_task_processor import delivery
+from ai_task_processor.deadline import stalls_of
 from ai_task_processor.delivery import Delivery
 from ai_task_processor.errors import (
     Ambiguous,
@@ -102,9 +103,9 @@ class Disk(MemoryOutbox):
         self._check()
         await super().defer(task_id, due_at=due_at, attempts=attempts)
 
-    async def bury(self, task_id: str, reason: str) -> None:
+    async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
         self._check()
-        await super().bury(task_id, reason)
+        await super().bury(task_id, reason, attempts=attempts)
 
     def record(self, task_id: str) -> Record:
         return (self._waiting | self._dead)[task_id]
@@ -154,10 +155,11 @@ class Room:
             assert kept.done()
         self.delivery.wake()
 
-    def offer(self, *task_ids: str) -> None:
-        """Put, and handed on at once."""
+    def offer(self, *task_ids: str, looked: bool = True) -> None:
+        """Put, and handed on at once. ``looked``: nothing else is due, as far as delivery knows."""
+        look = self.delivery._look and not looked
         self.put(*task_ids)
-        self.delivery._look = False
+        self.delivery._look = look
         for task_id in task_ids:
             self.delivery.offer(self.outbox.record(task_id))
 
@@ -252,6 +254,29 @@ async def test_it_is_behind_while_results_wait_for_a_source_that_takes_them(cloc
     assert seen == [False, True, False, False]
 
 
+async def test_it_is_not_behind_while_there_is_room_for_all_that_waits(clock: Any) -> None:
+    """A batch that is as large as what may be under way at once holds up no poll."""
+    room = Room(clock, concurrency=4)
+    async with room.working():
+        await clock.sleep(0.5)
+        room.offer("a")
+        await clock.sleep(0.1)
+        room.offer("b", "c", "d", "e")
+        assert not room.delivery.behind
+
+
+async def test_what_fills_the_room_is_not_read_back_again_and_again(clock: Any) -> None:
+    """The disk is read once a second, although each time as many results wait as may be under way at once."""
+    room = Room(clock, concurrency=4)
+    async with room.working():
+        await clock.sleep(0.5)
+        for number in range(40):
+            room.offer(*(f"{number}-{letter}" for letter in "abcd"), looked=False)
+            await clock.sleep(0.1)
+        assert len(room.source.told) == 160
+    assert room.outbox.looks <= 6
+
+
 async def test_an_operator_can_drop_what_was_just_put(clock: Any) -> None:
     """After a request nothing is told from memory that the outbox no longer holds."""
     room = Room(clock)
@@ -337,14 +362,38 @@ async def test_flushed_waits_for_what_is_under_way(clock: Any) -> None:
 async def test_a_refusal_is_a_dead_letter(clock: Any, logs: Logs, outcome: Any) -> None:
     """Refused for good: kept with its reason, counted by kind, never sent again."""
     room = Room(clock)
-    room.source.errors["a"] = Rejected(outcome, 409)
+    room.source.errors["a"] = refusal = Rejected(outcome, 409)
+    refusal.detail = "already final"
     room.put("a", "b")
     async with room.working():
         await clock.sleep(5_000.0)
     assert len(room.told("a")) == 1
     assert (room.count(outcome), room.count("acknowledged")) == (1, 1)
-    assert room.outbox.record("a").reason == f"{outcome} (HTTP 409)"
-    assert [line["task_id"] for line in logs if line["event"] == "delivery.refused"] == ["a"]
+    buried = room.outbox.record("a")
+    assert (buried.reason, buried.attempts) == (f"{outcome} (HTTP 409): already final", 1)
+    (line,) = [line for line in logs if line["event"] == "delivery.refused"]
+    assert (line["task_id"], line["reason"], line["attempts"]) == ("a", buried.reason, 1)
+
+
+async def test_attempts_before_a_refusal_are_counted(clock: Any, logs: Logs) -> None:
+    """Two failures, then a refusal: the dead letter shows three attempts, as the log does."""
+    room = Room(clock)
+    room.source.errors["a"] = failure = Ambiguous("the task API answered 500")
+    failure.detail = "the callback threw"
+    room.put("a")
+    async with room.working():
+        while len(room.told("a")) < 2:
+            await clock.sleep(0.1)
+        room.source.errors["a"] = Rejected("refused", 400)
+        while room.outbox.depth().waiting:
+            await clock.sleep(0.1)
+    assert room.outbox.record("a").attempts == 3
+    told = [(line["event"], line["reason"], line["attempts"]) for line in logs if line["event"].startswith("delivery.")]
+    assert told == [
+        ("delivery.deferred", "the task API answered 500: the callback threw", 1),
+        ("delivery.deferred", "the task API answered 500: the callback threw", 2),
+        ("delivery.refused", "refused (HTTP 400)", 3),
+    ]
 
 
 async def test_deferral_grows_to_a_quarter_of_an_hour_and_stands_in_the_outbox(clock: Any) -> None:
@@ -545,6 +594,21 @@ async def test_flushed_gives_up_on_a_source_that_is_away_and_uses_a_blip(clock: 
         assert clock.monotonic() - began == pytest.approx(5.0, abs=1.0)
         room.source.error = None
         assert await room.delivery.flushed(60.0) is True
+
+
+async def test_flushed_does_not_count_the_time_of_a_stop(clock: Any) -> None:
+    """The process was stopped for a minute: that nothing left meanwhile says nothing about the source."""
+    room = Room(clock)
+    room.source.error = Unsent("connection refused")
+    room.put("a", "b")
+    async with room.working():
+        began, stopped_s = clock.monotonic(), 60.0
+        flushed = asyncio.create_task(room.delivery.flushed(5.0))
+        await clock.sleep(2.0)
+        stalls_of(asyncio.get_running_loop()).note(0.0, stopped_s)
+        clock.advance(stopped_s)
+        assert await flushed is False
+        assert clock.monotonic() - began == pytest.approx(5.0 + stopped_s, abs=1.0)
 
 
 async def test_flushed_waits_for_an_answer_that_is_on_its_way(clock: Any) -> None:

@@ -19,7 +19,8 @@ from ai_task_processor.doctor.report import Check, Finding, Neighbour, Report
 from ai_task_processor.masking import Masker
 from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.settings import AuthSettings
-from ai_task_processor.sources.nest_list import Page
+from ai_task_processor.sources.nest_page import Page
+from ai_task_processor.token_answers import token_remedy
 
 API = Neighbour("task API", "API_BASE_URL", "https://api.example.com")
 NOW = datetime(2026, 5, 17, 3, 0, 0, tzinfo=UTC)
@@ -129,19 +130,20 @@ def test_each_refusal_of_a_model_has_its_remedy(error: Exception, words: str) ->
         ("invalid_scope", ("OAUTH2_SCOPE",)),
         ("invalid_target", ("OAUTH2_AUDIENCE",)),
         ("invalid_request", ("OAUTH2_AUDIENCE", "OAUTH2_SCOPE")),
+        ("access_denied", ("OAUTH2_AUDIENCE", "client_credentials", "OAUTH2_SCOPE")),
         ("unauthorized_client", ("client_credentials", "OAUTH2_CLIENT_ID")),
         ("unsupported_grant_type", ("OAUTH2_TOKEN_URL",)),
     ],
 )
 def test_each_refusal_of_a_token_has_its_remedy(code: str, words: tuple[str, ...]) -> None:
     """The registered codes lead to the settings that they are about."""
-    remedy = diagnosis.token_remedy(f"the token endpoint refuses the client: {code}", auth())
+    remedy = token_remedy(f"the token endpoint refuses the client: {code}", auth())
     assert [word for word in words if word not in remedy] == []
 
 
 def test_a_client_with_a_key_is_not_sent_to_its_secret() -> None:
     """With private_key_jwt it is the key and the issuer that may be wrong."""
-    remedy = diagnosis.token_remedy("invalid_client", auth("private_key_jwt"))
+    remedy = token_remedy("invalid_client", auth("private_key_jwt"))
     assert "OAUTH2_PRIVATE_KEY_FILE" in remedy
     assert "OAUTH2_CLIENT_SECRET" not in remedy
 
@@ -398,3 +400,50 @@ def test_secrets_are_masked_wherever_they_stand() -> None:
     target.close("planted-secret")
     assert raw.getvalue().count(b"***") == 4
     assert b"planted" not in raw.getvalue()
+
+
+OLDER = "token_unavailable: the token endpoint refuses the client: invalid_client"
+UNACKNOWLEDGED = "results_refused: the task API answers results with the task as it was: return the updated one"
+
+
+@pytest.mark.parametrize(
+    ("reasons", "granted", "marks", "words"),
+    [
+        ([], True, [], ()),
+        (["starting"], True, [], ()),
+        ([OLDER], True, ["failure"], ("older secret", "invalid_client", "SIGHUP")),
+        ([OLDER], False, ["warning"], ("invalid_client",)),
+        (["token_unavailable: connection refused"], True, ["warning"], ("connection refused",)),
+        ([UNACKNOWLEDGED], True, ["failure"], ("as it was", "return the updated one")),
+        (["outbox_full", UNACKNOWLEDGED], True, ["warning", "failure"], ("outbox_full",)),
+    ],
+)
+def test_what_the_daemon_beside_says_is_told(
+    reasons: list[str], granted: bool, marks: list[str], words: tuple[str, ...]
+) -> None:
+    """A secret that is older than ours, results that nobody acknowledges: failures; the rest is passed on."""
+    found = list(diagnosis.reported({"not_ready_because": reasons}, granted=granted))
+    assert [finding.mark for finding in found] == marks
+    told = " ".join(f"{finding.text} {finding.remedy}" for finding in found)
+    assert [word for word in words if word not in told] == []
+
+
+@pytest.mark.parametrize(
+    "status", [None, [], {}, {"not_ready_because": 7}, {"not_ready_because": [None, ["a" * 9999]]}]
+)
+def test_a_strange_status_is_no_trouble(status: object) -> None:
+    """Another server may listen there."""
+    assert all(len(finding.text) < 400 for finding in diagnosis.reported(status, granted=True))
+
+
+def test_a_redirect_is_explained_by_its_own_remedy() -> None:
+    """Whether or not a web page comes with it."""
+    page = Neighbour("task API", "API_BASE_URL", "http://api.example.com", page=True)
+    error = errors.Misconfigured(
+        "the task API answered 308, a redirect to https://api.example.com: use https in X", status=308
+    )
+    finding = diagnosis.refused(error, page, {})
+    assert (finding.text, finding.remedy) == (
+        "the task API answered 308, a redirect to https://api.example.com",
+        "use https in X",
+    )

@@ -5,12 +5,14 @@ import base64
 import io
 import json
 import logging
+import os
 import re
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
@@ -178,6 +180,29 @@ def test_the_hosts_of_masked_addresses_and_ids_stay_readable() -> None:
         "risk-free disk-full",
     ):
         assert mask(text) == text
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *(
+            "access_token=",
+            "refresh_token=",
+            "id_token=",
+            "client_secret=",
+            "client_assertion=",
+            "api_key=",
+            "api-key=",
+        ),
+        *("apikey=", "password=", "authorization=", "bearer ", "basic ", "sk-", "eyJ"),
+    ],
+)
+def test_every_word_that_gives_a_secret_away_is_found(word: str) -> None:
+    """In any case: what a text is searched for first must miss none of them."""
+    mask = masking.Masker(())
+    for text in {f"x {word}abcdefgh1234", f"x {word.upper() if word not in ('sk-', 'eyJ') else word}abcdefgh1234"}:
+        assert mask.suspects(text)
+        assert "abcdefgh1234" not in mask(text)
 
 
 def test_short_secrets_are_not_masked_by_value() -> None:
@@ -525,3 +550,22 @@ def test_the_table_of_events_is_one_of_names() -> None:
     assert len(names) == len(set(names)) >= 26
     assert all(re.fullmatch(r"[a-z]+\.[a-z_]+", name) for name in names)
     assert {"task.completed", "delivery.deferred", "breaker.opened", "token.refreshed", "drain.finished"} <= set(names)
+
+
+def test_dropped_lines_are_an_event(open_log: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written as any other line, in both formats, when lines flow again."""
+    for style in ("json", "console"):
+        with (tmp_path / style).open("w") as stream:
+            open_log(style=style, stream=stream)
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+                logs.get_logger("ours").warning("poll.failed")
+                logging.getLogger("other").warning("lost, too")
+            assert logs.dropped() == 2
+            logs.get_logger("ours").warning("poll.recovered")
+            logs.flush()
+        first, second = (tmp_path / style).read_text().splitlines()
+        assert "poll.recovered" in first
+        assert "log.dropped" in second
+        if style == "json":
+            assert json.loads(second).items() >= {"level": "warning", "event": "log.dropped", "lines": 2}.items()

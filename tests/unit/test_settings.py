@@ -253,6 +253,73 @@ def test_a_proxy_needs_tls_only_for_its_own_credentials() -> None:
     assert problems({"HTTPS_PROXY": "http://me:pw@proxy.example.com:3128"})[0].startswith("HTTPS_PROXY must use https")
 
 
+QUOTED, COMMENT = "has a value in quotation marks", "has a comment in its value"
+INVISIBLE = "has an invisible character in its value"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('"{}"', [QUOTED]),
+        ("'{}'", [QUOTED]),
+        ("“{}”", [QUOTED]),
+        (' "{}"\r\n', [QUOTED]),
+        ("'{}' # mine", [COMMENT, QUOTED]),
+        ("{} # don't", [COMMENT]),
+        ("{}\t#mine", [COMMENT]),
+        ("# {}", [COMMENT]),
+        ("'{} # mine'", [QUOTED]),
+        ("{}\u00a0x", [INVISIBLE]),
+        ("\ufeff{}", [INVISIBLE]),
+        ("x\u200b{}", [INVISIBLE]),
+        ('"\ufeff{}"', [INVISIBLE, QUOTED]),
+    ],
+)
+@pytest.mark.parametrize("name", ["DATA_DIR", "OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OAUTH2_AUDIENCE", "NO_PROXY"])
+def test_what_an_env_file_adds_to_a_value_is_refused(name: str, text: str, told: list[str]) -> None:
+    """``docker run --env-file`` hands quotes and comments on: a line for each with the remedy, never the value."""
+    lines = [line for line in problems({name: text.format("Zq7")}) if "missing" not in line]
+    assert all(line.startswith(f"{name} {start}") for line, start in zip(lines, told, strict=True))
+    assert not [line for line in lines if "Zq7" in line or ": " not in line]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("OAUTH2_CLIENT_SECRET", "\t s3cret\u00a0\r\n", "s3cret"),
+        ("OAUTH2_CLIENT_SECRET", "a'b\"c", "a'b\"c"),
+        ("OAUTH2_CLIENT_SECRET", "'ab", "'ab"),
+        ("OAUTH2_CLIENT_SECRET", "'ab\"", "'ab\""),
+        ("OAUTH2_CLIENT_SECRET", "a#b", "a#b"),
+        ("OAUTH2_CLIENT_SECRET", "#ab", "#ab"),
+        ("OAUTH2_CLIENT_SECRET", "a$b ${c}", "a$b ${c}"),
+        ("MODEL_ALIASES", '{"a #1": "b",\n\t"c": "#"}', {"a #1": "b", "c": "#"}),
+    ],
+)
+def test_what_belongs_to_a_value_stays(name: str, text: str, value: object) -> None:
+    """Quotes that do not enclose it, a ``#`` without a space, ``$``, JSON; not the white space around it."""
+    settings = load({name: text})
+    found = settings.auth.client_secret if name == "OAUTH2_CLIENT_SECRET" else settings.model.aliases
+    assert (found.get_secret_value() if isinstance(found, SecretStr) else found) == value
+
+
+def test_quotes_and_byte_order_marks_of_secret_files(tmp_path: Path) -> None:
+    """Quotes in or around a ``_FILE`` are refused under its name; a byte order mark is an editor's, like a newline."""
+    (tmp_path / "quoted").write_text("'sk-live'\n", "utf-8")
+    (tmp_path / "marked").write_text("sk # live\n", "utf-8-sig")
+    (line,) = problems({"OPENAI_API_KEY_FILE": str(tmp_path / "quoted")}, "OPENAI_API_KEY")
+    assert line.startswith("OPENAI_API_KEY_FILE names a file with a value in quotation marks")
+    (line,) = problems({"OPENAI_API_KEY_FILE": f'"{tmp_path / "marked"}"'}, "OPENAI_API_KEY")
+    assert line.startswith(f"OPENAI_API_KEY_FILE {QUOTED}")
+    key = load({"OPENAI_API_KEY_FILE": str(tmp_path / "marked")}, "OPENAI_API_KEY").model.api_key
+    assert key == SecretStr("sk # live")
+
+
+def test_an_unknown_variable_is_nobodys_business() -> None:
+    """The environment holds what it likes beside our settings."""
+    load({"PS1": "'x'", "LESS": "a # b", "EMPTY": '""'})
+
+
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     """One start is enough to learn all mistakes, across groups, files and contradictions."""
     lines = problems(
@@ -341,6 +408,30 @@ def test_dotenv_is_not_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     secret = load({}, "OAUTH2_CLIENT_SECRET", dotenv=dotenv).auth.client_secret
     assert secret is not None
     assert secret.get_secret_value() == "a${HOME_X}b"
+
+
+@pytest.mark.parametrize(
+    ("line", "value", "warned"),
+    [
+        ("abc$def-0123", "abc$def-0123", True),
+        ('"abc$def-0123"', "abc$def-0123", True),
+        ("a${HOME}b # mine", "a${HOME}b", True),
+        ("a$$b", "a$$b", True),
+        ("'abc$def-${HOME}'", "abc$def-${HOME}", False),
+        (" 'a$b'  # mine", "a$b", False),
+        ("abc # costs 5 $", "abc", False),
+    ],
+)
+def test_a_dollar_that_compose_would_expand_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, value: str, warned: bool
+) -> None:
+    """Compose expands ``$`` outside single quotes, we never do: one warning with the name, never the value."""
+    monkeypatch.setenv("HOME", "expanded")
+    (dotenv := tmp_path / ".env").write_text(f"PS1=$HOME\nexport OAUTH2_CLIENT_SECRET={line}\n", "utf-8")
+    settings = load({}, "OAUTH2_CLIENT_SECRET", dotenv=dotenv)
+    assert settings.auth.client_secret == SecretStr(value)
+    assert [text.split()[0] for text in settings.warnings] == ["OAUTH2_CLIENT_SECRET"] * warned
+    assert value not in "".join(settings.warnings)
 
 
 def test_a_missing_dotenv_is_no_mistake(tmp_path: Path) -> None:

@@ -365,3 +365,38 @@ def test_a_bundle_is_added_to_the_systems_authorities(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_bytes(authority.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
     count = tls_context(None).cert_store_stats()["x509_ca"]
     assert tls_context(tmp_path / "ca.pem").cert_store_stats()["x509_ca"] == count + 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "location", "told"),
+    [
+        ("http://api.test/a", "https://api.test/a", "a redirect to https://api.test: use https in API_BASE_URL"),
+        ("http://api.test:80/a", "https://API.test:443/a",
+         "a redirect to https://api.test:443: use https in API_BASE_URL"),
+        ("http://api.test/a", "//api.test/b",
+         "a redirect to another path or port of http://api.test: correct API_BASE_URL"),
+        ("http://api.test/a", "/a/", "a redirect to another path or port of http://api.test: correct API_BASE_URL"),
+        ("https://api.test/a", "http://api.test/a",
+         "a redirect to another path or port of http://api.test: correct API_BASE_URL"),
+        ("http://api.test/a", "https://u:p@login.test:8443/x?token=y#z",
+         "a redirect to https://login.test:8443: correct API_BASE_URL"),
+        ("http://[::1]/a", "https://[::1]/a", "a redirect to https://[::1]: use https in API_BASE_URL"),
+        ("http://api.test/a", "", "a redirect to nowhere: correct API_BASE_URL"),
+        ("http://api.test/a", "javascript:alert(1)", "a redirect to nowhere: correct API_BASE_URL"),
+        ("http://api.test/a", "https://a b\x7f/", "a redirect to nowhere: correct API_BASE_URL"),
+        ("http://api.test/a", "https://[half", "a redirect that cannot be read: correct API_BASE_URL"),
+        ("http://api.test/a", "https://api.test:99999/", "a redirect that cannot be read: correct API_BASE_URL"),
+        ("", "https://api.test/a", "a redirect to https://api.test: correct API_BASE_URL"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_says_where_it_points_and_what_to_change(status: int, asked: str, location: str, told: str) -> None:
+    """Scheme and host only: a path may hold a token, and nothing of it is followed."""
+    request = httpx2.Request("GET", asked) if asked else None
+    for answer, url in (
+        (httpx2.Response(status, headers={"Location": location}, request=request), ""),
+        (Answer(status, [(b"Location", location.encode())]), asked),
+    ):
+        error = status_error(answer, "the task API", url=url)
+        assert type(error) is Misconfigured
+        assert str(error) == f"the task API answered {status}, {told}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,6 +13,7 @@ import httpx2
 import pytest
 
 from ai_task_processor import http1
+from ai_task_processor.deadline import stalls_of
 from ai_task_processor.errors import InvalidAnswer
 from ai_task_processor.http1 import Answer, Http1Transport, origin_of, request_head
 
@@ -118,6 +120,19 @@ async def test_a_server_that_hung_up_between_two_requests() -> None:
         await asyncio.sleep(0.05)
         assert (await ask(client, server)).content == b"ok"
     assert server.connections == 2
+
+
+@pytest.mark.parametrize(("hung_up", "connections"), [(True, 2), (False, 1)])
+async def test_a_server_that_hung_up_while_we_stood_still(hung_up: bool, connections: int) -> None:
+    """After a stall its end is not read yet: no request is lost to a dead connection, and a living one is kept."""
+    async with serving(OK) as server, transport() as client:
+        await ask(client, server)
+        if hung_up:
+            with socket.socket(fileno=os.dup(server._writers[0].get_extra_info("socket").fileno())) as theirs:
+                theirs.shutdown(socket.SHUT_RDWR)
+        stalls_of(asyncio.get_running_loop()).note(0.0, 36.0)
+        assert (await ask(client, server)).content == b"ok"
+    assert server.connections == connections
 
 
 async def test_bytes_that_nobody_asked_for_answer_nothing() -> None:

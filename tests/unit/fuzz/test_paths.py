@@ -100,8 +100,8 @@ def test_an_accepted_address_can_be_asked(name: str, data: st.DataObject) -> Non
     text = f"https://{host}{rest}"
     told: Any = loaded({**REQUIRED, name: text}, Path("/nowhere/.env"))
     if not isinstance(told, Settings):
-        assert [line.split()[0] for line in told] == [name]
-        assert text not in told[0]
+        assert {line.split()[0] for line in told} == {name}  # two mistakes in it are two lines
+        assert not [line for line in told if text in line]
         return
     url = httpx2.URL(text)
     assert url.host

@@ -16,7 +16,8 @@ from ai_task_processor.errors import InvalidAnswer, NeighbourError
 from ai_task_processor.models.task import Task
 from ai_task_processor.settings import ApiSettings
 from ai_task_processor.sources.framing import ArrayFramer, RecordTooLarge
-from ai_task_processor.sources.nest_list import Page, PendingList
+from ai_task_processor.sources.nest_list import PendingList
+from ai_task_processor.sources.nest_page import Page
 from ai_task_processor.sources.nest_wire import Invalid, parse_record
 
 LIMIT = 64
@@ -186,7 +187,7 @@ LISTING = b'[{"_id":"a","type":"t","content":"]\\"}"} , {"_id":"b","type":"t"},\
 def test_a_list_cut_at_every_byte_yields_its_whole_records(size: int) -> None:
     """As many tasks as had come in full, in order; an error when there was none; complete only at the very end."""
     ends = [LISTING.index(mark) + offset for mark, offset in ((b"} ,", 2), (b"},\n", 1), (b"}]}]", 3))]
-    for length in range(len(LISTING) + 1):
+    for length in range(1, len(LISTING) + 1):
         page = read(chunked(LISTING[:length], [size] * (length // size)), 200, 4)
         whole = ["a", "b", "c"][: sum(length > end for end in ends)]
         if isinstance(page, Page):

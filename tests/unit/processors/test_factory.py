@@ -98,6 +98,12 @@ class Embedder:
     def hold_s(self) -> float:
         return self.held_s
 
+    def lane_hold_s(self, model: str, running: int) -> float:
+        return 1.0 if model == "held" else 0.0
+
+    def resumes_in_s(self) -> float:
+        return 7.0
+
 
 @pytest.fixture
 def make(clock: "FakeClock", install: Install) -> Callable[[], ProcessorFactory]:

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ai_task_processor.batching import Embedded
 from ai_task_processor.errors import InputRefused, TaskError, Transient
-from ai_task_processor.models.task import Task, TaskResult, TaskType, Usage, Vector
+from ai_task_processor.models.task import Embedded, Task, TaskResult, TaskType, Usage, Vector
 from ai_task_processor.processors.base import Kit
 from ai_task_processor.processors.text_embedding import TextEmbeddingProcessor
 
@@ -37,6 +36,12 @@ class Embedder:
 
     def hold_s(self) -> float:
         return self.held_s
+
+    def lane_hold_s(self, model: str, running: int) -> float:
+        return 1.0 if model == "held" else 0.0
+
+    def resumes_in_s(self) -> float:
+        return 7.0
 
 
 @pytest.fixture

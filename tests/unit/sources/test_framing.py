@@ -61,7 +61,7 @@ ELEMENTS: list[object] = [{"a": ']"}'}, [1, {"b": []}], "x\\", 12, {"c": {"d": {
 
 def test_a_cut_at_every_byte_yields_only_whole_records() -> None:
     """Whatever the length, what was yielded is whole, in order, and the cut is noticed."""
-    for length in range(len(LISTING)):
+    for length in range(1, len(LISTING)):
         framer = ArrayFramer(MAX)
         found = [json.loads(record) for record in framer.feed(LISTING[:length])]
         assert found == ELEMENTS[: len(found)]
@@ -86,9 +86,14 @@ def test_what_is_no_array_is_refused(data: bytes, size: int) -> None:
         frame(data, [size] * len(data))
 
 
-@pytest.mark.parametrize("data", [b"", b" \n", b"\xef\xbb\xbf", b"\xef\xbb", b"[", b"[1", b'["]'])
+def test_no_bytes_are_an_empty_list() -> None:
+    """An API may answer nothing when it has nothing."""
+    assert frame(b"") == []
+
+
+@pytest.mark.parametrize("data", [b" \n", b"\xef\xbb\xbf", b"\xef\xbb", b"[", b"[1", b'["]'])
 def test_what_ends_too_early_is_refused(data: bytes) -> None:
-    """An empty body or an array that is never closed is noticed at the end."""
+    """White space or an array that is never closed is noticed at the end."""
     with pytest.raises(InvalidAnswer, match="ends in the middle"):
         frame(data)
 

@@ -16,8 +16,10 @@ from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Task
 from ai_task_processor.ports import SkipReason
 from ai_task_processor.settings import ApiSettings
-from ai_task_processor.sources import nest_list
-from ai_task_processor.sources.nest_list import Page, PendingList
+from ai_task_processor.sources import nest_list, nest_page
+from ai_task_processor.sources.nest_list import PendingList
+from ai_task_processor.sources.nest_page import Page
+from ai_task_processor.sources.read_ahead import ENTRY_BYTES, ReadAhead
 
 CHUNK = 2**16
 
@@ -95,13 +97,14 @@ async def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
             upstream: Upstream,
             skip: Callable[[Task], SkipReason | None] = only_embeddings,
             busy: Callable[[str], SkipReason | None] = lambda _: None,
+            ahead: ReadAhead | None = None,
             **settings: Any,
         ) -> PendingList:
             client = httpx2.AsyncClient(transport=httpx2.MockTransport(upstream))
             clients.append(client)
             options = {"API_BASE_URL": "http://upstream", **settings}
             metrics = Metrics(version="1", provider="mock")
-            return PendingList(ApiSettings(**options), client, skip, busy=busy, metrics=metrics)
+            return PendingList(ApiSettings(**options), client, skip, busy=busy, ahead=ahead, metrics=metrics)
 
         yield pending_list
         for client in clients[1:]:
@@ -287,10 +290,10 @@ async def test_bad_records_do_not_flood_the_log(make: Make) -> None:
     with capture_logs() as lines:
         for _ in range(3):
             await pending.read(5)
-        assert len(lines) == nest_list.REPORTED_RECORDS
+        assert len(lines) == nest_page.REPORTED_RECORDS
         for upstream.records in ([], bad[:1]):
             await pending.read(5)
-    assert len(lines) == nest_list.REPORTED_RECORDS + 1
+    assert len(lines) == nest_page.REPORTED_RECORDS + 1
 
 
 async def test_what_came_before_a_cut_is_used(make: Make) -> None:
@@ -332,7 +335,6 @@ async def test_the_deadline_is_total(make: Make, usable: bool) -> None:
     [
         (httpx2.Response(200, text="<html>"), InvalidAnswer),
         (httpx2.Response(200, json={"data": []}), InvalidAnswer),
-        (httpx2.Response(200), InvalidAnswer),
         (httpx2.Response(503), Transient),
         (httpx2.Response(429, headers={"Retry-After": "nan"}), Throttled),
         (httpx2.Response(404), Misconfigured),
@@ -460,3 +462,209 @@ async def test_types_from_outside_do_not_flood_the_log(make: Make) -> None:
     assert told(lines) == [("type.skipped", f"type?{n}?{'x' * 57}") for n in range(10)] + [
         ("type.skipped", f"type?{n}?{'x' * 56}") for n in range(10, 20)
     ]
+
+
+# --- read ahead
+
+
+def read_ahead(max_bytes: int = 2**22, max_age_s: float = 30.0) -> ReadAhead:
+    return ReadAhead(max_bytes, max_age_s, lambda: 100.0)
+
+
+def known(*numbers: int) -> list[str]:
+    return [f"k{number}" for number in numbers]
+
+
+@pytest.mark.parametrize("limit", ["ignored", "refused"])
+async def test_one_list_serves_many_refills(make: Make, limit: str) -> None:
+    """Of an API that lists everything, 100 tasks in 5 slots take one list, in its order, each once."""
+    upstream = Upstream(tasks(*known(*range(100))), limit)
+    pending, ahead = make(upstream, ahead=(kept := read_ahead())), kept
+    found = list((await pending.read(5)).tasks)
+    page = pending.last_page
+    assert (page.seen, page.kept, page.complete, len(ahead)) == (100, 95, True, 95)
+    while taken := await pending.take(5):
+        found += taken
+    assert found == known(*range(100))
+    assert len(upstream.bodies) == 1
+    assert pending._metrics is not None
+    assert pending._metrics.value("listed_records_total") == 100
+
+
+@pytest.mark.parametrize("ahead", [None, read_ahead(0), read_ahead(max_age_s=0.0)])
+async def test_it_can_be_switched_off(make: Make, ahead: ReadAhead | None) -> None:
+    """With 0 of either, a list is left when it has brought enough, and nothing is kept."""
+    upstream = Upstream(tasks(*known(*range(100))), "ignored")
+    pending = make(upstream, ahead=ahead)
+    for _ in range(2):
+        page = await pending.read(5)
+        assert (list(page.tasks), page.kept, page.complete) == (known(*range(5)), 0, False)
+        assert await pending.take(5) == {}
+
+
+async def test_a_list_that_is_honestly_limited_is_never_kept(make: Make) -> None:
+    """Limits, pages and tasks are the same with and without, also when what was in the way has gone meanwhile."""
+    seen: list[list[object]] = []
+    for ahead in (None, read_ahead()):
+        unknown = [record(f"u{n}", "unknown") for n in range(3)]
+        upstream = Upstream(unknown + tasks(*known(*range(60))))
+        running: set[str] = set()
+        pending = make(upstream, busy=lambda name, here=running: "running" if name in here else None, ahead=ahead)
+        pages: list[object] = []
+        for number in range(12):
+            page = await pending.read(3)
+            pages += [list(page.tasks), page.seen, page.skipped, page.complete, await pending.take(3)]
+            running |= set(page.tasks)
+            if number % 3 == 2:
+                del upstream.records[:6]
+                running.clear()
+        seen.append([upstream.asked, pages])
+    assert seen[0] == seen[1]
+
+
+async def test_thousands_of_unknown_tasks_are_not_listed_for_each_refill(make: Make) -> None:
+    """5,000 of them ahead of 10 known ones: all ten come of one list. Ahead of 1,000 they cost one record each."""
+    unknown = [record(f"u{n}", "unknown") for n in range(5_000)]
+    upstream = Upstream(unknown + tasks(*known(*range(10))))
+    pending = make(upstream, ahead=read_ahead())
+    assert list((await pending.read(5)).tasks) == known(*range(5))
+    before = len(upstream.asked)
+    assert list(await pending.take(5)) == known(*range(5, 10))
+    upstream.records = unknown + tasks(*known(*range(10, 1_010)))
+    found: list[str] = []
+    while taken := await pending.take(5) or (await pending.read(5)).tasks:
+        found += taken
+        if len(found) == 1_000:
+            break
+    assert found == known(*range(10, 1_010))
+    assert upstream.asked[before:] == [10_005]
+
+
+@pytest.mark.parametrize(("lasting", "limit"), [(100, 105), (101, 207), (600, 1_000), (996, 1_997)])
+async def test_no_more_is_asked_for_than_an_api_may_allow(make: Make, lasting: int, limit: int) -> None:
+    """A hundred skipped records are cheap; 1,000 is the most that some APIs accept, unless one has answered more."""
+    upstream = Upstream([record(f"u{n}", "unknown") for n in range(lasting)], "ignored")
+    pending = make(upstream, ahead=read_ahead())
+    await pending.read(5)
+    await pending.read(5)
+    assert upstream.asked == [5, limit]
+
+
+async def test_reading_ahead_is_bounded_in_bytes(make: Make) -> None:
+    """Of ten megabytes no more is taken than fits, and a little."""
+    upstream = Upstream([record(f"t{n:04d}", size=900) for n in range(10_000)], "ignored")
+    pending = make(upstream, ahead=(ahead := read_ahead(2**20)))
+    page = await pending.read(5)
+    assert page.kept == len(ahead) == 2**20 // (len(upstream.records[5]) + ENTRY_BYTES)
+    assert not page.complete
+    assert upstream.bodies[0].sent <= 2**20 + 5 * 1_100 + 2 * CHUNK + nest_list.TAIL_BYTES
+    assert upstream.bodies[0].closed
+
+
+@pytest.mark.parametrize("trouble", ["fails", "hangs"])
+async def test_trouble_while_reading_ahead_costs_nothing(
+    make: Make, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was listed before it is started and kept, without a word."""
+    monkeypatch.setattr(nest_list, "AHEAD_S", 0.01)
+    upstream = Upstream(tasks(*known(*range(30))), "ignored")
+    setattr(upstream, trouble, True)
+    pending = make(upstream, ahead=read_ahead())
+    with capture_logs() as lines:
+        page = await pending.read(2)
+    assert (list(page.tasks), page.kept, page.complete) == (known(0, 1), 28, False)
+    assert list(await pending.take(100)) == known(*range(2, 30))
+    assert lines == []
+
+
+async def test_a_deadline_while_reading_ahead_leaves_what_was_kept(make: Make) -> None:
+    """The tasks in hand are used, and so are the candidates."""
+    upstream = Upstream(tasks(*known(*range(30))), "ignored")
+    upstream.hangs = True
+    pending = make(upstream, ahead=read_ahead(), REQUEST_TIMEOUT="0.05")
+    with capture_logs():
+        page = await pending.read(2)
+    assert (list(page.tasks), page.kept, len(await pending.take(100))) == (known(0, 1), 28, 28)
+
+
+async def test_a_desert_is_left_for_another_time(make: Make) -> None:
+    """Behind 2,000 records in a row that nobody wants, no more candidates are looked for; later they are found."""
+    upstream = Upstream([*tasks("a", "b"), *(record(f"u{n}", "x") for n in range(2_100)), *tasks("c", "d")], "ignored")
+    pending = make(upstream, ahead=read_ahead())
+    page = await pending.read(1)
+    assert (list(page.tasks), page.kept, page.seen) == (["a"], 1, 2 + nest_list.BARREN_RECORDS)
+    assert list(await pending.take(5)) == ["b"]
+    del upstream.records[:2]
+    page = await pending.read(1)
+    assert (list(page.tasks), page.kept, page.complete) == (["c"], 1, True)
+
+
+async def test_candidates_are_asked_about_again_when_they_start(make: Make) -> None:
+    """Whatever speaks against one by then passes it over; the others keep their order. What is paused waits here."""
+    refused: dict[str, SkipReason] = {}
+    upstream = Upstream([*tasks(*known(*range(8))), *tasks("k3")], "ignored")
+    pending = make(upstream, lambda task: refused.get(task.id), ahead=(ahead := read_ahead()))
+    page = await pending.read(1)
+    assert (page.kept, page.skipped) == (7, {"duplicate": 1})
+    refused |= {"k1": "in_outbox", "k2": "paused", "k4": "deferred", "k5": "stale"}
+    ahead.drop("k6")
+    assert list(await pending.take(9)) == ["k3", "k7"]
+    metrics = pending._metrics
+    assert metrics is not None
+    assert {reason: metrics.value("tasks_skipped_total", reason=reason) for reason in set(refused.values())} == {
+        "in_outbox": 1.0,
+        "deferred": 1.0,
+        "stale": 1.0,
+        "paused": 0.0,
+    }
+    refused.clear()
+    assert list(await pending.take(9)) == ["k2"]
+
+
+async def test_a_list_of_which_nothing_may_start_is_given_up(make: Make) -> None:
+    """After 200 refusals in a row nothing more is parsed, and no more than 2,000 that are paused: those stay."""
+    asked: list[str] = []
+    reason: SkipReason | None = None
+
+    def skip(task: Task) -> SkipReason | None:
+        asked.append(task.id)
+        return reason
+
+    pending = make(Upstream(tasks(*known(*range(3_000))), "ignored"), skip, ahead=(ahead := read_ahead()))
+    await pending.read(1)
+    reason, asked[:] = "paused", []
+    assert await pending.take(5) == {}
+    assert (len(asked), len(ahead)) == (nest_list.PAUSED_AT_ONCE, 2_999)
+    reason, asked[:] = "deferred", []
+    assert await pending.take(5) == {}
+    assert (len(asked), len(ahead)) == (nest_list.REFUSED_IN_A_ROW, 0)
+
+
+async def test_what_started_from_candidates_is_in_the_way_of_the_next_list(make: Make) -> None:
+    """As if a poll had handed it out: the next limit covers it, and it is not parsed again."""
+    parsed: list[str] = []
+    running: set[str] = set()
+
+    def skip(task: Task) -> SkipReason | None:
+        parsed.append(task.id)
+        return None
+
+    upstream = Upstream(tasks(*known(*range(6))), "ignored")
+    busy = dict.fromkeys(known(*range(5)), "running").get
+    pending = make(upstream, skip, busy=lambda name: busy(name) if name in running else None, ahead=read_ahead())
+    running |= set((await pending.read(2)).tasks) | set(await pending.take(3))
+    parsed.clear()
+    assert list((await pending.read(1)).tasks) == ["k5"]
+    assert upstream.asked == [2, 6]
+    assert parsed == ["k5"]
+
+
+@pytest.mark.parametrize("answer", [httpx2.Response(204), httpx2.Response(200), httpx2.Response(200, content=b"")])
+async def test_no_bytes_are_an_empty_list(make: Make, answer: httpx2.Response) -> None:
+    """Some handlers return nothing when nothing is pending: that is a whole list, for polls and for the check."""
+    upstream = Upstream([])
+    upstream.answers = [answer, answer]
+    pending = make(upstream)
+    page = await pending.read(5)
+    assert (page.tasks, page.complete) == ({}, True)
+    await pending.answers()

@@ -1,4 +1,4 @@
-"""What a listed record and an answer to a PATCH mean."""
+"""What a listed record means."""
 
 import json
 import re
@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_task_processor.errors import Ambiguous, Misconfigured, Rejected
-from ai_task_processor.models.task import Task, TaskStatus, TaskType
+from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.sources.framing import RecordTooLarge
-from ai_task_processor.sources.nest_wire import Invalid, acknowledged, parse_record, rejection
+from ai_task_processor.sources.nest_wire import Invalid, parse_record
 
 IDS = re.compile("^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$")
 RECORD = {
@@ -159,105 +158,3 @@ def test_a_record_that_was_too_large_says_so() -> None:
 def test_no_bytes_crash_the_parser(record: bytes) -> None:
     """Whatever arrives is a task or invalid."""
     assert isinstance(parse_record(record, IDS), Task | Invalid)
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "verified"),
-    [
-        (204, b"", True),
-        (200, b'{"_id":"a","state":"succeeded","result":[1]}', True),
-        (200, b'{"id":"a","state":"succeeded"}', True),
-        (200, b'{"_id":null,"id":"a"}', True),
-        (200, b'{"_id":"a"}', True),
-        (201, b'{"state":"succeeded"}', True),
-        (200, b"{}", False),
-        (200, b'{"ok":true}', False),
-        (200, b'{"_id":null,"state":null}', False),
-        (200, b"[]", False),
-        (200, b"true", False),
-        (200, b"null", False),
-        (200, b'"done"', False),
-    ],
-)
-def test_what_does_not_contradict_acknowledges(status: int, body: bytes, verified: bool) -> None:
-    """204, or JSON about our task or about nothing; only the first kind is verified."""
-    assert acknowledged(status, body, "a", TaskStatus.SUCCEEDED) is verified
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"<html>login</html>",
-        b"OK",
-        b'{"_id":"b","state":"succeeded"}',
-        b'{"id":"b"}',
-        b'{"_id":null,"id":"b"}',
-        b'{"_id":7}',
-        b'{"_id":["a"]}',
-        b'{"_id":"a","state":"pending"}',
-        b'{"_id":"a","state":"failed"}',
-        b'{"state":"in_progress"}',
-        b'{"state":{}}',
-        b'{"_id":"a"',
-        b"[" * 100_000,
-    ],
-    ids=lambda body: repr(body[:30]),
-)
-def test_what_contradicts_does_not_acknowledge(body: bytes) -> None:
-    """A page, an empty body, a foreign task or another state leaves it open whether the result arrived."""
-    with pytest.raises(Ambiguous) as caught:
-        acknowledged(200, body, "a", TaskStatus.SUCCEEDED)
-    assert caught.value.status == 200
-
-
-def nest(status: int, message: object, **more: object) -> bytes:
-    return json.dumps({"statusCode": status, "message": message, **more}).encode()
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "outcome"),
-    [
-        (400, nest(400, "Validation failed", error="Bad Request"), "refused"),
-        (400, nest(400, ["property error should not exist"]), "refused"),
-        (400, b'{"message":"a filter of their own"}', "refused"),
-        (422, nest(422, "Unprocessable"), "refused"),
-        (413, nest(413, "request entity too large"), "refused"),
-        (413, b"<html>Request Entity Too Large</html>", "refused"),
-        (409, nest(409, "already succeeded"), "conflict"),
-        (404, nest(404, "AI task a not found", error="Not Found"), "gone"),
-    ],
-)
-def test_the_apis_own_refusal_is_about_the_result(status: int, body: bytes, outcome: str) -> None:
-    """In Nest's error shape a refusal is final for this result, and keeps its status."""
-    error = rejection(status, body)
-    assert isinstance(error, Rejected)
-    assert (error.outcome, error.status) == (outcome, status)
-
-
-@pytest.mark.parametrize(
-    ("status", "body"),
-    [
-        (404, nest(404, "Cannot PATCH /api/ai-tasks/a", error="Not Found")),
-        (404, b"<html>404 page not found</html>"),
-        (404, b"default backend - 404"),
-        (404, b'{"message":"no Route matched with those values"}'),
-        (404, b""),
-        (404, b"[]"),
-        (400, b"<html>Bad Request</html>"),
-        (400, b"{}"),
-        (409, b"null"),
-        (422, b'{"error":"?"}'),
-    ],
-)
-def test_somebody_elses_refusal_is_about_the_configuration(status: int, body: bytes) -> None:
-    """A proxy's page, a gateway's 404, or a route that Nest does not have: nothing is said about the result."""
-    error = rejection(status, body)
-    assert isinstance(error, Misconfigured)
-    assert error.status == status
-
-
-@pytest.mark.parametrize("status", [401, 403, 408, 429, 500, 502, 503, 302, 405, 410])
-def test_other_statuses_are_no_rejection(status: int) -> None:
-    """Only five statuses are about a result at all."""
-    assert rejection(status, nest(status, "no")) is None

@@ -1,0 +1,455 @@
+"""One model's calls: what each one carries to the model, and what follows from how it ended.
+
+A text that fails alone while others are served is set aside, later and later, and never ends ``failed`` by it. A
+refusal ends a text only when it says that it is about the text, or when it came twice while the model served others
+in between and afterwards. What says nothing about texts (no connection, a key, a quota) holds the model.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from http import HTTPStatus
+from math import inf
+
+from ai_task_processor.batching.circuits import ModelCircuits, Passage
+from ai_task_processor.batching.findings import TRUSTED_S, Findings, is_slow
+from ai_task_processor.batching.offenders import Offence, Offenders
+from ai_task_processor.batching.vector_length import VectorLength
+from ai_task_processor.batching.waiting import Part, Texts, Waiting
+from ai_task_processor.errors import (
+    Ambiguous,
+    CallRefused,
+    CircuitOpen,
+    InputRefused,
+    InvalidAnswer,
+    Misconfigured,
+    NeighbourError,
+    QuotaExhausted,
+    SetAside,
+    Throttled,
+    Transient,
+    Unauthorized,
+)
+from ai_task_processor.logs import get_logger
+from ai_task_processor.metrics import Metrics
+from ai_task_processor.models.task import Embedded, Usage
+from ai_task_processor.ports import Clock, Embeddings
+from ai_task_processor.providers.call_size import CallSize
+from ai_task_processor.providers.limiter import Limiter
+from ai_task_processor.resilience import Retries
+from ai_task_processor.vector_cache import VectorCache
+
+#: a call is abnormally slow when it takes this many times the usual, and at least a second
+SLOW_FACTOR, SLOW_AT_LEAST_S = 3.0, 1.0
+#: a model that answers nothing but 429s for so long gives its tasks back
+ONLY_429S_S = 60.0
+#: a text that failed in so many calls, the last time alone, is set aside when others were served meanwhile
+OFFENCES = 3
+#: refusals without a reason that a text must meet alone, each followed by a served call, before they count against it
+REFUSALS = 3
+#: a model that has served what it refused before: its refusals do not count against a text for so long, seconds
+FICKLE_S = 600.0
+#: a refusal must be followed by a served call within this, seconds, or thrice the usual call, to count against its text
+WITNESSED_S = 2.0
+#: first and longest pause after a throttle that is named quota and follows calls that were served
+QUOTA_S, SERVED_LATELY_S = (1.0, 300.0), 60.0
+#: texts this close to the shortest that was refused as too long go alone
+NEARLY_TOO_LONG = 0.8
+
+log = get_logger(__name__)
+
+#: a frozen object takes longer to build than to find
+usage_of = lru_cache(maxsize=1024)(Usage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What the calls of all models share. ``call`` is one model call; ``opened``: a model is well that was not."""
+
+    call: Callable[[Sequence[str], str], Awaitable[Embeddings]]
+    circuits: ModelCircuits
+    threshold: int
+    retries: Retries
+    cache: VectorCache | None
+    clock: Clock
+    metrics: Metrics
+    opened: Callable[[], None] = lambda: None
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A call under way; ``slow_at``: from when it counts as abnormally slow."""
+
+    part: Part
+    began_at: float
+    slow_at: float
+
+
+class Line:
+    """What a call gives back to the queue that it came from."""
+
+    def put_back(self, part: Part) -> None:
+        """To be sent again, before anything else."""
+        raise NotImplementedError
+
+    def add_parts(self, parts: Iterable[Part]) -> None:
+        """To be sent as they are, after those that wait."""
+        raise NotImplementedError
+
+    def send_all_away(self, error: Exception) -> None:
+        """Tell everyone who waits and is not in a call under way."""
+        raise NotImplementedError
+
+
+class Calls:
+    """The calls of one model. ``usual_s``: how long one takes; ``not_before``: after failures, when the next starts."""
+
+    def __init__(
+        self, model: str, tools: Tools, texts: Texts, line: Line, *, size: CallSize, length: VectorLength, known: bool
+    ) -> None:
+        """``known``: an earlier process was served by this model."""
+        self.model = model
+        self.limiter = Limiter()
+        self.size = size
+        self.length = length
+        self.offenders = Offenders()
+        self.findings = Findings(size, tools.threshold)
+        self.running: list[Running] = []
+        #: refused alone, in words that do not say why: until the model has been seen to serve others
+        self.doubted: list[Waiting] = []
+        #: answers that wait until the length of the model's vectors is known
+        self.held: list[tuple[Part, Embeddings]] = []
+        self.usual_s = 0.0
+        self.answered_at, self.answered_tasks = 0.0, 0
+        self.not_before = 0.0
+        self.refused_share = False
+        self._tools = tools
+        self._texts = texts
+        self._line = line
+        self._served_calls = 0
+        self._known = known
+        self._served_at = self._fickle_until = -inf
+        self._shortest_too_long = inf
+
+    def goes_alone(self, waiting: Waiting) -> bool:
+        """Has the model failed for this text, or is it about as long as one that was refused as too long?"""
+        return waiting.size >= NEARLY_TOO_LONG * self._shortest_too_long or self.offence(waiting) is not None
+
+    @property
+    def ever_served(self) -> bool:
+        """Has the model been served, by this process or an earlier one?"""
+        return self._known or self._served_calls > 0
+
+    def well(self) -> bool:
+        """Has the model been served, a moment ago if calls have failed since, and is it not hanging?"""
+        now = self._tools.clock.monotonic()
+        if not self.ever_served or self._tools.circuits.probing(self.model):
+            return False
+        if self.findings.failures and not self._trusted(now):
+            return False
+        hung = any(call.slow_at <= now and self._served_at < call.began_at for call in self.running)
+        return not hung and self.limiter.refused_for_s(now) < TRUSTED_S
+
+    def _trusted(self, now: float) -> bool:
+        """Was the model served a moment ago?"""
+        return now - self._served_at < max(TRUSTED_S, SLOW_FACTOR * self.usual_s)
+
+    def begin(self, part: Part) -> Running:
+        """From here on the part is on its way; ``run`` must follow."""
+        now = self._tools.clock.monotonic()
+        call = Running(part, now, now + max(SLOW_AT_LEAST_S, SLOW_FACTOR * self.usual_s))
+        self.running.append(call)
+        return call
+
+    async def run(self, call: Running) -> None:
+        """One call, and what follows from its end; a bug in it harms its own texts only."""
+        error: Exception | None = Texts.stopped()
+        try:
+            await self._attempt(call)
+            error = None
+        except Exception as bug:  # the boundary of one call
+            log.error("model.crashed", model=self.model[:64], exc_info=bug)
+            error = Transient(f"the model call failed: {type(bug).__name__}")
+        finally:
+            self.running.remove(call)
+            if error is not None:
+                self._texts.send_away(call.part.texts, error)
+                self.findings.end_part(call.part, served=False)
+
+    async def _attempt(self, call: Running) -> None:
+        tools, part = self._tools, call.part
+        try:
+            passage = tools.circuits.enter(self.model)
+        except CircuitOpen as held:
+            self._line.put_back(part)
+            self.not_before = tools.clock.monotonic() + min(held.retry_after_s or 0.0, 1.0)
+            return
+        size, rate = part.size, self.limiter.rate
+        throttled = any(waiting.throttled for waiting in part.texts)
+        ticket, learnt = self.limiter.begin(call.began_at, self.size.tokens(size), repeated=throttled), False
+        tools.metrics.batch(model=self.model, size=len(part.texts))
+        try:
+            try:
+                answer = await tools.call([waiting.text for waiting in part.texts], self.model)
+                learnt = True
+                self.limiter.served(tools.clock.monotonic(), ticket, answer.limits)
+                self._check_length(answer)
+            except Throttled as error:
+                if error.status != HTTPStatus.SERVICE_UNAVAILABLE:
+                    learnt = True
+                    self.limiter.refused(tools.clock.monotonic(), ticket, error.retry_after_s)
+                raise
+            self._answered(call, passage, answer, size)
+        except InputRefused as error:
+            # Of another provider than ours: what it says of an input is put to the test like any refusal.
+            self._failed(part, passage, CallRefused(str(error), final=error))
+        except NeighbourError as error:
+            self._failed(part, passage, error)
+        finally:
+            if not learnt:
+                self.limiter.failed(ticket)
+            tools.circuits.leave(passage)
+            if self.limiter.rate != rate:
+                tools.metrics.model_pace(self.model, self.limiter.rate)
+
+    # --- it was served
+
+    def _check_length(self, answer: Embeddings) -> None:
+        """Raises ``InvalidAnswer`` when no vector has the length that the vectors of this model have."""
+        length = self.length.length
+        if length is not None and all(vector is None or vector.dimensions != length for vector in answer.vectors):
+            raise InvalidAnswer(
+                f"the model answered vectors of another length than {length} (EMBEDDING_DIMENSIONS says what is right)"
+            )
+
+    def _answered(self, call: Running, passage: Passage, answer: Embeddings, size: int) -> None:
+        now, part = self._tools.clock.monotonic(), call.part
+        took_s = now - call.began_at
+        self.usual_s = took_s if self.usual_s == 0.0 else 0.8 * self.usual_s + 0.2 * took_s
+        tokens = answer.usage.prompt_tokens
+        self.not_before = 0.0
+        self._served_calls += 1
+        self._served_at = self.answered_at = now
+        self.answered_tasks = sum([len(waiting.futures) for waiting in part.texts])
+        self.findings.served(len(part.texts), size)
+        self._tools.circuits.answered(passage)
+        self._tools.retries.earn()
+        self.size.passed(len(part.texts), size, tokens)
+        if len(part.texts) == 1 and size >= self._shortest_too_long:
+            self._shortest_too_long = inf
+        self._hand_out(part, answer)
+        self._clear_doubts(call.began_at, now)
+        if self.refused_share and self.well():
+            self.refused_share = False
+            self._tools.opened()
+
+    def _hand_out(self, part: Part, answer: Embeddings) -> None:
+        self.length.seen(answer.vectors)
+        self.held.append((part, answer))
+        if self.length.length is not None:
+            held, self.held = self.held, []
+            for earlier, its_answer in held:
+                self._settle(earlier, its_answer, self.length.length)
+
+    def _settle(self, part: Part, answer: Embeddings, length: int) -> None:
+        tokens, cache, size = answer.usage.prompt_tokens, self._tools.cache, part.size
+        unusable: list[Waiting] = []
+        for waiting, vector in zip(part.texts, answer.vectors, strict=True):
+            if vector is None or vector.dimensions != length:
+                unusable.append(waiting)
+                continue
+            share = round(tokens * waiting.size / (size or 1))
+            if cache is not None and not waiting.witness:
+                cache.put(waiting.key, vector.data, share)
+            if len(self.offenders):
+                self.offenders.clear(offence_key(waiting.text))
+            if waiting.refused_alone:
+                self._fickle_until = self._tools.clock.monotonic() + FICKLE_S
+            self._texts.answer(waiting, Embedded(vector, usage_of(share)))
+        self.findings.end_part(part, served=not unusable)
+        for waiting in unusable:
+            self._note_failure(waiting, slow=False)
+            self._failed_beside_others(waiting, "the model answered an unusable vector")
+
+    def _clear_doubts(self, began_at: float, now: float) -> None:
+        """The model serves others: those that failed alone are sent once more, and in the end they were at fault."""
+        longest_s = max(WITNESSED_S, SLOW_FACTOR * self.usual_s)
+        doubted, self.doubted = self.doubted, []
+        for waiting in doubted:
+            if waiting.failed_at > began_at:
+                self.doubted.append(waiting)
+            elif waiting.refused_alone < REFUSALS:
+                self._line.add_parts([Part([waiting], lone=True)])
+            elif now - waiting.failed_at > longest_s:
+                waiting.refused_alone -= 1  # the last refusal says nothing: the model may have been ill until now
+                self._line.add_parts([Part([waiting], lone=True)])
+            elif now < self._fickle_until:
+                self._set_aside(waiting, "the model refuses this text, and it has served what it refused before")
+            else:
+                self.findings.blame()
+                self._refuse(waiting, InputRefused("input_refused", "the model refuses this text"))
+
+    def _refuse(self, waiting: Waiting, final: InputRefused) -> None:
+        if len(self.offenders):
+            self.offenders.clear(offence_key(waiting.text))
+        self._texts.send_away([waiting], final)
+
+    # --- it failed
+
+    def _failed(self, part: Part, passage: Passage, error: NeighbourError) -> None:
+        if not passage.own.is_evidence(error):
+            self._line.put_back(part)
+        elif isinstance(error, Throttled) and error.status != HTTPStatus.SERVICE_UNAVAILABLE:
+            self._throttled(part, passage, error)
+        elif isinstance(error, QuotaExhausted):
+            lately = self._tools.clock.monotonic() - self._served_at < SERVED_LATELY_S
+            self._hold(part, passage, error, bounds=QUOTA_S if lately or passage.own.probe else None)
+        elif self._may_be_the_texts(error):
+            self._failed_for_content(part, passage, error)
+        else:
+            self.findings.failed(len(part.texts), error, trusted=False)
+            self._again_or_hold(part, passage, error)
+
+    def _may_be_the_texts(self, error: NeighbourError) -> bool:
+        """Could the same model serve other texts? A model that was served is also asked what a refusal of us means."""
+        if isinstance(error, CallRefused | Transient | Ambiguous):
+            return True
+        if isinstance(error, Unauthorized):
+            return error.status == HTTPStatus.FORBIDDEN and self._served_calls > 0
+        return isinstance(error, Misconfigured) and self._served_calls > 0
+
+    def _throttled(self, part: Part, passage: Passage, error: Throttled) -> None:
+        """429: the limiter knows how long to wait. Tasks are given back only when nothing else is answered any more."""
+        self._tools.metrics.model_throttled(self.model)
+        if passage.own.probe or self.limiter.refused_for_s(self._tools.clock.monotonic()) >= ONLY_429S_S:
+            self._hold(part, passage, error)
+            return
+        for waiting in part.texts:
+            waiting.throttled = True
+        self._line.put_back(part)
+
+    def _again_or_hold(self, part: Part, passage: Passage, error: NeighbourError) -> None:
+        """Nothing was reached, or what was says that it cannot now: again in a while, or it is an outage."""
+        outage = self.findings.failures >= self._tools.threshold
+        if error.pause_s is not None or passage.own.probe or outage:
+            self._hold(part, passage, error)
+            return
+        again_s = self._tools.retries.again_in_s(self.findings.failures) if error.retryable else None
+        if again_s is None:
+            self._texts.send_away(part.texts, error)
+            self.findings.end_part(part, served=False)
+        else:
+            self.not_before = self._tools.clock.monotonic() + again_s
+            self._line.put_back(part)
+
+    def _hold(
+        self, part: Part, passage: Passage, error: NeighbourError, *, bounds: tuple[float, float] | None = None
+    ) -> None:
+        """Nobody asks this model for a while: whoever waits is sent away, to come back when the pause is over."""
+        circuits = self._tools.circuits
+        if passage.own.probe and bounds is None:
+            circuits.failed(passage, error)
+        else:
+            circuits.hold(passage, error, bounds=bounds)
+        paused = CircuitOpen(f"this model is paused: {error}", retry_after_s=max(circuits.wait_s(self.model), 0.1))
+        if passage.own.probe and not part.texts[0].witness and self._may_be_the_texts(error):
+            self.offenders.probed(offence_key(part.texts[0].text), str(error))
+        self._texts.send_away(part.texts, paused)
+        self.findings.end_part(part, served=False)
+        self._line.send_all_away(paused)
+        self.findings.settled()
+
+    def _failed_for_content(self, part: Part, passage: Passage, error: NeighbourError) -> None:
+        """The texts, their size or the model: what is served of the rest will show."""
+        part.texts = self._texts.wanted(part.texts)
+        if not part.texts:
+            self.findings.end_part(part, served=False)
+        elif passage.own.probe:
+            self._hold(part, passage, error)
+        else:
+            alone, now = len(part.texts) == 1, self._tools.clock.monotonic()
+            beside = any(waiting.failures and self._served_calls > waiting.served_before for waiting in part.texts)
+            if not beside and not (alone and isinstance(error, CallRefused) and error.explained):
+                self.not_before = now + self.findings.failed(len(part.texts), error, trusted=self._trusted(now))
+            for waiting in part.texts:
+                self._note_failure(waiting, slow=alone and is_slow(error))
+            if alone:
+                self._failed_alone(part, passage, error, beside=beside)
+            else:
+                self._tools.metrics.batch_isolated()
+                self._line.add_parts(self.findings.cut(part, error))
+
+    def _note_failure(self, waiting: Waiting, *, slow: bool) -> None:
+        """``slow``: it was alone and not answered in time; to wait as long for it again would show little more."""
+        waiting.failures += 1 + slow
+        waiting.failed_at = self._tools.clock.monotonic()
+        waiting.served_before = self._served_calls
+
+    def _failed_alone(self, part: Part, passage: Passage, error: NeighbourError, *, beside: bool) -> None:
+        """``beside``: others were served since the text failed before."""
+        waiting = part.texts[0]
+        final = error.final if isinstance(error, CallRefused) else None
+        self.findings.end_part(part, served=False)
+        if waiting.witness:
+            self._witness_failed(part, passage, error)
+        elif isinstance(error, CallRefused) and error.explained and final is not None:
+            self._refused_for_a_reason(waiting, final, too_long=error.too_large)
+        elif self.findings.conclusive and not beside:
+            self._hold(part, passage, _nothing_is_served(error))
+        elif final is not None:
+            waiting.refused_alone += 1
+            self.doubted.append(waiting)
+        elif beside or self._is_known(waiting):
+            self._failed_beside_others(waiting, str(error))
+        elif self._trusted(self._tools.clock.monotonic()):
+            self.doubted.append(waiting)
+        else:
+            self._again_or_hold(part, passage, error)
+
+    def _witness_failed(self, part: Part, passage: Passage, error: NeighbourError) -> None:
+        """A text of ours is at no fault. When even that is refused, the request is."""
+        if isinstance(error, CallRefused):
+            self._hold(part, passage, _nothing_is_served(error))
+        else:
+            self._again_or_hold(part, passage, error)
+
+    def _refused_for_a_reason(self, waiting: Waiting, final: InputRefused, *, too_long: bool) -> None:
+        if too_long:
+            self._shortest_too_long = min(self._shortest_too_long, waiting.size)
+        else:
+            self.findings.blame()
+        self._refuse(waiting, final)
+
+    def _failed_beside_others(self, waiting: Waiting, reason: str) -> None:
+        """The model is well and fails for this text: again, alone, and then it is set aside for a while."""
+        if waiting.failures >= OFFENCES or self._is_known(waiting):
+            self._set_aside(waiting, reason)
+        else:
+            self._line.add_parts([Part([waiting], lone=True)])
+
+    def _set_aside(self, waiting: Waiting, reason: str) -> None:
+        delay_s = self.offenders.again(offence_key(waiting.text), self._tools.clock.monotonic(), reason)
+        log.warning("text.set_aside", model=self.model[:64], reason=reason, seconds=delay_s)
+        self.findings.blame()
+        self._texts.send_away([waiting], SetAside(f"set aside: {reason}", retry_after_s=delay_s))
+
+    def offence(self, waiting: Waiting) -> Offence | None:
+        """What the text has done before, when it is one that the model fails for again and again."""
+        return self.offenders.get(offence_key(waiting.text)) if len(self.offenders) else None
+
+    def _is_known(self, waiting: Waiting) -> bool:
+        """Was it set aside before?"""
+        offence = self.offence(waiting)
+        return offence is not None and offence.times > 0
+
+
+def offence_key(text: str) -> bytes:
+    """16 bytes that stand for a text."""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _nothing_is_served(error: NeighbourError) -> NeighbourError:
+    if isinstance(error, CallRefused):
+        return CallRefused("every text is refused: the request is at fault, not the texts", status=error.status)
+    return error

@@ -1,0 +1,155 @@
+"""A text on its way to a vector, and the groups of texts that one call carries."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ai_task_processor.errors import Transient
+from ai_task_processor.models.task import Embedded
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A text, and everyone who waits for its vector. ``key``: its place in the cache; ``size``: bytes of UTF-8.
+
+    ``failures``: calls that carried it and failed, the last one at ``failed_at``. ``served_before``: how many calls of
+    the model had been served by then. ``refused_alone``: refusals without a reason while it was alone.
+    """
+
+    text: str
+    size: int
+    key: bytes = b""
+    futures: list[asyncio.Future[Embedded]] = field(default_factory=list)
+    #: a text of ours that shows whether the model is well; nobody waits for its vector
+    witness: bool = False
+    #: was it in a call that was answered with 429?
+    throttled: bool = False
+    failures: int = 0
+    failed_at: float = 0.0
+    served_before: int = 0
+    refused_alone: int = 0
+
+    @property
+    def wanted(self) -> bool:
+        """Does anybody still wait for it?"""
+        for future in self.futures:
+            if not future.done():
+                return True
+        return self.witness
+
+
+class Texts:
+    """The texts of one model that wait or are on their way, for whoever brings the same."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, Waiting] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def get(self, text: str) -> Waiting | None:
+        return self._waiting.get(text)
+
+    def add(self, waiting: Waiting) -> None:
+        self._waiting[waiting.text] = waiting
+
+    def forget(self, waiting: Waiting) -> None:
+        """Nobody can join it any more."""
+        if self._waiting.get(waiting.text) is waiting:
+            del self._waiting[waiting.text]
+
+    def wanted(self, texts: list[Waiting]) -> list[Waiting]:
+        """Without the texts that nobody waits for any more."""
+        wanted = []
+        for waiting in texts:
+            if waiting.wanted:
+                wanted.append(waiting)
+            else:
+                self.forget(waiting)
+        return wanted
+
+    def answer(self, waiting: Waiting, embedded: Embedded) -> None:
+        """Hand the vector to everyone who waits for it."""
+        self.forget(waiting)
+        for future in waiting.futures:
+            if not future.done():
+                future.set_result(embedded)
+
+    def send_away(self, texts: Iterable[Waiting], error: Exception) -> None:
+        """Tell everyone who waits for these texts why they have to go without."""
+        for waiting in texts:
+            self.forget(waiting)
+            for future in waiting.futures:
+                if not future.done():
+                    future.set_exception(error)
+
+    @staticmethod
+    def stopped() -> Transient:
+        """What those are told who still wait when batching ends."""
+        return Transient("the model calls have been stopped")
+
+
+#: how a call failed: refused in words that speak of its size, or not answered in time, or otherwise
+How = Literal["too_large", "slow", "failed"]
+
+
+@dataclass(slots=True, eq=False)
+class Split:
+    """A call that failed and was cut into parts: when all of them are served without one, its size was at fault."""
+
+    inputs: int
+    size: int
+    parts: int
+    how: How
+    limit: int | None = None
+    above: "Split | None" = None
+    harmless: bool = True
+    #: of the call that was cut first: the largest of its parts that was served, and the smallest that failed
+    largest_served: int = 0
+    smallest_failed: int = 0
+
+    @property
+    def first(self) -> "Split":
+        """The call that was cut first."""
+        return self if self.above is None else self.above.first
+
+    @property
+    def most_next(self) -> int:
+        """The most texts for the next part, of the call that was cut first, once one of its parts was served."""
+        return max(self.largest_served, min(2 * self.largest_served, -(-self.smallest_failed // 2)))
+
+    def ended(self, *, served: bool) -> "Iterable[Split]":
+        """One of its parts has ended; answers the calls, this one and those above, of which all parts were served."""
+        self.parts -= 1
+        self.harmless &= served
+        if self.parts:
+            return
+        if self.harmless:
+            yield self
+        if self.above is not None:
+            yield from self.above.ended(served=self.harmless)
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """Texts that travel together. ``split``: the failed call that they are a part of.
+
+    ``lone``: one text that is better sent without others, beside the model's other calls.
+    """
+
+    texts: list[Waiting]
+    split: Split | None = None
+    lone: bool = False
+
+    @property
+    def size(self) -> int:
+        return sum([waiting.size for waiting in self.texts])
+
+    def after(self, count: int) -> "Part":
+        """Take off all but the first ``count`` texts; what is taken off is a part of the same call."""
+        rest = Part(self.texts[count:], self.split, self.lone)
+        self.texts = self.texts[:count]
+        if self.split is not None:
+            self.split.parts += 1
+        return rest

@@ -1,0 +1,218 @@
+"""When the next call of one model may start: pace, pause and calls at once, learnt from its answers alone.
+
+``Limiter`` asks its parts, each of which knows one kind of limit: ``Pace`` (calls a second), ``CallsAtOnce``, ``Pause``
+(nothing is answered but 429s; ``Retry-After``) and ``ToldLimit`` (``x-ratelimit-*``).
+Nothing here waits, reads a clock or draws a number. Moments are seconds of a monotonic clock.
+"""
+
+from math import ceil, inf
+
+from ai_task_processor.ports import RateLimits
+from ai_task_processor.providers.pace import ODD, TRIAL, Call, Finding, Pace, Sample
+from ai_task_processor.providers.told_limit import ToldLimit
+
+__all__ = ["Call", "Limiter"]
+
+#: no Retry-After is believed beyond this, and no pause is longer, seconds
+LONGEST_S = 60.0
+#: calls pause when so many in a row are refused that it is odd, with as much noise as is known and this much at least
+SOME_NOISE = 0.15
+#: The first pause, and what Retry-After makes of it at most. Each next one is twice as long.
+FIRST_PAUSE_S, FIRST_ASKED_PAUSE_S = 0.05, 0.25
+#: No pause is longer than this, or than this share of the time since something was served: so soon is its end seen.
+PAUSE_S, PAUSE_SHARE = 5.0, 1 / 8
+#: a 429 before so much silence says nothing about now
+FORGOTTEN_S = 120.0
+#: repeats in a row say nothing new about the rate, and an outage says nothing at all
+TELLING_RUN = 2
+#: calls that are served before one more at once is tried than was refused
+ONE_MORE_AFTER = 4 * TRIAL
+#: refused with so many more calls in flight than when others were served: it is about the calls in flight
+MORE_IN_FLIGHT = 0.5
+
+
+class CallsAtOnce:
+    """How many calls may be in flight: what usually passes, and now and then one more."""
+
+    def __init__(self) -> None:
+        self.most = inf
+        self._served, self._patience = 0, ONE_MORE_AFTER
+
+    def allows(self, in_flight: int) -> bool:
+        """May another call start beside these?"""
+        return in_flight < self.most + (self._served >= self._patience)
+
+    def begin(self, in_flight: int) -> None:
+        """A call starts; so many are in flight."""
+        if in_flight > self.most:
+            self._served = 0
+
+    def served(self, in_flight: int) -> None:
+        """A call that began as the last of so many was served."""
+        self._served += 1
+        if in_flight > self.most:
+            self.most, self._patience = in_flight, self._patience // 2
+
+    def refused(self, in_flight: int) -> None:
+        """A call that began as the last of so many was refused."""
+        if in_flight > self.most:
+            self._patience = ONE_MORE_AFTER
+
+    def explains(self, sample: Sample) -> bool:
+        """Were calls refused only while more were in flight than usually pass? Then that is the limit, and no rate."""
+        usual = sample.usually_in_flight
+        if sample.least_in_flight_refused <= usual + MORE_IN_FLIGHT or ceil(usual) >= self.most:
+            return False
+        self.most, self._served, self._patience = ceil(usual), 0, ONE_MORE_AFTER
+        return True
+
+
+class Pause:
+    """No call for a while, when nothing is answered but 429s.
+
+    ``Retry-After`` lengthens the first pause only: calls in ever longer steps show when it is over, whatever was asked.
+    """
+
+    def __init__(self) -> None:
+        self.run = 0
+        self._run_began_at: float | None = None
+        self.asked_until = self._until = self._refused_at = self._served_at = -inf
+        self._hold_s = 0.0
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until the next call may be tried."""
+        return max(0.0, self._until - now)
+
+    def refused_for_s(self, now: float) -> float:
+        """Since when nothing but 429s has been answered; 0 after a good answer, or when nothing was asked for long."""
+        if self._run_began_at is None or now - self._refused_at > FORGOTTEN_S:
+            return 0.0
+        return now - self._run_began_at
+
+    def begin(self, now: float) -> None:
+        """A call starts: while calls pause, it is the only one."""
+        if self._hold_s:
+            self._until = max(self._until, now + self._hold_s)
+
+    def served(self, now: float, call: Call) -> None:
+        """A call was served. One that began before the last refusal does not end the pause."""
+        self.run, self._run_began_at, self._served_at = 0, None, now
+        if call.began_at >= self._refused_at:
+            self._hold_s, self._until, self.asked_until = 0.0, -inf, -inf
+
+    def refused(self, now: float, call: Call, retry_after_s: float | None, noise: float) -> None:
+        """A call was refused. ``noise``: the usual share."""
+        if self._run_began_at is None or now - self._refused_at > FORGOTTEN_S:
+            self.run, self._run_began_at = 0, now
+        self.run += 1
+        odd = max(SOME_NOISE, noise) ** self.run <= ODD
+        if odd and call.began_at >= self._refused_at:
+            asked_s = retry_after_s if retry_after_s is not None and 0 < retry_after_s <= LONGEST_S else 0.0
+            first_s = max(FIRST_PAUSE_S, min(asked_s, FIRST_ASKED_PAUSE_S))
+            since_s = now - max(self._served_at, self._run_began_at)
+            self._hold_s = min(max(first_s, 2 * self._hold_s), max(PAUSE_S, PAUSE_SHARE * since_s), LONGEST_S)
+            self._until, self.asked_until = now + self._hold_s, now + asked_s
+        self._refused_at = now
+
+
+class Limiter:
+    """Decides when the next call of one model may start.
+
+    Begin a call with ``begin``, and end each with exactly one of ``served``, ``refused`` and ``failed``.
+    """
+
+    def __init__(self) -> None:
+        self._pace, self._at_once, self._pause = Pace(), CallsAtOnce(), Pause()
+        self._requests, self._tokens = ToldLimit(), ToldLimit()
+        self._in_flight, self._usual_s = 0, 0.0
+
+    @property
+    def rate(self) -> float:
+        """Calls a second, infinite as long as no limit is known."""
+        return self._pace.rate
+
+    @property
+    def calls_at_once(self) -> float:
+        """Calls that may be in flight, infinite as long as no limit is known."""
+        return self._at_once.most
+
+    def wait_s(self, now: float, tokens: int) -> float:
+        """Seconds until a call of this size may start; infinite: not before another ends."""
+        if not self._at_once.allows(self._in_flight):
+            return inf
+        return max(
+            self._pace.wait_s(now),
+            self._pause.wait_s(now),
+            self._requests.wait_s(now, 1),
+            self._tokens.wait_s(now, tokens),
+        )
+
+    def reason(self, now: float, tokens: int) -> str | None:
+        """Why a call of this size does not start at once, for people; None when it does."""
+        if not self._at_once.allows(self._in_flight):
+            return f"at most {self._at_once.most:.0f} calls at once"
+        wait_s = self.wait_s(now, tokens)
+        if wait_s <= 0:
+            return None
+        if wait_s == self._pause.wait_s(now):
+            if self._pause.asked_until > now:
+                return f"the provider asked for {self._pause.asked_until - now:.0f} s"
+            return f"nothing but 429s for {self.refused_for_s(now):.0f} s: the next call in {wait_s:.1f} s"
+        if wait_s == self._pace.wait_s(now):
+            return f"after 429s at most {60 * self.rate:,.0f} calls a minute"
+        if wait_s == self._requests.wait_s(now, 1):
+            return f"the provider tells that no calls are left for {wait_s:.0f} s"
+        return f"{max(0.0, self._tokens.left):,.0f} tokens are left for {wait_s:.0f} s"
+
+    def refused_for_s(self, now: float) -> float:
+        """For how long nothing but 429s has been answered; 0 when the last answer was good, or long ago."""
+        return self._pause.refused_for_s(now)
+
+    def begin(self, now: float, tokens: int, *, repeated: bool) -> Call:
+        """A call starts. ``repeated``: its work was refused before."""
+        self._in_flight += 1
+        self._at_once.begin(self._in_flight)
+        self._pace.begin(now)
+        self._pause.begin(now)
+        self._requests.begin(1)
+        self._tokens.begin(tokens)
+        return Call(now, tokens, self._in_flight, repeated)
+
+    def failed(self, call: Call) -> None:  # noqa: ARG002 - the same shape as the other two
+        """A call ended in a way that says nothing about limits: no answer, 5xx, 400, cancelled."""
+        self._in_flight -= 1
+
+    def served(self, now: float, call: Call, limits: RateLimits) -> None:
+        """A call was answered well. ``limits``: what was told with the answer."""
+        self._in_flight -= 1
+        took_s = now - call.began_at
+        self._usual_s = self._usual_s + 0.1 * (took_s - self._usual_s) if self._usual_s else took_s
+        self._at_once.served(call.in_flight)
+        self._pause.served(now, call)
+        self._requests.served(now, 1, limits.requests)
+        self._tokens.served(now, call.tokens, limits.tokens)
+        self._learn(now, call, refused=False)
+
+    def refused(self, now: float, call: Call, retry_after_s: float | None) -> None:
+        """A call was answered with 429. ``retry_after_s``: any number, however wrong."""
+        self._in_flight -= 1
+        self._at_once.refused(call.in_flight)
+        self._requests.refused()
+        self._tokens.refused()
+        self._pace.refused(now)
+        self._pause.refused(now, call, retry_after_s, self._pace.noise)
+        self._pace.run(self._pause.run)
+        if self._pause.run <= TELLING_RUN:
+            self._learn(now, call, refused=True)
+
+    def _learn(self, now: float, call: Call, *, refused: bool) -> None:
+        if not self._usual_s:
+            return
+        finding = self._pace.learn(now, call, refused=refused)
+        if finding is Finding.NOISE:
+            self._at_once = CallsAtOnce()
+        elif finding is Finding.TOO_MANY:
+            if self._at_once.explains(self._pace.sample):
+                self._pace.restart(now)
+            else:
+                self._pace.cut(now, self._usual_s)

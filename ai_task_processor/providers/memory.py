@@ -1,0 +1,44 @@
+"""What was learnt of models, kept in the data directory: a restart need not be refused again to know it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ai_task_processor import codec
+
+_FILE = "models.json"
+#: a larger file is not ours
+_MOST_BYTES = 2**20
+
+
+class ModelMemory:
+    """``models.json``: an object by model names. Without it everything works, and is learnt anew."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / _FILE
+        self._saved = b""
+
+    def load(self) -> dict[str, Any]:
+        """What an earlier process saved; empty when there is none, or it cannot be read."""
+        try:
+            if self._path.stat().st_size > _MOST_BYTES:
+                return {}
+            self._saved = self._path.read_bytes()
+            learnt = codec.loads(self._saved)
+        except (OSError, ValueError):
+            return {}
+        return learnt if isinstance(learnt, dict) else {}
+
+    def save(self, learnt: dict[str, Any]) -> None:
+        """Write it when it has changed, as one: a reader finds the old file or the new one."""
+        data = codec.line(learnt)
+        if data == self._saved or not learnt:
+            return
+        fresh = self._path.with_suffix(".new")
+        try:
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(data)
+            fresh.replace(self._path)
+        except OSError:
+            return  # a full disk is reported by what must be kept
+        self._saved = data

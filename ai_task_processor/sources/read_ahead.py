@@ -1,0 +1,127 @@
+"""Candidates: listed records that wait here for the next free slots, so that one list serves many refills.
+
+For lists that cost more than they bring: an API that ignores ``limit`` makes the whole list for every request.
+Candidates are kept as the bytes of their records: 470 bytes and 150 for the index, where a parsed task takes
+1,600, and parsing again costs 6 µs. So the bound in bytes is one of memory. Long records are compressed: twice as
+many fit, for 50 µs each. Pure: no clock, no IO.
+
+A candidate is only a record that was listed. Whether it may start is asked when it is taken. An acknowledged
+id is dropped at once, which is the same as remembering every acknowledgement since the list was asked for.
+"""
+
+import zlib
+from collections import deque
+from collections.abc import Callable
+
+#: memory of a candidate beside its record: its id, a place in the order and one in the index
+ENTRY_BYTES = 160
+#: From so many bytes on a record is compressed: below, the API spends less on listing it again than we on that.
+LONG_BYTES = 1_024
+#: what a compressed record begins with, and no JSON does
+_COMPRESSED = zlib.compress(b"")[:1]
+#: After a sign that the list is out of date, candidates are used until this many times as long as it took to read
+#: has passed: however often such signs come, they cost a tenth of the time.
+WORTH = 10.0
+
+
+class ReadAhead:
+    """At most ``max_bytes`` of candidates in the order of the list, for at most ``max_age_s``; 0 of either: none.
+
+    ``monotonic``: seconds of a clock that never jumps.
+    """
+
+    def __init__(self, max_bytes: int, max_age_s: float, monotonic: Callable[[], float]) -> None:
+        self._max_bytes = max_bytes if max_age_s > 0 else 0
+        self._max_age_s = max_age_s
+        self._monotonic = monotonic
+        self._order: deque[str] = deque()
+        self._records: dict[str, bytes] = {}
+        self._bytes = 0
+        self._asked_at = self._read_at = self._ends_at = 0.0
+        self._reading = self._doubted = False
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __contains__(self, task_id: str) -> bool:
+        return task_id in self._records
+
+    @property
+    def enabled(self) -> bool:
+        return self._max_bytes > 0
+
+    @property
+    def used_bytes(self) -> int:
+        """What is charged against ``max_bytes``."""
+        return self._bytes
+
+    @property
+    def reading_s(self) -> float:
+        """For how long the list has been read that was asked for last."""
+        return self._monotonic() - self._asked_at
+
+    def asked(self) -> None:
+        """A list is about to be asked for: it replaces what is here."""
+        self.clear()
+        self._reading, self._doubted = True, False
+        self._asked_at = self._monotonic()
+
+    def answered(self) -> None:
+        """The list begins to arrive: it is as old as this moment."""
+        self.clear()
+        self._ends_at = self._monotonic() + self._max_age_s
+
+    def keep(self, task_id: str, record: bytes) -> bool:
+        """Add a candidate to the end; false when there is no room for it."""
+        if len(record) >= LONG_BYTES:
+            record = zlib.compress(record, 1)
+        size = len(record) + ENTRY_BYTES
+        if self._bytes + size > self._max_bytes:
+            return False
+        self._order.append(task_id)
+        self._records[task_id] = record
+        self._bytes += size
+        return True
+
+    def read(self) -> None:
+        """No more of the list is kept."""
+        self._read_at = self._monotonic()
+        self._reading = False
+        if self._doubted:
+            self.doubt()
+
+    def doubt(self) -> None:
+        """Something says that the list is out of date: a wake-up, or a task of it that is gone.
+
+        A list that was read in 5 ms is dropped 50 ms later or now, one that took 3 s serves for 30 s.
+        """
+        self._doubted = True
+        if not self._reading:
+            self._ends_at = min(self._ends_at, self._read_at + WORTH * (self._read_at - self._asked_at))
+
+    def take(self) -> bytes | None:
+        """The next candidate's record; None when there is none that is fresh enough."""
+        if self._monotonic() >= self._ends_at:
+            self.clear()
+        while self._order:
+            task_id = self._order.popleft()
+            if task_id in self._records:
+                record = self._dropped(task_id)
+                return zlib.decompress(record) if record[:1] == _COMPRESSED else record
+        return None
+
+    def drop(self, task_id: str) -> None:
+        """This one must not start any more."""
+        if task_id in self._records:
+            self._dropped(task_id)
+
+    def clear(self) -> None:
+        """Keep none."""
+        self._order.clear()
+        self._records.clear()
+        self._bytes = 0
+
+    def _dropped(self, task_id: str) -> bytes:
+        record = self._records.pop(task_id)
+        self._bytes -= len(record) + ENTRY_BYTES
+        return record
