@@ -47,8 +47,8 @@ class TaskScheduler:
     ``running`` is its ledger of tasks in slots, which admission reads too. ``hold_s`` answers for how
     many seconds nothing may be claimed (outbox full, circuit open): 0 for now; ``resumes_in_s``: when a part of
     what is skipped may start. ``refuse`` is asked once more when a claimed task starts, and ``lane`` for what it takes
-    a share of. ``idle``: nothing runs,
-    and a poll that began when nothing ran found nothing to start. ``cut``: tasks that a drain cut off.
+    a share of. ``idle``: nothing runs, and a poll that began when nothing ran found nothing to start. ``cut``: tasks
+    that a drain cut off.
     """
 
     def __init__(

@@ -341,6 +341,8 @@ async def test_what_may_not_start_after_the_drain_is_given_back(clock: Any) -> N
     def refuse(task: Task) -> SkipReason | None:
         if task.id != "a":
             return None
+        if task.id != "a":
+            return None
         paused.add(task.id)
         return "paused"
 
