@@ -115,7 +115,7 @@ class Recovery:
         """An attempt has left its slot after so long, whatever came of it."""
         self._budget.ended(took_s)
 
-    def isolate(self, claims: Collection[Claim], wanted: int, running_s: Collection[float]) -> Sequence[Claim]:
+    def isolate(self, claims: Collection[Claim], running_s: Collection[float]) -> Sequence[Claim]:
         """Begin a stretch with the isolated tasks among a poll's claims; answers what starts at once instead.
 
         With nothing else to do a stretch costs nothing and is one run long: by then there may be other work, which
@@ -124,7 +124,7 @@ class Recovery:
         ordinary, isolated = list[Claim](), list[Claim]()
         for claim in claims:
             (isolated if claim.task.id in self._journal.suspects else ordinary).append(claim)
-        self._idle_next = not running_s and not ordinary and len(claims) < wanted
+        self._idle_next = not running_s and not claims
         if not isolated:
             return ordinary
         isolated.sort(key=self._evidence)

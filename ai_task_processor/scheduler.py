@@ -161,7 +161,7 @@ class TaskScheduler:
         self.polled_at = self._clock.monotonic()
         self.idle = quiet and not claims
         self._plenty = len(claims) >= wanted
-        return self._recovery.isolate(claims, wanted, self._ages)
+        return self._recovery.isolate(claims, self._ages)
 
     def _failed(self, reason: str) -> Sequence[Claim]:
         self._trouble.note(reason)

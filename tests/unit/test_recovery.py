@@ -40,7 +40,7 @@ class Process:
         """What a poll for all slots starts at once."""
         self.recovery.look(running_s)
         claims = [Claim(task(name), Receipt(name)) for name in listed if self.recovery.refuse(name) is None][:SLOTS]
-        return [claim.task.id for claim in self.recovery.isolate(claims, SLOTS, running_s)]
+        return [claim.task.id for claim in self.recovery.isolate(claims, running_s)]
 
     def step(self, *running_s: float) -> str | None:
         """What the stretch starts now."""
@@ -186,6 +186,8 @@ async def test_with_nothing_else_to_do_they_run_one_by_one(waiting: Process) -> 
     assert waiting.step() is None
     assert not waiting.recovery.isolating
     assert waiting.given_back() == ["b"]
+    waiting.poll("b")
+    assert waiting.wants_poll(), "other work has its chance first"
     waiting.poll("b")
     assert waiting.step() == "b"
 
