@@ -65,7 +65,8 @@ class Findings:
         self._failed_texts = texts
         self._too_slow = is_slow(error) and not self.passes(texts / NEARLY)
         self.side_by_side = trusted and self.failures <= 1 and self.passes(texts / NEARLY)
-        if self.failures < PATIENT_FROM or is_slow(error):
+        explained = isinstance(error, CallRefused) and error.too_large
+        if self.failures < PATIENT_FROM or is_slow(error) or explained:
             return 0.0
         return BETWEEN_FAILURES_S * 3.0 ** (min(self.failures, 5) - PATIENT_FROM)
 
