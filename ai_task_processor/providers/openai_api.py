@@ -164,7 +164,7 @@ class OpenAIProvider:
         try:
             await self._request(lambda: self._api.models.with_raw_response.retrieve(model), CHECK_TIMEOUT_S)
         except Misconfigured as error:
-            if error.status not in (404, 405) or self._official:
+            if isinstance(error, ModelRefused) or error.status not in (404, 405) or self._official:
                 raise
 
     async def aclose(self) -> None:

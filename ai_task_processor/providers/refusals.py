@@ -53,13 +53,24 @@ _QUOTA_CODE = re.compile(
     r"quota|billing|budget|arrear|overdue|credit|(?<!load_)balance|payment|insufficient_funds", re.IGNORECASE
 )
 _RATE_CODE = re.compile(r"rate_?limit|too_?many_?requests|throttl|resource_exhausted", re.IGNORECASE)
-#: what servers write instead of a code: OpenAI ("This model's maximum context length is 8192 tokens, however you
-#: requested …"), vLLM, Text Embeddings Inference ("must have less than 512 tokens"), llama.cpp, Ollama
+#: What servers write instead of a code when one text is too long: OpenAI ("This model's maximum context length is
+#: 8192 tokens, however you requested …"), vLLM, Text Embeddings Inference ("must have less than 512 tokens"), Ollama
 _TOO_LONG = re.compile(
-    r"(?=.*\b(tokens?|context (length|size|window)|(input|string|text|prompt) (length|(is )?too (long|large)))\b)"
-    r"(?=.*\b(max(imum)?|exceed\w*|less than|longer than|too (long|large|many)|limit(ed)?)\b)",
+    r"\b(context|sequence) (length|size|window)\b|\b(input|string|text|prompt)s?\b.{0,40}\btoo (long|large|many)\b"
+    r"|\b(input|string|text|prompt|sequence) (length|size|tokens?)\b.{0,60}"
+    r"\b(exceed\w*|longer|larger|greater|max(imum)?)\b"
+    r"|\b(exceed\w*|longer than|larger than|less than|at most|max(imum)?( of)?)\b.{0,60}"
+    r"\b(input|sequence|prompt) (length|size|tokens?)\b|\btoo many tokens\b"
+    r"|\b(less|longer|more|greater) than [0-9,]+ tokens\b|\brequested [0-9,]+ tokens\b",
     re.IGNORECASE | re.DOTALL,
 )
+#: words of money and of time: what is exceeded then is no length
+_NOT_A_LENGTH = re.compile(
+    r"\b(budget|quota|credits?|spend|billing|balance|plan|rate|daily|monthly|today|access token|api (key|token)"
+    r"|per (second|minute|hour|day|month))\b",
+    re.IGNORECASE,
+)
+_DIMENSIONS = re.compile(r"\bdimensions?\b", re.IGNORECASE)
 #: the same of a call: too many inputs ("batch size 128 > maximum allowed batch size 32"), too large a body
 _TOO_MANY = re.compile(
     r"\b(batch|inputs?|texts?|array|items?|elements?|list|documents?)\b.{0,80}"
@@ -72,14 +83,14 @@ _TOO_MANY = re.compile(
 _REQUEST_TOO_LARGE = re.compile(r"\brequest (is )?too large\b", re.IGNORECASE)
 #: the number behind such words, as far as it can be told apart from what was sent: "maximum … 32", "at most 100"
 _LIMIT = re.compile(
-    r"\b(?:max(?:imum)?|limit(?:ed)?|at most|no more than|up to|less than)\b[^0-9]{0,40}?"
+    r"\b(?:max(?:imum)?|limit(?:ed)?|at most|no more than|up to|(?:less|larger|greater|more) than)\b[^0-9]{0,40}?"
     r"\b([0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,9})\b",
     re.IGNORECASE,
 )
 #: an unknown model, or one that cannot do what is asked of it
 _NO_SUCH_MODEL = re.compile(
     r"\b(unknown|invalid|unsupported|no such) model\b|\bnot a valid model\b|\bno endpoints found\b"
-    r"|\b(model|deployment)\b.{0,200}"
+    r"|\b(models?|deployment)\b.{0,200}"
     r"\b(not found|not exist|not (be )?support(ed)?|not (have )?access|not available|not (been )?loaded"
     r"|deprecated|decommissioned)\b",
     re.IGNORECASE | re.DOTALL,
@@ -169,8 +180,11 @@ def _about_the_request(status: int, refusal: Refusal, otherwise: NeighbourError)
     if refusal.codes & _FILTER_CODES:
         final = InputRefused("input_refused", "the model refuses this text")
         return CallRefused("the provider's content filter refuses a text", status=status, final=final, explained=True)
-    if _TOO_LONG.match(refusal.words) or _TOO_MANY.search(refusal.words):
-        return _too_large(status, refusal)
+    if not _NOT_A_LENGTH.search(refusal.words):
+        if _DIMENSIONS.search(refusal.words):
+            return ModelRefused("the provider refuses the dimensions", status=status)
+        if _TOO_LONG.search(refusal.words) or _TOO_MANY.search(refusal.words):
+            return _too_large(status, refusal)
     if _NO_SUCH_MODEL.search(refusal.words):
         return ModelRefused("the provider does not know this model, or it cannot do what is asked", status=status)
     if status == HTTPStatus.NOT_FOUND or HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:

@@ -18,6 +18,7 @@ from pathlib import Path
 from tests.bench import alone, backlog, contests, machine, report
 from tests.bench.contest import Plan, tell
 from tests.bench.machine import UPSTREAM_CORE
+from tests.bench.pace.section import pace
 from tests.bench.report import Bound, Section
 from tests.bench.runner import BENCH_PYTHON
 
@@ -32,6 +33,7 @@ MEASURES: dict[str, tuple[Callable[[Plan], list[Section]], str]] = {
     "backlog": (backlog.backlog, "1,000 to 120,000 pending, `limit` ignored: tasks/s, records listed per task"),
     "start": (alone.start, "cold start to /health, imports"),
     "outbox": (alone.outbox, "what the outbox costs by itself"),
+    "pace": (pace, "limiter and size of calls against simulated providers, virtual time"),
 }
 PACKAGES = (
     *("aiohttp", "httpx2", "openai", "orjson", "numpy", "uvloop"),

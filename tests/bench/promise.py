@@ -224,7 +224,11 @@ async def crash(call_s: float = 1.0, window_s: float = 4.0) -> Figure:
             acknowledged_at += [now] * (here.acknowledged() - count - len(acknowledged_at))
             took_s = _sustained_from(acknowledged_at, now, 0.9 * usual * window_s, window_s)
         await starting
-    measured = "not in 200 s" if took_s is None else f"{took_s:.1f} s (of {usual:.1f} tasks/s; {first_s:.1f} s without a crash)"
+    measured = (
+        "not in 200 s"
+        if took_s is None
+        else f"{took_s:.1f} s (of {usual:.1f} tasks/s; {first_s:.1f} s without a crash)"
+    )
     what = "SIGKILL with 16 slots and model calls of 1 s: start of the process to 90 % of the former throughput"
     return Figure(what, measured, "2 s and a call: 3 s", took_s is not None and took_s <= 2.0 + call_s)
 

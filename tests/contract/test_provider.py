@@ -6,7 +6,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from ai_task_processor.errors import InputRefused, ModelRefused, Throttled, Unauthorized
+from ai_task_processor.errors import CallRefused, ModelRefused, Throttled, Unauthorized
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Vector
 from ai_task_processor.ports import Provider, RateLimits
@@ -130,16 +130,18 @@ async def test_vectors_are_the_models_own_bits(sandbox: Sandbox) -> None:
 async def test_refusals_of_a_real_server_are_told_apart(sandbox: Sandbox) -> None:
     """A text too long, a refused text, an unknown model and a wrong key over a real socket."""
     provider = openai_provider(sandbox)
-    with pytest.raises(InputRefused) as refused:
-        await provider.embed(["word " * 20_000], MODEL)
-    assert refused.value.code == "text_too_long"
-    with pytest.raises(InputRefused) as refused:
-        await provider.embed(["fine", "[[refuse]]"], MODEL)
-    assert refused.value.code == "input_refused"
+    await provider.embed(["fine"], MODEL)
+    for texts, code, explained in (
+        (["word " * 20_000], "text_too_long", True),
+        (["fine", "[[refuse]]"], "input_refused", True),
+        (["fine", ""], "input_refused", False),
+    ):
+        with pytest.raises(CallRefused) as refused:
+            await provider.embed(texts, MODEL)
+        assert refused.value.final is not None
+        assert (refused.value.final.code, refused.value.explained) == (code, explained)
     with pytest.raises(ModelRefused):
         await provider.embed(["x"], "no-such-model")
-    with pytest.raises(ModelRefused):
-        await provider.check("no-such-model")
     await provider.aclose()
     stranger = openai_provider(sandbox, OPENAI_API_KEY="sk-wrong")
     with pytest.raises(Unauthorized):
@@ -147,6 +149,15 @@ async def test_refusals_of_a_real_server_are_told_apart(sandbox: Sandbox) -> Non
     with pytest.raises(Unauthorized):
         await stranger.check(MODEL)
     await stranger.aclose()
+
+
+async def test_a_check_finds_a_model_that_a_real_server_does_not_know(sandbox: Sandbox) -> None:
+    """A compatible server that has pages of its models, and says that this one does not exist, is believed."""
+    provider = openai_provider(sandbox)
+    await provider.check(MODEL)
+    with pytest.raises(ModelRefused):
+        await provider.check("no-such-model")
+    await provider.aclose()
 
 
 async def test_a_limit_of_a_real_server_is_told_apart(sandbox: Sandbox) -> None:

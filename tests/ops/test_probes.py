@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ai_task_processor.sandbox.app import Sandbox
-from tests.e2e.conftest import DaemonProcess, _eventually, _install
+from tests.e2e.conftest import DaemonProcess, _eventually, install_wheel
 from tests.ops.kubelet import SPEED, Pod, pod_grace_s, probe, settings_in_fast_time
 from tests.ops.prometheus import free_port
 
@@ -116,7 +116,7 @@ async def test_a_blocked_event_loop_is_restarted_once(
     sandbox: Sandbox, run_pod: RunPod, tmp_path: Path, tell: Tell
 ) -> None:
     """A processor that blocks: killed after its short grace, and the next container finishes everything."""
-    site = _install(tmp_path, "acme_block", BLOCKER, block="acme_block:BlockingProcessor")
+    site = install_wheel(tmp_path, "acme_block", BLOCKER, block="acme_block:BlockingProcessor")
     pod = await run_pod(PYTHONPATH=site)
     await _eventually(lambda: pod.readiness == [True], timeout=20)
     blocking = sandbox.tasks.add(type="block")

@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,16 @@ from pydantic import BaseModel
 from ai_task_processor import codec
 from ai_task_processor.models.task import Failure, Record, TaskResult, TaskStatus, Vector
 
-FLOAT32 = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=50)
+#: components of an embedding, whose largest is one of 1 to 1000
+FLOAT32 = (
+    st.lists(st.floats(-1, 1, width=32).filter(lambda value: value == 0 or abs(value) > 2**-14), max_size=50)
+    .flatmap(lambda rest: st.permutations([*rest, 1.0]))
+    .flatmap(
+        lambda values: st.sampled_from([1.0, -1.0, 0.001, 1000.0]).map(
+            lambda factor: [factor * value for value in values]
+        )
+    )
+)
 
 
 def vector_of(*values: float) -> Vector:
@@ -100,10 +110,8 @@ def test_whatever_can_be_parsed_has_a_fingerprint(depth: int) -> None:
 def test_vectors_keep_every_bit(values: list[float]) -> None:
     """From base64 to the PATCH body and back: the same float32, in the shortest digits."""
     data = np.array(values, "<f4").tobytes()
-    parsed = codec.vector(base64.b64encode(data).decode())
-    if parsed is None:
-        assert not any(values)
-        return
+    parsed = codec.vector(base64.b64encode(data).decode(), len(values))
+    assert parsed is not None
     assert parsed.data == data
     body = codec.success_body(TaskResult(vector=parsed))
     assert np.array(json.loads(body)["result"], "<f4").tobytes() == data
@@ -149,6 +157,70 @@ def test_numbers_are_rounded_to_float32() -> None:
 def test_an_unusable_vector_is_none(values: object) -> None:
     """Garbage, NaN, infinity, zeros, nesting: no exception, no warning, no vector."""
     assert codec.vector(values) is None  # type: ignore[arg-type]  # what a server may answer
+
+
+def embedding(seed: int, length: int, spread: float = 0.0) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """A unit vector; the larger ``spread`` is, the more its components differ."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=length) * np.exp(spread * rng.normal(size=length))
+    return values / np.linalg.norm(values)
+
+
+LENGTHS = st.sampled_from([32, 64, 384, 512, 768, 1024, 1536, 3072, 4096])
+
+
+@given(st.integers(0, 2**32), LENGTHS, st.floats(0, 1.5), st.sampled_from([1e-3, 1.0, 30.0, 1e4]), st.floats(0, 0.9))
+def test_what_embeddings_are_like_is_a_vector(seed: int, length: int, spread: float, norm: float, zeros: float) -> None:
+    """Any length and norm, components of very different sizes, many of them zero: none is refused."""
+    values = embedding(seed, length, spread) * norm
+    values[1 : int(zeros * length)] = 0.0
+    data = values.astype("<f4").tobytes()
+    for expected in (None, length):
+        assert codec.vector(base64.b64encode(data).decode(), expected) == Vector(data)
+        assert codec.vector(values.tolist(), expected) == Vector(data)
+
+
+@given(st.integers(0, 2**32), LENGTHS, st.floats(0, 1), st.sampled_from(["<f8", ">f8", "<f2", ">f4", ">f2"]))
+def test_base64_of_other_numbers_is_none(seed: int, length: int, spread: float, code: str) -> None:
+    """Doubles, halves and big-endian numbers, read as float32, are no embedding, though the length may be right."""
+    data = embedding(seed, 2 * length, spread).astype(code).tobytes()
+    for expected in (None, len(data) // 4):
+        assert codec.vector(base64.b64encode(data).decode(), expected) is None
+
+
+@pytest.mark.parametrize("length", [64, 1024])
+def test_base64_of_doubles_that_were_halves_is_none(length: int) -> None:
+    """A server that computes in half precision and packs doubles: every second float32 is zero."""
+    data = embedding(1, length).astype("<f2").astype("<f8").tobytes()
+    assert codec.vector(base64.b64encode(data).decode()) is None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1e19, 1.0],
+        [1e6 * 1.01],
+        [-3e38] * 8,
+        [1e-7] * 8,
+        [1e-38, -1e-40],
+        [1.0] + [1e-9] * 15,
+        [float(number) for number in range(-8, 8)],
+        [127.0, -128.0] * 8,
+    ],
+    ids=repr,
+)
+def test_values_that_no_embedding_has_are_none(values: list[float]) -> None:
+    """Larger than a million, smaller than a millionth, nothing beside one component, whole numbers alone."""
+    assert codec.vector(values) is None
+    assert codec.vector(base64.b64encode(np.array(values, "<f4").tobytes()).decode()) is None
+
+
+def test_whole_numbers_are_a_vector_where_they_must_be() -> None:
+    """Of an expected length they are what was asked for; a few, or signs alone, are no quantized vector either."""
+    whole = [float(number) for number in range(-8, 8)]
+    assert codec.vector(whole, 16) == vector_of(*whole)
+    assert codec.vector([3.0, 4.0]) == vector_of(3, 4)
+    assert codec.vector([1.0, 0.0, -1.0, 1.0] * 8) == vector_of(*[1.0, 0.0, -1.0, 1.0] * 8)
 
 
 def test_the_length_of_a_vector_is_checked() -> None:

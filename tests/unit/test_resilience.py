@@ -1,18 +1,17 @@
-"""The gate and the backoff, in virtual time."""
+"""The gate and the patience with a call, in virtual time."""
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import pytest
 import structlog
-import tenacity
 
 from ai_task_processor.deadline import stalls_of
 from ai_task_processor.errors import (
     Ambiguous,
+    CallRefused,
     CircuitOpen,
     InputRefused,
     Misconfigured,
@@ -28,7 +27,7 @@ from ai_task_processor.errors import (
     Unsent,
 )
 from ai_task_processor.metrics import Metrics
-from ai_task_processor.resilience import Gate, RetryBudget, RetryPolicy, backoff_s, retrying
+from ai_task_processor.resilience import LONGEST_WAIT_S, Gate, Retries, backoff_s
 
 if TYPE_CHECKING:
     from tests.unit.conftest import FakeClock
@@ -129,10 +128,10 @@ async def test_consecutive_failures_open_the_circuit(
 
 @pytest.mark.parametrize(
     "answer",
-    [None, TaskError("empty_text"), InputRefused("too_long"), Rejected("refused", 400), ModelRefused("unknown model")],
+    [None, TaskError("empty_text"), InputRefused("too_long"), Rejected("refused", 400)],
 )
 async def test_every_answer_counts_as_one(gate: Gate, neighbour: Neighbour, answer: Exception | None) -> None:
-    """A success, and a refusal that is about one task, one result or one model, ends a row of failures."""
+    """A success, and a refusal that is about one task or one result, ends a row of failures."""
     await fail(gate, neighbour, times=THRESHOLD - 1)
     neighbour.error = answer
     await attempt(gate, neighbour)
@@ -281,6 +280,8 @@ async def test_retry_after_holds_everyone(gate: Gate, neighbour: Neighbour, cloc
     ("error", "pauses"),
     [
         (Misconfigured("404"), [10, 20, 40, 80, 160, 300, 300]),
+        (ModelRefused("unknown model"), [10, 20, 40, 80, 160, 300, 300]),
+        (CallRefused("400"), [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]),
         (Unauthorized("403"), [10, 20, 40, 80, 160, 300, 300]),
         (QuotaExhausted("insufficient_quota"), [300, 300, 300]),
         (Throttled("429"), [1, 2, 4, 8, 16, 32, 60, 60]),
@@ -385,118 +386,95 @@ async def test_a_long_outage_is_told_at_its_beginning_and_end(
     assert loud == [("breaker.opened", "warning"), ("breaker.closed", "info")]
 
 
-# --- retrying
+# --- a gate whose callers know more than one call shows
 
 
-@pytest.fixture
-def rng() -> random.Random:
-    return random.Random(7)
+async def test_a_call_that_enters_and_leaves_says_nothing(gate: Gate, clock: "FakeClock") -> None:
+    """Without ``answered`` or ``failed`` a row of failures goes on, and a probe that left makes room for the next."""
+    for _ in range(THRESHOLD - 1):
+        gate.failed(entry := gate.enter(), DOWN)
+        gate.leave(entry)
+    gate.leave(gate.enter())
+    assert state(gate) == "closed"
+    gate.failed(entry := gate.enter(), DOWN)
+    gate.leave(entry)
+    assert state(gate) == "open"
+    clock.advance(10)
+    probe = gate.enter()
+    assert probe.probe
+    with pytest.raises(CircuitOpen):
+        gate.enter()
+    gate.leave(probe)
+    assert gate.enter().probe
 
 
-async def again(
-    gate: Gate,
-    work: Callable[[], Awaitable[str]],
-    clock: "FakeClock",
-    retries: int = 3,
-    base: float = 2.0,
-    budget: RetryBudget | None = None,
-) -> str:
-    budget, policy = budget or RetryBudget(), RetryPolicy(retries, base)
-    return await retrying(work, gate=gate, policy=policy, budget=budget, clock=clock, rng=random.Random(7))
-
-
-async def test_success_builds_no_retry_object(
-    gate: Gate, neighbour: Neighbour, clock: "FakeClock", monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The path of success costs no tenacity object; each call that needs one has its own."""
-    made = []
-    original = tenacity.AsyncRetrying
-
-    def make(**options: object) -> object:
-        made.append(options)
-        return original(**options)  # type: ignore[arg-type]  # passed on as they are
-
-    monkeypatch.setattr(tenacity, "AsyncRetrying", make)
-    assert await again(gate, neighbour, clock) == "answer"
-    assert made == []
-    flaky = [Flaky(clock), Flaky(clock)]
-    assert await asyncio.gather(*(again(gate, work, clock) for work in flaky)) == ["answer", "answer"]
-    assert len(made) == 2
-
-
-class Flaky(Neighbour):
-    """Fails the first ``failures`` times."""
-
-    def __init__(self, clock: "FakeClock", failures: int = 2) -> None:
-        super().__init__(clock, DOWN)
-        self._failures = failures
-
-    async def __call__(self) -> str:
-        self.error = DOWN if len(self.calls) < self._failures else None
-        return await super().__call__()
-
-
-@pytest.mark.parametrize("retries", [0, 1, 3])
-async def test_attempts_are_one_and_the_retries(
-    gate: Gate, neighbour: Neighbour, clock: "FakeClock", retries: int
-) -> None:
-    """A call that always fails is made 1 + retries times, and its own error is raised."""
-    neighbour.error = DOWN
-    with pytest.raises(Transient) as raised:
-        await again(gate, neighbour, clock, retries)
-    assert raised.value is DOWN
-    assert len(neighbour.calls) == 1 + retries
-    assert len(clock.slept) == retries
-
-
-async def test_a_passing_fault_is_repeated_until_it_passes(gate: Gate, clock: "FakeClock") -> None:
-    """The answer after two failures is the caller's answer."""
-    flaky = Flaky(clock)
-    assert await again(gate, flaky, clock) == "answer"
-    assert len(flaky.calls) == 3
+async def test_a_call_that_was_under_way_does_not_end_the_probe_of_another(gate: Gate, clock: "FakeClock") -> None:
+    """Only the probe itself makes room for the next one when it leaves."""
+    early = gate.enter()
+    gate.hold(Misconfigured("404"))
+    clock.advance(10)
+    gate.enter()
+    gate.leave(early)
+    with pytest.raises(CircuitOpen):
+        gate.enter()
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "bounds", "circuit", "pauses"),
     [
-        InputRefused("x"),
-        ModelRefused("x"),
-        Misconfigured("x"),
-        Unauthorized("x"),
-        QuotaExhausted("x"),
-        CircuitOpen("x"),
+        (DOWN, None, "open", [10, 20, 30, 30]),
+        (Ambiguous("no answer"), None, "open", [10, 20, 30, 30]),
+        (Misconfigured("404"), None, "closed", [10, 20, 40, 80, 160, 300, 300]),
+        (CallRefused("400"), None, "closed", [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]),
+        (QuotaExhausted("quota"), None, "closed", [300, 300]),
+        (QuotaExhausted("quota"), (1.0, 300.0), "closed", [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]),
+        (QuotaExhausted("quota", retry_after_s=17.0), (1.0, 300.0), "closed", [17, 17, 17, 17, 17, 32]),
     ],
 )
-async def test_what_its_class_calls_final_is_not_repeated(
-    gate: Gate, neighbour: Neighbour, clock: "FakeClock", error: Exception
+async def test_a_hold_begins_at_once(
+    gate: Gate,
+    clock: "FakeClock",
+    error: NeighbourError,
+    bounds: tuple[float, float] | None,
+    circuit: str,
+    pauses: list[float],
 ) -> None:
-    """Refusals that seconds do not mend are raised at once."""
-    neighbour.error = error
-    with pytest.raises(type(error)):
-        await again(gate, neighbour, clock)
-    assert (len(neighbour.calls), clock.slept) == (1, [])
+    """Its caller has seen enough: one hold is a pause, each further one twice as long, within the bounds that it
+    names or those of the error; one that speaks of an outage opens the circuit."""
+    for pause_s in pauses:
+        gate.hold(error, bounds=bounds)
+        assert (state(gate), gate.reason) == (circuit, str(error))
+        assert gate.wait_s() == pytest.approx(pause_s)
+        clock.advance(pause_s)
+        assert gate.wait_s() == 0
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-async def test_repetitions_are_bounded(clock: "FakeClock", metrics: Metrics, p: float) -> None:
-    """At any rate of failures: attempts per success at most 1 / (1 - p), and a fifth more load than first attempts."""
-    gate = Gate("model", threshold=10**9, clock=clock, metrics=metrics)
-    budget, rng, calls, firsts, successes = RetryBudget(), random.Random(3), 0, 0, 0
+async def test_a_hold_may_be_followed_by_one_within_other_bounds(gate: Gate, clock: "FakeClock") -> None:
+    """A probe that fails after short holds begins those of its own kind of error at their first pause at least."""
+    for _ in range(2):
+        gate.hold(QuotaExhausted("quota"), bounds=(1.0, 300.0))
+        clock.advance(gate.wait_s())
+    gate.hold(DOWN)
+    assert (state(gate), gate.wait_s()) == ("open", 10)
 
-    async def work() -> str:
-        nonlocal calls
-        calls += 1
-        if rng.random() < p:
-            raise DOWN
-        return "answer"
 
-    while successes < 2_000:
-        firsts += 1
-        with contextlib.suppress(Transient):
-            await again(gate, work, clock, budget=budget)
-            successes += 1
-    assert calls / successes <= 1 / (1 - p) * 1.05 + 0.05
-    assert calls - firsts <= RetryBudget.EARNED * successes + RetryBudget.SAVED
+async def test_a_gate_that_is_due_lets_one_probe_through(gate: Gate, clock: "FakeClock") -> None:
+    """News from elsewhere end the pause, not the doubt: one call goes, and when it fails the pause is twice as long."""
+    gate.hold(Misconfigured("404"))
+    gate.due()
+    assert gate.wait_s() == 0
+    probe = gate.enter()
+    assert probe.probe
+    assert gate.wait_s() > 0
+    gate.failed(probe, Misconfigured("404"))
+    gate.leave(probe)
+    assert gate.wait_s() == 20
+    gate.due()
+    gate.answered(probe := gate.enter())
+    gate.leave(probe)
+    assert (gate.reason, gate.wait_s()) == (None, 0)
+    gate.due()
+    assert (gate.enter().probe, gate.reason) == (False, None)
 
 
 async def test_one_thing_that_fails_counts_once(gate: Gate, neighbour: Neighbour) -> None:
@@ -527,41 +505,73 @@ async def test_a_neighbour_that_is_not_reached_is_nobodys_fault(gate: Gate, neig
     assert gate.state == "open"
 
 
-async def test_a_cancellation_is_never_repeated(gate: Gate, clock: "FakeClock") -> None:
-    """Neither in the first attempt nor in a later one, nor while waiting."""
-    for at in (1, 2):
-        flaky = Flaky(clock, at - 1)
-        flaky.takes_s = 100.0
-        call = asyncio.create_task(again(gate, flaky, clock))
-        while len(flaky.calls) < at:
-            await clock.sleep(0.01)
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-        assert len(flaky.calls) == at
-    down = Neighbour(clock, Throttled("429", retry_after_s=15.0))
-    call = asyncio.create_task(again(gate, down, clock))
-    await clock.sleep(1)
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
-    assert len(down.calls) == 1
+# --- how often, and how patiently
 
 
-async def test_too_much_patience_frees_the_slot(gate: Gate, neighbour: Neighbour, clock: "FakeClock") -> None:
-    """A Retry-After longer than the longest wait ends the attempt, a shorter one is waited for in full."""
-    neighbour.error = Throttled("429", retry_after_s=20.1)
-    with pytest.raises(Throttled):
-        await again(gate, neighbour, clock)
-    assert (len(neighbour.calls), clock.slept) == (1, [])
-    clock.advance(21)
-    neighbour.error = None
-    await gate.call(neighbour)
-    polite = Flaky(clock, 0)
-    neighbour.error = Throttled("429", retry_after_s=19.0)
-    turns = [neighbour, polite]
-    await again(gate, lambda: turns.pop(0)(), clock)
-    assert 19.0 <= polite.calls[0] - neighbour.calls[-1] < 19.1
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_attempts_are_one_and_the_retries(retries: int) -> None:
+    """After so many failures and one more there is no further attempt, however often that is asked."""
+    patient = Retries(retries, 2.0)
+    answers = [patient.again_in_s(failures) for failures in range(1, retries + 1)]
+    assert None not in answers
+    assert [patient.again_in_s(failures) for failures in (retries + 1, retries + 2, 10**6)] == [None] * 3
+
+
+def test_what_is_not_repeated_costs_nothing() -> None:
+    """Calls that have failed too often take no repetition from those that may be repeated."""
+    patient = Retries(1, 2.0)
+    assert [patient.again_in_s(2) for _ in range(50)] == [None] * 50
+    assert None not in [patient.again_in_s(1) for _ in range(int(Retries.SAVED))]
+
+
+def test_patience_has_full_jitter() -> None:
+    """Uniform up to the base to the power of the failures before, never above 20 s, for absurd values too."""
+    for base, failures, bound in ((2.0, 1, 1.0), (2.0, 2, 2.0), (2.0, 4, 8.0), (2.0, 9, 20.0), (60.0, 10**6, 20.0)):
+        drawn = []
+        for _ in range(400):
+            patient = Retries(10**7, base)
+            seconds = patient.again_in_s(failures)
+            assert seconds is not None
+            drawn.append(seconds)
+        assert 0 <= min(drawn) < 0.1 * bound
+        assert 0.9 * bound < max(drawn) <= bound <= LONGEST_WAIT_S
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_repetitions_are_bounded(p: float) -> None:
+    """At any rate of failures: attempts per success at most 1 / (1 - p), and a fifth more load than first attempts."""
+    patient, rng, calls, firsts, successes = Retries(3, 2.0), random.Random(3), 0, 0, 0
+    while successes < 2_000:
+        firsts += 1
+        for failures in range(1, 9):
+            calls += 1
+            if rng.random() >= p:
+                patient.earn()
+                successes += 1
+                break
+            if patient.again_in_s(failures) is None:
+                break
+    assert calls / successes <= 1 / (1 - p) * 1.05 + 0.05
+    assert calls - firsts <= Retries.EARNED * successes + Retries.SAVED
+
+
+def test_an_outage_after_a_long_calm_has_few_repetitions() -> None:
+    """A million successes save up ten repetitions, no more; five further successes earn one."""
+    patient = Retries(3, 2.0)
+    for _ in range(10**6):
+        patient.earn()
+    answers = [patient.again_in_s(1) for _ in range(50)]
+    assert answers.index(None) == Retries.SAVED
+    assert set(answers[int(Retries.SAVED) :]) == {None}
+    for _ in range(5):
+        assert patient.again_in_s(1) is None
+        patient.earn()
+    assert patient.again_in_s(1) is not None
+
+
+@pytest.fixture
+def rng() -> random.Random:
+    return random.Random(7)
 
 
 def test_the_backoff_has_full_jitter(rng: random.Random) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ai_task_processor import logs
-from ai_task_processor.admission import EngineAdmission
+from ai_task_processor.admission import EngineAdmission, RunningTasks
 from ai_task_processor.delivery import Delivery
 from ai_task_processor.errors import (
     Ambiguous,
@@ -34,8 +34,7 @@ from ai_task_processor.lifecycle import TaskRunner
 from ai_task_processor.metrics import Metrics
 from ai_task_processor.models.task import Claim, Failure, Receipt, Record, Task, TaskResult
 from ai_task_processor.recovery import Recovery
-from ai_task_processor.resilience import Gate, RetryBudget, RetryPolicy, retrying
-from ai_task_processor.admission import Running
+from ai_task_processor.resilience import Gate
 from ai_task_processor.scheduler import TaskScheduler
 from ai_task_processor.stores.memory import MemoryJournal, MemoryOutbox
 from tests.unit.conftest import FakeClock
@@ -149,7 +148,7 @@ class Process:
         self.metrics = Metrics(version="0", provider="mock")
         self.outbox = Disk(clock, world, stored)
         self.journal = MemoryJournal(lines)
-        self.running: dict[str, Running] = {}
+        self.running = RunningTasks()
         self.corpse: tuple[list[dict[str, Record]], list[bytes]] | None = None
         rng = random.Random(1)
         self.gates = [Gate(name, threshold=3, clock=clock, metrics=self.metrics) for name in ("api_poll", "model")]
@@ -171,6 +170,8 @@ class Process:
             self,
             runner,
             running=self.running,
+            refuse=self.admission.refuse,
+            lane=self.admission.lane,
             recovery=self.recovery,
             slots=SLOTS,
             interval_s=10.0,
@@ -178,7 +179,6 @@ class Process:
             **common,
         )
         self.released: dict[str, float] = {}
-        self.rng, self.budget = rng, RetryBudget()
 
     async def live(self) -> None:
         self.outbox.writable = True
@@ -245,6 +245,12 @@ class Process:
     def hold_s(self) -> float:
         return self.gates[1].wait_s()
 
+    def lane(self, task: Task) -> None:
+        """Its gate is one for all tasks."""
+
+    def lane_hold_s(self, lane: str, running: int) -> float:
+        raise NotImplementedError
+
     async def process(self, task: Task) -> TaskResult:
         if self.journal.alone is not None and len(self.running) > 1:
             self.world.violations.append(f"{self.journal.alone} is not alone: {sorted(self.running)}")
@@ -257,15 +263,7 @@ class Process:
             case "poison":
                 self.die()
                 await asyncio.Event().wait()
-        policy = RetryPolicy(2, 2.0)
-        await retrying(
-            lambda: self._ask(task.id),
-            gate=self.gates[1],
-            policy=policy,
-            budget=self.budget,
-            clock=self.clock,
-            rng=self.rng,
-        )
+        await self.gates[1].call(lambda: self._ask(task.id))
         return TaskResult(f"answer to {task.id}")
 
     async def _ask(self, task_id: str) -> None:

@@ -1,6 +1,7 @@
 # ruff: noqa: T201 - a script that prints its figures
 """Pace controllers against simulated providers, in virtual time and seeded: ``python -m tests.bench.pace``.
 
+``make bench ARGS=pace`` plays the product's alone.
 For each scene and controller: goodput as a share of the best possible, and the share of calls refused with 429
 after the warm-up. Exit code 1 when a bound does not hold for the product's own.
 """

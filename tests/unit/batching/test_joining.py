@@ -204,6 +204,7 @@ async def test_only_what_was_paid_for_is_remembered(clock: "FakeClock") -> None:
         house.model.error = Transient("503")
         await house.embed("new")
         house.model.error = None
+        await clock.sleep(15)
         gone = asyncio.create_task(house.batcher.embed("gone", "m"))
         await clock.sleep(0.5)
         gone.cancel()

@@ -18,15 +18,17 @@ from hypothesis import strategies as st
 from ai_task_processor import token_answers, transport
 from ai_task_processor.errors import (
     Ambiguous,
+    CallRefused,
     InvalidAnswer,
     Misconfigured,
     NeighbourError,
+    QuotaExhausted,
     Rejected,
-    TaskError,
     Throttled,
 )
 from ai_task_processor.models.task import TaskStatus
-from ai_task_processor.providers.openai_api import classify, parse_embeddings
+from ai_task_processor.providers.answers import parse_embeddings
+from ai_task_processor.providers.refusals import classify
 from ai_task_processor.settings import AuthSettings, NetworkSettings
 from ai_task_processor.sources.nest_answers import acknowledged, rejection
 
@@ -107,18 +109,23 @@ def _indexed(vectors: Sequence[object]) -> list[Mapping[str, object]]:
 @given(EMBEDDINGS, st.integers(1, 4), st.none() | st.integers(1, 3))
 @example(b'{"data":[{"index":0,"embedding":%b}]}' % (b"[" * 900 + b"]" * 900), 1, None)
 @example(b'{"data":[{"index":0,"embedding":[1e39,1]}]}', 1, None)
-def test_a_model_answer_is_usable_vectors_or_invalid(content: bytes, count: int, dimensions: int | None) -> None:
-    """One vector or None for each text, at least one of them, all finite, not zero and of one dimension."""
+@example(b'{"data":[{"index":0,"embedding":[1.0]},{"index":0,"embedding":[2.0]}]}', 2, None)
+@example(b'{"error":{"message":"Zq7 maximum context length is 8 tokens"}}', 1, None)
+def test_a_model_answer_is_usable_vectors_or_an_error(content: bytes, count: int, dimensions: int | None) -> None:
+    """One vector or None for each text, at least one of them, all finite, not zero and of the length expected.
+
+    An error says that the answer makes no sense, that the call is refused, or that nobody pays: no text ends by it.
+    """
     try:
         answer = parse_embeddings(content, count, dimensions)
-    except InvalidAnswer as error:
+    except (InvalidAnswer, CallRefused, QuotaExhausted) as error:
         quotes_nothing(error)
+        assert (getattr(error, "final", None), getattr(error, "explained", False)) == (None, False)  # noqa: PT017
         return
     assert len(answer.vectors) == count
     found = [np.frombuffer(vector.data, "<f4") for vector in answer.vectors if vector]
     assert found
-    assert len({len(values) for values in found}) == 1
-    assert dimensions in (None, len(found[0]))
+    assert dimensions is None or {len(values) for values in found} == {dimensions}
     assert all(np.isfinite(values).all() and values.any() for values in found)
     assert 0 <= answer.usage.prompt_tokens < 2**53
 
@@ -134,13 +141,18 @@ REFUSALS = st.fixed_dictionaries(
 )
 
 
-@given(st.integers(400, 599), REFUSALS | JSON)
-def test_a_refusal_of_the_model_has_one_class(status: int, body: object) -> None:
-    """Only a 400, 404, 413 or 422 in the provider's own words is about the text; no word of it is repeated."""
-    error = classify(httpx2.Response(status), body)
+@given(st.integers(400, 599), (REFUSALS | JSON).map(json.dumps) | st.text(max_size=60))
+def test_a_refusal_of_the_model_has_one_class(status: int, text: str) -> None:
+    """Always a neighbour's error; a text can end by it only when its request is refused, and no word is repeated."""
+    content = text.encode()
+    error = classify(status, content, transport.status_error(httpx2.Response(status), "the model API"))
     quotes_nothing(error)
-    assert isinstance(error, NeighbourError) or status in (400, 413, 422)
-    assert not isinstance(error, TaskError) or (isinstance(body, dict) and isinstance(body.get("message"), str))
+    assert isinstance(error, NeighbourError)
+    final = error.final if isinstance(error, CallRefused) else None
+    if final is not None:
+        quotes_nothing(final)
+        assert status < 500
+        assert status not in (401, 402, 429)
 
 
 # --- results

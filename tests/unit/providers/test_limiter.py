@@ -65,8 +65,8 @@ def player() -> Player:
     return Player()
 
 
-def refuse_at_random(share: float) -> Callable[[], bool]:
-    rng = random.Random(1)
+def refuse_at_random(share: float, seed: int = 1) -> Callable[[], bool]:
+    rng = random.Random(seed)
     return lambda: rng.random() < share
 
 
@@ -139,6 +139,24 @@ def test_unused_time_may_be_made_up_for_until_a_refusal(player: Player) -> None:
     assert [player.call(False) for _ in range(50)] == [0] * 50
     player.call(True)
     assert player.call(False) + player.call(False) > 0
+
+
+def test_no_more_than_a_minute_is_made_up_for(player: Player) -> None:
+    player.limit(10, 120)
+    player.now += 3_600
+    calls = 0
+    while player.limiter.wait_s(player.now, 1) == 0:
+        player.limiter.begin(player.now, 1, repeated=False)
+        calls += 1
+    assert calls == pytest.approx(60 * player.limiter.rate, rel=0.01)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_after_a_limit_is_told_from_it(player: Player, seed: int) -> None:
+    """Even when the limit was sure: refusals at a rate that it allowed are not about it."""
+    player.limit(10, 120)
+    player.play(120, refuse_at_random(0.12, seed))
+    assert player.play(30, refuse_at_random(0.12, seed + 100)) >= 0.7 * 0.88 * 30 / LATENCY_S
 
 
 def test_the_pace_is_named(player: Player) -> None:

@@ -600,7 +600,7 @@ async def test_a_desert_is_left_for_another_time(make: Make) -> None:
 
 
 async def test_candidates_are_asked_about_again_when_they_start(make: Make) -> None:
-    """Whatever speaks against one by then passes it over; the others keep their order."""
+    """Whatever speaks against one by then passes it over; the others keep their order. What is paused waits here."""
     refused: dict[str, SkipReason] = {}
     upstream = Upstream([*tasks(*known(*range(8))), *tasks("k3")], "ignored")
     pending = make(upstream, lambda task: refused.get(task.id), ahead=(ahead := read_ahead()))
@@ -611,23 +611,31 @@ async def test_candidates_are_asked_about_again_when_they_start(make: Make) -> N
     assert list(await pending.take(9)) == ["k3", "k7"]
     metrics = pending._metrics
     assert metrics is not None
-    assert {reason: metrics.value("tasks_skipped_total", reason=reason) for reason in set(refused.values())} == (
-        dict.fromkeys(refused.values(), 1.0)
-    )
+    assert {reason: metrics.value("tasks_skipped_total", reason=reason) for reason in set(refused.values())} == {
+        "in_outbox": 1.0,
+        "deferred": 1.0,
+        "stale": 1.0,
+        "paused": 0.0,
+    }
+    refused.clear()
+    assert list(await pending.take(9)) == ["k2"]
 
 
 async def test_a_list_of_which_nothing_may_start_is_given_up(make: Make) -> None:
-    """After 200 refusals in a row nothing more is parsed: everything is paused, or one task runs alone."""
+    """After 200 refusals in a row nothing more is parsed, and no more than 2,000 that are paused: those stay."""
     asked: list[str] = []
-    paused = False
+    reason: SkipReason | None = None
 
     def skip(task: Task) -> SkipReason | None:
         asked.append(task.id)
-        return "paused" if paused else None
+        return reason
 
     pending = make(Upstream(tasks(*known(*range(3_000))), "ignored"), skip, ahead=(ahead := read_ahead()))
     await pending.read(1)
-    paused, asked[:] = True, []
+    reason, asked[:] = "paused", []
+    assert await pending.take(5) == {}
+    assert (len(asked), len(ahead)) == (nest_list.PAUSED_AT_ONCE, 2_999)
+    reason, asked[:] = "deferred", []
     assert await pending.take(5) == {}
     assert (len(asked), len(ahead)) == (nest_list.REFUSED_IN_A_ROW, 0)
 
