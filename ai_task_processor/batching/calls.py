@@ -44,11 +44,13 @@ from ai_task_processor.vector_cache import VectorCache
 SLOW_FACTOR, SLOW_AT_LEAST_S = 3.0, 1.0
 #: a model that answers nothing but 429s for so long gives its tasks back
 ONLY_429S_S = 60.0
-#: a text that failed in so many calls, the last time alone, is set aside when others were served meanwhile
-OFFENCES = 3
+#: a text that failed in so many calls, the last time alone, is set aside when others were served meanwhile; so many
+#: of a fickle model
+OFFENCES, OFFENCES_FICKLE = 3, 6
 #: refusals without a reason that a text must meet alone, each followed by a served call, before they count against it
 REFUSALS = 3
-#: a model that has served what it refused before: its refusals do not count against a text for so long, seconds
+#: A model is fickle that has served a text for which it had failed alone: it is for so long, seconds. Its refusals do
+#: not count against a text.
 FICKLE_S = 600.0
 #: a refusal must be followed by a served call within this, seconds, or thrice the usual call, to count against its text
 WITNESSED_S = 2.0
@@ -264,12 +266,12 @@ class Calls:
                 cache.put(waiting.key, vector.data, share)
             if len(self.offenders):
                 self.offenders.clear(offence_key(waiting.text))
-            if waiting.refused_alone:
+            if waiting.alone:
                 self._fickle_until = self._tools.clock.monotonic() + FICKLE_S
             self._texts.answer(waiting, Embedded(vector, usage_of(share)))
         self.findings.end_part(part, served=not unusable)
         for waiting in unusable:
-            self._note_failure(waiting, slow=False)
+            self._note_failure(waiting, alone=len(part.texts) == 1, slow=False)
             self._failed_beside_others(waiting, "the model answered an unusable vector")
 
     def _clear_doubts(self, began_at: float, now: float) -> None:
@@ -373,16 +375,17 @@ class Calls:
             if not beside and not (alone and isinstance(error, CallRefused) and error.explained):
                 self.not_before = now + self.findings.failed(len(part.texts), error, trusted=self._trusted(now))
             for waiting in part.texts:
-                self._note_failure(waiting, slow=alone and is_slow(error))
+                self._note_failure(waiting, alone=alone, slow=is_slow(error))
             if alone:
                 self._failed_alone(part, passage, error, beside=beside)
             else:
                 self._tools.metrics.batch_isolated()
                 self._line.add_parts(self.findings.cut(part, error))
 
-    def _note_failure(self, waiting: Waiting, *, slow: bool) -> None:
-        """``slow``: it was alone and not answered in time; to wait as long for it again would show little more."""
-        waiting.failures += 1 + slow
+    def _note_failure(self, waiting: Waiting, *, alone: bool, slow: bool) -> None:
+        """``slow``: it was not answered in time; alone, to wait as long for it again would show little more."""
+        waiting.failures += 1 + (alone and slow)
+        waiting.alone |= alone
         waiting.failed_at = self._tools.clock.monotonic()
         waiting.served_before = self._served_calls
 
@@ -423,7 +426,8 @@ class Calls:
 
     def _failed_beside_others(self, waiting: Waiting, reason: str) -> None:
         """The model is well and fails for this text: again, alone, and then it is set aside for a while."""
-        if waiting.failures >= OFFENCES or self._is_known(waiting):
+        fickle = self._tools.clock.monotonic() < self._fickle_until
+        if waiting.failures >= (OFFENCES_FICKLE if fickle else OFFENCES) or self._is_known(waiting):
             self._set_aside(waiting, reason)
         else:
             self._line.add_parts([Part([waiting], lone=True)])

@@ -19,9 +19,9 @@ TRUSTED_S = 2.0
 #: what fails everywhere may pass in a second
 PATIENT_FROM, BETWEEN_FAILURES_S = 3, 0.1
 #: the share of texts at fault, over about so many texts; above it batches are kept small enough to pass
-AT_FAULT_OVER, SPOILT = 200.0, 0.02
+AT_FAULT_OVER, SPOILT = 100.0, 0.02
 #: texts at fault in a batch then, on average; and no batch becomes smaller than this
-GOOD_COMPANY, LEAST_TOGETHER = 0.7, 4
+GOOD_COMPANY, LEAST_TOGETHER = 0.4, 4
 #: so many calls of a size must fail without a reason, and pass in parts, before it is too large: of a size that was
 #: never served, and of one that was
 SUSPECTED, SUSPECTED_SERVED = 2, 4
@@ -65,7 +65,8 @@ class Findings:
         self._failed_texts = texts
         self._too_slow = is_slow(error) and not self.passes(texts / NEARLY)
         self.side_by_side = trusted and self.failures <= 1 and self.passes(texts / NEARLY)
-        if self.failures < PATIENT_FROM or is_slow(error):
+        explained = isinstance(error, CallRefused) and error.too_large
+        if self.failures < PATIENT_FROM or is_slow(error) or explained:
             return 0.0
         return BETWEEN_FAILURES_S * 3.0 ** (min(self.failures, 5) - PATIENT_FROM)
 
@@ -113,7 +114,7 @@ class Findings:
     def cut(self, part: Part, error: NeighbourError) -> Sequence[Part]:
         """A failed call in parts: halves when its size may be at fault, else four, or what is known to pass."""
         texts, slow = part.texts, is_slow(error)
-        pieces = 4 if slow or self.passes(len(texts) / NEARLY) else 2
+        pieces = 4 if slow or self.spoilt or self.passes(len(texts) / NEARLY) else 2
         if slow and len(texts) <= 2 * LEAST_TOGETHER:
             pieces = len(texts)  # each further round costs a whole timeout
         count = -(-len(texts) // pieces)

@@ -23,7 +23,7 @@ GATHERING_S, GATHERING_SHARE = 0.05, 0.1
 #: that a refill comes to nothing is seen this late at most; that it is complete is seen at once
 LOOK_AGAIN_S = 0.005
 #: calls at once while the running ones are slow, and calls of single texts beside them
-MAX_CALLS, MAX_LONE_CALLS = 4, 4
+MAX_CALLS, MAX_LONE_CALLS = 4, 8
 #: calls at once that are as large as a call of this model may be: to wait would not make them larger
 MAX_FULL_CALLS = 16
 #: to join more texts than this saves next to nothing: of twice as many, half go while the others are under way,
@@ -262,7 +262,7 @@ class Lane(Line):
         beside = [call.part.lone for call in self.calls.running if call.part.lone or call.part.split]
         if self._parts[0].lone:
             return sum(beside) < MAX_LONE_CALLS
-        return len(beside) < MAX_CALLS + MAX_LONE_CALLS
+        return len(beside) < MAX_LONE_CALLS
 
     def _next_tokens(self) -> int:
         size = min(self._queued_bytes, self.calls.size.most_bytes) if self._queues_turn() else self._parts[0].size

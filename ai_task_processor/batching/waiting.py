@@ -13,8 +13,9 @@ from ai_task_processor.models.task import Embedded
 class Waiting:
     """A text, and everyone who waits for its vector. ``key``: its place in the cache; ``size``: bytes of UTF-8.
 
-    ``failures``: calls that carried it and failed, the last one at ``failed_at``. ``served_before``: how many calls of
-    the model had been served by then. ``refused_alone``: refusals without a reason while it was alone.
+    ``failures``: calls that carried it and failed, the last one at ``failed_at``; ``alone``: did it travel alone in one
+    of them? ``served_before``: how many calls of the model had been served by then. ``refused_alone``: refusals without
+    a reason while it was alone.
     """
 
     text: str
@@ -27,6 +28,7 @@ class Waiting:
     throttled: bool = False
     failures: int = 0
     failed_at: float = 0.0
+    alone: bool = False
     served_before: int = 0
     refused_alone: int = 0
 

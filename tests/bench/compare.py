@@ -17,10 +17,12 @@ from pathlib import Path
 
 from tests.bench import alone, backlog, contests, machine, report
 from tests.bench.contest import Plan, tell
+from tests.bench.habits import habits
 from tests.bench.machine import UPSTREAM_CORE
 from tests.bench.pace.section import pace
 from tests.bench.report import Bound, Section
 from tests.bench.runner import BENCH_PYTHON
+from tests.bench.throttled import throttled
 
 MEASURES: dict[str, tuple[Callable[[Plan], list[Section]], str]] = {
     "a": (contests.throughput, "no latency: CPU, memory, model calls"),
@@ -33,6 +35,8 @@ MEASURES: dict[str, tuple[Callable[[Plan], list[Section]], str]] = {
     "backlog": (backlog.backlog, "1,000 to 120,000 pending, `limit` ignored: tasks/s, records listed per task"),
     "start": (alone.start, "cold start to /health, imports"),
     "outbox": (alone.outbox, "what the outbox costs by itself"),
+    "habits": (habits, "what real model APIs do, the real daemon: 8 minutes"),
+    "throttled": (throttled, "429s at random and at a limit, the real daemon"),
     "pace": (pace, "limiter and size of calls against simulated providers, virtual time"),
 }
 PACKAGES = (

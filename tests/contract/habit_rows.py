@@ -275,12 +275,12 @@ DETAIL = {"detail": [{"type": "value_error", "loc": ["body", "input"], "msg": "V
 
 GOOD_TASKS: list[Row] = [
     Row(name="budget after two good parts, one text refused", habit=budget_after_two, count=64, bad=1,
-        fate="input_refused", slots=64, real=(64, 1), extra_s=12.0),
+        fate="input_refused", slots=64, real=(64, 1), extra_s=20.0),
     Row(name="budget, single tasks", habit=first_seconds(Answer(400, BUDGET), good_calls=2), slots=1, count=12,
-        real=(100, 0), extra_s=12.0),
-    Row(name="arrears", habit=first_seconds(Answer(400, ARREARS), good_calls=2), real=(1_000, 0), extra_s=12.0),
+        real=(100, 0), extra_s=20.0),
+    Row(name="arrears", habit=first_seconds(Answer(400, ARREARS), good_calls=2), real=(1_000, 0), extra_s=20.0),
     Row(name="arrears, single tasks", habit=first_seconds(Answer(400, ARREARS), good_calls=2), slots=1, count=12),
-    Row(name="unexplained 400 from the start", habit=first_seconds(openai(400)), real=(300, 0), extra_s=12.0),
+    Row(name="unexplained 400 from the start", habit=first_seconds(openai(400)), real=(300, 0), extra_s=20.0),
     Row(name="unexplained 400 a third of the time", habit=within(3, 1 / 3, openai(400)), count=300,
         real=(1_000, 0), extra_s=40.0),
     Row(name="base64 refused", habit=refuses("encoding_format", openai(400, "unsupported")), refused=1,
