@@ -311,6 +311,14 @@ async def test_an_isolated_task_that_is_not_listed_holds_nobody_up(waiting: Proc
     assert not waiting.recovery.isolating
 
 
+async def test_an_isolated_task_that_is_never_listed_is_forgotten(waiting: Process) -> None:
+    """Somebody has deleted it: it is not shown as waiting for ever. What is listed waits on."""
+    waiting.poll("a", "new")
+    waiting.clock.advance(CALM_S)
+    waiting.poll()
+    assert waiting.journal.suspects.keys() == {"a"}
+
+
 # --- what comes of it
 
 
