@@ -289,7 +289,9 @@ async def test_marked_tasks_end_settled_or_pending_whatever_happens(
     await eventually(lambda: sandbox.tasks.outcomes()["in_progress"] == 8)
     await worker.kill()
 
+    sandbox.faults.add("pending", status=503, times=3)
     worker = await daemon(**marking, SHUTDOWN_GRACE_SECONDS=1)
+    await eventually(lambda: sandbox.tasks.outcomes()["pending"] == 8)
     await eventually(lambda: sandbox.stats.model_requests >= 3)
     assert await worker.stop() == 0
     assert sandbox.tasks.outcomes() == {"pending": 8, "succeeded": 1}
