@@ -221,7 +221,14 @@ class NeverAcknowledged(Misconfigured):
 
 
 class ModelRefused(Misconfigured):
-    """The provider refuses one model or its parameters: tasks of that model wait, the others go on."""
+    """The provider refuses one model or its parameters: tasks of that model wait, the others go on.
+
+    ``sure``: it says so in a code of its own, and not only in words that can mean a wrong address.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, sure: bool = False) -> None:
+        super().__init__(message, status=status)
+        self.sure = sure
 
 
 class QuotaExhausted(NeighbourError):

@@ -32,7 +32,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     task.crashed            a bug of ours in one task
     task.isolated           it was in flight at two crashes and runs now, with nothing beside it
     task.quarantined        three of its isolated runs killed the process: not started again
-    recovery.started        the process died last time: tasks were in flight, and so many of them wait to run isolated
+    recovery.started        these tasks were in flight when a process died, and so many of them wait to run isolated
     result.lost             disk and process failed together: put the task back to pending
     text.set_aside          a model fails for one text and serves others: it is tried again later and later
     model.crashed           a bug of ours in one model call

@@ -28,7 +28,7 @@ ISOLATE_AT, QUARANTINE_AT = 2, 3
 #: So many deaths without a task clear it that was in flight at two, and by this factor more for each further one. Five
 #: tasks that kill in turn cause eight deaths without the first. The factor ends the turns of any number of them.
 DEATHS_WITHOUT, MORE_FOR_EACH = 9, 1.3
-#: deaths are forgotten when the process has lived for so long
+#: when the process has lived for so long, deaths are forgotten, and isolated tasks that were never listed meanwhile
 CALM_S = 600.0
 #: seconds after the start before a task may run isolated that died in its isolated runs never, once, twice
 QUIET_S = (0.0, 5.0, 15.0)
@@ -52,6 +52,8 @@ class Recovery:
         self._began_at = clock.monotonic()
         self._budget = IsolationBudget(clock)
         self._due: frozenset[str] = frozenset()
+        self._listed: set[str] = set()
+        self._calm = False
         #: was there nothing else to do before the poll under way, and before the next one?
         self._idle = self._idle_next = False
         self._stretch: Stretch | None = None
@@ -63,16 +65,16 @@ class Recovery:
         Raises ``DataDirectoryError`` when a task cannot be quarantined: it must not be started again.
         """
         self._began_at, self._budget = self._clock.monotonic(), IsolationBudget(self._clock)
-        in_flight = list(self._journal.suspects.items())
-        for task_id, suspect in in_flight:
+        unfinished = list(self._journal.suspects.items())
+        for task_id, suspect in unfinished:
             if self._outbox.holds(task_id, suspect.fingerprint):
                 self._journal.settle(task_id)
             elif suspect.tries.kills_alone >= QUARANTINE_AT:
                 await self._quarantine(task_id, suspect)
             elif not self._is_suspicious(suspect.tries):
                 self._journal.acquit(task_id)
-        if in_flight:
-            log.warning("recovery.started", in_flight=len(in_flight), isolated=len(self._journal.suspects))
+        if unfinished:
+            log.warning("recovery.started", tasks=len(unfinished), isolated=len(self._journal.suspects))
 
     # --- which listed task may start
 
@@ -84,8 +86,8 @@ class Recovery:
     def look(self, running_s: Collection[float]) -> None:
         """Decide, before a poll, which isolated tasks it may bring. ``running_s``: the ages of what runs."""
         self._idle, self._idle_next = self._idle_next and not running_s, False
-        if self._journal.deaths and self._age_s >= CALM_S:
-            self._journal.forget_deaths()
+        if not self._calm and self._age_s >= CALM_S:
+            self._calm_down()
         suspects = self._journal.suspects
         if suspects:
             self._budget.bound(max(map(_whole_s, suspects.values())), running_s)
@@ -94,7 +96,10 @@ class Recovery:
 
     def refuse(self, task_id: str) -> SkipReason | None:
         """Why this task must not start now, or None when nothing here speaks against it."""
-        return "deferred" if task_id in self._journal.suspects and task_id not in self._due else None
+        if task_id not in self._journal.suspects:
+            return None
+        self._listed.add(task_id)
+        return None if task_id in self._due else "deferred"
 
     # --- a stretch of isolated runs
 
@@ -115,7 +120,7 @@ class Recovery:
         """An attempt has left its slot after so long, whatever came of it."""
         self._budget.ended(took_s)
 
-    def isolate(self, claims: Collection[Claim], wanted: int, running_s: Collection[float]) -> Sequence[Claim]:
+    def isolate(self, claims: Collection[Claim], running_s: Collection[float]) -> Sequence[Claim]:
         """Begin a stretch with the isolated tasks among a poll's claims; answers what starts at once instead.
 
         With nothing else to do a stretch costs nothing and is one run long: by then there may be other work, which
@@ -124,7 +129,7 @@ class Recovery:
         ordinary, isolated = list[Claim](), list[Claim]()
         for claim in claims:
             (isolated if claim.task.id in self._journal.suspects else ordinary).append(claim)
-        self._idle_next = not running_s and not ordinary and len(claims) < wanted
+        self._idle_next = not running_s and not claims
         if not isolated:
             return ordinary
         isolated.sort(key=self._evidence)
@@ -161,6 +166,12 @@ class Recovery:
         """What was claimed and did not run, to be given back."""
         claims, self._left_over = self._left_over, []
         return claims
+
+    def _calm_down(self) -> None:
+        self._calm = True
+        self._journal.forget_deaths()
+        for task_id in self._journal.suspects.keys() - self._listed:
+            self._journal.acquit(task_id)
 
     @property
     def _age_s(self) -> float:

@@ -47,8 +47,8 @@ class TaskScheduler:
     ``running`` is its ledger of tasks in slots, which admission reads too. ``hold_s`` answers for how
     many seconds nothing may be claimed (outbox full, circuit open): 0 for now; ``resumes_in_s``: when a part of
     what is skipped may start. ``refuse`` is asked once more when a claimed task starts, and ``lane`` for what it takes
-    a share of. ``idle``: nothing runs,
-    and a poll that began when nothing ran found nothing to start. ``cut``: tasks that a drain cut off.
+    a share of. ``idle``: nothing runs, and a poll that began when nothing ran found nothing to start. ``cut``: tasks
+    that a drain cut off.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class TaskScheduler:
         self.polled_at = self._clock.monotonic()
         self.idle = quiet and not claims
         self._plenty = len(claims) >= wanted
-        return self._recovery.isolate(claims, wanted, self._ages)
+        return self._recovery.isolate(claims, self._ages)
 
     def _failed(self, reason: str) -> Sequence[Claim]:
         self._trouble.note(reason)

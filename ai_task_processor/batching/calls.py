@@ -132,7 +132,7 @@ class Calls:
         self._line = line
         self._served_calls = 0
         self._known = known
-        self._served_at = self._fickle_until = -inf
+        self._served_at = self._fickle_until = self._wavers_until = -inf
         self._shortest_too_long = inf
         self._longest_served = 0
 
@@ -272,6 +272,8 @@ class Calls:
                 self.offenders.clear(offence_key(waiting.text))
             if waiting.alone:
                 self._fickle_until = self._tools.clock.monotonic() + FICKLE_S
+            if waiting.refused_alone:
+                self._wavers_until = self._tools.clock.monotonic() + FICKLE_S
             self._texts.answer(waiting, Embedded(vector, usage_of(share)))
         self.findings.end_part(part, served=not unusable)
         for waiting in unusable:
@@ -290,7 +292,7 @@ class Calls:
             elif now - waiting.failed_at > longest_s:
                 waiting.refused_alone -= 1  # the last refusal says nothing: the model may have been ill until now
                 self._line.add_parts([Part([waiting], lone=True)])
-            elif now < self._fickle_until:
+            elif now < self._wavers_until:
                 self._set_aside(waiting, "the model refuses this text, and it has served what it refused before")
             else:
                 self.findings.blame()

@@ -164,7 +164,8 @@ class OpenAIProvider:
         try:
             await self._request(lambda: self._api.models.with_raw_response.retrieve(model), CHECK_TIMEOUT_S)
         except Misconfigured as error:
-            if isinstance(error, ModelRefused) or error.status not in (404, 405) or self._official:
+            sure = isinstance(error, ModelRefused) and error.sure
+            if sure or error.status not in (404, 405) or self._official:
                 raise
 
     async def aclose(self) -> None:

@@ -158,7 +158,7 @@ def classify(status: int, content: bytes, otherwise: NeighbourError) -> Neighbou
             retry_after_s=otherwise.retry_after_s,
         )
     if codes & _MODEL_CODES:
-        return ModelRefused("the provider does not know this model", status=status)
+        return ModelRefused("the provider does not know this model", status=status, sure=True)
     if status == HTTPStatus.TOO_MANY_REQUESTS and _REQUEST_TOO_LARGE.search(refusal.words):
         # OpenAI's 429 "Request too large for … on tokens per min (TPM): Limit 10000, Requested 12000" never succeeds.
         return _too_large(status, refusal, final=False)

@@ -195,11 +195,9 @@ def _repetitions(
 
 
 def _stubborn(task_id: str, events: Sequence[Event], around: Surroundings) -> Iterator[tuple[Violation, str]]:
-    """A refusal is kept like a result. Only that of a model may die with its process: it was free of charge, and is
-    kept when the whole batch has been bisected."""
+    """A refusal of the task API is kept like a result. That of a model is put to the test, and is free of charge."""
     for before, again in combinations(events, 2):
-        forgiven = before.kind == "model" and before.incarnation != again.incarnation
-        if not before.refused or not _same(before, again) or forgiven:
+        if not before.refused or not _same(before, again) or before.kind == "model":
             continue
         if around.excuse(task_id, before, again) is None:
             yield "repeated after a refusal", f"{again.kind} again by {again.incarnation}"

@@ -149,7 +149,7 @@ async def storm_of_401(world: World) -> list[str]:
 async def outage_of_the_model(world: World) -> list[str]:
     """A minute without the model, in a twentieth of the time, and many tasks that want it."""
     for number in range(32):
-        world.upstream.book.add(1, model=f"model-{number}")
+        world.upstream.book.add(1, model=f"model-{number % 4}")
     down = True
 
     async def choose(asked: Asked) -> str | None:

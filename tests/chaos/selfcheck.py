@@ -93,13 +93,12 @@ def repeated_payments() -> None:
 
 
 def refusals() -> None:
-    """Whoever means a refusal is not asked again."""
+    """A refusal of the task API is not asked for again; that of a model is put to the test."""
     no = event(1, kind="model", tasks=("t",), status=400, intact=True, refused=True)
     failed = event(3, **{**TOLD, "state": "failed", "callback": False})
     assert kinds(no, failed, fate="failed") == []
     asked = {**ASKED, "paid": False, "status": 400}
-    assert kinds(no, event(2, **asked), event(2.5, **asked), failed, fate="failed") == ["repeated after a refusal"]
-    assert kinds(no, event(2, "#2", **asked), failed, fate="failed") == []
+    assert kinds(no, event(2, **asked), event(2.5, "#2", **asked), failed, fate="failed") == []
     never = event(1, **{**TOLD, "callback": False, "status": 400, "refused": True})
     assert kinds(never, event(2, "#2", **TOLD)) == ["repeated after a refusal"]
 

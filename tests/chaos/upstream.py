@@ -149,8 +149,10 @@ class Upstream:
 
     async def _model(self, request: Request, event: Event) -> tuple[Answer, Event]:
         asked = json.loads(request.body)
-        if request.headers.get("authorization") != f"Bearer {MODEL_KEY}" or asked["dimensions"] != DIMENSIONS:
+        if request.headers.get("authorization") != f"Bearer {MODEL_KEY}":
             return Answer.of(401, {"error": {"message": "who are you", "type": "invalid_request_error"}}), event
+        if asked.get("dimensions") != DIMENSIONS:
+            return Answer.of(400, {"error": {"message": "what length?", "type": "invalid_request_error"}}), event
         await asyncio.sleep(self._rng.uniform(*self.model_s))
         texts: list[str] = asked["input"]
         if any(FORBIDDEN in text for text in texts):

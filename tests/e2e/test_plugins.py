@@ -217,7 +217,7 @@ class KillingProcessor(BaseProcessor):
         if task.content == "poison":
             await asyncio.sleep(0.2)
             os._exit(134)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5 if task.content == "companion" else 0.2)
         return TaskResult({"attempt": task.attempt})
 """
 
@@ -235,13 +235,15 @@ async def skipped(worker: Any) -> bool:
 async def test_a_task_that_kills_the_process_is_found_and_set_aside(
     sandbox: Sandbox, daemon: Start, eventually: Eventually, install: Install
 ) -> None:
-    """Two deaths in company, three isolated; the others are cleared and succeed. Set aside until somebody retries."""
+    """Two deaths in company, three isolated, between other work; companions are cleared. Set aside until a retry."""
     site = install("acme_kill", KILLER, kill="acme_kill:KillingProcessor")
     poison = sandbox.tasks.add(type="kill", content="poison")
-    others = [sandbox.tasks.add(type="kill", content=number) for number in range(4)]
+    others = [sandbox.tasks.add(type="kill", content="companion") for _ in range(4)]
     settings = {"PYTHONPATH": site, "POLLING_INTERVAL_SECONDS": 1}
     deaths = 0
     while deaths < 10:
+        if deaths == 2:
+            more = [sandbox.tasks.add(type="kill", content=number) for number in range(800)]
         worker = await daemon(**settings)
         if deaths:
             await eventually(partial(sorted_out, worker))
@@ -250,10 +252,13 @@ async def test_a_task_that_kills_the_process_is_found_and_set_aside(
         if deaths == 2:
             status = await worker.status()
             assert status["isolation"]["waiting"] + (status["isolation"]["running"] is not None) == 5
-        assert await worker.exit_code(timeout=30) == 134
+        assert await worker.exit_code(timeout=60) == 134
+        if deaths == 2:
+            first = worker.events("task.isolated")[0]["timestamp"]
+            assert sum(event["timestamp"] < first for event in worker.events("task.completed")) >= 10
         deaths += 1
     assert deaths == 5
-    await sandbox.tasks.settled(others, timeout=15)
+    await sandbox.tasks.settled([*others, *more], timeout=60)
     assert [sandbox.tasks[task_id].state for task_id in others] == ["succeeded"] * 4
     assert [sandbox.tasks[task_id].result for task_id in others] == [{"attempt": 3}] * 4
     assert sandbox.tasks[poison].state == "pending"

@@ -113,21 +113,21 @@ class Lives:
         """Poll as long as polls bring something, or may bring an isolated task instead."""
         again = True
         while again and not self._recovery.isolating and len(self._running) < self._slots:
-            wanted = self._slots - len(self._running)
             self._recovery.look(self._ages)
-            started = self._recovery.isolate(self._claims(wanted), wanted, self._ages)
+            started = self._recovery.isolate(self._claims(), self._ages)
             for claim in started:
                 self._start(claim.task)
             if not self._recovery.isolating:
                 self._recovery.left_over()
             again = bool(started) or self._recovery.wants_poll
 
-    def _claims(self, wanted: int) -> Sequence[Claim]:
+    def _claims(self) -> Sequence[Claim]:
         listed = self.pending
         if not self._in_order and len(listed) > LISTED:
             listed = dict.fromkeys(self._rng.sample(list(listed), LISTED), 0.0)
         startable = (name for name in listed if name not in self._running and not self._recovery.refuse(name))
-        return [Claim(Task(id=name, type="t", content=None), Receipt(name)) for name in islice(startable, wanted)]
+        names = islice(startable, self._slots - len(self._running))
+        return [Claim(Task(id=name, type="t", content=None), Receipt(name)) for name in names]
 
     def _step(self) -> None:
         claim = self._recovery.step(self._ages, self._slots)

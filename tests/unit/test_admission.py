@@ -33,7 +33,8 @@ class Room:
         self.outbox = MemoryOutbox(2**30, clock)
         self.processor = Processor()
         self.asked = 0
-        self.recovery = Recovery(MemoryJournal(), self.outbox, clock=clock)
+        self.journal = MemoryJournal()
+        self.recovery = Recovery(self.journal, self.outbox, clock=clock)
         self.admission = EngineAdmission(self.running, self.outbox, self._find, self.recovery)
 
     def _find(self, task: Task) -> Processor | None:
@@ -114,6 +115,18 @@ async def test_tasks_of_a_paused_processor_wait(room: Room) -> None:
     assert room.admission.refuse(task()) == "paused"
     room.processor.held_s = 0.0
     assert room.admission.refuse(task()) is None
+
+
+async def test_a_task_that_waits_for_an_isolated_run_is_deferred(room: Room, clock: Any) -> None:
+    """By its id alone, too: a list that begins with such tasks is asked for as many more at once."""
+    for _ in range(2):
+        room.journal.begin(task("a"))
+        room.journal = MemoryJournal(room.journal.lines)
+    recovery = Recovery(room.journal, room.outbox, clock=clock)
+    await recovery.begin()
+    admission = EngineAdmission(room.running, room.outbox, room._find, recovery)
+    assert (admission.refuse(task("a")), admission.busy("a")) == ("deferred", "deferred")
+    assert (admission.refuse(task("b")), admission.busy("b")) == (None, None)
 
 
 async def test_the_reasons_are_asked_in_their_order(room: Room) -> None:

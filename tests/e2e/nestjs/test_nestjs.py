@@ -130,9 +130,9 @@ async def test_a_result_that_is_refused_for_good_is_kept(
     await upstream.release(deleted, decided)
     await eventually(lambda: len(worker.events("delivery.refused")) == 3, timeout=30)
     assert {event["task_id"]: event["reason"] for event in worker.events("delivery.refused")} == {
-        deleted: "gone (HTTP 404)",
-        decided: "conflict (HTTP 409)",
-        large: "refused (HTTP 413)",
+        deleted: f"gone (HTTP 404): AI task {deleted} not found",
+        decided: f"conflict (HTTP 409): AI task {decided} is already failed",
+        large: "refused (HTTP 413): request entity too large",
     }
     refusals = {f'deliveries_total{{outcome="{outcome}"}}': 1.0 for outcome in ("gone", "conflict", "refused")}
     await assert_metrics(worker, {**refusals, 'deliveries_total{outcome="acknowledged"}': 2, "dead_letters": 3})

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from typing import Self
 
 from ai_task_processor.batching import MicroBatcher, ModelCircuits
 from ai_task_processor.errors import InputRefused
@@ -107,7 +108,7 @@ class House:
         return await asyncio.gather(*(self.batcher.embed(text, model) for text in texts), return_exceptions=True)
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator["House"]:
+    async def open(self) -> AsyncIterator[Self]:
         running = asyncio.create_task(self.batcher.run())
         await asyncio.sleep(0)
         try:
