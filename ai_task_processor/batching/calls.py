@@ -1,8 +1,8 @@
 """One model's calls: what each one carries to the model, and what follows from how it ended.
 
 A text that fails alone while others are served is set aside, later and later, and never ends ``failed`` by it. A
-refusal ends a text only when it says that it is about the text, or when it came twice while the model served others
-in between and afterwards. What says nothing about texts (no connection, a key, a quota) holds the model.
+refusal ends a text only when it says that it is about the text, or when it came three times while the model served
+others in between and afterwards. What says nothing about texts (no connection, a key, a quota) holds the model.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -81,11 +81,12 @@ class Tools:
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """A call under way; ``slow_at``: from when it counts as abnormally slow."""
+    """A call under way; ``slow_at``: from when it counts as abnormally slow. ``probe``: was the model paused before?"""
 
     part: Part
     began_at: float
     slow_at: float
+    probe: bool = False
 
 
 class Line:
@@ -133,6 +134,7 @@ class Calls:
         self._known = known
         self._served_at = self._fickle_until = self._wavers_until = -inf
         self._shortest_too_long = inf
+        self._longest_served = 0
 
     def goes_alone(self, waiting: Waiting) -> bool:
         """Has the model failed for this text, or is it about as long as one that was refused as too long?"""
@@ -160,7 +162,8 @@ class Calls:
     def begin(self, part: Part) -> Running:
         """From here on the part is on its way; ``run`` must follow."""
         now = self._tools.clock.monotonic()
-        call = Running(part, now, now + max(SLOW_AT_LEAST_S, SLOW_FACTOR * self.usual_s))
+        slow_at = now + max(SLOW_AT_LEAST_S, SLOW_FACTOR * self.usual_s)
+        call = Running(part, now, slow_at, self._tools.circuits.probing(self.model))
         self.running.append(call)
         return call
 
@@ -238,6 +241,7 @@ class Calls:
         self._tools.circuits.answered(passage)
         self._tools.retries.earn()
         self.size.passed(len(part.texts), size, tokens)
+        self._longest_served = max(self._longest_served, *[waiting.size for waiting in part.texts])
         if len(part.texts) == 1 and size >= self._shortest_too_long:
             self._shortest_too_long = inf
         self._hand_out(part, answer)
@@ -292,7 +296,7 @@ class Calls:
                 self._set_aside(waiting, "the model refuses this text, and it has served what it refused before")
             else:
                 self.findings.blame()
-                self._refuse(waiting, InputRefused("input_refused", "the model refuses this text"))
+                self._refuse(waiting, waiting.final or InputRefused("input_refused", "the model refuses this text"))
 
     def _refuse(self, waiting: Waiting, final: InputRefused) -> None:
         if len(self.offenders):
@@ -398,12 +402,12 @@ class Calls:
         self.findings.end_part(part, served=False)
         if waiting.witness:
             self._witness_failed(part, passage, error)
-        elif isinstance(error, CallRefused) and error.explained and final is not None:
+        elif isinstance(error, CallRefused) and final is not None and self._believed(waiting, error):
             self._refused_for_a_reason(waiting, final, too_long=error.too_large)
         elif self.findings.conclusive and not beside:
             self._hold(part, passage, _nothing_is_served(error))
         elif final is not None:
-            waiting.refused_alone += 1
+            waiting.refused_alone, waiting.final = waiting.refused_alone + 1, final
             self.doubted.append(waiting)
         elif beside or self._is_known(waiting):
             self._failed_beside_others(waiting, str(error))
@@ -418,6 +422,10 @@ class Calls:
             self._hold(part, passage, _nothing_is_served(error))
         else:
             self._again_or_hold(part, passage, error)
+
+    def _believed(self, waiting: Waiting, error: CallRefused) -> bool:
+        """Does the refusal say enough by itself? Not that a text is too long when one as long was served."""
+        return error.explained and not (error.too_large and waiting.size <= self._longest_served)
 
     def _refused_for_a_reason(self, waiting: Waiting, final: InputRefused, *, too_long: bool) -> None:
         if too_long:

@@ -239,8 +239,13 @@ class Lane(Line):
     def _busy_s(self, now: float) -> float:
         """Seconds until the calls under way allow another one."""
         running, findings = self.calls.running, self.calls.findings
-        if self._parts and findings.side_by_side and not self._queues_turn():
-            return 0.0 if self._part_fits() else inf
+        if any([call.probe for call in running]):
+            return inf
+        if self._parts and not self._queues_turn():
+            if not self._part_fits():
+                return inf
+            if findings.side_by_side:
+                return 0.0
         counted = findings.failures > 0
         known = findings.passes(texts=min(len(self._queue), self._most_inputs()))
         joined = [call for call in running if counted or not (call.part.lone or (known and call.part.split))]

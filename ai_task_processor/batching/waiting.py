@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ai_task_processor.errors import Transient
+from ai_task_processor.errors import InputRefused, Transient
 from ai_task_processor.models.task import Embedded
 
 
@@ -14,8 +14,8 @@ class Waiting:
     """A text, and everyone who waits for its vector. ``key``: its place in the cache; ``size``: bytes of UTF-8.
 
     ``failures``: calls that carried it and failed, the last one at ``failed_at``; ``alone``: did it travel alone in one
-    of them? ``served_before``: how many calls of the model had been served by then. ``refused_alone``: refusals without
-    a reason while it was alone.
+    of them? ``served_before``: how many calls of the model had been served by then. ``refused_alone``: refusals that
+    do not say enough, while it was alone; ``final``: what it ends with after enough of them.
     """
 
     text: str
@@ -31,6 +31,7 @@ class Waiting:
     alone: bool = False
     served_before: int = 0
     refused_alone: int = 0
+    final: InputRefused | None = None
 
     @property
     def wanted(self) -> bool:

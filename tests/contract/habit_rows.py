@@ -170,6 +170,20 @@ def odd_length(share: float, *, whole_calls: bool) -> Callable[[Scale], Habit]:
     return habit
 
 
+def too_long_once(_: Scale) -> Habit:
+    """After a few calls each text is refused once as too long, as by one of two servers behind an address."""
+    refused: set[str] = set()
+
+    def answered(ask: Ask) -> Answer | None:
+        if ask.number < 3 or refused.issuperset(ask.texts):
+            return None
+        if len(ask.texts) == 1:
+            refused.update(ask.texts)
+        return openai(400, "This model's maximum context length is 8 tokens. However, you requested 50 tokens")
+
+    return answered
+
+
 def slow_texts(texts_in_time: float, answer: Callable[[Scale], Answer] | None = None) -> Callable[[Scale], Habit]:
     """A call takes as long as it has texts; so many are done within the time-out, or within half of it by a proxy."""
 
@@ -392,7 +406,7 @@ ONE_MODEL: list[Row] = [
     Row(name="a model that always answers 500", count=160, bad=40, tasks=among_others, fate="paused", real=(1_000, 250),
         habit=if_bad_model(openai(500, "The server had an error", kind="server_error"))),
     Row(name="100 tasks of a hung model first", count=200, bad=50, tasks=another_model, fate="paused",
-        habit=if_bad_model(Answer(after_s=None)), timeout_s=0.3, real=(1_000, 100)),
+        habit=if_bad_model(Answer(after_s=None)), timeout_s=0.2, real=(1_000, 100)),
     Row(name="429 on one model", count=200, bad=50, tasks=another_model, fate="paced", real=(1_000, 100),
         habit=if_bad_model(openai(429, "slow down", kind="requests", code="rate_limit_exceeded"))),
     Row(name="the key may not use one model", count=120, bad=20, tasks=another_model, fate="paused",
@@ -519,6 +533,7 @@ NOISE: list[Row] = [
     Row(name="12 % of the calls 429", count=200, habit=randomly(0.12, openai(429, kind="requests"))),
     Row(name="10 % of the calls cut", count=200,
         habit=lambda scale: lambda ask: Answer(content=served(ask), cut=True) if ask.number % 10 == 3 else None),
+    Row(name="each text too long once", count=40, habit=too_long_once, calls=200),
     Row(name="an outage that passes", count=200, habit=first_seconds(Answer(502, b"Bad Gateway"), good_calls=3)),
 ]  # fmt: skip
 

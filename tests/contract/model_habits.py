@@ -256,7 +256,8 @@ class Crowd:
                 return
             if job.due <= now and id(job) not in running and self.batcher.lane_hold_s(job.model, lanes[job.model]) <= 0:
                 lanes[job.model] += 1
-                self._running[asyncio.create_task(self._embed(job, report))] = job
+                name = f"task {report.jobs.index(job)}"
+                self._running[asyncio.create_task(self._embed(job, report), name=name)] = job
 
     async def _next_end(self) -> None:
         """Until a task has ended, or a moment has passed."""
