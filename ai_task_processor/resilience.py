@@ -203,11 +203,14 @@ class Gate:
             event, service=self.service, reason=self.reason, seconds=round(seconds, 1)
         )
 
-    def hold(self, error: NeighbourError, *, bounds: tuple[float, float] | None = None) -> None:
+    def hold(self, entry: "Entry", error: NeighbourError, *, bounds: tuple[float, float] | None = None) -> None:
         """Hold everybody at once, because enough was seen elsewhere. ``bounds``: first and longest pause in seconds.
 
-        An error that speaks of an outage opens the circuit.
+        An error that speaks of an outage opens the circuit. A call that began before the last hold holds nobody anew.
         """
+        if entry.holds != self._holds and self.reason is not None:
+            self._hold_for(error.retry_after_s or 0.0)
+            return
         if error.trips_breaker and self.state != "open":
             self._breaker.open()
             self._metrics.breaker(self.service, self.state)

@@ -127,6 +127,8 @@ class Calls:
         self.answered_at, self.answered_tasks = 0.0, 0
         self.not_before = 0.0
         self.refused_share = False
+        #: the last probe was a text of a task and may have failed for it: the next one is a text of ours
+        self.witness_is_next = False
         self._tools = tools
         self._texts = texts
         self._line = line
@@ -221,8 +223,13 @@ class Calls:
     # --- it was served
 
     def _check_length(self, answer: Embeddings) -> None:
-        """Raises ``InvalidAnswer`` when no vector has the length that the vectors of this model have."""
+        """Raises ``InvalidAnswer`` when no vector has the length that those of this model have, or none is agreed on."""
+        self.length.seen(answer.vectors)
         length = self.length.length
+        if self.length.undecided:
+            raise InvalidAnswer(
+                "the model answers vectors of different lengths in turn (EMBEDDING_DIMENSIONS says what is right)"
+            )
         if length is not None and all(vector is None or vector.dimensions != length for vector in answer.vectors):
             raise InvalidAnswer(
                 f"the model answered vectors of another length than {length} (EMBEDDING_DIMENSIONS says what is right)"
@@ -251,7 +258,6 @@ class Calls:
             self._tools.opened()
 
     def _hand_out(self, part: Part, answer: Embeddings) -> None:
-        self.length.seen(answer.vectors)
         self.held.append((part, answer))
         if self.length.length is not None:
             held, self.held = self.held, []
@@ -312,10 +318,11 @@ class Calls:
             self._throttled(part, passage, error)
         elif isinstance(error, QuotaExhausted):
             lately = self._tools.clock.monotonic() - self._served_at < SERVED_LATELY_S
-            self._hold(part, passage, error, bounds=QUOTA_S if lately or passage.own.probe else None)
+            self._hold(part, passage, error, bounds=QUOTA_S if lately or passage.probe else None)
         elif self._may_be_the_texts(error):
             self._failed_for_content(part, passage, error)
         else:
+            self._tools.circuits.doubt(passage, error)
             self.findings.failed(len(part.texts), error, trusted=False)
             self._again_or_hold(part, passage, error)
 
@@ -330,7 +337,7 @@ class Calls:
     def _throttled(self, part: Part, passage: Passage, error: Throttled) -> None:
         """429: the limiter knows how long to wait. Tasks are given back only when nothing else is answered any more."""
         self._tools.metrics.model_throttled(self.model)
-        if passage.own.probe or self.limiter.refused_for_s(self._tools.clock.monotonic()) >= ONLY_429S_S:
+        if passage.probe or self.limiter.refused_for_s(self._tools.clock.monotonic()) >= ONLY_429S_S:
             self._hold(part, passage, error)
             return
         for waiting in part.texts:
@@ -340,7 +347,7 @@ class Calls:
     def _again_or_hold(self, part: Part, passage: Passage, error: NeighbourError) -> None:
         """Nothing was reached, or what was says that it cannot now: again in a while, or it is an outage."""
         outage = self.findings.failures >= self._tools.threshold
-        if error.pause_s is not None or passage.own.probe or outage:
+        if error.pause_s is not None or passage.probe or outage:
             self._hold(part, passage, error)
             return
         again_s = self._tools.retries.again_in_s(self.findings.failures) if error.retryable else None
@@ -356,12 +363,14 @@ class Calls:
     ) -> None:
         """Nobody asks this model for a while: whoever waits is sent away, to come back when the pause is over."""
         circuits = self._tools.circuits
-        if passage.own.probe and bounds is None:
+        if passage.probe and bounds is None:
             circuits.failed(passage, error)
         else:
             circuits.hold(passage, error, bounds=bounds)
+        self.not_before = 0.0
         paused = CircuitOpen(f"this model is paused: {error}", retry_after_s=max(circuits.wait_s(self.model), 0.1))
-        if passage.own.probe and not part.texts[0].witness and self._may_be_the_texts(error):
+        self.witness_is_next = passage.probe and not part.texts[0].witness and self._may_be_the_texts(error)
+        if self.witness_is_next:
             self.offenders.probed(offence_key(part.texts[0].text), str(error))
         self._texts.send_away(part.texts, paused)
         self.findings.end_part(part, served=False)
@@ -370,10 +379,12 @@ class Calls:
 
     def _failed_for_content(self, part: Part, passage: Passage, error: NeighbourError) -> None:
         """The texts, their size or the model: what is served of the rest will show."""
+        if not (isinstance(error, CallRefused) and error.explained):
+            self._tools.circuits.doubt(passage, error)
         part.texts = self._texts.wanted(part.texts)
         if not part.texts:
             self.findings.end_part(part, served=False)
-        elif passage.own.probe:
+        elif passage.probe:
             self._hold(part, passage, error)
         else:
             alone, now = len(part.texts) == 1, self._tools.clock.monotonic()

@@ -1,5 +1,6 @@
 """The circuits of one provider's models: each model has its own, and what two of them show is the provider's fault."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from math import inf
 
@@ -8,12 +9,14 @@ from ai_task_processor.ports import Clock
 from ai_task_processor.resilience import BreakerMetrics, Entry, Gate, State
 
 SERVICE = "model"
+#: a model that has been the probe lets others be the next one for so long, seconds
+GIVE_WAY_S = 1.0
 
 
 class ModelCircuits:
     """One ``Gate`` for each model, and one for the provider, which is held only when a second model fails, too.
 
-    Then one probe goes out for all of them, each time of another model; the first that is served ends it for all.
+    Then one probe goes out for all of them, and goes round: the first model that is served ends it for all.
     To the rest of the daemon it looks like a single gate named ``model``.
     """
 
@@ -27,7 +30,11 @@ class ModelCircuits:
         self._shown = ""
         self._models: dict[str, Gate] = {}
         self._provider = self._gate(None)
-        self._probed: str | None = None
+        #: who was the probe since the hold began, and who of them has let others go first
+        self._probed: set[str] = set()
+        self._gave_way: set[str] = set()
+        #: calls of which models, that are not held, have failed since one was served
+        self._failures: Counter[str] = Counter()
         self._answered_at = -inf
         #: when each model that is held was first held, in the order of time
         self._held_at: dict[str, float] = {}
@@ -92,16 +99,23 @@ class ModelCircuits:
         gate = self._models.get(model)
         if gate is None:
             gate = self._models[model] = self._gate(model)
-        if self._provider.reason is not None and self._probed == model and len(self._models) > 1:
-            # Its last probe failed: another model shows more, if one is asked for at all.
-            self._probed = None
-            raise CircuitOpen(f"another model is the next probe: {self._provider.reason}", retry_after_s=1.0)
+        if self._provider.reason is not None and self._provider.wait_s() <= 0:
+            self._give_way(model, self._provider.reason)
         own = gate.enter()
         try:
             return Passage(model, gate, own, self._provider.enter())
         except CircuitOpen:
             gate.leave(own)
             raise
+
+    def _give_way(self, model: str, reason: str) -> None:
+        """Another model shows more than one that has been the probe, if one is asked for at all."""
+        if model in self._probed and model not in self._gave_way and len(self._models) > 1:
+            self._gave_way.add(model)
+            raise CircuitOpen(f"another model is the next probe: {reason}", retry_after_s=GIVE_WAY_S)
+        if model in self._probed:
+            self._probed.clear()
+        self._gave_way.clear()
 
     def leave(self, passage: "Passage") -> None:
         passage.gate.leave(passage.own)
@@ -110,6 +124,7 @@ class ModelCircuits:
     def answered(self, passage: "Passage") -> None:
         """A call was served."""
         self._answered_at = self._clock.monotonic()
+        self._failures.clear()
         passage.gate.answered(passage.own)
         if passage.gate.reason is None:
             self._held_at.pop(passage.model, None)
@@ -125,21 +140,30 @@ class ModelCircuits:
 
     def hold(self, passage: "Passage", error: NeighbourError, *, bounds: tuple[float, float] | None = None) -> None:
         """Enough calls of a model have failed: nobody asks it for a while. ``bounds``: see ``Gate.hold``."""
-        passage.gate.hold(error, bounds=bounds)
+        passage.gate.hold(passage.own, error, bounds=bounds)
         self._conclude(passage, error)
+
+    def doubt(self, passage: "Passage", error: NeighbourError) -> None:
+        """A call failed for whatever reason; many in a row, of several models, are the provider's fault."""
+        if isinstance(error, ModelRefused):
+            return  # a model that the provider does not serve says nothing about the others
+        self._failures[passage.model] += 1
+        if self._failures.total() >= self._threshold and len(self._failures) > 1 and self._provider.reason is None:
+            self._provider.hold(passage.shared, error)
 
     def _conclude(self, passage: "Passage", error: NeighbourError) -> None:
         """Is it the provider? A second model is held, and since the one before was held no model has been served."""
         if passage.shared.probe:
-            self._probed = passage.model
+            self._probed.add(passage.model)
             self._provider.failed(passage.shared, error)
+        if passage.gate.reason is not None:
+            self._failures.pop(passage.model, None)
         if passage.gate.reason is None or passage.model in self._held_at or isinstance(error, ModelRefused):
-            return  # a model that the provider does not serve says nothing about the others
+            return
         before = next(reversed(self._held_at.values()), None)
         self._held_at[passage.model] = self._clock.monotonic()
         if before is not None and self._answered_at < before and self._provider.reason is None:
-            self._probed = passage.model
-            self._provider.hold(error)
+            self._provider.hold(passage.shared, error)
 
 
 class Passage:
@@ -152,6 +176,11 @@ class Passage:
         self.gate = gate
         self.own = own
         self.shared = shared
+
+    @property
+    def probe(self) -> bool:
+        """Does it show whether the model, or the provider, is well again?"""
+        return self.own.probe or self.shared.probe
 
 
 class _Shown:

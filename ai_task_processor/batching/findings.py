@@ -106,7 +106,7 @@ class Findings:
         if self.failures >= self._threshold:
             most = 1
         elif self.failures:
-            most = min(most, self._failed_texts // 2)
+            most = min(most, -(-self._failed_texts // 2))
         elif part.split is not None and part.split.first.largest_served:
             most = min(most, part.split.first.most_next)
         return max(1, most)

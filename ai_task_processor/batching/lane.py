@@ -142,8 +142,10 @@ class Lane(Line):
             self._changed.set()
 
     def put_back(self, part: Part) -> None:
-        """Texts of the queue may travel with others then."""
-        if part.split is not None or part.lone or part.texts[0].witness:
+        """Texts of the queue may travel with others then; another text of ours is made when one is needed."""
+        if part.texts[0].witness:
+            return
+        if part.split is not None or part.lone:
             self._parts.appendleft(part)
         else:
             self._queue.extendleft(reversed(part.texts))
@@ -179,15 +181,17 @@ class Lane(Line):
             if wait_s > 0:
                 await self._pause(group, wait_s)
             elif (part := self._next_part()) is not None:
-                self._start(group, part)
+                await self._start(group, part)
             elif self._queue:
                 await self._gather(group)
                 if batch := self._take():
-                    self._start(group, Part(batch))
+                    await self._start(group, Part(batch))
         self.served = False
 
-    def _start(self, group: asyncio.TaskGroup, part: Part) -> None:
+    async def _start(self, group: asyncio.TaskGroup, part: Part) -> None:
+        """The call has passed the circuits, or was turned away by them, when this is over."""
         group.create_task(self._call(self.calls.begin(part)), name="model-call")
+        await asyncio.sleep(0)
 
     async def _call(self, call: Running) -> None:
         try:
@@ -215,9 +219,9 @@ class Lane(Line):
         busy_s = self._busy_s(now)
         if busy_s > 0:
             return busy_s
-        hold_s = self._tools.circuits.wait_s(self.model)
+        hold_s = max(self._tools.circuits.wait_s(self.model), self.calls.not_before - now)
         if hold_s <= 0 and not self._probing():
-            hold_s = max(self.calls.not_before - now, self.calls.limiter.wait_s(now, self._next_tokens()))
+            hold_s = self.calls.limiter.wait_s(now, self._next_tokens())
         if LONGEST_WAIT_S < hold_s < inf:
             self.send_all_away(CircuitOpen(self.held_because(), retry_after_s=hold_s))
             return inf if self.calls.running else 0.0
@@ -276,7 +280,9 @@ class Lane(Line):
     def _next_part(self) -> Part | None:
         """The next part of a call that failed, or a text that goes alone; None when it is the queue's turn."""
         probing = self._probing()
-        if probing and not self._has_probe():
+        if probing and self.calls.witness_is_next and (self._parts or self._queue):
+            return _witness()
+        if probing and self._parts and not self._has_probe():
             return None if self._queue else _witness()
         if not probing and self._queues_turn():
             return None

@@ -11,6 +11,8 @@ from ai_task_processor.models.task import Vector
 
 #: so many more calls must speak for a length than for any other
 LEAD = 2
+#: after so many calls of which none leads it is said that they differ
+TOLD_AFTER = 8
 
 
 class VectorLength:
@@ -32,3 +34,8 @@ class VectorLength:
         (length, calls), *others = self._calls.most_common(2)
         if calls - (others[0][1] if others else 0) >= LEAD:
             self.length = length
+
+    @property
+    def undecided(self) -> bool:
+        """Have many calls been answered, and none of the lengths leads?"""
+        return self.length is None and self._calls.total() >= TOLD_AFTER

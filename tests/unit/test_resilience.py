@@ -411,12 +411,30 @@ async def test_a_call_that_enters_and_leaves_says_nothing(gate: Gate, clock: "Fa
 async def test_a_call_that_was_under_way_does_not_end_the_probe_of_another(gate: Gate, clock: "FakeClock") -> None:
     """Only the probe itself makes room for the next one when it leaves."""
     early = gate.enter()
-    gate.hold(Misconfigured("404"))
+    gate.hold(early, Misconfigured("404"))
     clock.advance(10)
     gate.enter()
     gate.leave(early)
     with pytest.raises(CircuitOpen):
         gate.enter()
+
+
+def hold(gate: Gate, error: NeighbourError, bounds: tuple[float, float] | None = None) -> None:
+    """A call has shown enough."""
+    entry = gate.enter()
+    gate.hold(entry, error, bounds=bounds)
+    gate.leave(entry)
+
+
+async def test_calls_under_way_when_a_hold_begins_do_not_make_it_longer(gate: Gate, clock: "FakeClock") -> None:
+    """What they bring says nothing new; only the patience that they ask for is heeded."""
+    first, second, third = gate.enter(), gate.enter(), gate.enter()
+    gate.hold(first, Misconfigured("404"))
+    clock.advance(3)
+    gate.hold(second, Misconfigured("404"))
+    assert gate.wait_s() == 7
+    gate.hold(third, QuotaExhausted("quota", retry_after_s=20.0))
+    assert (gate.wait_s(), gate.reason) == (20, "404")
 
 
 @pytest.mark.parametrize(
@@ -442,7 +460,7 @@ async def test_a_hold_begins_at_once(
     """Its caller has seen enough: one hold is a pause, each further one twice as long, within the bounds that it
     names or those of the error; one that speaks of an outage opens the circuit."""
     for pause_s in pauses:
-        gate.hold(error, bounds=bounds)
+        hold(gate, error, bounds)
         assert (state(gate), gate.reason) == (circuit, str(error))
         assert gate.wait_s() == pytest.approx(pause_s)
         clock.advance(pause_s)
@@ -452,15 +470,15 @@ async def test_a_hold_begins_at_once(
 async def test_a_hold_may_be_followed_by_one_within_other_bounds(gate: Gate, clock: "FakeClock") -> None:
     """A probe that fails after short holds begins those of its own kind of error at their first pause at least."""
     for _ in range(2):
-        gate.hold(QuotaExhausted("quota"), bounds=(1.0, 300.0))
+        hold(gate, QuotaExhausted("quota"), (1.0, 300.0))
         clock.advance(gate.wait_s())
-    gate.hold(DOWN)
+    hold(gate, DOWN)
     assert (state(gate), gate.wait_s()) == ("open", 10)
 
 
 async def test_a_gate_that_is_due_lets_one_probe_through(gate: Gate, clock: "FakeClock") -> None:
     """News from elsewhere end the pause, not the doubt: one call goes, and when it fails the pause is twice as long."""
-    gate.hold(Misconfigured("404"))
+    hold(gate, Misconfigured("404"))
     gate.due()
     assert gate.wait_s() == 0
     probe = gate.enter()
