@@ -226,8 +226,10 @@ class ModelRefused(Misconfigured):
     ``sure``: it says so in a code of its own, and not only in words that can mean a wrong address.
     """
 
-    def __init__(self, message: str, *, status: int | None = None, sure: bool = False) -> None:
-        super().__init__(message, status=status)
+    def __init__(
+        self, message: str, *, status: int | None = None, retry_after_s: float | None = None, sure: bool = False
+    ) -> None:
+        super().__init__(message, status=status, retry_after_s=retry_after_s)
         self.sure = sure
 
 

@@ -223,7 +223,7 @@ class Calls:
     # --- it was served
 
     def _check_length(self, answer: Embeddings) -> None:
-        """Raises ``InvalidAnswer`` when no vector has the length that those of this model have, or none is agreed on."""
+        """Raises ``InvalidAnswer`` when no vector has the length that this model's have, or none is agreed on."""
         self.length.seen(answer.vectors)
         length = self.length.length
         if self.length.undecided:

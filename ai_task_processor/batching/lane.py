@@ -243,7 +243,7 @@ class Lane(Line):
     def _busy_s(self, now: float) -> float:
         """Seconds until the calls under way allow another one."""
         running, findings = self.calls.running, self.calls.findings
-        if any([call.probe for call in running]):
+        if any(call.probe for call in running):
             return inf
         if self._parts and not self._queues_turn():
             if not self._part_fits():

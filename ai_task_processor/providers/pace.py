@@ -27,6 +27,11 @@ SLOWEST = 0.05
 TOP = 0.92
 #: refusals at a rate that the limit allows
 FEW = 0.02
+#: Noise has no memory. Of the calls right after a refusal, within so many times the distance of calls, an empty bucket
+#: refuses about this share, and noise as many as before the cut, if these were ``MANY``. Most ask for another cut.
+RIGHT_AFTER, STILL_EMPTY, MANY, CLUSTERED = 2.0, 0.7, 0.2, 0.5
+#: After a second cut in a row so many calls are seen at least.
+LEAST_SEEN = 9
 #: More refusals than this ask for another cut (Google SRE: a limit is beyond twice what is accepted), once there are
 #: so many of them; after such a cut a smaller share does, too.
 HALF, SHOWN, STILL_MANY = 0.5, 3, 0.25
@@ -101,7 +106,8 @@ class Trial:
     """Calls since a cut.
 
     ``share``: of refusals before it. ``cuts``: in a row; ``goodput``: calls served a second before them. ``shallow``:
-    less was cut than was refused. ``calls`` and ``refused`` leave out repeats, ``served`` does not.
+    less was cut than was refused. ``calls`` and ``refused`` leave out repeats, ``served`` does not. ``next_calls``:
+    those that began right after a refusal.
     """
 
     began_at: float
@@ -113,6 +119,23 @@ class Trial:
     served: int = 0
     calls: int = 0
     refused: int = 0
+    refused_at: float = -inf
+    next_calls: int = 0
+    next_refused: int = 0
+
+    def note(self, now: float, call: Call, refused: bool, within_s: float) -> bool:
+        """Was the call refused right after another one? Those that began right after a refusal are counted."""
+        follows = 0 <= call.began_at - self.refused_at <= within_s
+        self.next_calls += follows
+        self.next_refused += follows and refused
+        if refused:
+            self.refused_at = now
+        return follows and refused
+
+    @property
+    def clustered(self) -> bool:
+        """Are most calls refused that follow a refusal?"""
+        return self.next_refused >= SHOWN and self.next_refused > CLUSTERED * self.next_calls
 
     def log_odds(self, refused: bool) -> float:
         """What a call says about noise: at nearly the share before the cut, instead of at few."""
@@ -173,6 +196,8 @@ class Pace:
             self._noise_odds = max(0.0, self._noise_odds - FORGET)
         if self._trial is not None:
             self._trial.served += not refused
+            if self._trial.note(now, call, refused, RIGHT_AFTER / self.rate) and MANY < self._trial.share < HALF:
+                self._noise_odds = max(-SURE, self._noise_odds + log(self._trial.share / STILL_EMPTY))
             return None if call.repeated else self._try(now, self._trial, refused)
         if self._sample.score == 0.0:
             self.restart(now)
@@ -223,12 +248,13 @@ class Pace:
         """Did the cut help? The log odds are kept from trial to trial."""
         trial.calls, trial.refused = trial.calls + 1, trial.refused + refused
         seen = trial.refused / trial.calls
-        if trial.refused >= SHOWN and seen > HALF:
+        if trial.refused >= SHOWN and (seen > HALF or trial.clustered):
             self._noise_odds = min(0.0, self._noise_odds)
             return self._cut_again(now, trial, seen, share=1.0)
         if not refused or trial.share < HALF:
             self._noise_odds = min(SURE, max(-SURE, self._noise_odds + trial.log_odds(refused)))
-        if trial.calls < trial.length and (self._noise_odds < SURE or seen > HALF):
+        early = trial.cuts > 1 and trial.calls < LEAST_SEEN
+        if trial.calls < trial.length and (self._noise_odds < SURE or seen > HALF or early):
             return None
         noise = self._noise_odds > 0
         if noise and trial.shallow and trial.cuts == 1:

@@ -38,7 +38,8 @@ _FIELDS: Final = frozenset(_NAMES.split())
 _WORDS: Final = frozenset(_USUAL.split())
 _QUOTED: Final = re.compile(r"\"[^\"]*(?:\"|\Z)|“[^”]*(?:”|\Z)|`[^`]*(?:`|\Z)|(?<!\w)'[^']*(?:'(?!\w)|\Z)")
 _NESTED: Final = re.compile(r"\{[^{}]*(?:\}|\Z)|\[[^\[\]]*[^\[\]\d][^\[\]]*(?:\]|\Z)")
-_DECIMAL: Final = re.compile(r"-?\d+(?:\.\d+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)")
+#: with an exponent alone only as a word: an ObjectId may hold ``0e9``
+_DECIMAL: Final = re.compile(r"-?\d+\.\d+(?:[eE][+-]?\d+)?|(?<!\w)-?\d+[eE][+-]?\d+(?!\w)")
 _WORD: Final = re.compile(r"\w+")
 _PATH: Final = re.compile(r"[\w$]+(?:\.[\w$]+)*")
 #: a name in the code of an API: snake_case or camelCase

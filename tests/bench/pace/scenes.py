@@ -117,6 +117,10 @@ LIMIT = [
     scene("b 600 rpm, chat, 32 slots", 10, BURST, 60, 600, requests=R600, chat=True, slots=32, parallel=32),
     scene("b 600 rpm and random 5%", TEN, Bounds(0.9, 0.85, 0.16), 60, 300, requests=R600, noise=noise(0.05)),
     scene("b 600 rpm, Retry-After honest", TEN, BURST, requests=R600, retry_after="honest"),
+    *(
+        scene(f"b 600 rpm, Retry-After 1, {1000 * s:.0f} ms", TEN, BURST, requests=R600, retry_after=1, latency_s=s)
+        for s in (0.002, 0.01)
+    ),
     *(scene(f"b 600 rpm, Retry-After {x} s", TEN, BURST, requests=R600, retry_after=x) for x in (nan, 0, 30, 3600)),
     scene(
         "b 100k tpm, a minute's burst",
