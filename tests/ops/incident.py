@@ -95,6 +95,7 @@ class Incident:
             try:
                 await self._good_times(daemon)
                 await self._bad_tasks(daemon)
+                await self._limits()
                 await self._bad_deliveries_and_model()
                 await self._bad_polls_and_tokens()
                 daemon = await self._crash(daemon)
@@ -141,13 +142,23 @@ class Incident:
         await self._seen('ai_task_processor_tasks_skipped_total{reason="unknown_type"}')
         await self._seen("ai_task_processor_batch_isolations_total")
 
-    async def _bad_deliveries_and_model(self) -> None:
-        """A pace to follow after a 429; then deliveries get lost and fail, and the model is away: two circuits open."""
-        faults, tasks = self._sandbox.faults, self._sandbox.tasks
-        faults.add("model", status=429, headers={"Retry-After": "1"}, times=2)
-        tasks.add("throttled")
+    async def _limits(self) -> None:
+        """The API lists everything whatever is asked for, and the model takes two calls a second without saying so."""
+        self._sandbox.api.limit = "ignored"
+        self._sandbox.model.limit(requests_per_minute=120, depth=2, told=False)
+        ids = [self._sandbox.tasks.add(f"while calls are limited {number}") for number in range(120)]
         await self._seen('sum(ai_task_processor_model_requests_total{outcome="throttled"})')
         await self._seen("max(ai_task_processor_model_throttled_total)")
+        await self._seen("max(ai_task_processor_read_ahead_tasks)")
+        await self._seen("max(ai_task_processor_model_pace_calls_per_second)")
+        await self._seen("max(ai_task_processor_model_waiting_calls)")
+        self._sandbox.model.limit()
+        self._sandbox.api.limit = "honoured"
+        await self._sandbox.tasks.settled(ids, timeout=60)
+
+    async def _bad_deliveries_and_model(self) -> None:
+        """Deliveries get lost and fail, and the model is away: two circuits open."""
+        faults, tasks = self._sandbox.faults, self._sandbox.tasks
         faults.add("patch", reset=True, after=True, times=1)
         deliveries = faults.add("patch", status=503)
         ids = [tasks.add(f"while deliveries fail {number}") for number in range(8)]

@@ -20,6 +20,7 @@ ALERTS = {rule["alert"]: rule for group in RULES["groups"] for rule in group["ru
 AT_REST = {
     "overview: Quarantined or stuck: tasks",
     "overview: Results lost in a day: lost",
+    "process: Log lines dropped: {{instance}}",
     "process: Quarantined tasks: quarantined",
     "process: Recovered and lost: lost",
     "process: Results lost: lost",
