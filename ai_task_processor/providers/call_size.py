@@ -27,6 +27,8 @@ PROBE_AFTER = 10_000
 SLOW_PROBE_AFTER = (10, 1_000)
 #: The densest call is remembered over so many calls, so that about one in a thousand is denser; the usual over fewer.
 USUAL_OVER, LIKELY_OVER = 16, (400, 4_000)
+#: A smaller call says nothing about density: what is charged for each call or text beside its words is most of it.
+TELLING_BYTES = 512
 #: what is likely when one call is known; how much more after a call that was refused against all likelihood
 MARGIN, WIDER = 1.25, 1.1
 
@@ -157,7 +159,7 @@ class CallSize:
 
     def passed(self, inputs: int, size: int, tokens: int) -> None:
         """A call was served. ``tokens``: what was charged for it, 0 when that is unknown."""
-        if size > 0 and tokens > 0:
+        if size >= TELLING_BYTES and tokens > 0:
             self._density.see(tokens / size)
         self._inputs.pass_(inputs)
         self._tokens.pass_(tokens or size * self._density.usual)

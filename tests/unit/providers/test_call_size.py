@@ -137,8 +137,18 @@ def test_denser_texts_make_smaller_calls() -> None:
         call(size, lambda inputs: inputs * TOKENS <= 10_000)
     size.too_large(10, 60_000)
     before = size.most_bytes
-    size.passed(1, 400, 200)
+    size.passed(1, 600, 300)
     assert size.most_bytes <= before / 1.5
+
+
+def test_a_tiny_call_says_nothing_about_density() -> None:
+    """Two bytes that cost twenty tokens, as a text that shows whether a model is well, make no call smaller."""
+    size = CallSize()
+    size.passed(40, 40 * BYTES, 40 * TOKENS)
+    size.too_large(100, 100 * BYTES, told=10_000)
+    before = size.most_bytes
+    size.passed(1, 2, 20)
+    assert size.most_bytes == before < 100 * BYTES
 
 
 def test_a_call_that_is_refused_against_all_likelihood_was_denser() -> None:
