@@ -115,11 +115,12 @@ def vector(values: str | Sequence[float], dimensions: int | None = None) -> Vect
         return None
     if dimensions is None and largest > 1.0 and array.size >= QUANTIZED_FROM and not np.any(array - np.trunc(array)):
         return None
-    if array.size >= QUANTIZED_FROM and not array[::2].any():
-        return None  # float64 that hold no more than float16 did: every other word is empty
     lost = array.size - np.count_nonzero(sizes >= largest * PRECISION)
-    if lost > array.size // 16 and lost - (array.size - np.count_nonzero(sizes)) > array.size // 16:
-        return None
+    if lost > array.size // 16:
+        if array.size >= QUANTIZED_FROM and not array[::2].any():
+            return None  # float64 that hold no more than float16 did: every other word is empty
+        if lost - (array.size - np.count_nonzero(sizes)) > array.size // 16:
+            return None
     return Vector(array.tobytes())
 
 

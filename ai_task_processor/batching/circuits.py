@@ -69,9 +69,9 @@ class ModelCircuits:
 
     def wait_s(self, model: str | None = None) -> float:
         """Seconds until a call of this model may start, or of any model at all."""
-        wait_s = self._provider.wait_s()
+        wait_s = 0.0 if self._provider.reason is None else self._provider.wait_s()
         gate = None if model is None else self._models.get(model)
-        return wait_s if gate is None else max(wait_s, gate.wait_s())
+        return wait_s if gate is None or gate.reason is None else max(wait_s, gate.wait_s())
 
     def resumes_in_s(self) -> float:
         """Seconds until some model that is held may be tried again; infinite when none is held."""

@@ -27,7 +27,8 @@ class ProcessorFactory:
         self._processors: list[BaseProcessor] = [
             TextEmbeddingProcessor(),
         ]
-        self._processors += _installed(entry_points(group=ENTRY_POINTS))
+        self._installed = frozenset(installed := _installed(entry_points(group=ENTRY_POINTS)))
+        self._processors += installed
         self._reported: set[tuple[str, str]] = set()
 
     def equip(self, kit: Kit) -> None:
@@ -52,7 +53,7 @@ class ProcessorFactory:
         """The processor for this task, or None: then it stays pending."""
         for processor in self._processors:
             try:
-                if processor.can_process(task) and _answers(processor, task):
+                if processor.can_process(task) and (processor not in self._installed or _answers(processor, task)):
                     return processor
             except Exception as error:  # noqa: BLE001 - the boundary around somebody's code
                 self._failed(processor, error)
@@ -81,7 +82,7 @@ class ProcessorFactory:
 
 
 def _answers(processor: BaseProcessor, task: Task) -> bool:
-    """Admission asks for these next: a processor that cannot answer them gets no task, and the others go on."""
+    """Admission asks for these next: a package that cannot answer them gets no task, and the others go on."""
     lane = processor.lane(task)
     return (lane is None or processor.lane_hold_s(lane, 0) >= 0) and _hold_s(processor) >= 0
 

@@ -41,6 +41,8 @@ class ToldLimit:
 
     def wait_s(self, now: float, amount: float) -> float:
         """Seconds until the limit allows this much."""
+        if self.left >= amount:
+            return 0.0
         missing = min(amount, self._limit) - self.left
         if missing <= 0 or self._test is not None or self._disproved:
             return 0.0
