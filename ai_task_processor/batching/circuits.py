@@ -93,6 +93,9 @@ class ModelCircuits:
         self._models.pop(model, None)
         self._states.pop(model, None)
         self._held_at.pop(model, None)
+        self._failures.pop(model, None)
+        self._probed.discard(model)
+        self._gave_way.discard(model)
 
     def enter(self, model: str) -> "Passage":
         """A call of this model begins. Raises ``CircuitOpen`` when it may not."""
@@ -131,6 +134,8 @@ class ModelCircuits:
         if self._provider.reason is not None:
             self._provider.answered(passage.shared)
             if not self._provider.reason:
+                self._probed.clear()
+                self._gave_way.clear()
                 self.due()
 
     def failed(self, passage: "Passage", error: NeighbourError) -> None:
