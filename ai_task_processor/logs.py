@@ -35,6 +35,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     recovery.started        these tasks were in flight when a process died, and so many of them wait to run isolated
     result.lost             disk and process failed together: put the task back to pending
     text.set_aside          a model fails for one text and serves others: it is tried again later and later
+    call.given_up           it hangs while later ones are served: its texts go on in parts
     model.crashed           a bug of ours in one model call
     delivery.acknowledged   (debug) the upstream has the outcome
     delivery.deferred       to be tried again later

@@ -92,6 +92,8 @@ class MicroBatcher:
             async with asyncio.TaskGroup() as self._group:
                 while True:
                     await self._clock.sleep(REMEMBER_S)
+                    for lane in self._lanes.values():
+                        lane.look(self._group)
                     self._save()
         finally:
             self._group = None

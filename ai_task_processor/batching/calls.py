@@ -5,6 +5,7 @@ refusal ends a text only when it says that it is about the text, or when it came
 others in between and afterwards. What says nothing about texts (no connection, a key, a quota) holds the model.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +29,7 @@ from ai_task_processor.errors import (
     QuotaExhausted,
     SetAside,
     Throttled,
+    TimedOut,
     Transient,
     Unauthorized,
 )
@@ -42,6 +44,9 @@ from ai_task_processor.vector_cache import VectorCache
 
 #: a call is abnormally slow when it takes this many times the usual, and at least a second
 SLOW_FACTOR, SLOW_AT_LEAST_S = 3.0, 1.0
+#: A call hangs after so many seconds, and so many times the longest that was served, or that times as much if it is
+#: larger. It is given up when one that began later is served: its texts go on in parts, before the time-out.
+HANGS_S, HANGS_FACTOR, LONGEST_FADES = 5.0, 5.0, 0.99
 #: a model that answers nothing but 429s for so long gives its tasks back
 ONLY_429S_S = 60.0
 #: a text that failed in so many calls, the last time alone, is set aside when others were served meanwhile; so many
@@ -81,12 +86,18 @@ class Tools:
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """A call under way; ``slow_at``: from when it counts as abnormally slow. ``probe``: was the model paused before?"""
+    """A call under way; ``slow_at``: from when it counts as abnormally slow. ``probe``: was the model paused before?
+
+    ``witnessed``: was a text of ours sent because it hangs? ``given_up``: it is cancelled for that.
+    """
 
     part: Part
     began_at: float
     slow_at: float
     probe: bool = False
+    task: asyncio.Task[None] | None = None
+    witnessed: bool = False
+    given_up: bool = False
 
 
 class Line:
@@ -137,6 +148,9 @@ class Calls:
         self._served_at = self._fickle_until = self._wavers_until = -inf
         self._shortest_too_long = inf
         self._longest_served = 0
+        self._longest_s = 0.0
+        #: when the youngest of the calls that were served had begun
+        self._served_began_at = -inf
 
     def goes_alone(self, waiting: Waiting) -> bool:
         """Has the model failed for this text, or is it about as long as one that was refused as too long?"""
@@ -169,6 +183,23 @@ class Calls:
         self.running.append(call)
         return call
 
+    def hangs(self, call: Running) -> bool:
+        """Has it taken far longer than any that was served?"""
+        if not self._longest_s or call.part.texts[0].witness:
+            return False
+        usual_s = self._longest_s * self.findings.times_larger(call.part)
+        return self._tools.clock.monotonic() - call.began_at >= max(HANGS_S, HANGS_FACTOR * usual_s)
+
+    def overtaken(self, call: Running) -> bool:
+        """Has one been served that began later?"""
+        return self._served_began_at > call.began_at
+
+    def give_up(self, call: Running) -> None:
+        """It ends as if its time were over."""
+        if call.task is not None and not call.given_up:
+            call.given_up = True
+            call.task.cancel()
+
     async def run(self, call: Running) -> None:
         """One call, and what follows from its end; a bug in it harms its own texts only."""
         error: Exception | None = Texts.stopped()
@@ -198,7 +229,7 @@ class Calls:
         tools.metrics.batch(model=self.model, size=len(part.texts))
         try:
             try:
-                answer = await tools.call([waiting.text for waiting in part.texts], self.model)
+                answer = await self._answer(call)
                 learnt = True
                 self.limiter.served(tools.clock.monotonic(), ticket, answer.limits)
                 self._check_length(answer)
@@ -219,6 +250,17 @@ class Calls:
             tools.circuits.leave(passage)
             if self.limiter.rate != rate:
                 tools.metrics.model_pace(self.model, self.limiter.rate)
+
+    async def _answer(self, call: Running) -> Embeddings:
+        try:
+            return await self._tools.call([waiting.text for waiting in call.part.texts], self.model)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not call.given_up or task is None or task.uncancel():
+                raise
+            seconds = round(self._tools.clock.monotonic() - call.began_at, 1)
+            log.warning("call.given_up", model=self.model[:64], texts=len(call.part.texts), seconds=seconds)
+            raise TimedOut(f"no answer within {seconds:g} s while others were served") from None
 
     # --- it was served
 
@@ -243,6 +285,8 @@ class Calls:
         self.not_before = 0.0
         self._served_calls += 1
         self._served_at = self.answered_at = now
+        self._served_began_at = max(self._served_began_at, call.began_at)
+        self._longest_s = max(took_s, LONGEST_FADES * self._longest_s)
         self.answered_tasks = sum([len(waiting.futures) for waiting in part.texts])
         self.findings.served(len(part.texts), size)
         self._tools.circuits.answered(passage)

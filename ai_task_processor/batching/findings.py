@@ -92,6 +92,10 @@ class Findings:
         """Has a call been served that was as large, in texts or about so in bytes?"""
         return texts <= self._most_served or size <= NEARLY * self._most_served_size
 
+    def times_larger(self, part: Part) -> float:
+        """How many times as large as the largest call that was served; 1 for what is no larger."""
+        return max(1.0, len(part.texts) / max(1, self._most_served), part.size / max(1, self._most_served_size))
+
     @property
     def most_inputs(self) -> float:
         """The most texts for a call that is likely to pass."""

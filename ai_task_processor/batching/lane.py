@@ -190,8 +190,30 @@ class Lane(Line):
 
     async def _start(self, group: asyncio.TaskGroup, part: Part) -> None:
         """The call has passed the circuits, or was turned away by them, when this is over."""
-        group.create_task(self._call(self.calls.begin(part)), name="model-call")
+        self._begin(group, part)
         await asyncio.sleep(0)
+
+    def _begin(self, group: asyncio.TaskGroup, part: Part) -> None:
+        call = self.calls.begin(part)
+        call.task = group.create_task(self._call(call), name="model-call")
+
+    def look(self, group: asyncio.TaskGroup) -> None:
+        """To be called about once a second: a call that hangs while a later one is served is given up.
+
+        When no later one is under way, a text of ours shows whether the model is well.
+        """
+        calls, now = self.calls, self._tools.clock.monotonic()
+        for call in [call for call in calls.running if calls.hangs(call)]:
+            if calls.overtaken(call):
+                calls.give_up(call)
+            elif not (
+                call.witnessed
+                or self._probing()
+                or calls.limiter.wait_s(now, 1) > 0
+                or any(other.began_at > call.began_at for other in calls.running)
+            ):
+                call.witnessed = True
+                self._begin(group, _witness())
 
     async def _call(self, call: Running) -> None:
         try:

@@ -27,10 +27,10 @@ class VectorLength:
         """One more call was answered with these."""
         if self.length is not None:
             return
-        lengths = Counter(vector.dimensions for vector in vectors if vector is not None)
-        if not lengths:
-            return
-        self._calls[lengths.most_common(1)[0][0]] += 1
+        lengths = Counter(vector.dimensions for vector in vectors if vector is not None).most_common(2)
+        if not lengths or (len(lengths) > 1 and lengths[0][1] == lengths[1][1]):
+            return  # nothing, or two that are as frequent
+        self._calls[lengths[0][0]] += 1
         (length, calls), *others = self._calls.most_common(2)
         if calls - (others[0][1] if others else 0) >= LEAD:
             self.length = length
