@@ -95,7 +95,7 @@ async def test_a_text_that_comes_again_is_not_paid_for_again(
     assert await worker.metric("vector_cache_saved_tokens_total") == (2 - inputs) * sandbox.stats.model_tokens
 
 
-@pytest.mark.parametrize(("told", "refused"), [(True, 5), (False, 90)], ids=["headers", "429s alone"])
+@pytest.mark.parametrize(("told", "refused"), [(True, 5), (False, 180)], ids=["headers", "429s alone"])
 async def test_a_rate_limit_is_used_up_and_not_run_into(
     sandbox: Sandbox, daemon: Start, told: bool, refused: int
 ) -> None:

@@ -71,7 +71,7 @@ async def test_what_is_no_file_is_named(tmp_path: Path, make: Callable[[Path], o
 @contextmanager
 def somebody_elses(name: str, mode: int = 0o777) -> Iterator[Path]:
     """A directory of this mode with a file that this user may not open."""
-    directory = Path(tempfile.mkdtemp())
+    directory = Path(tempfile.mkdtemp(dir="/var/tmp"))  # TMPDIR may be private to this user
     (directory / name).touch(0)
     directory.chmod(mode)
     root = os.geteuid() == 0
