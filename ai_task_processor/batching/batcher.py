@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from typing import Any, Protocol
 
-from ai_task_processor.batching.calls import Tools, offence_key, usage_of
+from ai_task_processor.batching.calls import Tools, usage_of
 from ai_task_processor.batching.circuits import ModelCircuits
+from ai_task_processor.batching.doubts import offence_key
 from ai_task_processor.batching.lane import Intake, Lane
 from ai_task_processor.batching.vector_length import VectorLength
 from ai_task_processor.batching.waiting import Texts, Waiting
@@ -122,7 +123,7 @@ class MicroBatcher:
         try:
             return await self._bring(lane, text, len(encoded), key, self._group)
         except SetAside:
-            lane.calls.offenders.name(offence_key(text), _task_name())
+            lane.calls.doubts.offenders.name(offence_key(text), _task_name())
             raise
 
     async def _bring(self, lane: Lane, text: str, size: int, key: bytes, group: asyncio.TaskGroup) -> Embedded:
@@ -178,7 +179,9 @@ class MicroBatcher:
 
     def offenders(self) -> dict[str, str]:
         """The texts that are set aside, for ``/status``: how many of which model, how the last one failed, of whom."""
-        return {lane.model[:64]: reason for lane in self._lanes.values() if (reason := lane.calls.offenders.reason())}
+        return {
+            lane.model[:64]: reason for lane in self._lanes.values() if (reason := lane.calls.doubts.offenders.reason())
+        }
 
     def _save(self) -> None:
         for lane in self._lanes.values():
@@ -188,7 +191,7 @@ class MicroBatcher:
 
     def _remember(self, lane: Lane) -> None:
         size, length = lane.calls.size.state(), lane.calls.length.length
-        if not lane.calls.ever_served:
+        if not lane.calls.served.ever:
             return
         self._remembered.pop(lane.model, None)
         self._remembered[lane.model] = {"size": size, "length": length}

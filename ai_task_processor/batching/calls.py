@@ -1,23 +1,21 @@
 """One model's calls: what each one carries to the model, and what follows from how it ended.
 
-A text that fails alone while others are served is set aside, later and later, and never ends ``failed`` by it. A
-refusal ends a text only when it says that it is about the text, or when it came three times while the model served
-others in between and afterwards. What says nothing about texts (no connection, a key, a quota) holds the model.
+What may be about texts is searched for in parts (``findings.py``) and put to the test (``doubts.py``). What says
+nothing about texts (no connection, a key, a quota) holds the model.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import blake2b
 from http import HTTPStatus
-from math import inf
 
 from ai_task_processor.batching.circuits import ModelCircuits, Passage
-from ai_task_processor.batching.findings import TRUSTED_S, Findings, is_slow
-from ai_task_processor.batching.offenders import Offence, Offenders
+from ai_task_processor.batching.doubts import Doubts, offence_key
+from ai_task_processor.batching.findings import Findings, is_slow
+from ai_task_processor.batching.served import TRUSTED_S, ServedCalls
 from ai_task_processor.batching.vector_length import VectorLength
-from ai_task_processor.batching.waiting import Part, Texts, Waiting
+from ai_task_processor.batching.waiting import Line, Part, Texts, Waiting
 from ai_task_processor.errors import (
     Ambiguous,
     CallRefused,
@@ -27,7 +25,6 @@ from ai_task_processor.errors import (
     Misconfigured,
     NeighbourError,
     QuotaExhausted,
-    SetAside,
     Throttled,
     TimedOut,
     Transient,
@@ -42,28 +39,10 @@ from ai_task_processor.providers.limiter import Limiter
 from ai_task_processor.resilience import Retries
 from ai_task_processor.vector_cache import VectorCache
 
-#: a call is abnormally slow when it takes this many times the usual, and at least a second
-SLOW_FACTOR, SLOW_AT_LEAST_S = 3.0, 1.0
-#: A call hangs after so many seconds, and so many times the longest that was served, or that times as much if it is
-#: larger. It is given up when one that began later is served: its texts go on in parts, before the time-out.
-HANGS_S, HANGS_FACTOR, LONGEST_FADES = 5.0, 5.0, 0.99
 #: a model that answers nothing but 429s for so long gives its tasks back
 ONLY_429S_S = 60.0
-#: a text that failed in so many calls, the last time alone, is set aside when others were served meanwhile; so many
-#: of a fickle model
-OFFENCES, OFFENCES_FICKLE = 3, 6
-#: refusals without a reason that a text must meet alone, each followed by a served call, before they count against it
-REFUSALS = 3
-#: A model is fickle that has served a text for which it had failed alone: it is for so long, seconds. Its refusals do
-#: not count against a text.
-FICKLE_S = 600.0
-#: a refusal must be followed by a served call within this, seconds, or thrice the usual call, to count against its text
-WITNESSED_S = 2.0
 #: first and longest pause after a throttle that is named quota and follows calls that were served
 QUOTA_S, SERVED_LATELY_S = (1.0, 300.0), 60.0
-#: texts this close to the shortest that was refused as too long go alone
-NEARLY_TOO_LONG = 0.8
-
 log = get_logger(__name__)
 
 #: a frozen object takes longer to build than to find
@@ -100,24 +79,8 @@ class Running:
     given_up: bool = False
 
 
-class Line:
-    """What a call gives back to the queue that it came from."""
-
-    def put_back(self, part: Part) -> None:
-        """To be sent again, before anything else."""
-        raise NotImplementedError
-
-    def add_parts(self, parts: Iterable[Part]) -> None:
-        """To be sent as they are, after those that wait."""
-        raise NotImplementedError
-
-    def send_all_away(self, error: Exception) -> None:
-        """Tell everyone who waits and is not in a call under way."""
-        raise NotImplementedError
-
-
 class Calls:
-    """The calls of one model. ``usual_s``: how long one takes; ``not_before``: after failures, when the next starts."""
+    """The calls of one model. ``not_before``: after failures, when the next one starts."""
 
     def __init__(
         self, model: str, tools: Tools, texts: Texts, line: Line, *, size: CallSize, length: VectorLength, known: bool
@@ -127,14 +90,12 @@ class Calls:
         self.limiter = Limiter()
         self.size = size
         self.length = length
-        self.offenders = Offenders()
+        self.served = ServedCalls(known=known)
         self.findings = Findings(size, tools.threshold)
+        self.doubts = Doubts(model, texts, line, self.findings, self.served, tools.clock)
         self.running: list[Running] = []
-        #: refused alone, in words that do not say why: until the model has been seen to serve others
-        self.doubted: list[Waiting] = []
         #: answers that wait until the length of the model's vectors is known
         self.held: list[tuple[Part, Embeddings]] = []
-        self.usual_s = 0.0
         self.answered_at, self.answered_tasks = 0.0, 0
         self.not_before = 0.0
         self.refused_share = False
@@ -143,56 +104,30 @@ class Calls:
         self._tools = tools
         self._texts = texts
         self._line = line
-        self._served_calls = 0
-        self._known = known
-        self._served_at = self._fickle_until = self._wavers_until = -inf
-        self._shortest_too_long = inf
-        self._longest_served = 0
-        self._longest_s = 0.0
-        #: when the youngest of the calls that were served had begun
-        self._served_began_at = -inf
-
-    def goes_alone(self, waiting: Waiting) -> bool:
-        """Has the model failed for this text, or is it about as long as one that was refused as too long?"""
-        return waiting.size >= NEARLY_TOO_LONG * self._shortest_too_long or self.offence(waiting) is not None
-
-    @property
-    def ever_served(self) -> bool:
-        """Has the model been served, by this process or an earlier one?"""
-        return self._known or self._served_calls > 0
 
     def well(self) -> bool:
         """Has the model been served, a moment ago if calls have failed since, and is it not hanging?"""
         now = self._tools.clock.monotonic()
-        if not self.ever_served or self._tools.circuits.probing(self.model):
+        if not self.served.ever or self._tools.circuits.probing(self.model):
             return False
-        if self.findings.failures and not self._trusted(now):
+        if self.findings.failures and not self.served.lately(now):
             return False
-        hung = any(call.slow_at <= now and self._served_at < call.began_at for call in self.running)
+        hung = any(call.slow_at <= now and self.served.at < call.began_at for call in self.running)
         return not hung and self.limiter.refused_for_s(now) < TRUSTED_S
-
-    def _trusted(self, now: float) -> bool:
-        """Was the model served a moment ago?"""
-        return now - self._served_at < max(TRUSTED_S, SLOW_FACTOR * self.usual_s)
 
     def begin(self, part: Part) -> Running:
         """From here on the part is on its way; ``run`` must follow."""
         now = self._tools.clock.monotonic()
-        slow_at = now + max(SLOW_AT_LEAST_S, SLOW_FACTOR * self.usual_s)
-        call = Running(part, now, slow_at, self._tools.circuits.probing(self.model))
+        call = Running(part, now, self.served.slow_at(now), self._tools.circuits.probing(self.model))
         self.running.append(call)
         return call
 
     def hangs(self, call: Running) -> bool:
         """Has it taken far longer than any that was served?"""
-        if not self._longest_s or call.part.texts[0].witness:
+        if call.part.texts[0].witness:
             return False
-        usual_s = self._longest_s * self.findings.times_larger(call.part)
-        return self._tools.clock.monotonic() - call.began_at >= max(HANGS_S, HANGS_FACTOR * usual_s)
-
-    def overtaken(self, call: Running) -> bool:
-        """Has one been served that began later?"""
-        return self._served_began_at > call.began_at
+        hangs_after_s = self.served.hangs_after_s(self.findings.times_larger(call.part))
+        return self._tools.clock.monotonic() - call.began_at >= hangs_after_s
 
     def give_up(self, call: Running) -> None:
         """It ends as if its time were over."""
@@ -279,24 +214,18 @@ class Calls:
 
     def _answered(self, call: Running, passage: Passage, answer: Embeddings, size: int) -> None:
         now, part = self._tools.clock.monotonic(), call.part
-        took_s = now - call.began_at
-        self.usual_s = took_s if self.usual_s == 0.0 else 0.8 * self.usual_s + 0.2 * took_s
         tokens = answer.usage.prompt_tokens
         self.not_before = 0.0
-        self._served_calls += 1
-        self._served_at = self.answered_at = now
-        self._served_began_at = max(self._served_began_at, call.began_at)
-        self._longest_s = max(took_s, LONGEST_FADES * self._longest_s)
+        self.served.add(call.began_at, now)
+        self.answered_at = now
         self.answered_tasks = sum([len(waiting.futures) for waiting in part.texts])
         self.findings.served(len(part.texts), size)
         self._tools.circuits.answered(passage)
         self._tools.retries.earn()
         self.size.passed(len(part.texts), size, tokens)
-        self._longest_served = max(self._longest_served, *[waiting.size for waiting in part.texts])
-        if len(part.texts) == 1 and size >= self._shortest_too_long:
-            self._shortest_too_long = inf
+        self.doubts.passed(part, size)
         self._hand_out(part, answer)
-        self._clear_doubts(call.began_at, now)
+        self.doubts.resolve(call.began_at)
         if self.refused_share and self.well():
             self.refused_share = False
             self._tools.opened()
@@ -318,40 +247,12 @@ class Calls:
             share = round(tokens * waiting.size / (size or 1))
             if cache is not None and not waiting.witness:
                 cache.put(waiting.key, vector.data, share)
-            if len(self.offenders):
-                self.offenders.clear(offence_key(waiting.text))
-            if waiting.alone:
-                self._fickle_until = self._tools.clock.monotonic() + FICKLE_S
-            if waiting.refused_alone:
-                self._wavers_until = self._tools.clock.monotonic() + FICKLE_S
+            self.doubts.acquit(waiting)
             self._texts.answer(waiting, Embedded(vector, usage_of(share)))
         self.findings.end_part(part, served=not unusable)
         for waiting in unusable:
             self._note_failure(waiting, alone=len(part.texts) == 1, slow=False)
-            self._failed_beside_others(waiting, "the model answered an unusable vector")
-
-    def _clear_doubts(self, began_at: float, now: float) -> None:
-        """The model serves others: those that failed alone are sent once more, and in the end they were at fault."""
-        longest_s = max(WITNESSED_S, SLOW_FACTOR * self.usual_s)
-        doubted, self.doubted = self.doubted, []
-        for waiting in doubted:
-            if waiting.failed_at > began_at:
-                self.doubted.append(waiting)
-            elif waiting.refused_alone < REFUSALS:
-                self._line.add_parts([Part([waiting], lone=True)])
-            elif now - waiting.failed_at > longest_s:
-                waiting.refused_alone -= 1  # the last refusal says nothing: the model may have been ill until now
-                self._line.add_parts([Part([waiting], lone=True)])
-            elif now < self._wavers_until:
-                self._set_aside(waiting, "the model refuses this text, and it has served what it refused before")
-            else:
-                self.findings.blame()
-                self._refuse(waiting, waiting.final or InputRefused("input_refused", "the model refuses this text"))
-
-    def _refuse(self, waiting: Waiting, final: InputRefused) -> None:
-        if len(self.offenders):
-            self.offenders.clear(offence_key(waiting.text))
-        self._texts.send_away([waiting], final)
+            self.doubts.failed_beside_others(waiting, "the model answered an unusable vector")
 
     # --- it failed
 
@@ -361,7 +262,7 @@ class Calls:
         elif isinstance(error, Throttled) and error.status != HTTPStatus.SERVICE_UNAVAILABLE:
             self._throttled(part, passage, error)
         elif isinstance(error, QuotaExhausted):
-            lately = self._tools.clock.monotonic() - self._served_at < SERVED_LATELY_S
+            lately = self._tools.clock.monotonic() - self.served.at < SERVED_LATELY_S
             self._hold(part, passage, error, bounds=QUOTA_S if lately or passage.probe else None)
         elif self._may_be_the_texts(error):
             self._failed_for_content(part, passage, error)
@@ -375,8 +276,8 @@ class Calls:
         if isinstance(error, CallRefused | Transient | Ambiguous):
             return True
         if isinstance(error, Unauthorized):
-            return error.status == HTTPStatus.FORBIDDEN and self._served_calls > 0
-        return isinstance(error, Misconfigured) and self._served_calls > 0
+            return error.status == HTTPStatus.FORBIDDEN and self.served.count > 0
+        return isinstance(error, Misconfigured) and self.served.count > 0
 
     def _throttled(self, part: Part, passage: Passage, error: Throttled) -> None:
         """429: the limiter knows how long to wait. Tasks are given back only when nothing else is answered any more."""
@@ -415,7 +316,7 @@ class Calls:
         paused = CircuitOpen(f"this model is paused: {error}", retry_after_s=max(circuits.wait_s(self.model), 0.1))
         self.witness_is_next = passage.probe and not part.texts[0].witness and self._may_be_the_texts(error)
         if self.witness_is_next:
-            self.offenders.probed(offence_key(part.texts[0].text), str(error))
+            self.doubts.offenders.probed(offence_key(part.texts[0].text), str(error))
         self._texts.send_away(part.texts, paused)
         self.findings.end_part(part, served=False)
         self._line.send_all_away(paused)
@@ -432,9 +333,9 @@ class Calls:
             self._hold(part, passage, error)
         else:
             alone, now = len(part.texts) == 1, self._tools.clock.monotonic()
-            beside = any(waiting.failures and self._served_calls > waiting.served_before for waiting in part.texts)
+            beside = any(waiting.failures and self.served.count > waiting.served_before for waiting in part.texts)
             if not beside and not (alone and isinstance(error, CallRefused) and error.explained):
-                self.not_before = now + self.findings.failed(len(part.texts), error, trusted=self._trusted(now))
+                self.not_before = now + self.findings.failed(len(part.texts), error, trusted=self.served.lately(now))
             for waiting in part.texts:
                 self._note_failure(waiting, alone=alone, slow=is_slow(error))
             if alone:
@@ -448,7 +349,7 @@ class Calls:
         waiting.failures += 1 + (alone and slow)
         waiting.alone |= alone
         waiting.failed_at = self._tools.clock.monotonic()
-        waiting.served_before = self._served_calls
+        waiting.served_before = self.served.count
 
     def _failed_alone(self, part: Part, passage: Passage, error: NeighbourError, *, beside: bool) -> None:
         """``beside``: others were served since the text failed before."""
@@ -457,17 +358,16 @@ class Calls:
         self.findings.end_part(part, served=False)
         if waiting.witness:
             self._witness_failed(part, passage, error)
-        elif isinstance(error, CallRefused) and final is not None and self._believed(waiting, error):
-            self._refused_for_a_reason(waiting, final, too_long=error.too_large)
+        elif isinstance(error, CallRefused) and final is not None and self.doubts.believes(waiting, error):
+            self.doubts.refused(waiting, final, too_long=error.too_large)
         elif self.findings.conclusive and not beside:
             self._hold(part, passage, _nothing_is_served(error))
         elif final is not None:
-            waiting.refused_alone, waiting.final = waiting.refused_alone + 1, final
-            self.doubted.append(waiting)
-        elif beside or self._is_known(waiting):
-            self._failed_beside_others(waiting, str(error))
-        elif self._trusted(self._tools.clock.monotonic()):
-            self.doubted.append(waiting)
+            self.doubts.refused_without_reason(waiting, final)
+        elif beside or self.doubts.is_known(waiting):
+            self.doubts.failed_beside_others(waiting, str(error))
+        elif self.served.lately(self._tools.clock.monotonic()):
+            self.doubts.waiting.append(waiting)
         else:
             self._again_or_hold(part, passage, error)
 
@@ -477,45 +377,6 @@ class Calls:
             self._hold(part, passage, _nothing_is_served(error))
         else:
             self._again_or_hold(part, passage, error)
-
-    def _believed(self, waiting: Waiting, error: CallRefused) -> bool:
-        """Does the refusal say enough by itself? Not that a text is too long when one as long was served."""
-        return error.explained and not (error.too_large and waiting.size <= self._longest_served)
-
-    def _refused_for_a_reason(self, waiting: Waiting, final: InputRefused, *, too_long: bool) -> None:
-        if too_long:
-            self._shortest_too_long = min(self._shortest_too_long, waiting.size)
-        else:
-            self.findings.blame()
-        self._refuse(waiting, final)
-
-    def _failed_beside_others(self, waiting: Waiting, reason: str) -> None:
-        """The model is well and fails for this text: again, alone, and then it is set aside for a while."""
-        fickle = self._tools.clock.monotonic() < self._fickle_until
-        if waiting.failures >= (OFFENCES_FICKLE if fickle else OFFENCES) or self._is_known(waiting):
-            self._set_aside(waiting, reason)
-        else:
-            self._line.add_parts([Part([waiting], lone=True)])
-
-    def _set_aside(self, waiting: Waiting, reason: str) -> None:
-        delay_s = self.offenders.again(offence_key(waiting.text), self._tools.clock.monotonic(), reason)
-        log.warning("text.set_aside", model=self.model[:64], reason=reason, seconds=delay_s)
-        self.findings.blame()
-        self._texts.send_away([waiting], SetAside(f"set aside: {reason}", retry_after_s=delay_s))
-
-    def offence(self, waiting: Waiting) -> Offence | None:
-        """What the text has done before, when it is one that the model fails for again and again."""
-        return self.offenders.get(offence_key(waiting.text)) if len(self.offenders) else None
-
-    def _is_known(self, waiting: Waiting) -> bool:
-        """Was it set aside before?"""
-        offence = self.offence(waiting)
-        return offence is not None and offence.times > 0
-
-
-def offence_key(text: str) -> bytes:
-    """16 bytes that stand for a text."""
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _nothing_is_served(error: NeighbourError) -> NeighbourError:

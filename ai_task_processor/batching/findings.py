@@ -13,8 +13,6 @@ from ai_task_processor.errors import CallRefused, NeighbourError, TimedOut
 from ai_task_processor.providers.call_size import MAX_INPUTS, CallSize
 from ai_task_processor.providers.refusals import TOO_SLOW
 
-#: the model is trusted to be well for so long after it was served, seconds
-TRUSTED_S = 2.0
 #: after so many calls in a row that failed the next one waits, seconds; three times as long after each further one:
 #: what fails everywhere may pass in a second
 PATIENT_FROM, BETWEEN_FAILURES_S = 3, 0.1

@@ -12,9 +12,9 @@ from contextvars import Context
 from math import inf
 from typing import Protocol
 
-from ai_task_processor.batching.calls import Calls, Line, Running, Tools
+from ai_task_processor.batching.calls import Calls, Running, Tools
 from ai_task_processor.batching.vector_length import VectorLength
-from ai_task_processor.batching.waiting import Part, Texts, Waiting
+from ai_task_processor.batching.waiting import Line, Part, Texts, Waiting
 from ai_task_processor.errors import CircuitOpen, SetAside
 from ai_task_processor.providers.call_size import CallSize
 
@@ -114,11 +114,11 @@ class Lane(Line):
 
     def add(self, waiting: Waiting, group: asyncio.TaskGroup) -> None:
         """A text has come. Raises ``SetAside`` when it is left alone for now."""
-        offence = self.calls.offence(waiting)
+        offence = self.calls.doubts.offence(waiting)
         if offence is not None and (left_s := offence.until - self._tools.clock.monotonic()) > 0:
             raise SetAside(f"set aside: {offence.reason}", retry_after_s=left_s)
         self.texts.add(waiting)
-        if self.calls.goes_alone(waiting):
+        if self.calls.doubts.goes_alone(waiting):
             self._parts.append(Part([waiting], lone=True))
             self.wake(group, at_once=True)
         else:
@@ -156,10 +156,10 @@ class Lane(Line):
 
     def send_all_away(self, error: Exception) -> None:
         parts = [*self._parts, *(part for part, _ in self.calls.held)]
-        self.texts.send_away([*self._queue, *self.calls.doubted], error)
+        self.texts.send_away([*self._queue, *self.calls.doubts.waiting], error)
         self._queue.clear()
         self._parts.clear()
-        self.calls.doubted.clear()
+        self.calls.doubts.waiting.clear()
         self.calls.held.clear()
         self._queued_bytes = 0
         for part in parts:
@@ -176,7 +176,7 @@ class Lane(Line):
     async def serve(self, group: asyncio.TaskGroup) -> None:
         """Start the calls of this model until nobody waits and nothing is under way."""
         calls = self.calls
-        while self._queue or self._parts or calls.running or calls.doubted or calls.held:
+        while self._queue or self._parts or calls.running or calls.doubts.waiting or calls.held:
             wait_s = self._wait_s()
             if wait_s > 0:
                 await self._pause(group, wait_s)
@@ -204,7 +204,7 @@ class Lane(Line):
         """
         calls, now = self.calls, self._tools.clock.monotonic()
         for call in [call for call in calls.running if calls.hangs(call)]:
-            if calls.overtaken(call):
+            if calls.served.overtook(call.began_at):
                 calls.give_up(call)
             elif not (
                 call.witnessed
@@ -252,9 +252,9 @@ class Lane(Line):
     def _ask_witness(self) -> bool:
         """When nothing else is left that could show whether the model is well, a text of ours is sent."""
         calls = self.calls
-        calls.doubted = self.texts.wanted(calls.doubted)
+        calls.doubts.waiting = self.texts.wanted(calls.doubts.waiting)
         calls.held = [held for held in calls.held if any(one.futures and one.wanted for one in held[0].texts)]
-        if calls.running or not (calls.doubted or calls.held):
+        if calls.running or not (calls.doubts.waiting or calls.held):
             return False
         self._parts.append(_witness())
         return True
@@ -326,7 +326,7 @@ class Lane(Line):
         A text that the model has failed for again and again does not show that.
         """
         for _ in range(len(self._parts)):
-            if self.calls.offence(self._parts[0].texts[0]) is None:
+            if self.calls.doubts.offence(self._parts[0].texts[0]) is None:
                 return True
             self._parts.rotate(-1)
         return False
@@ -361,7 +361,7 @@ class Lane(Line):
     @property
     def _longest_s(self) -> float:
         """For how long a batch waits for a refill."""
-        return max(GATHERING_S, GATHERING_SHARE * self.calls.usual_s)
+        return max(GATHERING_S, GATHERING_SHARE * self.calls.served.usual_s)
 
     def _expects(self) -> bool:
         """Is a text on its way that the batch should wait for?"""
@@ -372,7 +372,7 @@ class Lane(Line):
         return returning or self._intake.refilling()
 
     def _halves(self) -> bool:
-        large = self._intake.slots >= 2 * FULL_BATCH and self.calls.usual_s >= HALVED_FROM_S
+        large = self._intake.slots >= 2 * FULL_BATCH and self.calls.served.usual_s >= HALVED_FROM_S
         return large and self.calls.limiter.rate == inf
 
     def _most_inputs(self) -> int:

@@ -156,3 +156,19 @@ class Part:
         if self.split is not None:
             self.split.parts += 1
         return rest
+
+
+class Line:
+    """What a call gives back to the queue that it came from."""
+
+    def put_back(self, part: Part) -> None:
+        """To be sent again, before anything else."""
+        raise NotImplementedError
+
+    def add_parts(self, parts: Iterable[Part]) -> None:
+        """To be sent as they are, after those that wait."""
+        raise NotImplementedError
+
+    def send_all_away(self, error: Exception) -> None:
+        """Tell everyone who waits and is not in a call under way."""
+        raise NotImplementedError
