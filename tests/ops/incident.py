@@ -146,12 +146,12 @@ class Incident:
         """The API lists everything whatever is asked for, and the model takes two calls a second without saying so."""
         self._sandbox.api.limit = "ignored"
         self._sandbox.model.limit(requests_per_minute=120, depth=2, told=False)
-        ids = [self._sandbox.tasks.add(f"while calls are limited {number}") for number in range(120)]
-        await self._seen('sum(ai_task_processor_model_requests_total{outcome="throttled"})')
-        await self._seen("max(ai_task_processor_model_throttled_total)")
+        ids = [self._sandbox.tasks.add(f"while calls are limited {number}") for number in range(400)]
         await self._seen("max(ai_task_processor_read_ahead_tasks)")
-        await self._seen("max(ai_task_processor_model_pace_calls_per_second)")
         await self._seen("max(ai_task_processor_model_waiting_calls)")
+        await self._seen("max(ai_task_processor_model_pace_calls_per_second)")
+        await self._seen("max(ai_task_processor_model_throttled_total)")
+        await self._seen('sum(ai_task_processor_model_requests_total{outcome="throttled"})')
         self._sandbox.model.limit()
         self._sandbox.api.limit = "honoured"
         await self._sandbox.tasks.settled(ids, timeout=60)
