@@ -208,7 +208,7 @@ class NetworkSettings(Group):
         "HTTPS_PROXY", "the URL of a proxy; a user and password may stand in it"
     )
     no_proxy: Annotated[tuple[str, ...], BeforeValidator(syntax.host_list)] = _var(
-        "NO_PROXY", "the hosts to reach without the proxy, separated by commas", ""
+        "NO_PROXY", "the hosts to reach without the proxy, separated by commas or spaces", ""
     )
     allow_insecure_http: Annotated[bool, BeforeValidator(syntax.flag)] = _var(
         "ALLOW_INSECURE_HTTP", "true to permit plain http to public hosts", "false"

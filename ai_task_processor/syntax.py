@@ -52,8 +52,8 @@ def bind_host(text: str) -> str:
 
 
 def host_list(text: str) -> tuple[str, ...]:
-    """Comma-separated hosts."""
-    return tuple(host for part in text.split(",") if (host := part.strip()))
+    """Hosts, separated by commas or spaces."""
+    return tuple(text.replace(",", " ").split())
 
 
 def pattern(text: str) -> re.Pattern[str]:

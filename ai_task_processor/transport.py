@@ -266,19 +266,44 @@ def _proxy(network: NetworkSettings, url: str, context: ssl.SSLContext | None) -
 
 
 def bypassed(netloc: str, no_proxy: Sequence[str]) -> bool:
-    """The usual reading of ``NO_PROXY``: names with their subdomains, names with a port, addresses, networks, ``*``."""
-    target = urlsplit(f"//{netloc}")
-    host = target.hostname or ""
+    """The usual reading of ``NO_PROXY``: names with their subdomains, addresses, networks, ``*``; all with a port or
+    without, with a final dot or without, in Unicode or as in DNS.
+    """
+    host, port = _host_and_port(netloc)
     for entry in no_proxy:
-        name = entry.lower().lstrip("*.")
-        if entry == "*" or (name and f".{host}".endswith(f".{name}")) or name == f"{host}:{target.port or 443}":
-            return True
-        try:
-            if ip_address(host) in ip_network(entry, strict=False):
-                return True
-        except ValueError:
+        name, only_port = _host_and_port(entry)
+        if only_port not in (None, port or 443):
             continue
+        if entry == "*" or (name and f".{host}".endswith(f".{name}")) or _is_in_network(host, name):
+            return True
     return False
+
+
+def _host_and_port(text: str) -> tuple[str, int | None]:
+    """``[::1]:8443``, ``.example.com:8443``, ``10.0.0.0/8``; an empty host when it is none of these."""
+    if _is_network(text):
+        return text, None
+    try:
+        parts = urlsplit(f"//{text}")
+        host, port = (parts.hostname or "").lstrip("*.").rstrip("."), parts.port
+        return host.encode("idna").decode(), port
+    except ValueError:
+        return "", None
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_in_network(host: str, network: str) -> bool:
+    try:
+        return ip_address(host) in ip_network(network, strict=False)
+    except ValueError:
+        return False
 
 
 class BoundedTransport(httpx2.AsyncBaseTransport):

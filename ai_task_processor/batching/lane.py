@@ -14,7 +14,7 @@ from typing import Protocol
 
 from ai_task_processor.batching.calls import Calls, Running, Tools
 from ai_task_processor.batching.vector_length import VectorLength
-from ai_task_processor.batching.waiting import Line, Part, Texts, Waiting
+from ai_task_processor.batching.waiting import Line, Part, TextQueue, Texts, Waiting
 from ai_task_processor.errors import CircuitOpen, SetAside
 from ai_task_processor.providers.call_size import CallSize
 
@@ -63,8 +63,7 @@ class Lane(Line):
         self.calls = Calls(model, tools, self.texts, self, size=size, length=length, known=known)
         self._tools = tools
         self._intake = intake
-        self._queue: deque[Waiting] = deque()
-        self._queued_bytes = 0
+        self._queue = TextQueue()
         self._parts: deque[Part] = deque()
         self._changed = asyncio.Event()
         self._gathering = False
@@ -123,7 +122,6 @@ class Lane(Line):
             self.wake(group, at_once=True)
         else:
             self._queue.append(waiting)
-            self._queued_bytes += waiting.size
 
     def arrived(self, group: asyncio.TaskGroup) -> None:
         """One more waits, in the queue or with a text that is on its way."""
@@ -148,20 +146,17 @@ class Lane(Line):
         if part.split is not None or part.lone:
             self._parts.appendleft(part)
         else:
-            self._queue.extendleft(reversed(part.texts))
-            self._queued_bytes += part.size
+            self._queue.put_back(part.texts)
 
     def add_parts(self, parts: Iterable[Part]) -> None:
         self._parts.extend(parts)
 
     def send_all_away(self, error: Exception) -> None:
         parts = [*self._parts, *(part for part, _ in self.calls.held)]
-        self.texts.send_away([*self._queue, *self.calls.doubts.waiting], error)
-        self._queue.clear()
+        self.texts.send_away([*self._queue.clear(), *self.calls.doubts.waiting], error)
         self._parts.clear()
         self.calls.doubts.waiting.clear()
         self.calls.held.clear()
-        self._queued_bytes = 0
         for part in parts:
             self.texts.send_away(part.texts, error)
 
@@ -184,7 +179,7 @@ class Lane(Line):
                 await self._start(group, part)
             elif self._queue:
                 await self._gather(group)
-                if batch := self._take():
+                if batch := self._queue.take(self._most_inputs(), self.calls.size.most_bytes, self.texts):
                     await self._start(group, Part(batch))
         self.served = False
 
@@ -296,7 +291,7 @@ class Lane(Line):
         return len(beside) < MAX_LONE_CALLS
 
     def _next_tokens(self) -> int:
-        size = min(self._queued_bytes, self.calls.size.most_bytes) if self._queues_turn() else self._parts[0].size
+        size = min(self._queue.size, self.calls.size.most_bytes) if self._queues_turn() else self._parts[0].size
         return self.calls.size.tokens(size)
 
     def _next_part(self) -> Part | None:
@@ -389,26 +384,9 @@ class Lane(Line):
             return beside <= 1 and len(self._queue) >= self._intake.slots // 2
         findings, most_bytes = self.calls.findings, self.calls.size.most_bytes
         full = (len(self._queue) >= most and findings.passes(texts=most)) or (
-            self._queued_bytes >= most_bytes and findings.passes(size=most_bytes)
+            self._queue.size >= most_bytes and findings.passes(size=most_bytes)
         )
         return full and beside < MAX_FULL_CALLS and findings.side_by_side
-
-    def _take(self) -> list[Waiting]:
-        """The next batch, oldest first, within the size of one call. Texts nobody waits for any more are dropped."""
-        batch: list[Waiting] = []
-        queue, size, share, most = self._queue, 0, self._most_inputs(), self.calls.size.most_bytes
-        while queue and len(batch) < share:
-            waiting = queue[0]
-            if waiting.wanted:
-                size += waiting.size
-                if batch and size > most:
-                    break
-                batch.append(waiting)
-            else:
-                self.texts.forget(waiting)
-            self._queued_bytes -= waiting.size
-            queue.popleft()
-        return batch
 
 
 def _witness() -> Part:

@@ -1,6 +1,7 @@
 """A text on its way to a vector, and the groups of texts that one call carries."""
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -91,6 +92,49 @@ class Texts:
     def stopped() -> Transient:
         """What those are told who still wait when batching ends."""
         return Transient("the model calls have been stopped")
+
+
+class TextQueue:
+    """Texts that wait to travel together, oldest first; ``size``: their bytes."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._texts: deque[Waiting] = deque()
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def append(self, waiting: Waiting) -> None:
+        self._texts.append(waiting)
+        self.size += waiting.size
+
+    def put_back(self, texts: list[Waiting]) -> None:
+        """Before all others, in their order."""
+        self._texts.extendleft(reversed(texts))
+        self.size += sum([waiting.size for waiting in texts])
+
+    def take(self, most: int, most_bytes: int, known: Texts) -> list[Waiting]:
+        """The next batch, within the size of one call. Texts nobody waits for any more are dropped."""
+        batch: list[Waiting] = []
+        queue, size = self._texts, 0
+        while queue and len(batch) < most:
+            waiting = queue[0]
+            if waiting.wanted:
+                size += waiting.size
+                if batch and size > most_bytes:
+                    break
+                batch.append(waiting)
+            else:
+                known.forget(waiting)
+            self.size -= waiting.size
+            queue.popleft()
+        return batch
+
+    def clear(self) -> list[Waiting]:
+        """Take all of them off."""
+        texts, self.size = list(self._texts), 0
+        self._texts.clear()
+        return texts
 
 
 #: how a call failed: refused in words that speak of its size, or not answered in time, or otherwise

@@ -118,6 +118,18 @@ async def test_clients_share_one_tls_context(monkeypatch: pytest.MonkeyPatch) ->
         ("anything.org", ["."], False),
         ("anything.org", [], False),
         ("a.org", ["b.org", "a.org"], True),
+        ("[::1]:8443", ["[::1]"], True),
+        ("[::1]:8443", ["[::1]:8443"], True),
+        ("[::1]:8443", ["[::1]:9"], False),
+        ("[::2]", ["[::1]"], False),
+        ("api.example.com:8443", [".example.com:8443"], True),
+        ("api.example.com:8443", ["*.example.com:9"], False),
+        ("api.example.com", [".example.com:443"], True),
+        ("api.example.com.", ["example.com"], True),
+        ("api.example.com", ["example.com."], True),
+        ("b\u00fccher.example", ["xn--bcher-kva.example"], True),
+        ("xn--bcher-kva.example", ["B\u00dcCHER.example"], True),
+        ("a.org", ["a.org:port", "[", "x" * 70 + ".org"], False),
     ],
 )
 def test_no_proxy(netloc: str, entries: list[str], expected: bool) -> None:
