@@ -25,7 +25,7 @@ MAX_LANES = 256
 SHARE_LOOK_S = 0.25
 #: for so long a model counts as wanted after one of its tasks was listed
 WANTED_S = 60.0
-#: what was learnt of models is saved this often, when it has changed, seconds
+#: calls that hang are looked for this often, and what was learnt of models is saved, when it has changed, seconds
 REMEMBER_S = 1.0
 #: no more models are remembered from one run to the next
 MAX_REMEMBERED = 64
@@ -92,9 +92,11 @@ class MicroBatcher:
         try:
             async with asyncio.TaskGroup() as self._group:
                 while True:
+                    before = self._clock.monotonic()
                     await self._clock.sleep(REMEMBER_S)
-                    for lane in self._lanes.values():
-                        lane.look(self._group)
+                    if self._clock.monotonic() - before < 2 * REMEMBER_S:  # else we hung, and answers may lie unread
+                        for lane in self._lanes.values():
+                            lane.look(self._group)
                     self._save()
         finally:
             self._group = None

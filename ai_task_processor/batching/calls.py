@@ -43,6 +43,7 @@ from ai_task_processor.vector_cache import VectorCache
 ONLY_429S_S = 60.0
 #: first and longest pause after a throttle that is named quota and follows calls that were served
 QUOTA_S, SERVED_LATELY_S = (1.0, 300.0), 60.0
+
 log = get_logger(__name__)
 
 #: a frozen object takes longer to build than to find

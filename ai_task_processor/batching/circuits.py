@@ -14,9 +14,10 @@ GIVE_WAY_S = 1.0
 
 
 class ModelCircuits:
-    """One ``Gate`` for each model, and one for the provider, which is held only when a second model fails, too.
+    """One ``Gate`` for each model, and one for the provider.
 
-    Then one probe goes out for all of them, and goes round: the first model that is served ends it for all.
+    The provider is held when a second model is, or when calls of several models fail and none is served. Then one probe
+    goes out for all of them, and goes round: the first model that is served ends it for all.
     To the rest of the daemon it looks like a single gate named ``model``.
     """
 

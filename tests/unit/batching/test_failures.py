@@ -448,7 +448,7 @@ async def test_an_outage_is_clear_after_few_calls(clock: "FakeClock", size: int,
 
 async def test_unsent_calls_are_repeated_whole(clock: "FakeClock") -> None:
     """A refused connection says nothing about texts: the call waits, is repeated as it was, and then is given back."""
-    async with Busy(clock, until(3.5, Unsent("refused"))).open() as house:
+    async with Busy(clock, until(2.5, Unsent("refused"))).open() as house:
         assert set(errors(await house.embed(*texts(16)))) == {Embedded}
         assert set(house.sizes) == {16}
         assert 2 <= len(house.asked) <= 5
@@ -640,6 +640,19 @@ async def test_a_hung_call_is_given_up_while_others_are_served(clock: "FakeClock
         assert len(house.of("t5")) == 3
         assert {line["event"] for line in lines} == {"call.given_up", "text.set_aside"}
         assert house.running == 0
+
+
+async def test_a_stall_of_ours_is_no_hung_call(clock: "FakeClock") -> None:
+    """The process stood still: the answer lies unread, and nothing is asked for again."""
+    async with Busy(clock, takes_s=1.9).open() as house:
+        await house.embed("usual")
+        house.forget()
+        task = asyncio.create_task(house.embed("a"))
+        await house.clock.sleep(0.5)
+        house.habit = lambda ask: DOWN
+        clock.advance(36.0)
+        assert errors(await task) == [Embedded]
+        assert [ask.texts for ask in house.asked] == [["a"]]
 
 
 async def test_a_large_call_may_take_its_time(clock: "FakeClock") -> None:
