@@ -2,11 +2,11 @@
 
 import sys
 
-from ai_task_processor import process
+from ai_task_processor.core import process
 
 if __name__ == "__main__":
     process.begin()
 
-    from ai_task_processor.cli import main
+    from ai_task_processor.cli.main import main
 
     sys.exit(process.guarded(lambda: main(["run", *sys.argv[1:]])))

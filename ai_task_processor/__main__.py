@@ -2,10 +2,10 @@
 
 import sys
 
-from ai_task_processor import process
+from ai_task_processor.core import process
 
 process.begin()
 
-from ai_task_processor.cli import main  # noqa: E402 - the handlers of signals come first
+from ai_task_processor.cli.main import main  # noqa: E402 - the handlers of signals come first
 
 sys.exit(main())

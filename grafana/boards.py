@@ -1,4 +1,4 @@
-"""The dashboards: an overview for the first ten seconds, and a board for each neighbour and for the process.
+"""The dashboards: an overview for the first ten seconds, and a board for each remote and for the process.
 
 ``python -m grafana.boards`` writes ``grafana/dashboards/*.json``, which Grafana is provisioned with. They are
 code because a panel is a line here and forty in JSON, and what all panels share is said once.
@@ -57,7 +57,7 @@ def circuits(*services: str, width: int = 8) -> Panel:
     matcher = f'service=~"{"|".join(services)}"' if services else 'service!="other"'
     return States(
         title="Circuits",
-        text="Open: calls fail and are held back, one probe at a time looks whether the neighbour is back.",
+        text="Open: calls fail and are held back, one probe at a time looks whether the remote is back.",
         queries={"{{service}}": largest("circuit_breaker_state", matcher, by="service")},
         words=CIRCUITS,
         width=width,
@@ -67,7 +67,7 @@ def circuits(*services: str, width: int = 8) -> Panel:
 def transitions(*services: str) -> Panel:
     return Graph(
         title="Changes of the circuit",
-        text="Many of them in a short time: the neighbour comes and goes.",
+        text="Many of them in a short time: the remote comes and goes.",
         queries={
             "{{service}} {{to}}": steps(
                 "circuit_breaker_transitions_total", f'service=~"{"|".join(services)}"', by="service, to"
@@ -208,7 +208,7 @@ def overview() -> Json:
             ),
             Number(
                 title="Circuits not closed",
-                text="Neighbours that fail: task API (polls, deliveries), model, token endpoint.",
+                text="Remotes that fail: task API (polls, deliveries), model, token endpoint.",
                 queries={"open": f"count({series('circuit_breaker_state')} > 0) or vector(0)"},
                 bounds=(1, 1),
             ),
@@ -256,7 +256,7 @@ def overview() -> Json:
             ),
             Graph(
                 title="Faults, by whom",
-                text="What did not go well with each neighbour, a second. Nothing here is lost: it is repeated.",
+                text="What did not go well with each remote, a second. Nothing here is lost: it is repeated.",
                 queries={
                     "polls": per_second("polls_total", 'outcome!~"tasks|empty"'),
                     "deliveries": per_second("deliveries_total", 'outcome!="acknowledged"'),

@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from math import inf
 from typing import ClassVar
 
-from ai_task_processor.errors import Retry, TaskError
-from ai_task_processor.kit import Kit
+from ai_task_processor.core.errors import Retry, TaskError
 from ai_task_processor.models.task import Task, TaskResult, Usage, Vector
+from ai_task_processor.processors.context import Kit
 
 __all__ = ["BaseProcessor", "Kit", "Retry", "Task", "TaskError", "TaskResult", "Usage", "Vector"]
 
@@ -26,7 +26,7 @@ class BaseProcessor(ABC):
         """Is this task ours? Cheap and without IO: asked for every listed task."""
 
     def hold_s(self) -> float:
-        """For how many seconds none of its tasks should be claimed (a paused neighbour); 0 for now."""
+        """For how many seconds none of its tasks should be claimed (a paused remote); 0 for now."""
         return 0.0
 
     def lane(self, task: Task) -> str | None:  # noqa: ARG002 - for processors that know one

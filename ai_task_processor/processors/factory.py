@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from math import inf
 
-from ai_task_processor.errors import ConfigurationError
-from ai_task_processor.kit import Kit
-from ai_task_processor.logs import get_logger
+from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.models.task import Task
+from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.processors.base import BaseProcessor
-from ai_task_processor.processors.text_embedding import TextEmbeddingProcessor
+from ai_task_processor.processors.context import Kit
+from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 
 ENTRY_POINTS = "ai_task_processor.processors"
 

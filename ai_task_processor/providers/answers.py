@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping
 
-from ai_task_processor import codec
-from ai_task_processor.errors import CallRefused, InvalidAnswer, NeighbourError, QuotaExhausted
+from ai_task_processor.core import codec
+from ai_task_processor.core.errors import CallRefused, InvalidAnswer, QuotaExhausted, RemoteError
+from ai_task_processor.core.ports import Allowance, Embeddings, RateLimits
 from ai_task_processor.models.task import Usage, Vector
-from ai_task_processor.ports import Allowance, Embeddings, RateLimits
 from ai_task_processor.providers.refusals import classify, read_refusal
 
 #: A piece of a duration as Go writes it and OpenAI's headers hold it: 6m0s, 1h2m3.5s, 12ms. Without a unit: seconds.
@@ -64,7 +64,7 @@ def _places(data: list[object]) -> list[int]:
     return found
 
 
-def _error_in_answer(content: bytes) -> NeighbourError:
+def _error_in_answer(content: bytes) -> RemoteError:
     """An error although the status was 200: it pauses, or is about this call, but no text ends ``failed`` by it."""
     if not (refusal := read_refusal(content)).words and not refusal.codes:
         return InvalidAnswer("the model API answered something else than vectors")

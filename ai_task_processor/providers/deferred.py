@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from ai_task_processor.ports import Embeddings, Provider
+from ai_task_processor.core.ports import Embeddings, Provider
 
 
 class DeferredProvider:

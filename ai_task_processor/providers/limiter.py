@@ -7,7 +7,7 @@ Nothing here waits, reads a clock or draws a number. Moments are seconds of a mo
 
 from math import ceil, inf
 
-from ai_task_processor.ports import RateLimits
+from ai_task_processor.core.ports import RateLimits
 from ai_task_processor.providers.pace import ODD, TRIAL, Call, Finding, Pace, Sample
 from ai_task_processor.providers.told_limit import ToldLimit
 

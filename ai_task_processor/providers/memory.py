@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ai_task_processor import codec
+from ai_task_processor.core import codec
 
 _FILE = "models.json"
 #: a larger file is not ours

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from ai_task_processor import codec
+from ai_task_processor.core import codec
+from ai_task_processor.core.ports import Embeddings
 from ai_task_processor.models.task import Usage
-from ai_task_processor.ports import Embeddings
 from ai_task_processor.providers import NATIVE_DIMENSIONS
 
 BYTES_PER_TOKEN = 4

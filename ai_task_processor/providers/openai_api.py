@@ -13,29 +13,29 @@ from typing import TypeVar
 import httpx2
 import openai
 
-from ai_task_processor import codec
-from ai_task_processor.errors import (
+from ai_task_processor.core import codec
+from ai_task_processor.core.errors import (
     Ambiguous,
     CallRefused,
     InputRefused,
     InvalidAnswer,
     Misconfigured,
     ModelRefused,
-    NeighbourError,
     QuotaExhausted,
+    RemoteError,
     TaskError,
     Throttled,
     Unauthorized,
     Unsent,
 )
-from ai_task_processor.http1 import Answer
-from ai_task_processor.metrics import Metrics
-from ai_task_processor.ports import Embeddings
+from ai_task_processor.core.ports import Embeddings
+from ai_task_processor.core.settings import ModelSettings
+from ai_task_processor.net.client import deadline, exchange, status_error, translate
+from ai_task_processor.net.http1 import Answer
+from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.providers import NATIVE_DIMENSIONS, OPENAI_URL
 from ai_task_processor.providers.answers import amount, parse_embeddings, parse_limits
 from ai_task_processor.providers.refusals import classify
-from ai_task_processor.settings import ModelSettings
-from ai_task_processor.transport import deadline, exchange, status_error, translate
 
 CHECK_TIMEOUT_S = 15.0
 #: no more models are remembered
@@ -124,7 +124,7 @@ class OpenAIProvider:
         return embeddings
 
     async def _embed_otherwise(
-        self, texts: Sequence[str], model: str, refusal: NeighbourError
+        self, texts: Sequence[str], model: str, refusal: RemoteError
     ) -> tuple[Embeddings, Shape]:
         for shape in self._shapes[1:]:
             try:
@@ -146,7 +146,7 @@ class OpenAIProvider:
             self._note_remaining(headers)
             embeddings = parse_embeddings(answer.content, len(texts), self._expected(model))
             outcome = "ok"
-        except (NeighbourError, TaskError) as error:
+        except (RemoteError, TaskError) as error:
             outcome = _OUTCOMES.get(type(error), "server_error")
             raise
         finally:

@@ -18,13 +18,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from ai_task_processor import codec
-from ai_task_processor.errors import (
+from ai_task_processor.core import codec
+from ai_task_processor.core.errors import (
     CallRefused,
     InputRefused,
     ModelRefused,
-    NeighbourError,
     QuotaExhausted,
+    RemoteError,
     Throttled,
     Transient,
 )
@@ -146,7 +146,7 @@ def _short(value: object) -> bool:
     return isinstance(value, str | int) and not isinstance(value, bool) and len(str(value)) <= 64
 
 
-def classify(status: int, content: bytes, otherwise: NeighbourError) -> NeighbourError:
+def classify(status: int, content: bytes, otherwise: RemoteError) -> RemoteError:
     """Whose fault a refusal is. ``otherwise``: what its status and headers alone say (429, 401, Retry-After)."""
     refusal = read_refusal(content)
     codes = refusal.codes
@@ -171,7 +171,7 @@ def classify(status: int, content: bytes, otherwise: NeighbourError) -> Neighbou
     return _about_the_request(status, refusal, otherwise)
 
 
-def _about_the_request(status: int, refusal: Refusal, otherwise: NeighbourError) -> NeighbourError:
+def _about_the_request(status: int, refusal: Refusal, otherwise: RemoteError) -> RemoteError:
     param = (refusal.param or "").lower()
     if param in REQUEST_PARAMETERS:
         return ModelRefused(f"the provider refuses the parameter {param}", status=status)

@@ -3,9 +3,9 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from ai_task_processor.errors import Unauthorized
-from ai_task_processor.ports import Embeddings, Provider
-from ai_task_processor.secrets_read import Secrets
+from ai_task_processor.core.errors import Unauthorized
+from ai_task_processor.core.ports import Embeddings, Provider
+from ai_task_processor.net.secrets import Secrets
 
 T = TypeVar("T")
 

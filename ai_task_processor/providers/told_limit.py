@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import inf
 
-from ai_task_processor.ports import Allowance
+from ai_task_processor.core.ports import Allowance
 
 #: no reset is believed beyond this, seconds
 LONGEST_RESET_S = 60.0

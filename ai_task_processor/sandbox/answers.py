@@ -1,4 +1,4 @@
-"""How the three neighbours say yes and no: JSON answers, and the error shape of each."""
+"""How the three remotes say yes and no: JSON answers, and the error shape of each."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import orjson
 
-from ai_task_processor.server import Response
+from ai_task_processor.ops.server import Response
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 from urllib.parse import unquote
 
+from ai_task_processor.ops.server import HttpServer, Request, Response
 from ai_task_processor.sandbox.answers import answer, nest_error, parsed
 from ai_task_processor.sandbox.corpus import numbered_text
 from ai_task_processor.sandbox.faults import Endpoint, Faults, play
@@ -16,7 +17,6 @@ from ai_task_processor.sandbox.task_api import TaskApi
 from ai_task_processor.sandbox.tasks import TaskStore
 from ai_task_processor.sandbox.tokens import Credentials, TokenEndpoint
 from ai_task_processor.sandbox.vectors import DIMENSIONS, unit_vector
-from ai_task_processor.server import HttpServer, Request, Response
 
 API_KEY: Final = "sk-sandbox"
 _TASKS: Final = "/api/ai-tasks/"

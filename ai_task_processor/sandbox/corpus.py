@@ -83,7 +83,7 @@ REFUSED_TEXT: Final = "Please turn this sentence into numbers. [[refuse]]"
 
 
 def text(n: int) -> str:
-    """The ``n``-th text: neighbours differ in language and length; the first 480 begin differently."""
+    """The ``n``-th text: adjacent ones differ in language and length; the first 480 begin differently."""
     subjects, deeds, reasons, space = _PARTS[n % len(_PARTS)]
     turn = n // len(_PARTS)
     sentences = (

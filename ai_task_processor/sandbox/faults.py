@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
+from ai_task_processor.ops.server import Abort, Request, Response
 from ai_task_processor.sandbox.answers import nest_error, oauth_error, openai_error, parsed, phrase
-from ai_task_processor.server import Abort, Request, Response
 
 Endpoint = Literal["token", "pending", "patch", "callback", "model"]
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ai_task_processor.ops.server import Request, Response
 from ai_task_processor.sandbox.answers import answer, openai_error, parsed
 from ai_task_processor.sandbox.vectors import DIMENSIONS, unit_vector
-from ai_task_processor.server import Request, Response
 
 MAX_INPUTS: Final = 2048
 MAX_INPUT_TOKENS: Final = 8192

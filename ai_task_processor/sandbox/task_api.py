@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from ai_task_processor.models.task import TaskStatus
+from ai_task_processor.ops.server import Request, Response
 from ai_task_processor.sandbox.answers import answer, nest_error, parsed
 from ai_task_processor.sandbox.faults import Fault, false_answer
 from ai_task_processor.sandbox.tasks import StoredTask, TaskStore
-from ai_task_processor.server import Request, Response
 
 _DTO_KEYS: Final = frozenset({"state", "result"})
 _FINAL: Final = (TaskStatus.SUCCEEDED, TaskStatus.FAILED)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, unquote_plus
 
+from ai_task_processor.ops.server import Request, Response
 from ai_task_processor.sandbox.answers import answer, oauth_error
-from ai_task_processor.server import Request, Response
 
 _ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 

@@ -1,1 +1,1 @@
-"""Where finished outcomes wait for their delivery: on disk (``sqlite``), and in memory for tests (``memory``)."""
+"""Stores: where finished outcomes wait for their delivery, and where attempts are counted."""

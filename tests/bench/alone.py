@@ -169,7 +169,7 @@ def start(plan: Plan) -> list[Section]:
     """From nothing to /health, and what the imports are of that."""
     section = Section("start", f"cold start and imports, seconds, medians of {STARTS}")
     tell(f"start: {STARTS} cold starts, {STARTS} imports each")
-    names = ("ai_task_processor", "ai_task_processor.cli", "ai_task_processor.app")
+    names = ("ai_task_processor", "ai_task_processor.cli.main", "ai_task_processor.engine.daemon")
     took_s = {f"import {name}": [_import_s(name) for _ in range(STARTS)] for name in names}
     took_s["start of the process to 200 from /health"] = [_start_s() for _ in range(STARTS)]
     medians = {what: statistics.median(times) for what, times in took_s.items()}

@@ -1,4 +1,4 @@
-"""Several workers on one workload, taking turns: what a noisy neighbour does to one it does to all."""
+"""Several workers on one workload, taking turns: what a noisy remote does to one it does to all."""
 
 import sys
 from collections.abc import Sequence

@@ -42,7 +42,7 @@ def encrypted(plan: Plan) -> list[Section]:
 
 
 def latencies(plan: Plan) -> list[Section]:
-    """How close to what the neighbours allow."""
+    """How close to what the remotes allow."""
     sections = []
     for slots, tasks in ((32, 1_280), (256, 10_240)):
         workload = Workload(tasks, slots, model_s=0.2, api_s=0.02)

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import uvloop
 
-from ai_task_processor.clock import SystemClock
+from ai_task_processor.core.clock import SystemClock
+from ai_task_processor.core.ports import Outbox
 from ai_task_processor.models.task import Record, TaskStatus
-from ai_task_processor.ports import Outbox
-from ai_task_processor.stores.memory import MemoryOutbox
-from ai_task_processor.stores.sqlite import SqliteOutbox
+from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
+from ai_task_processor.testing.memory import MemoryOutbox
 
 VECTOR = os.urandom(6144)
 LIMIT = 1 << 40

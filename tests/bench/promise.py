@@ -17,10 +17,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ai_task_processor.clock import SystemClock
+from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.models.task import Record, TaskStatus
 from ai_task_processor.sandbox.app import Sandbox
-from ai_task_processor.stores.sqlite import SqliteOutbox
+from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 from tests.e2e.conftest import DaemonProcess, install_wheel
 
 FAST = {"POLLING_INTERVAL_SECONDS": "1", "CONCURRENCY_LIMIT": "32"}
@@ -237,7 +237,7 @@ SLEEPER = """
 import asyncio
 import os
 
-from ai_task_processor import recovery
+from ai_task_processor.engine import recovery
 from ai_task_processor.processors.base import BaseProcessor, Task, TaskResult
 
 if os.environ.get("RESTARTS_ONLY"):

@@ -9,18 +9,21 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ai_task_processor import assembly, lifecycle, recovery, resilience
-from ai_task_processor.auth import TokenSource
-from ai_task_processor.delivery import Delivery
-from ai_task_processor.errors import Ambiguous, InputRefused, NeighbourError, Rejected, Transient
-from ai_task_processor.isolation import IsolationBudget
-from ai_task_processor.keeping import Keeper
+from ai_task_processor.core.errors import Ambiguous, InputRefused, Rejected, RemoteError, Transient
+from ai_task_processor.core.ports import Clock, SkipReason
+from ai_task_processor.engine import recovery
+from ai_task_processor.engine import runner as lifecycle
+from ai_task_processor.engine import wiring as assembly
+from ai_task_processor.engine.delivery import Delivery
+from ai_task_processor.engine.isolation import IsolationBudget
+from ai_task_processor.engine.persistence import Keeper
 from ai_task_processor.models.task import Failed, Failure, Record, Released, Task, Tries
-from ai_task_processor.ports import Clock, SkipReason
-from ai_task_processor.sources import nest
-from ai_task_processor.stores import directory as data_directory
-from ai_task_processor.stores.memory import MemoryOutbox
-from ai_task_processor.token_answers import Token
+from ai_task_processor.net import resilience
+from ai_task_processor.net.oauth import TokenSource
+from ai_task_processor.net.token_answers import Token
+from ai_task_processor.sources.nestjs import source as nest
+from ai_task_processor.stores.sqlite import directory as data_directory
+from ai_task_processor.testing.memory import MemoryOutbox
 from tests.chaos.patching import replaced
 
 T = TypeVar("T")
@@ -72,7 +75,7 @@ def kept_after_patch() -> None:
                 try:
                     await self._reporter.report(record)
                     break
-                except (NeighbourError, Rejected):
+                except (RemoteError, Rejected):
                     await asyncio.sleep(0.5)
             await self._outbox.put(record)
             await self._outbox.delivered(record.task_id)
@@ -83,7 +86,7 @@ def kept_after_patch() -> None:
 
 
 def failed_on_timeout() -> None:
-    """A neighbour's timeout is taken for the task's own fault."""
+    """A remote's timeout is taken for the task's own fault."""
 
     def wrap(decide: Callable[..., Failed | Released]) -> Callable[..., Failed | Released]:
         def harsh(error: BaseException, tries: Tries, *rest: Any) -> Failed | Released:
@@ -145,7 +148,7 @@ def retry_of_400() -> None:
 
         return stubborn
 
-    def wrap_rejection(_: object) -> Callable[[int, bytes], NeighbourError | None]:
+    def wrap_rejection(_: object) -> Callable[[int, bytes], RemoteError | None]:
         return lambda status, _: Transient("perhaps next time", status=status) if status == 400 else None
 
     replaced(lifecycle, "decide", wrap_decide)

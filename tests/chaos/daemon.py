@@ -18,7 +18,12 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import openai
 import uvloop
 
-from ai_task_processor import app, assembly, cli, logs, providers, settings
+from ai_task_processor import providers
+from ai_task_processor.cli import main as cli
+from ai_task_processor.core import settings
+from ai_task_processor.engine import daemon as app
+from ai_task_processor.engine import wiring as assembly
+from ai_task_processor.ops import logs
 from ai_task_processor.providers import openai_api
 from tests.chaos import hooks
 from tests.chaos.bugs import BUGS

@@ -9,7 +9,7 @@ from tests.chaos.history import Exchange
 #: of all requests
 SHARE = 0.12
 
-#: Instead of handling the request: nothing was applied. Throttling holds a neighbour for a second and more, and a
+#: Instead of handling the request: nothing was applied. Throttling holds a remote for a second and more, and a
 #: drip costs a deadline: they are rare, or a run would consist of waiting.
 BEFORE = {"close": 8, "reset": 8, "500": 8, "502-page": 6, "503-retry-after": 1, "429": 1, "drip": 2}
 #: After it was handled: the answer is lost, torn, or says something else than what was done.

@@ -17,13 +17,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ai_task_processor import app, assembly, resilience
-from ai_task_processor.clock import SystemClock
+from ai_task_processor.core.clock import SystemClock
+from ai_task_processor.engine import daemon as app
+from ai_task_processor.engine import wiring as assembly
+from ai_task_processor.net import resilience
 from ai_task_processor.providers.deferred import DeferredProvider
-from ai_task_processor.sources.nest import NestTaskSource
-from ai_task_processor.stores.journal import FileJournal
-from ai_task_processor.stores.sqlite import SqliteOutbox
-from ai_task_processor.stores.writer import Writer
+from ai_task_processor.sources.nestjs.source import NestTaskSource
+from ai_task_processor.stores.sqlite.journal import FileJournal
+from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
+from ai_task_processor.stores.sqlite.writer import Writer
 from tests.chaos.patching import replaced
 from tests.chaos.upstream import INCARNATION
 

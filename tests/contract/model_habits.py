@@ -14,17 +14,17 @@ from http import HTTPStatus
 from random import Random
 from typing import Any
 
-from ai_task_processor.batching import MicroBatcher, ModelCircuits
-from ai_task_processor.batching.batcher import Memory
-from ai_task_processor.clock import SystemClock
-from ai_task_processor.errors import NeighbourError, TaskError
-from ai_task_processor.metrics import Metrics
+from ai_task_processor.core.clock import SystemClock
+from ai_task_processor.core.errors import RemoteError, TaskError
+from ai_task_processor.core.settings import load_settings
+from ai_task_processor.engine.outcome import decide
 from ai_task_processor.models.task import Failed, Released, Tries, Vector
+from ai_task_processor.net.client import make_client
+from ai_task_processor.net.resilience import Retries
+from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.processors.embedding import MicroBatcher, ModelCircuits
+from ai_task_processor.processors.embedding.batcher import Memory
 from ai_task_processor.providers.openai_api import OpenAIProvider
-from ai_task_processor.resilience import Retries
-from ai_task_processor.settings import load_settings
-from ai_task_processor.transport import make_client
-from ai_task_processor.verdict import decide
 
 #: components of a right vector
 LENGTH = 64
@@ -245,7 +245,7 @@ class Crowd:
 
     def _status(self) -> dict[str, Mapping[str, str]]:
         batcher = self.batcher
-        return {"paused": batcher.troubles(), "paced": batcher.paces(), "aside": batcher.offenders()}
+        return {"paused": batcher.problems(), "paced": batcher.paces(), "aside": batcher.offenders()}
 
     def _start(self, report: Report, now: float) -> None:
         """Fill the slots with what may start."""
@@ -272,7 +272,7 @@ class Crowd:
     async def _embed(self, job: Job, report: Report) -> None:
         try:
             embedded = await self.batcher.embed(job.text, job.model)
-        except (NeighbourError, TaskError) as error:
+        except (RemoteError, TaskError) as error:
             match decide(error, job.tries, self._rng):
                 case Failed(failure):
                     job.outcome = failure.code

@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from ai_task_processor.clock import SystemClock
-from ai_task_processor.errors import DataDirectoryError, OutboxUnwritable
+from ai_task_processor.core.clock import SystemClock
+from ai_task_processor.core.errors import DataDirectoryError, OutboxUnwritable
 from ai_task_processor.models.task import Record, TaskStatus
-from ai_task_processor.stores import inspection, salvage, schema
-from ai_task_processor.stores.sqlite import SqliteOutbox
+from ai_task_processor.stores.sqlite import inspection, salvage, schema
+from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 
 ROOT = Path(__file__).parents[2]
 PAGE = schema.PAGE_BYTES
@@ -41,9 +41,9 @@ def noise(size: int) -> bytes:
 CHILD = """
 import asyncio, struct, sys
 from pathlib import Path
-from ai_task_processor.clock import SystemClock
+from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.models.task import Record, TaskStatus
-from ai_task_processor.stores.sqlite import SqliteOutbox
+from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 
 async def put(outbox, numbers):
     await asyncio.gather(*(outbox.put(Record(

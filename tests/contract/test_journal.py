@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ai_task_processor.errors import DataDirectoryError, OutboxUnwritable
+from ai_task_processor.core.errors import DataDirectoryError, OutboxUnwritable
 from ai_task_processor.models.task import Task, Tries
-from ai_task_processor.stores import journal as journal_module
-from ai_task_processor.stores.journal import FileJournal
-from ai_task_processor.stores.memory import MemoryJournal
+from ai_task_processor.stores.sqlite import journal as journal_module
+from ai_task_processor.stores.sqlite.journal import FileJournal
+from ai_task_processor.testing.memory import MemoryJournal
 
 Open = Callable[[], FileJournal]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ai_task_processor import resilience
-from ai_task_processor.batching import offenders
-from ai_task_processor.errors import CallRefused
+from ai_task_processor.core.errors import CallRefused
+from ai_task_processor.net import resilience
+from ai_task_processor.processors.embedding import offenders
 from ai_task_processor.providers.memory import ModelMemory
 from tests.contract.habit_rows import BAD, ROWS, TOO_LARGE_CALL, Row, Scale, Tasks, mixed, openai
 from tests.contract.model_habits import Answer, Ask, Crowd, Habit, Job, ModelServer, Report

@@ -7,11 +7,11 @@ from typing import Protocol, cast
 
 import pytest
 
+from ai_task_processor.core.ports import Outbox
 from ai_task_processor.models.task import Record, TaskStatus
-from ai_task_processor.ports import Outbox
-from ai_task_processor.stores import inspection
-from ai_task_processor.stores.memory import MemoryOutbox
-from ai_task_processor.stores.sqlite import SqliteOutbox
+from ai_task_processor.stores.sqlite import inspection
+from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
+from ai_task_processor.testing.memory import MemoryOutbox
 
 NOW = 1_800_000_000.0
 MAX_BYTES = 10_000

@@ -6,15 +6,15 @@ import httpx2
 import numpy as np
 import pytest
 
-from ai_task_processor.errors import CallRefused, ModelRefused, Throttled, Unauthorized
-from ai_task_processor.metrics import Metrics
+from ai_task_processor.core.errors import CallRefused, ModelRefused, Throttled, Unauthorized
+from ai_task_processor.core.ports import Provider, RateLimits
+from ai_task_processor.core.settings import ModelSettings, NetworkSettings
 from ai_task_processor.models.task import Vector
-from ai_task_processor.ports import Provider, RateLimits
+from ai_task_processor.net.client import make_client
+from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.openai_api import OpenAIProvider
 from ai_task_processor.sandbox import Sandbox
-from ai_task_processor.settings import ModelSettings, NetworkSettings
-from ai_task_processor.transport import make_client
 
 MODEL = "text-embedding-3-small"
 
@@ -112,7 +112,7 @@ async def test_any_text_is_a_text(provider: Provider, text: str) -> None:
 
 
 async def test_check_passes_and_closing_is_repeatable(provider: Provider) -> None:
-    """A healthy neighbour passes; closing twice is no error."""
+    """A healthy remote passes; closing twice is no error."""
     await provider.check(MODEL)
     assert provider.name in ("openai", "mock")
     await provider.aclose()

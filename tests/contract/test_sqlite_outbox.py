@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from ai_task_processor.errors import DataDirectoryError, OutboxLocked, OutboxUnwritable
+from ai_task_processor.core.errors import DataDirectoryError, OutboxLocked, OutboxUnwritable
 from ai_task_processor.models.task import Record, TaskStatus
-from ai_task_processor.stores import inspection
-from ai_task_processor.stores.schema import PAGE_BYTES
-from ai_task_processor.stores.sqlite import SqliteOutbox
+from ai_task_processor.stores.sqlite import inspection
+from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
+from ai_task_processor.stores.sqlite.schema import PAGE_BYTES
 
 NOW = 1_800_000_000.0
 ROOT = Path(__file__).parents[2]
@@ -30,9 +30,9 @@ ROOT = Path(__file__).parents[2]
 CHILD = """
 import asyncio, sys
 from pathlib import Path
-from ai_task_processor.clock import SystemClock
+from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.models.task import Record, TaskStatus
-from ai_task_processor.stores.sqlite import SqliteOutbox
+from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 
 async def main():
     outbox = SqliteOutbox(Path(sys.argv[1]), max_bytes=10**6, clock=SystemClock())
@@ -287,7 +287,7 @@ async def test_a_few_of_a_kind_are_one_statement(outbox: SqliteOutbox) -> None:
     assert await outbox.due(NOW + 1e6, 10) == []
 
 
-async def test_one_bad_record_does_not_fail_its_neighbours(outbox: SqliteOutbox) -> None:
+async def test_one_bad_record_does_not_fail_its_remotes(outbox: SqliteOutbox) -> None:
     """A record that cannot be stored fails alone; the group around it is committed."""
     with held(outbox):
         good, spoiled, other = outbox.put(record("a")), outbox.put(unstorable("bad")), outbox.put(record("b"))

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from ai_task_processor.errors import (
+from ai_task_processor.core.errors import (
     Ambiguous,
     CircuitOpen,
     InvalidAnswer,
     Misconfigured,
-    NeighbourError,
     NeverAcknowledged,
     Rejected,
+    RemoteError,
     Throttled,
     Transient,
     Unacknowledged,
@@ -29,15 +29,15 @@ from ai_task_processor.errors import (
     Unsent,
     explained,
 )
-from ai_task_processor.metrics import Metrics
+from ai_task_processor.core.ports import Clock, SkipReason, TaskSource
+from ai_task_processor.core.settings import ApiSettings, NetworkSettings
 from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult, TaskStatus, TaskType, Vector
-from ai_task_processor.ports import Clock, SkipReason, TaskSource
-from ai_task_processor.resilience import Gate
+from ai_task_processor.net.client import make_client
+from ai_task_processor.net.resilience import Gate
+from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sandbox.app import Sandbox
-from ai_task_processor.settings import ApiSettings, NetworkSettings
-from ai_task_processor.sources.nest import NestTaskSource
-from ai_task_processor.stores.memory import MemoryJournal
-from ai_task_processor.transport import make_client
+from ai_task_processor.sources.nestjs.source import NestTaskSource
+from ai_task_processor.testing.memory import MemoryJournal
 
 VECTOR = TaskResult(vector=Vector(b"\0\0\x80?\0\0\0\xbf"))
 OUTPUT = TaskResult({"told": ["yes"]})
@@ -135,8 +135,8 @@ class FakeSource:
             raise Transient("down")
 
 
-class Neighbourhood(Protocol):
-    """A source under test, and the hand that moves its neighbour."""
+class Remotehood(Protocol):
+    """A source under test, and the hand that moves its remote."""
 
     clock: HandClock
     admission: Gatekeeper
@@ -151,7 +151,7 @@ class Neighbourhood(Protocol):
     def state(self, task_id: str) -> str: ...
 
 
-class FakeNeighbourhood:
+class FakeRemotehood:
     def __init__(self) -> None:
         self.clock = HandClock()
         self.admission = Gatekeeper()
@@ -188,7 +188,7 @@ class Bearer(httpx2.Auth):
         yield request
 
 
-class NestNeighbourhood:
+class NestRemotehood:
     """The NestJS source against the sandbox."""
 
     def __init__(self, sandbox: Sandbox, client: httpx2.AsyncClient, **options: str) -> None:
@@ -246,196 +246,196 @@ async def bearer(sandbox: Sandbox) -> Bearer:
 
 
 @asynccontextmanager
-async def running_nest(**options: str) -> AsyncIterator[NestNeighbourhood]:
+async def running_nest(**options: str) -> AsyncIterator[NestRemotehood]:
     async with Sandbox() as sandbox:
         client = make_client(
             NetworkSettings(), url=sandbox.url, connections=8, auth=await bearer(sandbox), max_answer_bytes=None
         )
         async with client:
-            yield NestNeighbourhood(sandbox, client, **options)
+            yield NestRemotehood(sandbox, client, **options)
 
 
 @pytest.fixture
-async def nest() -> AsyncIterator[NestNeighbourhood]:
+async def nest() -> AsyncIterator[NestRemotehood]:
     async with running_nest() as running:
         yield running
 
 
 @pytest.fixture(params=["fake", "nest"])
-async def neighbours(request: pytest.FixtureRequest) -> AsyncIterator[Neighbourhood]:
+async def remotes(request: pytest.FixtureRequest) -> AsyncIterator[Remotehood]:
     if request.param == "fake":
-        yield FakeNeighbourhood()
+        yield FakeRemotehood()
         return
     async with running_nest() as running:
         yield running
 
 
-async def claimed(neighbours: Neighbourhood, limit: int = 10) -> list[str]:
-    return [claim.task.id for claim in await neighbours.source.claim(limit)]
+async def claimed(remotes: Remotehood, limit: int = 10) -> list[str]:
+    return [claim.task.id for claim in await remotes.source.claim(limit)]
 
 
 # --- the promises of the port
 
 
-async def test_nothing_to_do_is_no_error(neighbours: Neighbourhood) -> None:
+async def test_nothing_to_do_is_no_error(remotes: Remotehood) -> None:
     """An empty source answers with nothing."""
-    assert await claimed(neighbours) == []
+    assert await claimed(remotes) == []
 
 
-async def test_a_claim_carries_its_task(neighbours: Neighbourhood) -> None:
+async def test_a_claim_carries_its_task(remotes: Remotehood) -> None:
     """Type and content arrive, and the receipt names the task."""
-    task_id = neighbours.add("hello")
-    (claim,) = await neighbours.source.claim(5)
+    task_id = remotes.add("hello")
+    (claim,) = await remotes.source.claim(5)
     assert claim.receipt == Receipt(task_id)
     assert (claim.task.id, claim.task.type) == (task_id, TaskType.TEXT_EMBEDDING)
     assert claim.task.content == {"text": "hello"}
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3, 9])
-async def test_no_more_than_asked_for(neighbours: Neighbourhood, limit: int) -> None:
+async def test_no_more_than_asked_for(remotes: Remotehood, limit: int) -> None:
     """``limit`` bounds what comes back, 0 included."""
     for n in range(5):
-        neighbours.add(f"text {n}")
-    assert len(await claimed(neighbours, limit)) == min(limit, 5)
+        remotes.add(f"text {n}")
+    assert len(await claimed(remotes, limit)) == min(limit, 5)
 
 
-async def test_what_admission_refuses_does_not_start(neighbours: Neighbourhood) -> None:
+async def test_what_admission_refuses_does_not_start(remotes: Remotehood) -> None:
     """Refused tasks are passed over, and do not use up the limit."""
-    ids = [neighbours.add(f"text {n}") for n in range(6)]
-    neighbours.admission.refused = dict.fromkeys(ids[:4], "running")
-    assert await claimed(neighbours, 2) == ids[4:]
+    ids = [remotes.add(f"text {n}") for n in range(6)]
+    remotes.admission.refused = dict.fromkeys(ids[:4], "running")
+    assert await claimed(remotes, 2) == ids[4:]
 
 
 @pytest.mark.parametrize("result", [VECTOR, OUTPUT, TaskResult({"model": "m"}, vector=VECTOR.vector)])
-async def test_a_completed_task_is_done(neighbours: Neighbourhood, result: TaskResult) -> None:
+async def test_a_completed_task_is_done(remotes: Remotehood, result: TaskResult) -> None:
     """Once acknowledged it has succeeded and is listed no more."""
-    task_id = neighbours.add("hello")
-    (claim,) = await neighbours.source.claim(1)
-    await neighbours.source.complete(claim.receipt, result)
-    assert neighbours.state(task_id) == "succeeded"
-    assert await claimed(neighbours) == []
+    task_id = remotes.add("hello")
+    (claim,) = await remotes.source.claim(1)
+    await remotes.source.complete(claim.receipt, result)
+    assert remotes.state(task_id) == "succeeded"
+    assert await claimed(remotes) == []
 
 
-async def test_a_failed_task_is_done(neighbours: Neighbourhood) -> None:
+async def test_a_failed_task_is_done(remotes: Remotehood) -> None:
     """Its failure is told, and it is listed no more."""
-    task_id = neighbours.add("hello")
-    await neighbours.source.fail(Receipt(task_id), Failure("too_long", "the text is too long"))
-    assert neighbours.state(task_id) == "failed"
-    assert await claimed(neighbours) == []
+    task_id = remotes.add("hello")
+    await remotes.source.fail(Receipt(task_id), Failure("too_long", "the text is too long"))
+    assert remotes.state(task_id) == "failed"
+    assert await claimed(remotes) == []
 
 
-async def test_reporting_twice_is_allowed(neighbours: Neighbourhood) -> None:
+async def test_reporting_twice_is_allowed(remotes: Remotehood) -> None:
     """Delivery is at least once: a repeated report is acknowledged again."""
-    receipt = Receipt(neighbours.add("hello"))
+    receipt = Receipt(remotes.add("hello"))
     for _ in range(2):
-        await neighbours.source.complete(receipt, VECTOR)
-        assert neighbours.state(receipt.id) == "succeeded"
+        await remotes.source.complete(receipt, VECTOR)
+        assert remotes.state(receipt.id) == "succeeded"
 
 
-async def test_a_receipt_survives_a_restart(neighbours: Neighbourhood) -> None:
+async def test_a_receipt_survives_a_restart(remotes: Remotehood) -> None:
     """A receipt that is made from its id alone, without a claim, is as good."""
-    task_id = neighbours.add("hello")
-    await neighbours.source.complete(Receipt(id=str(task_id)), OUTPUT)
-    assert neighbours.state(task_id) == "succeeded"
+    task_id = remotes.add("hello")
+    await remotes.source.complete(Receipt(id=str(task_id)), OUTPUT)
+    assert remotes.state(task_id) == "succeeded"
 
 
-async def test_a_released_task_comes_back_after_its_delay(neighbours: Neighbourhood) -> None:
+async def test_a_released_task_comes_back_after_its_delay(remotes: Remotehood) -> None:
     """It stays pending, is not claimed before the delay is over, and is then claimed again."""
-    task_id, other = neighbours.add("hello"), neighbours.add("other")
-    await neighbours.source.release(Receipt(task_id), 30.0)
-    assert neighbours.state(task_id) == "pending"
-    assert await claimed(neighbours) == [other]
-    neighbours.clock.time += 29.9
-    assert await claimed(neighbours) == [other]
-    neighbours.clock.time += 0.1
-    assert await claimed(neighbours) == [task_id, other]
+    task_id, other = remotes.add("hello"), remotes.add("other")
+    await remotes.source.release(Receipt(task_id), 30.0)
+    assert remotes.state(task_id) == "pending"
+    assert await claimed(remotes) == [other]
+    remotes.clock.time += 29.9
+    assert await claimed(remotes) == [other]
+    remotes.clock.time += 0.1
+    assert await claimed(remotes) == [task_id, other]
 
 
-async def test_a_task_that_was_put_back_runs_again(neighbours: Neighbourhood) -> None:
+async def test_a_task_that_was_put_back_runs_again(remotes: Remotehood) -> None:
     """Nothing remembers an acknowledged task: an operator may want it once more."""
-    task_id = neighbours.add("hello")
-    await neighbours.source.complete(Receipt(task_id), VECTOR)
-    neighbours.put_back(task_id)
-    assert await claimed(neighbours) == [task_id]
+    task_id = remotes.add("hello")
+    await remotes.source.complete(Receipt(task_id), VECTOR)
+    remotes.put_back(task_id)
+    assert await claimed(remotes) == [task_id]
 
 
-async def test_a_refused_result_is_rejected(neighbours: Neighbourhood) -> None:
+async def test_a_refused_result_is_rejected(remotes: Remotehood) -> None:
     """A refusal of this very result is final, and says how it was refused."""
-    task_id = neighbours.add("hello")
-    neighbours.refuse(task_id)
+    task_id = remotes.add("hello")
+    remotes.refuse(task_id)
     for report in (
-        neighbours.source.complete(Receipt(task_id), VECTOR),
-        neighbours.source.fail(Receipt(task_id), Failure("x")),
+        remotes.source.complete(Receipt(task_id), VECTOR),
+        remotes.source.fail(Receipt(task_id), Failure("x")),
     ):
         with pytest.raises(Rejected) as caught:
             await report
         assert caught.value.outcome == "refused"
-    assert neighbours.state(task_id) == "pending"
+    assert remotes.state(task_id) == "pending"
 
 
-async def test_an_unknown_task_is_gone(neighbours: Neighbourhood) -> None:
-    """A result for a task that the neighbour does not know is refused for good."""
+async def test_an_unknown_task_is_gone(remotes: Remotehood) -> None:
+    """A result for a task that the remote does not know is refused for good."""
     with pytest.raises(Rejected) as caught:
-        await neighbours.source.complete(Receipt("no-such-task"), VECTOR)
+        await remotes.source.complete(Receipt("no-such-task"), VECTOR)
     assert caught.value.outcome == "gone"
 
 
-async def test_an_outage_is_the_neighbours_fault(neighbours: Neighbourhood) -> None:
+async def test_an_outage_is_the_remotes_fault(remotes: Remotehood) -> None:
     """Claiming, reporting and checking raise errors that never fail a task."""
-    task_id = neighbours.add("hello")
-    await neighbours.source.check()
-    neighbours.break_down()
+    task_id = remotes.add("hello")
+    await remotes.source.check()
+    remotes.break_down()
     for attempt in (
-        neighbours.source.claim(5),
-        neighbours.source.complete(Receipt(task_id), VECTOR),
-        neighbours.source.fail(Receipt(task_id), Failure("x")),
-        neighbours.source.check(),
+        remotes.source.claim(5),
+        remotes.source.complete(Receipt(task_id), VECTOR),
+        remotes.source.fail(Receipt(task_id), Failure("x")),
+        remotes.source.check(),
     ):
-        with pytest.raises(NeighbourError):
+        with pytest.raises(RemoteError):
             await attempt
-    assert neighbours.state(task_id) == "pending"
+    assert remotes.state(task_id) == "pending"
 
 
-async def test_wait_returns(neighbours: Neighbourhood) -> None:
+async def test_wait_returns(remotes: Remotehood) -> None:
     """Without news it returns false after the time it was given."""
-    began_at = neighbours.clock.monotonic()
-    assert await neighbours.source.wait(3.0) is False
-    assert neighbours.clock.monotonic() - began_at <= 3.0
+    began_at = remotes.clock.monotonic()
+    assert await remotes.source.wait(3.0) is False
+    assert remotes.clock.monotonic() - began_at <= 3.0
 
 
-async def test_a_call_ends_the_wait(neighbours: Neighbourhood) -> None:
+async def test_a_call_ends_the_wait(remotes: Remotehood) -> None:
     """When there may be work it returns true, long before its time."""
-    neighbours.clock.stopped = True
+    remotes.clock.stopped = True
     for _ in range(3):
-        waiting = asyncio.ensure_future(neighbours.source.wait(3_600.0))
+        waiting = asyncio.ensure_future(remotes.source.wait(3_600.0))
         await asyncio.sleep(0.01)
         assert not waiting.done()
-        neighbours.call()
+        remotes.call()
         async with asyncio.timeout(5):
             assert await waiting is True
 
 
-async def test_calls_while_nobody_waits_end_the_next_wait(neighbours: Neighbourhood) -> None:
+async def test_calls_while_nobody_waits_end_the_next_wait(remotes: Remotehood) -> None:
     """A call during a poll is not lost; a thousand calls are one; a wait that was given up takes none with it."""
-    neighbours.clock.stopped = True
-    given_up = asyncio.ensure_future(neighbours.source.wait(3_600.0))
+    remotes.clock.stopped = True
+    given_up = asyncio.ensure_future(remotes.source.wait(3_600.0))
     await asyncio.sleep(0.01)
     given_up.cancel()
     await asyncio.wait([given_up])
     for _ in range(1_000):
-        neighbours.call()
-    await claimed(neighbours)
+        remotes.call()
+    await claimed(remotes)
     async with asyncio.timeout(5):
-        assert await neighbours.source.wait(3_600.0) is True
-    neighbours.clock.stopped = False
-    assert await neighbours.source.wait(3.0) is False
+        assert await remotes.source.wait(3_600.0) is True
+    remotes.clock.stopped = False
+    assert await remotes.source.wait(3.0) is False
 
 
 # --- the NestJS source: what is claimed
 
 
 @pytest.mark.parametrize("limit", ["honoured", "ignored", "refused"])
-async def test_every_habit_of_limit_leads_to_all_tasks(nest: NestNeighbourhood, limit: Any) -> None:
+async def test_every_habit_of_limit_leads_to_all_tasks(nest: NestRemotehood, limit: Any) -> None:
     """A backlog is worked off in order, a few at a time, whatever the API makes of the limit."""
     nest.sandbox.api.limit = limit
     ids = [nest.add(f"text {n}") for n in range(23)]
@@ -447,7 +447,7 @@ async def test_every_habit_of_limit_leads_to_all_tasks(nest: NestNeighbourhood, 
     assert nest.sandbox.stats.polls <= 7
 
 
-async def endless(nest: NestNeighbourhood, count: int = 10) -> list[str]:
+async def endless(nest: NestRemotehood, count: int = 10) -> list[str]:
     """An API that lists everything, of which the first task was claimed: the ids of the others, which are kept."""
     nest.sandbox.api.limit = "ignored"
     ids = [nest.add(f"text {n}") for n in range(count)]
@@ -457,7 +457,7 @@ async def endless(nest: NestNeighbourhood, count: int = 10) -> list[str]:
     return ids[1:]
 
 
-async def test_one_list_serves_many_refills(nest: NestNeighbourhood) -> None:
+async def test_one_list_serves_many_refills(nest: NestRemotehood) -> None:
     """Where the limit is ignored, a poll is made when no candidate is left; what it saw stays what is told."""
     ids = await endless(nest)
     assert await claimed(nest, 4) == ids[:4]
@@ -483,7 +483,7 @@ async def test_reading_ahead_can_be_switched_off(name: str) -> None:
 
 
 @pytest.mark.parametrize(("waited_s", "polls"), [(29.9, 1), (30.0, 2)])
-async def test_a_list_is_used_for_as_long_as_it_may_be(nest: NestNeighbourhood, waited_s: float, polls: int) -> None:
+async def test_a_list_is_used_for_as_long_as_it_may_be(nest: NestRemotehood, waited_s: float, polls: int) -> None:
     """A task that was deleted after it was listed is started within READ_AHEAD_SECONDS, and not later."""
     first, second, *_ = await endless(nest)
     nest.sandbox.tasks.settle(nest.sandbox.tasks[first], TaskStatus.FAILED)
@@ -492,7 +492,7 @@ async def test_a_list_is_used_for_as_long_as_it_may_be(nest: NestNeighbourhood, 
     assert nest.sandbox.stats.polls == polls
 
 
-async def test_a_wake_up_brings_a_new_list(nest: NestNeighbourhood) -> None:
+async def test_a_wake_up_brings_a_new_list(nest: NestRemotehood) -> None:
     """What was kept is replaced: who called knows something that the old list does not say."""
     first, second, *_ = await endless(nest)
     nest.sandbox.tasks.settle(nest.sandbox.tasks[first], TaskStatus.FAILED)
@@ -501,7 +501,7 @@ async def test_a_wake_up_brings_a_new_list(nest: NestNeighbourhood) -> None:
     assert nest.sandbox.stats.polls == 2
 
 
-async def test_a_candidate_that_was_acknowledged_does_not_start(nest: NestNeighbourhood) -> None:
+async def test_a_candidate_that_was_acknowledged_does_not_start(nest: NestRemotehood) -> None:
     """An operator's retry may settle it while it waits here: for as long as the list is used it is stale."""
     first, second, *_ = await endless(nest)
     await nest.source.complete(Receipt(first), VECTOR)
@@ -513,7 +513,7 @@ async def test_a_candidate_that_was_acknowledged_does_not_start(nest: NestNeighb
 
 
 @pytest.mark.parametrize("status", [404, 409])
-async def test_a_candidate_that_is_gone_does_not_start(nest: NestNeighbourhood, status: int) -> None:
+async def test_a_candidate_that_is_gone_does_not_start(nest: NestRemotehood, status: int) -> None:
     """The answer to a PATCH says so: it is dropped, and the list of which it came is believed no longer."""
     first, second, *_ = await endless(nest)
     told = f'{{"statusCode": {status}, "message": "no"}}'
@@ -525,7 +525,7 @@ async def test_a_candidate_that_is_gone_does_not_start(nest: NestNeighbourhood, 
     assert nest.sandbox.stats.polls == 2
 
 
-async def test_a_released_candidate_comes_with_a_later_list(nest: NestNeighbourhood) -> None:
+async def test_a_released_candidate_comes_with_a_later_list(nest: NestRemotehood) -> None:
     """It was taken, and is not put back: the others come first."""
     first, second, third, *_ = await endless(nest)
     assert await claimed(nest, 1) == [first]
@@ -537,7 +537,7 @@ async def test_a_released_candidate_comes_with_a_later_list(nest: NestNeighbourh
 
 
 @pytest.mark.parametrize("status", [200, 204])
-async def test_no_bytes_are_an_empty_list(nest: NestNeighbourhood, status: int) -> None:
+async def test_no_bytes_are_an_empty_list(nest: NestRemotehood, status: int) -> None:
     """A handler that returns nothing when nothing is pending: no error, and the check is content."""
     nest.sandbox.faults.add("pending", status=status, body="empty")
     assert await claimed(nest) == []
@@ -546,7 +546,7 @@ async def test_no_bytes_are_an_empty_list(nest: NestNeighbourhood, status: int) 
 
 
 @pytest.mark.parametrize("before", [True, False])
-async def test_a_list_that_is_older_than_an_acknowledgement(nest: NestNeighbourhood, before: bool) -> None:
+async def test_a_list_that_is_older_than_an_acknowledgement(nest: NestRemotehood, before: bool) -> None:
     """Acknowledged while the list was under way, a task does not start again; acknowledged before, it was put back."""
     task_id = nest.add("hello")
     stale = b'[{"_id":"%s","type":"text_embedding","state":"pending","content":"hello"}]' % task_id.encode()
@@ -561,7 +561,7 @@ async def test_a_list_that_is_older_than_an_acknowledgement(nest: NestNeighbourh
     assert nest.metrics.value("tasks_skipped_total", reason="stale") == (0 if before else 1)
 
 
-async def test_what_a_poll_saw_is_counted(nest: NestNeighbourhood) -> None:
+async def test_what_a_poll_saw_is_counted(nest: NestRemotehood) -> None:
     """Skipped tasks by reason, the number seen, whether that was all, and the requests made."""
     nest.admission.refused = {nest.add("a"): "running", nest.add("b"): "unknown_type"}
     nest.sandbox.tasks.add_raw(b'{"_id":7}')
@@ -592,7 +592,7 @@ async def test_what_a_poll_saw_is_counted(nest: NestNeighbourhood) -> None:
     ],
 )
 async def test_a_poll_is_counted_by_how_it_ended(
-    nest: NestNeighbourhood, fault: dict[str, Any], error: type[NeighbourError], outcome: str
+    nest: NestRemotehood, fault: dict[str, Any], error: type[RemoteError], outcome: str
 ) -> None:
     """Every kind of failure has its error and its outcome, and good polls have theirs."""
     await nest.source.claim(5)
@@ -606,7 +606,7 @@ async def test_a_poll_is_counted_by_how_it_ended(
     assert nest.polls(outcome) == 1
 
 
-async def test_what_was_no_poll_is_not_counted(nest: NestNeighbourhood) -> None:
+async def test_what_was_no_poll_is_not_counted(nest: NestRemotehood) -> None:
     """A poll that the gate held back, and one that was cancelled, say nothing about the API."""
     nest.sandbox.faults.add("pending", status=429, headers={"Retry-After": "60"}, times=1)
     with pytest.raises(Throttled):
@@ -624,7 +624,7 @@ async def test_what_was_no_poll_is_not_counted(nest: NestNeighbourhood) -> None:
     assert nest.metrics.value("poll_duration_seconds_count") == 1
 
 
-async def test_a_closed_port_is_unsent(nest: NestNeighbourhood) -> None:
+async def test_a_closed_port_is_unsent(nest: NestRemotehood) -> None:
     """With nobody there, nothing was sent: polls, reports and checks say so."""
     await nest.sandbox.aclose()
     for attempt in (nest.source.claim(5), nest.source.complete(Receipt("a"), VECTOR), nest.source.check()):
@@ -662,7 +662,7 @@ async def test_a_closed_port_is_unsent(nest: NestNeighbourhood) -> None:
     ],
 )
 async def test_what_an_answer_to_a_result_means(
-    nest: NestNeighbourhood, fault: dict[str, Any], error: type[Exception]
+    nest: NestRemotehood, fault: dict[str, Any], error: type[Exception]
 ) -> None:
     """Nothing but an acknowledgement acknowledges; everything else says whose fault it is."""
     receipt = Receipt(nest.add("hello"))
@@ -673,7 +673,7 @@ async def test_what_an_answer_to_a_result_means(
     assert getattr(caught.value, "retry_after_s", None) == (7.0 if error is Throttled else None)
 
 
-async def test_a_callback_that_throws_leaves_it_open(nest: NestNeighbourhood) -> None:
+async def test_a_callback_that_throws_leaves_it_open(nest: NestRemotehood) -> None:
     """The state was saved and the answer was 500: that is no acknowledgement, and repeating it is right."""
     receipt = Receipt(nest.add("hello"))
     nest.sandbox.faults.add("callback", status=500, times=1)
@@ -697,7 +697,7 @@ async def test_a_callback_that_throws_leaves_it_open(nest: NestNeighbourhood) ->
     ],
     ids=str,
 )
-async def test_an_answer_without_id_and_state_is_told_once(nest: NestNeighbourhood, fault: dict[str, Any]) -> None:
+async def test_an_answer_without_id_and_state_is_told_once(nest: NestRemotehood, fault: dict[str, Any]) -> None:
     """It acknowledges; one warning for the process says that nothing could be verified."""
     nest.sandbox.faults.add("patch", **fault)
     with capture_logs() as lines:
@@ -723,7 +723,7 @@ async def test_an_answer_without_id_and_state_is_told_once(nest: NestNeighbourho
     ],
     ids=repr,
 )
-async def test_an_answer_is_empty_only_when_it_ended(raw: bytes, error: type[NeighbourError] | None) -> None:
+async def test_an_answer_is_empty_only_when_it_ended(raw: bytes, error: type[RemoteError] | None) -> None:
     """On the wire: no body in every framing acknowledges, one that breaks off does not."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -756,27 +756,27 @@ async def test_an_answer_is_empty_only_when_it_ended(raw: bytes, error: type[Nei
 BEFORE = '{"_id":"%s","state":"pending"}'
 
 
-async def test_reports_that_are_never_acknowledged_end_in_a_pause(nest: NestNeighbourhood) -> None:
+async def test_reports_that_are_never_acknowledged_end_in_a_pause(nest: NestRemotehood) -> None:
     """The third old document in a row pauses for five minutes with what to change; an acknowledgement ends that."""
     receipt = Receipt(nest.add("hello"))
     old = nest.sandbox.faults.add("patch", content=BEFORE % receipt.id, after=True)
     for error in (Unacknowledged, Unacknowledged, NeverAcknowledged, CircuitOpen):
         with pytest.raises(error, match=r"return the updated document \(\{new: true\}\) or nothing"):
             await nest.source.complete(receipt, VECTOR)
-    assert nest.source.report_trouble == nest.delivery_gate.reason
+    assert nest.source.report_problem == nest.delivery_gate.reason
     for wait_s in (299.0, 2.0, 299.0, 2.0):
         nest.clock.time += wait_s
-        with pytest.raises(NeighbourError):
+        with pytest.raises(RemoteError):
             await nest.source.complete(receipt, VECTOR)
     assert (old.hits, nest.sandbox.tasks[receipt.id].callbacks) == (5, 5)
     nest.sandbox.faults.clear()
     nest.clock.time += 301
     await nest.source.complete(receipt, VECTOR)
-    assert (nest.delivery_gate.reason, nest.source.report_trouble) == (None, None)
+    assert (nest.delivery_gate.reason, nest.source.report_problem) == (None, None)
     await nest.source.complete(Receipt(nest.add("other")), VECTOR)
 
 
-async def test_an_old_document_now_and_then_pauses_nothing(nest: NestNeighbourhood) -> None:
+async def test_an_old_document_now_and_then_pauses_nothing(nest: NestRemotehood) -> None:
     """A lagging replica answers the task as it was before; the repeated report is acknowledged."""
     for _ in range(5):
         receipt = Receipt(nest.add("hello"))
@@ -785,17 +785,17 @@ async def test_an_old_document_now_and_then_pauses_nothing(nest: NestNeighbourho
             await nest.source.complete(receipt, VECTOR)
         await nest.source.complete(receipt, VECTOR)
         await nest.source.complete(Receipt(nest.add("other")), VECTOR)
-    assert nest.source.report_trouble is None
+    assert nest.source.report_problem is None
 
 
-async def test_marks_are_no_reports(nest: NestNeighbourhood) -> None:
+async def test_marks_are_no_reports(nest: NestRemotehood) -> None:
     """What is answered to a mark says nothing about acknowledgements: it runs no callback."""
     marks = nest.source.mark_with(MemoryJournal())
     receipt = Receipt(nest.add("hello"))
     nest.sandbox.faults.add("patch", content=BEFORE % receipt.id, times=5)
     for _ in range(5):
         await marks.begin(receipt)
-    assert nest.source.report_trouble is None
+    assert nest.source.report_problem is None
 
 
 @pytest.mark.parametrize(
@@ -809,20 +809,18 @@ async def test_marks_are_no_reports(nest: NestNeighbourhood) -> None:
         ({"status": 413, "body": "html"}, ""),
     ],
 )  # fmt: skip
-async def test_the_apis_own_words_go_with_its_refusal(
-    nest: NestNeighbourhood, fault: dict[str, Any], detail: str
-) -> None:
+async def test_the_apis_own_words_go_with_its_refusal(nest: NestRemotehood, fault: dict[str, Any], detail: str) -> None:
     """Rejected or not, what the API says about it is kept, without numbers of the result."""
     nest.sandbox.faults.add("patch", **fault)
-    with pytest.raises((Rejected, NeighbourError)) as caught:
+    with pytest.raises((Rejected, RemoteError)) as caught:
         await nest.source.complete(Receipt(nest.add("hello")), VECTOR)
-    assert isinstance(caught.value, Rejected | NeighbourError)
+    assert isinstance(caught.value, Rejected | RemoteError)
     assert caught.value.detail == detail
     assert explained(caught.value) == (f"{caught.value}: {detail}" if detail else str(caught.value))
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-async def test_a_redirect_names_the_setting(nest: NestNeighbourhood, status: int) -> None:
+async def test_a_redirect_names_the_setting(nest: NestRemotehood, status: int) -> None:
     """To https of the same host: that. Elsewhere: where, without path and credentials. Both pause at once."""
     host = nest.sandbox.url.removeprefix("http://").partition(":")[0]
     for location, reason in (
@@ -839,7 +837,7 @@ async def test_a_redirect_names_the_setting(nest: NestNeighbourhood, status: int
         nest.clock.time += 301
 
 
-async def test_a_strict_api_gets_bare_failures(nest: NestNeighbourhood) -> None:
+async def test_a_strict_api_gets_bare_failures(nest: NestRemotehood) -> None:
     """A refused reason is repeated once without it; when that was accepted, reasons are not sent any more."""
     nest.sandbox.api.forbid_unknown_keys = True
     first, second = nest.add("a"), nest.add("b")
@@ -851,7 +849,7 @@ async def test_a_strict_api_gets_bare_failures(nest: NestNeighbourhood) -> None:
     assert nest.sandbox.stats.patches == 3
 
 
-async def test_a_refusal_for_another_reason_is_not_remembered(nest: NestNeighbourhood) -> None:
+async def test_a_refusal_for_another_reason_is_not_remembered(nest: NestRemotehood) -> None:
     """When the bare failure is refused as well, the reason was not the trouble: the next task sends its own."""
     refused, fine = nest.add("a"), nest.add("b")
     nest.refuse(refused)
@@ -863,16 +861,16 @@ async def test_a_refusal_for_another_reason_is_not_remembered(nest: NestNeighbou
 
 
 @pytest.mark.parametrize("status", [404, 409, 413, 500])
-async def test_only_a_refused_body_is_sent_bare(nest: NestNeighbourhood, status: int) -> None:
+async def test_only_a_refused_body_is_sent_bare(nest: NestRemotehood, status: int) -> None:
     """Another answer to a failure is what it is, after one request."""
     receipt = Receipt(nest.add("a"))
     nest.sandbox.faults.add("patch", status=status)
-    with pytest.raises((Rejected, NeighbourError)):
+    with pytest.raises((Rejected, RemoteError)):
         await nest.source.fail(receipt, Failure("x"))
     assert nest.sandbox.stats.patches == 1
 
 
-async def test_polls_and_reports_have_gates_of_their_own(nest: NestNeighbourhood) -> None:
+async def test_polls_and_reports_have_gates_of_their_own(nest: NestRemotehood) -> None:
     """While results are held back, polls go on, and the other way round."""
     receipt = Receipt(nest.add("a"))
     nest.sandbox.faults.add("patch", status=429, headers={"Retry-After": "60"})

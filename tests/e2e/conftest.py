@@ -16,8 +16,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from ai_task_processor.ops.server import Request, Response
 from ai_task_processor.sandbox.app import Sandbox
-from ai_task_processor.server import Request, Response
 
 ROOT = Path(__file__).parents[2]
 _SURPRISES = ('.crashed"', '"exception.caught"', '"log.failed"', "Traceback", "never awaited")

@@ -5,8 +5,8 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ai_task_processor.core.settings import PLACEHOLDER_KEY
 from ai_task_processor.sandbox.app import Sandbox
-from ai_task_processor.settings import PLACEHOLDER_KEY
 
 Start = Callable[..., Awaitable[Any]]
 Eventually = Callable[..., Awaitable[Any]]
@@ -59,7 +59,7 @@ async def test_an_api_that_answers_the_task_as_it_was_is_paused_and_named(
     ready = await eventually(lambda: _unready(worker), timeout=30)
     assert any(reason.startswith(f"results_refused: {sentence}") for reason in ready["reasons"])
     assert sentence in (await worker.status())["why_idle"]
-    (paused,) = worker.events("neighbour.paused")
+    (paused,) = worker.events("remote.paused")
     assert sentence in paused["reason"]
     assert paused["seconds"] == 300
     callbacks = sum(sandbox.tasks[task_id].callbacks for task_id in ids)

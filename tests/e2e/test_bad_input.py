@@ -1,4 +1,4 @@
-"""Nonsense from every side: what the neighbours answer, list and refuse never stops the daemon or loses a task.
+"""Nonsense from every side: what the remotes answer, list and refuse never stops the daemon or loses a task.
 
 A daemon costs a second and a half to start, so faults follow each other in one daemon where they
 do not disturb each other, and daemons run beside each other where they do.
@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ai_task_processor import cli
-from ai_task_processor.errors import OutboxLocked
+from ai_task_processor.cli import main as cli
+from ai_task_processor.core.errors import OutboxLocked
+from ai_task_processor.core.settings import PLACEHOLDER_KEY
 from ai_task_processor.sandbox.app import Sandbox
-from ai_task_processor.settings import PLACEHOLDER_KEY
-from ai_task_processor.stores import directory as data_directory
-from ai_task_processor.stores.sqlite import SqliteOutbox
+from ai_task_processor.stores.sqlite import directory as data_directory
+from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 
 MODEL = "text-embedding-3-small"
 Start = Callable[..., Awaitable[Any]]
@@ -207,7 +207,7 @@ async def test_a_cut_list_yields_its_whole_records_only(sandbox: Sandbox, daemon
     assert sandbox.stats.patches == 5
 
 
-def _record(task_id: object, content: bytes = b'{"text":"bad neighbour"}', more: bytes = b"") -> bytes:
+def _record(task_id: object, content: bytes = b'{"text":"bad remote"}', more: bytes = b"") -> bytes:
     head = json.dumps({"_id": task_id, "type": "text_embedding", "state": "pending"}).encode()
     return head[:-1] + b',"content":' + content + more + b"}"
 
@@ -233,7 +233,7 @@ HOSTILE_RECORDS = [
 ]
 
 
-async def test_bad_records_spoil_themselves_and_not_their_neighbours(
+async def test_bad_records_spoil_themselves_and_not_their_remotes(
     sandbox: Any, daemon: Start, eventually: Eventually
 ) -> None:
     """Among 27 hostile records every good one is processed once, and no request leaves the known paths."""
@@ -253,7 +253,7 @@ async def test_bad_records_spoil_themselves_and_not_their_neighbours(
     known |= {f"PATCH /api/ai-tasks/{twice}", *(f"PATCH /api/ai-tasks/{OID(number)}" for number in range(16))}
     strange = {request for request in sandbox.requests if not request.startswith("GET /api/ai-tasks/pending?limit=")}
     assert strange <= known
-    assert not [word for word in ("bad neighbour", "xxxx", "admin") if word in worker.log.read_text()]
+    assert not [word for word in ("bad remote", "xxxx", "admin") if word in worker.log.read_text()]
     warned = len(worker.events("record.skipped"))
     polls = sandbox.stats.polls
     await eventually(lambda: sandbox.stats.polls >= polls + 2)
@@ -319,7 +319,7 @@ async def test_bad_answers_of_the_model_cost_time_and_nothing_else(daemon: Start
             group.create_task(one_after_the_other(names[start::2]))
 
 
-async def test_one_unusable_vector_spares_its_neighbours(sandbox: Sandbox, daemon: Start) -> None:
+async def test_one_unusable_vector_spares_its_remotes(sandbox: Sandbox, daemon: Start) -> None:
     """A zero vector for one text of three: the two others keep theirs, that one is asked for again."""
     first = sandbox.tasks.add(text="text before")
     worker = await daemon(POLLING_INTERVAL_SECONDS=0.3, EMBEDDING_DIMENSIONS=4)
@@ -420,7 +420,7 @@ async def test_a_strict_api_gets_failures_without_their_reason(sandbox: Sandbox,
     assert not worker.events("delivery.refused")
 
 
-# --- neighbours that need an operator, or an hour
+# --- remotes that need an operator, or an hour
 
 
 #: a fault of the list, what is told, and how many polls it may cost in the first ten seconds
@@ -445,7 +445,7 @@ async def test_what_repeating_does_not_mend_is_asked_rarely_and_loses_nothing(
         bad = sandbox.faults.add("pending", **fault)
         task_id = sandbox.tasks.add(text="patience")
         worker = await daemon(to=sandbox, POLLING_INTERVAL_SECONDS=0.3, **MOCK)
-        await eventually(lambda: worker.events("neighbour.paused") or worker.events("breaker.opened"))
+        await eventually(lambda: worker.events("remote.paused") or worker.events("breaker.opened"))
         await eventually(lambda: _unready(worker, f"upstream_unavailable: the task API {reason}"))
         assert (await worker.get("/health")).status_code == 200
         await asyncio.sleep(4)
@@ -460,7 +460,7 @@ async def test_what_repeating_does_not_mend_is_asked_rarely_and_loses_nothing(
         bad = sandbox.faults.add("patch", **fault)
         ids = [sandbox.tasks.add(text=f"text {number}") for number in range(10)]
         worker = await daemon(to=sandbox, POLLING_INTERVAL_SECONDS=0.3, CONCURRENCY_LIMIT=10)
-        await eventually(lambda: worker.events("neighbour.paused"))
+        await eventually(lambda: worker.events("remote.paused"))
         await asyncio.sleep(4)
         assert sandbox.stats.patches <= 10
         bad.times = bad.hits
@@ -479,7 +479,7 @@ async def test_what_repeating_does_not_mend_is_asked_rarely_and_loses_nothing(
             document = await worker.status()
             return reason in str(document["why_idle"]) and reason in document["circuits"]["model"]["reason"]
 
-        await eventually(lambda: worker.events("neighbour.paused"))
+        await eventually(lambda: worker.events("remote.paused"))
         await eventually(told)
         await asyncio.sleep(4)
         assert sandbox.stats.model_requests == 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ai_task_processor import __version__
-from ai_task_processor.cli import main
+from ai_task_processor.cli.main import main
 from ai_task_processor.sandbox.app import Sandbox
 
 ROOT = Path(__file__).parents[2]

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ai_task_processor import demo
-from ai_task_processor.demo import daemon, screen
-from ai_task_processor.demo.figures import broken, figures
-from ai_task_processor.demo.words import Expected, Figures, Scrape
+from ai_task_processor.cli import demo
+from ai_task_processor.cli.demo import daemon, screen
+from ai_task_processor.cli.demo.figures import broken, figures
+from ai_task_processor.cli.demo.words import Expected, Figures, Scrape
 from ai_task_processor.models.task import TaskStatus
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.sandbox.tasks import StoredTask
@@ -163,7 +163,7 @@ def test_a_standstill_is_told(
     temporary: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When nothing moves: exit 1, one line, the end of the log and no more of it, and the daemon is gone."""
-    monkeypatch.setattr("ai_task_processor.demo.course.LOG_LINES", 5)
+    monkeypatch.setattr("ai_task_processor.cli.demo.course.LOG_LINES", 5)
     sandbox = Sandbox()
     sandbox.faults.add("pending", status=503)
     assert demo.run(sandbox, stall_s=5) == 1

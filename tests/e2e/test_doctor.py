@@ -161,10 +161,10 @@ async def test_one_wrong_setting_is_named(
         ({"endpoint": "pending", "status": 502, "body": "html"}, 69, "pending list", ("502",)),
     ],
 )  # fmt: skip
-async def test_a_neighbour_that_misbehaves_is_told_from_a_wrong_setting(
+async def test_a_remote_that_misbehaves_is_told_from_a_wrong_setting(
     doctor: Doctor, sandbox: Sandbox, fault: dict[str, Any], code: int, title: str, words: tuple[str, ...]
 ) -> None:
-    """A refusal of ours is 78 with the setting, a neighbour's own trouble 69 with the neighbour."""
+    """A refusal of ours is 78 with the setting, a remote's own trouble 69 with the remote."""
     sandbox.faults.add(**fault)
     visit = await doctor(**MOCK)
     assert visit.code == code, visit.text
@@ -174,7 +174,7 @@ async def test_a_neighbour_that_misbehaves_is_told_from_a_wrong_setting(
         visit.line("-", "pending list", "skipped: needs token")
 
 
-async def test_a_neighbour_that_hangs_is_left_after_the_deadline(doctor: Doctor, sandbox: Sandbox) -> None:
+async def test_a_remote_that_hangs_is_left_after_the_deadline(doctor: Doctor, sandbox: Sandbox) -> None:
     """A hanging token endpoint costs ten seconds, and the checks that do not need it are made."""
     sandbox.faults.add("token", hang=True)
     visit = await doctor(**MOCK)
@@ -245,7 +245,7 @@ async def test_withheld_scopes_are_a_warning(doctor: Doctor, sandbox: Sandbox) -
 
 
 async def test_a_wrong_clock_is_told(doctor: Doctor, sandbox: Sandbox) -> None:
-    """Clocks more than 30 s apart are a warning with the remedy, for each neighbour."""
+    """Clocks more than 30 s apart are a warning with the remedy, for each remote."""
     late = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)
     sandbox.faults.add("pending", content="[]", headers={"Date": format_datetime(late, usegmt=True)})
     visit = await doctor(**MOCK)

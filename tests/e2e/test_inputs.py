@@ -1,6 +1,6 @@
 """What the machine does to the daemon: no descriptors, no disk, a clock that jumps, a processor that misbehaves.
 
-What the neighbours do to it is in test_bad_input.py.
+What the remotes do to it is in test_bad_input.py.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from ai_task_processor.core.settings import PLACEHOLDER_KEY
 from ai_task_processor.sandbox.app import Sandbox
-from ai_task_processor.settings import PLACEHOLDER_KEY
 
 MODEL = "text-embedding-3-small"
 Start = Callable[..., Awaitable[Any]]
@@ -88,7 +88,7 @@ async def test_a_full_disk_stops_the_intake_and_loses_nothing(
     assert {sandbox.tasks[task_id].callbacks for task_id in ids} == {1}
     assert await worker.metric("results_lost_total") == 0
     assert worker.events("outbox.failed")
-    assert worker.events("outbox.mended")
+    assert worker.events("outbox.restored")
     assert await worker.stop() == 0
 
 
@@ -106,7 +106,7 @@ async def test_a_directory_nobody_can_write_to_is_one_line_and_73(sandbox: Sandb
 JUMPING = """
 import pathlib, time
 from datetime import timedelta
-from ai_task_processor.clock import SystemClock
+from ai_task_processor.core.clock import SystemClock
 
 def offset_s():
     return float(pathlib.Path(__file__).with_name("offset").read_text())

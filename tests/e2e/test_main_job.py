@@ -116,7 +116,7 @@ async def test_a_rate_limit_is_used_up_and_not_run_into(
 
 
 async def test_only_the_culprit_of_a_refused_batch_fails(sandbox: Sandbox, daemon: Start) -> None:
-    """A 400 is bisected: the refused text fails with a code, its neighbours succeed."""
+    """A 400 is bisected: the refused text fails with a code, its remotes succeed."""
     good = [sandbox.tasks.add(text=f"good {number}") for number in range(15)]
     bad = sandbox.tasks.add(text="[[refuse]] this one")
     await daemon(CONCURRENCY_LIMIT=16)
@@ -136,7 +136,7 @@ async def test_only_the_culprit_of_a_refused_batch_fails(sandbox: Sandbox, daemo
         ({"text": "long " * 9_000}, "text_too_long"),
     ],
 )
-async def test_bad_content_fails_with_a_code_and_spares_its_neighbours(
+async def test_bad_content_fails_with_a_code_and_spares_its_remotes(
     sandbox: Sandbox, daemon: Start, content: object, code: str
 ) -> None:
     """Content that is not text, empty or too long fails that task alone, with a code."""

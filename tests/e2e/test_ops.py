@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 
-from ai_task_processor.ops import MetricsServer
+from ai_task_processor.ops.endpoints import MetricsServer
 from ai_task_processor.sandbox.app import Sandbox
 
 Start = Callable[..., Awaitable[Any]]
@@ -393,7 +393,7 @@ async def test_a_taken_port_is_one_line_and_78(sandbox: Sandbox, daemon: Start, 
 BROKEN = """
 import asyncio
 
-from ai_task_processor.delivery import Delivery
+from ai_task_processor.engine.delivery import Delivery
 
 
 async def broken(self, group):

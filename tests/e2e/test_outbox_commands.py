@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ai_task_processor.clock import SystemClock
+from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.models.task import Record, TaskStatus
 from ai_task_processor.sandbox.app import Sandbox
-from ai_task_processor.stores.sqlite import SqliteOutbox
+from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 
 MODEL = "text-embedding-3-small"
 #: what a promise of one second may take longer on a machine that does other things too

@@ -85,7 +85,8 @@ async def test_answers_that_came_while_we_were_stopped_count(
 
 #: the daemon with a poll loop that may hang for 3 s instead of a minute
 SHORT_TICKS = """
-from ai_task_processor import app, cli, scheduler
+from ai_task_processor.engine import daemon as app, scheduler
+from ai_task_processor.cli import main as cli
 app.LONGEST_TICK_S, scheduler.TICK_S = 3.0, 0.5
 raise SystemExit(cli.main(["run"]))
 """

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ai_task_processor.core.settings import PLACEHOLDER_KEY
 from ai_task_processor.sandbox.app import Sandbox
-from ai_task_processor.settings import PLACEHOLDER_KEY
 from tests.e2e.test_acknowledgements import free_port
 
 Start = Callable[..., Awaitable[Any]]

@@ -39,7 +39,7 @@ def vector_body(values: bytes) -> dict[str, object]:
     return {"state": "succeeded", "result": list(struct.unpack(f"<{len(values) // 4}f", values))}
 
 
-async def test_a_task_goes_through_all_three_neighbours() -> None:
+async def test_a_task_goes_through_all_three_remotes() -> None:
     """Token, poll, embedding and PATCH: the stored result is bit for bit the model's vector."""
     async with Sandbox() as sandbox, api_client(sandbox) as api, model_client(sandbox) as model:
         task_id = sandbox.tasks.add("Grüße aus Łódź")

@@ -17,9 +17,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from ai_task_processor.core.settings import PLACEHOLDER_KEY
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.sandbox.tokens import Credentials
-from ai_task_processor.settings import PLACEHOLDER_KEY
 
 MODEL = "text-embedding-3-small"
 Start = Callable[..., Awaitable[Any]]
@@ -84,7 +84,7 @@ class Leaky(BaseProcessor):
             case "forget":
                 asyncio.create_task(forgotten(*told))
             case "die":
-                from ai_task_processor.delivery import Delivery
+                from ai_task_processor.engine.delivery import Delivery
                 Delivery._start_due = forgotten
         return TaskResult({"answer": task.content["answer"]})
 """

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 import httpx2
 import pytest
 
-from ai_task_processor.server import Abort, Handler, HttpServer, Request, Response
+from ai_task_processor.ops.server import Abort, Handler, HttpServer, Request, Response
 
 
 async def echo(request: Request) -> Response:

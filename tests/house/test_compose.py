@@ -138,7 +138,7 @@ def test_grafana_has_one_variable_for_its_password() -> None:
     assert "env_file" not in service
 
 
-def test_monitoring_finds_its_neighbours() -> None:
+def test_monitoring_finds_its_remotes() -> None:
     """Prometheus scrapes the daemon under the job its rules name; Grafana asks Prometheus and finds its dashboards."""
     config = yaml.safe_load((ROOT / "monitoring/prometheus.yml").read_text())
     scraped = {job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]}

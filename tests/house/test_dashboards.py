@@ -10,7 +10,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from ai_task_processor.metrics import PREFIX, Metrics
+from ai_task_processor.ops.metrics import PREFIX, Metrics
 from grafana.boards import boards
 
 ROOT = Path(__file__).parents[2]

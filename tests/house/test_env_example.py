@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from ai_task_processor.errors import ConfigurationError
-from ai_task_processor.settings import Variable, load_settings, variables
+from ai_task_processor.core.errors import ConfigurationError
+from ai_task_processor.core.settings import Variable, load_settings, variables
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 LINE = re.compile(r"^(?P<hidden># )?(?P<name>[A-Z0-9_]+)=(?P<text>.*)$", re.MULTILINE)

@@ -4,21 +4,21 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from ai_task_processor import logs
+from ai_task_processor.ops import logs
 
-PACKAGE = Path(logs.__file__).parent
+PACKAGE = Path(logs.__file__).parents[1]
 LEVELS = {"debug", "info", "warning", "error", "critical"}
 
 
 def events(source: str) -> Iterator[str]:
-    """Constants that are passed as the event: to a logger's method, or to a ``Trouble`` that logs them."""
+    """Constants that are passed as the event: to a logger's method, or to a ``Condition`` that logs them."""
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
         told = isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS
-        trouble = isinstance(node.func, ast.Name) and node.func.id == "Trouble"
+        condition = isinstance(node.func, ast.Name) and node.func.id == "Condition"
         for argument in node.args[: 1 if told else 2]:
-            if (told or trouble) and isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+            if (told or condition) and isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                 yield argument.value
 
 
@@ -35,5 +35,5 @@ def test_every_event_is_in_the_table() -> None:
 
 
 def test_an_event_outside_the_table_is_noticed() -> None:
-    """A planted event is found, at a logger and at a trouble."""
-    assert list(events('log.info("a.b", x=1)\nTrouble("c.d", "e.f", 3)\nlist.append("g")')) == ["a.b", "c.d", "e.f"]
+    """A planted event is found, at a logger and at a condition."""
+    assert list(events('log.info("a.b", x=1)\nCondition("c.d", "e.f", 3)\nlist.append("g")')) == ["a.b", "c.d", "e.f"]

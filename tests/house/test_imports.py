@@ -18,24 +18,24 @@ PACKAGE = ROOT / "ai_task_processor"
 
 EVERYWHERE = {"pydantic", "structlog", "httpx2"}
 #: the rooms that speak to a person; rich may come in through each of them
-TERMINAL = ("cli.py", "doctor", "demo", "outbox_commands.py")
+TERMINAL = ("cli/",)
 #: The modules that may be the one door of a library.
 DOORS = {
-    "aiohappyeyeballs": {"http1.py"},
-    "authlib": {"auth.py"},
-    "cryptography": {"syntax.py"},
-    "dotenv": {"environment.py"},
-    "h11": {"server.py"},
-    "httptools": {"http1.py"},
-    "numpy": {"codec.py"},
+    "aiohappyeyeballs": {"net/http1.py"},
+    "authlib": {"net/oauth.py"},
+    "cryptography": {"core/syntax.py"},
+    "dotenv": {"core/environment.py"},
+    "h11": {"ops/server.py"},
+    "httptools": {"net/http1.py"},
+    "numpy": {"core/codec.py"},
     "openai": {"providers/openai_api.py"},
-    "orjson": {"codec.py"},
-    "pybase64": {"codec.py"},
-    "prometheus_client": {"metrics.py"},
-    "pybreaker": {"resilience.py"},
-    "pydantic_settings": {"settings.py"},
-    "tenacity": {"resilience.py"},
-    "uvloop": {"app.py", "cli.py"},
+    "orjson": {"core/codec.py"},
+    "pybase64": {"core/codec.py"},
+    "prometheus_client": {"ops/metrics.py"},
+    "pybreaker": {"net/resilience.py"},
+    "pydantic_settings": {"core/settings.py"},
+    "tenacity": {"net/resilience.py"},
+    "uvloop": {"engine/daemon.py", "cli/main.py"},
 }
 #: The sandbox plays somebody else: a house of its own, with its own doors.
 SANDBOX = PACKAGE / "sandbox"
@@ -100,13 +100,19 @@ def test_each_library_is_a_dependency_of_ours() -> None:
 
 def test_a_second_door_is_noticed(tmp_path: Path) -> None:
     """An import in another module, a new library and an import inside a function do not slip through."""
-    (tmp_path / "server.py").write_text("import h11\n")
+    for folder in ("cli", "engine", "ops"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "ops/server.py").write_text("import h11\n")
     (tmp_path / "kit.py").write_text("def f():\n    from h11 import Request\n    import requests.adapters\n")
-    (tmp_path / "cli.py").write_text("import uvloop, rich.table\n")
-    (tmp_path / "app.py").write_text("import uvloop\nfrom . import kit\n")
-    (tmp_path / "demo.py").write_text("import json, rich, pydantic\n")
-    found = strangers(tmp_path, tmp_path.glob("*.py"))
-    assert misplaced(found, DOORS) == ["h11: kit.py, server.py", "requests: kit.py", "uvloop: app.py, cli.py"]
+    (tmp_path / "cli/main.py").write_text("import uvloop, rich.table\n")
+    (tmp_path / "engine/daemon.py").write_text("import uvloop\nfrom . import kit\n")
+    (tmp_path / "cli/demo.py").write_text("import json, rich, pydantic\n")
+    found = strangers(tmp_path, tmp_path.rglob("*.py"))
+    assert misplaced(found, DOORS) == [
+        "h11: kit.py, ops/server.py",
+        "requests: kit.py",
+        "uvloop: cli/main.py, engine/daemon.py",
+    ]
 
 
 # Runs in a process of its own. Third-party libraries may read the environment and /proc while they are
@@ -211,7 +217,7 @@ def test_a_deed_at_import_is_noticed(tmp_path: Path, source: str, told: str) -> 
 HEALTH_CHECK = """
 import json, sys
 before = set(sys.modules)
-from ai_task_processor.cli import main
+from ai_task_processor.cli.main import main
 code = main(["healthcheck"])
 print(json.dumps([code, sorted(set(sys.modules) - before)]))
 """
@@ -233,8 +239,10 @@ def test_a_health_check_loads_next_to_nothing() -> None:
     assert {name for name in loaded if name.startswith(PACKAGE.name)} == {
         "ai_task_processor",
         "ai_task_processor.cli",
-        "ai_task_processor.errors",
-        "ai_task_processor.process",
+        "ai_task_processor.cli.main",
+        "ai_task_processor.core",
+        "ai_task_processor.core.errors",
+        "ai_task_processor.core.process",
     }
     assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {PACKAGE.name}
     assert "asyncio" not in loaded

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from ai_task_processor import __version__
-from ai_task_processor.app import LONGEST_TICK_S
-from ai_task_processor.settings import WorkerSettings
+from ai_task_processor.core.settings import WorkerSettings
+from ai_task_processor.engine.daemon import LONGEST_TICK_S
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/kubernetes"
@@ -140,7 +140,7 @@ def test_there_is_time_for_the_drain() -> None:
 
 
 def test_the_probes_ask_what_they_are_for() -> None:
-    """Liveness never asks about neighbours; the start may wait for the lock; a blocked loop is not drained for long."""
+    """Liveness never asks about remotes; the start may wait for the lock; a blocked loop is not drained for long."""
     paths = {name: CONTAINER[name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
     assert paths == {"startupProbe": "/health", "livenessProbe": "/health", "readinessProbe": "/ready"}
     startup, liveness = CONTAINER["startupProbe"], CONTAINER["livenessProbe"]

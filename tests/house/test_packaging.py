@@ -90,10 +90,11 @@ def test_run_py_is_the_run_command(tmp_path: Path) -> None:
     """``python run.py --flag`` is ``ai-task-processor run --flag``, exit code included, without installing."""
     shutil.copy(ROOT / "run.py", tmp_path)
     stub = tmp_path / "ai_task_processor"
-    stub.mkdir()
-    (stub / "__init__.py").touch()
-    shutil.copy(ROOT / "ai_task_processor" / "process.py", stub)
-    (stub / "cli.py").write_text("def main(argv=None):\n    print(argv)\n    return 78\n")
+    for folder in (stub, stub / "core", stub / "cli"):
+        folder.mkdir()
+        (folder / "__init__.py").touch()
+    shutil.copy(ROOT / "ai_task_processor/core/process.py", stub / "core")
+    (stub / "cli/main.py").write_text("def main(argv=None):\n    print(argv)\n    return 78\n")
     answer = subprocess.run(
         [sys.executable, "run.py", "--flag"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
     )
@@ -159,5 +160,5 @@ def test_the_wheel_is_complete(tmp_path: Path) -> None:
     assert len(modules) > 20
     assert names >= modules | {"ai_task_processor/py.typed"}
     assert f"ai_task_processor-{__version__}.dist-info/licenses/LICENSE" in names
-    assert "ai-task-processor = ai_task_processor.cli:main" in entry
+    assert "ai-task-processor = ai_task_processor.cli.main:main" in entry
     assert not [name for name in names if name.startswith("tests")]

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from ai_task_processor import cli
-from ai_task_processor.errors import ConfigurationError
-from ai_task_processor.metrics import Metrics
-from ai_task_processor.settings import Variable, load_settings, variables
+from ai_task_processor.cli import main as cli
+from ai_task_processor.core.errors import ConfigurationError
+from ai_task_processor.core.settings import Variable, load_settings, variables
+from ai_task_processor.ops.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -124,7 +124,7 @@ def test_every_file_exists() -> None:
     named = {span for span in SPANS if re.fullmatch(r"[\w./-]+\.(?:py|yml|toml|txt|md|example)|tests/\w+|\w+/", span)}
     assert len(named) >= 5
     assert {
-        name for name in named if not any((base / name).exists() for base in (ROOT, ROOT / cli.__package__))
+        name for name in named if not any((base / name).exists() for base in (ROOT, ROOT / "ai_task_processor"))
     } == set()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 import yaml
 
-from ai_task_processor.settings import WorkerSettings
+from ai_task_processor.core.settings import WorkerSettings
 from tests.e2e.conftest import DaemonProcess
 
 ROOT = Path(__file__).parents[2]

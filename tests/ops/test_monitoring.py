@@ -9,7 +9,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from ai_task_processor.metrics import Metrics
+from ai_task_processor.ops.metrics import Metrics
 from tests.ops.incident import Asked, Report, questions
 from tests.ops.prometheus import DAEMON, MONITORING, configuration, executable
 

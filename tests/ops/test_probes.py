@@ -1,4 +1,4 @@
-"""The daemon under the probes of its manifest: restarted when that helps, left alone when a neighbour is at fault."""
+"""The daemon under the probes of its manifest: restarted when that helps, left alone when a remote is at fault."""
 
 import signal
 import time

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 import respx
 
-from ai_task_processor import transport
+from ai_task_processor.net import client as transport
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 #: turns of the event loop with nothing left to run before time moves on

@@ -6,7 +6,7 @@ import random
 from math import inf
 from typing import Any
 
-from ai_task_processor.ports import RateLimits
+from ai_task_processor.core.ports import RateLimits
 from ai_task_processor.providers.call_size import CallSize
 from ai_task_processor.providers.limiter import Call, Limiter
 from tests.bench.pace.play import Controller, Make, Sent

@@ -9,7 +9,7 @@ from itertools import count
 from math import inf
 from typing import Any, Protocol
 
-from ai_task_processor.ports import RateLimits
+from ai_task_processor.core.ports import RateLimits
 from tests.bench.pace.provider import Answer, Provider, Text
 
 ENDLESS = 10**9

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, Protocol
 
-from ai_task_processor.ports import Allowance, RateLimits
+from ai_task_processor.core.ports import Allowance, RateLimits
 
 #: seconds of an embeddings call, and of a refusal at most; a chat call takes a second on average (log-normal)
 LATENCY_S, REFUSAL_S = 0.04, 0.05

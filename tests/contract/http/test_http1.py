@@ -12,10 +12,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from ai_task_processor import http1
-from ai_task_processor.deadline import stalls_of
-from ai_task_processor.errors import InvalidAnswer
-from ai_task_processor.http1 import Answer, Http1Transport, origin_of, request_head
+from ai_task_processor.core.deadline import stalls_of
+from ai_task_processor.core.errors import InvalidAnswer
+from ai_task_processor.net import http1
+from ai_task_processor.net.http1 import Answer, Http1Transport, origin_of, request_head
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

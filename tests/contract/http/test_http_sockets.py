@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from pydantic import SecretStr
 
-from ai_task_processor.errors import Ambiguous, NeighbourError, TimedOut, Unsent
-from ai_task_processor.http1 import Answer
-from ai_task_processor.settings import NetworkSettings
-from ai_task_processor.transport import exchange, make_client
+from ai_task_processor.core.errors import Ambiguous, RemoteError, TimedOut, Unsent
+from ai_task_processor.core.settings import NetworkSettings
+from ai_task_processor.net.client import exchange, make_client
+from ai_task_processor.net.http1 import Answer
 
 NETWORK = NetworkSettings.model_validate({})
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -63,8 +63,8 @@ async def get(url: str, network: NetworkSettings = NETWORK, timeout_s: float = 5
         return await exchange(client, "GET", url, timeout_s=timeout_s)
 
 
-async def failure(url: str, network: NetworkSettings = NETWORK, timeout_s: float = 5.0) -> NeighbourError:
-    with pytest.raises(NeighbourError) as raised:
+async def failure(url: str, network: NetworkSettings = NETWORK, timeout_s: float = 5.0) -> RemoteError:
+    with pytest.raises(RemoteError) as raised:
         await get(url, network, timeout_s)
     return raised.value
 

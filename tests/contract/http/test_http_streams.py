@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import httpx2
 import pytest
 
-from ai_task_processor.errors import InvalidAnswer
-from ai_task_processor.settings import NetworkSettings
-from ai_task_processor.transport import NeighbourClient, exchange, make_client, stream
+from ai_task_processor.core.errors import InvalidAnswer
+from ai_task_processor.core.settings import NetworkSettings
+from ai_task_processor.net.client import RemoteClient, exchange, make_client, stream
 from tests.contract.http.test_http1 import OK, Server, serving
 
 REFUSED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"
@@ -59,7 +59,7 @@ def signatures(server: Server) -> list[bytes]:
 async def test_what_was_read_to_its_end_leaves_its_connection() -> None:
     """The parameters are in the target, and the next request goes over the same connection."""
     async with serving(OK) as server, client_of(server) as client:
-        assert isinstance(client, NeighbourClient)
+        assert isinstance(client, RemoteClient)
         assert [await read(client, server) for _ in range(3)] == [(200, b"ok")] * 3
     assert server.connections == 1
     assert server.heads[0].startswith(b"GET /x?limit=5 HTTP/1.1\r\n")

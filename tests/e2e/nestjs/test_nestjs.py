@@ -1,4 +1,4 @@
-"""The daemon with the neighbours that it was made for: NestJS, and an OAuth2 server that keeps to the letter."""
+"""The daemon with the remotes that it was made for: NestJS, and an OAuth2 server that keeps to the letter."""
 
 import asyncio
 import json
@@ -84,7 +84,7 @@ async def test_200_tasks_through_expiry_rotation_and_a_restart(
     assert sandbox.stats.model_inputs == 200
 
     await eventually(lambda: worker.events("poll.recovered"))
-    assert not worker.events("neighbour.paused")  # each 401 was answered by the next token
+    assert not worker.events("remote.paused")  # each 401 was answered by the next token
     assert unanswered in {event["task_id"] for event in worker.events("delivery.deferred")}
     await assert_metrics(
         worker,

@@ -1,4 +1,4 @@
-"""What neighbours answer, fuzzed: tokens, vectors, acknowledgements, refusals, wishes for patience.
+"""What remotes answer, fuzzed: tokens, vectors, acknowledgements, refusals, wishes for patience.
 
 Each reader gives its value or one of its documented errors, and the error repeats nothing of the answer.
 """
@@ -15,22 +15,23 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ai_task_processor import token_answers, transport
-from ai_task_processor.errors import (
+from ai_task_processor.core.errors import (
     Ambiguous,
     CallRefused,
     InvalidAnswer,
     Misconfigured,
-    NeighbourError,
     QuotaExhausted,
     Rejected,
+    RemoteError,
     Throttled,
 )
+from ai_task_processor.core.settings import AuthSettings, NetworkSettings
 from ai_task_processor.models.task import TaskStatus
+from ai_task_processor.net import client as transport
+from ai_task_processor.net import token_answers
 from ai_task_processor.providers.answers import parse_embeddings
 from ai_task_processor.providers.refusals import classify
-from ai_task_processor.settings import AuthSettings, NetworkSettings
-from ai_task_processor.sources.nest_answers import acknowledged, rejection
+from ai_task_processor.sources.nestjs.answers import acknowledged, rejection
 
 #: stands in every fuzzed text: no error may show it
 MARK = "Zq7"
@@ -85,8 +86,8 @@ AUTH = AuthSettings.model_validate({"OAUTH2_TOKEN_URL": "https://id.example.com/
 
 
 @given(STATUSES, objects(error=st.sampled_from(["invalid_client", "slow_down"]), error_description=TEXTS))
-def test_a_refused_token_is_a_neighbours_fault(status: int, body: bytes) -> None:
-    """Whatever the endpoint answers instead of a token, the error is the neighbour's and repeats nothing."""
+def test_a_refused_token_is_a_remotes_fault(status: int, body: bytes) -> None:
+    """Whatever the endpoint answers instead of a token, the error is the remote's and repeats nothing."""
     error = token_answers._refusal(httpx2.Response(status, content=body), AUTH)
     quotes_nothing(error)
     assert isinstance(error, Throttled) == (status == 429)
@@ -143,11 +144,11 @@ REFUSALS = st.fixed_dictionaries(
 
 @given(st.integers(400, 599), (REFUSALS | JSON).map(json.dumps) | st.text(max_size=60))
 def test_a_refusal_of_the_model_has_one_class(status: int, text: str) -> None:
-    """Always a neighbour's error; a text can end by it only when its request is refused, and no word is repeated."""
+    """Always a remote's error; a text can end by it only when its request is refused, and no word is repeated."""
     content = text.encode()
     error = classify(status, content, transport.status_error(httpx2.Response(status), "the model API"))
     quotes_nothing(error)
-    assert isinstance(error, NeighbourError)
+    assert isinstance(error, RemoteError)
     final = error.final if isinstance(error, CallRefused) else None
     if final is not None:
         quotes_nothing(final)

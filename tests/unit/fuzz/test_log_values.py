@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ai_task_processor import logs
-from ai_task_processor.errors import Transient
+from ai_task_processor.core.errors import Transient
+from ai_task_processor.ops import logs
 
 #: with every character that a URL, a form, JSON or base64 writes in another way
 SECRET = "p@ss/w:rd+~!*'()$&=;,%\"\\ ?#[]x"
@@ -148,6 +148,6 @@ def test_a_secret_is_masked_in_any_notation_and_nesting(
 
     (line,) = written(say)
     seen = "\n".join(strings(line))
-    # Alignment makes the first and last characters of base64 stand for the neighbours too.
+    # Alignment makes the first and last characters of base64 stand for the remotes too.
     core = encoded[16:-4] if "ase64" in notation or "Basic" in notation else encoded
     assert not [start for start in range(len(core) - 9) if core[start : start + 10] in seen]

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_task_processor.errors import ConfigurationError, Rejected
-from ai_task_processor.settings import ApiSettings, Settings, load_settings, variables
-from ai_task_processor.sources.nest import TASKS, task_url
+from ai_task_processor.core.errors import ConfigurationError, Rejected
+from ai_task_processor.core.settings import ApiSettings, Settings, load_settings, variables
+from ai_task_processor.sources.nestjs.source import TASKS, task_url
 
 BASES = st.sampled_from(["https://api.test", "http://127.0.0.1:3000", "https://API.test:443", "https://[::1]:8443"])
 PREFIXES = st.text("abAB01-._~/%!$&'()*+,;=:@é", max_size=12)

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ai_task_processor import codec
-from ai_task_processor.errors import InvalidAnswer, NeighbourError
+from ai_task_processor.core import codec
+from ai_task_processor.core.errors import InvalidAnswer, RemoteError
+from ai_task_processor.core.settings import ApiSettings
 from ai_task_processor.models.task import Task
-from ai_task_processor.settings import ApiSettings
-from ai_task_processor.sources.framing import ArrayFramer, RecordTooLarge
-from ai_task_processor.sources.nest_list import PendingList
-from ai_task_processor.sources.nest_page import Page
-from ai_task_processor.sources.nest_wire import Invalid, parse_record
+from ai_task_processor.sources.nestjs.framing import ArrayFramer, RecordTooLarge
+from ai_task_processor.sources.nestjs.listing import PendingList
+from ai_task_processor.sources.nestjs.page import Page
+from ai_task_processor.sources.nestjs.wire import Invalid, parse_record
 
 LIMIT = 64
 API = ApiSettings(API_BASE_URL="https://api.test", REQUEST_TIMEOUT="5")  # type: ignore[call-arg]  # by the environment's names
@@ -158,7 +158,7 @@ def test_no_bytes_become_a_task_with_a_foreign_id(record: bytes) -> None:
     assert isinstance(task, Invalid) or re.fullmatch("[ab]{1,3}", task.id)
 
 
-def read(chunks: Sequence[bytes], status: int, free: int) -> Page | NeighbourError:
+def read(chunks: Sequence[bytes], status: int, free: int) -> Page | RemoteError:
     """One poll of an API that answers exactly this, once: then it has nothing more to say."""
     answers = iter([(status, chunks)])
 
@@ -176,7 +176,7 @@ def read(chunks: Sequence[bytes], status: int, free: int) -> Page | NeighbourErr
 
     try:
         return asyncio.run(poll())
-    except NeighbourError as error:
+    except RemoteError as error:
         return error
 
 
@@ -208,7 +208,7 @@ def test_a_list_cut_at_every_byte_yields_its_whole_records(size: int) -> None:
 def test_a_poll_brings_tasks_or_a_named_error(
     records: list[bytes], sizes: list[int], status: int, free: int, closing: bytes
 ) -> None:
-    """Whatever the API lists: at most as many tasks as are free, each under its own id, or a neighbour's error."""
+    """Whatever the API lists: at most as many tasks as are free, each under its own id, or a remote's error."""
     page = read(chunked(b"[" + b",".join(records) + closing, sizes), status, free)
     if isinstance(page, Page):
         assert len(page.tasks) <= free
@@ -217,13 +217,13 @@ def test_a_poll_brings_tasks_or_a_named_error(
 
 
 @given(bad=RECORDS, sizes=CUTS)
-def test_a_good_record_survives_any_neighbours(bad: dict[str, object], sizes: list[int]) -> None:
+def test_a_good_record_survives_any_remotes(bad: dict[str, object], sizes: list[int]) -> None:
     """Between records of any kind a good one is found, whatever cuts the list."""
     assume(bad.get("_id") != "good")
     one = json.dumps(bad).encode()
     listing = b"[%b,%b,%b]" % (one, b'{"_id":"good","type":"text_embedding","content":"x"}', one)
     page = read(chunked(listing, sizes), 200, 4)
-    if isinstance(page, NeighbourError):
+    if isinstance(page, RemoteError):
         pytest.fail(str(page))
     assert page.tasks["good"].content == "x"
     assert page.complete

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from structlog.testing import capture_logs
 
-from ai_task_processor.errors import AiTaskProcessorError, ConfigurationError
+from ai_task_processor.core.errors import AiTaskProcessorError, ConfigurationError
 from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.processors import factory as factory_module
 from ai_task_processor.processors.base import BaseProcessor, Kit, TaskResult
+from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 from ai_task_processor.processors.factory import ENTRY_POINTS, ProcessorFactory
-from ai_task_processor.processors.text_embedding import TextEmbeddingProcessor
 
 if TYPE_CHECKING:
     from tests.unit.conftest import FakeClock

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_task_processor.errors import CallRefused, InvalidAnswer, ModelRefused, NeighbourError, QuotaExhausted
+from ai_task_processor.core.errors import CallRefused, InvalidAnswer, ModelRefused, QuotaExhausted, RemoteError
+from ai_task_processor.core.ports import Allowance, RateLimits
 from ai_task_processor.models.task import Usage, Vector
-from ai_task_processor.ports import Allowance, RateLimits
 from ai_task_processor.providers.answers import LONGEST_RESET_S, duration_s, parse_embeddings, parse_limits
 
 #: no ``index`` at all
@@ -34,8 +34,8 @@ def answer(*vectors: object, indices: tuple[object, ...] | None = None, **more: 
     return json.dumps({"object": "list", "data": data, "usage": {"prompt_tokens": 7}} | more).encode()
 
 
-def error_of(content: bytes, count: int = 1, dimensions: int | None = None) -> NeighbourError:
-    with pytest.raises(NeighbourError) as raised:
+def error_of(content: bytes, count: int = 1, dimensions: int | None = None) -> RemoteError:
+    with pytest.raises(RemoteError) as raised:
         parse_embeddings(content, count, dimensions)
     return raised.value
 
@@ -70,7 +70,7 @@ def error_of(content: bytes, count: int = 1, dimensions: int | None = None) -> N
     ],
 )
 def test_an_answer_without_a_usable_vector_is_invalid(content: bytes) -> None:
-    """HTML, missing data, wrong counts and indices, NaN, zeros: the neighbour's fault, to be tried again."""
+    """HTML, missing data, wrong counts and indices, NaN, zeros: the remote's fault, to be tried again."""
     assert type(error_of(content)) is InvalidAnswer
 
 

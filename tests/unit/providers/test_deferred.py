@@ -2,7 +2,7 @@
 
 import asyncio
 
-from ai_task_processor.ports import Provider
+from ai_task_processor.core.ports import Provider
 from ai_task_processor.providers.deferred import DeferredProvider
 from ai_task_processor.providers.mock import MockProvider
 

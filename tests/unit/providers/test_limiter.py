@@ -7,7 +7,7 @@ from math import inf, nan
 
 import pytest
 
-from ai_task_processor.ports import Allowance, RateLimits
+from ai_task_processor.core.ports import Allowance, RateLimits
 from ai_task_processor.providers.limiter import LONGEST_S, Call, Limiter
 from ai_task_processor.providers.pace import SLOWEST
 from ai_task_processor.providers.told_limit import ToldLimit

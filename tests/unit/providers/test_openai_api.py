@@ -12,26 +12,26 @@ import numpy as np
 import pytest
 import respx
 
-from ai_task_processor.errors import (
+from ai_task_processor.core.errors import (
     CallRefused,
     InvalidAnswer,
     Misconfigured,
     ModelRefused,
-    NeighbourError,
     QuotaExhausted,
+    RemoteError,
     TaskError,
     Throttled,
     Transient,
     Unauthorized,
     Unsent,
 )
-from ai_task_processor.metrics import Metrics
+from ai_task_processor.core.ports import Allowance, RateLimits
+from ai_task_processor.core.settings import ModelSettings, NetworkSettings
 from ai_task_processor.models.task import Vector
-from ai_task_processor.ports import Allowance, RateLimits
+from ai_task_processor.net.client import make_client
+from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.providers import OPENAI_URL
 from ai_task_processor.providers.openai_api import MAX_MODELS, SHAPES_AGAIN_S, OpenAIProvider
-from ai_task_processor.settings import ModelSettings, NetworkSettings
-from ai_task_processor.transport import make_client
 
 KEY = "sk-planted-0123456789"
 SMALL = "text-embedding-3-small"
@@ -85,10 +85,10 @@ def refused(message: str, code: object = None, kind: str = "invalid_request_erro
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-async def error_of(provider: OpenAIProvider, model: str = "m") -> NeighbourError | TaskError:
+async def error_of(provider: OpenAIProvider, model: str = "m") -> RemoteError | TaskError:
     try:
         await provider.embed(["the user's text"], model)
-    except (NeighbourError, TaskError) as error:
+    except (RemoteError, TaskError) as error:
         return error
     raise AssertionError("no error")
 

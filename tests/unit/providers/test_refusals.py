@@ -9,19 +9,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ai_task_processor.errors import (
+from ai_task_processor.core.errors import (
     CallRefused,
     InputRefused,
     Misconfigured,
     ModelRefused,
-    NeighbourError,
     QuotaExhausted,
+    RemoteError,
     Throttled,
     Transient,
     Unauthorized,
 )
+from ai_task_processor.net.client import status_error
 from ai_task_processor.providers.refusals import MAX_WORDS, classify, read_refusal
-from ai_task_processor.transport import status_error
 
 #: what a refused call may mean: what a text alone ends with, at once?, is a size at fault?, the number that was read
 Meaning = tuple[str | None, bool, bool, int | None]
@@ -55,13 +55,13 @@ def cloudflare(message: str, code: int) -> Any:
     return {"errors": [{"message": message, "code": code}], "success": False, "result": {}, "messages": []}
 
 
-def classified(status: int, body: object, headers: dict[str, str] | None = None) -> NeighbourError:
+def classified(status: int, body: object, headers: dict[str, str] | None = None) -> RemoteError:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     response = httpx2.Response(status, headers=headers)
     return classify(status, content, status_error(response, "the model API"))
 
 
-def meaning(error: NeighbourError) -> type[NeighbourError] | Meaning:
+def meaning(error: RemoteError) -> type[RemoteError] | Meaning:
     if not isinstance(error, CallRefused):
         return type(error)
     return None if error.final is None else error.final.code, error.explained, error.too_large, error.limit
@@ -297,7 +297,7 @@ WRONG_ADDRESS: list[Row] = [
 
 
 def rows(
-    table: Sequence[Row | tuple[str, int, object, int | None]], expected: type[NeighbourError] | Meaning
+    table: Sequence[Row | tuple[str, int, object, int | None]], expected: type[RemoteError] | Meaning
 ) -> list[Any]:
     made = []
     for provider, status, body, *limit in table:
@@ -445,7 +445,7 @@ BODIES = FIELDS.flatmap(
 def test_anything_is_one_error_without_its_words(status: int, content: bytes) -> None:
     """Never an exception, never a text's end without a 400, 413 or 422 or a code for it, never a word of the answer."""
     error = classify(status, content, status_error(httpx2.Response(status), "the model API"))
-    assert isinstance(error, NeighbourError)
+    assert isinstance(error, RemoteError)
     assert MARK not in f"{error!r}{error}{error.args}{error.detail}"
     if isinstance(error, CallRefused):
         assert error.limit is None or error.limit >= 0

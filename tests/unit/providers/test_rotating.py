@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from ai_task_processor.errors import Transient, Unauthorized
+from ai_task_processor.core.errors import Transient, Unauthorized
+from ai_task_processor.core.ports import Embeddings
 from ai_task_processor.models.task import Usage
-from ai_task_processor.ports import Embeddings
 from ai_task_processor.providers.rotating import RotatingProvider
 
 

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
+from ai_task_processor.ops.server import Abort, Request, Response
 from ai_task_processor.sandbox.answers import answer, parsed
 from ai_task_processor.sandbox.faults import Fault, Faults, play
-from ai_task_processor.server import Abort, Request, Response
 
 REQUEST = Request("PATCH", "/x", {}, {})
 
@@ -76,7 +76,7 @@ def test_nonsense_is_refused(how: dict[str, object]) -> None:
     ],
 )
 async def test_false_answers_have_the_shape_of_their_endpoint(fault: Fault, fields: dict[str, object]) -> None:
-    """A status in JSON speaks as the neighbour would; given content is sent as it is."""
+    """A status in JSON speaks as the remote would; given content is sent as it is."""
     answered = await play(fault, REQUEST, work)
     body = parsed(answered.body) if isinstance(answered.body, bytes) else None
     assert isinstance(body, dict)

@@ -6,10 +6,10 @@ import struct
 
 import pytest
 
+from ai_task_processor.ops.server import Request, Response
 from ai_task_processor.sandbox.answers import parsed, rendered
 from ai_task_processor.sandbox.model import ModelApi, Refusal, checked
 from ai_task_processor.sandbox.vectors import DIMENSIONS, as_float32, unit_vector
-from ai_task_processor.server import Request, Response
 
 SMALL = "text-embedding-3-small"
 

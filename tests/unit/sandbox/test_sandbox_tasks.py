@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import pytest
 
+from ai_task_processor.ops.server import Request, Response
 from ai_task_processor.sandbox.answers import parsed
 from ai_task_processor.sandbox.faults import Fault
 from ai_task_processor.sandbox.task_api import TaskApi
 from ai_task_processor.sandbox.tasks import TaskStore, compact
-from ai_task_processor.server import Request, Response
 
 RESULT = {"state": "succeeded", "result": [0.5, 0.25]}
 

@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc import jwk, jwt
 
+from ai_task_processor.ops.server import Request
 from ai_task_processor.sandbox.answers import parsed
 from ai_task_processor.sandbox.tokens import Credentials, TokenEndpoint
-from ai_task_processor.server import Request
 
 GRANT = {"grant_type": "client_credentials"}
 ODD = Credentials("my:client", "p+a s/s%ö")

@@ -1,0 +1,226 @@
+"""The command line. Exit codes follow sysexits: 78 configuration, 75 try again, 73 data directory, 70 a bug of ours."""
+
+import os
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from ai_task_processor import __version__
+from ai_task_processor.core import process
+from ai_task_processor.core.errors import AiTaskProcessorError, ConfigurationError, DataDirectoryError, OutboxLocked
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ai_task_processor.engine.daemon import Daemon
+
+EX_OK, EX_FAILED, EX_SOFTWARE, EX_CANTCREAT, EX_TEMPFAIL, EX_CONFIG, EX_INTERRUPTED = 0, 1, 70, 73, 75, 78, 130
+
+Command = Callable[["argparse.Namespace"], int]
+
+_EPILOG: Final = """\
+Settings come from the environment and from .env (see .env.example).
+Exit codes: 0 done, 69 a remote is down, 70 a bug of ours, 73 data directory unusable,
+74 output lost, 75 try again later (outbox locked, results left), 78 configuration wrong.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the process's exit code. Without ``argv`` this is the process's own command line."""
+    if argv is None:
+        return process.guarded(lambda: main(sys.argv[1:]))
+    arguments = _parser().parse_args(argv)
+    command: Command = arguments.command
+    try:
+        _prepare_for_signals(command)
+        return command(arguments)
+    except ConfigurationError as error:
+        for problem in error.problems:
+            _complain(problem)
+        return EX_CONFIG
+    except OutboxLocked as error:
+        return _complain(str(error), EX_TEMPFAIL)
+    except DataDirectoryError as error:
+        return _complain(str(error), EX_CANTCREAT)
+    except KeyboardInterrupt:
+        return EX_INTERRUPTED
+
+
+def _prepare_for_signals(command: Command) -> None:
+    """Until a command's own handlers stand, what came early is remembered; others end in the usual way."""
+    if command in (_sandbox, _demo):
+        process.restore_interrupt()
+    elif command not in (_run, _drain):
+        process.end_by_signals()
+
+
+def _parser() -> "argparse.ArgumentParser":
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="ai-task-processor",
+        description="Polls a task API, processes AI tasks, and keeps every result until it is acknowledged.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, command: Command, help_text: str) -> "argparse.ArgumentParser":
+        child = commands.add_parser(name, help=help_text, description=help_text[:1].upper() + help_text[1:] + ".")
+        child.set_defaults(command=command)
+        return child
+
+    run = add("run", _run, "poll, process and deliver until stopped (SIGTERM drains, a second one leaves at once)")
+    run.add_argument("--until-empty", action="store_true", help="leave when nothing that can be processed is pending")
+    add("demo", _demo, "watch the daemon work through 300 tasks of an embedded sandbox")
+    add("doctor", _doctor, "check configuration and remotes, and say how to mend what is wrong")
+    add("drain", _drain, "deliver what the outbox holds and claim nothing; 75 when something is left")
+    outbox = add("outbox", _outbox, "look at kept results, retry or drop them (beside a running daemon)")
+    _add_outbox_actions(outbox)
+    sandbox = add("sandbox", _sandbox, "run token endpoint, task API and model API in one local server")
+    sandbox.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    sandbox.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
+    add("healthcheck", _healthcheck, "ask the daemon on this machine for its health; 1 when it is not well")
+    return parser
+
+
+def _add_outbox_actions(parser: "argparse.ArgumentParser") -> None:
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
+    listing = actions.add_parser("list", help="one line for each record, those that do not wait with their reason")
+    listing.add_argument("--dead", action="store_true", help="dead letters and quarantined tasks only")
+    listing.add_argument("--json", action="store_true", help="one JSON object a line")
+    show = actions.add_parser("show", help="one record with its result, as JSON")
+    show.add_argument("task_id", metavar="TASK_ID")
+    for action, meaning in (
+        ("retry", "deliver these records again at once, let these quarantined tasks start again"),
+        ("drop", "forget these records: a task that is still listed is then processed again"),
+    ):
+        actions.add_parser(action, help=meaning).add_argument("task_ids", metavar="TASK_ID", nargs="+")
+
+
+def _run(arguments: "argparse.Namespace") -> int:
+    return _live(lambda daemon: daemon.run(until_empty=arguments.until_empty))
+
+
+def _drain(_arguments: "argparse.Namespace") -> int:
+    return _live(lambda daemon: daemon.deliver())
+
+
+def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
+    """Settings, logs, loop: then the daemon's life. A bug ends it with one structured line and 70."""
+    import asyncio
+    import signal
+
+    import uvloop
+
+    from ai_task_processor.core.settings import load_settings
+    from ai_task_processor.engine.daemon import Daemon
+    from ai_task_processor.engine.wiring import Assembler
+    from ai_task_processor.ops import logs
+
+    # Who replaces secrets sends it, perhaps before the loop listens: the secrets have not been read yet.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    settings = load_settings()
+    logs.configure(level=settings.log.level, format=settings.log.format, secrets=settings.secrets())
+    logs.install_crash_hooks()
+    log = logs.get_logger("ai_task_processor")
+    for warning in settings.warnings:
+        log.warning("settings.warned", reason=warning)
+
+    async def work() -> int:
+        return await life(Daemon(Assembler(settings, read=load_settings).parts()))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            code = runner.run(work())
+        except (AiTaskProcessorError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            # A plug-in's SystemExit is a crash like any other: its code says nothing about us.
+            log.critical("daemon.crashed", exc_info=error)
+            code = EX_SOFTWARE
+        # All is closed. Whoever waited here would wait for the look-up of a name that nobody answers,
+        # which cannot be cancelled, or for a thread that a plug-in has left behind.
+        logs.flush()
+        os._exit(code)
+
+
+def _demo(_arguments: "argparse.Namespace") -> int:
+    from ai_task_processor.cli import demo
+
+    return demo.main()
+
+
+def _doctor(_arguments: "argparse.Namespace") -> int:
+    from ai_task_processor.cli import doctor
+
+    return doctor.main()
+
+
+def _outbox(arguments: "argparse.Namespace") -> int:
+    from ai_task_processor.cli import outbox as outbox_commands
+
+    return outbox_commands.main(arguments)
+
+
+def _sandbox(arguments: "argparse.Namespace") -> int:
+    """Until Ctrl-C or SIGTERM; as process one of a container it has no other way to end than a handler of its own."""
+    import asyncio
+    import signal
+
+    from ai_task_processor.sandbox import serve
+
+    async def work() -> None:
+        serving = asyncio.create_task(serve(arguments.host, arguments.port, announce=_say))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
+        if process.early_signals():
+            serving.cancel()
+        await serving
+
+    with suppress(KeyboardInterrupt, asyncio.CancelledError):
+        asyncio.run(work())
+    return EX_OK
+
+
+def _healthcheck(_arguments: "argparse.Namespace") -> int:
+    """For the container: no curl in the image, and no heavy import every fifteen seconds."""
+    from http.client import HTTPConnection, HTTPException
+
+    given = _ops_settings()
+    host, port = given.get("METRICS_HOST", "127.0.0.1"), given.get("METRICS_PORT", "8001")
+    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, not bound to
+    try:
+        connection = HTTPConnection(target, int(port), timeout=3)
+        connection.request("GET", "/health")
+        answer = connection.getresponse()
+    except (OSError, HTTPException, ValueError) as error:
+        return _complain(f"no answer from {target}:{port}: {error}", EX_FAILED)
+    if answer.status != 200:
+        return _complain(answer.read(500).decode(errors="replace").strip(), EX_FAILED)
+    _say("ok")
+    return EX_OK
+
+
+def _ops_settings() -> Mapping[str, str]:
+    """Where the daemon listens, from the same places as its settings. Their parser is too heavy for this."""
+    names = ("METRICS_HOST", "METRICS_PORT")
+    given = {name: text for name in names if (text := os.environ.get(name, "").strip())}
+    if len(given) < len(names) and os.path.exists(".env"):  # noqa: PTH110 - pathlib takes as long as the whole check
+        from pathlib import Path
+
+        from ai_task_processor.core import environment
+
+        below, _problems = environment.read_dotenv(Path(".env"))
+        given = environment.layered(given, below, {})
+    return given
+
+
+def _complain(text: str, code: int = EX_FAILED) -> int:
+    print(f"ai-task-processor: {text}", file=sys.stderr)
+    return code
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

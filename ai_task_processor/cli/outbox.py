@@ -1,0 +1,118 @@
+"""``ai-task-processor outbox …``: look at kept results beside a running daemon, and leave it requests."""
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from ai_task_processor.core import codec
+from ai_task_processor.core.settings import load_store
+from ai_task_processor.models.task import Failure, Record, TaskStatus
+from ai_task_processor.stores.sqlite import inspection
+from ai_task_processor.stores.sqlite.inspection import Summary
+
+EX_OK, EX_NOINPUT = 0, 66
+#: how long a request may wait for the daemon before the command stops watching
+WATCH_S: Final = 3.0
+_ROW: Final = "{:<28} {:<16} {:<10} {:<11} {:>8} {:>20} {:>9}  {}"
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Carry out the action that was asked for; the process's exit code."""
+    actions = {"list": _list, "show": _show, "retry": _request, "drop": _request}
+    return actions[arguments.action](arguments)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    directory = load_store().data_dir
+    count = 0
+    for summary in inspection.iter_records(directory):
+        if arguments.dead and summary.state == "waiting":
+            continue
+        if arguments.json:
+            _say(codec.dumps(_shown(summary)).decode())
+            continue
+        if count == 0:
+            _say(_ROW.format("TASK", "TYPE", "STATUS", "STATE", "ATTEMPTS", "FINISHED", "BYTES", "REASON"))
+        count += 1
+        _say(_line(summary))
+    if count == 0 and not arguments.json:
+        _say("no dead letters" if arguments.dead else "the outbox is empty: everything is delivered")
+    return EX_OK
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    found = inspection.load_record(load_store().data_dir, arguments.task_id)
+    if found is None:
+        return _missing(arguments.task_id)
+    summary, record = found
+    # What would be sent, so that a result can be taken to its place by hand.
+    body = codec.dumps(_shown(summary)).removesuffix(b"}") + b',"body":' + _body(record) + b"}"
+    _say(body.decode())
+    return EX_OK
+
+
+def _request(arguments: argparse.Namespace) -> int:
+    directory = load_store().data_dir
+    unknown = [task_id for task_id in arguments.task_ids if inspection.load_record(directory, task_id) is None]
+    for task_id in unknown:
+        _missing(task_id)
+    known = [task_id for task_id in arguments.task_ids if task_id not in unknown]
+    if known:
+        inspection.leave_request(directory, arguments.action, known)
+        _say(_fate(directory, len(known)))
+    return EX_NOINPUT if unknown else EX_OK
+
+
+def _fate(directory: Path, count: int) -> str:
+    """What became of a request that was just left."""
+    if not inspection.daemon_running(directory):
+        return f"{count} noted; no daemon is running here, it will be done at the next start"
+    ends_at = time.monotonic() + WATCH_S
+    while time.monotonic() < ends_at:
+        if inspection.pending_requests(directory) == 0:
+            return f"{count} done"
+        time.sleep(0.05)
+    return f"{count} noted; the daemon has not taken it up yet"
+
+
+def _body(record: Record) -> bytes:
+    if record.status is TaskStatus.PENDING:
+        return b"null"  # a quarantined task has no outcome
+    outcome = codec.outcome(record)
+    return codec.failure_body(outcome) if isinstance(outcome, Failure) else codec.success_body(outcome)
+
+
+def _shown(summary: Summary) -> Mapping[str, object]:
+    due_at = None if summary.due_at is None else _instant(summary.due_at)
+    return asdict(summary) | {"finished_at": _instant(summary.finished_at), "due_at": due_at}
+
+
+def _line(summary: Summary) -> str:
+    return _ROW.format(
+        summary.task_id,
+        summary.task_type,
+        summary.status,
+        summary.state,
+        summary.attempts,
+        _instant(summary.finished_at),
+        summary.bytes,
+        summary.reason or "",
+    ).rstrip()
+
+
+def _instant(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _missing(task_id: str) -> int:
+    print(f"ai-task-processor: the outbox holds nothing for {task_id!r}", file=sys.stderr)
+    return EX_NOINPUT
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

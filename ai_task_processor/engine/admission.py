@@ -1,0 +1,107 @@
+"""The engine's word on a listed task: may it start now, and if not, why not."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ai_task_processor.core import codec
+from ai_task_processor.core.ports import Outbox, SkipReason
+from ai_task_processor.engine.recovery import Recovery
+from ai_task_processor.models.task import Task
+
+
+class Holding(Protocol):
+    """A processor, as far as admission cares."""
+
+    def hold_s(self) -> float:
+        """For how many seconds none of its tasks should be claimed."""
+
+    def lane(self, task: Task) -> str | None:
+        """What the task shares with others of its kind; None for nothing."""
+
+    def lane_hold_s(self, lane: str, running: int) -> float:
+        """For how many seconds no task of this lane should be started, when so many run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A task in its slot; ``started_at`` is on the monotonic clock."""
+
+    task_type: str
+    started_at: float
+    lane: str | None = None
+
+
+class RunningTasks(dict[str, Running]):
+    """The tasks in slots, by id, and how many of each lane."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lanes: Counter[str] = Counter()
+
+    def __setitem__(self, task_id: str, task: Running) -> None:
+        super().__setitem__(task_id, task)
+        if task.lane is not None:
+            self.lanes[task.lane] += 1
+
+    def __delitem__(self, task_id: str) -> None:
+        self.pop(task_id)
+
+    def pop(self, task_id: str) -> Running:  # type: ignore[override]  # without a default: it must be there
+        """Take a task out of its slot."""
+        task = super().pop(task_id)
+        if task.lane is not None:
+            self.lanes[task.lane] -= 1
+            if not self.lanes[task.lane]:
+                del self.lanes[task.lane]
+        return task
+
+
+class EngineAdmission:
+    """``ports.Admission``: not what runs, not what is in the outbox, only what somebody can process now.
+
+    What was in flight at two crashes waits for an isolated run: ``recovery`` says when.
+    """
+
+    def __init__(
+        self,
+        running: RunningTasks,
+        outbox: Outbox,
+        find: Callable[[Task], Holding | None],
+        recovery: Recovery,
+    ) -> None:
+        self._running = running
+        self._outbox = outbox
+        self._recovery = recovery
+        self._find = find
+
+    def busy(self, task_id: str) -> SkipReason | None:
+        if task_id in self._running:
+            return "running"
+        return "in_outbox" if self._outbox.holds(task_id) == "in_outbox" else self._recovery.refuse(task_id)
+
+    def refuse(self, task: Task) -> SkipReason | None:
+        if task.id in self._running:
+            return "running"
+        held = self._outbox.holds(task.id)
+        if held in ("dead_letter", "quarantined"):
+            # It stands for the content it was made of: an edited task is a new one.
+            held = self._outbox.holds(task.id, codec.fingerprint(task.content))
+        if held is not None:
+            return held
+        processor = self._find(task)
+        if processor is None:
+            return "unknown_type"
+        if processor.hold_s() > 0 or self._lane_is_held(processor, task):
+            return "paused"
+        return self._recovery.refuse(task.id)
+
+    def lane(self, task: Task) -> str | None:
+        """The lane that a task takes a slot for."""
+        processor = self._find(task)
+        return None if processor is None else processor.lane(task)
+
+    def _lane_is_held(self, processor: Holding, task: Task) -> bool:
+        lane = processor.lane(task)
+        return lane is not None and processor.lane_hold_s(lane, self._running.lanes[lane]) > 0

@@ -1,0 +1,392 @@
+"""The life of the process: start, work, drain, leave.
+
+Shutdown order is nesting order: what must outlive what is visible as indentation. The outbox
+outlives the ops server, that the clients, those delivery and batching, and these the scheduler.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+from collections.abc import Coroutine, Mapping
+from contextlib import AsyncExitStack, suppress
+
+from ai_task_processor import __version__
+from ai_task_processor.core import process
+from ai_task_processor.core.deadline import Stalls, stalls_of
+from ai_task_processor.core.errors import ConfigurationError, OutboxUnwritable, RemoteError
+from ai_task_processor.engine.grace import GracePeriod
+from ai_task_processor.engine.wiring import Parts
+from ai_task_processor.ops import health, logs
+from ai_task_processor.ops.condition import Condition
+from ai_task_processor.ops.endpoints import MetricsServer, WakeUp
+from ai_task_processor.ops.logs import get_logger, install_crash_hooks
+
+#: of the grace period, the part that running tasks may use; the rest belongs to delivery
+TASKS_SHARE = 0.8
+#: A drain leaves results that nobody takes in the outbox: long enough for a blip of the task API, too
+#: short to delay a restart. The ``drain`` command has come for them alone and sees two probes of an open circuit.
+BLIP_S = 5.0
+DRAIN_PATIENCE_S = 60.0
+#: so long after the grace period the process leaves, whatever still runs
+OVERSTAYED_S = 1.0
+#: a wait for the outbox (another daemon still drains) that takes longer is told
+SILENCE_S = 1.0
+HOUSEKEEPING_S = 0.5
+#: what was left in the outbox comes first
+PREPARED_AFTER_S = 1.0
+#: new objects, and collections of each generation, before the garbage collector runs: tasks come and go in
+#: hundreds, and few of their objects are garbage that it alone can find
+COLLECTED_AT = (20_000, 20, 100)
+LAG_SAMPLE_S = 0.1
+#: the poll loop ticks every few seconds, whatever it waits for; silent for longer than this it hangs
+LONGEST_TICK_S = 60.0
+STUCK_AFTER_S = 30.0
+EX_OK, EX_SOFTWARE, EX_TEMPFAIL = 0, 70, 75
+
+log = get_logger(__name__)
+
+
+class Daemon:
+    """Gives the parts their life: ``run`` is the worker's, ``deliver`` that of the ``drain`` command."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.port: int | None = None
+        self._parts = parts
+        self._settings = parts.settings
+        self._clock = parts.clock
+        self._started_at = parts.clock.monotonic()
+        self._draining = False
+        self._hung_up = asyncio.Event()
+        self._stalls: Stalls | None = None
+        self._grace = GracePeriod(parts.settings.worker.shutdown_grace_s)
+        token = parts.settings.ops.wake_token
+        self._ops = MetricsServer(
+            unhealthy=lambda: health.unhealthy(self._snapshot()),
+            unready=lambda: health.unready(self._snapshot()),
+            status=self.status,
+            exposition=parts.metrics.exposition,
+            wake_up=None if token is None else WakeUp(token.get_secret_value(), parts.source.wake),
+        )
+
+    async def run(self, *, until_empty: bool = False) -> int:
+        """Poll, process and deliver until told to stop; the exit code.
+
+        ``until_empty``: leave by itself when nothing that can be processed is pending and everything
+        is delivered. Raises ``DataDirectoryError``, ``OutboxLocked``, ``ConfigurationError`` (port taken).
+        """
+        async with AsyncExitStack() as stack:
+            if await self._opened(stack):
+                await self._recover(stack)
+                async with asyncio.TaskGroup() as companions:
+                    tasks = [companions.create_task(work, name=name) for name, work in self._companions(until_empty)]
+                    await self._work()
+                    await self._flush(BLIP_S)
+                    await self._unmark()
+                    for task in tasks:
+                        task.cancel()
+        log.info("daemon.stopped", waiting=self._parts.outbox.depth().waiting)
+        return EX_OK
+
+    async def deliver(self) -> int:
+        """Deliver what the outbox holds and claim nothing; the exit code is 75 when something is left."""
+        self.drain()
+        async with AsyncExitStack() as stack:
+            if not await self._opened(stack):
+                return EX_TEMPFAIL
+            async with asyncio.TaskGroup() as companions:
+                tasks = [companions.create_task(work, name=name) for name, work in self._companions(False)]
+                await self._flush(DRAIN_PATIENCE_S)
+                for task in tasks:
+                    task.cancel()
+        return EX_TEMPFAIL if self._parts.outbox.depth().waiting else EX_OK
+
+    async def _opened(self, stack: AsyncExitStack) -> bool:
+        """Start everything that is not a task; false when a signal came while another daemon held the outbox."""
+        parts = self._parts
+        loop = asyncio.get_running_loop()
+        self._stalls = stalls_of(loop)
+        loop.set_exception_handler(install_crash_hooks())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
+        for early in process.early_signals():
+            self._signalled(early)
+        directory = str(self._settings.store.data_dir)
+        waiting = loop.call_later(SILENCE_S, lambda: log.warning("outbox.awaited", directory=directory))
+        try:
+            async with self._grace.share(0.0):
+                await parts.outbox.open()
+        except TimeoutError:
+            return False
+        finally:
+            waiting.cancel()
+        stack.push_async_callback(parts.outbox.aclose)
+        if parts.outbox.recovered:
+            parts.metrics.results_recovered(parts.outbox.recovered)
+            log.info("outbox.recovered", results=parts.outbox.recovered)
+        self.port = await self._listen()
+        stack.push_async_callback(self._ops.aclose)
+        for client in parts.clients:
+            stack.push_async_callback(client.aclose)
+        log.info("daemon.started", version=__version__, mode=self._settings.model.mode, port=self.port)
+        return True
+
+    async def _recover(self, stack: AsyncExitStack) -> None:
+        """What was in flight when an earlier process died has its own way back."""
+        self._parts.storage.journal.open()
+        stack.callback(self._parts.storage.journal.close)
+        await self._parts.recovery.begin()
+
+    async def _listen(self) -> int:
+        ops = self._settings.ops
+        try:
+            return await self._ops.start(ops.metrics_host, ops.metrics_port)
+        except OSError as error:
+            where = f"{ops.metrics_host}:{ops.metrics_port}"
+            raise ConfigurationError(
+                f"METRICS_PORT cannot be used: {where} is taken or not ours ({error.strerror}); "
+                "choose another METRICS_HOST or METRICS_PORT"
+            ) from error
+
+    def _companions(self, until_empty: bool) -> list[tuple[str, Coroutine[None, None, None]]]:
+        """What runs beside the scheduler and outlives it."""
+        companions = [
+            ("delivery", self._parts.delivery.run()),
+            ("housekeeping", self._keep_house()),
+            ("loop-lag", self._watch_loop()),
+            ("hang-ups", self._look_again()),
+        ]
+        if self._parts.batcher is not None:
+            companions.append(("batching", self._parts.batcher.run()))
+        if not self._draining:
+            companions.append(("preparation", self._prepare()))
+        if self._parts.source.marks is not None:
+            companions.append(("marks", self._parts.source.marks.run()))
+        if until_empty:
+            companions.append(("until-empty", self._leave_when_empty()))
+        return companions
+
+    async def _prepare(self) -> None:
+        """The first task must not wait for a library, and neither must what an earlier process left to deliver."""
+        if self._parts.outbox.recovered:
+            await self._clock.sleep(PREPARED_AFTER_S)
+        if self._parts.provider is not None:
+            await self._parts.provider.prepare()
+        # What is there by now stays. To walk through it again and again took a fifth of the time.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*COLLECTED_AT)
+
+    async def _work(self) -> None:
+        try:
+            async with self._grace.share(TASKS_SHARE):
+                await self._parts.scheduler.run()
+        except TimeoutError:
+            log.warning("drain.cut", tasks=sorted(self._parts.scheduler.cut))
+
+    async def _unmark(self) -> None:
+        """What is left undone must not read ``in_progress``; the next start tries again."""
+        if self._parts.source.marks is not None:
+            with suppress(TimeoutError):
+                async with self._grace.share(1.0):
+                    await self._parts.source.marks.tend(leaving=True)
+
+    async def _flush(self, patience_s: float) -> None:
+        try:
+            async with self._grace.share(1.0):
+                await self._parts.delivery.flushed(patience_s)
+        except TimeoutError:
+            pass
+        depth = self._parts.outbox.depth()
+        log.info("drain.finished", waiting=depth.waiting, dead_letters=depth.dead)
+
+    def _signalled(self, number: int) -> None:
+        """The first signal drains; the second leaves at once: what is finished is in the outbox."""
+        name = signal.Signals(number).name
+        self._parts.storage.journal.stop()
+        if self._grace.begun:
+            log.warning("drain.forced", signal=name)
+            logs.flush()
+            os._exit(128 + number)
+        log.info("drain.started", signal=name, running=len(self._parts.scheduler.running))
+        self._grace.begin()
+        self._leave_at_the_latest()
+        self.drain()
+
+    def drain(self) -> None:
+        """Claim nothing more, and leave when everything that runs has ended."""
+        self._draining = True
+        self._parts.scheduler.drain()
+
+    def _leave_at_the_latest(self) -> None:
+        loop = asyncio.get_running_loop()
+        due_at = loop.time() + self._grace.left_s() + OVERSTAYED_S
+        loop.call_at(due_at, self._overstayed, due_at)
+
+    def _overstayed(self, due_at: float) -> None:
+        """Something swallowed its cancellation: ``asyncio`` would wait for it for ever."""
+        loop = asyncio.get_running_loop()
+        stalls_of(loop).note(due_at, loop.time())
+        if self._grace.left_s() + OVERSTAYED_S > LAG_SAMPLE_S:
+            # The process was stopped meanwhile: what it was doing has its time after all.
+            self._leave_at_the_latest()
+            return
+        tasks = sorted(task.get_name() for task in asyncio.all_tasks())
+        log.error("drain.forced", reason="a task ignores its cancellation", tasks=tasks)
+        logs.flush()
+        os._exit(EX_SOFTWARE)
+
+    async def _leave_when_empty(self) -> None:
+        parts = self._parts
+        while True:
+            await self._clock.sleep(0.05)
+            skipped = parts.source.last_page.skipped
+            undone = parts.outbox.depth().waiting + skipped["deferred"] + skipped["paused"]
+            if parts.scheduler.idle and not undone:
+                self.drain()
+                return
+
+    async def _keep_house(self) -> None:
+        """Operators' requests, and the gauges that nobody else sets."""
+        parts, condition = self._parts, Condition("outbox.failed", "outbox.restored", logging.ERROR)
+        while True:
+            try:
+                requests = await parts.outbox.apply_requests()
+            except OutboxUnwritable as error:
+                condition.note(str(error))
+                requests = {}
+            else:
+                condition.note(None)
+            for task_id, action in requests.items():
+                log.info("outbox.requested", task_id=task_id, action=action)
+                parts.delivery.wake()
+            self._set_gauges()
+            await self._clock.sleep(HOUSEKEEPING_S)
+
+    def _set_gauges(self) -> None:
+        parts, depth, now = self._parts, self._parts.outbox.depth(), self._clock.monotonic()
+        oldest = depth.oldest_finished_at
+        parts.metrics.outbox(
+            records=depth.waiting,
+            dead_letters=depth.dead,
+            quarantined=depth.quarantined,
+            bytes_used=depth.bytes,
+            oldest_age_s=None if oldest is None else max(0.0, self._clock.now().timestamp() - oldest),
+        )
+        if parts.batcher is not None:
+            parts.batcher.count()
+        limit_s = self._settings.worker.task_timeout_s + STUCK_AFTER_S
+        parts.metrics.stuck(sum(now - task.started_at > limit_s for task in parts.scheduler.running.values()))
+        snapshot = self._snapshot()
+        parts.metrics.log_lines_dropped(logs.dropped())
+        parts.metrics.ready(not health.unready(snapshot))
+        parts.metrics.state(health.state(snapshot))
+
+    async def _look_again(self) -> None:
+        """After SIGHUP: read the secrets again, and try at once whatever was paused."""
+        parts = self._parts
+        while True:
+            await self._hung_up.wait()
+            self._hung_up.clear()
+            log.info("daemon.hung_up")
+            await parts.tokens.look_again()
+            for gate in parts.gates.all():
+                gate.due()
+            if not parts.tokens.held:
+                with suppress(RemoteError):
+                    await parts.tokens.token()
+            parts.source.wake()
+            parts.delivery.wake()
+
+    async def _watch_loop(self) -> None:
+        """How late a timer fires is how long the loop was busy with something else, or the whole process stopped.
+
+        A timer, because no task may run before it after a stall: what they do depends on that it is known.
+        """
+        loop, stalls = asyncio.get_running_loop(), stalls_of(asyncio.get_running_loop())
+        timers: list[asyncio.TimerHandle] = []
+
+        def wait() -> None:
+            timers[:] = [loop.call_later(LAG_SAMPLE_S, sample, self._clock.monotonic() + LAG_SAMPLE_S)]
+
+        def sample(due_at: float) -> None:
+            lag_s = max(0.0, self._clock.monotonic() - due_at)
+            self._parts.metrics.loop_lag(lag_s)
+            stalls.note(loop.time() - lag_s, loop.time())
+            wait()
+
+        wait()
+        try:
+            await loop.create_future()
+        finally:
+            timers[0].cancel()
+
+    def _snapshot(self) -> health.Snapshot:
+        parts, scheduler = self._parts, self._parts.scheduler
+        return health.Snapshot(
+            draining=self._draining,
+            polled=scheduler.polled_at is not None,
+            tick_age_s=self._tick_age_s(),
+            longest_tick_s=LONGEST_TICK_S,
+            token_problem=parts.tokens.problem,
+            report_problem=parts.source.report_problem,
+            poll_problem=scheduler.problem,
+            outbox_full=parts.outbox.full,
+            outbox_writable=parts.storage.writable,
+            disk_full=parts.storage.disk_full,
+            running=len(scheduler.running),
+            slots=scheduler.slots,
+            isolation=parts.recovery.isolation,
+            mode=self._settings.model.mode,
+            holds={gate.service: gate.reason for gate in parts.gates.all() if gate.reason is not None},
+            paced={} if parts.batcher is None else parts.batcher.paces(),
+            skipped={str(reason): count for reason, count in parts.source.last_page.skipped.items()},
+        )
+
+    def _tick_age_s(self) -> float:
+        """For how long the poll loop has not moved. After a long stall it begins anew: nothing could move meanwhile."""
+        age_s, stalls = self._clock.monotonic() - self._parts.scheduler.ticked_at, self._stalls
+        if stalls is None or stalls.lasted_s < LONGEST_TICK_S / 2:
+            return age_s
+        return min(age_s, asyncio.get_running_loop().time() - stalls.ended_at)
+
+    def status(self) -> Mapping[str, object]:
+        """Everything an operator asks first, as JSON."""
+        parts, snapshot, depth = self._parts, self._snapshot(), self._parts.outbox.depth()
+        page, token = self._parts.source.last_page, self._parts.tokens.current
+        return {
+            "version": __version__,
+            "state": health.state(snapshot),
+            "mode": snapshot.mode,
+            "uptime_seconds": round(self._clock.monotonic() - self._started_at, 1),
+            "why_idle": health.why_idle(snapshot),
+            "not_ready_because": health.unready(snapshot),
+            "slots": {"total": snapshot.slots, "running": snapshot.running},
+            "backlog": {
+                "seen": page.seen,
+                "complete": page.complete,
+                "read_ahead": parts.source.candidates,
+                "skipped": snapshot.skipped,
+            },
+            "outbox": {
+                "waiting": depth.waiting,
+                "dead_letters": depth.dead,
+                "quarantined": depth.quarantined,
+                "bytes": depth.bytes,
+            },
+            "isolation": {"waiting": len(parts.storage.journal.suspects), "running": parts.storage.journal.alone},
+            "circuits": {
+                gate.service: {"state": gate.state, "reason": gate.reason, "wait_seconds": round(gate.wait_s(), 1)}
+                for gate in parts.gates.all()
+            },
+            "paused_models": {} if parts.batcher is None else parts.batcher.problems(),
+            "paced_models": snapshot.paced,
+            "texts_set_aside": {} if parts.batcher is None else parts.batcher.offenders(),
+            "token": {
+                "held": parts.tokens.held,
+                "trouble": parts.tokens.problem,
+                "expires_in_seconds": None if token is None else round(token.expires_at - self._clock.monotonic(), 1),
+            },
+        }

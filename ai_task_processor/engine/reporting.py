@@ -1,0 +1,59 @@
+"""Tells the source what became of a task, once, and counts it; and how long to wait before telling it again."""
+
+import random
+
+from ai_task_processor.core import codec
+from ai_task_processor.core.errors import Ambiguous, NeverAcknowledged, RemoteError
+from ai_task_processor.core.ports import Clock, TaskSource
+from ai_task_processor.models.task import Failure, Receipt, Record
+from ai_task_processor.net.resilience import backoff_s
+from ai_task_processor.ops.logs import get_logger
+from ai_task_processor.ops.metrics import Metrics
+
+#: the longest deferral of a result that fails while others are acknowledged
+LONGEST_DEFERRAL_S = 900.0
+#: and of one that fails like all the others: it must not wait long once the source is back
+LONGEST_ABSENCE_S = 60.0
+
+log = get_logger(__name__)
+
+
+def deferral_s(error: RemoteError, attempts: int, *, own: bool, rng: random.Random) -> float:
+    """The pause after so many failed reports of one record, with full jitter.
+
+    It grows far only when the fault is the record's ``own``, as far as one can tell.
+    """
+    longest = LONGEST_DEFERRAL_S if own else LONGEST_ABSENCE_S
+    return max(error.retry_after_s or 0.0, 0.25 + backoff_s(attempts, base=2.0, longest=longest - 0.25, rng=rng))
+
+
+class Reporter:
+    """Reports records to the source."""
+
+    def __init__(self, source: TaskSource, *, clock: Clock, metrics: Metrics) -> None:
+        self._source = source
+        self._clock = clock
+        self._metrics = metrics
+
+    async def report(self, record: Record) -> None:
+        """Return once the record is acknowledged. Raises what ``TaskSource.complete`` raises.
+
+        Raises ``ValueError`` when the record cannot be read.
+        """
+        try:
+            await self._send(record)
+        except (Ambiguous, NeverAcknowledged):
+            self._metrics.ambiguous_delivery()
+            raise
+        now = self._clock.now().timestamp()
+        self._metrics.delivery("acknowledged")
+        end_to_end_s = None if record.created_at is None else max(0.0, now - record.created_at)
+        self._metrics.task_acknowledged(record.task_type, end_to_end_s=end_to_end_s)
+        log.debug("delivery.acknowledged", task_id=record.task_id, attempts=record.attempts + 1)
+
+    async def _send(self, record: Record) -> None:
+        receipt, outcome = Receipt(record.task_id), codec.outcome(record)
+        if isinstance(outcome, Failure):
+            await self._source.fail(receipt, outcome)
+        else:
+            await self._source.complete(receipt, outcome)

@@ -1,0 +1,283 @@
+"""TaskScheduler: reserve a slot, then claim; polls at once while there is work and calmly when there is none.
+
+A slot is one running task. Slots are refilled one by one: nobody waits for the slowest of a batch.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from math import inf
+
+from ai_task_processor.core.errors import RemoteError
+from ai_task_processor.core.ports import Clock, SkipReason, TaskSource
+from ai_task_processor.engine.admission import Running
+from ai_task_processor.engine.recovery import Recovery
+from ai_task_processor.engine.runner import TaskRunner
+from ai_task_processor.models.task import Claim, Task
+from ai_task_processor.ops.condition import Condition
+from ai_task_processor.ops.logs import get_logger, task_context
+from ai_task_processor.ops.metrics import Metrics
+
+FIRST_PAUSE_S = 0.5
+#: the longest pause while polls bring tasks, but all of them come straight back
+LONGEST_FRUITLESS_S = 2.0
+#: The pause after a poll that was called for in vain: 40 a second are a tenth of a core to us and little to the API,
+#: and it is all that a task waits for whose own call comes in the meantime.
+WOKEN_PAUSE_S = 0.025
+#: the poll loop shows that it is alive at least this often, whatever it waits for
+TICK_S = 5.0
+#: so long a claimed task waits for its slot, whose last result is on its way to the disk; and how often it looks
+LONGEST_SETTLING_S, SETTLING_POLL_S = 1.0, 0.001
+#: how often a stretch of isolated runs looks whether what runs has ended
+ISOLATION_LOOK_S = 0.02
+#: a poll that widens its question makes several requests; one that takes longer than this will not end
+LONGEST_POLL_S = 600.0
+
+log = get_logger(__name__)
+
+
+def next_pause_s(idle_polls: int, interval_s: float, rng: random.Random) -> float:
+    """The pause after so many polls in a row that started nothing: doubling up to the interval, with jitter."""
+    return min(FIRST_PAUSE_S * 2.0 ** min(idle_polls - 1, 16), interval_s) * rng.uniform(0.75, 1.0)
+
+
+class TaskScheduler:
+    """Fills ``slots`` with tasks from the source until it is told to drain.
+
+    ``running`` is its ledger of tasks in slots, which admission reads too. ``hold_s`` answers for how
+    many seconds nothing may be claimed (outbox full, circuit open): 0 for now; ``resumes_in_s``: when a part of
+    what is skipped may start. ``refuse`` is asked once more when a claimed task starts, and ``lane`` for what it takes
+    a share of. ``idle``: nothing runs, and a poll that began when nothing ran found nothing to start. ``cut``: tasks
+    that a drain cut off.
+    """
+
+    def __init__(
+        self,
+        source: TaskSource,
+        runner: TaskRunner,
+        *,
+        running: dict[str, Running],
+        recovery: Recovery,
+        slots: int,
+        interval_s: float,
+        hold_s: Callable[[], float],
+        refuse: Callable[[Task], SkipReason | None] = lambda _: None,
+        lane: Callable[[Task], str | None] = lambda _: None,
+        resumes_in_s: Callable[[], float] = lambda: inf,
+        clock: Clock,
+        metrics: Metrics,
+        rng: random.Random,
+    ) -> None:
+        self.running = running
+        self.slots = slots
+        self.draining = False
+        self.idle = False
+        self.cut: list[str] = []
+        self.ticked_at = clock.monotonic()
+        self.polled_at: float | None = None
+        self._source = source
+        self._runner = runner
+        self._recovery = recovery
+        self._interval_s = interval_s
+        self._hold_s = hold_s
+        self._refuse = refuse
+        self._lane = lane
+        self._resumes_in_s = resumes_in_s
+        self._clock = clock
+        self._metrics = metrics
+        self._rng = rng
+        self._condition = Condition("poll.failed", "poll.recovered")
+        self._claiming = False
+        self._poll_ends_at = 0.0
+        self._plenty = False
+        self._idle_polls = 0
+        self._given_back = 0
+        self._woken = False
+        self._freed = asyncio.Event()
+        runner.on_settling = self._freed.set
+        self._intake: list[asyncio.Task[None]] = []
+        metrics.slots(slots)
+        metrics.in_flight(lambda: len(self.running))
+        metrics.poll_interval(interval_s)
+
+    @property
+    def free(self) -> int:
+        """How many tasks may start; none beside one that runs isolated."""
+        return 0 if self._recovery.isolating else self.slots - len(self.running)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the last poll failed; None when it did not."""
+        return self._condition.reason
+
+    def refilling(self) -> bool:
+        """Are more tasks on their way into free slots? Only while polls bring as many as were asked for."""
+        return self._plenty and not self.draining and (self._claiming or self._runner.settling > 0 or self.free > 0)
+
+    async def run(self) -> None:
+        """Claim and process until drained; returns when the last running task has settled."""
+        async with asyncio.TaskGroup() as group:
+            self._intake.append(group.create_task(self._take_in(group), name="intake"))
+            self._intake.append(group.create_task(self._beat(), name="intake-beat"))
+            if self.draining:
+                self.drain()
+
+    def drain(self) -> None:
+        """Claim nothing more; what runs goes on."""
+        self.draining = True
+        for task in self._intake:
+            task.cancel()
+
+    async def _take_in(self, group: asyncio.TaskGroup) -> None:
+        self._woken = await self._pause(self._rng.uniform(0.0, min(1.0, self._interval_s / 20)))
+        while True:
+            await self._room_for_one()
+            hold_s = self._hold_s()
+            if hold_s > 0:
+                await self._pause(min(hold_s, self._interval_s), deaf=True)
+                continue
+            claims = await self._claim()
+            await self._start_all(group, claims)
+            isolated = await self._isolate(group)
+            await self._calm_down(started=bool(claims) or isolated)
+
+    async def _claim(self) -> Sequence[Claim]:
+        wanted, quiet = self._room, not self.running
+        self._recovery.look(self._ages)
+        self.idle = False
+        self._claiming = True
+        self._poll_ends_at = self._clock.monotonic() + LONGEST_POLL_S
+        try:
+            claims = await self._source.claim(wanted)
+        except RemoteError as error:
+            return self._failed(str(error))
+        except Exception as error:  # the boundary of one poll: delivery goes on whatever a listed record did to us
+            log.error("poll.crashed", exc_info=error)
+            return self._failed(f"the poll crashed: {type(error).__name__}")
+        finally:
+            self._claiming = False
+            self._poll_ends_at = 0.0
+        self._condition.note(None)
+        self.polled_at = self._clock.monotonic()
+        self.idle = quiet and not claims
+        self._plenty = len(claims) >= wanted
+        return self._recovery.isolate(claims, self._ages)
+
+    def _failed(self, reason: str) -> Sequence[Claim]:
+        self._condition.note(reason)
+        return ()
+
+    async def _calm_down(self, *, started: bool) -> None:
+        """The next poll follows at once while polls bring work that gets done.
+
+        A call from the source ends the pause. After a poll that was called for in vain the next call is heard
+        a little later, after one that met trouble when the pause is over: no storm of calls is one of polls.
+        """
+        if self._given_back < self.slots and (started or self._recovery.wants_poll):
+            self._idle_polls, self._woken = 0, False
+            return
+        well = not started and self.problem is None
+        if well and self._woken:
+            self._idle_polls = 0  # who called may have done so before its transaction was committed
+        self._idle_polls += 1
+        longest_s = min(self._interval_s, LONGEST_FRUITLESS_S) if started else self._interval_s
+        pause_s = min(next_pause_s(self._idle_polls, longest_s, self._rng), max(FIRST_PAUSE_S, self._resumes_in_s()))
+        if self._woken:
+            deaf_s = min(WOKEN_PAUSE_S, pause_s) if well else pause_s
+            await self._pause(deaf_s, deaf=True)
+            pause_s -= deaf_s
+        self._woken = await self._pause(pause_s)
+
+    async def _start_all(self, group: asyncio.TaskGroup, claims: Sequence[Claim]) -> None:
+        """Each in a slot of its own. Whose slot does not become free soon after all is given back."""
+        ends_at = self._clock.monotonic() + LONGEST_SETTLING_S
+        for claim in claims:
+            while self.free <= 0 and self._clock.monotonic() < ends_at:
+                await self._clock.sleep(SETTLING_POLL_S)
+            # Asked once more: each that starts takes its share of what it needs.
+            if self.free > 0 and self._refuse(claim.task) is None:
+                self._start(group, claim)
+            else:
+                await self._source.release(claim.receipt, 0.0)
+
+    async def _isolate(self, group: asyncio.TaskGroup) -> bool:
+        """Run what recovery has held back, one at a time with nothing beside it; true when something was run."""
+        ran = False
+        while self._recovery.isolating:
+            self._plenty = False
+            claim = self._recovery.step(self._ages, self.slots)
+            if claim is not None and self._refuse(claim.task) is None:
+                log.info("task.isolated", task_id=claim.task.id, task_type=claim.task.type)
+                self._start(group, claim)
+                ran = True
+            elif claim is not None:
+                await self._source.release(claim.receipt, 0.0)
+            if self._recovery.isolating:
+                await self._clock.sleep(ISOLATION_LOOK_S)
+        for claim in self._recovery.left_over():
+            await self._source.release(claim.receipt, 0.0)
+        return ran
+
+    def _start(self, group: asyncio.TaskGroup, claim: Claim) -> None:
+        task = claim.task
+        self.running[task.id] = Running(task.type, self._clock.monotonic(), self._lane(task))
+        group.create_task(self._work(claim), name=f"task {task.id}")
+
+    async def _work(self, claim: Claim) -> None:
+        task_id, settled = claim.task.id, False
+        try:
+            with task_context(task_id):
+                settled = await self._runner.run(claim)
+        except asyncio.CancelledError:
+            self.cut.append(task_id)
+            raise
+        except Exception as error:  # the boundary of one task: a bug of ours must not take the others with it
+            log.error("task.crashed", task_id=task_id, exc_info=error)
+        finally:
+            self._recovery.ended(self._clock.monotonic() - self.running.pop(task_id).started_at)
+            self._given_back = 0 if settled else self._given_back + 1
+            self._freed.set()
+
+    @property
+    def _room(self) -> int:
+        """How many tasks to ask for: slots that are free, and those that will be by the time of the answer."""
+        return self.free + self._runner.settling
+
+    @property
+    def _ages(self) -> list[float]:
+        """For how many seconds each task has been running."""
+        now = self._clock.monotonic()
+        return [now - task.started_at for task in self.running.values()]
+
+    async def _room_for_one(self) -> None:
+        while self._room <= 0:
+            self._freed.clear()
+            await self._freed.wait()
+        self._tick()
+
+    async def _pause(self, seconds: float, *, deaf: bool = False) -> bool:
+        """Let the source wait, in pieces that show the loop to be alive; true when it called for a poll.
+
+        Deaf, the pause has its full length: what calls meanwhile is kept for the next one.
+        """
+        self._plenty = False
+        ends_at, called = self._clock.monotonic() + seconds, False
+        while not called and (left_s := ends_at - self._clock.monotonic()) > 0:
+            self._tick()
+            piece_s = min(left_s, TICK_S)
+            if deaf:
+                await self._clock.sleep(piece_s)
+            else:
+                called = await self._source.wait(piece_s)
+        self._tick()
+        return called
+
+    async def _beat(self) -> None:
+        """Speaks for the poll loop while it waits for something that ends by itself: a task, or a poll in time."""
+        while True:
+            await self._clock.sleep(TICK_S)
+            if self.free <= 0 or self._clock.monotonic() < self._poll_ends_at:
+                self._tick()
+
+    def _tick(self) -> None:
+        self.ticked_at = self._clock.monotonic()

@@ -1,0 +1,1 @@
+"""How remotes are reached: HTTP client, circuit breaker, retry, OAuth2 tokens."""

@@ -1,0 +1,227 @@
+"""OAuth2 client credentials: one token for all, renewed in good time, fetched by one caller at a time.
+
+authlib builds and signs the token request. Its session is not used: it lets every waiter fetch for
+itself, takes any JSON for a token, follows the wall clock and does nothing about a 401.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator
+from urllib.parse import quote_plus
+
+import httpx2
+from authlib.oauth2.auth import ClientAuth
+from authlib.oauth2.rfc6749.parameters import prepare_token_request
+
+from ai_task_processor.core.errors import CircuitOpen, NoToken, RemoteError, Unauthorized
+from ai_task_processor.core.ports import Clock
+from ai_task_processor.core.settings import AuthSettings
+from ai_task_processor.net.client import exchange
+from ai_task_processor.net.resilience import Gate, backoff_s
+from ai_task_processor.net.secrets import Secrets
+from ai_task_processor.net.token_answers import Token, granted, token_remedy
+from ai_task_processor.ops.condition import Condition
+from ai_task_processor.ops.logs import get_logger
+from ai_task_processor.ops.metrics import Metrics
+
+TOKEN_TIMEOUT_S = 15.0
+#: an assertion is used at once; servers refuse those that could be used for long
+ASSERTION_LIFE_S = 300
+_HEADERS = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
+
+log = get_logger(__name__)
+
+
+class TokenSource:
+    """Hands out the current token; renews it at 80 % of its life, or when an answer says it is no good.
+
+    Single flight: whoever needs a renewal first makes it, the others wait for that one, unless the
+    present token is still alive. A failed renewal is told to all who wait and not repeated before its
+    backoff is over. ``timeout_s`` is the total for one token request: keep it below the deadline of the
+    requests that wait for it, or they are blamed on their own remote.
+    """
+
+    def __init__(
+        self,
+        settings: AuthSettings,
+        client: httpx2.AsyncClient,
+        *,
+        gate: Gate,
+        clock: Clock,
+        metrics: Metrics,
+        rng: random.Random,
+        timeout_s: float = TOKEN_TIMEOUT_S,
+        secrets: Secrets | None = None,
+    ) -> None:
+        self.current: Token | None = None
+        self._condition: str | None = "no token yet"
+        self._settings = settings
+        self._client = client
+        self._gate = gate
+        self._clock = clock
+        self._metrics = metrics
+        self._rng = rng
+        self._timeout_s = timeout_s
+        self._secrets = secrets
+        self._lock = asyncio.Lock()
+        self._failures = 0
+        self._retry_at = 0.0
+        self._rejected = -1
+        self._doubted = -1
+        self._refusals = Condition("token.refused", "token.accepted")
+
+    @property
+    def held(self) -> bool:
+        """Is there a token that has not expired?"""
+        return self.current is not None and self._alive(self.current)
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is no token; None while one is alive, or none was refused since the last expired."""
+        return None if self.held else self._condition
+
+    async def token(self) -> Token:
+        """The current token, renewed when it is due. Raises ``NoToken``."""
+        token = self.current
+        if token is not None and self._alive(token):
+            renewing = self._lock.locked()
+            if renewing or self._clock.monotonic() < token.renew_at:
+                return token
+        return await self._renew(token)
+
+    async def renewed(self, stale: Token) -> Token:
+        """A token of a later generation than ``stale``, which was answered with 401."""
+        self.refused(stale)
+        self._rejected = max(self._rejected, stale.generation)
+        return await self._renew(stale)
+
+    def refused(self, token: Token) -> None:
+        """A request under ``token`` was answered with 401: told until one is good for its whole life again."""
+        self._metrics.token_refused()
+        self._doubted = max(self._doubted, token.generation)
+        what = "had expired" if self._clock.monotonic() >= token.expires_at else "had not expired"
+        self._refusals.note(f"the task API answered 401 to a token that {what}")
+
+    def _alive(self, token: Token) -> bool:
+        return token.generation > self._rejected and self._clock.monotonic() < token.expires_at
+
+    async def _renew(self, seen: Token | None) -> Token:
+        async with self._lock:
+            token = self.current
+            if token is not None and token is not seen and self._alive(token):
+                return token
+            try:
+                token = await self._fetch()
+            except RemoteError:
+                if token is not None and self._alive(token):
+                    return token
+                raise
+            if seen is not None and seen.generation > self._doubted:
+                self._refusals.note(None)
+            self.current = token
+            return token
+
+    async def _fetch(self) -> Token:
+        wait_s = max(self._retry_at - self._clock.monotonic(), self._gate.wait_s())
+        if wait_s > 0:
+            raise NoToken(f"no token: {self._condition}", retry_after_s=wait_s)
+        try:
+            token = await self._gate.call(self._requested)
+        except RemoteError as error:
+            self._note_failure(error)
+            wait_s = max(self._retry_at - self._clock.monotonic(), self._gate.wait_s())
+            raise NoToken(f"no token: {error}", retry_after_s=wait_s) from error
+        self._failures, self._condition = 0, None
+        self._metrics.token_request("ok")
+        self._metrics.token_expires(self._clock.now().timestamp() + token.life_s)
+        log.info("token.refreshed", generation=token.generation, life_s=token.life_s)
+        return token
+
+    def _note_failure(self, error: RemoteError) -> None:
+        if isinstance(error, CircuitOpen):
+            return
+        self._metrics.token_request("rejected" if isinstance(error, Unauthorized) else "error")
+        changed, self._condition = str(error) != self._condition, str(error)
+        self._retry_at = self._clock.monotonic() + 0.5 + backoff_s(self._failures, base=2.0, longest=30, rng=self._rng)
+        self._failures += 1
+        remedy = {"remedy": token_remedy(self._condition, self._settings)} if isinstance(error, Unauthorized) else {}
+        (log.warning if changed else log.debug)("token.failed", reason=self._condition, **remedy)
+
+    async def _requested(self) -> Token:
+        """A token; when the client is refused, once more with a secret that has been replaced meanwhile."""
+        try:
+            return await self._request()
+        except Unauthorized:
+            if not await self._reread():
+                raise
+        return await self._request()
+
+    async def _reread(self) -> bool:
+        """Is there another secret than the one that was used last?"""
+        if self._secrets is None:
+            return False
+        used = self._settings.client_secret, self._settings.private_key_pem
+        await self._secrets.reread()
+        self._settings = self._secrets.auth
+        return used != (self._settings.client_secret, self._settings.private_key_pem)
+
+    async def look_again(self) -> None:
+        """An operator says that something has changed: read the secrets, and let the next caller ask at once."""
+        await self._reread()
+        self._retry_at = 0.0
+
+    async def _request(self) -> Token:
+        url, headers, body = self._signed()
+        started_at, status = self._clock.monotonic(), None
+        try:
+            answer = await exchange(
+                self._client, "POST", url, headers=headers, content=body.encode(), timeout_s=self._timeout_s
+            )
+            status = answer.status_code
+        finally:
+            took_s = self._clock.monotonic() - started_at
+            self._metrics.api_request(endpoint="/oauth2/token", method="POST", status_code=status, duration_s=took_s)
+        generation = self.current.generation + 1 if self.current else 1
+        return granted(answer, self._settings, generation=generation, now=self._clock.monotonic())
+
+    def _signed(self) -> tuple[str, dict[str, str], str]:
+        """The token request, built and signed by authlib. The audience goes with every renewal."""
+        settings = self._settings
+        extra = {"audience": settings.audience} if settings.audience else {}
+        body = prepare_token_request("client_credentials", "", scope=settings.scope or None, **extra)
+        client_id = settings.client_id
+        secret = settings.client_secret.get_secret_value() if settings.client_secret else ""
+        if settings.auth_method == "private_key_jwt":
+            from authlib.oauth2.rfc7523 import PrivateKeyJWT  # brings cryptography: nine megabytes
+
+            key = settings.private_key_pem
+            assert key is not None  # noqa: S101 - the settings refuse private_key_jwt without a key
+            issued_at = int(self._clock.now().timestamp())
+            claims = {"iat": issued_at, "exp": issued_at + ASSERTION_LIFE_S}
+            method = PrivateKeyJWT(settings.issuer or settings.token_url, claims)
+            auth = ClientAuth(client_id, key.get_secret_value(), method)
+        elif settings.auth_method == "client_secret_basic":
+            # RFC 6749 §2.3.1: id and secret are form-encoded before they are joined; authlib joins only
+            auth = ClientAuth(quote_plus(client_id), quote_plus(secret), settings.auth_method)
+        else:
+            auth = ClientAuth(client_id, secret, settings.auth_method)
+        url, headers, body = auth.prepare("POST", settings.token_url, dict(_HEADERS), body)
+        return url, headers, body
+
+
+class BearerAuth(httpx2.Auth):
+    """Signs requests; a 401 renews that generation of the token once and repeats the request once."""
+
+    def __init__(self, tokens: TokenSource) -> None:
+        self.tokens = tokens
+
+    async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+        token = await self.tokens.token()
+        request.headers["Authorization"] = f"Bearer {token.value}"
+        response = yield request
+        if response.status_code == httpx2.codes.UNAUTHORIZED:
+            token = await self.tokens.renewed(token)
+            request.headers["Authorization"] = f"Bearer {token.value}"
+            response = yield request
+            if response.status_code == httpx2.codes.UNAUTHORIZED:
+                self.tokens.refused(token)

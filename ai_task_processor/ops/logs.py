@@ -1,0 +1,522 @@
+"""Structured logs: one chain of processors for our loggers, the standard library's and a crash.
+
+What leaves here carries no secret (all strings are masked, keys and tracebacks included), no local
+variable and no message of a foreign exception: a plug-in's ``ValueError(f"cannot parse {text}")``
+would carry user text. Messages of ``AiTaskProcessorError`` are ours and stay.
+
+The events, as ``noun.verb_in_past``; callers add the details as keywords::
+
+    settings.warned         a setting works but deserves a second look
+    settings.rejected       read again for replaced secrets, and not valid: the old secrets stay
+    secret.replaced         another one was read and is used from now on
+    plugin.loaded           an installed package added a processor
+    plugin.failed           a processor raised where it was only asked
+    daemon.started          it polls from now on
+    daemon.hung_up          SIGHUP: secrets are read again, what was paused is tried
+    daemon.stopped          it ended as it was told to
+    daemon.crashed          an exception nobody handled, in the main or another thread
+    exception.caught        an exception in a callback, task or destructor that nobody waited for
+    poll.failed             the first failed poll of a row
+    poll.recovered          the first good poll after it
+    poll.cut                the list ended too early; the tasks before the end are used
+    poll.crashed            a bug of ours in one poll
+    record.skipped          a listed record that cannot be used
+    type.skipped            listed tasks of a type that no processor here takes: they stay pending
+    type.gone               none of that type is listed any more
+    task.completed          settled with a result
+    task.failed             settled, the task itself is at fault
+    task.released           given back
+    task.taken              marked in_progress, it turned out to be gone or final: not processed
+    task.state_repaired     a mark without an answer may have overwritten the outcome: the state is told again
+    task.attempt_failed     what an attempt ended with
+    task.crashed            a bug of ours in one task
+    task.isolated           it was in flight at two crashes and runs now, with nothing beside it
+    task.quarantined        three of its isolated runs killed the process: not started again
+    recovery.started        these tasks were in flight when a process died, and so many of them wait to run isolated
+    result.lost             disk and process failed together: put the task back to pending
+    text.set_aside          a model fails for one text and serves others: it is tried again later and later
+    call.given_up           it hangs while later ones are served: its texts go on in parts
+    model.crashed           a bug of ours in one model call
+    delivery.acknowledged   (debug) the upstream has the outcome
+    delivery.deferred       to be tried again later
+    delivery.refused        refused for good: a dead letter
+    delivery.unverified     the upstream acknowledges without naming task and state
+    delivery.crashed        a bug of ours in one delivery
+    outbox.awaited          another daemon holds it
+    outbox.recovered        outcomes of an earlier run were found
+    outbox.failed           the disk refuses
+    outbox.restored         it takes again
+    outbox.salvaged         it was damaged: set aside, what could be read is kept
+    outbox.requested        an operator's retry or drop was carried out
+    token.refreshed         a new access token
+    token.failed            no access token to be had
+    token.refused           the task API answered 401: the request is repeated under another token
+    token.accepted          the last one was not refused in its whole life
+    breaker.opened          a remote counts as down
+    breaker.closed          it answers again
+    remote.paused        a remote asked for patience, or needs an operator
+    remote.resumed       it is asked again
+    drain.started           nothing new is claimed
+    drain.cut               the grace period was over for these tasks
+    drain.finished          everything that ran has ended
+    drain.forced            left at once
+    log.failed              a line of another library that could not be rendered
+    log.dropped             nobody read the log for a while: so many lines are missing
+"""
+
+import asyncio
+import contextlib
+import errno
+import itertools
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from functools import lru_cache
+from math import isfinite
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, TextIO, cast
+
+# structlog would load rich for tracebacks in colour, which nobody gets from us: three megabytes, for nothing.
+_rich = cast("ModuleType | None", sys.modules.setdefault("rich", None))  # type: ignore[arg-type]  # forbids the import
+import structlog  # noqa: E402 - as above
+from structlog.typing import EventDict, FilteringBoundLogger, Processor  # noqa: E402 - as above
+
+from ai_task_processor.core import codec  # noqa: E402 - as above
+from ai_task_processor.core.errors import AiTaskProcessorError  # noqa: E402 - as above
+from ai_task_processor.ops.log_writer import LineWriter  # noqa: E402 - as above
+from ai_task_processor.ops.masking import MASK, MIN_SECRET, SENSITIVE_KEY, Masker  # noqa: E402 - as above
+
+if _rich is None:
+    del sys.modules["rich"]
+
+#: so long the end of the process waits for whoever reads the log
+FLUSH_S = 0.5
+MAX_TEXT = 2_000
+MAX_TRACEBACK = 10_000  # the one longer value: a chain of causes with its frames
+MAX_ITEMS = 30
+MAX_DEPTH = 3
+MAX_EXCEPTIONS = 20
+MAX_FRAMES = 30
+#: events and fields that are remembered
+MAX_HEADS = 512
+#: their INFO prints whole URLs, their DEBUG headers and bodies
+QUIET = frozenset({"asyncio", "authlib", "httpcore", "httpcore2", "httpx", "httpx2", "openai"})
+
+_EVENT, _FIELD = re.compile(r"[a-z_]{1,40}\.[a-z_]{1,40}"), re.compile(r"[a-z_]{1,40}")
+_HEAD = frozenset({"timestamp", "level", "logger", "exc_info", "stack_info"})
+_TASK: ContextVar[str | None] = ContextVar("task_id", default=None)
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+_loggers: dict[str, FilteringBoundLogger] = {}
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """A logger for a module; may be called at import, what ``configure`` decides applies at each use."""
+    return _loggers.setdefault(name, structlog.get_logger(name))
+
+
+class _Masks:
+    """The masker of the process, set by ``configure``."""
+
+    masker = Masker(())
+
+
+_masks = _Masks()
+
+
+def masked(text: str) -> str:
+    """A text as a log line would show it: for what is kept or served beside the log."""
+    return _masks.masker(text)
+
+
+def learn(secrets: Iterable[str]) -> None:
+    """Mask these, too, from now on: secrets are replaced while the process runs."""
+    _masks.masker.learn(secrets)
+
+
+def _forget() -> None:
+    """Loggers are assembled anew. structlog keeps what it has assembled for ever, if at all."""
+    for logger in _loggers.values():
+        vars(logger).pop("bind", None)
+
+
+def reset() -> None:
+    """As before the first ``configure``, for tests that come after others."""
+    structlog.reset_defaults()
+    _forget()
+
+
+@contextlib.contextmanager
+def task_context(task_id: str) -> Iterator[None]:
+    """Everything logged inside, by anyone, carries this ``task_id``."""
+    before = _TASK.set(task_id)
+    try:
+        yield
+    finally:
+        _TASK.reset(before)
+
+
+def configure(
+    *,
+    level: str,
+    format: Literal["auto", "json", "console"],  # noqa: A002  # the word of LOG_FORMAT
+    secrets: Iterable[str],
+    stream: TextIO | None = None,
+) -> None:
+    """Send every log line of the process through one chain to ``stream`` (stderr by default).
+
+    Replaces the handlers of the root logger. May be called again. ``auto`` is JSON unless the stream
+    is a terminal.
+    """
+    stream = stream or sys.stderr
+    terminal = stream.isatty()
+    number = logging.getLevelNamesMapping()[level.upper()]
+    render: Processor = structlog.processors.JSONRenderer(separators=(",", ":"))
+    json_lines = True
+    if format == "console" or (format == "auto" and terminal):
+        colours = terminal and not os.environ.get("NO_COLOR")
+        render = structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)
+        json_lines = False
+    mask = _masks.masker = Masker(secrets)
+    chain: list[Processor] = [
+        _name_task,
+        _arrange,
+        _explain,
+        _Cleaner(mask),
+        render,
+    ]
+    handler = _Handler(stream)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=chain))
+    handler.setLevel(number)
+    handler.addFilter(_is_wanted)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(number)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(max(number, logging.WARNING))
+    logging.captureWarnings(True)
+    shortcut: list[Processor] = [_Shortcut(handler, mask)] if json_lines else []
+    structlog.configure(
+        processors=[*shortcut, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    _forget()
+
+
+def flush(timeout_s: float = FLUSH_S) -> None:
+    """Let the reader have every line, if it takes them within this time. For the end of the process."""
+    for handler in _handlers():
+        handler.drain(timeout_s)
+
+
+def dropped() -> int:
+    """Lines that nobody will read, because the log was not read or could not be written."""
+    return sum(handler.dropped for handler in _handlers())
+
+
+def _handlers() -> "list[_Handler]":
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, _Handler)]
+
+
+def install_crash_hooks() -> Callable[[object, dict[str, Any]], None]:
+    """Make a crash a log line like any other; the result is for ``loop.set_exception_handler``.
+
+    To be called after ``configure``.
+    """
+    log = get_logger(__name__)
+
+    def thread_crashed(args: threading.ExceptHookArgs) -> None:
+        if args.exc_type is not SystemExit:
+            log.critical("daemon.crashed", thread=getattr(args.thread, "name", None), exc_info=args.exc_value)
+
+    def loop_caught(_loop: object, context: dict[str, Any]) -> None:
+        # The rest of asyncio's message is the repr of an exception, or of a callback with its arguments.
+        message = re.split(r"[(<:]", str(context.get("message", "")), maxsplit=1)[0].strip()
+        task = context.get("task") or context.get("future")
+        name = task.get_name() if isinstance(task, asyncio.Task) else None
+        log.error("exception.caught", message=message, task=name, exc_info=context.get("exception"))
+
+    sys.excepthook = lambda _type, error, _trace: log.critical("daemon.crashed", exc_info=error)
+    threading.excepthook = thread_crashed
+    sys.unraisablehook = lambda args: log.error("exception.caught", exc_info=args.exc_value)
+    return loop_caught
+
+
+class _Handler(logging.Handler):
+    """Writes a line whatever it contains: a log line must never hurt the one who logs, nor tell what it hides."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
+        try:
+            self._writer: LineWriter | None = LineWriter(stream.fileno(), self._notice)
+        except (OSError, ValueError, AttributeError):
+            self._writer = None  # a stream in memory
+
+    def format(self, record: logging.LogRecord) -> str:
+        try:
+            line = super().format(_without_exceptions(record))
+        except Exception:  # noqa: BLE001  # boundary: other libraries' arguments need not fit their own message
+            about = {"name": record.name, "levelno": record.levelno, "levelname": record.levelname}
+            line = super().format(logging.makeLogRecord({**about, "msg": "log.failed"}))
+        return line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Whoever logs is not to be hurt, and the standard answer to an error would print the record's arguments.
+        with contextlib.suppress(Exception):
+            self._write(self.format(record) + "\n")
+
+    def write(self, line: str) -> None:
+        """A line that was rendered elsewhere."""
+        with self.lock, contextlib.suppress(Exception):  # type: ignore[union-attr]  # a handler in use has a lock
+            self._write(line)
+
+    def _write(self, line: str) -> None:
+        data = line.encode(self._encoding, "backslashreplace")
+        if self._writer is None:
+            self._stream.write(data.decode(self._encoding))
+            self._stream.flush()
+        else:
+            self._writer.write(data)
+
+    @property
+    def dropped(self) -> int:
+        return 0 if self._writer is None else self._writer.dropped
+
+    def drain(self, timeout_s: float) -> None:
+        """Wait for lines that wait for the reader."""
+        if self._writer is not None:
+            self._writer.flush(timeout_s)
+
+    def flush(self) -> None:
+        """What the standard library calls at the end of the process."""
+        self.drain(FLUSH_S)
+
+    def _notice(self, lost: int) -> bytes:
+        about = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "_logger": None}
+        event = {"event": "log.dropped", "lines": lost}
+        line = self.format(logging.makeLogRecord({**about, "_name": "warning", "msg": event}))
+        return f"{line}\n".encode(self._encoding, "backslashreplace")
+
+
+class _Shortcut:
+    """Writes most of our own events at once: plain values in which nothing looks as if it had to be cleaned.
+
+    The whole chain takes ten times as long, and a settled task logs a line. What is not plain beyond doubt (a
+    container, an exception in flight, an escape, a long text, anything that might be a secret) goes that way.
+    """
+
+    def __init__(self, handler: _Handler, mask: Masker) -> None:
+        self._handler = handler
+        self._mask = mask
+        self._heads: dict[tuple[str, str, object], str | None] = {}
+        self._plain_keys: dict[str, bool] = {}
+
+    def __call__(self, logger: logging.Logger, method: str, event: EventDict) -> EventDict:
+        about = logger.name, method, event.get("event")
+        head = self._heads.get(about)
+        if head is None or sys.exc_info()[1] is not None:
+            if len(self._heads) < MAX_HEADS and about not in self._heads:
+                self._heads[about] = self._head(*about)
+            return event
+        fields = dict(_name_task(logger, method, event))
+        del fields["event"]
+        if len(fields) < MAX_ITEMS and (text := self._rendered(fields)) is not None:
+            second, rest = divmod(time.time(), 1.0)
+            self._handler.write(f'{{"timestamp":"{_second(int(second))}.{int(rest * 1000):03}Z",{head}{text}\n')
+            raise structlog.DropEvent
+        return event
+
+    def _head(self, name: str, method: str, event: object) -> str | None:
+        """What every line of this event begins with; None when it is no event of ours."""
+        if not isinstance(event, str) or not _EVENT.fullmatch(event) or self._mask.suspects(f"{name} {event}"):
+            return None
+        return f'"level":"{method}","logger":{json.dumps(name)},"event":"{event}"'
+
+    def _rendered(self, fields: Mapping[str, object]) -> str | None:
+        """The rest of the line; None when there is anything to clean."""
+        for key, value in fields.items():
+            plain = value is None or isinstance(value, int | str) or (isinstance(value, float) and isfinite(value))
+            if not plain or not self._is_plain(key):
+                return None
+        try:
+            text = codec.line(fields).decode()
+        except (TypeError, ValueError):
+            return None
+        plain = len(text) < MAX_TEXT and text.isascii() and text.isprintable() and "\\" not in text
+        clean = plain and not self._mask.suspects(text)
+        return ("," + text[1:] if fields else "}") if clean else None
+
+    def _is_plain(self, key: str) -> bool:
+        plain = self._plain_keys.get(key)
+        if plain is None:
+            plain = _FIELD.fullmatch(key) is not None and key not in _HEAD and not SENSITIVE_KEY.fullmatch(key)
+            if len(self._plain_keys) < MAX_HEADS:
+                self._plain_keys[key] = plain
+        return plain
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    """Most lines are of the same second as the one before."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
+
+
+def _without_exceptions(record: logging.LogRecord) -> logging.LogRecord:
+    """``logger.error("failed: %s", error)`` must not reach the message of the exception."""
+    args = record.args if isinstance(record.args, tuple) else ()
+    if not any(isinstance(part, BaseException) for part in (record.msg, *args)):
+        return record
+    copy = logging.makeLogRecord(record.__dict__)
+    copy.msg, *described = (
+        _describe(part) if isinstance(part, BaseException) else part for part in (record.msg, *args)
+    )
+    copy.args = tuple(described)
+    return copy
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    # Levels alone do not hold: a library may set its own when it is imported later (OPENAI_LOG does).
+    return record.levelno >= logging.WARNING or record.name.partition(".")[0] not in QUIET
+
+
+def _name_task(_logger: object, _method: str, event: EventDict) -> EventDict:
+    task_id = _TASK.get()
+    if task_id is not None:
+        event.setdefault("task_id", task_id)
+    return event
+
+
+def _arrange(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Time, level, logger and event first, from the record, so that no field can pretend to be one of them."""
+    record: logging.LogRecord = event.pop("_record")
+    del event["_from_structlog"]
+    time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    head = {"timestamp": time, "level": record.levelname.lower(), "logger": record.name, "event": event.pop("event")}
+    return {**head, **event, **head}
+
+
+def _explain(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """``exc_info`` becomes ``exception``; the message of an exception in flight leaves the event's text."""
+    event.pop("stack_info", None)
+    given, in_flight = event.pop("exc_info", None), sys.exc_info()[1]
+    error = given[1] if isinstance(given, tuple) else given if isinstance(given, BaseException) else in_flight
+    told: list[BaseException] = []
+    lines = list(_trace(error, told))
+    if given and lines:
+        event["exception"] = "\n".join(lines)
+    if isinstance(event["event"], str):
+        for each in told:
+            for text in (_shown(each, repr), _shown(each, str)):
+                if len(text) >= MIN_SECRET:
+                    event["event"] = event["event"].replace(text, _describe(each))
+    return event
+
+
+def _trace(error: BaseException | None, told: list[BaseException], lead: str = "") -> Iterator[str]:
+    """Types and frames of an exception, its members and its causes. ``told`` collects them and stops circles."""
+    if error is None or len(told) >= MAX_EXCEPTIONS or any(error is other for other in told):
+        return
+    told.append(error)
+    yield lead + _describe(error)
+    frames = deque(traceback.walk_tb(error.__traceback__), maxlen=MAX_FRAMES)
+    for frame, line in frames:
+        code = frame.f_code
+        yield f"  {'/'.join(Path(code.co_filename).parts[-3:])}:{line}:{code.co_name}"
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from _trace(member, told, "with ")
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    yield from _trace(cause, told, "caused by ")
+
+
+def _describe(error: BaseException) -> str:
+    """The type, and what is known to be harmless: our own message, the name of an operating system's error."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(error, AiTaskProcessorError):
+        return f"{name}: {_shown(error, str)}"
+    if isinstance(error, OSError) and isinstance(error.errno, int) and error.errno in errno.errorcode:
+        return f"{name}: {errno.errorcode[error.errno]}"
+    return name
+
+
+def _shown(value: object, how: Callable[[object], str]) -> str:
+    try:
+        return how(value)
+    except Exception:  # noqa: BLE001  # boundary: a stranger's __str__ and __repr__ may do anything
+        return f"<{type(value).__name__}>"
+
+
+def _told(value: object) -> str:
+    """A leaf of an event as text."""
+    if isinstance(value, BaseException):
+        return _describe(value)
+    if isinstance(value, bytes | bytearray):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return _shown(value, str)
+
+
+class _Cleaner:
+    """The last step before rendering: plain, masked, printable, bounded values in place of anything."""
+
+    def __init__(self, mask: Masker) -> None:
+        self._mask = mask
+        self._key = lru_cache(maxsize=512)(self._key_once)
+
+    def __call__(self, _logger: object, _method: str, event: EventDict) -> EventDict:
+        trace = event.pop("exception", None)
+        clean = self._mapping(event, MAX_DEPTH)
+        if trace is not None:
+            clean["exception"] = self._text(_told(trace), MAX_TRACEBACK)
+        return clean
+
+    def _mapping(self, mapping: Mapping[Any, object], depth: int) -> dict[str, object]:
+        clean = {}
+        for given, value in itertools.islice(mapping.items(), MAX_ITEMS):
+            key, sensitive = self._key(_told(given))
+            clean[key] = MASK if sensitive else self._value(value, depth - 1)
+        return clean
+
+    def _key_once(self, key: str) -> tuple[str, bool]:
+        return self._text(key), SENSITIVE_KEY.fullmatch(key) is not None
+
+    def _value(self, value: object, depth: int) -> object:
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, Mapping | list | tuple | set | frozenset):
+            return self._container(value, depth)
+        text = _told(value)
+        clean = self._text(text)
+        # neither a secret of digits nor NaN, which is no JSON, stays a number
+        return value if isinstance(value, int | float) and clean == text and text[-1:].isdigit() else clean
+
+    def _container(self, value: Mapping[Any, object] | Collection[object], depth: int) -> object:
+        if depth <= 0:
+            return f"<{type(value).__name__} of {len(value)}>"
+        if isinstance(value, Mapping):
+            return self._mapping(value, depth)
+        items = [self._value(item, depth - 1) for item in itertools.islice(value, MAX_ITEMS)]
+        return items if len(value) <= MAX_ITEMS else [*items, f"… ({len(value)} items)"]
+
+    def _text(self, text: str, limit: int = MAX_TEXT) -> str:
+        text = self._mask(text)
+        if len(text) > limit:
+            text = f"{text[:limit]}… ({len(text)} characters)"
+        return text if text.isprintable() else _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

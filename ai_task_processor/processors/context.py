@@ -1,0 +1,41 @@
+"""What a processor is handed: everything it may use of the daemon, and nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from ai_task_processor.core.ports import Clock
+from ai_task_processor.models.task import Embedded
+
+
+class Embedder(Protocol):
+    """Embeds one text; the calls of many tasks are joined behind it."""
+
+    async def embed(self, text: str, model: str) -> Embedded:
+        """Raises ``InputRefused`` when the model refuses this text, a ``RemoteError`` otherwise."""
+
+    def hold_s(self) -> float:
+        """Seconds until a call of any model may start; 0 when one may now."""
+
+    def lane_hold_s(self, model: str, running: int) -> float:
+        """Seconds until one more task of this model may start, when so many of it run; 0 when it may now."""
+
+    def resumes_in_s(self) -> float:
+        """Seconds until some model that is held may be tried again; infinite when none is held."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kit:
+    """Handed to every processor before its first task.
+
+    ``embedder`` is None when no model is configured. ``model_aliases`` maps the names that tasks use
+    to the provider's. ``patience_s`` is how long a processor may wait for a remote before it
+    should give its task back: a little less than ``TASK_TIMEOUT``.
+    """
+
+    clock: Clock
+    patience_s: float
+    embedder: Embedder | None = None
+    default_model: str = "text-embedding-3-small"
+    model_aliases: Mapping[str, str]
+    result_as_object: bool = False

@@ -1,0 +1,247 @@
+"""The lanes of all models, and the one door to them: ``embed``."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from math import inf
+from typing import Any, Protocol
+
+from ai_task_processor.core.errors import CircuitOpen, InputRefused, SetAside
+from ai_task_processor.core.ports import Clock, Embeddings
+from ai_task_processor.models.task import Embedded, Vector
+from ai_task_processor.net.resilience import Retries
+from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.processors.embedding.cache import VectorCache
+from ai_task_processor.processors.embedding.calls import Tools, usage_of
+from ai_task_processor.processors.embedding.circuits import ModelCircuits
+from ai_task_processor.processors.embedding.doubts import offence_key
+from ai_task_processor.processors.embedding.lane import Intake, Lane
+from ai_task_processor.processors.embedding.vector_length import VectorLength
+from ai_task_processor.processors.embedding.waiting import Texts, Waiting
+from ai_task_processor.providers.call_size import CallSize
+
+#: model names come from tasks: no more than so many lanes exist
+MAX_LANES = 256
+#: how soon to look again whether a lane that has its share of the slots may have one more
+SHARE_LOOK_S = 0.25
+#: for so long a model counts as wanted after one of its tasks was listed
+WANTED_S = 60.0
+#: calls that hang are looked for this often, and what was learnt of models is saved, when it has changed, seconds
+REMEMBER_S = 1.0
+#: no more models are remembered from one run to the next
+MAX_REMEMBERED = 64
+
+
+class Memory(Protocol):
+    """Keeps a JSON object from one process to the next, by the names of models; what is lost is learnt again."""
+
+    def load(self) -> dict[str, Any]:
+        """What was saved last; empty when that cannot be read."""
+
+    def save(self, learnt: dict[str, Any]) -> None:
+        """Keep it, if it has changed."""
+
+
+class MicroBatcher:
+    """Joins the texts that tasks bring into model calls; ``run`` must be running for them to leave.
+
+    ``call`` is one model call. ``length_of(model)``: the components that its vectors must have (None: not known),
+    and those that its name speaks for. ``memory`` keeps what was learnt of models over restarts.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[Sequence[str], str], Awaitable[Embeddings]],
+        *,
+        circuits: ModelCircuits,
+        threshold: int,
+        retries: Retries,
+        intake: Intake,
+        clock: Clock,
+        metrics: Metrics,
+        cache: VectorCache | None = None,
+        length_of: Callable[[str], tuple[int | None, int | None]] = lambda _: (None, None),
+        memory: Memory | None = None,
+        opened: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._tools = Tools(
+            call=call,
+            circuits=circuits,
+            threshold=threshold,
+            retries=retries,
+            cache=cache,
+            clock=clock,
+            metrics=metrics,
+            opened=opened,
+        )
+        self._cache = cache
+        self._intake = intake
+        self._clock = clock
+        self._metrics = metrics
+        self._length_of = length_of
+        self._memory = memory
+        self._remembered: dict[str, Any] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._wanted_at: dict[str, float] = {}
+        self._group: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """The parent of every lane and every call; runs until cancelled. Who still waits then is sent away."""
+        self._loop = asyncio.get_running_loop()
+        if self._memory is not None:
+            self._remembered = self._memory.load()
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                while True:
+                    before = self._clock.monotonic()
+                    await self._clock.sleep(REMEMBER_S)
+                    if self._clock.monotonic() - before < 2 * REMEMBER_S:  # else we hung, and answers may lie unread
+                        for lane in self._lanes.values():
+                            lane.look(self._group)
+                    self._save()
+        finally:
+            self._group = None
+            for lane in self._lanes.values():
+                lane.stop()
+            self._save()
+            self._lanes.clear()
+
+    async def embed(self, text: str, model: str) -> Embedded:
+        """The vector of one text: remembered, or of a call that equal texts share, even when it is under way.
+
+        Raises ``InputRefused`` when the model refuses this very text, a ``RemoteError`` otherwise.
+        """
+        if self._group is None:
+            raise Texts.stopped()
+        encoded, key = _encoded(text), b""
+        if self._cache is not None:
+            key = self._cache.key(model, encoded)
+            if (remembered := self._cache.get(key)) is not None:
+                data, tokens = remembered
+                self._metrics.vector_remembered(tokens)
+                return Embedded(Vector(data), usage_of(0))
+        lane = self._lanes.get(model)
+        if lane is None or not lane.served:
+            lane = self._lane(model)
+        try:
+            return await self._bring(lane, text, len(encoded), key, self._group)
+        except SetAside:
+            lane.calls.doubts.offenders.name(offence_key(text), _task_name())
+            raise
+
+    async def _bring(self, lane: Lane, text: str, size: int, key: bytes, group: asyncio.TaskGroup) -> Embedded:
+        waiting = lane.texts.get(text)
+        if waiting is None:
+            if (hold_s := lane.hold_s()) > 0:
+                raise CircuitOpen(lane.held_because(), retry_after_s=hold_s)
+            waiting = Waiting(text, size, key)
+            lane.add(waiting, group)
+        future: asyncio.Future[Embedded] = self._loop.create_future()
+        waiting.futures.append(future)
+        lane.arrived(group)
+        return await future
+
+    def hold_s(self) -> float:
+        """Seconds until a call of any model may start; 0 when one may now."""
+        return self._tools.circuits.wait_s()
+
+    def lane_hold_s(self, model: str, running: int) -> float:
+        """Seconds until one more task of this model may start, when so many of it run; 0 when it may now."""
+        now = self._clock.monotonic()
+        self._want(model, now)
+        lane = self._lanes.get(model)
+        slots = self._intake.slots
+        if lane is None:
+            may_start = model in self._remembered or running < max(1, slots // 4)
+            return max(self._tools.circuits.wait_s(model), 0.0 if may_start else SHARE_LOOK_S)
+        if (hold_s := lane.hold_s()) > 0:
+            return hold_s
+        share = lane.share(slots, others=len(self._wanted_at) > 1)
+        if running < share or share >= slots:
+            return 0.0  # of those that run some may have been answered, and be about to leave their slots
+        lane.calls.refused_share = True
+        return SHARE_LOOK_S
+
+    def resumes_in_s(self) -> float:
+        """Seconds until some model that is held may be tried again; infinite when none is held."""
+        return min((hold_s for lane in self._lanes.values() if (hold_s := lane.hold_s()) > 0), default=inf)
+
+    def count(self) -> None:
+        """Set the gauges that show the lanes."""
+        for lane in self._lanes.values():
+            self._metrics.model_waiting(lane.model, 0 if lane.pace() is None else lane.waiting)
+            self._metrics.model_batch_cap(lane.model, lane.calls.size.most_inputs)
+
+    def problems(self) -> dict[str, str]:
+        """Why which model is paused, for ``/status``."""
+        return dict(self._tools.circuits.held())
+
+    def paces(self) -> dict[str, str]:
+        """Why which model's calls wait, for ``/status``."""
+        return {lane.model[:64]: reason for lane in self._lanes.values() if (reason := lane.pace())}
+
+    def offenders(self) -> dict[str, str]:
+        """The texts that are set aside, for ``/status``: how many of which model, how the last one failed, of whom."""
+        return {
+            lane.model[:64]: reason for lane in self._lanes.values() if (reason := lane.calls.doubts.offenders.reason())
+        }
+
+    def _save(self) -> None:
+        for lane in self._lanes.values():
+            self._remember(lane)
+        if self._memory is not None:
+            self._memory.save(self._remembered)
+
+    def _remember(self, lane: Lane) -> None:
+        size, length = lane.calls.size.state(), lane.calls.length.length
+        if not lane.calls.served.ever:
+            return
+        self._remembered.pop(lane.model, None)
+        self._remembered[lane.model] = {"size": size, "length": length}
+        if len(self._remembered) > MAX_REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
+
+    def _want(self, model: str, now: float) -> None:
+        if model not in self._wanted_at and len(self._wanted_at) >= MAX_LANES:
+            return
+        self._wanted_at[model] = now
+        if len(self._wanted_at) > 1:
+            self._wanted_at = {name: at for name, at in self._wanted_at.items() if now - at < WANTED_S}
+
+    def _lane(self, model: str) -> Lane:
+        """The lane of a model. The one that was idle for longest makes room for a new one."""
+        lane = self._lanes.pop(model, None) or self._new_lane(model)
+        if len(self._lanes) >= MAX_LANES:
+            idle = next((name for name, other in self._lanes.items() if not other.served), None)
+            if idle is None:
+                raise CircuitOpen("too many models are asked for at once", retry_after_s=1.0)
+            self._remember(self._lanes.pop(idle))
+            self._tools.circuits.forget(idle)
+        self._lanes[model] = lane
+        return lane
+
+    def _new_lane(self, model: str) -> Lane:
+        known, likely = self._length_of(model)
+        remembered = self._remembered.get(model)
+        remembered = remembered if isinstance(remembered, dict) else {}
+        length = remembered.get("length")
+        if known is None and isinstance(length, int) and not isinstance(length, bool) and length > 0:
+            known = length
+        size = remembered.get("size")
+        restored = CallSize.restored(size if isinstance(size, dict) else {})
+        vector_length = VectorLength(known, likely)
+        return Lane(model, self._tools, self._intake, size=restored, length=vector_length, known=bool(remembered))
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8. Raises ``InputRefused`` for what cannot be sent: it would spoil the call of others."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InputRefused("invalid_text", "the text is not valid Unicode") from error
+
+
+def _task_name() -> str:
+    """``task 6a…``, as the scheduler names the asyncio tasks that run its tasks; empty for others."""
+    task = asyncio.current_task()
+    name = "" if task is None else task.get_name()
+    return name[:64] if name.startswith("task ") else ""

@@ -1,0 +1,398 @@
+"""One model's queue: when its next call starts, and what it carries.
+
+One call at a time; another, up to four, only while the running one is abnormally slow, so that a hung call holds
+its own batch and nobody else's. A large batch goes in two halves: while one is at the model, the other's results
+are written down and its slots refilled. What follows from a call's end is in ``calls.py``.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from contextvars import Context
+from math import inf
+from typing import Protocol
+
+from ai_task_processor.core.errors import CircuitOpen, SetAside
+from ai_task_processor.processors.embedding.calls import Calls, Running, Tools
+from ai_task_processor.processors.embedding.vector_length import VectorLength
+from ai_task_processor.processors.embedding.waiting import Line, Part, TextQueue, Texts, Waiting
+from ai_task_processor.providers.call_size import CallSize
+
+#: how long a batch waits for a refill: so many seconds, or this share of the usual call if that is more
+GATHERING_S, GATHERING_SHARE = 0.05, 0.1
+#: that a refill comes to nothing is seen this late at most; that it is complete is seen at once
+LOOK_AGAIN_S = 0.005
+#: calls at once while the running ones are slow, and calls of single texts beside them
+MAX_CALLS, MAX_LONE_CALLS = 4, 8
+#: calls at once that are as large as a call of this model may be: to wait would not make them larger
+MAX_FULL_CALLS = 16
+#: to join more texts than this saves next to nothing: of twice as many, half go while the others are under way,
+#: unless the model answers so soon that there is nothing to do meanwhile
+FULL_BATCH, HALVED_FROM_S = 128, 0.05
+#: a call that takes longer than usual is named after so long, seconds
+WORTH_NAMING_S = 3.0
+#: tasks that would wait for longer than this for their model's pace are given back
+LONGEST_WAIT_S = 20.0
+#: what is sent when nothing else is there to show whether a model is well: a token
+WITNESS = "ok"
+
+
+class Intake(Protocol):
+    """What batching asks of the scheduler."""
+
+    @property
+    def slots(self) -> int:
+        """How many tasks may run at once."""
+
+    def refilling(self) -> bool:
+        """Are more tasks on their way into free slots right now?"""
+
+
+class Lane(Line):
+    """The texts that wait for one model. They are served by ``serve`` as long as there are any.
+
+    ``texts``: those in the queue and those on their way, for whoever brings the same.
+    """
+
+    def __init__(
+        self, model: str, tools: Tools, intake: Intake, *, size: CallSize, length: VectorLength, known: bool = False
+    ) -> None:
+        self.model = model
+        self.served = False
+        self.texts = Texts()
+        self.calls = Calls(model, tools, self.texts, self, size=size, length=length, known=known)
+        self._tools = tools
+        self._intake = intake
+        self._queue = TextQueue()
+        self._parts: deque[Part] = deque()
+        self._changed = asyncio.Event()
+        self._gathering = False
+        self._gathered_by = 0.0
+        #: tasks that were answered last and whose slots have not brought a text since
+        self._returned = 0
+
+    # --- what others ask
+
+    @property
+    def waiting(self) -> int:
+        """Calls that are ready and wait for the model's pace, a probe or a pause."""
+        return len(self._parts) + bool(self._queue)
+
+    def hold_s(self) -> float:
+        """Seconds for which nothing of this model should be started; 0 when a task may start now."""
+        hold_s = self._tools.circuits.wait_s(self.model)
+        paced_s = self.calls.limiter.wait_s(self._tools.clock.monotonic(), 1)
+        return max(hold_s, paced_s if LONGEST_WAIT_S < paced_s < inf else 0.0)
+
+    def share(self, slots: int, *, others: bool) -> int:
+        """How many slots its tasks may take: not all while the model is not well, or is paced and others wait."""
+        if not self.calls.well():
+            return max(1, slots // 4)
+        return slots - max(1, slots // 8) if others and slots > 1 and self.calls.limiter.rate < inf else slots
+
+    def pace(self) -> str | None:
+        """Why the calls that are ready do not start, or one does not end; None when all is as usual."""
+        now = self._tools.clock.monotonic()
+        oldest = min([call for call in self.calls.running if call.slow_at <= now], key=_began_at, default=None)
+        if oldest is not None and now - oldest.began_at >= WORTH_NAMING_S:
+            return f"no answer to a call for {now - oldest.began_at:.0f} s"
+        if not self.waiting:
+            return None
+        if reason := self.calls.limiter.reason(now, self._next_tokens()):
+            return reason
+        left_s = self.calls.not_before - now
+        return f"the next attempt in {left_s:.1f} s" if left_s > 0 else None
+
+    def held_because(self) -> str:
+        """Why nothing should be started, for those who try."""
+        now = self._tools.clock.monotonic()
+        held = self._tools.circuits.held().get(self.model[:64]) or self._tools.circuits.reason
+        return f"this model is paused: {held or self.calls.limiter.reason(now, 1) or 'it asks for patience'}"
+
+    # --- texts come and go
+
+    def add(self, waiting: Waiting, group: asyncio.TaskGroup) -> None:
+        """A text has come. Raises ``SetAside`` when it is left alone for now."""
+        offence = self.calls.doubts.offence(waiting)
+        if offence is not None and (left_s := offence.until - self._tools.clock.monotonic()) > 0:
+            raise SetAside(f"set aside: {offence.reason}", retry_after_s=left_s)
+        self.texts.add(waiting)
+        if self.calls.doubts.goes_alone(waiting):
+            self._parts.append(Part([waiting], lone=True))
+            self.wake(group, at_once=True)
+        else:
+            self._queue.append(waiting)
+
+    def arrived(self, group: asyncio.TaskGroup) -> None:
+        """One more waits, in the queue or with a text that is on its way."""
+        if self.calls.answered_tasks:
+            self.calls.answered_tasks -= 1
+        if not self.served or self._gathering or len(self._queue) == 1 or self._fills_a_call(len(self.calls.running)):
+            self.wake(group)
+
+    def wake(self, group: asyncio.TaskGroup, *, at_once: bool = False) -> None:
+        """A lane that gathers is left alone until there is nobody else to wait for."""
+        if not self.served:
+            self.served = True
+            # A context of its own: the task that happens to be first must not sign what is logged for all.
+            group.create_task(self.serve(group), name="batch-lane", context=Context())
+        elif at_once or not self._gathering or not self._expects():
+            self._changed.set()
+
+    def put_back(self, part: Part) -> None:
+        """Texts of the queue may travel with others then; another text of ours is made when one is needed."""
+        if part.texts[0].witness:
+            return
+        if part.split is not None or part.lone:
+            self._parts.appendleft(part)
+        else:
+            self._queue.put_back(part.texts)
+
+    def add_parts(self, parts: Iterable[Part]) -> None:
+        self._parts.extend(parts)
+
+    def send_all_away(self, error: Exception) -> None:
+        parts = [*self._parts, *(part for part, _ in self.calls.held)]
+        self.texts.send_away([*self._queue.clear(), *self.calls.doubts.waiting], error)
+        self._parts.clear()
+        self.calls.doubts.waiting.clear()
+        self.calls.held.clear()
+        for part in parts:
+            self.texts.send_away(part.texts, error)
+
+    def stop(self) -> None:
+        """Batching ends."""
+        self.send_all_away(Texts.stopped())
+        for call in self.calls.running:
+            self.texts.send_away(call.part.texts, Texts.stopped())
+
+    # --- the loop
+
+    async def serve(self, group: asyncio.TaskGroup) -> None:
+        """Start the calls of this model until nobody waits and nothing is under way."""
+        calls = self.calls
+        while self._queue or self._parts or calls.running or calls.doubts.waiting or calls.held:
+            wait_s = self._wait_s()
+            if wait_s > 0:
+                await self._pause(group, wait_s)
+            elif (part := self._next_part()) is not None:
+                await self._start(group, part)
+            elif self._queue:
+                await self._gather(group)
+                if batch := self._queue.take(self._most_inputs(), self.calls.size.most_bytes, self.texts):
+                    await self._start(group, Part(batch))
+        self.served = False
+
+    async def _start(self, group: asyncio.TaskGroup, part: Part) -> None:
+        """The call has passed the circuits, or was turned away by them, when this is over."""
+        self._begin(group, part)
+        await asyncio.sleep(0)
+
+    def _begin(self, group: asyncio.TaskGroup, part: Part) -> None:
+        call = self.calls.begin(part)
+        call.task = group.create_task(self._call(call), name="model-call")
+
+    def look(self, group: asyncio.TaskGroup) -> None:
+        """To be called about once a second: a call that hangs while a later one is served is given up.
+
+        When no later one is under way, a text of ours shows whether the model is well.
+        """
+        calls, now = self.calls, self._tools.clock.monotonic()
+        for call in [call for call in calls.running if calls.hangs(call)]:
+            if calls.served.overtook(call.began_at):
+                calls.give_up(call)
+            elif not (
+                call.witnessed
+                or self._probing()
+                or calls.limiter.wait_s(now, 1) > 0
+                or any(other.began_at > call.began_at for other in calls.running)
+            ):
+                call.witnessed = True
+                self._begin(group, _witness())
+
+    async def _call(self, call: Running) -> None:
+        try:
+            await self.calls.run(call)
+        finally:
+            self._changed.set()
+
+    async def _pause(self, group: asyncio.TaskGroup, seconds: float) -> None:
+        """Until something has changed, or the time is over."""
+        self._changed.clear()
+        alarm = None if seconds == inf else group.create_task(self._ring(seconds), name="batch-alarm")
+        await self._changed.wait()
+        if alarm is not None:
+            alarm.cancel()
+
+    async def _ring(self, seconds: float) -> None:
+        await self._tools.clock.sleep(seconds)
+        self._changed.set()
+
+    def _wait_s(self) -> float:
+        """Seconds until the next call may start; infinite: not before something changes."""
+        if not self._queue and not self._parts and not self._ask_witness():
+            return inf if self.calls.running else 0.0
+        now = self._tools.clock.monotonic()
+        busy_s = self._busy_s(now)
+        if busy_s > 0:
+            return busy_s
+        hold_s = max(self._tools.circuits.wait_s(self.model), self.calls.not_before - now)
+        if hold_s <= 0 and not self._probing():
+            hold_s = self.calls.limiter.wait_s(now, self._next_tokens())
+        if LONGEST_WAIT_S < hold_s < inf:
+            self.send_all_away(CircuitOpen(self.held_because(), retry_after_s=hold_s))
+            return inf if self.calls.running else 0.0
+        return hold_s
+
+    def _ask_witness(self) -> bool:
+        """When nothing else is left that could show whether the model is well, a text of ours is sent."""
+        calls = self.calls
+        calls.doubts.waiting = self.texts.wanted(calls.doubts.waiting)
+        calls.held = [held for held in calls.held if any(one.futures and one.wanted for one in held[0].texts)]
+        if calls.running or not (calls.doubts.waiting or calls.held):
+            return False
+        self._parts.append(_witness())
+        return True
+
+    def _probing(self) -> bool:
+        return self._tools.circuits.probing(self.model)
+
+    def _busy_s(self, now: float) -> float:
+        """Seconds until the calls under way allow another one."""
+        running, findings = self.calls.running, self.calls.findings
+        if any(call.probe for call in running):
+            return inf
+        if self._parts and not self._queues_turn():
+            if not self._part_fits():
+                return inf
+            if findings.side_by_side:
+                return 0.0
+        counted = findings.failures > 0
+        known = findings.passes(texts=min(len(self._queue), self._most_inputs()))
+        joined = [call for call in running if counted or not (call.part.lone or (known and call.part.split))]
+        if not joined or (not counted and self._fills_a_call(len(joined))):
+            return 0.0
+        if len(joined) >= MAX_CALLS:
+            return inf
+        # Only the youngest call is looked at: it could start because the older ones were slow already.
+        return max(0.0, joined[-1].slow_at - now)
+
+    def _queues_turn(self) -> bool:
+        """Is the next call made from the queue? Parts go first, as many as may be under way beside it."""
+        if not self._parts:
+            return True
+        return bool(self._queue) and self.calls.findings.side_by_side and not self._part_fits()
+
+    def _part_fits(self) -> bool:
+        """May the next part start beside the parts that are under way?"""
+        beside = [call.part.lone for call in self.calls.running if call.part.lone or call.part.split]
+        if self._parts[0].lone:
+            return sum(beside) < MAX_LONE_CALLS
+        return len(beside) < MAX_LONE_CALLS
+
+    def _next_tokens(self) -> int:
+        size = min(self._queue.size, self.calls.size.most_bytes) if self._queues_turn() else self._parts[0].size
+        return self.calls.size.tokens(size)
+
+    def _next_part(self) -> Part | None:
+        """The next part of a call that failed, or a text that goes alone; None when it is the queue's turn."""
+        probing = self._probing()
+        if probing and self.calls.witness_is_next and (self._parts or self._queue):
+            return _witness()
+        if probing and self._parts and not self._has_probe():
+            return None if self._queue else _witness()
+        if not probing and self._queues_turn():
+            return None
+        while self._parts:
+            part = self._parts.popleft()
+            part.texts = self.texts.wanted(part.texts)
+            if not part.texts:
+                self.calls.findings.end_part(part, served=False)
+                continue
+            count = 1 if probing else self.calls.findings.most_of(part)
+            if count < len(part.texts):
+                self._parts.appendleft(part.after(count))
+            return part
+        return None
+
+    def _has_probe(self) -> bool:
+        """Is there a part whose text may show whether the model is well? It is the next one then.
+
+        A text that the model has failed for again and again does not show that.
+        """
+        for _ in range(len(self._parts)):
+            if self.calls.doubts.offence(self._parts[0].texts[0]) is None:
+                return True
+            self._parts.rotate(-1)
+        return False
+
+    # --- gathering
+
+    async def _gather(self, group: asyncio.TaskGroup) -> None:
+        """Give a refill that is on its way the chance to come along."""
+        await asyncio.sleep(0)
+        self._gathered_by = self._tools.clock.monotonic() + self._longest_s
+        if not self._expects():
+            return
+        self._gathering = True
+        watch = group.create_task(self._watch(), name="gathering-watch")
+        while self._expects():
+            self._changed.clear()
+            await self._changed.wait()
+        self._gathering = False
+        watch.cancel()
+
+    async def _watch(self) -> None:
+        """Wake the lane whenever nothing is on its way any more, though nothing has come; until cancelled.
+
+        What it sees once may have changed when the lane looks: it looks again.
+        """
+        while True:
+            left_s = self._gathered_by - self._tools.clock.monotonic()
+            await self._tools.clock.sleep(min(LOOK_AGAIN_S, max(0.0, left_s)))
+            if not self._expects():
+                self._changed.set()
+
+    @property
+    def _longest_s(self) -> float:
+        """For how long a batch waits for a refill."""
+        return max(GATHERING_S, GATHERING_SHARE * self.calls.served.usual_s)
+
+    def _expects(self) -> bool:
+        """Is a text on its way that the batch should wait for?"""
+        now = self._tools.clock.monotonic()
+        if now >= self._gathered_by or len(self._queue) >= self._most_inputs():
+            return False
+        returning = self.calls.answered_tasks > 0 and now < self.calls.answered_at + self._longest_s
+        return returning or self._intake.refilling()
+
+    def _halves(self) -> bool:
+        large = self._intake.slots >= 2 * FULL_BATCH and self.calls.served.usual_s >= HALVED_FROM_S
+        return large and self.calls.limiter.rate == inf
+
+    def _most_inputs(self) -> int:
+        """The most texts for one call."""
+        if self._probing():
+            return 1
+        most = int(min(self.calls.size.most_inputs, self.calls.findings.most_inputs))
+        return min(most, -(-self._intake.slots // 2)) if self._halves() else most
+
+    def _fills_a_call(self, beside: int) -> bool:
+        """May a call start beside so many others because it is as large as it may be, and such calls are served?"""
+        most = self._most_inputs()
+        if self._halves() and most >= self._intake.slots // 2:
+            return beside <= 1 and len(self._queue) >= self._intake.slots // 2
+        findings, most_bytes = self.calls.findings, self.calls.size.most_bytes
+        full = (len(self._queue) >= most and findings.passes(texts=most)) or (
+            self._queue.size >= most_bytes and findings.passes(size=most_bytes)
+        )
+        return full and beside < MAX_FULL_CALLS and findings.side_by_side
+
+
+def _witness() -> Part:
+    """A text of ours. It goes beside others: those who come meanwhile need not wait for it."""
+    return Part([Waiting(WITNESS, len(WITNESS), witness=True)], lone=True)
+
+
+def _began_at(call: Running) -> float:
+    return call.began_at

@@ -1,0 +1,74 @@
+"""Text embedding: a text goes to the model, its vector becomes the result."""
+
+from math import inf
+
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
+
+from ai_task_processor.core.deadline import Deadline
+from ai_task_processor.core.errors import TaskError, Transient
+from ai_task_processor.models.task import Task, TaskResult, TaskType
+from ai_task_processor.processors.base import BaseProcessor
+
+
+class EmbeddingInput(BaseModel):
+    """``content`` of an embedding task. A plain string is a text for the default model."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, protected_namespaces=())
+
+    text: StrictStr
+    #: of bounded length, because models are remembered
+    model: StrictStr | None = Field(None, max_length=256)
+
+    @classmethod
+    def of(cls, content: object) -> "EmbeddingInput":
+        """Raises ``TaskError`` (``invalid_content``, ``empty_text``)."""
+        try:
+            parsed = cls.model_validate({"text": content} if isinstance(content, str) else content)
+        except ValidationError as error:
+            fields = ", ".join(sorted({str(part["loc"][0]) if part["loc"] else "content" for part in error.errors()}))
+            raise TaskError("invalid_content", f"not a valid text embedding content: {fields}") from None
+        if not parsed.text:
+            raise TaskError("empty_text", "the text is empty")
+        return parsed
+
+
+class TextEmbeddingProcessor(BaseProcessor):
+    """Embeds the text of a task; the model calls of many tasks are joined behind ``kit.embedder``."""
+
+    task_types = frozenset({TaskType.TEXT_EMBEDDING.value})
+
+    def can_process(self, task: Task) -> bool:
+        return task.type == TaskType.TEXT_EMBEDDING and self.kit.embedder is not None
+
+    def hold_s(self) -> float:
+        return self.kit.embedder.hold_s() if self.kit.embedder else 0.0
+
+    def lane(self, task: Task) -> str | None:
+        named = task.content.get("model") if isinstance(task.content, dict) else None
+        return self._at_provider(named if isinstance(named, str) else None)
+
+    def lane_hold_s(self, lane: str, running: int) -> float:
+        return self.kit.embedder.lane_hold_s(lane, running) if self.kit.embedder else 0.0
+
+    def resumes_in_s(self) -> float:
+        return self.kit.embedder.resumes_in_s() if self.kit.embedder else inf
+
+    def _at_provider(self, named: str | None) -> str:
+        name = named or self.kit.default_model
+        return self.kit.model_aliases.get(name, name)
+
+    async def process(self, task: Task) -> TaskResult:
+        kit = self.kit
+        assert kit.embedder is not None  # noqa: S101 - can_process has checked
+        wanted = EmbeddingInput.of(task.content)
+        try:
+            # A slow model is not the task's fault: give the task back before its own deadline strikes.
+            with Deadline(kit.patience_s):
+                embedded = await kit.embedder.embed(wanted.text, self._at_provider(wanted.model))
+        except TimeoutError as error:
+            raise Transient(f"the model did not answer within {kit.patience_s:g} s") from error
+        if not kit.result_as_object:
+            return TaskResult(usage=embedded.usage, vector=embedded.vector)
+        usage = {"prompt_tokens": embedded.usage.prompt_tokens, "total_tokens": embedded.usage.total_tokens}
+        output = {"model": wanted.model or kit.default_model, "dimensions": embedded.vector.dimensions, "usage": usage}
+        return TaskResult(output, usage=embedded.usage, vector=embedded.vector)

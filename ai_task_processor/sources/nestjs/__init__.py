@@ -1,0 +1,1 @@
+"""The NestJS task API: lists pending tasks, reports outcomes with PATCH, marks tasks in progress."""

@@ -1,0 +1,196 @@
+"""What an answer to a report means: acknowledged, refused in the API's own words, or neither. Pure.
+
+The API answers the updated task, or nothing. Everything else that is answered with a success status leaves it
+open whether the result arrived; its sentence says what to change at the API.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from ai_task_processor.core import codec
+from ai_task_processor.core.errors import Misconfigured, NeverAcknowledged, Rejected, RemoteError, Unacknowledged
+from ai_task_processor.models.task import TaskStatus
+
+#: so many answers in a row that acknowledge nothing for the same reason are no accident; nor so many for any
+ACCIDENTS: Final = 3
+MIXED_ACCIDENTS: Final = 6
+#: members under which APIs wrap the document (JSON:API, JSend), and those that may be anything else as well
+#: (``value``: a raw result of MongoDB's driver; ``result``: perhaps the result that we sent)
+_ENVELOPES: Final = ("data", "task", "aiTask", "document", "doc", "item")
+_VAGUE: Final = ("result", "value")
+#: an envelope in an envelope in an envelope
+_DEPTH: Final = 3
+_STATES: Final = frozenset(TaskStatus)
+#: ids that are the same in both cases of letters: ObjectIds and UUIDs
+_HEX_ID: Final = re.compile(r"[0-9a-f]{24}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_REJECTIONS: Final[Mapping[int, str]] = {400: "refused", 404: "gone", 409: "conflict", 413: "refused", 422: "refused"}
+
+_ADVICE: Final = "return the updated document, or nothing"
+_PAGE: Final = (
+    "a web page answers results instead of the task API: look at API_BASE_URL, and at logins and proxies in between"
+)
+_TEXT: Final = f"the task API answers results with a text that is not JSON: {_ADVICE}"
+_ANOTHER_TASK: Final = f"the task API answers results with another task: {_ADVICE}"
+_ANOTHER_STATE: Final = f"the task API answers results with another state than was set: {_ADVICE}"
+_BEFORE: Final = (
+    "the task API answers results with the task as it was before: return the updated document ({new: true}) or nothing"
+)
+_ERROR: Final = "the task API answers results with an error and a success status: answer 4xx or 5xx to what failed"
+
+
+def acknowledged(status: int, body: bytes, task_id: str, state: TaskStatus) -> bool:
+    """Does a 2xx answer name our task or our state? Raises ``Unacknowledged`` when it does not acknowledge at all.
+
+    An empty body acknowledges, and JSON that contradicts neither: bare, in an envelope, or alone in a list.
+    """
+    text = _bare(body)
+    if status == 204 or not text:
+        return False
+    try:
+        answer = _parsed(text)
+    except ValueError as error:
+        page = text.startswith(b"<")
+        raise Unacknowledged(_PAGE if page else _TEXT, status=status, page=page) from error
+    documents = [fields for fields in _documents(answer) if _id(fields) is not None or _state(fields) is not None]
+    ours = (fields for fields in documents if _same(_id(fields), task_id))
+    document = next(ours, documents[0] if documents else {})
+    if contradiction := _contradiction(document, task_id, state):
+        raise Unacknowledged(contradiction, status=status)
+    if not document and _tells_an_error(answer):
+        raise Unacknowledged(_ERROR, status=status)
+    return bool(document)
+
+
+def _bare(body: bytes) -> bytes:
+    """A body without byte order mark and white space around it."""
+    return body.removeprefix(b"\xef\xbb\xbf").strip()
+
+
+def _parsed(text: bytes) -> object:
+    """JSON, in the usual deviations too: a task's own content may come back in it. Raises ``ValueError``."""
+    try:
+        return codec.loads(text)
+    except ValueError:
+        try:
+            return json.loads(text.decode("utf-8", "replace"), parse_int=float)
+        except RecursionError as error:
+            raise ValueError("nested too deep") from error
+
+
+def _documents(answer: object, depth: int = _DEPTH) -> Iterator[Mapping[str, object]]:
+    """What may be the task's document: the answer, and what its envelopes hold, from the outside in."""
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    if not isinstance(answer, dict):
+        return
+    yield answer
+    if depth:
+        for name in _ENVELOPES:
+            yield from _documents(answer.get(name), depth - 1)
+        for name in _VAGUE:
+            inner = _documents(answer.get(name), depth - 1)
+            yield from (fields for fields in inner if "_id" in fields or _state(fields) in _STATES)
+
+
+def _id(fields: Mapping[str, object]) -> object:
+    """``_id`` or ``id``, MongoDB's extended JSON (``{"$oid": …}``) unwrapped; None without."""
+    value = fields.get("_id")
+    value = fields.get("id") if value is None else value
+    return value.get("$oid", value) if isinstance(value, dict) else value
+
+
+def _same(answered: object, task_id: str) -> bool:
+    if isinstance(answered, bool) or not isinstance(answered, str | int | float):
+        return False
+    text = f"{answered:.0f}" if isinstance(answered, float) else str(answered)
+    return text == task_id or (text.lower() == task_id.lower() and _HEX_ID.fullmatch(text) is not None)
+
+
+def _state(fields: Mapping[str, object]) -> object:
+    """``state``, or ``status`` when that is the word of a state; spelled as ours when it is one of ours."""
+    value = fields.get("state")
+    if value is None:
+        status = _spelled(fields.get("status"))
+        return status if status in _STATES else None
+    return _spelled(value)
+
+
+def _spelled(value: object) -> str | None:
+    if value is None:
+        return None
+    return value.strip().lower().replace("-", "_") if isinstance(value, str) else "?"
+
+
+def _contradiction(document: Mapping[str, object], task_id: str, state: TaskStatus) -> str | None:
+    answered_id, answered_state = _id(document), _state(document)
+    attributes = document.get("attributes")  # JSON:API keeps all but the id there
+    if answered_state is None and isinstance(attributes, dict):
+        answered_state = _state(attributes)
+    if answered_id is not None and not _same(answered_id, task_id):
+        return _ANOTHER_TASK
+    if answered_state in (None, state):
+        return None
+    return _BEFORE if answered_state in (TaskStatus.PENDING, TaskStatus.IN_PROGRESS) else _ANOTHER_STATE
+
+
+def _tells_an_error(answer: object) -> bool:
+    """Does an answer without id and state say that it did not work?"""
+    if not isinstance(answer, dict):
+        return False
+    code = answer.get("statusCode")
+    refused = answer.get("success") is False or answer.get("ok") is False or answer.get("status") in ("error", "fail")
+    return refused or bool(answer.get("error") or answer.get("errors")) or (isinstance(code, int) and code >= 400)
+
+
+class Acknowledgements:
+    """Tells an accident (a lagging replica, a race) from an API that never acknowledges.
+
+    A repeated report that is acknowledged proves nothing: an API that answers the task as it was before answers
+    the first report's state to the second, and has run its callback twice.
+    """
+
+    def __init__(self) -> None:
+        self._in_a_row: Counter[str] = Counter()
+        self._open: set[str] = set()
+
+    def arrived(self, task_id: str) -> None:
+        """A report of this task was acknowledged."""
+        if task_id in self._open:
+            self._open.discard(task_id)
+        else:
+            self._in_a_row.clear()
+            self._open.clear()
+
+    def missing(self, task_id: str, error: Unacknowledged) -> RemoteError:
+        """A report was answered without: what to raise, after several of them what pauses the remote."""
+        self._in_a_row[str(error)] += 1
+        self._open.add(task_id)
+        if self._in_a_row[str(error)] < ACCIDENTS and self._in_a_row.total() < MIXED_ACCIDENTS:
+            return error
+        return (Misconfigured if error.page else NeverAcknowledged)(str(error), status=error.status)
+
+
+def rejection(status: int, body: bytes) -> Rejected | RemoteError | None:
+    """A refusal that is about this very result, told apart from one about our configuration; None for neither.
+
+    The API's own error shape is ``{"statusCode", "message"}``. A page of a proxy, a gateway's 404 (which
+    has a message at most) and Nest's ``Cannot PATCH /…`` for a route that it does not have say that we
+    talk to the wrong place. A body that is too large is about this result, whoever refuses it.
+    """
+    outcome = _REJECTIONS.get(status)
+    if outcome is None:
+        return None
+    if status == 413:
+        return Rejected("refused", status)
+    try:
+        document = _parsed(_bare(body))
+    except ValueError:
+        document = None
+    document = document if isinstance(document, dict) else {}
+    own = document.get("statusCode") == status or (status != 404 and "message" in document)
+    if not own or str(document.get("message")).startswith("Cannot PATCH"):
+        return Misconfigured(f"a result was answered with {status} by something else than the task API", status=status)
+    return Rejected(outcome, status)  # type: ignore[arg-type]  # the table holds exactly the literals

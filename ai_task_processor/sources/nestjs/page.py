@@ -1,0 +1,94 @@
+"""What one reading of the pending list brought, and what is logged about records that nobody here can use."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ai_task_processor.core.ports import SkipReason
+from ai_task_processor.models.task import Task
+from ai_task_processor.ops.logs import get_logger
+from ai_task_processor.sources.nestjs.wire import Invalid
+
+#: invalid records are reported once each, not at every poll, and no more than so many until a list is clean again
+REPORTED_RECORDS = 100
+#: types come from outside: so many are told of at a time, and so much of a name
+REPORTED_TYPES, REPORTED_TYPE_CHARS = 20, 64
+#: reasons of which the source says by the id alone, and at any time, whether they still hold
+PASSING: tuple[SkipReason, ...] = ("running", "in_outbox", "deferred")
+
+#: what a log line does not repeat of a type
+_ODD = re.compile(r"[^A-Za-z0-9._:/-]")
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Page:
+    """What one reading brought. ``complete``: the list was read to its end, and ``limit`` did not cut it.
+
+    ``kept``: how many records became candidates. ``listed``: how many records were looked at.
+    """
+
+    tasks: dict[str, Task] = field(default_factory=dict)
+    kept: int = 0
+    skipped: Counter[SkipReason] = field(default_factory=Counter)
+    bytes_read: int = 0
+    oldest: float | None = None
+    complete: bool = False
+    #: when the tasks were created that were handed out or skipped for a passing reason, in seconds since the epoch
+    created: dict[str, float | None] = field(default_factory=dict)
+    #: the types of those skipped as ``unknown_type``, as far as they are told of
+    unknown: set[str] = field(default_factory=set)
+    listed: int = 0
+
+    def note_age(self, created_at: float | None) -> None:
+        if created_at is not None:
+            self.oldest = created_at if self.oldest is None else min(self.oldest, created_at)
+
+    def add(self, later: "Page") -> None:
+        """Count what was kept and skipped further down the same list as well."""
+        self.kept += later.kept
+        self.skipped += later.skipped
+        self.created |= later.created
+        self.unknown |= later.unknown
+        self.note_age(later.oldest)
+
+    @property
+    def seen(self) -> int:
+        return len(self.tasks) + self.kept + self.skipped.total()
+
+    @property
+    def lasting(self) -> int:
+        """How many records every list will bring again to be skipped: unknown types, dead letters, invalid ones."""
+        return self.skipped.total() - sum(self.skipped[reason] for reason in PASSING)
+
+
+class Oddities:
+    """Logs records and types that are skipped, each once, until a whole list is without them."""
+
+    def __init__(self) -> None:
+        self._records: set[int] = set()
+        self._types: set[str] = set()
+
+    def invalid(self, record: bytes, found: Invalid) -> None:
+        key = hash(record)
+        if key not in self._records and len(self._records) < REPORTED_RECORDS:
+            self._records.add(key)
+            log.warning("record.skipped", reason=found.reason, task_id=found.task_id, bytes=len(record))
+
+    def unknown(self, task_type: str, page: Page) -> None:
+        known = task_type[:REPORTED_TYPE_CHARS]
+        if known not in self._types:
+            if len(self._types) == REPORTED_TYPES:
+                return
+            self._types.add(known)
+            log.warning("type.skipped", task_type=_ODD.sub("?", known))
+        page.unknown.add(known)
+
+    def whole(self, page: Page) -> None:
+        """A list was read to its end: what it does not have is gone."""
+        if not page.skipped["invalid"]:
+            self._records.clear()
+        for gone in sorted(self._types - page.unknown):
+            log.info("type.gone", task_type=_ODD.sub("?", gone))
+        self._types &= page.unknown

@@ -1,0 +1,126 @@
+"""The operator's view of an outbox, beside a running daemon and without its lock.
+
+Everything here is synchronous and for commands. Reading goes page by page: one long read would
+keep SQLite from emptying its log, which then grows for as long as somebody looks at a list.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ai_task_processor.core.errors import DataDirectoryError
+from ai_task_processor.models.task import Record, TaskStatus
+from ai_task_processor.stores.sqlite import directory as data_directory
+from ai_task_processor.stores.sqlite import salvage, schema
+
+Action = Literal["retry", "drop"]
+
+_PAGE = 500
+_BUSY_TIMEOUT_S = 2.0
+_COLUMNS = "task_id, task_type, status, state, finished_at, due_at, attempts, reason, size"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """A record without its result. Times are seconds since the epoch; ``bytes`` as charged against the limit.
+
+    ``due_at``: None for what does not wait; what was never deferred has been due since it was finished.
+    """
+
+    task_id: str
+    task_type: str
+    status: TaskStatus
+    state: schema.State
+    finished_at: float
+    due_at: float | None
+    attempts: int
+    reason: str | None
+    bytes: int
+
+
+def list_records(directory: Path) -> list[Summary]:
+    """All records, in the order in which they were stored. Raises ``DataDirectoryError``, like all that follow."""
+    return list(iter_records(directory))
+
+
+def iter_records(directory: Path) -> Iterator[Summary]:
+    """``list_records`` without holding more than a page; records stored meanwhile come at the end."""
+    with _connection(directory, "ro") as db:
+        last = 0
+        while page := db.execute(
+            f"SELECT rowid, {_COLUMNS} FROM records WHERE rowid > ? ORDER BY rowid LIMIT {_PAGE}",  # noqa: S608 - constants only
+            (last,),
+        ).fetchall():
+            for last, *row in page:  # noqa: B007 - the next page begins after the last row
+                yield _to_summary(row)
+
+
+def load_record(directory: Path, task_id: str) -> tuple[Summary, Record] | None:
+    """One record with its result, None when the outbox does not hold the task."""
+    query = f"SELECT {_COLUMNS}, {schema.RECORD_COLUMNS} FROM records WHERE task_id = ?"  # noqa: S608 - constants only
+    with _connection(directory, "ro") as db:
+        row = db.execute(query, (task_id,)).fetchone()
+    if row is None:
+        return None
+    split = _COLUMNS.count(",") + 1
+    return _to_summary(row[:split]), schema.to_record(row[split:])
+
+
+def leave_request(directory: Path, action: Action, task_ids: Iterable[str]) -> None:
+    """Ask the daemon to retry or drop records; it does so within a second, or when it starts next."""
+    with _connection(directory, "rw") as db:
+        db.execute("BEGIN IMMEDIATE")
+        db.executemany("INSERT INTO requests (action, task_id) VALUES (?, ?)", ((action, id_) for id_ in task_ids))
+        db.execute("COMMIT")
+
+
+def pending_requests(directory: Path) -> int:
+    """How many requests no daemon has carried out yet."""
+    with _connection(directory, "ro") as db:
+        (count,) = db.execute("SELECT count(*) FROM requests").fetchone()
+    return int(count)
+
+
+def exists(directory: Path) -> bool:
+    """Is there an outbox, or what is left of one?"""
+    return any((directory / f"{schema.DATABASE}{suffix}").exists() for suffix in ("", "-wal"))
+
+
+def daemon_running(directory: Path) -> bool:
+    """Does a daemon hold this data directory? False, too, when there is none."""
+    return data_directory.locked(directory)
+
+
+@contextlib.contextmanager
+def _connection(directory: Path, mode: Literal["ro", "rw"]) -> Iterator[sqlite3.Connection]:
+    path = directory / schema.DATABASE
+    # SQLite would show less without a word, and a command that writes would take the damaged log away.
+    if not data_directory.locked(directory) and (reason := _fault(path)):
+        raise DataDirectoryError(f"{path} cannot be used ({reason}): {schema.DAMAGED}")
+    if not os.path.isfile(path):  # noqa: PTH113 - unlike Path.is_file, it is just false where we may not look
+        raise DataDirectoryError(f"DATA_DIR {directory} shows no outbox: no daemon ran there, or it is another user's")
+    try:
+        uri = f"{path.absolute().as_uri()}?mode={mode}"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)) as db:
+            schema.refuse_newer(db, path)
+            yield db
+    except sqlite3.Error as error:
+        raise schema.unusable(path, error) from error
+
+
+def _fault(path: Path) -> str:
+    try:
+        return salvage.fault(path)
+    except OSError as error:
+        raise data_directory.unusable_file(path, "opened", error) from error
+
+
+def _to_summary(row: Iterable[object]) -> Summary:
+    names = ("task_id", "task_type", "status", "state", "finished_at", "due_at", "attempts", "reason", "bytes")
+    values = dict(zip(names, row, strict=True))
+    values["due_at"] = (values["due_at"] or values["finished_at"]) if values["state"] == "waiting" else None
+    return Summary(**{**values, "status": TaskStatus(str(values["status"]))})  # type: ignore[arg-type]  # the table has these types

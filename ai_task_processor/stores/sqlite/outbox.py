@@ -1,0 +1,239 @@
+"""The outbox on disk: an outcome whose ``put`` has resolved survives every death of the process, and a loss of power.
+
+SQLite in WAL mode with ``synchronous=FULL``. The event loop only queues jobs (``writer``) and asks
+the memory (``ledger``); it never touches the file.
+"""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Self, TypeVar
+
+from ai_task_processor.core.ports import Clock, OutboxDepth, Standing
+from ai_task_processor.models.task import Record
+from ai_task_processor.ops.logs import get_logger
+from ai_task_processor.stores.sqlite import directory as data_directory
+from ai_task_processor.stores.sqlite import salvage, schema
+from ai_task_processor.stores.sqlite.ledger import Ledger
+from ai_task_processor.stores.sqlite.writer import Many, Writer
+
+T = TypeVar("T")
+
+log = get_logger(__name__)
+
+_REQUESTS_AT_ONCE = 1000
+_CACHE_KB, _LOG_BYTES = 2048, 4 * 2**20
+_PUTS = Many(schema.put_all, schema.PUT_AT_ONCE)
+_ERASURES = Many(schema.erase_all, schema.ERASE_AT_ONCE)
+
+
+class SqliteOutbox:
+    """``ports.Outbox`` in one data directory, held against every other daemon while it is open.
+
+    ``recovered`` counts the waiting records that an earlier process left. Calls that write raise
+    ``OutboxUnwritable`` when their commit fails. A damaged file is set aside and what can be read of it is
+    kept; ``lost`` is told the tasks whose records cannot, None for one that has no name any more.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_bytes: int,
+        clock: Clock,
+        lock_timeout_s: float = 60.0,
+        lost: Callable[[str | None], object] | None = None,
+    ) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._lock_timeout_s = lock_timeout_s
+        self._lost = lost
+        self._path = directory / schema.DATABASE
+        self._writer = Writer(self._connect)
+        self._ledger = Ledger(max_bytes, [])
+        self._lock: int | None = None
+        self._oldest: float | None = None
+        self.recovered = 0
+
+    async def open(self) -> None:
+        """Lock the directory, bring the database up to date, count what is left from before.
+
+        Raises ``OutboxLocked`` after ``lock_timeout_s``, and ``DataDirectoryError``. Opens once.
+        """
+        data_directory.prepare(self._directory)
+        self._lock = await data_directory.lock(self._directory, self._clock, self._lock_timeout_s)
+        try:
+            data_directory.make_private(self._directory, schema.DATABASE, create=False)
+            await self._start()
+        except BaseException:
+            await self.aclose()
+            raise
+        self.recovered = self._ledger.depth(None).waiting
+
+    async def _start(self) -> None:
+        try:
+            await self._writer.start()
+        except sqlite3.Error as error:
+            raise schema.unusable(self._path, error) from error
+        except OSError as error:
+            raise data_directory.unusable_file(self._path, "salvaged", error) from error
+
+    async def aclose(self) -> None:
+        """Write everything that was accepted, then let the next daemon in."""
+        await self._writer.aclose()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    @property
+    def full(self) -> bool:
+        return self._ledger.full
+
+    @property
+    def writable(self) -> bool:
+        return self._writer.writable
+
+    def free_bytes(self) -> int:
+        """What the file system of the data directory has left."""
+        return data_directory.free_bytes(self._directory)
+
+    def holds(self, task_id: str, fingerprint: str | None = None) -> Standing | None:
+        return self._ledger.holds(task_id, fingerprint)
+
+    def depth(self) -> OutboxDepth:
+        return self._ledger.depth(self._oldest)
+
+    def put(self, record: Record) -> asyncio.Future[None]:
+        """Accepted when it returns: ``holds`` knows it, and it is written even if the future is cancelled."""
+        self._ledger.accept(record)
+        return self._writer.submit(
+            partial(schema.put, record=record),
+            writes=True,
+            many=_PUTS,
+            about=record.task_id,
+            item=record,
+            committed=lambda _: self._ledger.keep(record),
+            failed=lambda: self._ledger.refuse(record),
+        )
+
+    def quarantine(self, record: Record) -> asyncio.Future[None]:
+        return self._write(
+            lambda db: schema.put(db, record, "quarantined"),
+            committed=lambda _: self._ledger.quarantine(record),
+        )
+
+    async def due(self, now: float, limit: int, exclude: frozenset[str] = frozenset()) -> Sequence[Record]:
+        """Raises ``OutboxUnwritable``, too, when the disk cannot be read."""
+        return await self._writer.submit(lambda db: schema.due(db, now, limit, exclude))
+
+    async def delivered(self, task_id: str) -> None:
+        """Delete the record: result, id and all.
+
+        No history is kept. That a listing in flight may still show the task is for the memory of
+        this process; nothing that outlives it may suppress a later listing, because an operator who
+        puts a task back to pending wants it to run again.
+        """
+        await self._writer.submit(
+            lambda db: schema.erase(db, task_id),
+            writes=True,
+            many=_ERASURES,
+            about=task_id,
+            item=task_id,
+            committed=lambda _: self._ledger.forget(task_id),
+        )
+
+    async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
+        await self._write(lambda db: schema.defer(db, task_id, due_at, attempts))
+
+    async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
+        await self._write(
+            lambda db: schema.bury(db, task_id, reason, attempts),
+            committed=lambda fingerprint: self._ledger.bury(task_id, fingerprint),
+        )
+
+    async def apply_requests(self) -> Mapping[str, str]:
+        """One short look when there are none. What the disk refuses is still requested the next time."""
+        requested, self._oldest = await self._writer.submit(schema.look)
+        if not requested:
+            return {}
+        return await self._write(
+            lambda db: schema.apply_requests(db, _REQUESTS_AT_ONCE),
+            committed=self._applied,
+        )
+
+    def _applied(self, done: Mapping[str, str]) -> None:
+        for task_id, action in done.items():
+            if action == "drop":
+                self._ledger.forget(task_id)
+            else:
+                self._ledger.revive(task_id)
+
+    def _write(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        *,
+        committed: Callable[[T], object] | None = None,
+    ) -> asyncio.Future[T]:
+        return self._writer.submit(work, writes=True, committed=committed)
+
+    def _connect(self, broken: sqlite3.Connection | None) -> sqlite3.Connection:
+        """Runs in the writer's thread, before anything else does, and again when the file turns out to be damaged."""
+        if broken is not None:
+            salvage.leave(broken, self._path)
+            self._salvage("met while it was in use")
+        elif reason := salvage.fault(self._path):
+            self._salvage(reason)
+        try:
+            return self._open_database()
+        except sqlite3.Error as error:
+            if broken is not None or not salvage.damaged(error):
+                raise
+            self._salvage(str(error))
+        return self._open_database()
+
+    def _open_database(self) -> sqlite3.Connection:
+        data_directory.make_private(self._directory, schema.DATABASE)
+        db = sqlite3.connect(self._path, isolation_level=None)
+        try:
+            schema.choose_page_size(db)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            # KiB: what a usual group touches. What does not fit is written to the log twice.
+            db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
+            # As many bytes of log as SQLite would let grow with pages of its own choice.
+            db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_BYTES // schema.PAGE_BYTES}")
+            schema.refuse_newer(db, self._path)
+            rows = schema.summaries(db)  # before anything is written
+            schema.create(db, self._path)
+        except BaseException:
+            salvage.leave(db, self._path)
+            raise
+        self._writer.tell(self._ledger.reload, rows)
+        return db
+
+    def _salvage(self, reason: str) -> None:
+        found = salvage.rebuild(self._path, self._clock.now())
+        # Before the damaged files go: whoever is killed in between says it twice rather than never.
+        log.error(
+            "outbox.salvaged",
+            reason=reason,
+            kept=found.kept,
+            lost=len(found.lost),
+            unnamed=found.unnamed,
+            unreadable_bytes=found.unreadable_bytes,
+            aside=str(found.aside),
+        )
+        if self._lost is not None:
+            for task_id in (*found.lost, *[None] * found.unnamed):
+                self._writer.tell(self._lost, task_id)
+        salvage.replace(self._path, found.aside)

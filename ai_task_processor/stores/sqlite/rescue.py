@@ -1,0 +1,173 @@
+"""The records of a damaged outbox: found page by page, and written into a new one.
+
+While the table can be followed from its first page, what it holds is what there is. Otherwise every page is searched,
+and the index of task ids, while that can be followed, tells what was still there from what had been delivered. Each
+record has a checksum of its own.
+"""
+
+import os
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Final, get_args
+
+from ai_task_processor.core import codec
+from ai_task_processor.models.task import Record, TaskStatus
+from ai_task_processor.stores.sqlite import pages, schema, wal
+from ai_task_processor.stores.sqlite.wal import Log
+
+_BY_TASK, _BY_DUE = "sqlite_autoindex_records_1", "waiting_by_due"
+_TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "TEXT": str,
+    "INTEGER": int,
+    "REAL": (int, float),
+    "BLOB": bytes,
+}
+
+
+class View:
+    """The pages of a database, whose ``file`` may be gone, as its log leaves them."""
+
+    def __init__(self, file: int | None, size: int, log: Log) -> None:
+        self._file, self._log = file, log
+        self._last = max(-(-size // log.page_bytes), log.pages, *log.latest, *log.earlier, 0)
+
+    def fetch(self, number: int) -> bytes | None:
+        page_bytes, offset = self._log.page_bytes, self._log.latest.get(number)
+        if offset is None and self._file is not None and 0 < number <= self._last:
+            image = os.pread(self._file, page_bytes, (number - 1) * page_bytes)
+            if image:
+                return image.ljust(page_bytes, b"\0")
+        offset = self._log.earlier.get(number) if offset is None else offset
+        return None if offset is None else self._log.data[offset : offset + page_bytes]
+
+    @property
+    def version(self) -> int:
+        """The ``user_version``, 0 when nobody knows."""
+        first = self.fetch(1) or b""
+        return int.from_bytes(first[60:64], "big") if wal.page_bytes(first) else 0
+
+    def spares(self, numbers: Collection[int]) -> bool:
+        """Is what is known of these pages the last that was committed?"""
+        places = self._log.damaged.values()
+        return not self._log.missing and all(0 < page <= self._log.pages and page not in numbers for page in places)
+
+    def images(self, numbers: Iterable[int]) -> Iterator[bytes]:
+        return filter(None, map(self.fetch, numbers))
+
+    def rows(self, images: Iterable[bytes]) -> Iterator[tuple[int, tuple[pages.Value, ...] | None]]:
+        return chain.from_iterable(pages.rows(image, self.fetch) for image in images)
+
+    def strays(self, known: Collection[int]) -> Iterator[bytes]:
+        """Pages that no tree leads to, and what stands where the log is damaged."""
+        known = {*known, *pages.free(self.fetch)}
+        for number in range(2, self._last + 1):
+            if number not in known and (image := self.fetch(number)):
+                yield image
+        yield from self.torn(self._log.damaged.values())
+
+    def torn(self, numbers: Collection[int]) -> Iterator[bytes]:
+        """What stands for these pages where the log is damaged."""
+        for offset, page in self._log.damaged.items():
+            if page in numbers:
+                yield self._log.data[offset : offset + self._log.page_bytes]
+
+
+def consistent(view: View) -> bool:
+    """Do table and index hold the same records?"""
+    roots, _ = schema.layout()
+    table = pages.walk(view.fetch, roots["records"], pages.TABLE)
+    index = pages.walk(view.fetch, roots[_BY_TASK], pages.INDEX)
+    rows = {number for number, _ in view.rows(view.images(table.pages))}
+    return table.whole and index.whole and rows == _indexed(view, view.images(index.pages))[1]
+
+
+class Rescue:
+    """Moves records into ``new``. ``kept``: when the record of each task was finished."""
+
+    def __init__(self, new: sqlite3.Connection) -> None:
+        self._new = new
+        self._gone: dict[str, None] = {}
+        self.kept: dict[str, float] = {}
+        self.unnamed = 0
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """Tasks that had a record which could not be read."""
+        return tuple(task_id for task_id in self._gone if task_id not in self.kept)
+
+    def take(self, view: View) -> None:
+        """Everything that the view shows."""
+        roots, _ = schema.layout()
+        table = pages.walk(view.fetch, roots["records"], pages.TABLE)
+        index = pages.walk(view.fetch, roots[_BY_TASK], pages.INDEX)
+        others = pages.walk(view.fetch, roots[_BY_DUE], pages.INDEX)
+        table_whole = table.whole and view.spares(table.pages)
+        index_whole = index.whole and view.spares(index.pages)
+        known = {*table.pages, *index.pages, *others.pages}
+        indexes = [*index.pages, *(() if index_whole else others.pages)]
+        strays = view.torn(indexes) if index.whole else view.strays(known)
+        names, numbers = _indexed(view, chain(view.images(indexes), strays))
+
+        def live(record: Record, number: int) -> bool:
+            return table_whole or not index_whole or names.get(record.task_id) == number
+
+        read, unreadable = set[int](), set[int]()
+        for number, values in view.rows(view.images(table.pages)):
+            found = _record(values)
+            if found is None:
+                unreadable.add(number)
+                if not index_whole and values and isinstance(values[0], str):
+                    names.setdefault(values[0], number)
+            elif live(found[0], number):
+                read.add(number)
+                self._put(*found)
+        if not table_whole:
+            for number, values in view.rows(view.strays(known)):
+                if (found := _record(values)) and live(found[0], number):
+                    read.add(number)
+                    self._put(*found)
+        gone = unreadable if table_whole and not index_whole else unreadable | numbers
+        gone -= read | {0}  # 0: not even the number was read
+        named = sorted((number, task_id) for task_id, number in names.items() if number in gone)
+        self._gone |= dict.fromkeys(task_id for _, task_id in named)
+        self.unnamed += len(gone - {number for number, _ in named})
+
+    def _put(self, record: Record, state: schema.State) -> None:
+        """The first that is found stood where it should; another one of the same task counts when it is newer."""
+        if self.kept.get(record.task_id, float("-inf")) < record.finished_at:
+            self.kept[record.task_id] = record.finished_at
+            schema.put(self._new, record, state)
+
+
+def _indexed(view: View, images: Iterable[bytes]) -> tuple[dict[str, int], set[int]]:
+    """The row of each task, and all rows, that an index knows."""
+    names, numbers = dict[str, int](), set[int]()
+    for image in images:
+        for first, *_, number in pages.entries(image, view.fetch):
+            if isinstance(number, int):
+                numbers.add(number)
+                if isinstance(first, str):
+                    names.setdefault(first, number)
+    return names, numbers
+
+
+def _record(values: Sequence[pages.Value] | None) -> tuple[Record, schema.State] | None:
+    """A record and its state, None when it cannot be read or makes no sense any more."""
+    _, columns = schema.layout()
+    if values is None or len(values) != len(columns):
+        return None
+    row = dict[str, pages.Value]()
+    for value, (name, kind, needed) in zip(values, columns, strict=True):
+        if (value is None and needed) or (value is not None and not isinstance(value, _TYPES[kind])):
+            return None
+        # SQLite stores 1.0 as 1.
+        row[name] = float(value) if kind == "REAL" and isinstance(value, int) else value
+    try:
+        record = schema.to_record(tuple(row[name] for name in schema.RECORD_COLUMNS.split(", ")))
+        if record.status is not TaskStatus.PENDING:
+            codec.outcome(record)
+    except (sqlite3.Error, ValueError, TypeError, KeyError):
+        return None
+    state = next((state for state in get_args(schema.State) if state == row["state"]), None)
+    return None if state is None else (record, state)

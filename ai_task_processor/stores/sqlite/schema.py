@@ -1,0 +1,284 @@
+"""The outbox in SQL: tables, statements, and how a row becomes a ``Record``.
+
+Used by the daemon's writer thread and by the operator's commands, which read beside it. Every
+function takes the connection and leaves transactions to its caller.
+"""
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from ai_task_processor.core.errors import DataDirectoryError
+from ai_task_processor.models.task import Record, TaskStatus
+
+State = Literal["waiting", "dead", "quarantined"]
+
+DATABASE = "outbox.db"
+VERSION = 1
+#: The usual result (6 kB) lies on one page with its row, instead of on a page and two more that continue it: half as
+#: many pages for each record go into the log. A file keeps the size that it was made with.
+PAGE_BYTES = 16_384
+
+#: A deferral lasts 15 minutes at most. A record due later than this was deferred before the wall
+#: clock jumped back: it counts as due, or it would be stranded for as long as the jump was.
+STRANDED_AFTER_S = 960.0
+
+# Short columns first: SQLite reads a row from its start, and the results are long. A dead letter
+# keeps its row, so both indexes hold the waiting ones only.
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS records (
+    task_id TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL,
+    task_type TEXT NOT NULL,
+    status TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    finished_at REAL NOT NULL,
+    created_at REAL,
+    attempts INTEGER NOT NULL,
+    due_at REAL NOT NULL,
+    reason TEXT,
+    checksum INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    vector BLOB
+);
+CREATE INDEX IF NOT EXISTS waiting_by_due ON records (due_at) WHERE state = 'waiting';
+CREATE INDEX IF NOT EXISTS waiting_by_age ON records (finished_at) WHERE state = 'waiting';
+CREATE TABLE IF NOT EXISTS requests (id INTEGER PRIMARY KEY, action TEXT NOT NULL, task_id TEXT NOT NULL);
+PRAGMA user_version = {VERSION};
+"""
+
+RECORD_COLUMNS = (
+    "task_id, task_type, status, fingerprint, finished_at, created_at, attempts, due_at, reason, checksum, body, vector"
+)
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PUT = f"INSERT OR REPLACE INTO records (state, size, {RECORD_COLUMNS}) VALUES {_ROW}"  # noqa: S608 - constants only
+#: The most rows for one statement. There are not too many such statements, so that each is compiled once.
+PUT_AT_ONCE = 8
+ERASE_AT_ONCE = 64
+_PUTS = [_PUT + f", {_ROW}" * more for more in range(PUT_AT_ONCE)]
+_ERASE_MANY = {
+    size: f"DELETE FROM records WHERE task_id IN ({', '.join('?' * size)})"  # noqa: S608 - constants only
+    for size in (8, ERASE_AT_ONCE)
+}
+#: conditions under which SQLite walks the whole index
+_WALKS = {
+    "sqlite_autoindex_records_1": "task_id >= ''",
+    "waiting_by_due": "state = 'waiting'",
+    "waiting_by_age": "state = 'waiting'",
+}
+_WAITING = "state = 'waiting' AND task_id NOT IN (SELECT value FROM json_each(:exclude))"
+_DUE = f"""
+SELECT {RECORD_COLUMNS} FROM records WHERE due_at <= :now AND {_WAITING}
+UNION ALL
+SELECT {RECORD_COLUMNS} FROM records WHERE due_at > :stranded AND {_WAITING}
+ORDER BY due_at LIMIT :limit
+"""  # noqa: S608 - constants only
+_RETRY = """
+UPDATE records SET due_at = 0, reason = NULL, attempts = iif(state = 'dead', 0, attempts), state = 'waiting'
+WHERE task_id = ?
+"""
+
+DAMAGED = "the file is damaged: the daemon sets it aside at its next start and keeps what can be read"
+_NO_LOCKS = "file locks or shared memory do not work there; set DATA_DIR to a directory on a local disk"
+#: by extended code, otherwise by its class
+_REMEDIES = {
+    sqlite3.SQLITE_BUSY: "another process is writing: try again",
+    sqlite3.SQLITE_FULL: "make room on that disk",
+    sqlite3.SQLITE_READONLY: "the file or its file system is read-only; make it writable for this user",
+    sqlite3.SQLITE_PROTOCOL: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_LOCK: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_RDLOCK: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_UNLOCK: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_SHMOPEN: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_SHMMAP: _NO_LOCKS,
+    sqlite3.SQLITE_IOERR_SHMLOCK: _NO_LOCKS,
+    sqlite3.SQLITE_CORRUPT: DAMAGED,
+    sqlite3.SQLITE_NOTADB: DAMAGED,
+}
+
+
+class DamagedRecord(sqlite3.DatabaseError):
+    """What was read is not what was written: the file counts as damaged."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
+def choose_page_size(db: sqlite3.Connection) -> None:
+    """For a new file; to be called before anything is written, which switching to WAL does."""
+    db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+
+
+def create(db: sqlite3.Connection, path: Path) -> None:
+    """Bring a database to this version. Always writes one page: a disk that refuses is found at the start."""
+    choose_page_size(db)
+    refuse_newer(db, path)
+    db.executescript(f"BEGIN IMMEDIATE; {_TABLES} COMMIT;")
+
+
+def summaries(db: sqlite3.Connection) -> list[tuple[str, str, str, int]]:
+    """(task_id, state, fingerprint, size) of every record; none of a new file.
+
+    Walks all trees, so that damage is met now. Raises ``DamagedRecord`` when they do not hold the same records.
+    """
+    if not db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'records'").fetchone()[0]:
+        return []
+    rows = db.execute("SELECT task_id, state, fingerprint, size FROM records NOT INDEXED").fetchall()
+    waiting = sum(state == "waiting" for _, state, _, _ in rows)
+    for index, condition in _WALKS.items():
+        (found,) = db.execute(f"SELECT count(rowid) FROM records INDEXED BY {index} WHERE {condition}").fetchone()  # noqa: S608 - constants only
+        if found != (waiting if "waiting" in index else len(rows)):
+            raise DamagedRecord(f"{index} holds {found} of {len(rows)} records")
+    return rows
+
+
+@cache
+def layout() -> tuple[Mapping[str, int], Sequence[tuple[str, str, bool]]]:
+    """Of every file of this schema: the first page of each table and index; of each column of ``records`` its name, its
+    type, and whether it must have a value.
+    """
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        create(db, Path())
+        roots = dict(db.execute("SELECT name, rootpage FROM sqlite_schema"))
+        columns = db.execute('SELECT name, type, "notnull" FROM pragma_table_info(?)', ("records",))
+        return roots, [(name, kind, bool(needed)) for name, kind, needed in columns]
+
+
+def refuse_newer(db: sqlite3.Connection, path: Path) -> None:
+    """Raise ``DataDirectoryError`` when a later release wrote this database."""
+    (found,) = db.execute("PRAGMA user_version").fetchone()
+    refuse_version(found, path)
+
+
+def refuse_version(found: int, path: Path) -> None:
+    if found > VERSION:
+        raise DataDirectoryError(
+            f"{path} has schema version {found}, this release knows {VERSION}: upgrade ai-task-processor"
+        )
+
+
+def unusable(path: Path, error: sqlite3.Error) -> DataDirectoryError:
+    """What SQLite says, in one line with a remedy."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    remedy = (
+        _REMEDIES.get(code)
+        or _REMEDIES.get(code & 0xFF)
+        or "see that the disk has room and that this user may write to the file"
+    )
+    return DataDirectoryError(f"{path} cannot be used ({error}): {remedy}")
+
+
+def put(db: sqlite3.Connection, record: Record, state: State = "waiting") -> None:
+    db.execute(_PUT, _row(record, state))
+
+
+def put_all(db: sqlite3.Connection, records: Sequence[Record]) -> None:
+    """``put`` for many that wait."""
+    for first in range(0, len(records), PUT_AT_ONCE):
+        part = records[first : first + PUT_AT_ONCE]
+        db.execute(_PUTS[len(part) - 1], [value for record in part for value in _row(record, "waiting")])
+
+
+def _row(record: Record, state: State) -> tuple[object, ...]:
+    return (
+        state,
+        record.size,
+        record.task_id,
+        record.task_type,
+        record.status,
+        record.fingerprint,
+        record.finished_at,
+        record.created_at,
+        record.attempts,
+        record.due_at,
+        record.reason,
+        _checksum(record),
+        record.body,
+        record.vector,
+    )
+
+
+def to_record(row: tuple[object, ...]) -> Record:
+    """A row of ``RECORD_COLUMNS``; the bytes stay bytes. Raises ``DamagedRecord`` when they did not.
+
+    SQLite notices a broken page, but not a broken result on it, which would be delivered as it is.
+    """
+    values = dict(zip(RECORD_COLUMNS.split(", "), row, strict=True))
+    checksum = values.pop("checksum")
+    record = Record(**{**values, "status": TaskStatus(str(values["status"]))})  # type: ignore[arg-type]  # the table has these types
+    if checksum != _checksum(record):
+        raise DamagedRecord(f"the record of {record.task_id} is damaged")
+    return record
+
+
+def _checksum(record: Record) -> int:
+    return zlib.crc32(record.vector or b"", zlib.crc32(record.body))
+
+
+def due(db: sqlite3.Connection, now: float, limit: int, exclude: Iterable[str]) -> list[Record]:
+    """Waiting records whose time has come, oldest due first, stranded ones last."""
+    names = {"now": now, "stranded": now + STRANDED_AFTER_S, "exclude": json.dumps(list(exclude)), "limit": limit}
+    return [to_record(row) for row in db.execute(_DUE, names)]
+
+
+def oldest_finished_at(db: sqlite3.Connection) -> float | None:
+    (oldest,) = db.execute("SELECT min(finished_at) FROM records WHERE state = 'waiting'").fetchone()
+    return oldest if oldest is None else float(oldest)
+
+
+def erase(db: sqlite3.Connection, task_id: str) -> bool:
+    """Was there anything to erase?"""
+    return db.execute("DELETE FROM records WHERE task_id = ?", (task_id,)).rowcount > 0
+
+
+def erase_all(db: sqlite3.Connection, task_ids: Sequence[str]) -> None:
+    """``erase`` for many."""
+    for first in range(0, len(task_ids), ERASE_AT_ONCE):
+        part = list(task_ids[first : first + ERASE_AT_ONCE])
+        size = next(size for size in _ERASE_MANY if size >= len(part))
+        db.execute(_ERASE_MANY[size], [*part, *part[:1] * (size - len(part))])
+
+
+def retry(db: sqlite3.Connection, task_id: str) -> bool:
+    """Make a record due now, and a dead letter alive; let a quarantined task go. Was there one?"""
+    let_go = db.execute("DELETE FROM records WHERE task_id = ? AND state = 'quarantined'", (task_id,)).rowcount
+    return let_go > 0 or db.execute(_RETRY, (task_id,)).rowcount > 0
+
+
+def defer(db: sqlite3.Connection, task_id: str, due_at: float, attempts: int) -> None:
+    db.execute("UPDATE records SET due_at = ?, attempts = ? WHERE task_id = ?", (due_at, attempts, task_id))
+
+
+_BURY = """
+UPDATE records SET state = 'dead', reason = ?, attempts = ? WHERE task_id = ? AND state = 'waiting'
+RETURNING fingerprint
+"""
+
+
+def bury(db: sqlite3.Connection, task_id: str, reason: str, attempts: int) -> str | None:
+    """The fingerprint of what was buried, None when nothing waits under this id."""
+    rows = db.execute(_BURY, (reason, attempts, task_id)).fetchall()
+    return rows[0][0] if rows else None
+
+
+def look(db: sqlite3.Connection) -> tuple[bool, float | None]:
+    """Are there requests of operators, and when was the oldest waiting record finished?"""
+    return bool(db.execute("SELECT EXISTS (SELECT 1 FROM requests)").fetchone()[0]), oldest_finished_at(db)
+
+
+def apply_requests(db: sqlite3.Connection, limit: int) -> Mapping[str, str]:
+    """Carry out the oldest ``limit`` requests and delete them; the last action done, by task id."""
+    rows = db.execute("SELECT id, action, task_id FROM requests ORDER BY id LIMIT ?", (limit,)).fetchall()
+    done = {
+        task_id: action
+        for _, action, task_id in rows
+        if (erase(db, task_id) if action == "drop" else retry(db, task_id))
+    }
+    if rows:
+        db.execute("DELETE FROM requests WHERE id <= ?", (rows[-1][0],))
+    return done

@@ -1,0 +1,132 @@
+"""Outbox and journal without a disk, for tests: the same promises, except that they forget."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ai_task_processor.core.ports import Clock, OutboxDepth, Standing
+from ai_task_processor.models.task import Record
+from ai_task_processor.stores.sqlite.journal import FileJournal
+from ai_task_processor.stores.sqlite.ledger import Watermark
+from ai_task_processor.stores.sqlite.schema import STRANDED_AFTER_S
+
+
+class MemoryOutbox:
+    """``ports.Outbox`` in three dictionaries."""
+
+    writable = True
+
+    def __init__(self, max_bytes: int, clock: Clock) -> None:
+        self._clock = clock
+        self._watermark = Watermark(max_bytes)
+        self._waiting: dict[str, Record] = {}
+        self._dead: dict[str, Record] = {}
+        self._quarantined: dict[str, Record] = {}
+        self._requests: list[tuple[str, str]] = []
+
+    @property
+    def _places(self) -> tuple[dict[str, Record], ...]:
+        return self._waiting, self._dead, self._quarantined
+
+    @property
+    def full(self) -> bool:
+        return self._watermark.full
+
+    def put(self, record: Record) -> asyncio.Future[None]:
+        return self._keep(record, self._waiting)
+
+    def quarantine(self, record: Record) -> asyncio.Future[None]:
+        return self._keep(record, self._quarantined)
+
+    def _keep(self, record: Record, place: dict[str, Record]) -> asyncio.Future[None]:
+        self._remove(record.task_id)
+        place[record.task_id] = record
+        self._measure()
+        kept = asyncio.get_running_loop().create_future()
+        kept.set_result(None)
+        return kept
+
+    def holds(self, task_id: str, fingerprint: str | None = None) -> Standing | None:
+        if task_id in self._waiting:
+            return "in_outbox"
+        places: tuple[tuple[dict[str, Record], Standing], ...] = (
+            (self._dead, "dead_letter"),
+            (self._quarantined, "quarantined"),
+        )
+        for place, standing in places:
+            if task_id in place and fingerprint in (None, place[task_id].fingerprint):
+                return standing
+        return None
+
+    async def due(self, now: float, limit: int, exclude: frozenset[str] = frozenset()) -> Sequence[Record]:
+        ready = [
+            record
+            for record in self._waiting.values()
+            if record.task_id not in exclude and not now < record.due_at <= now + STRANDED_AFTER_S
+        ]
+        return sorted(ready, key=lambda record: record.due_at)[:limit]
+
+    async def delivered(self, task_id: str) -> None:
+        self._remove(task_id)
+        self._measure()
+
+    async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
+        if task_id in self._waiting:
+            self._waiting[task_id] = replace(self._waiting[task_id], due_at=due_at, attempts=attempts)
+
+    async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
+        if task_id in self._waiting:
+            self._dead[task_id] = replace(self._waiting.pop(task_id), reason=reason, attempts=attempts)
+
+    def leave_request(self, action: str, task_ids: Iterable[str]) -> None:
+        """What an operator's command does beside a running daemon."""
+        self._requests += [(action, task_id) for task_id in task_ids]
+
+    async def apply_requests(self) -> Mapping[str, str]:
+        requests, self._requests = self._requests, []
+        done = {task_id: action for action, task_id in requests if self._carry_out(action, task_id)}
+        self._measure()
+        return done
+
+    def depth(self) -> OutboxDepth:
+        oldest = min((record.finished_at for record in self._waiting.values()), default=None)
+        return OutboxDepth(len(self._waiting), len(self._dead), len(self._quarantined), self._bytes(), oldest)
+
+    def _carry_out(self, action: str, task_id: str) -> bool:
+        return self._remove(task_id) if action == "drop" else self._retry(task_id)
+
+    def _retry(self, task_id: str) -> bool:
+        if self._quarantined.pop(task_id, None):
+            return True
+        if task_id in self._dead:
+            self._waiting[task_id] = replace(self._dead.pop(task_id), attempts=0)
+        if task_id in self._waiting:
+            self._waiting[task_id] = replace(self._waiting[task_id], due_at=0.0, reason=None)
+        return task_id in self._waiting
+
+    def _remove(self, task_id: str) -> bool:
+        removed = [place.pop(task_id, None) for place in self._places]
+        return any(removed)
+
+    def _bytes(self) -> int:
+        return sum(record.size for place in self._places for record in place.values())
+
+    def _measure(self) -> None:
+        self._watermark.rise_or_fall(self._bytes())
+
+
+class MemoryJournal(FileJournal):
+    """``ports.Journal`` as a list of lines, perhaps those of an earlier life; while ``broken`` it takes none."""
+
+    def __init__(self, earlier: Iterable[bytes] = (), monotonic: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(Path(), monotonic=monotonic)
+        self.broken = False
+        self._replay_all(earlier)
+        self.lines = self._lines()
+
+    def _append(self, line: bytes) -> bool:
+        if not self.broken:
+            self.lines.append(line)
+        return not self.broken

@@ -1,0 +1,224 @@
+"""What no input, no setting and no variable of the environment may change about the daemon's safety.
+
+The masking of single lines is tested in test_logs.py, paths in the contract of the task source, and
+the metrics' closed label sets in test_metrics.py; here is what belongs to no module alone.
+"""
+
+import ast
+import os
+import random
+import ssl
+import string
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import httpx2
+import pytest
+
+import ai_task_processor
+from ai_task_processor.core.errors import Rejected
+from ai_task_processor.core.settings import load_settings, variables
+from ai_task_processor.engine.wiring import Assembler, Parts
+from ai_task_processor.net.client import BoundedTransport, tls_context
+from ai_task_processor.net.http1 import Http1Transport
+from ai_task_processor.ops.endpoints import MetricsServer, WakeUp
+from ai_task_processor.ops.server import Request
+from ai_task_processor.sources.nestjs.source import task_url
+
+PACKAGE = Path(str(ai_task_processor.__file__)).parent
+SETTINGS = {
+    "API_BASE_URL": "https://api.test",
+    "ORY_PROJECT_SLUG": "slug",
+    "OAUTH2_CLIENT_ID": "client",
+    "OAUTH2_CLIENT_SECRET": "secret",
+    "OPENAI_API_KEY": "sk-of-a-test",
+}
+#: what HTTP and TLS libraries like to read, each of them an open door
+TEMPTATIONS = {
+    "HTTP_PROXY": "http://127.0.0.1:1",
+    "HTTPS_PROXY": "http://127.0.0.1:1",
+    "ALL_PROXY": "http://127.0.0.1:1",
+    "http_proxy": "http://127.0.0.1:1",
+    "https_proxy": "http://127.0.0.1:1",
+    "all_proxy": "http://127.0.0.1:1",
+    "SSL_CERT_FILE": os.devnull,
+    "SSL_CERT_DIR": "/nowhere",
+    "REQUESTS_CA_BUNDLE": os.devnull,
+    "CURL_CA_BUNDLE": os.devnull,
+    "PYTHONHTTPSVERIFY": "0",
+    "OPENAI_BASE_URL": "https://elsewhere.test",
+    "OPENAI_ORG_ID": "elsewhere",
+    "OPENAI_CUSTOM_HEADERS": "Authorization: Bearer elsewhere",
+}
+
+
+@pytest.fixture
+def tempted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An environment full of advice, a ``.netrc`` for every host, and a wish to have the TLS keys written down."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login somebody password else\n")
+    netrc.chmod(0o600)
+    for name, value in {**TEMPTATIONS, "NETRC": str(netrc), "SSLKEYLOGFILE": str(tmp_path / "keys")}.items():
+        monkeypatch.setenv(name, value)
+    tls_context.cache_clear()
+    yield
+    tls_context.cache_clear()
+    assert not (tmp_path / "keys").exists()
+
+
+def assembled(tmp_path: Path, **more: str) -> Parts:
+    return Assembler(load_settings({**SETTINGS, "DATA_DIR": str(tmp_path), **more}, None)).parts()
+
+
+async def test_no_variable_of_the_environment_reaches_a_client(tempted: None, tmp_path: Path) -> None:
+    """Each client of the daemon goes to no proxy, adds no credentials, follows no redirect and verifies TLS 1.2."""
+    clients = assembled(tmp_path).clients
+    assert len(clients) == 4
+    for client in clients:
+        outer = client._transport
+        assert isinstance(outer, BoundedTransport)
+        inner = outer._inner
+        assert type(inner) is Http1Transport  # a proxy would need another
+        assert (client.trust_env, client.follow_redirects, client._mounts) == (False, False, {})
+        context = inner._context
+        assert context is not None
+        assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+        assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+        assert not getattr(context, "keylog_filename")  # noqa: B009  # typed as a str that is never None
+        request = client.build_request("GET", "https://api.test/")
+        assert {name for name in request.headers if "auth" in name or "cookie" in name} == set()
+        assert next(client._build_request_auth(request).sync_auth_flow(request), request) is request
+        assert "authorization" not in request.headers
+        await client.aclose()
+
+
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_no_setting_turns_verification_off(value: str, tmp_path: Path) -> None:
+    """ALLOW_INSECURE_HTTP is about the scheme alone, and it is the only variable with such a name."""
+    suspicious = [v.name for v in variables() if {"INSECURE", "VERIFY", "SSL", "TLS", "TRUST"} & set(v.name.split("_"))]
+    assert suspicious == ["ALLOW_INSECURE_HTTP"]
+    for client in assembled(tmp_path, ALLOW_INSECURE_HTTP=value).clients:
+        context = client._transport._inner._context  # type: ignore[attr-defined]  # as above
+        assert context.verify_mode == ssl.CERT_REQUIRED
+
+
+def _suspects(tree: ast.AST) -> Iterator[str]:
+    """Clients that are made with the environment's advice, and every word that turns verification off."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in {
+            "CERT_NONE",
+            "CERT_OPTIONAL",
+            "_create_unverified_context",
+        }:
+            yield node.attr
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
+            yield from {node.targets[0].attr} & {"verify_mode", "check_hostname"}
+        if not isinstance(node, ast.Call):
+            continue
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        name = ast.unparse(node.func).rpartition(".")[2]
+        if (
+            name in {"AsyncClient", "Client", "AsyncHTTPTransport", "create_ssl_context"}
+            and given.get("trust_env") != "False"
+        ):
+            yield f"{name} trusts the environment"
+        if given.get("verify") == "False" or given.get("follow_redirects") == "True":
+            yield f"{name} is careless"
+
+
+def test_no_client_is_made_carelessly() -> None:
+    """In the whole package no client trusts the environment, follows redirects or leaves TLS unverified."""
+    found = {
+        f"{path.name}: {what}" for path in PACKAGE.rglob("*.py") for what in _suspects(ast.parse(path.read_text()))
+    }
+    assert found == set()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "httpx2.AsyncClient()",
+        "httpx2.Client(trust_env=True)",
+        "get(url, verify=False)",
+        "c.verify_mode = ssl.CERT_NONE",
+    ],
+)
+def test_a_careless_client_is_noticed(source: str) -> None:
+    """Each kind of carelessness is seen."""
+    assert list(_suspects(ast.parse(source)))
+
+
+async def test_the_ops_server_answers_nine_requests() -> None:
+    """GET and HEAD of four paths, POST of one; of 20,000 others none is answered with more than a refusal."""
+    token, calls = "a-token-of-the-tests", []
+    ops = MetricsServer(
+        unhealthy=lambda: None,
+        unready=list,
+        status=dict,
+        exposition=lambda: (b"", "text/plain"),
+        wake_up=WakeUp(token, lambda: calls.append(1)),
+    )
+    paths = ["/health", "/ready", "/metrics", "/status"]
+    rng = random.Random(8001)
+
+    async def status(method: str, path: str) -> int:
+        headers = {"authorization": f"Bearer {token}"}
+        return (await ops._handle(Request(method, path, {}, headers, b"x", path))).status
+
+    def twisted(path: str) -> str:
+        position = rng.randrange(len(path) + 1)
+        junk = rng.choice(["/", "//", "..", "%2e", "%2F", ";", "\\", "\x00", ".", "é", "A", " "])
+        return path[:position] + junk + path[position:] if rng.random() < 0.9 else path.upper()
+
+    for path in paths:
+        for method in ("GET", "HEAD"):
+            assert await status(method, path) == 200
+        for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get", "Head", "", "GET "):
+            assert await status(method, path) == 405
+    assert await status("POST", "/wake") == 202
+    for _ in range(20_000):
+        path = twisted(rng.choice([*paths, "/wake"]))
+        assert await status(rng.choice(["GET", "HEAD", "POST"]), path) == 404
+    assert len(calls) == 1
+
+
+def test_a_thousand_ids_that_the_pattern_lets_in_stay_below_the_prefix(tmp_path: Path) -> None:
+    """Whatever TASK_ID_PATTERN allows, even everything: exactly prefix and id, or nothing at all is asked for."""
+    parts = assembled(tmp_path, TASK_ID_PATTERN="(?s).*")
+    prefix = "https://api.test/api/ai-tasks/"
+    rng = random.Random(1000)
+    alphabet = string.ascii_letters + string.digits + "._~-" + "/\\?#%@:;&=+ \t\r\n\x00\"'<>[]{}|^`é€😀"
+    refused = 0
+    for _ in range(1000):
+        task_id = "".join(rng.choices(alphabet, k=rng.randint(0, 12))) + rng.choice(
+            ["", "/..", "../", "%2e%2e", "?x=1"]
+        )
+        try:
+            url = task_url(parts.source._tasks, task_id)
+        except Rejected:
+            refused += 1
+            continue
+        assert url.startswith(prefix)
+        assert not set(url.removeprefix(prefix)) & set("/\\?#@ ")
+        assert httpx2.URL(url).path == f"/api/ai-tasks/{task_id}"
+    assert refused < 100
+
+
+def test_what_is_secret_says_so() -> None:
+    """Every variable whose name sounds like a secret is one: masked, and readable from a file."""
+    words: Mapping[str, bool] = {v.name: v.secret or v.name.endswith("_FILE") for v in variables()}
+    sounding = {name for name in words if {"SECRET", "KEY", "TOKEN", "PASSWORD"} & set(name.split("_"))}
+    assert {name for name in sounding if not words[name]} == {"OAUTH2_TOKEN_URL"}
+
+
+async def test_no_authorities_are_read_for_plain_http(tmp_path: Path) -> None:
+    """A client of a remote in plain http has no TLS at all: it could not be asked for https by mistake."""
+    local = {"API_BASE_URL": "http://127.0.0.1:1", "OAUTH2_TOKEN_URL": "https://ory.test/token"}
+    contexts = {}
+    for client in assembled(tmp_path, **local).clients:
+        outer = client._transport
+        assert isinstance(outer, BoundedTransport)
+        assert isinstance(outer._inner, Http1Transport)
+        contexts[str(client._prefix)] = outer._inner._context  # type: ignore[attr-defined]  # ours
+    assert contexts["http://127.0.0.1:1"] is None
+    assert contexts["https://ory.test"] is not None

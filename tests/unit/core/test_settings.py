@@ -1,0 +1,570 @@
+"""Settings: every mistake in one go, no value in any message, and the environment read in one place only."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+from hypothesis import given
+from hypothesis import settings as example_settings
+from hypothesis import strategies as st
+from pydantic import SecretStr, ValidationError
+
+from ai_task_processor.core.errors import ConfigurationError
+from ai_task_processor.core.settings import PLACEHOLDER_KEY, ApiSettings, Settings, load_settings, variables
+
+REQUIRED = {
+    "API_BASE_URL": "https://api.example.com",
+    "ORY_PROJECT_SLUG": "quiet-hill",
+    "OAUTH2_CLIENT_ID": "client",
+    "OAUTH2_CLIENT_SECRET": "s3cret",
+    "OPENAI_API_KEY": "sk-live",
+}
+SECRETS = [variable.name for variable in variables() if variable.secret]
+
+
+def load(changes: Mapping[str, str] | None = None, *without: str, dotenv: Path | None = None, **more: str) -> Settings:
+    environ = {**REQUIRED, **(changes or {}), **more}
+    return load_settings({name: text for name, text in environ.items() if name not in without}, dotenv)
+
+
+def problems(changes: Mapping[str, str] | None = None, *without: str, dotenv: Path | None = None) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        load(changes, *without, dotenv=dotenv)
+    return list(caught.value.problems)
+
+
+def pem_of(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, password: bytes | None = None) -> str:
+    encryption = BestAvailableEncryption(password) if password else NoEncryption()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption).decode()
+
+
+@pytest.fixture(scope="module")
+def rsa_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def read(settings: Settings, path: str) -> Any:
+    group, name = path.split(".")
+    return getattr(getattr(settings, group), name)
+
+
+def test_defaults_need_only_the_required_variables() -> None:
+    """The five documented variables are enough, and the documented defaults hold."""
+    settings = load()
+    assert settings.warnings == ()
+    assert settings.auth.token_url == "https://quiet-hill.projects.oryapis.com/oauth2/token"
+    assert (settings.ops.metrics_host, settings.ops.metrics_port) == ("127.0.0.1", 8001)
+    assert settings.ops.wake_token is None
+    assert settings.store.data_dir == Path("data")
+    assert settings.store.outbox_max_bytes == 2**30
+    assert settings.model.aliases == {}
+    assert settings.model.embedding_dimensions is None
+    assert settings.network.no_proxy == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "path", "value"),
+    [
+        ("API_BASE_URL", "https://api.example.com/nest/", "api.base_url", "https://api.example.com/nest"),
+        ("REQUEST_TIMEOUT", "0.5", "api.request_timeout_s", 0.5),
+        ("TASK_ID_PATTERN", "[0-9]+", "api.task_id_pattern", re.compile("[0-9]+")),
+        ("OAUTH2_TOKEN_URL", "https://id.example.com/token/", "auth.token_url", "https://id.example.com/token/"),
+        ("OAUTH2_SCOPE", "tasks", "auth.scope", "tasks"),
+        ("OAUTH2_AUDIENCE", "api", "auth.audience", "api"),
+        ("OAUTH2_AUTH_METHOD", "Client_Secret_Post", "auth.auth_method", "client_secret_post"),
+        ("OAUTH2_ISSUER", "https://id.example.com/", "auth.issuer", "https://id.example.com/"),
+        ("OPENAI_BASE_URL", "http://localhost:11434/v1/", "model.base_url", "http://localhost:11434/v1"),
+        ("OPENAI_TIMEOUT", "9", "model.timeout_s", 9.0),
+        ("EMBEDDING_DIMENSIONS", "256", "model.embedding_dimensions", 256),
+        ("EMBEDDING_RESULT", "object", "model.embedding_result", "object"),
+        ("MODEL_ALIASES", '{"a": "b"}', "model.aliases", {"a": "b"}),
+        ("DEFAULT_EMBEDDING_MODEL", "nomic", "model.default_embedding_model", "nomic"),
+        ("MAX_RETRIES", "0", "model.max_retries", 0),
+        ("RETRY_BACKOFF_FACTOR", "1.5", "model.retry_backoff_factor", 1.5),
+        ("POLLING_INTERVAL_SECONDS", "0.1", "worker.polling_interval_s", 0.1),
+        ("CONCURRENCY_LIMIT", " 7\n", "worker.concurrency_limit", 7),
+        ("CONCURRENCY_LIMIT", "7", "delivery.concurrency", 7),
+        ("DELIVERY_CONCURRENCY", "9", "delivery.concurrency", 9),
+        ("TASK_TIMEOUT", "1", "worker.task_timeout_s", 1.0),
+        ("SHUTDOWN_GRACE_SECONDS", "0", "worker.shutdown_grace_s", 0.0),
+        ("CIRCUIT_BREAKER_THRESHOLD", "1", "worker.circuit_breaker_threshold", 1),
+        ("DATA_DIR", "/data", "store.data_dir", Path("/data")),
+        ("OUTBOX_MAX_BYTES", "1048576", "store.outbox_max_bytes", 2**20),
+        ("OUTBOX_MAX_BYTES", "512MiB", "store.outbox_max_bytes", 2**29),
+        ("VECTOR_CACHE_BYTES", "64MiB", "model.vector_cache_bytes", 2**26),
+        ("VECTOR_CACHE_BYTES", "0", "model.vector_cache_bytes", 0),
+        ("METRICS_HOST", "::1", "ops.metrics_host", "::1"),
+        ("METRICS_PORT", "0", "ops.metrics_port", 0),
+        ("WAKE_TOKEN", " sixteen letters.\n", "ops.wake_token", SecretStr("sixteen letters.")),
+        ("NO_PROXY", "localhost, .internal,", "network.no_proxy", ("localhost", ".internal")),
+        ("ALLOW_INSECURE_HTTP", "YES", "network.allow_insecure_http", True),
+        ("LOG_LEVEL", "debug", "log.level", "DEBUG"),
+        ("LOG_FORMAT", "JSON", "log.format", "json"),
+    ],
+)
+def test_a_variable_reaches_its_field(name: str, text: str, path: str, value: object) -> None:
+    """Each variable is parsed into the field that its group promises."""
+    assert read(load({name: text}), path) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("CONCURRENCY_LIMIT", "5.5", "CONCURRENCY_LIMIT must be a whole number from 1 to 10000"),
+        ("CONCURRENCY_LIMIT", "0", "CONCURRENCY_LIMIT must be a whole number from 1 to 10000"),
+        ("DELIVERY_CONCURRENCY", "10001", "DELIVERY_CONCURRENCY must be a whole number from 1 to 10000"),
+        ("MAX_RETRIES", "21", "MAX_RETRIES must be a whole number from 0 to 20"),
+        ("METRICS_PORT", "65536", "METRICS_PORT must be a whole number from 0 to 65535"),
+        ("EMBEDDING_DIMENSIONS", "0", "EMBEDDING_DIMENSIONS must be a whole number from 1 to 65536"),
+        ("REQUEST_TIMEOUT", "0", "REQUEST_TIMEOUT must be a number above 0, up to 86400"),
+        ("SHUTDOWN_GRACE_SECONDS", "-1", "SHUTDOWN_GRACE_SECONDS must be a number from 0 to 86400"),
+        ("OUTBOX_MAX_BYTES", "512", "OUTBOX_MAX_BYTES must be a whole number from 65536 to 1125899906842624"),
+        ("OAUTH2_AUTH_METHOD", "basic", "OAUTH2_AUTH_METHOD must be one of client_secret_basic, client_secret_post,"),
+        ("LOG_FORMAT", "xml", "LOG_FORMAT must be one of auto, json, console"),
+        ("LOG_LEVEL", "loud", "LOG_LEVEL must be one of DEBUG, INFO,"),
+        ("ALLOW_INSECURE_HTTP", "maybe", "ALLOW_INSECURE_HTTP must be true or false"),
+        ("ORY_PROJECT_SLUG", "https://x.projects.oryapis.com", "ORY_PROJECT_SLUG must be the slug alone"),
+        ("ORY_PROJECT_SLUG", "evil.example/", "ORY_PROJECT_SLUG must be the slug alone"),
+        ("TASK_ID_PATTERN", "[", "TASK_ID_PATTERN must be a regular expression"),
+        ("TASK_ID_PATTERN", "a{99999999999}", "TASK_ID_PATTERN must be a regular expression"),
+        ("METRICS_HOST", "http://0.0.0.0", "METRICS_HOST must be an address or host name"),
+        ("METRICS_HOST", "0.0.0.0:80", "METRICS_HOST must be an address or host name"),
+        ("CA_BUNDLE", "/nowhere/ca.pem", "CA_BUNDLE must name a readable file"),
+        ("CA_BUNDLE", __file__, "CA_BUNDLE must name a readable file of PEM certificates"),
+        ("OPENAI_API_KEY", "sk\u201cx", "OPENAI_API_KEY must be printable ASCII"),
+        ("OAUTH2_CLIENT_ID", "a\nb", "OAUTH2_CLIENT_ID must be printable ASCII"),
+        ("WAKE_TOKEN", "only 15 letters", "WAKE_TOKEN must have at least 16 characters: openssl rand -hex 32 makes"),
+        ("WAKE_TOKEN", "sixteen \u201cletters\u201d", "WAKE_TOKEN must be printable ASCII"),
+        ("HTTPS_PROXY", "proxy:3128", "HTTPS_PROXY must be an absolute http or https URL"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_remedy(name: str, text: str, problem: str) -> None:
+    """A line names the variable and what it must be."""
+    (line,) = problems({name: text})
+    assert line.startswith(problem)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"a": 1}', '{"a": ""}', "nomic", "[" * 100_000])
+def test_aliases_are_an_object_of_texts(text: str) -> None:
+    """Anything but a JSON object of texts is refused."""
+    assert [line.split(",")[0] for line in problems({"MODEL_ALIASES": text})] == [
+        "MODEL_ALIASES must be a JSON object of texts"
+    ]
+
+
+@pytest.mark.parametrize("text", ["5,5GiB", "1GiB extra", "1e999", "9" * 400 + "GiB", "-1", "lots", "1 000 000"])
+def test_a_size_is_read_whole_or_refused(text: str) -> None:
+    """A size is never cut short: ``5,5GiB`` is not five bytes."""
+    (line,) = problems({"OUTBOX_MAX_BYTES": text})
+    assert line.startswith("OUTBOX_MAX_BYTES must be a number of bytes")
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "soon"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "REQUEST_TIMEOUT",
+        "OPENAI_TIMEOUT",
+        "TASK_TIMEOUT",
+        "POLLING_INTERVAL_SECONDS",
+        "SHUTDOWN_GRACE_SECONDS",
+        "RETRY_BACKOFF_FACTOR",
+    ],
+)
+def test_numbers_are_finite(name: str, text: str) -> None:
+    """No float setting accepts infinity or NaN, however they are written."""
+    (line,) = problems({name: text})
+    assert line.startswith(f"{name} must be a number ")
+
+
+@pytest.mark.parametrize("name", ["API_BASE_URL", "OAUTH2_TOKEN_URL", "OPENAI_BASE_URL"])
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("api.example.com", "must be an absolute http or https URL"),
+        ("ftp://api.example.com", "must be an absolute http or https URL"),
+        ("https://", "must be an absolute http or https URL"),
+        ("https://:443", "must be an absolute http or https URL"),
+        ("https://host:port", "must be an absolute http or https URL"),
+        ("https://[::1", "must be an absolute http or https URL"),
+        ("https://a b.example.com", "must be an absolute http or https URL"),
+        ("https://a.example.com\\@b", "must be an absolute http or https URL"),
+        ("https://a.example.com/\tx", "must be an absolute http or https URL"),
+        ("https://me:pw@api.example.com", "must not contain a user name or password"),
+        ("https://api.example.com?x=1", "must have no query and no fragment"),
+        ("https://api.example.com/#x", "must have no query and no fragment"),
+    ],
+)
+def test_a_url_is_absolute_and_bare(name: str, text: str, problem: str) -> None:
+    """A remote's URL has a scheme and a host, and no credentials, query or fragment."""
+    (line,) = problems({name: text})
+    assert line.startswith(f"{name} {problem}")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "localhost.", "127.0.0.1", "127.9.9.9:3000", "[::1]:3000", "[::ffff:127.0.0.1]"],
+)
+def test_plain_http_to_this_machine_is_silent(host: str) -> None:
+    """Loopback traffic leaves no machine."""
+    assert load({"API_BASE_URL": f"http://{host}"}).warnings == ()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "api",
+        "api.local",
+        "api.internal",
+        "api.ns.svc",
+        "API.NS.SVC.CLUSTER.LOCAL.",
+        "10.0.0.1",
+        "192.168.1.1",
+        "[fd00::1]",
+    ],
+)
+def test_plain_http_to_a_private_host_is_a_warning(host: str) -> None:
+    """Inside a cluster plain http is usual: one warning, which does not repeat the host."""
+    (warning,) = load({"API_BASE_URL": f"http://{host}"}).warnings
+    assert warning.startswith("API_BASE_URL is plain http to a private host")
+    assert host.strip("[]") not in warning.removeprefix("API_BASE_URL")
+
+
+@pytest.mark.parametrize(
+    "host", ["api.example.com", "8.8.8.8", "134744072", "0x8080808", "[2606:4700::1]", "notlocal.com"]
+)
+@pytest.mark.parametrize("name", ["API_BASE_URL", "OAUTH2_TOKEN_URL", "OPENAI_BASE_URL"])
+def test_plain_http_to_a_public_host_needs_permission(name: str, host: str) -> None:
+    """A token never crosses the internet in the clear, unless an operator insists: then there is a warning."""
+    (line,) = problems({name: f"http://{host}"})
+    assert line.startswith(f"{name} must use https")
+    (warning,) = load({name: f"http://{host}", "ALLOW_INSECURE_HTTP": "true"}).warnings
+    assert warning.startswith(f"{name} is plain http to a public host")
+
+
+def test_a_proxy_needs_tls_only_for_its_own_credentials() -> None:
+    """Traffic through a proxy stays encrypted; a password for the proxy does not."""
+    assert load({"HTTPS_PROXY": "http://proxy.example.com:3128"}).warnings == ()
+    assert problems({"HTTPS_PROXY": "http://me:pw@proxy.example.com:3128"})[0].startswith("HTTPS_PROXY must use https")
+
+
+QUOTED, COMMENT = "has a value in quotation marks", "has a comment in its value"
+INVISIBLE = "has an invisible character in its value"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('"{}"', [QUOTED]),
+        ("'{}'", [QUOTED]),
+        ("“{}”", [QUOTED]),
+        (' "{}"\r\n', [QUOTED]),
+        ("'{}' # mine", [COMMENT, QUOTED]),
+        ("{} # don't", [COMMENT]),
+        ("{}\t#mine", [COMMENT]),
+        ("# {}", [COMMENT]),
+        ("'{} # mine'", [QUOTED]),
+        ("{}\u00a0x", [INVISIBLE]),
+        ("\ufeff{}", [INVISIBLE]),
+        ("x\u200b{}", [INVISIBLE]),
+        ('"\ufeff{}"', [INVISIBLE, QUOTED]),
+    ],
+)
+@pytest.mark.parametrize("name", ["DATA_DIR", "OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OAUTH2_AUDIENCE", "NO_PROXY"])
+def test_what_an_env_file_adds_to_a_value_is_refused(name: str, text: str, told: list[str]) -> None:
+    """``docker run --env-file`` hands quotes and comments on: a line for each with the remedy, never the value."""
+    lines = [line for line in problems({name: text.format("Zq7")}) if "missing" not in line]
+    assert all(line.startswith(f"{name} {start}") for line, start in zip(lines, told, strict=True))
+    assert not [line for line in lines if "Zq7" in line or ": " not in line]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("OAUTH2_CLIENT_SECRET", "\t s3cret\u00a0\r\n", "s3cret"),
+        ("OAUTH2_CLIENT_SECRET", "a'b\"c", "a'b\"c"),
+        ("OAUTH2_CLIENT_SECRET", "'ab", "'ab"),
+        ("OAUTH2_CLIENT_SECRET", "'ab\"", "'ab\""),
+        ("OAUTH2_CLIENT_SECRET", "a#b", "a#b"),
+        ("OAUTH2_CLIENT_SECRET", "#ab", "#ab"),
+        ("OAUTH2_CLIENT_SECRET", "a$b ${c}", "a$b ${c}"),
+        ("MODEL_ALIASES", '{"a #1": "b",\n\t"c": "#"}', {"a #1": "b", "c": "#"}),
+    ],
+)
+def test_what_belongs_to_a_value_stays(name: str, text: str, value: object) -> None:
+    """Quotes that do not enclose it, a ``#`` without a space, ``$``, JSON; not the white space around it."""
+    settings = load({name: text})
+    found = settings.auth.client_secret if name == "OAUTH2_CLIENT_SECRET" else settings.model.aliases
+    assert (found.get_secret_value() if isinstance(found, SecretStr) else found) == value
+
+
+def test_quotes_and_byte_order_marks_of_secret_files(tmp_path: Path) -> None:
+    """Quotes in or around a ``_FILE`` are refused under its name; a byte order mark is an editor's, like a newline."""
+    (tmp_path / "quoted").write_text("'sk-live'\n", "utf-8")
+    (tmp_path / "marked").write_text("sk # live\n", "utf-8-sig")
+    (line,) = problems({"OPENAI_API_KEY_FILE": str(tmp_path / "quoted")}, "OPENAI_API_KEY")
+    assert line.startswith("OPENAI_API_KEY_FILE names a file with a value in quotation marks")
+    (line,) = problems({"OPENAI_API_KEY_FILE": f'"{tmp_path / "marked"}"'}, "OPENAI_API_KEY")
+    assert line.startswith(f"OPENAI_API_KEY_FILE {QUOTED}")
+    key = load({"OPENAI_API_KEY_FILE": str(tmp_path / "marked")}, "OPENAI_API_KEY").model.api_key
+    assert key == SecretStr("sk # live")
+
+
+def test_an_unknown_variable_is_nobodys_business() -> None:
+    """The environment holds what it likes beside our settings."""
+    load({"PS1": "'x'", "LESS": "a # b", "EMPTY": '""'})
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    """One start is enough to learn all mistakes, across groups, files and contradictions."""
+    lines = problems(
+        {
+            "API_BASE_URL": "http://api.example.com",
+            "REQUEST_TIMEOUT": "soon",
+            "TASK_ID_PATTERN": "(",
+            "OPENAI_API_KEY_FILE": "/nowhere/key",
+            "OAUTH2_AUTH_METHOD": "private_key_jwt",
+            "CONCURRENCY_LIMIT": "many",
+            "LOG_LEVEL": "loud",
+        },
+        "ORY_PROJECT_SLUG",
+        "OAUTH2_CLIENT_ID",
+        dotenv=tmp_path,
+    )
+    assert sorted(line.split()[0] for line in lines) == sorted(
+        [
+            "API_BASE_URL",
+            "CONCURRENCY_LIMIT",
+            "LOG_LEVEL",
+            "OAUTH2_CLIENT_ID",
+            "OAUTH2_PRIVATE_KEY_FILE",
+            "OPENAI_API_KEY",
+            "ORY_PROJECT_SLUG",
+            "REQUEST_TIMEOUT",
+            "TASK_ID_PATTERN",
+            str(tmp_path),
+        ]
+    )
+
+
+def test_missing_variables_name_the_remedy() -> None:
+    """With nothing set, the four required ones are asked for, and nothing else."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings({}, None)
+    assert "OAUTH2_CLIENT_ID is missing: set it to the id of your machine-to-machine OAuth2 client" in (
+        lines := caught.value.problems
+    )
+    assert sorted(line.split(" is missing: set it to the ")[0] for line in lines) == [
+        "API_BASE_URL",
+        "OAUTH2_CLIENT_ID",
+        "OAUTH2_CLIENT_SECRET",
+        "ORY_PROJECT_SLUG",
+    ]
+
+
+def mistakes(texts: Mapping[str, str]) -> tuple[str, ...]:
+    try:
+        load(texts)
+    except ConfigurationError as error:
+        return (*error.problems, str(error.__cause__), str(error.__context__))
+    return ()
+
+
+@example_settings(deadline=None)
+@given(st.dictionaries(st.sampled_from([v.name for v in variables()]), st.text(max_size=12).map("Zq7{}Zq7".format)))
+def test_no_message_repeats_a_value(texts: dict[str, str]) -> None:
+    """Whatever a variable holds, it loads or is a configuration error that shows none of it."""
+    assert "Zq7" not in "".join(mistakes(texts))
+
+
+@example_settings(deadline=None)
+@given(st.dictionaries(st.sampled_from([v.name for v in variables()]), st.text(max_size=30)))
+def test_any_text_is_settings_or_lines_about_what_was_set(texts: dict[str, str]) -> None:
+    """No text escapes as another kind of exception, and every line is about a variable that was given."""
+    told = {line.split()[0] for line in mistakes(texts)} - {"None"}
+    assert told <= texts.keys() | {"OAUTH2_PRIVATE_KEY_FILE"}
+
+
+def test_the_environment_wins_over_dotenv(tmp_path: Path) -> None:
+    """Both are read; for one name the environment decides, and an empty text decides nothing."""
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(
+        "\ufeffCONCURRENCY_LIMIT='2'\nexport MAX_RETRIES=1\nLOG_LEVEL=ERROR # quiet\nUNKNOWN=1\n", "utf-8"
+    )
+    settings = load({"MAX_RETRIES": "4", "CONCURRENCY_LIMIT": "  "}, dotenv=dotenv)
+    assert (settings.model.max_retries, settings.worker.concurrency_limit, settings.log.level) == (4, 2, "ERROR")
+
+
+def test_dotenv_is_not_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret with ``${…}`` in it stays as it is: no hidden read of the environment."""
+    monkeypatch.setenv("HOME_X", "expanded")
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("OAUTH2_CLIENT_SECRET=a${HOME_X}b\n", "utf-8")
+    secret = load({}, "OAUTH2_CLIENT_SECRET", dotenv=dotenv).auth.client_secret
+    assert secret is not None
+    assert secret.get_secret_value() == "a${HOME_X}b"
+
+
+@pytest.mark.parametrize(
+    ("line", "value", "warned"),
+    [
+        ("abc$def-0123", "abc$def-0123", True),
+        ('"abc$def-0123"', "abc$def-0123", True),
+        ("a${HOME}b # mine", "a${HOME}b", True),
+        ("a$$b", "a$$b", True),
+        ("'abc$def-${HOME}'", "abc$def-${HOME}", False),
+        (" 'a$b'  # mine", "a$b", False),
+        ("abc # costs 5 $", "abc", False),
+    ],
+)
+def test_a_dollar_that_compose_would_expand_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, value: str, warned: bool
+) -> None:
+    """Compose expands ``$`` outside single quotes, we never do: one warning with the name, never the value."""
+    monkeypatch.setenv("HOME", "expanded")
+    (dotenv := tmp_path / ".env").write_text(f"PS1=$HOME\nexport OAUTH2_CLIENT_SECRET={line}\n", "utf-8")
+    settings = load({}, "OAUTH2_CLIENT_SECRET", dotenv=dotenv)
+    assert settings.auth.client_secret == SecretStr(value)
+    assert [text.split()[0] for text in settings.warnings] == ["OAUTH2_CLIENT_SECRET"] * warned
+    assert value not in "".join(settings.warnings)
+
+
+def test_a_missing_dotenv_is_no_mistake(tmp_path: Path) -> None:
+    """Containers have no ``.env``."""
+    assert load(dotenv=tmp_path / ".env") == load()
+
+
+def test_a_bad_dotenv_is_told(tmp_path: Path) -> None:
+    """A ``.env`` that is a directory, is not UTF-8 or has a broken line is a problem with its place."""
+    (tmp_path / "latin").write_bytes(b"OAUTH2_SCOPE=caf\xe9\n")
+    (tmp_path / "broken").write_text("MAX_RETRIES=1\nOAUTH2_SCOPE='never closed\n", "utf-8")
+    assert "cannot be read" in problems(dotenv=tmp_path)[0]
+    assert "not UTF-8" in problems(dotenv=tmp_path / "latin")[0]
+    assert problems(dotenv=tmp_path / "broken") == [f"{tmp_path}/broken, line 2 is not readable: write NAME=value"]
+
+
+def test_the_environment_is_read_by_load_settings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``os.environ`` is the default source; a group by itself and an explicit mapping do not see it."""
+    monkeypatch.setattr(os, "environ", {**REQUIRED, "MAX_RETRIES": "9"})
+    assert load_settings(dotenv=None).model.max_retries == 9
+    assert load().model.max_retries == 3
+    with pytest.raises(ValidationError):
+        ApiSettings()
+
+
+def test_settings_are_frozen() -> None:
+    """Nobody changes a setting behind another's back."""
+    with pytest.raises(ValidationError):
+        load().api.base_url = "https://elsewhere.example.com"
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_can_come_from_a_file(name: str, tmp_path: Path) -> None:
+    """``<NAME>_FILE`` is as good as the variable, the editor's final newline aside."""
+    text = "https://me:pw@proxy.example.com" if name == "HTTPS_PROXY" else "a secret from a file"
+    (tmp_path / "secret").write_text(f"{text}\n", "utf-8")
+    assert load({f"{name}_FILE": str(tmp_path / "secret")}, name) == load({name: text})
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_bad_secret_file_is_one_line(name: str, tmp_path: Path) -> None:
+    """Missing, a directory, empty, not text: each is told once, under the name of the ``_FILE`` variable."""
+    (tmp_path / "empty").write_text(" \n", "utf-8")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for path, reason in {"missing": "No such file", ".": "directory", "empty": "empty", "binary": "UTF-8"}.items():
+        (line,) = problems({f"{name}_FILE": str(tmp_path / path)}, name)
+        assert line.startswith(f"{name}_FILE ")
+        assert reason in line
+        assert str(tmp_path) not in line
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_given_twice_is_a_contradiction(name: str, tmp_path: Path) -> None:
+    """Nobody has to guess which of two secrets is used."""
+    (tmp_path / "secret").write_text("https://x.example.com", "utf-8")
+    changes = {name: "https://x.example.com", f"{name}_FILE": str(tmp_path / "secret")}
+    assert problems(changes) == [f"{name} and {name}_FILE are both set: remove one of them"]
+
+
+def test_a_secret_file_in_the_environment_hides_the_secret_of_dotenv(tmp_path: Path) -> None:
+    """The environment wins over ``.env`` whichever form the secret has."""
+    dotenv, secret = tmp_path / ".env", tmp_path / "secret"
+    dotenv.write_text(f"OPENAI_API_KEY={PLACEHOLDER_KEY}\n", "utf-8")
+    secret.write_text("sk-file", "utf-8")
+    assert load({"OPENAI_API_KEY_FILE": str(secret)}, "OPENAI_API_KEY", dotenv=dotenv).model.mode == "openai"
+
+
+def test_private_key_jwt_needs_a_key_and_no_secret(tmp_path: Path, rsa_key: rsa.RSAPrivateKey) -> None:
+    """The key file is read and checked; a secret is not asked for."""
+    method = {"OAUTH2_AUTH_METHOD": "private_key_jwt"}
+    assert problems(method, "OAUTH2_CLIENT_SECRET")[0].startswith("OAUTH2_PRIVATE_KEY_FILE is missing")
+    path = tmp_path / "key.pem"
+    path.write_text(pem := pem_of(rsa_key), "utf-8")
+    settings = load({**method, "OAUTH2_PRIVATE_KEY_FILE": str(path)}, "OAUTH2_CLIENT_SECRET")
+    assert settings.auth.private_key_pem is not None
+    assert settings.auth.private_key_pem.get_secret_value() == pem.strip()
+
+
+def test_a_key_that_cannot_sign_is_told(tmp_path: Path, rsa_key: rsa.RSAPrivateKey) -> None:
+    """An encrypted key, a key that is not RSA, no key and a missing file are one line each."""
+    (tmp_path / "curve").write_text(pem_of(ec.generate_private_key(ec.SECP256R1())), "utf-8")
+    (tmp_path / "encrypted").write_text(pem_of(rsa_key, b"pw"), "utf-8")
+    (tmp_path / "garbage").write_text("-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n", "utf-8")
+    for name in ("curve", "encrypted", "garbage", "missing"):
+        (line,) = problems({"OAUTH2_PRIVATE_KEY_FILE": str(tmp_path / name)})
+        assert line.startswith("OAUTH2_PRIVATE_KEY_FILE ")
+
+
+def test_a_token_url_replaces_the_slug() -> None:
+    """With a token URL no slug is needed; with both, the URL wins."""
+    url = {"OAUTH2_TOKEN_URL": "https://id.example.com/oauth2/token"}
+    assert load(url, "ORY_PROJECT_SLUG").auth.token_url == load(url).auth.token_url == url["OAUTH2_TOKEN_URL"]
+
+
+@pytest.mark.parametrize(
+    ("given_texts", "mode", "warning"),
+    [
+        ({"OPENAI_API_KEY": "sk-live"}, "openai", None),
+        ({"OPENAI_BASE_URL": "http://localhost/v1"}, "openai", None),
+        ({"OPENAI_API_KEY": PLACEHOLDER_KEY}, "mock", "OPENAI_API_KEY is the placeholder"),
+        ({}, "none", "OPENAI_API_KEY and OPENAI_BASE_URL are not set"),
+    ],
+)
+def test_the_mode_follows_the_key(given_texts: dict[str, str], mode: str, warning: str | None) -> None:
+    """Mock vectors are a decision, and no key at all is a warning, not an error."""
+    without = () if "OPENAI_API_KEY" in given_texts else ("OPENAI_API_KEY",)
+    settings = load(given_texts, *without)
+    assert settings.model.mode == mode
+    assert [line.startswith(warning or "") for line in settings.warnings] == ([True] if warning else [])
+
+
+def test_secrets_are_handed_to_the_masker_and_shown_nowhere_else(tmp_path: Path, rsa_key: rsa.RSAPrivateKey) -> None:
+    """Every secret, the proxy's password in both spellings and the key's lines are known; no ``repr`` shows one."""
+    path = tmp_path / "key.pem"
+    path.write_text(pem := pem_of(rsa_key), "utf-8")
+    more = {"HTTPS_PROXY": "https://me:p%40ss@proxy.example.com", "WAKE_TOKEN": (wake := "a-token-to-wake-us")}
+    settings = load({"OAUTH2_PRIVATE_KEY_FILE": str(path), **more})
+    secrets = settings.secrets()
+    assert {"s3cret", "sk-live", wake, "p%40ss", "p@ss", pem.strip(), *pem.splitlines()[1:-1]} == set(secrets)
+    assert list(secrets) == sorted(secrets, key=len, reverse=True)
+    assert not [secret for secret in secrets if secret in repr(settings)]
+
+
+def test_the_default_id_pattern_keeps_ids_inside_their_path() -> None:
+    """ObjectIds, UUIDs and slugs match as a whole; whatever could leave the path does not."""
+    pattern = load().api.task_id_pattern
+    good = ["665f0c0000000000000000aa", "task-id", "6f2c2f0e-7a51-4b43-9d3c-0d8d0e6d3a11"]
+    bad = ["", "..", "../admin", "a/b", "a?b", "a\n", "a%2fb", "a" * 129]
+    assert all(pattern.fullmatch(text) for text in good)
+    assert not any(pattern.fullmatch(text) for text in bad)
+
+
+def test_a_bound_belongs_to_its_range() -> None:
+    """A duration may be a whole day, and no longer."""
+    assert load({"TASK_TIMEOUT": "86400"}).worker.task_timeout_s == 86400
+    assert problems({"TASK_TIMEOUT": "86400.1"}) == ["TASK_TIMEOUT must be a number above 0, up to 86400"]

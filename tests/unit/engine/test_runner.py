@@ -1,0 +1,636 @@
+"""One task: whose fault decides, and what was paid for is kept."""
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from ai_task_processor.core.errors import (
+    Ambiguous,
+    CircuitOpen,
+    InputRefused,
+    InvalidAnswer,
+    Misconfigured,
+    ModelRefused,
+    NoToken,
+    OutboxUnwritable,
+    QuotaExhausted,
+    Rejected,
+    RemoteError,
+    Retry,
+    TaskError,
+    Throttled,
+    Transient,
+    Unauthorized,
+    Unsent,
+)
+from ai_task_processor.core.ports import Clock
+from ai_task_processor.engine.outcome import decide
+from ai_task_processor.engine.runner import TaskRunner
+from ai_task_processor.models.task import (
+    Claim,
+    Failed,
+    Failure,
+    Receipt,
+    Record,
+    Released,
+    Task,
+    TaskResult,
+    TaskStatus,
+    Tries,
+    Usage,
+    Vector,
+)
+from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.stores.sqlite import journal
+from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
+
+SECRET = "hunter2"
+REMOTES: tuple[type[RemoteError], ...] = (
+    Unsent, CircuitOpen, Transient, InvalidAnswer, Throttled, Ambiguous, Unauthorized, NoToken, Misconfigured,
+    ModelRefused, QuotaExhausted,
+)  # fmt: skip
+Logs = list[MutableMapping[str, Any]]
+Work = Callable[[Task], Awaitable[TaskResult]]
+
+
+class Source:
+    """Remembers what it was told; ``answers`` are raised, one for each report, before it acknowledges."""
+
+    def __init__(self) -> None:
+        self.released: list[tuple[str, float]] = []
+        self.told: list[tuple[str, object]] = []
+        self.answers: list[Exception] = []
+
+    async def claim(self, limit: int) -> Sequence[Claim]:
+        raise NotImplementedError
+
+    async def wait(self, timeout_s: float) -> bool:
+        raise NotImplementedError
+
+    async def complete(self, receipt: Receipt, result: TaskResult) -> None:
+        self._tell(receipt, result.output)
+
+    async def fail(self, receipt: Receipt, failure: Failure) -> None:
+        self._tell(receipt, failure)
+
+    async def release(self, receipt: Receipt, delay_s: float) -> None:
+        self.released.append((receipt.id, delay_s))
+
+    async def check(self) -> None:
+        raise NotImplementedError
+
+    def _tell(self, receipt: Receipt, outcome: object) -> None:
+        self.told.append((receipt.id, outcome))
+        if self.answers:
+            raise self.answers.pop(0)
+
+
+class Disk(MemoryOutbox):
+    """An outbox whose commits take some turns of the loop, and fail while ``error`` is set."""
+
+    def __init__(self, clock: Clock, turns: int = 0) -> None:
+        super().__init__(2**30, clock)
+        self.turns = turns
+        self.error: Exception | None = None
+        self.records: dict[str, Record] = {}
+        self.puts = 0
+
+    def put(self, record: Record) -> asyncio.Future[None]:
+        self.puts += 1
+        self.records[record.task_id] = record
+        committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._later(self.turns, committed, record)
+        return committed
+
+    async def delivered(self, task_id: str) -> None:
+        if self.error is not None:
+            raise self.error
+        self.records.pop(task_id, None)
+        await super().delivered(task_id)
+
+    def _later(self, turns: int, committed: asyncio.Future[None], record: Record) -> None:
+        if turns:
+            asyncio.get_running_loop().call_soon(self._later, turns - 1, committed, record)
+        elif self.error is not None:
+            self.records.pop(record.task_id, None)
+            committed.set_exception(self.error)
+        else:
+            super().put(record)
+            if not committed.done():
+                committed.set_result(None)
+
+
+class Processor:
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    async def process(self, task: Task) -> TaskResult:
+        return await self._work(task)
+
+
+class Marking:
+    """``ports.Marks``; ``free`` is what the source says about the task."""
+
+    def __init__(self, *, free: bool) -> None:
+        self.free = free
+        self.withdrawn: list[str] = []
+
+    async def begin(self, receipt: Receipt) -> bool:
+        return self.free
+
+    async def withdraw(self, receipt: Receipt) -> None:
+        self.withdrawn.append(receipt.id)
+
+
+class Room:
+    """A runner with everything around it."""
+
+    def __init__(
+        self, clock: Clock, work: Work, *, timeout_s: float = 60.0, turns: int = 0, marks: Marking | None = None
+    ) -> None:
+        self.source = Source()
+        self.outbox = Disk(clock, turns)
+        self.journal = MemoryJournal()
+        self.metrics = Metrics(version="0", provider="mock", task_types=["text_embedding"])
+        self.kept = 0
+        self.runner = TaskRunner(
+            source=self.source,
+            outbox=self.outbox,
+            journal=self.journal,
+            marks=marks,
+            find=lambda task: Processor(work) if task.type == "text_embedding" else None,
+            kept=self._keep,
+            timeout_s=timeout_s,
+            clock=clock,
+            metrics=self.metrics,
+            rng=random.Random(1),
+        )
+
+    def _keep(self, _record: Record) -> None:
+        self.kept += 1
+
+    async def run(self, task_id: str = "a", **fields: Any) -> bool:
+        return await self.runner.run(claim(task_id, **fields))
+
+    def told(self, task_id: str = "a") -> object:
+        """The body of the record that stands for a task."""
+        return json.loads(self.outbox.records[task_id].body)
+
+
+def claim(task_id: str = "a", **fields: Any) -> Claim:
+    given = {"type": "text_embedding", "content": {"text": SECRET}, **fields}
+    return Claim(Task(id=task_id, **given), Receipt(task_id))
+
+
+async def good(task: Task) -> TaskResult:
+    return TaskResult({"answer": 42})
+
+
+def raising(*errors: BaseException) -> Work:
+    """Raises one after the other, the last one for ever."""
+    left = list(errors)
+
+    async def work(task: Task) -> TaskResult:
+        raise left.pop(0) if len(left) > 1 else left[0]
+
+    return work
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[Logs]:
+    with capture_logs() as captured:
+        yield captured
+
+
+# --- decide
+
+
+@given(st.lists(st.tuples(st.sampled_from(REMOTES), st.one_of(st.none(), st.floats())), max_size=50))
+def test_a_remote_never_fails_a_task(faults: list[tuple[type[RemoteError], float | None]]) -> None:
+    """However often, whoever, whatever patience it asks for: the task is given back, for a bounded time."""
+    tries = Tries()
+    for kind, wish_s in faults:
+        outcome = decide(kind("away", retry_after_s=wish_s), tries, random.Random(1))
+        assert isinstance(outcome, Released)
+        assert 0.0 < outcome.delay_s <= 900.0
+    assert tries.crashed == 0
+
+
+@given(st.lists(st.sampled_from([*REMOTES, Retry, ValueError, TimeoutError, SystemExit]), max_size=20))
+def test_only_the_third_crash_ends_a_task(kinds: list[Any]) -> None:
+    """Whatever lies between them, exactly the third crash or timeout of the processor makes the task fail."""
+    tries, crashes = Tries(), 0
+    for kind in kinds:
+        error = kind("x") if issubclass(kind, RemoteError) else kind()
+        crashes += not isinstance(error, RemoteError | Retry)
+        outcome = decide(error, tries, random.Random(1))
+        assert isinstance(outcome, Failed) == (crashes >= 3 and not isinstance(error, RemoteError | Retry))
+
+
+@pytest.mark.parametrize("kind", [TaskError, InputRefused])
+def test_the_tasks_own_fault_ends_it_at_once_with_a_short_message(kind: type[TaskError]) -> None:
+    """Code and message are told, cut to length, and can always be written as UTF-8."""
+    outcome = decide(kind("no_text" * 100, "\ud800" + "m" * 1_000), Tries(), random.Random(1))
+    assert isinstance(outcome, Failed)
+    assert (len(outcome.failure.code), len(outcome.failure.message)) == (64, 500)
+    assert outcome.failure.message.encode().startswith(b"?mmm")
+
+
+def test_a_crash_tells_nothing_of_its_message() -> None:
+    """A foreign exception's text may be the user's: only its type is told."""
+    tries = Tries(crashed=2)
+    outcome = decide(ValueError(f"cannot parse {SECRET}"), tries, random.Random(1))
+    assert outcome == Failed(Failure("processor_error", "3 attempts ended with ValueError"))
+    assert SECRET not in repr(decide(ValueError(SECRET), Tries(), random.Random(1)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [(0.0, 0.0), (2.5, 2.5), (7200, 7200), (-1, 0.0), (float("nan"), 0.0), (float("inf"), 86_400.0)],
+)
+def test_retry_is_honoured(asked: float, given: float) -> None:
+    """The processor names the pause, up to a day; nonsense is no pause."""
+    tries = Tries()
+    outcome = decide(Retry(asked), tries, random.Random(1))
+    assert isinstance(outcome, Released)
+    assert (outcome.delay_s, tries) == (given, Tries())
+
+
+def test_patience_grows_and_a_wish_is_kept() -> None:
+    """Releases double up to a minute, a longer Retry-After wins; a closed door costs no patience."""
+    tries, rng = Tries(), random.Random(1)
+    delays = [decide(Transient("503"), tries, rng) for _ in range(10)]
+    bounds = [min(2.0**n, 60.0) for n in range(1, 11)]
+    assert all(isinstance(d, Released) and b / 2 <= d.delay_s <= b for d, b in zip(delays, bounds, strict=True))
+    assert decide(Throttled("429", retry_after_s=100.0), tries, rng) == Released(100.0, "429")
+    fresh = Tries()
+    assert decide(CircuitOpen("held", retry_after_s=0.2), fresh, rng) == Released(0.2, "held")
+    assert fresh.failed == 0
+
+
+# --- the runner
+
+
+async def test_a_result_is_on_disk_when_the_slot_is_free(clock: Any, logs: Logs) -> None:
+    """Output, vector and origin stand in the record; delivery is woken; one line and one count tell of it."""
+
+    async def work(task: Task) -> TaskResult:
+        await clock.sleep(2.0)
+        return TaskResult({"n": 1}, usage=Usage(3, 4), vector=Vector(b"\0\0\x80?"))
+
+    room = Room(clock, work)
+    created_at = datetime(2026, 1, 1, tzinfo=UTC)
+    assert await room.run(created_at=created_at) is True
+    record = room.outbox.records["a"]
+    assert (record.status, record.body, record.vector) == (TaskStatus.SUCCEEDED, b'{"n":1}', b"\0\0\x80?")
+    assert (record.created_at, record.finished_at) == (created_at.timestamp(), clock.now().timestamp())
+    assert (room.kept, room.source.released, room.source.told) == (1, [], [])
+    assert room.metrics.value("tasks_processed_total", task_type="text_embedding", status="succeeded") == 1
+    wide = {"task_id": "a", "task_type": "text_embedding", "seconds": 2.0, "attempt": 1, "tokens": 7}
+    assert logs == [{"event": "task.completed", "log_level": "info", **wide}]
+
+
+async def test_a_failed_task_is_a_record_too(clock: Any, logs: Logs) -> None:
+    """A TaskError is kept like a result: the upstream will be told."""
+    room = Room(clock, raising(TaskError("no_text", "there is no text")))
+    assert await room.run() is True
+    assert room.outbox.records["a"].status is TaskStatus.FAILED
+    assert room.told() == {"code": "no_text", "message": "there is no text"}
+    assert [(line["event"], line["code"]) for line in logs if line["log_level"] != "debug"] == [
+        ("task.failed", "no_text")
+    ]
+
+
+async def test_a_task_that_is_given_back_leaves_no_record(clock: Any, logs: Logs) -> None:
+    """A remote's fault releases the task for a while and keeps nothing."""
+    room = Room(clock, raising(Throttled("the model answered 429", retry_after_s=30.0)))
+    assert await room.run() is False
+    assert (room.source.released, room.outbox.records, room.kept) == ([("a", 30.0)], {}, 0)
+    assert [line["event"] for line in logs if line["log_level"] != "debug"] == ["task.released"]
+
+
+async def test_nothing_a_user_wrote_reaches_the_log(clock: Any, logs: Logs) -> None:
+    """Content, results and the messages of foreign exceptions stay out, whatever happens to the task."""
+
+    async def telling(task: Task) -> TaskResult:
+        return TaskResult({"text": SECRET})
+
+    for work in (telling, raising(ValueError(SECRET)), raising(TaskError("bad", SECRET))):
+        room = Room(clock, work)
+        for _ in range(3):
+            await room.run(raw={"text": SECRET})
+    for line in logs:
+        line.pop("exc_info", None)  # rendered without messages: see the tests of logs
+    assert len(logs) == 15
+    assert SECRET not in repr(logs)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TaskResult({"x": float("nan")}),
+        lambda: TaskResult({"x": {1, 2}}),
+        lambda: TaskResult({"x": "\ud800"}),
+        lambda: TaskResult({"x": b"bytes"}),
+        lambda: TaskResult(None),
+        lambda: None,
+        lambda: {"a": "dict"},
+        lambda: TaskResult(vector=b"raw bytes"),  # type: ignore[arg-type]  # what a stranger might do
+    ],
+)
+async def test_a_result_that_cannot_be_told_is_the_processors_error(clock: Any, make: Callable[[], Any]) -> None:
+    """NaN, sets, lone surrogates, nothing at all: two more attempts, then ``processor_error``, and no crash."""
+
+    async def work(task: Task) -> TaskResult:
+        result: TaskResult = make()
+        return result
+
+    room = Room(clock, work)
+    assert [await room.run() for _ in range(3)] == [False, False, True]
+    told = room.told()
+    assert isinstance(told, dict)
+    assert told["code"] == "processor_error"
+
+
+async def test_usage_of_another_kind_does_not_spoil_a_good_result(clock: Any, logs: Logs) -> None:
+    """A processor that reports its usage as a mapping still delivers."""
+
+    async def work(task: Task) -> TaskResult:
+        return TaskResult(1, usage={"tokens": 5})  # type: ignore[arg-type]  # what a stranger might do
+
+    room = Room(clock, work)
+    assert await room.run() is True
+    assert logs[-1]["tokens"] is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SystemExit(0), KeyboardInterrupt(), asyncio.CancelledError(), BaseExceptionGroup("g", [SystemExit()]),
+     asyncio.InvalidStateError(), RecursionError(), MemoryError(), StopIteration(), TaskError(5, None)],  # type: ignore[arg-type]  # what a stranger might do
+    ids=repr,
+)  # fmt: skip
+async def test_no_exception_of_a_processor_leaves_its_task(clock: Any, error: BaseException) -> None:
+    """``sys.exit()`` in a plug-in, or the cancellation of something it awaited, is an attempt like any crash."""
+    room = Room(clock, raising(error))
+    settled = [await room.run() for _ in range(3)]
+    assert settled[-1] is True
+    assert room.outbox.records["a"].status is TaskStatus.FAILED
+
+
+async def test_a_timeout_counts_as_a_crash(clock: Any) -> None:
+    """A processor that does not come back in time has three attempts."""
+
+    async def work(task: Task) -> TaskResult:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    room = Room(clock, work, timeout_s=0.0)
+    assert [await room.run() for _ in range(3)] == [False, False, True]
+    assert room.told() == {"code": "processor_error", "message": "3 attempts ended with timeout"}
+
+
+async def test_a_result_that_came_late_is_still_kept(clock: Any) -> None:
+    """A processor that answers although its time is over was paid for."""
+
+    async def work(task: Task) -> TaskResult:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return TaskResult("late")
+        raise AssertionError
+
+    room = Room(clock, work, timeout_s=0.0)
+    assert await room.run() is True
+    assert room.told() == "late"
+
+
+async def test_content_of_any_depth_is_survived(clock: Any) -> None:
+    """JSON is read deeper than it is written: such a task runs like any other."""
+    deep: Any = "bottom"
+    for _ in range(1_000):
+        deep = [deep]
+    room = Room(clock, good)
+    assert await room.run(content=deep) is True
+
+
+async def test_a_type_nobody_wants_any_more_goes_back(clock: Any) -> None:
+    """Between the poll and the start a processor may lose interest: nothing is failed."""
+    room = Room(clock, good)
+    assert await room.run(type="other") is False
+    assert room.source.released == [("a", 0.0)]
+
+
+@pytest.mark.parametrize(("free", "withdrawn"), [(True, ["a"]), (False, [])])
+async def test_only_a_mark_of_our_own_is_taken_back(clock: Any, free: bool, withdrawn: list[str]) -> None:
+    """Where the source says that it is somebody else's, it stays theirs."""
+    marks = Marking(free=free)
+    room = Room(clock, raising(Retry(1.0)), marks=marks)
+    assert await room.run() is False
+    assert marks.withdrawn == withdrawn
+
+
+# --- attempts
+
+
+async def test_attempts_are_remembered_until_the_task_is_settled(clock: Any) -> None:
+    """The processor sees which attempt it is; after success or failure counting begins anew."""
+    seen: list[int] = []
+
+    async def work(task: Task) -> TaskResult:
+        seen.append(task.attempt)
+        if len(seen) in (3, 6):
+            return TaskResult("done")
+        raise ValueError
+
+    room = Room(clock, work)
+    for _ in range(6):
+        await room.run()
+    assert seen == [1, 2, 3, 1, 2, 3]
+
+
+async def test_the_memory_of_attempts_is_bounded(clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that never come back are forgotten, the oldest first."""
+    monkeypatch.setattr(journal, "REMEMBERED_TASKS", 2)
+    seen: list[tuple[str, int]] = []
+
+    async def work(task: Task) -> TaskResult:
+        seen.append((task.id, task.attempt))
+        raise Retry(0)
+
+    room = Room(clock, work)
+    for task_id in ("a", "b", "c", "c", "b", "a"):
+        await room.run(task_id)
+    assert seen == [("a", 1), ("b", 1), ("c", 1), ("c", 2), ("b", 2), ("a", 1)]
+
+
+async def test_nothing_is_paid_for_whose_start_cannot_be_written(clock: Any) -> None:
+    """A journal that refuses sends the task back before its processor is asked; its attempt does not count."""
+    seen: list[int] = []
+
+    async def work(task: Task) -> TaskResult:
+        seen.append(task.attempt)
+        return TaskResult("done")
+
+    room = Room(clock, work)
+    room.journal.broken = True
+    assert not await room.run()
+    assert (seen, room.source.released) == ([], [("a", 0.0)])
+    room.journal.broken = False
+    assert await room.run()
+    assert seen == [1]
+
+
+async def test_a_cut_task_is_nobodys_suspect(clock: Any) -> None:
+    """A drain that cuts a task off gives it back in the journal, too."""
+    room = Room(clock, lambda task: asyncio.Event().wait())  # type: ignore[arg-type, return-value]  # it never returns
+    running = asyncio.ensure_future(room.run())
+    await asyncio.sleep(0)
+    assert b'"state":"running"' in room.journal.lines[-1]
+    running.cancel()
+    await asyncio.wait([running])
+    assert b'"state":"idle"' in room.journal.lines[-1]
+
+
+# --- cancellation
+
+
+@pytest.mark.parametrize("turn", range(14))
+async def test_cancelled_anywhere_a_finished_result_is_kept(clock: Any, turn: int) -> None:
+    """Between the processor's return and the disk there is no gap: either it had not finished, or it is kept."""
+    finished = False
+
+    async def work(task: Task) -> TaskResult:
+        nonlocal finished
+        for _ in range(5):
+            await asyncio.sleep(0)
+        finished = True
+        return TaskResult("paid for")
+
+    room = Room(clock, work, turns=5)
+    running = asyncio.ensure_future(room.run())
+    for _ in range(turn):
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait([running])
+    for _ in range(6):
+        await asyncio.sleep(0)
+    assert (room.outbox.holds("a") == "in_outbox") is finished
+    assert finished is (turn > 5)
+    assert room.metrics.value("results_lost_total") == 0
+    assert room.runner.settling == 0
+
+
+async def test_a_drain_that_is_cut_is_no_attempt(clock: Any) -> None:
+    """What a processor makes of being cancelled does not count, even when it turns it into an error."""
+
+    async def work(task: Task) -> TaskResult:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ValueError from None
+        raise AssertionError
+
+    room = Room(clock, work)
+    for _ in range(4):
+        running = asyncio.ensure_future(room.run())
+        await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert (room.outbox.records, room.source.released) == ({}, [])
+
+
+async def test_a_commit_that_fails_after_the_cancellation_is_counted(clock: Any, logs: Logs) -> None:
+    """Nobody is left to try again: the loss is told, never silent."""
+    room = Room(clock, good, turns=5)
+    running = asyncio.ensure_future(room.run())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    room.outbox.error = OutboxUnwritable("disk full")
+    running.cancel()
+    await asyncio.wait([running])
+    for _ in range(6):
+        await asyncio.sleep(0)
+    assert room.metrics.value("results_lost_total") == 1
+    assert [line["task_id"] for line in logs if line["event"] == "result.lost"] == ["a"]
+
+
+# --- the disk refuses
+
+
+@pytest.mark.parametrize("error", [OutboxUnwritable("disk full"), RuntimeError("a bug of the store")])
+async def test_a_full_disk_holds_the_slot_until_it_takes_the_result(clock: Any, logs: Logs, error: Exception) -> None:
+    """While disk and API refuse, the result stays in its slot; it is told once when it begins and ends."""
+    room = Room(clock, good)
+    room.outbox.error = error
+    room.source.answers = [Unsent("refused")] * 1_000
+    running = asyncio.ensure_future(room.run())
+    await clock.sleep(100.5)
+    assert not running.done()
+    assert room.runner.settling == 1
+    assert 90 <= room.outbox.puts <= 101
+    room.outbox.error = None
+    assert await running is True
+    assert room.outbox.holds("a") == "in_outbox"
+    events = [line["event"] for line in logs if line["log_level"] != "debug"]
+    assert events == ["outbox.failed", "outbox.restored", "task.completed"]
+
+
+async def test_while_the_disk_is_full_the_result_is_reported_directly(clock: Any) -> None:
+    """The upstream has it at once and once only; the slot is free when the disk works again, and nothing is left."""
+    room = Room(clock, good)
+    room.outbox.error = OutboxUnwritable("disk full")
+    running = asyncio.ensure_future(room.run())
+    await clock.sleep(60.0)
+    assert room.source.told == [("a", {"answer": 42})]
+    assert room.metrics.value("deliveries_total", outcome="acknowledged") == 1
+    assert not running.done()
+    room.outbox.error = None
+    assert await running is True
+    assert room.outbox.depth().waiting == 0
+    assert len(room.source.told) == 1
+
+
+async def test_direct_reports_are_as_patient_as_delivery(clock: Any) -> None:
+    """An ambiguous answer is counted and not repeated every second; a refusal is never repeated from memory."""
+    room = Room(clock, good)
+    room.outbox.error = OutboxUnwritable("disk full")
+    room.source.answers = [Ambiguous("the answer was lost")] * 1_000
+    running = asyncio.ensure_future(room.run())
+    await clock.sleep(600.0)
+    assert 3 <= len(room.source.told) <= 35
+    assert room.metrics.value("ambiguous_deliveries_total") == len(room.source.told)
+    room.source.answers = [Rejected("refused", 400)]
+    await clock.sleep(2_000.0)
+    assert room.source.answers == []
+    before = len(room.source.told)
+    await clock.sleep(2_000.0)
+    assert len(room.source.told) == before
+    room.outbox.error = None
+    assert await running is True
+    assert room.outbox.holds("a") == "dead_letter"
+    assert room.metrics.value("deliveries_total", outcome="refused") == 1
+
+
+@pytest.mark.parametrize(("answers", "lost"), [([], 0), ([Unsent("refused")] * 100, 1)])
+async def test_a_result_is_lost_only_when_disk_and_api_refuse_to_the_end(
+    clock: Any, answers: list[Exception], lost: int
+) -> None:
+    """A drain that ends with a full disk loses what the API does not have, and counts it."""
+    room = Room(clock, good)
+    room.outbox.error = OutboxUnwritable("disk full")
+    room.source.answers = answers
+    running = asyncio.ensure_future(room.run())
+    await clock.sleep(5.5)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert room.metrics.value("results_lost_total") == lost

@@ -1,0 +1,878 @@
+"""Slots and polls in virtual time: at once while there is work, calm when there is none, alive in every wait."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from ai_task_processor.core.errors import Transient, Unsent
+from ai_task_processor.core.ports import Clock, SkipReason
+from ai_task_processor.engine.admission import Running
+from ai_task_processor.engine.recovery import Recovery
+from ai_task_processor.engine.scheduler import (
+    FIRST_PAUSE_S,
+    LONGEST_POLL_S,
+    TICK_S,
+    WOKEN_PAUSE_S,
+    TaskScheduler,
+    next_pause_s,
+)
+from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult
+from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
+
+Logs = list[MutableMapping[str, Any]]
+
+
+class Source:
+    """Lists ``pending`` without what runs; a poll takes ``latency_s`` and raises what ``error`` holds.
+
+    ``call`` says that there may be work: it ends the wait under way, or the next one.
+    """
+
+    def __init__(self, clock: Clock, running: dict[str, Running]) -> None:
+        self.pending: list[str] = []
+        self.error: Exception | None = None
+        self.latency_s = 0.0
+        self.polls: list[tuple[float, int]] = []
+        self.released: list[str] = []
+        self.cancelled = 0
+        self.refuse: Callable[[str], object] = lambda _: None
+        self._clock = clock
+        self._running = running
+        self._called = False
+        self._pause: asyncio.Task[None] | None = None
+
+    async def claim(self, limit: int) -> Sequence[Claim]:
+        self.polls.append((self._clock.monotonic(), limit))
+        listed = [name for name in self.pending if name not in self._running and not self.refuse(name)]
+        try:
+            await self._clock.sleep(self.latency_s)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.error is not None:
+            raise self.error
+        return [Claim(Task(id=name, type="t", content=None), Receipt(name)) for name in listed[:limit]]
+
+    async def wait(self, timeout_s: float) -> bool:
+        if not self._called:
+            async with asyncio.TaskGroup() as group:
+                self._pause = group.create_task(self._clock.sleep(timeout_s))
+        called, self._called = self._called, False
+        return called
+
+    def call(self) -> None:
+        self._called = True
+        if self._pause is not None:
+            self._pause.cancel()
+
+    async def complete(self, receipt: Receipt, result: TaskResult) -> None:
+        raise NotImplementedError
+
+    async def fail(self, receipt: Receipt, failure: Failure) -> None:
+        raise NotImplementedError
+
+    async def release(self, receipt: Receipt, delay_s: float) -> None:
+        assert delay_s == 0.0
+        self.released.append(receipt.id)
+
+    async def check(self) -> None:
+        raise NotImplementedError
+
+
+class Runner:
+    """A task takes as many seconds as ``takes`` says; it settles (and leaves the list) unless it is given back."""
+
+    def __init__(self, clock: Clock, source: Source) -> None:
+        self.settling = 0
+        self.on_settling: Callable[[], None] = lambda: None
+        self.settling_s = 0.0
+        self.takes: Callable[[str], float] = lambda _: 1.0
+        self.settles: Callable[[str], bool] = lambda _: True
+        self.begun: Callable[[Task], object] = lambda _: None
+        self.settled: Callable[[str], object] = lambda _: None
+        self.given_back: Callable[[str], object] = lambda _: None
+        self.started: list[tuple[float, str]] = []
+        self.ended: list[str] = []
+        self.now = self.most = 0
+        self._clock = clock
+        self._source = source
+
+    async def run(self, claim: Claim) -> bool:
+        task_id = claim.task.id
+        self.begun(claim.task)
+        self.started.append((self._clock.monotonic(), task_id))
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await self._clock.sleep(self.takes(task_id))
+            if self.settling_s:
+                self.settling += 1
+                self.on_settling()
+                await self._clock.sleep(self.settling_s)
+                self.settling -= 1
+            if settles := self.settles(task_id):
+                self._source.pending.remove(task_id)
+            self.ended.append(task_id)
+            return settles
+        finally:
+            self.now -= 1
+            (self.settled if task_id not in self._source.pending else self.given_back)(task_id)
+
+
+class Room:
+    """A scheduler with everything around it; ``async with room.working()`` runs it."""
+
+    def __init__(self, clock: Any, *, slots: int = 3, interval_s: float = 30.0) -> None:
+        running: dict[str, Running] = {}
+        self.clock = clock
+        self.source = Source(clock, running)
+        self.runner = Runner(clock, self.source)
+        self.journal = MemoryJournal()
+        self.runner.begun, self.runner.settled = self.journal.begin, self.journal.settle
+        self.runner.given_back = self.journal.give_back
+        self.recovery = Recovery(self.journal, MemoryOutbox(2**30, clock), clock=clock)
+        self.source.refuse = self.recovery.refuse
+        self.hold_until = 0.0
+        self.metrics = Metrics(version="0", provider="mock")
+        self.scheduler = TaskScheduler(
+            self.source,
+            self.runner,  # type: ignore[arg-type]  # the two words of a TaskRunner that count here
+            running=running,
+            recovery=self.recovery,
+            slots=slots,
+            interval_s=interval_s,
+            hold_s=lambda: max(0.0, self.hold_until - clock.monotonic()),
+            clock=clock,
+            metrics=self.metrics,
+            rng=random.Random(7),
+        )
+
+    def polls(self, since: float = 0.0) -> list[float]:
+        return [at for at, _ in self.source.polls if at >= since]
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        work = asyncio.ensure_future(self.scheduler.run())
+        try:
+            yield
+            assert not work.done(), work
+        finally:
+            work.cancel()
+            await asyncio.wait([work])
+
+    async def tick_ages(self, seconds: int) -> list[float]:
+        """The age of the last tick, once a second."""
+        ages = []
+        for _ in range(seconds):
+            await self.clock.sleep(1.0)
+            ages.append(self.clock.monotonic() - self.scheduler.ticked_at)
+        return ages
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[Logs]:
+    with capture_logs() as captured:
+        yield captured
+
+
+# --- slots
+
+
+@pytest.mark.parametrize("slots", [1, 3, 16])
+async def test_a_slot_is_reserved_before_a_task_is_claimed(clock: Any, slots: int) -> None:
+    """No poll without a free slot, no more tasks asked for than slots are free, never more than that running."""
+    room = Room(clock, slots=slots)
+    rng = random.Random(3)
+    room.runner.takes = lambda _: rng.uniform(0.0, 5.0)
+    room.source.pending = [str(number) for number in range(200)]
+    room.source.latency_s = 0.3
+    async with room.working():
+        while room.source.pending:
+            await clock.sleep(0.1)
+            assert len(room.scheduler.running) <= slots
+    assert room.runner.most == slots
+    assert len(room.runner.ended) == len(set(room.runner.ended)) == 200
+    assert all(1 <= limit <= slots for _, limit in room.source.polls)
+
+
+async def test_slots_are_refilled_one_by_one(clock: Any) -> None:
+    """One slow task holds one slot: the others go on beside it."""
+    room = Room(clock, slots=2)
+    room.runner.takes = lambda name: 1_000.0 if name == "slow" else 1.0
+    room.source.pending = ["slow", *map(str, range(50))]
+    async with room.working():
+        await clock.sleep(60.0)
+        assert len(room.runner.ended) == 50
+        assert list(room.scheduler.running) == ["slow"]
+
+
+async def test_what_is_free_while_a_poll_is_under_way_is_asked_for_next(clock: Any) -> None:
+    """A slow API delays nobody else: slots that fall free meanwhile are claimed for right after its answer."""
+    room = Room(clock, slots=3)
+    room.source.pending = [str(number) for number in range(30)]
+    room.source.latency_s = 5.0
+    async with room.working():
+        await clock.sleep(60.0)
+        gaps = [later - earlier for earlier, later in zip(room.polls(), room.polls()[1:], strict=False)]
+        assert gaps[:8] == pytest.approx([5.0, 6.0] * 4, abs=1.1)
+        assert len(room.runner.ended) >= 25
+
+
+async def test_a_bug_in_one_task_spares_the_others(clock: Any, logs: Logs) -> None:
+    """An exception that leaves the runner ends that task's turn, is told, and nothing else."""
+    room = Room(clock)
+
+    def takes(name: str) -> float:
+        if name == "bad":
+            raise RuntimeError("a bug of ours")
+        return 1.0
+
+    room.runner.takes = takes
+    room.source.pending = ["bad", *map(str, range(20))]
+    async with room.working():
+        await clock.sleep(120.0)
+        assert len(room.runner.ended) == 20
+        assert room.scheduler.free >= 2
+    assert {line["task_id"] for line in logs if line["event"] == "task.crashed"} == {"bad"}
+
+
+# --- isolated runs
+
+
+async def crashed_with(room: Room, *task_ids: str) -> None:
+    """The process before this one, and the one before that, died with these in flight."""
+    for _ in range(2):
+        for task_id in task_ids:
+            room.journal.begin(Task(id=task_id, type="t", content=None))
+        journal = MemoryJournal(room.journal.lines, room.clock.monotonic)
+        room.journal.__dict__.update(journal.__dict__)
+        await room.recovery.begin()
+
+
+def beside(room: Room, task_id: str) -> Callable[[str], float]:
+    """What a task takes, and a note of who ran when the isolated one began."""
+
+    def takes(name: str) -> float:
+        if name == task_id:
+            assert room.runner.now == 1, "something runs beside it"
+        return 1.0
+
+    return takes
+
+
+async def test_after_two_crashes_all_slots_work_at_once(clock: Any) -> None:
+    """What waits for an isolated run holds nobody up, although the list begins with it."""
+    room = Room(clock, slots=4)
+    await crashed_with(room, "a", "b")
+    room.source.pending = ["a", "b", *map(str, range(100))]
+    async with room.working():
+        await clock.sleep(2.0)
+        assert room.runner.most == 4
+        assert len(room.runner.started) >= 8
+        assert room.recovery.isolation is None
+
+
+async def test_between_normal_work_an_isolated_task_has_the_process_for_itself(clock: Any) -> None:
+    """What runs is waited for, nothing starts beside it, then all slots work again; a fifth of the time at most."""
+    room = Room(clock, slots=4)
+    await crashed_with(room, "a", "b")
+    room.runner.takes = beside(room, "a")
+    room.runner.settling_s = 0.05
+    room.source.pending = ["a", "b", *map(str, range(1_000))]
+    began, drained = clock.monotonic(), 0
+    async with room.working():
+        while not {"a", "b"} <= set(room.runner.ended):
+            await clock.sleep(0.01)
+            drained += room.recovery.isolating and room.runner.settling > 0
+            assert not (room.recovery.isolating and room.scheduler.refilling()), "a batch waits for tasks in vain"
+        assert drained
+        passed = clock.monotonic() - began
+        assert passed < 60.0
+        assert len(room.runner.ended) >= 0.8 * 4 * (passed - 2.0)
+        done = len(room.runner.ended)
+        await clock.sleep(5.0)
+        assert len(room.runner.ended) >= done + 16
+
+
+async def test_while_slots_wait_for_an_isolated_run_the_loop_is_alive_and_says_why(clock: Any) -> None:
+    """A long isolated run: no poll, no free slot, ticks, and a sentence."""
+    room = Room(clock, slots=4)
+    await crashed_with(room, "a")
+    room.runner.takes = lambda name: 100.0 if name == "a" else 1.0
+    room.source.pending = ["a"]
+    async with room.working():
+        await clock.sleep(5.0)
+        polls = len(room.polls())
+        assert max(await room.tick_ages(60)) <= TICK_S + 1.0
+        assert len(room.polls()) == polls
+        assert room.scheduler.free == 0
+        assert not room.scheduler.refilling()
+        assert "isolated" in str(room.recovery.isolation)
+    assert room.runner.started[0][1] == "a"
+
+
+async def test_with_nothing_else_to_do_isolated_tasks_follow_each_other(clock: Any) -> None:
+    """Without the pauses between polls that bring nothing; new work goes first."""
+    room = Room(clock, slots=4)
+    await crashed_with(room, *"abcde")
+    room.source.pending = [*"abcde"]
+    async with room.working():
+        await clock.sleep(2.5)
+        room.source.pending.append("new")
+        await clock.sleep(6.0)
+        assert set(room.runner.ended) == {*"abcde", "new"}
+        assert room.runner.ended.index("new") <= 4
+        assert room.source.released[:2] == ["b", "c"], "what does not run is given back"
+        assert set(room.source.released) == {*"bcde"}
+    assert room.runner.most == 1
+
+
+async def test_what_may_not_start_after_the_drain_is_given_back(clock: Any) -> None:
+    """Its model was paused while it waited for the others to end."""
+    room = Room(clock, slots=4)
+    await crashed_with(room, "a")
+    paused = set[str]()
+
+    def refuse(task: Task) -> SkipReason | None:
+        if task.id != "a":
+            return None
+        if task.id != "a":
+            return None
+        paused.add(task.id)
+        return "paused"
+
+    room.scheduler._refuse = refuse
+    room.source.refuse = lambda name: name in paused or room.recovery.refuse(name)
+    room.source.pending = ["a", *map(str, range(200))]
+    async with room.working():
+        await clock.sleep(30.0)
+        assert "a" in room.source.released
+        assert "a" not in room.runner.ended
+        assert len(room.runner.ended) >= 80
+
+
+async def test_a_listed_task_that_stays_deferred_is_no_storm_of_polls(clock: Any) -> None:
+    """It died in an isolated run and waits for quiet: polls come calmly."""
+    room = Room(clock, slots=4)
+    await crashed_with(room, "a")
+    room.recovery.look(())
+    room.recovery._is_quiet = lambda _: False  # type: ignore[method-assign,assignment]  # for as long as the test takes
+    room.source.pending = ["a"]
+    async with room.working():
+        await clock.sleep(60.0)
+        assert len(room.polls()) < 12
+        assert not room.runner.started
+
+
+# --- when to poll
+
+
+async def test_polls_follow_at_once_while_they_start_tasks(clock: Any) -> None:
+    """A backlog of instant tasks is done without a pause."""
+    room = Room(clock, slots=5)
+    room.runner.takes = lambda _: 0.0
+    room.source.pending = [str(number) for number in range(100)]
+    async with room.working():
+        await clock.sleep(1.5)
+        assert len(room.runner.ended) == 100
+
+
+@pytest.mark.parametrize(("interval_s", "least", "most"), [(30.0, 2, 3), (1.0, 60, 80), (0.1, 600, 800)])
+async def test_an_empty_list_is_asked_for_calmly(clock: Any, interval_s: float, least: int, most: int) -> None:
+    """With nothing to do polls come at the interval, shortened by jitter only; early on they come sooner."""
+    room = Room(clock, interval_s=interval_s)
+    async with room.working():
+        await clock.sleep(60.0)
+        early = len(room.polls())
+        began = clock.monotonic()
+        await clock.sleep(60.0)
+        assert least <= len(room.polls(began)) <= most
+        assert early >= len(room.polls(began))
+
+
+def test_pauses_double_up_to_the_interval_with_jitter() -> None:
+    """Half a second, one, two, … and never more than the interval; no two daemons in step."""
+    rng = random.Random(1)
+    bounds = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    pauses = [next_pause_s(polls, 30.0, rng) for polls in range(1, 9)]
+    assert all(0.75 * bound <= pause <= bound for pause, bound in zip(pauses, bounds, strict=True))
+    assert next_pause_s(10**6, 30.0, rng) <= 30.0
+    assert len({next_pause_s(9, 30.0, rng) for _ in range(100)}) == 100
+
+
+async def test_daemons_that_start_together_do_not_poll_together(clock: Any) -> None:
+    """The first poll comes within a second, at a random moment."""
+    first = []
+    for seed in range(20):
+        room = Room(clock)
+        room.scheduler._rng = random.Random(seed)
+        began = clock.monotonic()
+        async with room.working():
+            await clock.sleep(1.1)
+        first.append(room.polls()[0] - began)
+    assert all(0.0 <= at <= 1.0 for at in first)
+    assert len(set(first)) == 20
+
+
+async def test_tasks_that_come_straight_back_are_no_hot_loop(clock: Any) -> None:
+    """A processor that gives everything back, or a paused model: a poll every second or two, then full speed again."""
+    room = Room(clock, slots=3)
+    room.runner.takes = lambda _: 0.0
+    room.runner.settles = lambda _: False
+    room.source.pending = [str(number) for number in range(300)]
+    async with room.working():
+        await clock.sleep(60.0)
+        assert 30 <= len(room.polls()) <= 80
+        room.runner.settles = lambda _: True
+        await clock.sleep(3.0)
+        assert room.source.pending == []
+
+
+async def test_a_few_that_come_back_do_not_slow_the_rest(clock: Any) -> None:
+    """As long as something settles in between, polls follow at once."""
+    room = Room(clock, slots=4)
+    room.runner.takes = lambda _: 0.01
+    room.runner.settles = lambda name: int(name) % 3 > 0 or room.runner.ended.count(name) > 0
+    room.source.pending = [str(number) for number in range(300)]
+    async with room.working():
+        await clock.sleep(10.0)
+        assert room.source.pending == []
+
+
+# --- calls of the source
+
+
+async def storm(room: Room, seconds: float, every_s: float = 0.001) -> None:
+    """A call every millisecond."""
+    ends_at = room.clock.monotonic() + seconds
+    while room.clock.monotonic() < ends_at:
+        room.source.call()
+        await room.clock.sleep(every_s)
+
+
+async def test_a_call_ends_the_pause(clock: Any) -> None:
+    """An idle daemon polls at the moment it is called, and takes what is there."""
+    room = Room(clock, interval_s=3_600.0)
+    async with room.working():
+        await clock.sleep(5_000.0)
+        room.source.pending = ["a"]
+        called_at = clock.monotonic()
+        room.source.call()
+        await clock.sleep(1.5)
+        assert room.polls(called_at)[0] == called_at
+        assert room.runner.ended == ["a"]
+
+
+async def test_calls_that_bring_tasks_are_heard_at_once(clock: Any) -> None:
+    """One task after the other, a few milliseconds apart, each starts at the moment of its call."""
+    room = Room(clock, interval_s=3_600.0)
+    room.runner.takes = lambda _: 0.001
+    async with room.working():
+        await clock.sleep(5_000.0)
+        for number in range(20):
+            room.source.pending.append(str(number))
+            called_at = clock.monotonic()
+            room.source.call()
+            await clock.sleep(WOKEN_PAUSE_S / 5)
+            assert room.runner.started[-1] == (called_at, str(number))
+
+
+async def test_a_call_ends_the_first_pause(clock: Any) -> None:
+    """The random moment of the first poll is not waited for by who is called."""
+    room = Room(clock, interval_s=3_600.0)
+    async with room.working():
+        room.source.call()
+        began = clock.monotonic()
+        await clock.sleep(0.001)
+        assert room.polls() == [began]
+
+
+async def test_a_call_during_a_poll_is_heard_after_it(clock: Any) -> None:
+    """The list may have been read before the task was there: another poll follows, and one only."""
+    room = Room(clock, interval_s=3_600.0)
+    room.source.latency_s = 5.0
+    async with room.working():
+        await clock.sleep(2.0)
+        assert len(room.polls()) == 1
+        for _ in range(10):
+            room.source.call()
+        room.source.pending = ["late"]
+        await clock.sleep(10.0)
+        assert room.polls()[1] == room.polls()[0] + 5.0
+        assert [task_id for _, task_id in room.runner.started] == ["late"]
+
+
+async def test_a_call_while_all_slots_are_taken_is_heard_when_one_is_free(clock: Any) -> None:
+    """Nothing is polled for while no task could start; then the next pause ends at once."""
+    room = Room(clock, slots=1, interval_s=3_600.0)
+    room.runner.takes = lambda _: 100.0
+    room.source.pending = ["a"]
+    async with room.working():
+        await clock.sleep(10.0)
+        room.source.call()
+        await clock.sleep(50.0)
+        assert len(room.polls()) == 1
+        await clock.sleep(50.0)
+        first, freed, called = room.polls()[:3]
+        assert freed == first + 100.0
+        assert called == freed
+
+
+async def test_a_call_during_a_hold_is_heard_after_it(clock: Any) -> None:
+    """An open circuit, a full disk or a Retry-After is not cut short, however often it is called; nor forgotten."""
+    room = Room(clock, interval_s=3_600.0)
+    async with room.working():
+        await clock.sleep(100.0)
+        room.hold_until = clock.monotonic() + 60.0
+        before, slept = len(room.polls()), len(clock.slept)
+        await storm(room, 59.0, every_s=1.0)
+        assert len(room.polls()) == before
+        assert len(clock.slept) - slept < 59 + 2 * 59 / TICK_S + 3, "it must not turn round while it is held"
+        await clock.sleep(1.5)
+        first, called = room.polls()[before : before + 2]
+        assert first == pytest.approx(room.hold_until, abs=0.001)
+        assert called <= first + WOKEN_PAUSE_S + 0.001
+
+
+async def test_who_calls_too_early_is_looked_for_soon(clock: Any) -> None:
+    """The task is visible a moment after the call: the pauses begin anew, however long they had become."""
+    room = Room(clock, interval_s=3_600.0)
+    async with room.working():
+        await clock.sleep(20_000.0)
+        called_at = clock.monotonic()
+        room.source.call()
+        await clock.sleep(0.2)
+        room.source.pending = ["a"]
+        await clock.sleep(5.0)
+        first, second = room.polls(called_at)[:2]
+        assert 0.75 * FIRST_PAUSE_S <= second - first <= FIRST_PAUSE_S + WOKEN_PAUSE_S
+        assert room.runner.ended == ["a"]
+
+
+async def test_a_storm_of_calls_that_brings_nothing_is_no_storm_of_polls(clock: Any) -> None:
+    """A thousand calls a second: forty polls a second, and calm as soon as it is over."""
+    room = Room(clock, interval_s=3_600.0)
+    async with room.working():
+        await clock.sleep(5_000.0)
+        began = clock.monotonic()
+        await storm(room, 10.0)
+        assert 300 <= len(room.polls(began)) <= 10.0 / WOKEN_PAUSE_S + 2
+        ended = clock.monotonic()
+        await clock.sleep(60.0)
+        assert len(room.polls(ended)) <= 10
+
+
+async def test_a_storm_of_calls_does_not_delay_the_tasks(clock: Any) -> None:
+    """Under the same storm a task starts within the distance of two polls, and a backlog at full speed."""
+    room = Room(clock, slots=5, interval_s=3_600.0)
+    room.runner.takes = lambda _: 0.01
+    async with room.working():
+        calling = asyncio.ensure_future(storm(room, 20.0))
+        for number in range(100):
+            await clock.sleep(0.1)
+            room.source.pending.append(str(number))
+            added_at = clock.monotonic()
+            await clock.sleep(WOKEN_PAUSE_S + 0.002)
+            started_at, task_id = room.runner.started[-1]
+            assert (task_id, started_at - added_at <= WOKEN_PAUSE_S + 0.001) == (str(number), True)
+        room.source.pending += [f"backlog {number}" for number in range(100)]
+        await clock.sleep(0.5)
+        assert room.source.pending == []
+        calling.cancel()
+
+
+@pytest.mark.parametrize("trouble", ["error", "tasks that come back"])
+async def test_a_storm_of_calls_keeps_the_backoff_of_trouble(clock: Any, trouble: str) -> None:
+    """A dead API, or tasks that all come straight back: at most two polls for one without any calls."""
+    polls = []
+    for every_s in (100.0, 0.001):
+        room = Room(clock, interval_s=10.0)
+        room.runner.takes = lambda _: 0.0
+        room.runner.settles = lambda _: False
+        if trouble == "error":
+            room.source.error = Unsent("connection refused")
+        else:
+            room.source.pending = [str(number) for number in range(9)]
+        async with room.working():
+            await storm(room, 99.0, every_s)
+            polls.append(len(room.polls()))
+    calm, stormy = polls
+    assert calm <= stormy <= 2 * calm + 2
+
+
+async def test_one_call_ends_the_backoff_of_a_failed_poll(clock: Any) -> None:
+    """An API that calls is back: it is asked at once, and again without delay when that works."""
+    room = Room(clock, interval_s=3_600.0)
+    room.source.error = Unsent("connection refused")
+    async with room.working():
+        await clock.sleep(5_000.0)
+        room.source.error, room.source.pending = None, ["a"]
+        called_at = clock.monotonic()
+        room.source.call()
+        await clock.sleep(2.0)
+        assert room.polls(called_at)[0] == called_at
+        assert room.runner.ended == ["a"]
+
+
+async def test_a_drain_ends_a_pause_that_was_called(clock: Any) -> None:
+    """A call and a drain in the same moment: nothing more is claimed."""
+    room = Room(clock, interval_s=3_600.0)
+    work = asyncio.ensure_future(room.scheduler.run())
+    await clock.sleep(100.0)
+    began, polls = clock.monotonic(), len(room.polls())
+    room.source.call()
+    room.scheduler.drain()
+    await work
+    assert (clock.monotonic(), len(room.polls())) == (began, polls)
+
+
+# --- trouble
+
+
+async def test_a_failing_source_is_asked_less_and_less_and_told_three_times(clock: Any, logs: Logs) -> None:
+    """It backs off to the interval; the log has one line when it begins, changes and ends."""
+    room = Room(clock, interval_s=10.0)
+    room.source.error = Unsent("connection refused")
+    async with room.working():
+        await clock.sleep(60.0)
+        assert 6 <= len(room.polls()) <= 14
+        assert str(room.scheduler.problem) == "connection refused"
+        room.source.error = Transient("the task API answered 503")
+        await clock.sleep(60.0)
+        room.source.error = None
+        await clock.sleep(11.0)
+        assert room.scheduler.problem is None
+    told = [(line["event"], line.get("reason", line.get("after"))) for line in logs]
+    assert told == [
+        ("poll.failed", "connection refused"),
+        ("poll.failed", "the task API answered 503"),
+        ("poll.recovered", "the task API answered 503"),
+    ]
+
+
+async def test_a_bug_in_the_source_is_a_failed_poll(clock: Any, logs: Logs) -> None:
+    """What a listed record does to our own code must not end the daemon: what runs and what is kept goes on."""
+    room = Room(clock, interval_s=1.0)
+    room.source.error = TypeError("unhashable")
+    async with room.working():
+        await clock.sleep(10.0)
+        assert str(room.scheduler.problem) == "the poll crashed: TypeError"
+        room.source.error = None
+        room.source.pending = ["a"]
+        await clock.sleep(3.0)
+        assert room.runner.ended == ["a"]
+    assert "poll.crashed" in {line["event"] for line in logs}
+
+
+# --- holds
+
+
+async def test_nothing_is_claimed_while_held_and_polling_resumes_when_it_ends(clock: Any) -> None:
+    """A full outbox or an open circuit stops claiming; the moment it ends the next poll is made."""
+    room = Room(clock, interval_s=30.0)
+    room.source.pending = ["a"]
+    room.hold_until = clock.monotonic() + 17.3
+    async with room.working():
+        await clock.sleep(20.0)
+        assert room.polls()[0] == pytest.approx(room.hold_until, abs=0.001)
+        room.hold_until = clock.monotonic() + 400.0
+        before = len(room.polls())
+        await clock.sleep(399.0)
+        assert len(room.polls()) - before <= 1
+        await clock.sleep(2.0)
+        assert room.polls()[before:][-1] == pytest.approx(room.hold_until, abs=0.001)
+
+
+# --- drain
+
+
+async def test_a_drain_gives_up_the_poll_and_finishes_the_tasks(clock: Any) -> None:
+    """The poll under way is cancelled at once, running tasks end in their own time, and then run() returns."""
+    room = Room(clock, slots=2)
+    room.runner.takes = lambda _: 50.0
+    room.source.pending = ["a"]
+    work = asyncio.ensure_future(room.scheduler.run())
+    await clock.sleep(5.0)
+    room.source.latency_s = 1_000.0
+    await clock.sleep(30.0)
+    began, polls = clock.monotonic(), len(room.polls())
+    room.scheduler.drain()
+    await work
+    assert room.source.cancelled == 1
+    assert clock.monotonic() - began < 20.0
+    assert room.runner.ended == ["a"]
+    assert (len(room.polls()), room.scheduler.cut) == (polls, [])
+
+
+async def test_a_drain_before_the_start_claims_nothing(clock: Any) -> None:
+    """``drain`` may come before ``run``: it returns at once."""
+    room = Room(clock)
+    room.source.pending = ["a"]
+    room.scheduler.drain()
+    await room.scheduler.run()
+    assert (room.polls(), room.runner.started) == ([], [])
+
+
+async def test_a_drain_with_nothing_running_ends_at_once(clock: Any) -> None:
+    """An idle scheduler does not wait out its pause."""
+    room = Room(clock)
+    work = asyncio.ensure_future(room.scheduler.run())
+    await clock.sleep(100.0)
+    began = clock.monotonic()
+    room.scheduler.drain()
+    await work
+    assert clock.monotonic() == began
+
+
+async def test_what_a_drain_cuts_off_is_named(clock: Any) -> None:
+    """When patience is over the scheduler says which tasks did not end."""
+    room = Room(clock, slots=2)
+    room.runner.takes = lambda _: 500.0
+    room.source.pending = ["b", "a"]
+    async with room.working():
+        await clock.sleep(5.0)
+    assert sorted(room.scheduler.cut) == ["a", "b"]
+    assert room.scheduler.running == {}
+
+
+async def test_the_next_tasks_are_asked_for_while_the_last_results_are_written(clock: Any) -> None:
+    """A poll and a commit take their time together, and no more tasks run at once than there are slots."""
+    room = Room(clock, slots=2)
+    room.runner.takes = lambda _: 10.0
+    room.runner.settling_s = room.source.latency_s = 0.1
+    room.source.pending = [str(number) for number in range(8)]
+    async with room.working():
+        await clock.sleep(35.0)
+    first, second, third, *_ = (at for at, _ in room.runner.started[::2])
+    assert [second - first, third - second] == pytest.approx([10.1, 10.1], abs=0.01)
+    assert {limit for _, limit in room.source.polls} == {2}
+    assert room.runner.most == 2
+
+
+async def test_who_waits_in_vain_for_a_slot_is_given_back(clock: Any) -> None:
+    """A result that the disk does not take holds its slot: the task that was to follow is nobody's again."""
+    room = Room(clock, slots=1)
+    room.runner.settling_s = 100.0
+    room.source.pending = ["held", "next"]
+    async with room.working():
+        await clock.sleep(5.0)
+        assert set(room.source.released) == {"next"}
+        assert [task_id for _, task_id in room.runner.started] == ["held"]
+        assert len(room.polls()) <= 6
+
+
+# --- what others ask
+
+
+async def test_refilling_only_while_polls_bring_as_many_as_asked(clock: Any) -> None:
+    """True while more may come: a full answer and a free slot, a poll under way, or a task about to end."""
+    room = Room(clock, slots=2)
+    room.runner.takes = lambda _: 10.0
+    room.source.pending = [str(number) for number in range(4)]
+    room.source.latency_s = 1.0
+    scheduler = room.scheduler
+    assert scheduler.refilling() is False
+    async with room.working():
+        await clock.sleep(0.5)
+        assert scheduler.refilling() is False, "nothing is known of the source yet"
+        await clock.sleep(2.0)
+        assert (scheduler.free, scheduler.refilling()) == (0, False), "the house is full"
+        room.runner.settling = 1
+        assert scheduler.refilling() is True, "a slot is about to be free"
+        room.runner.settling = 0
+        await clock.sleep(9.6)
+        assert (scheduler.free, scheduler.refilling()) == (2, True), "a poll is under way"
+        await clock.sleep(25.0)
+        assert (scheduler.free, scheduler.refilling()) == (2, False), "the list is empty"
+
+
+async def test_refilling_ends_with_a_hold_and_a_drain(clock: Any) -> None:
+    """Nothing more is on its way while claiming is stopped."""
+    room = Room(clock, slots=2)
+    room.runner.takes = lambda _: 1.0
+    room.source.pending = [str(number) for number in range(100)]
+    room.source.latency_s = 1.0
+    async with room.working():
+        await clock.sleep(5.0)
+        room.hold_until = clock.monotonic() + 10.0
+        await clock.sleep(5.0)
+        assert (room.scheduler.free, room.scheduler.refilling()) == (2, False)
+        await clock.sleep(7.0)
+        room.scheduler.draining = True
+        assert room.scheduler.refilling() is False
+
+
+async def test_idle_means_that_a_poll_found_nothing_while_nothing_ran(clock: Any) -> None:
+    """A list that was read while a task still ran says nothing about that task: it may have come back since."""
+    room = Room(clock, slots=2, interval_s=10.0)
+    room.source.latency_s = 2.0
+    room.runner.takes = lambda _: 1.0
+    room.runner.settles = lambda name: room.runner.ended.count(name) > 0
+    room.source.pending = ["a"]
+    seen: list[tuple[bool, int]] = []
+    async with room.working():
+        for _ in range(400):
+            await clock.sleep(0.05)
+            seen.append((room.scheduler.idle, len(room.source.pending)))
+        assert room.runner.ended == ["a", "a"]
+        assert (True, 0) in seen
+        assert (True, 1) not in seen
+        room.source.error = Unsent("refused")
+        await clock.sleep(20.0)
+        assert room.scheduler.idle is False, "a failed poll has seen nothing"
+
+
+# --- life
+
+
+async def test_it_ticks_while_all_slots_are_taken_for_an_hour(clock: Any) -> None:
+    """A full house is not a stuck one."""
+    room = Room(clock, slots=1)
+    room.runner.takes = lambda _: 3_600.0
+    room.source.pending = ["a"]
+    async with room.working():
+        assert max(await room.tick_ages(3_600)) <= 10.0
+    assert len(room.polls()) == 1
+
+
+async def test_it_ticks_while_idle_held_or_in_trouble(clock: Any) -> None:
+    """Long pauses come in pieces."""
+    room = Room(clock, interval_s=300.0)
+    async with room.working():
+        assert max(await room.tick_ages(1_000)) <= 10.0
+        room.hold_until = clock.monotonic() + 1_000.0
+        assert max(await room.tick_ages(1_000)) <= 10.0
+        room.source.error = Transient("503")
+        assert max(await room.tick_ages(1_000)) <= 10.0
+
+
+async def test_it_ticks_while_a_poll_takes_its_time_but_not_for_ever(clock: Any) -> None:
+    """A slow API is no reason to restart us; a poll that never ends is."""
+    room = Room(clock)
+    room.source.latency_s = LONGEST_POLL_S - 10.0
+    async with room.working():
+        assert max(await room.tick_ages(int(2 * LONGEST_POLL_S))) <= 10.0
+    room = Room(clock)
+    room.source.latency_s = 10_000.0
+    async with room.working():
+        ages = await room.tick_ages(int(LONGEST_POLL_S) + 100)
+    assert max(ages[: int(LONGEST_POLL_S)]) <= 10.0
+    assert ages[-1] >= 90.0
+
+
+async def test_the_gauges_follow(clock: Any) -> None:
+    """Slots and tasks in flight are told as they change."""
+    room = Room(clock, slots=2)
+    room.runner.takes = lambda _: 10.0
+    room.source.pending = ["a"]
+    async with room.working():
+        await clock.sleep(5.0)
+        assert (room.metrics.value("slots"), room.metrics.value("tasks_in_flight")) == (2, 1)
+        await clock.sleep(10.0)
+        assert room.metrics.value("tasks_in_flight") == 0

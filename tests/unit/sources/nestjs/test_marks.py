@@ -1,0 +1,124 @@
+"""Marks upstream: set, taken back, and repaired, whatever answers are lost."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from ai_task_processor.core.errors import Ambiguous, Rejected, RemoteError, Unsent
+from ai_task_processor.models.task import Receipt, Task, TaskStatus
+from ai_task_processor.sources.nestjs.marks import NestMarks
+from ai_task_processor.testing.memory import MemoryJournal
+
+LATE_S = 30.0
+
+
+class Room:
+    """Marks over a journal; ``errors`` are answered, one for each PATCH, before it succeeds."""
+
+    def __init__(self, clock: Any, lines: list[bytes] | None = None) -> None:
+        self.told: list[tuple[str, str]] = []
+        self.errors: list[Exception] = []
+        self.journal = MemoryJournal(lines or [])
+        self.marks = NestMarks(self._patch, self.journal, late_s=LATE_S, clock=clock)
+
+    async def _patch(self, task_id: str, state: TaskStatus) -> None:
+        self.told.append((task_id, state.value))
+        await asyncio.sleep(0)
+        if self.errors:
+            raise self.errors.pop(0)
+
+    async def begin(self, task_id: str = "a") -> bool:
+        self.journal.begin(Task(id=task_id, type="t", content=None))
+        return await self.marks.begin(Receipt(task_id))
+
+
+@pytest.fixture
+def room(clock: Any) -> Room:
+    return Room(clock)
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[Any]:
+    with capture_logs() as captured:
+        yield captured
+
+
+async def test_a_task_under_way_is_marked_and_left_alone(room: Room) -> None:
+    """Nothing is repaired while it runs."""
+    assert await room.begin()
+    await room.marks.tend()
+    assert room.told == [("a", "in_progress")]
+
+
+async def test_what_is_given_back_is_pending_again(room: Room) -> None:
+    """At once, and again until the upstream has acknowledged it, and then no more."""
+    await room.begin()
+    room.journal.give_back("a")
+    room.errors = [Unsent("refused"), Ambiguous("lost")]
+    await room.marks.withdraw(Receipt("a"))
+    for _ in range(4):
+        await room.marks.tend()
+    assert room.told == [("a", "in_progress")] + [("a", "pending")] * 3
+
+
+async def test_a_task_that_is_gone_is_not_worked_on(room: Room) -> None:
+    """The upstream refuses the mark: nothing is paid for, nothing is taken back."""
+    room.errors = [Rejected("gone", 404)]
+    assert not await room.begin()
+    room.journal.give_back("a")
+    await room.marks.tend()
+    assert room.told == [("a", "in_progress")]
+
+
+@pytest.mark.parametrize("error", [Unsent("refused"), Ambiguous("lost")])
+async def test_a_mark_that_does_not_arrive_keeps_nobody_from_working(room: Room, error: RemoteError) -> None:
+    """It is a courtesy."""
+    room.errors = [error]
+    assert await room.begin()
+
+
+async def test_a_mark_without_an_answer_is_followed_by_the_final_state(room: Room, clock: Any) -> None:
+    """Bare, once no late mark can arrive any more, until it is acknowledged."""
+    room.errors = [Ambiguous("lost")]
+    await room.begin()
+    room.journal.settle("a")
+    room.marks.acknowledged("a", TaskStatus.SUCCEEDED)
+    await room.marks.tend()
+    assert room.told == [("a", "in_progress")]
+    clock.advance(LATE_S)
+    room.errors = [Unsent("refused")]
+    for _ in range(3):
+        await room.marks.tend()
+    assert room.told[1:] == [("a", "succeeded")] * 2
+
+
+async def test_an_answered_mark_needs_no_repair(room: Room, clock: Any) -> None:
+    """A bare state costs a request: only who needs it gets it."""
+    await room.begin()
+    room.journal.settle("a")
+    room.marks.acknowledged("a", TaskStatus.SUCCEEDED)
+    clock.advance(10 * LATE_S)
+    await room.marks.tend(leaving=True)
+    assert room.told == [("a", "in_progress")]
+
+
+async def test_a_kill_forgets_no_mark(room: Room, clock: Any) -> None:
+    """The next process gives back what this one had marked, before it looks for suspects in the list."""
+    await room.begin()
+    after = Room(clock, room.journal.lines)
+    assert after.journal.marked == ["a"]
+    await after.marks.tend()
+    assert after.told == [("a", "pending")]
+    assert after.journal.marked == []
+    assert Room(clock, after.journal.lines).journal.marked == []
+
+
+async def test_it_is_taken_back_by_one_request_at_a_time(room: Room) -> None:
+    """A second one could arrive after the task was started again, and hide the new mark from the journal."""
+    await room.begin()
+    room.journal.give_back("a")
+    await asyncio.gather(room.marks.withdraw(Receipt("a")), room.marks.tend())
+    assert room.told == [("a", "in_progress"), ("a", "pending")]
