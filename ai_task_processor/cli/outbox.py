@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from ai_task_processor.core import codec
+from ai_task_processor.core.records import to_outcome
 from ai_task_processor.core.settings import load_store
-from ai_task_processor.models.task import Failure, Record, TaskStatus
+from ai_task_processor.models.task import Record, TaskStatus
+from ai_task_processor.sources.nestjs.bodies import body_of
 from ai_task_processor.stores.sqlite import inspection
 from ai_task_processor.stores.sqlite.inspection import Summary
 
@@ -46,19 +48,17 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    found = inspection.load_record(load_store().data_dir, arguments.task_id)
-    if found is None:
-        return _missing(arguments.task_id)
-    summary, record = found
-    # What would be sent, so that a result can be taken to its place by hand.
-    body = codec.dumps(_shown(summary)).removesuffix(b"}") + b',"body":' + _body(record) + b"}"
-    _say(body.decode())
-    return EX_OK
+    found = inspection.load_records(load_store().data_dir, arguments.task_id)
+    for summary, record in found:
+        # What would be sent, so that a result can be taken to its place by hand.
+        body = codec.dumps(_shown(summary)).removesuffix(b"}") + b',"body":' + _body(record) + b"}"
+        _say(body.decode())
+    return EX_OK if found else _missing(arguments.task_id)
 
 
 def _request(arguments: argparse.Namespace) -> int:
     directory = load_store().data_dir
-    unknown = [task_id for task_id in arguments.task_ids if inspection.load_record(directory, task_id) is None]
+    unknown = [task_id for task_id in arguments.task_ids if not inspection.load_records(directory, task_id)]
     for task_id in unknown:
         _missing(task_id)
     known = [task_id for task_id in arguments.task_ids if task_id not in unknown]
@@ -83,8 +83,7 @@ def _fate(directory: Path, count: int) -> str:
 def _body(record: Record) -> bytes:
     if record.status is TaskStatus.PENDING:
         return b"null"  # a quarantined task has no outcome
-    outcome = codec.outcome(record)
-    return codec.failure_body(outcome) if isinstance(outcome, Failure) else codec.success_body(outcome)
+    return body_of(to_outcome(record))
 
 
 def _shown(summary: Summary) -> Mapping[str, object]:

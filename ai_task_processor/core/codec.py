@@ -8,16 +8,14 @@ written strictly: NaN and infinity are errors, because JSON has no word for them
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import orjson
 import pybase64
 from pydantic import BaseModel
 
-from ai_task_processor.models.task import Failure, Record, TaskResult, TaskStatus, Vector
+from ai_task_processor.models.task import Vector
 
-_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 _FLOAT32 = np.dtype("<f4")
 #: what the largest component of an embedding is between, whatever its norm
 SMALLEST_MAX, LARGEST = 1e-6, 1e6
@@ -45,6 +43,19 @@ def line(value: Mapping[str, object]) -> bytes:
     return orjson.dumps(value)
 
 
+def result_json(output: object, vector: Vector | None) -> bytes:
+    """A task's result in JSON: the output, the vector as an array of numbers, or the vector in the output's object.
+
+    Beside an object the vector becomes its ``embedding``.
+    """
+    if vector is None:
+        return dumps(output)
+    value: object = np.frombuffer(vector.data, _FLOAT32)
+    if isinstance(output, Mapping):
+        value = {"embedding": value, **{key: orjson.Fragment(dumps(part)) for key, part in output.items()}}
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
 def _plain(value: object) -> object:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
@@ -61,34 +72,6 @@ def fingerprint(content: object) -> str:
     except TypeError:
         written = b""
     return hashlib.blake2b(written, digest_size=16).hexdigest()
-
-
-def success_body(result: TaskResult) -> bytes:
-    """The PATCH body of a success: ``{"state": "succeeded", "result": …}``."""
-    value: object
-    if result.vector is None:
-        value = orjson.Fragment(dumps(result.output))
-    else:
-        value = np.frombuffer(result.vector.data, _FLOAT32)
-        if isinstance(result.output, Mapping):
-            rest = {key: orjson.Fragment(dumps(part)) for key, part in result.output.items()}
-            value = {"embedding": value, **rest}
-    return orjson.dumps({"state": "succeeded", "result": value}, option=_OPTIONS)
-
-
-def failure_body(failure: Failure | None) -> bytes:
-    """The PATCH body of a failure; bare without one, for an API that refuses keys it does not know."""
-    if failure is None:
-        return b'{"state":"failed"}'
-    return orjson.dumps({"state": "failed", "error": {"code": failure.code, "message": failure.message}})
-
-
-def outcome(record: Record) -> TaskResult | Failure:
-    """What a record of the outbox tells the task API."""
-    told: Any = None if record.body == b"null" else json.loads(record.body)
-    if record.status is TaskStatus.FAILED:
-        return Failure(told["code"], told["message"])
-    return TaskResult(told, vector=None if record.vector is None else Vector(record.vector))
 
 
 def vector(values: str | Sequence[float], dimensions: int | None = None) -> Vector | None:

@@ -10,7 +10,7 @@
     ├── TaskError                 the task's own fault: it ends ``failed``
     │   └── InputRefused          the model refuses this very input
     ├── Retry                     a processor gives the task back
-    ├── Rejected                  the task API refuses this very result: dead letter
+    ├── Rejected                  the source refuses this very result: dead letter
     └── RemoteError            somebody else's fault: the task stays pending
         ├── Unsent                nothing was sent: DNS, refused, TLS
         │   └── CircuitOpen       we did not even try: circuit open or remote paused
@@ -83,10 +83,13 @@ class Retry(AiTaskProcessorError):
 
 
 class Rejected(AiTaskProcessorError):
-    """The task API refuses this result for good, in its own error shape."""
+    """The source refuses this result for good. ``lost``: its claim belongs to somebody else by now.
 
-    def __init__(self, outcome: Literal["refused", "gone", "conflict"], status: int) -> None:
-        super().__init__(f"{outcome} (HTTP {status})")
+    ``status``: of HTTP; 0 where there is none.
+    """
+
+    def __init__(self, outcome: Literal["refused", "gone", "conflict", "lost"], status: int = 0) -> None:
+        super().__init__(f"{outcome} (HTTP {status})" if status else outcome)
         self.outcome = outcome
         self.status = status
         self.detail = ""

@@ -1,22 +1,24 @@
-"""The doors between the engine and the world: what a source, an outbox, a model and a clock promise.
+"""The ports between the engine and the world: what a source, a store, a sink, a model and a clock promise.
 
-The engine knows these protocols only. Every implementation passes the contract suite of its door
-(``tests/contract``).
+The engine knows these protocols only. Every implementation passes the contract suite of its port
+(``ai_task_processor.testing``), a stranger's too.
 """
 
-from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
+from ai_task_processor.core.component import Component
 from ai_task_processor.models.task import (
     Claim,
     Failure,
+    InFlight,
+    Outcome,
     Receipt,
     Record,
-    Suspect,
     Task,
-    TaskResult,
     Tries,
     Usage,
     Vector,
@@ -40,20 +42,56 @@ class Clock(Protocol):
 
 
 class Admission(Protocol):
-    """The engine's word on a listed task, asked by a source while it reads the list."""
+    """Which listed tasks may start now, asked by a source while it reads its list. Both answer for a whole batch."""
 
-    def busy(self, task_id: str) -> SkipReason | None:
-        """``refuse``, as far as the id alone can say: is this task running, or its outcome waiting?"""
+    async def busy(self, task_ids: Sequence[str]) -> Mapping[str, SkipReason]:
+        """``refuse``, as far as the id alone can say: those that run, or whose outcome waits."""
 
-    def refuse(self, task: Task) -> SkipReason | None:
-        """Why this task must not start now, or None when it may."""
+    async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
+        """For each task, why it must not start now, or None when it may."""
 
 
-class TaskSource(Protocol):
-    """Where tasks come from and where their outcomes go back to. Delivery is at least once."""
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a claim asks for: at most ``limit`` tasks of these types (None: of any) that ``admission`` lets start."""
 
-    async def claim(self, limit: int) -> Sequence[Claim]:
-        """At most ``limit`` tasks that may start now; empty when there are none; does not wait for more.
+    limit: int
+    admission: Admission
+    types: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What the last look at the source saw.
+
+    ``seen`` tasks, of which ``skipped`` could not start; ``complete``: that was all of them; ``read_ahead``: so many
+    wait here for free slots.
+    """
+
+    seen: int = 0
+    complete: bool = False
+    read_ahead: int = 0
+    skipped: Mapping[SkipReason, int] = field(default_factory=dict)
+
+
+class TaskSource(Component, Protocol):
+    """Where tasks come from and where their outcomes go back to. Delivery is at least once.
+
+    ``claims`` says how strong a claim is: ``none`` (whoever lists a task may process it), ``advisory`` (a mark that
+    nothing enforces), ``exclusive``. ``renew_every_s``: how often running claims must be renewed, None for never.
+    """
+
+    name: str
+    claims: Literal["none", "advisory", "exclusive"] = "none"
+    renew_every_s: float | None = None
+
+    @property
+    def backlog(self) -> Backlog:
+        """What the last good look saw."""
+        return Backlog()
+
+    async def claim(self, want: Want) -> Sequence[Claim]:
+        """At most ``want.limit`` tasks that may start now; empty when there are none; does not wait for more.
 
         Raises ``RemoteError`` when the source cannot be read.
         """
@@ -61,24 +99,36 @@ class TaskSource(Protocol):
     async def wait(self, timeout_s: float) -> bool:
         """False after ``timeout_s``; true, at once, when there may be work (push, notify, wake-up).
 
-        A call while nobody waits ends the next wait, and any number of calls ends one. One waits at a time.
+        A call of ``wake`` while nobody waits ends the next wait, and any number of calls ends one. One waits at a time.
+        """
+        await asyncio.sleep(timeout_s)
+        return False
+
+    def wake(self) -> None:
+        """There may be work that was not there: end the wait under way, or the next one, and look anew."""
+        self.resume()
+
+    def resume(self) -> None:
+        """Something changed here that lets tasks start: like ``wake``, but what was listed is as good as before."""
+        return
+
+    async def renew(self, receipts: Sequence[Receipt]) -> Collection[Receipt]:  # noqa: ARG002 - for sources whose claims end
+        """Keep these claims alive; answers those that are lost: somebody else owns them now, or they are gone."""
+        return ()
+
+    def cancelled(self) -> Collection[Receipt]:
+        """Claims whose result nobody wants any more."""
+        return ()
+
+    async def report(self, receipt: Receipt, outcome: Outcome) -> None:
+        """Report an outcome and return once it is acknowledged.
+
+        Raises ``Rejected`` when it is refused for good (``refused``, ``gone``, ``lost``), ``Ambiguous`` when it may
+        have been applied, another ``RemoteError`` when it was not.
         """
 
-    async def complete(self, receipt: Receipt, result: TaskResult) -> None:
-        """Report success and return once it is acknowledged.
-
-        Raises ``Rejected`` when this result is refused for good, ``Ambiguous`` when it may have been
-        applied, another ``RemoteError`` when it was not.
-        """
-
-    async def fail(self, receipt: Receipt, failure: Failure) -> None:
-        """Report that the task failed for a reason of its own; answers like ``complete``."""
-
-    async def release(self, receipt: Receipt, delay_s: float) -> None:
-        """Give an unfinished task back; it is not claimed again before ``delay_s`` seconds have passed."""
-
-    async def check(self) -> None:
-        """The cheapest proof that the remote answers us; raises ``RemoteError``."""
+    async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:
+        """Give an unfinished task back; it is not claimed again here before ``delay_s`` seconds have passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +136,7 @@ class OutboxDepth:
     """How full the outbox is.
 
     ``oldest_finished_at`` is in seconds since the epoch, of the waiting records, as of the last ``apply_requests``.
+    ``foreign``: waiting records of sources that are not selected, by source; they are kept and not counted above.
     """
 
     waiting: int = 0
@@ -93,14 +144,25 @@ class OutboxDepth:
     quarantined: int = 0
     bytes: int = 0
     oldest_finished_at: float | None = None
+    foreign: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What stands in the outbox for a task, and the fingerprint of the content it was made of."""
+
+    standing: Standing
+    fingerprint: str
 
 
 class Outbox(Protocol):
-    """Finished and not yet told: the only durable state. At most one record for a task id.
+    """Outcomes that are finished and not yet acknowledged: at most one record for a task of a source.
 
     A record is *waiting* until it is delivered, deferred (waiting, but not before a time) or buried
     as a *dead letter*, which keeps the result until an operator retries or drops it. A task that must not
     be started any more stands here without a result, *quarantined*.
+
+    All methods are about tasks of the selected source. Records of others are kept as they are.
     """
 
     @property
@@ -112,7 +174,7 @@ class Outbox(Protocol):
         """Did the last commit succeed?"""
 
     def put(self, record: Record) -> Awaitable[None]:
-        """Keep an outcome. Accepted at once (no await inside); the awaitable resolves when it is on disk.
+        """Keep an outcome. Accepted at once (no await inside); the awaitable resolves when it is durable.
 
         Replaces what stands for the same task. The awaitable raises ``OutboxUnwritable``.
         """
@@ -120,8 +182,8 @@ class Outbox(Protocol):
     def quarantine(self, record: Record) -> Awaitable[None]:
         """Keep a task from being started: like ``put``, but never due. An operator's ``retry`` lets it go."""
 
-    def holds(self, task_id: str, fingerprint: str | None = None) -> Standing | None:
-        """Does a record stand for this task? One that does not wait stands for its own content (fingerprint) only."""
+    async def held(self, task_ids: Sequence[str]) -> Mapping[str, Held]:
+        """What stands for these tasks; those for which nothing stands are not in the answer."""
 
     async def due(self, now: float, limit: int, exclude: frozenset[str] = frozenset()) -> Sequence[Record]:
         """At most ``limit`` waiting records whose time has come, oldest due first, without those excluded."""
@@ -138,6 +200,9 @@ class Outbox(Protocol):
     async def apply_requests(self) -> Mapping[str, str]:
         """Carry out what operators left (``retry``, ``drop``); what was done by task id."""
 
+    async def receipts(self) -> Sequence[Receipt]:
+        """Of all waiting records: their claims must be renewed until the outcome is acknowledged."""
+
     def depth(self) -> OutboxDepth:
         """How much is in it, from memory."""
 
@@ -149,57 +214,83 @@ class Journal(Protocol):
     """
 
     @property
-    def suspects(self) -> Mapping[str, Suspect]:
-        """Tasks that were in flight when an earlier process died, and were neither begun nor settled since.
+    def in_flight_at_crash(self) -> Mapping[str, InFlight]:
+        """Tasks that were running when an earlier process died, and were neither begun nor settled since.
 
-        One that is begun runs isolated; ``acquit`` takes those out that need not.
+        One that is begun runs isolated; ``clear`` takes those out that need not.
         """
 
     @property
-    def alone(self) -> str | None:
+    def isolated(self) -> str | None:
         """The task that runs isolated."""
 
-    def begin(self, task: Task) -> Tries:
-        """Count an attempt; it is written when this returns. Raises ``OutboxUnwritable``."""
+    async def begin(self, tasks: Sequence[Task]) -> Sequence[Tries]:
+        """Count an attempt at each; they are written when this returns. Raises ``OutboxUnwritable``: then at none."""
 
-    def give_back(self, task_id: str) -> None:
+    async def give_back(self, task_id: str) -> None:
         """The attempt ended without an outcome: what ``begin`` returned, as it is by now, is kept."""
 
-    def settle(self, task_id: str) -> None:
-        """The outcome is safe, or somebody else has the task: forget it."""
+    async def settle(self, task_id: str) -> None:
+        """The outcome is durable, or somebody else has the task: forget it."""
 
-    def acquit(self, task_id: str) -> None:
+    def clear(self, task_id: str) -> None:
         """It need not run isolated; its counts are kept."""
 
     @property
-    def deaths(self) -> int:
-        """How often a process died while tasks were in flight that did not run isolated, since ``forget_deaths``."""
+    def crashes(self) -> int:
+        """How often a process died while tasks ran that were not isolated, since ``forget_crashes``."""
 
-    def forget_deaths(self) -> None:
+    def forget_crashes(self) -> None:
         """The process has lived for long: what killed it before is over."""
 
-    @property
-    def marked(self) -> Sequence[str]:
-        """Tasks that are marked at the source and not under way here."""
-
-    def mark(self, task_id: str) -> None:
-        """What is under way is about to be marked at the source."""
-
-    def unmark(self, task_id: str) -> None:
-        """It is not marked any more."""
+    def stopping(self) -> None:
+        """From here on the process may end at any moment, and no task is to blame."""
 
     def usable(self) -> bool:
         """Could an attempt be written now?"""
 
 
-class Marks(Protocol):
-    """Says at the source what is being worked on, for sources where that is no claim."""
+class SourceMemory(Protocol):
+    """Ids that the selected source must know after a restart."""
 
-    async def begin(self, receipt: Receipt) -> bool:
-        """Mark a task; false when the source says that it is gone or somebody else's."""
+    async def remember(self, ids: Sequence[str], until: float) -> None:
+        """Durable when it returns, until that time in seconds since the epoch. Raises ``OutboxUnwritable``."""
 
-    async def withdraw(self, receipt: Receipt) -> None:
-        """It is not being worked on any more, and not settled."""
+    async def forget(self, ids: Sequence[str]) -> None:
+        """They need not be remembered any more."""
+
+    async def remembered(self) -> Collection[str]:
+        """All of them."""
+
+
+class Store(Component, Protocol):
+    """What outlives the process: outcomes, attempts, and what a source must remember. For one selected source."""
+
+    outbox: Outbox
+    journal: Journal
+    memory: SourceMemory
+
+    @property
+    def accepting(self) -> bool:
+        """May something be started whose result must be kept?"""
+
+    @property
+    def recovered(self) -> int:
+        """How many waiting records an earlier process left."""
+
+
+class Sink(Component, Protocol):
+    """A further destination of results. ``order``: written before the report, or after its acknowledgement."""
+
+    name: str
+    order: Literal["before_report", "after_report"] = "before_report"
+
+    async def write(self, record: Record) -> None:
+        """Idempotent by (source, id). Raises ``RemoteError``: the record is tried again later."""
+
+    async def discard(self, record: Record) -> None:  # noqa: ARG002 - for sinks that can
+        """The claim was lost, gone or cancelled: take back what was written before the report."""
+        return
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +327,7 @@ class Embeddings:
 
 
 class Provider(Protocol):
-    """A model that turns texts into vectors."""
+    """A model that turns texts into vectors: the embedder port of a provider."""
 
     @property
     def name(self) -> str:

@@ -1,14 +1,14 @@
 """The engine's word on a listed task: may it start now, and if not, why not."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ai_task_processor.core import codec
-from ai_task_processor.core.ports import Outbox, SkipReason
+from ai_task_processor.core.ports import Held, Outbox, SkipReason
 from ai_task_processor.engine.recovery import Recovery
-from ai_task_processor.models.task import Task
+from ai_task_processor.models.task import Claim, Task
 
 
 class Holding(Protocol):
@@ -26,9 +26,9 @@ class Holding(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A task in its slot; ``started_at`` is on the monotonic clock."""
+    """A claim in its slot; ``started_at`` is on the monotonic clock."""
 
-    task_type: str
+    claim: Claim
     started_at: float
     lane: str | None = None
 
@@ -76,26 +76,39 @@ class EngineAdmission:
         self._recovery = recovery
         self._find = find
 
-    def busy(self, task_id: str) -> SkipReason | None:
-        if task_id in self._running:
-            return "running"
-        return "in_outbox" if self._outbox.holds(task_id) == "in_outbox" else self._recovery.refuse(task_id)
+    async def busy(self, task_ids: Sequence[str]) -> Mapping[str, SkipReason]:
+        held, found = await self._outbox.held(task_ids), dict[str, SkipReason]()
+        for task_id in task_ids:
+            if task_id in self._running:
+                found[task_id] = "running"
+            elif task_id in held and held[task_id].standing == "in_outbox":
+                found[task_id] = "in_outbox"
+            elif reason := self._recovery.refuse(task_id):
+                found[task_id] = reason
+        return found
 
-    def refuse(self, task: Task) -> SkipReason | None:
+    async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
+        held = await self._outbox.held([task.id for task in tasks])
+        return [self._refuse(task, held.get(task.id)) for task in tasks]
+
+    def starts(self, task: Task) -> SkipReason | None:
+        """``refuse``, once more for a task that was claimed a moment ago: each that starts takes its share."""
         if task.id in self._running:
             return "running"
-        held = self._outbox.holds(task.id)
-        if held in ("dead_letter", "quarantined"):
-            # It stands for the content it was made of: an edited task is a new one.
-            held = self._outbox.holds(task.id, codec.fingerprint(task.content))
-        if held is not None:
-            return held
         processor = self._find(task)
         if processor is None:
             return "unknown_type"
         if processor.hold_s() > 0 or self._lane_is_held(processor, task):
             return "paused"
         return self._recovery.refuse(task.id)
+
+    def _refuse(self, task: Task, held: Held | None) -> SkipReason | None:
+        if task.id in self._running:
+            return "running"
+        # What does not wait stands for the content it was made of: an edited task is a new one.
+        if held is not None and (held.standing == "in_outbox" or held.fingerprint == codec.fingerprint(task.content)):
+            return held.standing
+        return self.starts(task)
 
     def lane(self, task: Task) -> str | None:
         """The lane that a task takes a slot for."""

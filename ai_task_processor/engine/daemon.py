@@ -83,7 +83,7 @@ class Daemon:
                     tasks = [companions.create_task(work, name=name) for name, work in self._companions(until_empty)]
                     await self._work()
                     await self._flush(BLIP_S)
-                    await self._unmark()
+                    await self._release()
                     for task in tasks:
                         task.cancel()
         log.info("daemon.stopped", waiting=self._parts.outbox.depth().waiting)
@@ -162,8 +162,7 @@ class Daemon:
             companions.append(("batching", self._parts.batcher.run()))
         if not self._draining:
             companions.append(("preparation", self._prepare()))
-        if self._parts.source.marks is not None:
-            companions.append(("marks", self._parts.source.marks.run()))
+        companions.append(("source", self._parts.source.run(asyncio.Event())))
         if until_empty:
             companions.append(("until-empty", self._leave_when_empty()))
         return companions
@@ -184,14 +183,14 @@ class Daemon:
             async with self._grace.share(TASKS_SHARE):
                 await self._parts.scheduler.run()
         except TimeoutError:
-            log.warning("drain.cut", tasks=sorted(self._parts.scheduler.cut))
+            log.warning("drain.cut", tasks=sorted(receipt.id for receipt in self._parts.scheduler.cut))
 
-    async def _unmark(self) -> None:
-        """What is left undone must not read ``in_progress``; the next start tries again."""
-        if self._parts.source.marks is not None:
-            with suppress(TimeoutError):
-                async with self._grace.share(1.0):
-                    await self._parts.source.marks.tend(leaving=True)
+    async def _release(self) -> None:
+        """Give back what was cut off."""
+        with suppress(TimeoutError):
+            async with self._grace.share(1.0):
+                for receipt in self._parts.scheduler.cut:
+                    await self._parts.source.release(receipt, 0.0)
 
     async def _flush(self, patience_s: float) -> None:
         try:
@@ -205,7 +204,7 @@ class Daemon:
     def _signalled(self, number: int) -> None:
         """The first signal drains; the second leaves at once: what is finished is in the outbox."""
         name = signal.Signals(number).name
-        self._parts.storage.journal.stop()
+        self._parts.storage.journal.stopping()
         if self._grace.begun:
             log.warning("drain.forced", signal=name)
             logs.flush()
@@ -242,8 +241,8 @@ class Daemon:
         parts = self._parts
         while True:
             await self._clock.sleep(0.05)
-            skipped = parts.source.last_page.skipped
-            undone = parts.outbox.depth().waiting + skipped["deferred"] + skipped["paused"]
+            skipped = parts.source.backlog.skipped
+            undone = parts.outbox.depth().waiting + skipped.get("deferred", 0) + skipped.get("paused", 0)
             if parts.scheduler.idle and not undone:
                 self.drain()
                 return
@@ -342,7 +341,7 @@ class Daemon:
             mode=self._settings.model.mode,
             holds={gate.service: gate.reason for gate in parts.gates.all() if gate.reason is not None},
             paced={} if parts.batcher is None else parts.batcher.paces(),
-            skipped={str(reason): count for reason, count in parts.source.last_page.skipped.items()},
+            skipped={str(reason): count for reason, count in parts.source.backlog.skipped.items()},
         )
 
     def _tick_age_s(self) -> float:
@@ -355,7 +354,7 @@ class Daemon:
     def status(self) -> Mapping[str, object]:
         """Everything an operator asks first, as JSON."""
         parts, snapshot, depth = self._parts, self._snapshot(), self._parts.outbox.depth()
-        page, token = self._parts.source.last_page, self._parts.tokens.current
+        page, token = self._parts.source.backlog, self._parts.tokens.current
         return {
             "version": __version__,
             "state": health.state(snapshot),
@@ -367,7 +366,7 @@ class Daemon:
             "backlog": {
                 "seen": page.seen,
                 "complete": page.complete,
-                "read_ahead": parts.source.candidates,
+                "read_ahead": page.read_ahead,
                 "skipped": snapshot.skipped,
             },
             "outbox": {
@@ -376,7 +375,10 @@ class Daemon:
                 "quarantined": depth.quarantined,
                 "bytes": depth.bytes,
             },
-            "isolation": {"waiting": len(parts.storage.journal.suspects), "running": parts.storage.journal.alone},
+            "isolation": {
+                "waiting": len(parts.storage.journal.in_flight_at_crash),
+                "running": parts.storage.journal.isolated,
+            },
             "circuits": {
                 gate.service: {"state": gate.state, "reason": gate.reason, "wait_seconds": round(gate.wait_s(), 1)}
                 for gate in parts.gates.all()

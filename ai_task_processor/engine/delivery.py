@@ -21,7 +21,7 @@ from ai_task_processor.core.errors import (
     Transient,
     explained,
 )
-from ai_task_processor.core.ports import Clock, Outbox, TaskSource
+from ai_task_processor.core.ports import Clock, Outbox, Sink, TaskSource
 from ai_task_processor.engine.reporting import Reporter, deferral_s
 from ai_task_processor.models.task import Record
 from ai_task_processor.net.resilience import Gate
@@ -60,6 +60,7 @@ class Delivery:
         outbox: Outbox,
         source: TaskSource,
         *,
+        sinks: Sequence[Sink] = (),
         gate: Gate,
         concurrency: int,
         clock: Clock,
@@ -67,7 +68,7 @@ class Delivery:
         rng: random.Random,
     ) -> None:
         self._outbox = outbox
-        self._reporter = Reporter(source, clock=clock, metrics=metrics)
+        self._reporter = Reporter(source, sinks=sinks, clock=clock, metrics=metrics)
         self._gate = gate
         self._concurrency = concurrency
         self._window = min(FIRST_WINDOW, concurrency)
@@ -255,6 +256,11 @@ class Delivery:
     async def _write(self, record: Record, error: Rejected | RemoteError | None) -> None:
         if error is None:
             await self._outbox.delivered(record.task_id)
+        elif isinstance(error, Rejected) and error.outcome == "lost":
+            # Whoever has the task now has its result, too, or will.
+            await self._outbox.delivered(record.task_id)
+            self._metrics.delivery("conflict")
+            log.warning("delivery.lost", task_id=record.task_id, attempts=record.attempts + 1)
         elif isinstance(error, Rejected):
             await self._bury(record, error.outcome, explained(error))
         elif self._hopeless(record, error):

@@ -8,32 +8,32 @@ from ai_task_processor.models.task import Failed, Failure, Released, Tries
 MAX_ATTEMPTS = 3
 #: for how long a task is left alone that a remote failed; a remote that names a time may ask for more
 LONGEST_RELEASE_S = 60.0
-LONGEST_WISH_S = 900.0
+LONGEST_RETRY_AFTER_S = 900.0
 LONGEST_RETRY_S = 86_400.0
 MAX_CODE, MAX_MESSAGE = 64, 500
 
 
-def decide(error: BaseException, tries: Tries, rng: random.Random) -> Failed | Released:
+def classify(error: BaseException, tries: Tries, rng: random.Random, limit: int = MAX_ATTEMPTS) -> Failed | Released:
     """What a failed attempt means: whose fault it is decides. Counts it in ``tries``.
 
-    Only the task's own fault, or a processor that crashed on it three times, ends it ``failed``.
+    Only the task's own fault, or a processor that crashed on it ``limit`` times, ends it ``failed``.
     """
     if isinstance(error, TaskError):
         return Failed(Failure(_text(error.code, MAX_CODE), _text(error.message, MAX_MESSAGE)))
     if isinstance(error, Retry):
         return Released(_bounded(error.delay_s, LONGEST_RETRY_S), "the processor asked for more time")
-    wish_s = _bounded(error.retry_after_s, LONGEST_WISH_S) if isinstance(error, RemoteError) else 0.0
-    if isinstance(error, CircuitOpen) and wish_s > 0:
+    requested_s = _bounded(error.retry_after_s, LONGEST_RETRY_AFTER_S) if isinstance(error, RemoteError) else 0.0
+    if isinstance(error, CircuitOpen) and requested_s > 0:
         # Nobody was asked: the door says when, and the task need not grow patient for it.
-        return Released(wish_s, _text(error))
+        return Released(requested_s, _text(error))
     tries.failed += 1
     growing_s = min(2.0 ** min(tries.failed, 16), LONGEST_RELEASE_S) * rng.uniform(0.5, 1.0)
     if isinstance(error, RemoteError):
-        return Released(max(wish_s, growing_s), _text(error))
+        return Released(max(requested_s, growing_s), _text(error))
     name = "timeout" if isinstance(error, TimeoutError) else type(error).__name__
     tries.crashed += 1
-    if tries.crashed >= MAX_ATTEMPTS:
-        return Failed(Failure("processor_error", f"{MAX_ATTEMPTS} attempts ended with {name}"))
+    if tries.crashed >= limit:
+        return Failed(Failure("processor_error", f"{limit} attempts ended with {name}"))
     return Released(growing_s, f"processor_error: {name}")
 
 

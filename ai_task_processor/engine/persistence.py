@@ -1,4 +1,4 @@
-"""Makes outcomes safe: on disk, or acknowledged by the source while the disk refuses them.
+"""Persists outcomes: on disk, or acknowledged by the source while the disk refuses them.
 
 A result was paid for. While the disk is full its slot holds it in memory, no new task is claimed,
 and the result is reported directly, so that even then a restart finds little to lose.
@@ -34,28 +34,28 @@ class _Direct:
     next_at: float = 0.0
 
 
-class Keeper:
-    """Takes outcomes; ``kept`` is handed each that is on disk and still to be reported."""
+class Persistence:
+    """Takes outcomes; ``persisted`` is handed each that is on disk and still to be reported."""
 
     def __init__(
         self,
         outbox: Outbox,
         reporter: Reporter,
         *,
-        kept: Callable[[Record], None],
+        persisted: Callable[[Record], None],
         clock: Clock,
         metrics: Metrics,
         rng: random.Random,
     ) -> None:
         self._outbox = outbox
         self._reporter = reporter
-        self._kept = kept
+        self._persisted = persisted
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
         self._condition = Condition("outbox.failed", "outbox.restored", logging.ERROR)
 
-    async def keep(self, record: Record) -> None:
+    async def persist(self, record: Record) -> None:
         """Return when the record is safe and the disk works. Its acceptance has no await before it.
 
         Cancelled, it loses nothing that the disk still takes; what is lost is counted.
@@ -70,7 +70,7 @@ class Keeper:
                     self._lose(record)
                 raise
         if not direct.acknowledged and direct.refused is None:
-            self._kept(record)
+            self._persisted(record)
 
     async def _commit(self, record: Record, direct: _Direct) -> bool:
         """Does the disk take it? What is acknowledged is put only to see that, and what is refused to be buried."""
@@ -79,7 +79,7 @@ class Keeper:
                 # Delivery must not find it in between.
                 away_s = self._clock.now().timestamp() + LONGEST_DEFERRAL_S
                 await self._outbox.put(replace(record, due_at=away_s))
-            if direct.acknowledged:
+            if direct.acknowledged or (direct.refused and direct.refused.outcome == "lost"):
                 await self._outbox.delivered(record.task_id)
             elif direct.refused:
                 reason, attempts = explained(direct.refused), direct.attempts + 1

@@ -20,7 +20,7 @@ from collections.abc import Collection, Sequence
 from ai_task_processor.core.errors import DataDirectoryError, OutboxUnwritable
 from ai_task_processor.core.ports import Clock, Journal, Outbox, SkipReason
 from ai_task_processor.engine.isolation import IsolationBudget, Stretch
-from ai_task_processor.models.task import Claim, Record, Suspect, TaskStatus, Tries
+from ai_task_processor.models.task import Claim, InFlight, Receipt, Record, TaskStatus, Tries
 from ai_task_processor.ops.logs import get_logger
 
 #: deaths at which a task was in flight, and deaths in its isolated runs
@@ -42,10 +42,11 @@ log = get_logger(__name__)
 class Recovery:
     """Says which task may start after a crash, and which one with nothing beside it.
 
-    ``journal.suspects`` are the tasks that wait for an isolated run, once ``begin`` has sorted them.
+    ``journal.in_flight_at_crash`` are the tasks that wait for an isolated run, once ``begin`` has sorted them.
     """
 
-    def __init__(self, journal: Journal, outbox: Outbox, *, clock: Clock) -> None:
+    def __init__(self, journal: Journal, outbox: Outbox, *, source: str, clock: Clock) -> None:
+        self._source = source
         self._journal = journal
         self._outbox = outbox
         self._clock = clock
@@ -65,38 +66,41 @@ class Recovery:
         Raises ``DataDirectoryError`` when a task cannot be quarantined: it must not be started again.
         """
         self._began_at, self._budget = self._clock.monotonic(), IsolationBudget(self._clock)
-        unfinished = list(self._journal.suspects.items())
-        for task_id, suspect in unfinished:
-            if self._outbox.holds(task_id, suspect.fingerprint):
-                self._journal.settle(task_id)
-            elif suspect.tries.kills_alone >= QUARANTINE_AT:
-                await self._quarantine(task_id, suspect)
-            elif not self._is_suspicious(suspect.tries):
-                self._journal.acquit(task_id)
+        unfinished = list(self._journal.in_flight_at_crash.items())
+        held = await self._outbox.held([task_id for task_id, _ in unfinished])
+        for task_id, entry in unfinished:
+            if task_id in held and held[task_id].fingerprint in ("", entry.fingerprint):
+                await self._journal.settle(task_id)
+            elif entry.tries.kills_isolated >= QUARANTINE_AT:
+                await self._quarantine(task_id, entry)
+            elif not self._likely_kills(entry.tries):
+                self._journal.clear(task_id)
         if unfinished:
-            log.warning("recovery.started", tasks=len(unfinished), isolated=len(self._journal.suspects))
+            log.warning("recovery.started", tasks=len(unfinished), isolated=len(self._journal.in_flight_at_crash))
 
     # --- which listed task may start
 
     @property
     def wants_poll(self) -> bool:
         """Did the last poll bring nothing to do, so that the next one may bring isolated tasks for the first time?"""
-        return self._idle_next and not self._idle and any(map(self._is_quiet, self._journal.suspects.values()))
+        return (
+            self._idle_next and not self._idle and any(map(self._is_quiet, self._journal.in_flight_at_crash.values()))
+        )
 
     def look(self, running_s: Collection[float]) -> None:
         """Decide, before a poll, which isolated tasks it may bring. ``running_s``: the ages of what runs."""
         self._idle, self._idle_next = self._idle_next and not running_s, False
         if not self._calm and self._age_s >= CALM_S:
             self._calm_down()
-        suspects = self._journal.suspects
-        if suspects:
-            self._budget.bound(max(map(_whole_s, suspects.values())), running_s)
-        if self._due or suspects:
-            self._due = frozenset(name for name in suspects if self._is_due(name, running_s, idle=self._idle))
+        waiting = self._journal.in_flight_at_crash
+        if waiting:
+            self._budget.bound(max(map(_whole_s, waiting.values())), running_s)
+        if self._due or waiting:
+            self._due = frozenset(name for name in waiting if self._is_due(name, running_s, idle=self._idle))
 
     def refuse(self, task_id: str) -> SkipReason | None:
         """Why this task must not start now, or None when nothing here speaks against it."""
-        if task_id not in self._journal.suspects:
+        if task_id not in self._journal.in_flight_at_crash:
             return None
         self._listed.add(task_id)
         return None if task_id in self._due else "deferred"
@@ -128,7 +132,7 @@ class Recovery:
         """
         ordinary, isolated = list[Claim](), list[Claim]()
         for claim in claims:
-            (isolated if claim.task.id in self._journal.suspects else ordinary).append(claim)
+            (isolated if claim.task.id in self._journal.in_flight_at_crash else ordinary).append(claim)
         self._idle_next = not running_s and not claims
         if not isolated:
             return ordinary
@@ -169,57 +173,57 @@ class Recovery:
 
     def _calm_down(self) -> None:
         self._calm = True
-        self._journal.forget_deaths()
-        for task_id in self._journal.suspects.keys() - self._listed:
-            self._journal.acquit(task_id)
+        self._journal.forget_crashes()
+        for task_id in self._journal.in_flight_at_crash.keys() - self._listed:
+            self._journal.clear(task_id)
 
     @property
     def _age_s(self) -> float:
         return self._clock.monotonic() - self._began_at
 
-    def _is_suspicious(self, tries: Tries) -> bool:
+    def _likely_kills(self, tries: Tries) -> bool:
         """Is it likelier that this task kills the process than that something else does?"""
-        if tries.kills < ISOLATE_AT or tries.kills_alone:
-            return tries.kills_alone > 0
-        without = self._journal.deaths - tries.kills
+        if tries.kills < ISOLATE_AT or tries.kills_isolated:
+            return tries.kills_isolated > 0
+        without = self._journal.crashes - tries.kills
         return without < DEATHS_WITHOUT * MORE_FOR_EACH ** (tries.kills - ISOLATE_AT)
 
     def _evidence(self, claim: Claim) -> tuple[int, int]:
-        """The most suspicious first."""
-        tries = self._journal.suspects[claim.task.id].tries
-        return -tries.kills_alone, -tries.kills
+        """The likeliest first."""
+        tries = self._journal.in_flight_at_crash[claim.task.id].tries
+        return -tries.kills_isolated, -tries.kills
 
     def _is_due(self, task_id: str, running_s: Collection[float], *, idle: bool) -> bool:
-        suspect = self._journal.suspects.get(task_id)
-        if suspect is None or not self._is_quiet(suspect):
+        entry = self._journal.in_flight_at_crash.get(task_id)
+        if entry is None or not self._is_quiet(entry):
             return False
-        return idle or self._budget.affords(_whole_s(suspect), running_s)
+        return idle or self._budget.affords(_whole_s(entry), running_s)
 
-    def _is_quiet(self, suspect: Suspect) -> bool:
+    def _is_quiet(self, entry: InFlight) -> bool:
         """Has the process lived for long enough without a crash?"""
-        return self._age_s >= QUIET_S[min(suspect.tries.kills_alone, len(QUIET_S) - 1)]
+        return self._age_s >= QUIET_S[min(entry.tries.kills_isolated, len(QUIET_S) - 1)]
 
-    async def _quarantine(self, task_id: str, suspect: Suspect) -> None:
+    async def _quarantine(self, task_id: str, entry: InFlight) -> None:
         now = self._clock.now().timestamp()
-        reason = f"the process died {suspect.tries.kills_alone} times while this task ran isolated"
+        reason = f"the process died {entry.tries.kills_isolated} times while this task ran isolated"
         record = Record(
-            task_id=task_id,
-            task_type=suspect.task_type,
+            receipt=Receipt(self._source, task_id),
+            task_type=entry.task_type,
             status=TaskStatus.PENDING,
-            fingerprint=suspect.fingerprint,
+            fingerprint=entry.fingerprint,
             finished_at=now,
             due_at=now,
-            attempts=suspect.tries.started,
+            attempts=entry.tries.started,
             reason=reason,
         )
         try:
             await self._outbox.quarantine(record)
         except OutboxUnwritable as error:
             raise DataDirectoryError(str(error)) from error
-        self._journal.settle(task_id)
-        log.error("task.quarantined", task_id=task_id, task_type=suspect.task_type, reason=reason)
+        await self._journal.settle(task_id)
+        log.error("task.quarantined", task_id=task_id, task_type=entry.task_type, reason=reason)
 
 
-def _whole_s(suspect: Suspect) -> float:
+def _whole_s(entry: InFlight) -> float:
     """How long its run is expected to take at least."""
-    return WHOLE * suspect.ran_s
+    return WHOLE * entry.ran_s

@@ -1,11 +1,12 @@
-"""Tells the source what became of a task, once, and counts it; and how long to wait before telling it again."""
+"""Reports an outcome to its source, once, with the sinks around it; and how long to wait before the next report."""
 
 import random
+from collections.abc import Sequence
 
-from ai_task_processor.core import codec
-from ai_task_processor.core.errors import Ambiguous, NeverAcknowledged, RemoteError
-from ai_task_processor.core.ports import Clock, TaskSource
-from ai_task_processor.models.task import Failure, Receipt, Record
+from ai_task_processor.core.errors import Ambiguous, NeverAcknowledged, Rejected, RemoteError
+from ai_task_processor.core.ports import Clock, Sink, TaskSource
+from ai_task_processor.core.records import to_outcome
+from ai_task_processor.models.task import Record
 from ai_task_processor.net.resilience import backoff_s
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
@@ -28,32 +29,37 @@ def deferral_s(error: RemoteError, attempts: int, *, own: bool, rng: random.Rand
 
 
 class Reporter:
-    """Reports records to the source."""
+    """Reports records to the source, and writes them to the sinks before or after."""
 
-    def __init__(self, source: TaskSource, *, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, source: TaskSource, *, sinks: Sequence[Sink] = (), clock: Clock, metrics: Metrics) -> None:
         self._source = source
+        self._before = [sink for sink in sinks if sink.order == "before_report"]
+        self._after = [sink for sink in sinks if sink.order == "after_report"]
         self._clock = clock
         self._metrics = metrics
 
     async def report(self, record: Record) -> None:
-        """Return once the record is acknowledged. Raises what ``TaskSource.complete`` raises.
+        """Return once the record is acknowledged and in every sink. Raises what ``TaskSource.report`` and sinks raise.
 
         Raises ``ValueError`` when the record cannot be read.
         """
+        outcome = to_outcome(record)
+        for sink in self._before:
+            await sink.write(record)
         try:
-            await self._send(record)
+            await self._source.report(record.receipt, outcome)
         except (Ambiguous, NeverAcknowledged):
             self._metrics.ambiguous_delivery()
             raise
+        except Rejected as error:
+            if error.outcome in ("lost", "gone"):
+                for sink in self._before:
+                    await sink.discard(record)
+            raise
+        for sink in self._after:
+            await sink.write(record)
         now = self._clock.now().timestamp()
         self._metrics.delivery("acknowledged")
         end_to_end_s = None if record.created_at is None else max(0.0, now - record.created_at)
         self._metrics.task_acknowledged(record.task_type, end_to_end_s=end_to_end_s)
         log.debug("delivery.acknowledged", task_id=record.task_id, attempts=record.attempts + 1)
-
-    async def _send(self, record: Record) -> None:
-        receipt, outcome = Receipt(record.task_id), codec.outcome(record)
-        if isinstance(outcome, Failure):
-            await self._source.fail(receipt, outcome)
-        else:
-            await self._source.complete(receipt, outcome)

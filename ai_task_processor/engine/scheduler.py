@@ -7,13 +7,14 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from math import inf
+from typing import Literal
 
-from ai_task_processor.core.errors import RemoteError
-from ai_task_processor.core.ports import Clock, SkipReason, TaskSource
-from ai_task_processor.engine.admission import Running
+from ai_task_processor.core.errors import OutboxUnwritable, RemoteError
+from ai_task_processor.core.ports import Clock, Journal, TaskSource, Want
+from ai_task_processor.engine.admission import EngineAdmission, Running
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.runner import TaskRunner
-from ai_task_processor.models.task import Claim, Task
+from ai_task_processor.models.task import Claim, Receipt, Tries
 from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.logs import get_logger, task_context
 from ai_task_processor.ops.metrics import Metrics
@@ -46,9 +47,8 @@ class TaskScheduler:
 
     ``running`` is its ledger of tasks in slots, which admission reads too. ``hold_s`` answers for how
     many seconds nothing may be claimed (outbox full, circuit open): 0 for now; ``resumes_in_s``: when a part of
-    what is skipped may start. ``refuse`` is asked once more when a claimed task starts, and ``lane`` for what it takes
-    a share of. ``idle``: nothing runs, and a poll that began when nothing ran found nothing to start. ``cut``: tasks
-    that a drain cut off.
+    what is skipped may start. ``types``: those that are asked for, None for all. ``idle``: nothing runs, and a poll
+    that began when nothing ran found nothing to start. ``cut``: what a drain cut off.
     """
 
     def __init__(
@@ -61,8 +61,9 @@ class TaskScheduler:
         slots: int,
         interval_s: float,
         hold_s: Callable[[], float],
-        refuse: Callable[[Task], SkipReason | None] = lambda _: None,
-        lane: Callable[[Task], str | None] = lambda _: None,
+        journal: Journal,
+        admission: EngineAdmission,
+        types: frozenset[str] | None = None,
         resumes_in_s: Callable[[], float] = lambda: inf,
         clock: Clock,
         metrics: Metrics,
@@ -72,7 +73,7 @@ class TaskScheduler:
         self.slots = slots
         self.draining = False
         self.idle = False
-        self.cut: list[str] = []
+        self.cut: list[Receipt] = []
         self.ticked_at = clock.monotonic()
         self.polled_at: float | None = None
         self._source = source
@@ -80,8 +81,9 @@ class TaskScheduler:
         self._recovery = recovery
         self._interval_s = interval_s
         self._hold_s = hold_s
-        self._refuse = refuse
-        self._lane = lane
+        self._journal = journal
+        self._admission = admission
+        self._types = types
         self._resumes_in_s = resumes_in_s
         self._clock = clock
         self._metrics = metrics
@@ -94,6 +96,8 @@ class TaskScheduler:
         self._given_back = 0
         self._woken = False
         self._freed = asyncio.Event()
+        self._work_by_id: dict[str, asyncio.Task[None]] = {}
+        self._revoked: dict[str, Literal["lost", "cancelled"]] = {}
         runner.on_settling = self._freed.set
         self._intake: list[asyncio.Task[None]] = []
         metrics.slots(slots)
@@ -148,7 +152,7 @@ class TaskScheduler:
         self._claiming = True
         self._poll_ends_at = self._clock.monotonic() + LONGEST_POLL_S
         try:
-            claims = await self._source.claim(wanted)
+            claims = await self._source.claim(Want(wanted, self._admission, self._types))
         except RemoteError as error:
             return self._failed(str(error))
         except Exception as error:  # the boundary of one poll: delivery goes on whatever a listed record did to us
@@ -191,14 +195,16 @@ class TaskScheduler:
     async def _start_all(self, group: asyncio.TaskGroup, claims: Sequence[Claim]) -> None:
         """Each in a slot of its own. Whose slot does not become free soon after all is given back."""
         ends_at = self._clock.monotonic() + LONGEST_SETTLING_S
-        for claim in claims:
+        while claims:
             while self.free <= 0 and self._clock.monotonic() < ends_at:
                 await self._clock.sleep(SETTLING_POLL_S)
-            # Asked once more: each that starts takes its share of what it needs.
-            if self.free > 0 and self._refuse(claim.task) is None:
-                self._start(group, claim)
-            else:
-                await self._source.release(claim.receipt, 0.0)
+            count = self.free
+            if count <= 0:
+                break
+            await self._start(group, claims[:count])
+            claims = claims[count:]
+        for claim in claims:
+            await self._source.release(claim.receipt, 0.0)
 
     async def _isolate(self, group: asyncio.TaskGroup) -> bool:
         """Run what recovery has held back, one at a time with nothing beside it; true when something was run."""
@@ -206,37 +212,78 @@ class TaskScheduler:
         while self._recovery.isolating:
             self._plenty = False
             claim = self._recovery.step(self._ages, self.slots)
-            if claim is not None and self._refuse(claim.task) is None:
+            if claim is not None and await self._start(group, [claim]):
                 log.info("task.isolated", task_id=claim.task.id, task_type=claim.task.type)
-                self._start(group, claim)
                 ran = True
-            elif claim is not None:
-                await self._source.release(claim.receipt, 0.0)
             if self._recovery.isolating:
                 await self._clock.sleep(ISOLATION_LOOK_S)
         for claim in self._recovery.left_over():
             await self._source.release(claim.receipt, 0.0)
         return ran
 
-    def _start(self, group: asyncio.TaskGroup, claim: Claim) -> None:
-        task = claim.task
-        self.running[task.id] = Running(task.type, self._clock.monotonic(), self._lane(task))
-        group.create_task(self._work(claim), name=f"task {task.id}")
+    async def _start(self, group: asyncio.TaskGroup, claims: Sequence[Claim]) -> int:
+        """Start those that may still start, and give the others back; how many have started."""
+        begun: list[Claim] = []
+        for claim in claims:
+            # Asked once more: each that starts takes its share of what it needs.
+            if self._admission.starts(claim.task) is None:
+                lane = self._admission.lane(claim.task)
+                self.running[claim.task.id] = Running(claim, self._clock.monotonic(), lane)
+                begun.append(claim)
+            else:
+                await self._source.release(claim.receipt, 0.0)
+        try:
+            tries = await self._journal.begin([claim.task for claim in begun]) if begun else ()
+        except BaseException as error:
+            for claim in begun:
+                del self.running[claim.task.id]
+            if not isinstance(error, OutboxUnwritable):
+                raise
+            # Nothing may be paid for whose start cannot be written down; the next poll waits for the disk.
+            for claim in begun:
+                await self._source.release(claim.receipt, 0.0)
+            self._given_back += len(begun)
+            return 0
+        for claim, earlier in zip(begun, tries, strict=True):
+            work = group.create_task(self._work(claim, earlier), name=f"task {claim.task.id}")
+            self._work_by_id[claim.task.id] = work
+        return len(begun)
 
-    async def _work(self, claim: Claim) -> None:
+    async def _work(self, claim: Claim, tries: Tries) -> None:
         task_id, settled = claim.task.id, False
         try:
             with task_context(task_id):
-                settled = await self._runner.run(claim)
+                settled = await self._runner.run(claim, tries)
         except asyncio.CancelledError:
-            self.cut.append(task_id)
-            raise
+            if task_id not in self._revoked:
+                self.cut.append(claim.receipt)
+                raise
+            await self._abandon(claim)
         except Exception as error:  # the boundary of one task: a bug of ours must not take the others with it
             log.error("task.crashed", task_id=task_id, exc_info=error)
         finally:
+            del self._work_by_id[task_id]
+            self._revoked.pop(task_id, None)
             self._recovery.ended(self._clock.monotonic() - self.running.pop(task_id).started_at)
             self._given_back = 0 if settled else self._given_back + 1
             self._freed.set()
+
+    def revoke(self, task_id: str, reason: Literal["lost", "cancelled"]) -> None:
+        """Stop a running task: its claim is ``lost`` to somebody else, or its result is not wanted any more."""
+        work = self._work_by_id.get(task_id)
+        if work is not None and task_id not in self._revoked:
+            self._revoked[task_id] = reason
+            work.cancel()
+
+    async def _abandon(self, claim: Claim) -> None:
+        reason, task = self._revoked[claim.task.id], asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+        log.info("task.revoked", task_id=claim.task.id, task_type=claim.task.type, reason=reason)
+        if reason == "cancelled":
+            await self._runner.cancel(claim)
+        else:
+            await self._journal.settle(claim.task.id)
 
     @property
     def _room(self) -> int:

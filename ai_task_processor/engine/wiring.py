@@ -12,7 +12,7 @@ import httpx2
 
 from ai_task_processor import __version__
 from ai_task_processor.core.clock import SystemClock
-from ai_task_processor.core.ports import Provider
+from ai_task_processor.core.ports import Provider, SourceMemory
 from ai_task_processor.core.settings import ModelSettings, Settings
 from ai_task_processor.engine.admission import EngineAdmission, RunningTasks
 from ai_task_processor.engine.delivery import Delivery
@@ -140,13 +140,16 @@ class Assembler:
     def parts(self) -> Parts:
         settings, gates = self._settings, self._gates
         outbox = self._outbox()
-        journal, slots = FileJournal(settings.store.data_dir, _soon), settings.worker.concurrency_limit
+        journal, slots = (
+            FileJournal(settings.store.data_dir, NestTaskSource.name, _soon),
+            settings.worker.concurrency_limit,
+        )
         storage = Storage(outbox, journal, DISK_RESERVE + slots * DISK_RESERVE_PER_SLOT)
-        recovery = Recovery(journal, outbox, clock=self._clock)
+        recovery = Recovery(journal, outbox, source=NestTaskSource.name, clock=self._clock)
         tokens = self._tokens()
         running = RunningTasks()
         admission = EngineAdmission(running, outbox, self._factory.find, recovery)
-        source = self._source(tokens, admission)
+        source = self._source(tokens, outbox)
         delivery = Delivery(
             outbox,
             source,
@@ -156,7 +159,7 @@ class Assembler:
             metrics=self._metrics,
             rng=self._rng,
         )
-        runner = self._runner(source, storage, kept=delivery.offer)
+        runner = self._runner(source, storage, persisted=delivery.offer)
         scheduler = self._scheduler(source, runner, storage, recovery, delivery, running, admission)
         provider = self._provider()
         batcher = None if provider is None else self._batcher(provider, scheduler, source)
@@ -187,7 +190,9 @@ class Assembler:
             self._metrics.result_lost()
             log.critical("result.lost", task_id=task_id)
 
-        return SqliteOutbox(store.data_dir, max_bytes=store.outbox_max_bytes, clock=self._clock, lost=lost)
+        return SqliteOutbox(
+            store.data_dir, NestTaskSource.name, max_bytes=store.outbox_max_bytes, clock=self._clock, lost=lost
+        )
 
     def _gate(self, service: str) -> Gate:
         threshold = self._settings.worker.circuit_breaker_threshold
@@ -211,7 +216,7 @@ class Assembler:
             secrets=self._secrets,
         )
 
-    def _source(self, tokens: TokenSource, admission: EngineAdmission) -> NestTaskSource:
+    def _source(self, tokens: TokenSource, memory: SourceMemory) -> NestTaskSource:
         api, bearer = self._settings.api, BearerAuth(tokens)
         return NestTaskSource(
             api,
@@ -219,19 +224,18 @@ class Assembler:
             delivering=self._client(api.base_url, self._settings.delivery.concurrency, auth=bearer),
             poll_gate=self._gates.poll,
             delivery_gate=self._gates.delivery,
-            admission=admission,
+            memory=memory if api.mark_in_progress else None,
             clock=self._clock,
             metrics=self._metrics,
         )
 
-    def _runner(self, source: NestTaskSource, storage: Storage, *, kept: Callable[[Record], None]) -> TaskRunner:
+    def _runner(self, source: NestTaskSource, storage: Storage, *, persisted: Callable[[Record], None]) -> TaskRunner:
         return TaskRunner(
             source=source,
             outbox=storage.outbox,
             journal=storage.journal,
-            marks=source.mark_with(storage.journal) if self._settings.api.mark_in_progress else None,
             find=self._factory.find,
-            kept=kept,
+            persisted=persisted,
             timeout_s=self._settings.worker.task_timeout_s,
             clock=self._clock,
             metrics=self._metrics,
@@ -261,8 +265,8 @@ class Assembler:
             source,
             runner,
             running=running,
-            refuse=admission.refuse,
-            lane=admission.lane,
+            journal=storage.journal,
+            admission=admission,
             recovery=recovery,
             slots=worker.concurrency_limit,
             interval_s=worker.polling_interval_s,
@@ -298,7 +302,7 @@ class Assembler:
             retries=Retries(model.max_retries, model.retry_backoff_factor),
             cache=VectorCache(size, model.embedding_dimensions) if size else None,
             length_of=self._vector_length,
-            opened=source.end_wait,
+            opened=source.resume,
             memory=ModelMemory(self._settings.store.data_dir),
             intake=scheduler,
             clock=self._clock,

@@ -25,12 +25,13 @@ class TaskType(StrEnum):
 
 
 class TaskStatus(StrEnum):
-    """The states of the task API."""
+    """The states of a task; ``pending`` in the outbox is a quarantined one."""
 
     PENDING = "pending"
     IN_PROGRESS = "in_progress"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,10 @@ class Task:
 
     ``content`` is JSON as it came: a processor parses what it understands. ``raw`` is the whole
     record, callback fields included, which belong to the upstream and are never interpreted here.
+
+    What only some sources know: ``timeout_s`` and ``attempt_limit`` bound its attempts where they are stricter than
+    the daemon's own bounds, ``priority`` (higher is more urgent) and ``tenant`` say whom it belongs to, ``trace`` is
+    the carrier of its trace (W3C Trace Context: ``traceparent``, ``tracestate``).
     """
 
     id: str
@@ -47,6 +52,11 @@ class Task:
     created_at: datetime | None = None
     attempt: int = 1
     raw: Mapping[str, object] = field(default_factory=dict, repr=False)
+    timeout_s: float | None = None
+    attempt_limit: int | None = None
+    priority: int | None = None
+    tenant: str | None = None
+    trace: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +114,22 @@ class TaskResult:
 
 @dataclass(slots=True)
 class Tries:
-    """What earlier attempts at an unfinished task came to.
+    """Earlier attempts at an unfinished task.
 
-    ``started``: all of them; ``failed``: in vain, whoever was at fault; ``crashed``: its processor did;
-    ``kills``: the process died while the task ran; ``kills_alone``: in its isolated runs.
+    ``started``: all of them; ``failed``: without a result, whoever was at fault; ``crashed``: its processor did;
+    ``kills``: the process died while the task ran; ``kills_isolated``: in its isolated runs.
     """
 
     started: int = 0
     failed: int = 0
     crashed: int = 0
     kills: int = 0
-    kills_alone: int = 0
+    kills_isolated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
-    """A task that was in flight when an earlier process died. ``ran_s``: how long it was seen running at least."""
+class InFlight:
+    """A task that was running when an earlier process died. ``ran_s``: it had been running for at least so long."""
 
     task_type: str
     fingerprint: str
@@ -137,9 +147,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a source needs to be told the outcome: plain strings, so that it survives a restart in the outbox."""
+    """What a source needs to be given the outcome: plain strings, so that it survives a restart in the outbox.
 
+    (``source``, ``id``) is the key of the task. ``token`` is opaque to everybody but its source (an owner, an epoch).
+    """
+
+    source: str
     id: str
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +187,13 @@ class Released:
     reason: str
 
 
-Outcome = Completed | Failed | Released
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Nobody wants the result any more."""
+
+
+Outcome = Completed | Failed | Cancelled
+"""What is reported to a source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +205,7 @@ class Record:
     ``fingerprint`` identifies the content the outcome belongs to (see ``codec.fingerprint``).
     """
 
-    task_id: str
+    receipt: Receipt
     task_type: str
     status: TaskStatus
     fingerprint: str
@@ -195,8 +216,13 @@ class Record:
     attempts: int = 0
     due_at: float = 0.0
     reason: str | None = None
+    trace: Mapping[str, str] | None = None
+
+    @property
+    def task_id(self) -> str:
+        return self.receipt.id
 
     @property
     def size(self) -> int:
         """Bytes this record is charged for against ``OUTBOX_MAX_BYTES``."""
-        return len(self.body) + len(self.vector or b"") + len(self.task_id) + 200
+        return len(self.body) + len(self.vector or b"") + len(self.receipt.id) + 200

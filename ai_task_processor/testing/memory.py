@@ -2,19 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ai_task_processor.core.ports import Clock, OutboxDepth, Standing
-from ai_task_processor.models.task import Record
+from ai_task_processor.core.ports import Clock, Held, OutboxDepth, Standing
+from ai_task_processor.models.task import Receipt, Record
 from ai_task_processor.stores.sqlite.journal import FileJournal
 from ai_task_processor.stores.sqlite.ledger import Watermark
 from ai_task_processor.stores.sqlite.schema import STRANDED_AFTER_S
 
 
 class MemoryOutbox:
-    """``ports.Outbox`` in three dictionaries."""
+    """``ports.Outbox`` and ``ports.SourceMemory`` in dictionaries."""
 
     writable = True
 
@@ -25,6 +25,7 @@ class MemoryOutbox:
         self._dead: dict[str, Record] = {}
         self._quarantined: dict[str, Record] = {}
         self._requests: list[tuple[str, str]] = []
+        self._remembered: dict[str, float] = {}
 
     @property
     def _places(self) -> tuple[dict[str, Record], ...]:
@@ -48,17 +49,15 @@ class MemoryOutbox:
         kept.set_result(None)
         return kept
 
-    def holds(self, task_id: str, fingerprint: str | None = None) -> Standing | None:
-        if task_id in self._waiting:
-            return "in_outbox"
+    async def held(self, task_ids: Sequence[str]) -> Mapping[str, Held]:
+        found: dict[str, Held] = {}
         places: tuple[tuple[dict[str, Record], Standing], ...] = (
-            (self._dead, "dead_letter"),
             (self._quarantined, "quarantined"),
+            (self._dead, "dead_letter"),
         )
         for place, standing in places:
-            if task_id in place and fingerprint in (None, place[task_id].fingerprint):
-                return standing
-        return None
+            found |= {id_: Held(standing, place[id_].fingerprint) for id_ in task_ids if id_ in place}
+        return found | {id_: Held("in_outbox", "") for id_ in task_ids if id_ in self._waiting}
 
     async def due(self, now: float, limit: int, exclude: frozenset[str] = frozenset()) -> Sequence[Record]:
         ready = [
@@ -79,6 +78,20 @@ class MemoryOutbox:
     async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
         if task_id in self._waiting:
             self._dead[task_id] = replace(self._waiting.pop(task_id), reason=reason, attempts=attempts)
+
+    async def receipts(self) -> Sequence[Receipt]:
+        return [record.receipt for record in self._waiting.values()]
+
+    async def remember(self, ids: Sequence[str], until: float) -> None:
+        self._remembered |= dict.fromkeys(ids, until)
+
+    async def forget(self, ids: Sequence[str]) -> None:
+        for id_ in ids:
+            self._remembered.pop(id_, None)
+
+    async def remembered(self) -> Collection[str]:
+        now = self._clock.now().timestamp()
+        return [id_ for id_, until in self._remembered.items() if until > now]
 
     def leave_request(self, action: str, task_ids: Iterable[str]) -> None:
         """What an operator's command does beside a running daemon."""
@@ -120,13 +133,18 @@ class MemoryOutbox:
 class MemoryJournal(FileJournal):
     """``ports.Journal`` as a list of lines, perhaps those of an earlier life; while ``broken`` it takes none."""
 
-    def __init__(self, earlier: Iterable[bytes] = (), monotonic: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(Path(), monotonic=monotonic)
+    def __init__(
+        self,
+        earlier: Iterable[bytes] = (),
+        monotonic: Callable[[], float] = time.monotonic,
+        source: str = "aletheia",
+    ) -> None:
+        super().__init__(Path(), source, monotonic=monotonic)
         self.broken = False
         self._replay_all(earlier)
         self.lines = self._lines()
 
     def _append(self, line: bytes) -> bool:
         if not self.broken:
-            self.lines.append(line)
+            self.lines += line.split(b"\n")
         return not self.broken

@@ -20,7 +20,7 @@ import uvloop
 
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.ports import Outbox
-from ai_task_processor.models.task import Record, TaskStatus
+from ai_task_processor.models.task import Receipt, Record, TaskStatus
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 from ai_task_processor.testing.memory import MemoryOutbox
 
@@ -30,7 +30,7 @@ LIMIT = 1 << 40
 
 def record(number: int) -> Record:
     return Record(
-        task_id=f"{number:024x}",
+        receipt=Receipt("aletheia", f"{number:024x}"),
         task_type="text_embedding",
         status=TaskStatus.SUCCEEDED,
         fingerprint=f"{number:032x}",
@@ -63,7 +63,7 @@ async def work(outbox: Outbox, numbers: Iterator[int]) -> None:
 async def added_cost(directory: Path, args: argparse.Namespace) -> dict[str, float]:
     clock = SystemClock()
     walls, added = [], []
-    async with SqliteOutbox(directory, max_bytes=LIMIT, clock=clock) as outbox:
+    async with SqliteOutbox(directory, "aletheia", max_bytes=LIMIT, clock=clock) as outbox:
         for _ in range(args.rounds):
             _, base = await pass_through(MemoryOutbox(LIMIT, clock), args.records, args.workers)
             wall, cpu = await pass_through(outbox, args.records, args.workers)
@@ -76,7 +76,7 @@ async def added_cost(directory: Path, args: argparse.Namespace) -> dict[str, flo
 
 
 async def waiting_memory(directory: Path, args: argparse.Namespace) -> dict[str, float]:
-    async with SqliteOutbox(directory, max_bytes=LIMIT, clock=SystemClock()) as outbox:
+    async with SqliteOutbox(directory, "aletheia", max_bytes=LIMIT, clock=SystemClock()) as outbox:
         await outbox.put(record(0))
         before = resident()
         for first in range(1, args.waiting, args.workers):
@@ -89,7 +89,7 @@ async def waiting_memory(directory: Path, args: argparse.Namespace) -> dict[str,
                 raise SystemExit("wrong: not all that wait are due")
         due_ms = (time.perf_counter() - start) * 10
     start = time.perf_counter()
-    async with SqliteOutbox(directory, max_bytes=LIMIT, clock=SystemClock()):
+    async with SqliteOutbox(directory, "aletheia", max_bytes=LIMIT, clock=SystemClock()):
         opened_ms = (time.perf_counter() - start) * 1e3
     waiting = f"{args.waiting:,} waiting records"
     return {

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ai_task_processor.core.clock import SystemClock
-from ai_task_processor.models.task import Record, TaskStatus
+from ai_task_processor.models.task import Receipt, Record, TaskStatus
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 from tests.e2e.conftest import DaemonProcess, install_wheel
@@ -387,7 +387,7 @@ def p99(before: dict[float, float], after: dict[float, float]) -> float:
 async def backlog() -> Figure:
     """100,000 results with 1,536 floats wait while the task API is away."""
     async with room() as here:
-        async with SqliteOutbox(here.directory / "empty", max_bytes=1 << 40, clock=SystemClock()):
+        async with SqliteOutbox(here.directory / "empty", "aletheia", max_bytes=1 << 40, clock=SystemClock()):
             pass
         here.sandbox.faults.add("patch", status=503)
         idle = await here.daemon(DATA_DIR=here.directory / "empty", OUTBOX_MAX_BYTES=1 << 40)
@@ -395,12 +395,12 @@ async def backlog() -> Figure:
         idle_kb = idle.memory_kb("VmRSS")
         await idle.kill()
         vector = random.Random(1).randbytes(6144)
-        async with SqliteOutbox(here.directory / "data", max_bytes=1 << 40, clock=SystemClock()) as outbox:
+        async with SqliteOutbox(here.directory / "data", "aletheia", max_bytes=1 << 40, clock=SystemClock()) as outbox:
             for number in range(100_000):
                 name = f"{number:024x}"
                 kept = outbox.put(
                     Record(
-                        task_id=name,
+                        receipt=Receipt("aletheia", name),
                         task_type="text_embedding",
                         status=TaskStatus.SUCCEEDED,
                         fingerprint="f" * 32,

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ai_task_processor.core.errors import Ambiguous, InputRefused, Rejected, RemoteError, Transient
-from ai_task_processor.core.ports import Clock, SkipReason
-from ai_task_processor.engine import recovery
-from ai_task_processor.engine import runner as lifecycle
+from ai_task_processor.core.ports import Clock
+from ai_task_processor.engine import recovery, runner
 from ai_task_processor.engine import wiring as assembly
 from ai_task_processor.engine.delivery import Delivery
 from ai_task_processor.engine.isolation import IsolationBudget
-from ai_task_processor.engine.persistence import Keeper
-from ai_task_processor.models.task import Failed, Failure, Record, Released, Task, Tries
+from ai_task_processor.engine.persistence import Persistence
+from ai_task_processor.models.task import Failed, Failure, Record, Released, Tries
 from ai_task_processor.net import resilience
 from ai_task_processor.net.oauth import TokenSource
 from ai_task_processor.net.token_answers import Token
@@ -34,7 +33,7 @@ class ForgetfulOutbox(MemoryOutbox):
 
     recovered = 0
 
-    def __init__(self, directory: Path, *, max_bytes: int, clock: Clock, **_: object) -> None:
+    def __init__(self, directory: Path, _source: str, *, max_bytes: int, clock: Clock, **_: object) -> None:
         super().__init__(max_bytes, clock)
         self._directory = directory
 
@@ -69,8 +68,10 @@ def acknowledged_before_patch() -> None:
 def kept_after_patch() -> None:
     """The result is reported from memory, and goes to the outbox when that is done."""
 
-    def wrap(keep: Callable[[Keeper, Record], Awaitable[None]]) -> Callable[[Keeper, Record], Awaitable[None]]:
-        async def late(self: Keeper, record: Record) -> None:
+    def wrap(
+        keep: Callable[[Persistence, Record], Awaitable[None]],
+    ) -> Callable[[Persistence, Record], Awaitable[None]]:
+        async def late(self: Persistence, record: Record) -> None:
             while True:
                 try:
                     await self._reporter.report(record)
@@ -82,7 +83,7 @@ def kept_after_patch() -> None:
 
         return late
 
-    replaced(Keeper, "keep", wrap)
+    replaced(Persistence, "persist", wrap)
 
 
 def failed_on_timeout() -> None:
@@ -96,21 +97,23 @@ def failed_on_timeout() -> None:
 
         return harsh
 
-    replaced(lifecycle, "decide", wrap)
+    replaced(runner, "classify", wrap)
 
 
 def no_stale_filter() -> None:
     """A list is believed although it is older than our own PATCH."""
 
-    def wrap(skip: Callable[[Any, Task], SkipReason | None]) -> Callable[[Any, Task], SkipReason | None]:
-        def gullible(self: Any, task: Task) -> SkipReason | None:
-            reason, admission = skip(self, task), self._admission
-            refusal: SkipReason | None = admission.refuse(task) if reason == "stale" else reason
-            return refusal
+    def wrap(refuse: Callable[[Any, Any], Awaitable[T]]) -> Callable[[Any, Any], Awaitable[T]]:
+        async def gullible(self: Any, tasks: Any) -> T:
+            stale, self._acknowledged_meanwhile = self._acknowledged_meanwhile, None
+            try:
+                return await refuse(self, tasks)
+            finally:
+                self._acknowledged_meanwhile = stale
 
         return gullible
 
-    replaced(nest.NestTaskSource, "_skip", wrap)
+    replaced(nest.NestTaskSource, "refuse", wrap)
 
 
 def token_per_401() -> None:
@@ -151,7 +154,7 @@ def retry_of_400() -> None:
     def wrap_rejection(_: object) -> Callable[[int, bytes], RemoteError | None]:
         return lambda status, _: Transient("perhaps next time", status=status) if status == 400 else None
 
-    replaced(lifecycle, "decide", wrap_decide)
+    replaced(runner, "classify", wrap_decide)
     replaced(nest, "rejection", wrap_rejection)
 
 

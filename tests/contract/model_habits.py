@@ -17,7 +17,7 @@ from typing import Any
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.errors import RemoteError, TaskError
 from ai_task_processor.core.settings import load_settings
-from ai_task_processor.engine.outcome import decide
+from ai_task_processor.engine.outcome import classify
 from ai_task_processor.models.task import Failed, Released, Tries, Vector
 from ai_task_processor.net.client import make_client
 from ai_task_processor.net.resilience import Retries
@@ -273,7 +273,7 @@ class Crowd:
         try:
             embedded = await self.batcher.embed(job.text, job.model)
         except (RemoteError, TaskError) as error:
-            match decide(error, job.tries, self._rng):
+            match classify(error, job.tries, self._rng):
                 case Failed(failure):
                     job.outcome = failure.code
                 case Released(delay_s, reason):

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.errors import DataDirectoryError, OutboxUnwritable
-from ai_task_processor.models.task import Record, TaskStatus
+from ai_task_processor.models.task import Receipt, Record, TaskStatus
 from ai_task_processor.stores.sqlite import inspection, salvage, schema
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 
@@ -42,20 +42,20 @@ CHILD = """
 import asyncio, struct, sys
 from pathlib import Path
 from ai_task_processor.core.clock import SystemClock
-from ai_task_processor.models.task import Record, TaskStatus
+from ai_task_processor.models.task import Receipt, Record, TaskStatus
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 
 async def put(outbox, numbers):
     await asyncio.gather(*(outbox.put(Record(
-        task_id=f"task-{number:03}", task_type="t", status=TaskStatus.SUCCEEDED, fingerprint="f",
+        receipt=Receipt("aletheia", f"task-{number:03}"), task_type="t", status=TaskStatus.SUCCEEDED, fingerprint="f",
         finished_at=1.8e9 + number, body=b'{"n":1}', vector=struct.pack("<f", number) * 1536,
     )) for number in numbers))
 
 async def main():
     directory, first, in_database, in_log = Path(sys.argv[1]), *map(int, sys.argv[2:])
-    async with SqliteOutbox(directory, max_bytes=10**9, clock=SystemClock()) as outbox:
+    async with SqliteOutbox(directory, "aletheia", max_bytes=10**9, clock=SystemClock()) as outbox:
         await put(outbox, range(first, first + in_database))
-    outbox = SqliteOutbox(directory, max_bytes=10**9, clock=SystemClock())
+    outbox = SqliteOutbox(directory, "aletheia", max_bytes=10**9, clock=SystemClock())
     await outbox.open()
     for number in range(first + in_database, first + in_database + in_log, 3):
         await put(outbox, range(number, number + 3))
@@ -109,7 +109,7 @@ def copied(data: Path) -> None:
 
 def record(number: int) -> Record:
     return Record(
-        task_id=f"task-{number:03}",
+        receipt=Receipt("aletheia", f"task-{number:03}"),
         task_type="t",
         status=TaskStatus.SUCCEEDED,
         fingerprint="f",
@@ -128,7 +128,7 @@ async def opened(directory: Path) -> tuple[dict[str, Record], list[str | None], 
     lost = list[str | None]()
     with capture_logs() as lines:
         async with SqliteOutbox(
-            directory, max_bytes=10**9, clock=SystemClock(), lock_timeout_s=0, lost=lost.append
+            directory, "aletheia", max_bytes=10**9, clock=SystemClock(), lock_timeout_s=0, lost=lost.append
         ) as outbox:
             found = {record.task_id: record for record in await outbox.due(3e9, 1000)}
             assert outbox.depth().waiting == len(found)
@@ -312,7 +312,7 @@ async def test_two_outboxes_that_were_mixed_are_told_apart(data: Path, other: Pa
 
 async def checkpointed(directory: Path, *more: int) -> Path:
     """A copy of an outbox whose log was copied into the database before these were put; 40 records before."""
-    async with SqliteOutbox(directory / "open", max_bytes=10**9, clock=SystemClock()) as outbox:
+    async with SqliteOutbox(directory / "open", "aletheia", max_bytes=10**9, clock=SystemClock()) as outbox:
         for number in range(0, 40, 4):
             await asyncio.gather(*(outbox.put(record(number + k)) for k in range(4)))
         with closing(sqlite3.connect(directory / "open" / DATABASE)) as db:
@@ -346,7 +346,7 @@ async def test_without_its_database_a_log_gives_what_earlier_generations_left(tm
 async def test_a_whole_log_of_another_outbox_does_not_hide_ours(tmp_path: Path) -> None:
     """It holds every page of its database, so that SQLite would show the other outbox and nothing else."""
     data = await checkpointed(tmp_path, 90)
-    async with SqliteOutbox(tmp_path / "theirs", max_bytes=10**9, clock=SystemClock()) as outbox:
+    async with SqliteOutbox(tmp_path / "theirs", "aletheia", max_bytes=10**9, clock=SystemClock()) as outbox:
         await asyncio.gather(*(outbox.put(record(number)) for number in range(100, 160)))
         shutil.copy(tmp_path / "theirs" / LOG, data / LOG)
     kept, lost, line = await salvaged(data)
@@ -358,7 +358,7 @@ async def test_a_whole_log_of_another_outbox_does_not_hide_ours(tmp_path: Path) 
 async def test_damage_in_the_log_under_a_running_daemon(tmp_path: Path) -> None:
     """SQLite does not verify what it reads from its log, and would copy it over what is sound in the database."""
     told = list[str | None]()
-    async with SqliteOutbox(tmp_path, max_bytes=10**9, clock=SystemClock(), lost=told.append) as outbox:
+    async with SqliteOutbox(tmp_path, "aletheia", max_bytes=10**9, clock=SystemClock(), lost=told.append) as outbox:
         for number in range(300):  # more than fits into the cache
             kept = outbox.put(record(number))
             if number % 30 == 0:

@@ -12,6 +12,7 @@ from ai_task_processor.models.task import Task, Tries
 from ai_task_processor.stores.sqlite import journal as journal_module
 from ai_task_processor.stores.sqlite.journal import FileJournal
 from ai_task_processor.testing.memory import MemoryJournal
+from tests.helpers import at_once
 
 Open = Callable[[], FileJournal]
 
@@ -21,7 +22,7 @@ def start(tmp_path: Path) -> Open:
     """Opens the journal as a new process does; the earlier one has died where it stood."""
 
     def start() -> FileJournal:
-        journal = FileJournal(tmp_path)
+        journal = FileJournal(tmp_path, "aletheia")
         journal.open()
         return journal
 
@@ -36,39 +37,39 @@ def task(task_id: str = "a", content: object = None) -> Task:
 def test_attempts_are_counted_until_the_task_is_settled(kind: str, start: Open) -> None:
     """What was given back counts on, what was settled begins anew."""
     journal = start() if kind == "file" else MemoryJournal()
-    assert journal.begin(task()).started == 1
-    journal.give_back("a")
-    assert journal.begin(task()).started == 2
-    journal.settle("a")
-    assert journal.begin(task()).started == 1
-    assert not journal.suspects
+    assert at_once(journal.begin([task()]))[0].started == 1
+    at_once(journal.give_back("a"))
+    assert at_once(journal.begin([task()]))[0].started == 2
+    at_once(journal.settle("a"))
+    assert at_once(journal.begin([task()]))[0].started == 1
+    assert not journal.in_flight_at_crash
 
 
 def test_what_ended_is_written_soon_and_in_order(tmp_path: Path) -> None:
     """Ends wait for the next turn, or go with what begins before it: one write, and nobody is suspect for it."""
     soon: list[Callable[[], object]] = []
-    journal = FileJournal(tmp_path, soon.append)
+    journal = FileJournal(tmp_path, "aletheia", soon.append)
     journal.open()
     for task_id in ("a", "b", "c"):
-        journal.begin(task(task_id))
+        at_once(journal.begin([task(task_id)]))[0]
     file = tmp_path / "journal"
     before = file.read_bytes()
-    journal.settle("a")
-    journal.settle("b")
+    at_once(journal.settle("a"))
+    at_once(journal.settle("b"))
     assert file.read_bytes() == before
     assert len(soon) == 1
-    journal.begin(task("a"))
+    at_once(journal.begin([task("a")]))[0]
     lines = file.read_bytes()[len(before) :].split(b"\n")[1:]
-    assert lines[:2] == [b'{"id":"a"}', b'{"id":"b"}']
+    assert lines[:2] == [b'{"id":"a","source":"aletheia"}', b'{"id":"b","source":"aletheia"}']
     assert len(lines) == 3
-    journal.settle("c")
+    at_once(journal.settle("c"))
     for write in soon:
         write()
-    assert file.read_bytes().endswith(b'{"id":"c"}')
+    assert file.read_bytes().endswith(b'{"id":"c","source":"aletheia"}')
 
-    later = FileJournal(tmp_path)
+    later = FileJournal(tmp_path, "aletheia")
     later.open()
-    assert later.suspects.keys() == {"a"}
+    assert later.in_flight_at_crash.keys() == {"a"}
 
 
 def test_a_journal_of_the_version_before_is_read(start: Open, tmp_path: Path) -> None:
@@ -82,12 +83,14 @@ def test_a_journal_of_the_version_before_is_read(start: Open, tmp_path: Path) ->
 {"id":"later version","type":"t","fingerprint":"f","state":"dreaming","tries":[1,0,0,0,0]}"""
     )
     journal = start()
-    assert {name: (one.tries.kills, one.tries.kills_alone, one.ran_s) for name, one in journal.suspects.items()} == {
+    assert {
+        name: (one.tries.kills, one.tries.kills_isolated, one.ran_s) for name, one in journal.in_flight_at_crash.items()
+    } == {
         "waits": (2, 0, 0.0),
         "ran": (2, 0, 0.0),
         "ran alone": (3, 1, 0.0),
     }
-    assert journal.marked == ["marked"]
+    assert journal.marked == {"marked"}
 
 
 def test_how_long_a_task_was_seen_running_at_a_death_is_kept(tmp_path: Path) -> None:
@@ -95,25 +98,25 @@ def test_how_long_a_task_was_seen_running_at_a_death_is_kept(tmp_path: Path) -> 
     now = 1_000.0
 
     def start() -> FileJournal:
-        journal = FileJournal(tmp_path, monotonic=lambda: now)
+        journal = FileJournal(tmp_path, "aletheia", monotonic=lambda: now)
         journal.open()
         return journal
 
     journal = start()
-    journal.begin(task("long"))
+    at_once(journal.begin([task("long")]))[0]
     now += 40.0
-    journal.begin(task("later"))
+    at_once(journal.begin([task("later")]))[0]
     now += 2.0
-    journal.begin(task("settled"))
-    journal.settle("settled")
+    at_once(journal.begin([task("settled")]))[0]
+    at_once(journal.settle("settled"))
     now += 100.0
-    assert {name: one.ran_s for name, one in start().suspects.items()} == {"long": 42.0, "later": 2.0}
+    assert {name: one.ran_s for name, one in start().in_flight_at_crash.items()} == {"long": 42.0, "later": 2.0}
     now = 5.0  # the machine was started again
     journal = start()
-    journal.begin(task("long"))
+    at_once(journal.begin([task("long")]))[0]
     now += 7.0
-    journal.begin(task("later"))
-    assert {name: one.ran_s for name, one in start().suspects.items()} == {"long": 42.0, "later": 2.0}
+    at_once(journal.begin([task("later")]))[0]
+    assert {name: one.ran_s for name, one in start().in_flight_at_crash.items()} == {"long": 42.0, "later": 2.0}
 
 
 @pytest.mark.parametrize("kind", ["file", "memory"])
@@ -129,91 +132,93 @@ def test_deaths_in_flight_are_counted_until_they_are_forgotten(kind: str, start:
         lines = journal.lines
         return journal
 
-    again().begin(task("a"))
+    at_once(again().begin([task("a")]))[0]
     journal = again()
-    assert journal.deaths == 1
-    journal.begin(task("a"))  # it runs isolated
+    assert journal.crashes == 1
+    at_once(journal.begin([task("a")]))[0]  # it runs isolated
     journal = again()
-    assert journal.deaths == 1
-    journal.begin(task("b"))
-    journal.settle("b")
+    assert journal.crashes == 1
+    at_once(journal.begin([task("b")]))[0]
+    at_once(journal.settle("b"))
     journal = again()
-    journal.begin(task("b"))
-    journal.stop()
+    at_once(journal.begin([task("b")]))[0]
+    journal.stopping()
     journal = again()
-    assert journal.deaths == 1
-    journal.begin(task("b"))
+    assert journal.crashes == 1
+    at_once(journal.begin([task("b")]))[0]
     journal = again()
-    assert journal.deaths == 2
-    journal.forget_deaths()
-    assert again().deaths == 0
+    assert journal.crashes == 2
+    journal.forget_crashes()
+    assert again().crashes == 0
 
 
 def test_who_was_under_way_at_a_death_is_suspect(start: Open) -> None:
     """Neither what was settled nor what was given back; attempts and crashes are counted on."""
     first = start()
     for task_id in ("running", "settled", "given back", "crashed"):
-        first.begin(task(task_id, "text")).crashed += task_id == "crashed"
-    first.settle("settled")
-    first.give_back("given back")
-    first.give_back("crashed")
-    first.begin(task("crashed"))
+        at_once(first.begin([task(task_id, "text")]))[0].crashed += task_id == "crashed"
+    at_once(first.settle("settled"))
+    at_once(first.give_back("given back"))
+    at_once(first.give_back("crashed"))
+    at_once(first.begin([task("crashed")]))[0]
 
     second = start()
-    assert second.suspects.keys() == {"running", "crashed"}
-    assert second.suspects["running"].tries == Tries(started=1, kills=1)
-    assert second.suspects["crashed"].tries == Tries(started=2, crashed=1, kills=1)
-    assert second.begin(task("given back")).started == 2
-    assert second.begin(task("settled")).started == 1
+    assert second.in_flight_at_crash.keys() == {"running", "crashed"}
+    assert second.in_flight_at_crash["running"].tries == Tries(started=1, kills=1)
+    assert second.in_flight_at_crash["crashed"].tries == Tries(started=2, crashed=1, kills=1)
+    assert at_once(second.begin([task("given back")]))[0].started == 2
+    assert at_once(second.begin([task("settled")]))[0].started == 1
 
 
 def test_a_suspect_runs_alone_and_a_death_then_counts_double(start: Open) -> None:
     """Only what began as a suspect counts as alone; every death is counted once, however often it is read."""
-    start().begin(task())
-    for kills_alone in range(3):
-        assert start().suspects["a"].tries.kills_alone == kills_alone
+    at_once(start().begin([task()]))[0]
+    for kills_isolated in range(3):
+        assert start().in_flight_at_crash["a"].tries.kills_isolated == kills_isolated
         journal = start()
-        assert journal.suspects["a"].tries == Tries(kills_alone + 1, 0, 0, kills_alone + 1, kills_alone)
-        journal.begin(task())
-        assert (journal.alone, dict(journal.suspects)) == ("a", {})
+        assert journal.in_flight_at_crash["a"].tries == Tries(
+            kills_isolated + 1, 0, 0, kills_isolated + 1, kills_isolated
+        )
+        at_once(journal.begin([task()]))[0]
+        assert (journal.isolated, dict(journal.in_flight_at_crash)) == ("a", {})
     journal = start()
-    journal.begin(task())
-    journal.give_back("a")
-    assert journal.alone is None
-    assert not start().suspects
+    at_once(journal.begin([task()]))[0]
+    at_once(journal.give_back("a"))
+    assert journal.isolated is None
+    assert not start().in_flight_at_crash
 
 
 def test_an_end_that_was_told_makes_no_suspects(start: Open) -> None:
     """After ``stop`` the process may be killed at any moment; suspects it never began stay suspect."""
-    start().begin(task("old"))
+    at_once(start().begin([task("old")]))[0]
     journal = start()
-    journal.begin(task("new"))
-    journal.stop()
-    assert start().suspects.keys() == {"old"}
+    at_once(journal.begin([task("new")]))[0]
+    journal.stopping()
+    assert start().in_flight_at_crash.keys() == {"old"}
 
 
 def test_acquitted_and_settled_suspects_are_none(start: Open) -> None:
     """Also for the next process."""
     first = start()
     for task_id in ("a", "b", "c"):
-        first.begin(task(task_id))
+        at_once(first.begin([task(task_id)]))[0]
     journal = start()
-    journal.acquit("a")
-    journal.settle("b")
-    assert journal.suspects.keys() == start().suspects.keys() == {"c"}
+    journal.clear("a")
+    at_once(journal.settle("b"))
+    assert journal.in_flight_at_crash.keys() == start().in_flight_at_crash.keys() == {"c"}
 
 
 @pytest.mark.parametrize("cut", range(1, 60))
 def test_a_torn_line_spoils_only_itself(cut: int, start: Open, tmp_path: Path) -> None:
     """Half a line at the end, as a full disk leaves it, takes nothing of the lines before and after it."""
     first = start()
-    first.begin(task("before"))
-    first.begin(task("torn"))
+    at_once(first.begin([task("before")]))[0]
+    at_once(first.begin([task("torn")]))[0]
     path = tmp_path / "journal"
     os.truncate(path, path.stat().st_size - cut)
     second = start()
-    second.begin(task("after"))
-    assert {"before", "after"} <= start().suspects.keys()
+    at_once(second.begin([task("after")]))[0]
+    assert {"before", "after"} <= start().in_flight_at_crash.keys()
 
 
 @pytest.mark.parametrize(
@@ -221,29 +226,29 @@ def test_a_torn_line_spoils_only_itself(cut: int, start: Open, tmp_path: Path) -
 )
 def test_strange_lines_are_passed_over(line: bytes, start: Open, tmp_path: Path) -> None:
     """Neither damage nor a line of a later release keeps the daemon from starting."""
-    start().begin(task("before"))
+    at_once(start().begin([task("before")]))[0]
     with (tmp_path / "journal").open("ab") as file:
         file.write(b"\n" + line)
-    assert "before" in start().suspects
+    assert "before" in start().in_flight_at_crash
 
 
 def test_the_file_stays_small_and_private(start: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred thousand settled tasks leave a file of the size of the unsettled ones, readable by us alone."""
     monkeypatch.setattr(journal_module, "_REWRITE_AT", 4096)
     journal = start()
-    journal.begin(task("unfinished"))
+    at_once(journal.begin([task("unfinished")]))[0]
     for number in range(500):
-        journal.begin(task(str(number)))
-        journal.settle(str(number))
+        at_once(journal.begin([task(str(number))]))[0]
+        at_once(journal.settle(str(number)))
     path = tmp_path / "journal"
     assert path.stat().st_size < 8192
     assert path.stat().st_mode & 0o777 == 0o600
-    assert start().suspects.keys() == {"unfinished"}
+    assert start().in_flight_at_crash.keys() == {"unfinished"}
 
 
 def test_content_stays_out_of_it(start: Open, tmp_path: Path) -> None:
     """A fingerprint, and nothing of what a user wrote."""
-    start().begin(task(content={"text": "secret words"}))
+    at_once(start().begin([task(content={"text": "secret words"})]))[0]
     assert b"secret" not in (tmp_path / "journal").read_bytes()
 
 
@@ -257,10 +262,10 @@ def test_a_full_disk_refuses_starts_until_it_has_room(start: Open, monkeypatch: 
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", full)
         with pytest.raises(OutboxUnwritable, match="no space"):
-            journal.begin(task())
+            at_once(journal.begin([task()]))[0]
         assert not journal.usable()
     assert journal.usable()
-    assert journal.begin(task()).started == 1
+    assert at_once(journal.begin([task()]))[0].started == 1
 
 
 def test_half_a_line_on_a_full_disk_counts_as_refused(start: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,12 +274,12 @@ def test_half_a_line_on_a_full_disk_counts_as_refused(start: Open, monkeypatch: 
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:10]))
         with pytest.raises(OutboxUnwritable):
-            journal.begin(task())
-    journal.begin(task("b"))
-    assert start().suspects.keys() == {"b"}
+            at_once(journal.begin([task()]))[0]
+    at_once(journal.begin([task("b")]))[0]
+    assert start().in_flight_at_crash.keys() == {"b"}
 
 
 def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     """With the path, as every fault of the data directory."""
     with pytest.raises(DataDirectoryError, match="journal"):
-        FileJournal(tmp_path / "missing").open()
+        FileJournal(tmp_path / "missing", "aletheia").open()

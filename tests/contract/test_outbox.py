@@ -8,10 +8,11 @@ from typing import Protocol, cast
 import pytest
 
 from ai_task_processor.core.ports import Outbox
-from ai_task_processor.models.task import Record, TaskStatus
+from ai_task_processor.models.task import Receipt, Record, TaskStatus
 from ai_task_processor.stores.sqlite import inspection
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 from ai_task_processor.testing.memory import MemoryOutbox
+from tests.helpers import standing
 
 NOW = 1_800_000_000.0
 MAX_BYTES = 10_000
@@ -48,7 +49,7 @@ async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         memory = MemoryOutbox(MAX_BYTES, FixedClock())
         yield House(memory, memory.leave_request)
         return
-    async with SqliteOutbox(tmp_path, max_bytes=MAX_BYTES, clock=FixedClock()) as outbox:
+    async with SqliteOutbox(tmp_path, "aletheia", max_bytes=MAX_BYTES, clock=FixedClock()) as outbox:
         yield House(outbox, lambda action, task_ids: inspection.leave_request(tmp_path, action, task_ids))
 
 
@@ -59,7 +60,7 @@ def outbox(house: House) -> Outbox:
 
 def record(task_id: str = "a", **changes: object) -> Record:
     values = {
-        "task_id": task_id,
+        "receipt": Receipt("aletheia", task_id, "token"),
         "task_type": "text_embedding",
         "status": TaskStatus.SUCCEEDED,
         "fingerprint": "f1",
@@ -76,7 +77,7 @@ def ids(records: Iterable[Record]) -> list[str]:
 
 async def test_an_empty_outbox_has_nothing(outbox: Outbox) -> None:
     """Nothing put: nothing held, due or counted, and there is room."""
-    assert outbox.holds("a") is None
+    assert standing(outbox, "a") is None
     assert await outbox.due(NOW, 10) == []
     depth = outbox.depth()
     assert (depth.waiting, depth.dead, depth.bytes, depth.oldest_finished_at) == (0, 0, 0, None)
@@ -87,10 +88,10 @@ async def test_an_empty_outbox_has_nothing(outbox: Outbox) -> None:
 async def test_put_is_held_before_it_is_awaited(outbox: Outbox) -> None:
     """A record is held from the moment ``put`` returns."""
     pending = outbox.put(record())
-    assert outbox.holds("a") == "in_outbox"
+    assert standing(outbox, "a") == "in_outbox"
     assert outbox.depth().waiting == 1
     await pending
-    assert outbox.holds("a", "f1") == "in_outbox"
+    assert standing(outbox, "a", "f1") == "in_outbox"
 
 
 async def test_due_gives_back_every_field(outbox: Outbox) -> None:
@@ -138,7 +139,7 @@ async def test_delivered_is_forgotten(outbox: Outbox) -> None:
     """After the acknowledgement nothing is left that could suppress a later listing."""
     await outbox.put(record())
     await outbox.delivered("a")
-    assert outbox.holds("a") is None
+    assert standing(outbox, "a") is None
     assert await outbox.due(NOW, 10) == []
     assert outbox.depth().bytes == 0
 
@@ -148,7 +149,7 @@ async def test_unknown_ids_are_harmless(outbox: Outbox) -> None:
     await outbox.delivered("x")
     await outbox.defer("x", due_at=NOW, attempts=1)
     await outbox.bury("x", "refused")
-    assert outbox.holds("x") is None
+    assert standing(outbox, "x") is None
     assert (outbox.depth().waiting, outbox.depth().dead) == (0, 0)
 
 
@@ -156,9 +157,9 @@ async def test_a_dead_letter_stands_for_its_own_content_only(outbox: Outbox) -> 
     """A buried record is kept and held, but not against changed content."""
     await outbox.put(record())
     await outbox.bury("a", "refused (HTTP 400)")
-    assert outbox.holds("a") == "dead_letter"
-    assert outbox.holds("a", "f1") == "dead_letter"
-    assert outbox.holds("a", "f2") is None
+    assert standing(outbox, "a") == "dead_letter"
+    assert standing(outbox, "a", "f1") == "dead_letter"
+    assert standing(outbox, "a", "f2") is None
     assert await outbox.due(NOW, 10) == []
     assert (outbox.depth().waiting, outbox.depth().dead, outbox.depth().bytes) == (0, 1, record().size)
 
@@ -179,7 +180,7 @@ async def test_put_replaces_a_dead_letter(outbox: Outbox) -> None:
     await outbox.bury("a", "refused")
     new = record(fingerprint="f2", body=b"[1]")
     await outbox.put(new)
-    assert outbox.holds("a", "f2") == "in_outbox"
+    assert standing(outbox, "a", "f2") == "in_outbox"
     assert await outbox.due(NOW, 10) == [new]
     assert (outbox.depth().waiting, outbox.depth().dead, outbox.depth().bytes) == (1, 0, new.size)
 
@@ -230,7 +231,7 @@ async def test_retry_revives_a_dead_letter(house: House) -> None:
     await house.outbox.bury("a", "refused")
     house.request("retry", ["a", "unknown"])
     assert await house.outbox.apply_requests() == {"a": "retry"}
-    assert house.outbox.holds("a", "f2") == "in_outbox"
+    assert standing(house.outbox, "a", "f2") == "in_outbox"
     assert (house.outbox.depth().waiting, house.outbox.depth().dead) == (1, 0)
     (found,) = await house.outbox.due(NOW, 10)
     assert (found.attempts, found.due_at, found.reason) == (0, 0.0, None)
@@ -253,7 +254,7 @@ async def test_drop_removes_whatever_the_state(house: House) -> None:
     await house.outbox.bury("b", "refused")
     house.request("drop", ["a", "b", "unknown"])
     assert await house.outbox.apply_requests() == {"a": "drop", "b": "drop"}
-    assert house.outbox.holds("a") is house.outbox.holds("b") is None
+    assert standing(house.outbox, "a") is standing(house.outbox, "b") is None
     assert (house.outbox.depth().waiting, house.outbox.depth().dead, house.outbox.depth().bytes) == (0, 0, 0)
     assert await house.outbox.apply_requests() == {}
 
@@ -261,8 +262,8 @@ async def test_drop_removes_whatever_the_state(house: House) -> None:
 async def test_a_quarantined_task_is_never_due(outbox: Outbox) -> None:
     """It stands for its content, is counted apart, and nothing of it waits to be delivered."""
     await outbox.quarantine(record(status=TaskStatus.PENDING, reason="it kills"))
-    assert outbox.holds("a") == outbox.holds("a", "f1") == "quarantined"
-    assert outbox.holds("a", "other content") is None
+    assert standing(outbox, "a") == standing(outbox, "a", "f1") == "quarantined"
+    assert standing(outbox, "a", "other content") is None
     assert await outbox.due(NOW, 10) == []
     depth = outbox.depth()
     assert (depth.waiting, depth.dead, depth.quarantined, depth.oldest_finished_at) == (0, 0, 1, None)
@@ -274,7 +275,7 @@ async def test_an_operator_lets_a_quarantined_task_go(house: House, action: insp
     await house.outbox.quarantine(record(status=TaskStatus.PENDING))
     house.request(action, ["a"])
     assert await house.outbox.apply_requests() == {"a": action}
-    assert house.outbox.holds("a") is None
+    assert standing(house.outbox, "a") is None
     depth = house.outbox.depth()
     assert (depth.waiting, depth.quarantined, depth.bytes) == (0, 0, 0)
 
@@ -283,6 +284,6 @@ async def test_a_result_takes_the_place_of_a_quarantine(outbox: Outbox) -> None:
     """Should a task be finished after all, its result is delivered."""
     await outbox.quarantine(record(status=TaskStatus.PENDING))
     await outbox.put(record(body=b"1"))
-    assert outbox.holds("a") == "in_outbox"
+    assert standing(outbox, "a") == "in_outbox"
     assert ids(await outbox.due(NOW, 10)) == ["a"]
     assert outbox.depth().quarantined == 0

@@ -1,7 +1,7 @@
 """The promises of ``ports.TaskSource``, held by every implementation; then those of the NestJS source alone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,18 +29,31 @@ from ai_task_processor.core.errors import (
     Unsent,
     explained,
 )
-from ai_task_processor.core.ports import Clock, SkipReason, TaskSource
+from ai_task_processor.core.ports import Clock, SkipReason, TaskSource, Want
 from ai_task_processor.core.settings import ApiSettings, NetworkSettings
-from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult, TaskStatus, TaskType, Vector
+from ai_task_processor.models.task import (
+    Claim,
+    Completed,
+    Failed,
+    Failure,
+    Outcome,
+    Receipt,
+    Task,
+    TaskResult,
+    TaskStatus,
+    TaskType,
+    Vector,
+)
 from ai_task_processor.net.client import make_client
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.sources.nestjs.source import NestTaskSource
-from ai_task_processor.testing.memory import MemoryJournal
+from ai_task_processor.testing.memory import MemoryOutbox
+from tests.helpers import StubSource
 
-VECTOR = TaskResult(vector=Vector(b"\0\0\x80?\0\0\0\xbf"))
-OUTPUT = TaskResult({"told": ["yes"]})
+VECTOR = Completed(TaskResult(vector=Vector(b"\0\0\x80?\0\0\0\xbf")))
+OUTPUT = Completed(TaskResult({"told": ["yes"]}))
 METRICS = Metrics(version="1", provider="mock")
 
 
@@ -70,35 +83,39 @@ class Gatekeeper:
 
     refused: dict[str, SkipReason] = field(default_factory=dict)
 
-    def busy(self, task_id: str) -> SkipReason | None:
-        reason = self.refused.get(task_id)
-        return reason if reason in ("running", "in_outbox") else None
+    async def busy(self, task_ids: Sequence[str]) -> Mapping[str, SkipReason]:
+        passing = ("running", "in_outbox")
+        return {id_: self.refused[id_] for id_ in task_ids if self.refused.get(id_) in passing}
 
-    def refuse(self, task: Task) -> SkipReason | None:
-        return self.refused.get(task.id)
+    async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
+        return [self.refused.get(task.id) for task in tasks]
 
 
-class FakeSource:
+class FakeSource(StubSource):
     """A task source in memory: the port's promises and nothing else."""
 
-    def __init__(self, admission: Gatekeeper, clock: Clock) -> None:
+    name = "aletheia"
+
+    def __init__(self, clock: Clock) -> None:
         self.tasks: dict[str, Task] = {}
-        self.outcomes: dict[str, TaskResult | Failure] = {}
+        self.outcomes: dict[str, Outcome] = {}
         self.refusing: set[str] = set()
         self.down = False
-        self._admission = admission
         self._clock = clock
         self._deferred: dict[str, float] = {}
         self._called = asyncio.Event()
 
-    async def claim(self, limit: int) -> Sequence[Claim]:
-        await self.check()
-        free = [task for task in self.tasks.values() if self._startable(task)]
-        return [Claim(task, Receipt(task.id)) for task in free[: max(0, limit)]]
-
-    def _startable(self, task: Task) -> bool:
-        due = self._deferred.get(task.id, 0.0) <= self._clock.monotonic()
-        return due and task.id not in self.outcomes and self._admission.refuse(task) is None
+    async def claim(self, want: Want) -> Sequence[Claim]:
+        self._check()
+        now = self._clock.monotonic()
+        open_ = [
+            task
+            for task in self.tasks.values()
+            if task.id not in self.outcomes and self._deferred.get(task.id, 0.0) <= now
+        ]
+        reasons = await want.admission.refuse(open_)
+        free = [task for task, reason in zip(open_, reasons, strict=True) if reason is None]
+        return [Claim(task, Receipt(self.name, task.id)) for task in free[: max(0, want.limit)]]
 
     async def wait(self, timeout_s: float) -> bool:
         ends = [asyncio.ensure_future(self._called.wait()), asyncio.ensure_future(self._clock.sleep(timeout_s))]
@@ -113,24 +130,18 @@ class FakeSource:
     def wake(self) -> None:
         self._called.set()
 
-    async def complete(self, receipt: Receipt, result: TaskResult) -> None:
-        await self._report(receipt, result)
-
-    async def fail(self, receipt: Receipt, failure: Failure) -> None:
-        await self._report(receipt, failure)
-
-    async def _report(self, receipt: Receipt, outcome: TaskResult | Failure) -> None:
-        await self.check()
+    async def report(self, receipt: Receipt, outcome: Outcome) -> None:
+        self._check()
         if receipt.id not in self.tasks:
             raise Rejected("gone", 404)
         if receipt.id in self.refusing:
             raise Rejected("refused", 400)
         self.outcomes[receipt.id] = outcome
 
-    async def release(self, receipt: Receipt, delay_s: float) -> None:
+    async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:
         self._deferred[receipt.id] = self._clock.monotonic() + delay_s
 
-    async def check(self) -> None:
+    def _check(self) -> None:
         if self.down:
             raise Transient("down")
 
@@ -155,7 +166,7 @@ class FakeRemotehood:
     def __init__(self) -> None:
         self.clock = HandClock()
         self.admission = Gatekeeper()
-        self.source = FakeSource(self.admission, self.clock)
+        self.source = FakeSource(self.clock)
 
     def add(self, text: str) -> str:
         task_id = f"task-{len(self.source.tasks)}"
@@ -176,7 +187,7 @@ class FakeRemotehood:
 
     def state(self, task_id: str) -> str:
         outcome = self.source.outcomes.get(task_id)
-        return "pending" if outcome is None else "failed" if isinstance(outcome, Failure) else "succeeded"
+        return "pending" if outcome is None else "failed" if isinstance(outcome, Failed) else "succeeded"
 
 
 class Bearer(httpx2.Auth):
@@ -191,7 +202,7 @@ class Bearer(httpx2.Auth):
 class NestRemotehood:
     """The NestJS source against the sandbox."""
 
-    def __init__(self, sandbox: Sandbox, client: httpx2.AsyncClient, **options: str) -> None:
+    def __init__(self, sandbox: Sandbox, client: httpx2.AsyncClient, *, marks: bool = False, **options: str) -> None:
         self.clock = HandClock()
         self.admission = Gatekeeper()
         self.sandbox = sandbox
@@ -203,7 +214,7 @@ class NestRemotehood:
             delivering=client,
             poll_gate=self._gate("api_poll"),
             delivery_gate=self.delivery_gate,
-            admission=self.admission,
+            memory=MemoryOutbox(2**30, self.clock) if marks else None,
             clock=self.clock,
             metrics=self.metrics,
         )
@@ -246,13 +257,13 @@ async def bearer(sandbox: Sandbox) -> Bearer:
 
 
 @asynccontextmanager
-async def running_nest(**options: str) -> AsyncIterator[NestRemotehood]:
+async def running_nest(marks: bool = False, **options: str) -> AsyncIterator[NestRemotehood]:
     async with Sandbox() as sandbox:
         client = make_client(
             NetworkSettings(), url=sandbox.url, connections=8, auth=await bearer(sandbox), max_answer_bytes=None
         )
         async with client:
-            yield NestRemotehood(sandbox, client, **options)
+            yield NestRemotehood(sandbox, client, marks=marks, **options)
 
 
 @pytest.fixture
@@ -271,7 +282,7 @@ async def remotes(request: pytest.FixtureRequest) -> AsyncIterator[Remotehood]:
 
 
 async def claimed(remotes: Remotehood, limit: int = 10) -> list[str]:
-    return [claim.task.id for claim in await remotes.source.claim(limit)]
+    return [claim.task.id for claim in await remotes.source.claim(Want(limit, remotes.admission))]
 
 
 # --- the promises of the port
@@ -285,8 +296,8 @@ async def test_nothing_to_do_is_no_error(remotes: Remotehood) -> None:
 async def test_a_claim_carries_its_task(remotes: Remotehood) -> None:
     """Type and content arrive, and the receipt names the task."""
     task_id = remotes.add("hello")
-    (claim,) = await remotes.source.claim(5)
-    assert claim.receipt == Receipt(task_id)
+    (claim,) = await remotes.source.claim(Want(5, remotes.admission))
+    assert claim.receipt == Receipt("aletheia", task_id)
     assert (claim.task.id, claim.task.type) == (task_id, TaskType.TEXT_EMBEDDING)
     assert claim.task.content == {"text": "hello"}
 
@@ -306,12 +317,12 @@ async def test_what_admission_refuses_does_not_start(remotes: Remotehood) -> Non
     assert await claimed(remotes, 2) == ids[4:]
 
 
-@pytest.mark.parametrize("result", [VECTOR, OUTPUT, TaskResult({"model": "m"}, vector=VECTOR.vector)])
-async def test_a_completed_task_is_done(remotes: Remotehood, result: TaskResult) -> None:
+@pytest.mark.parametrize("result", [VECTOR, OUTPUT, Completed(TaskResult({"model": "m"}, vector=VECTOR.result.vector))])
+async def test_a_completed_task_is_done(remotes: Remotehood, result: Completed) -> None:
     """Once acknowledged it has succeeded and is listed no more."""
     task_id = remotes.add("hello")
-    (claim,) = await remotes.source.claim(1)
-    await remotes.source.complete(claim.receipt, result)
+    (claim,) = await remotes.source.claim(Want(1, remotes.admission))
+    await remotes.source.report(claim.receipt, result)
     assert remotes.state(task_id) == "succeeded"
     assert await claimed(remotes) == []
 
@@ -319,30 +330,30 @@ async def test_a_completed_task_is_done(remotes: Remotehood, result: TaskResult)
 async def test_a_failed_task_is_done(remotes: Remotehood) -> None:
     """Its failure is told, and it is listed no more."""
     task_id = remotes.add("hello")
-    await remotes.source.fail(Receipt(task_id), Failure("too_long", "the text is too long"))
+    await remotes.source.report(Receipt("aletheia", task_id), Failed(Failure("too_long", "the text is too long")))
     assert remotes.state(task_id) == "failed"
     assert await claimed(remotes) == []
 
 
 async def test_reporting_twice_is_allowed(remotes: Remotehood) -> None:
     """Delivery is at least once: a repeated report is acknowledged again."""
-    receipt = Receipt(remotes.add("hello"))
+    receipt = Receipt("aletheia", remotes.add("hello"))
     for _ in range(2):
-        await remotes.source.complete(receipt, VECTOR)
+        await remotes.source.report(receipt, VECTOR)
         assert remotes.state(receipt.id) == "succeeded"
 
 
 async def test_a_receipt_survives_a_restart(remotes: Remotehood) -> None:
     """A receipt that is made from its id alone, without a claim, is as good."""
     task_id = remotes.add("hello")
-    await remotes.source.complete(Receipt(id=str(task_id)), OUTPUT)
+    await remotes.source.report(Receipt("aletheia", str(task_id)), OUTPUT)
     assert remotes.state(task_id) == "succeeded"
 
 
 async def test_a_released_task_comes_back_after_its_delay(remotes: Remotehood) -> None:
     """It stays pending, is not claimed before the delay is over, and is then claimed again."""
     task_id, other = remotes.add("hello"), remotes.add("other")
-    await remotes.source.release(Receipt(task_id), 30.0)
+    await remotes.source.release(Receipt("aletheia", task_id), 30.0)
     assert remotes.state(task_id) == "pending"
     assert await claimed(remotes) == [other]
     remotes.clock.time += 29.9
@@ -354,7 +365,7 @@ async def test_a_released_task_comes_back_after_its_delay(remotes: Remotehood) -
 async def test_a_task_that_was_put_back_runs_again(remotes: Remotehood) -> None:
     """Nothing remembers an acknowledged task: an operator may want it once more."""
     task_id = remotes.add("hello")
-    await remotes.source.complete(Receipt(task_id), VECTOR)
+    await remotes.source.report(Receipt("aletheia", task_id), VECTOR)
     remotes.put_back(task_id)
     assert await claimed(remotes) == [task_id]
 
@@ -364,8 +375,8 @@ async def test_a_refused_result_is_rejected(remotes: Remotehood) -> None:
     task_id = remotes.add("hello")
     remotes.refuse(task_id)
     for report in (
-        remotes.source.complete(Receipt(task_id), VECTOR),
-        remotes.source.fail(Receipt(task_id), Failure("x")),
+        remotes.source.report(Receipt("aletheia", task_id), VECTOR),
+        remotes.source.report(Receipt("aletheia", task_id), Failed(Failure("x"))),
     ):
         with pytest.raises(Rejected) as caught:
             await report
@@ -376,20 +387,18 @@ async def test_a_refused_result_is_rejected(remotes: Remotehood) -> None:
 async def test_an_unknown_task_is_gone(remotes: Remotehood) -> None:
     """A result for a task that the remote does not know is refused for good."""
     with pytest.raises(Rejected) as caught:
-        await remotes.source.complete(Receipt("no-such-task"), VECTOR)
+        await remotes.source.report(Receipt("aletheia", "no-such-task"), VECTOR)
     assert caught.value.outcome == "gone"
 
 
 async def test_an_outage_is_the_remotes_fault(remotes: Remotehood) -> None:
-    """Claiming, reporting and checking raise errors that never fail a task."""
+    """Claiming and reporting raise errors that never fail a task."""
     task_id = remotes.add("hello")
-    await remotes.source.check()
     remotes.break_down()
     for attempt in (
-        remotes.source.claim(5),
-        remotes.source.complete(Receipt(task_id), VECTOR),
-        remotes.source.fail(Receipt(task_id), Failure("x")),
-        remotes.source.check(),
+        remotes.source.claim(Want(5, remotes.admission)),
+        remotes.source.report(Receipt("aletheia", task_id), VECTOR),
+        remotes.source.report(Receipt("aletheia", task_id), Failed(Failure("x"))),
     ):
         with pytest.raises(RemoteError):
             await attempt
@@ -453,7 +462,7 @@ async def endless(nest: NestRemotehood, count: int = 10) -> list[str]:
     ids = [nest.add(f"text {n}") for n in range(count)]
     assert await claimed(nest, 1) == ids[:1]
     nest.admission.refused[ids[0]] = "running"
-    assert nest.source.candidates == nest.metrics.value("read_ahead_tasks") == count - 1
+    assert nest.source.backlog.read_ahead == nest.metrics.value("read_ahead_tasks") == count - 1
     return ids[1:]
 
 
@@ -461,9 +470,9 @@ async def test_one_list_serves_many_refills(nest: NestRemotehood) -> None:
     """Where the limit is ignored, a poll is made when no candidate is left; what it saw stays what is told."""
     ids = await endless(nest)
     assert await claimed(nest, 4) == ids[:4]
-    assert (nest.source.last_page.seen, nest.metrics.value("pending_tasks_seen")) == (10, 10)
+    assert (nest.source.backlog.seen, nest.metrics.value("pending_tasks_seen")) == (10, 10)
     assert await claimed(nest, 9) == ids[4:]
-    assert (nest.sandbox.stats.polls, nest.source.candidates) == (1, 0)
+    assert (nest.sandbox.stats.polls, nest.source.backlog.read_ahead) == (1, 0)
     nest.admission.refused |= dict.fromkeys(ids, "running")
     assert await claimed(nest) == []
     assert nest.sandbox.stats.polls == 2
@@ -474,12 +483,12 @@ async def test_one_list_serves_many_refills(nest: NestRemotehood) -> None:
 @pytest.mark.parametrize("name", ["READ_AHEAD_BYTES", "READ_AHEAD_SECONDS"])
 async def test_reading_ahead_can_be_switched_off(name: str) -> None:
     """Then each refill is a poll, and an edited task is processed as it is now."""
-    async with running_nest(**{name: "0"}) as nest:
+    async with running_nest(False, **{name: "0"}) as nest:
         nest.sandbox.api.limit = "ignored"
         ids = [nest.add(f"text {n}") for n in range(10)]
         for polls in (1, 2):
             assert await claimed(nest, 2) == ids[:2]
-            assert (nest.sandbox.stats.polls, nest.source.candidates) == (polls, 0)
+            assert (nest.sandbox.stats.polls, nest.source.backlog.read_ahead) == (polls, 0)
 
 
 @pytest.mark.parametrize(("waited_s", "polls"), [(29.9, 1), (30.0, 2)])
@@ -504,7 +513,7 @@ async def test_a_wake_up_brings_a_new_list(nest: NestRemotehood) -> None:
 async def test_a_candidate_that_was_acknowledged_does_not_start(nest: NestRemotehood) -> None:
     """An operator's retry may settle it while it waits here: for as long as the list is used it is stale."""
     first, second, *_ = await endless(nest)
-    await nest.source.complete(Receipt(first), VECTOR)
+    await nest.source.report(Receipt("aletheia", first), VECTOR)
     nest.put_back(first)
     nest.clock.time += 29.0
     assert await claimed(nest, 1) == [second]
@@ -519,7 +528,7 @@ async def test_a_candidate_that_is_gone_does_not_start(nest: NestRemotehood, sta
     told = f'{{"statusCode": {status}, "message": "no"}}'
     nest.sandbox.faults.add("patch", status=status, content=told, task_id=first)
     with pytest.raises(Rejected):
-        await nest.source.complete(Receipt(first), VECTOR)
+        await nest.source.report(Receipt("aletheia", first), VECTOR)
     nest.sandbox.tasks.settle(nest.sandbox.tasks[first], TaskStatus.FAILED)
     assert await claimed(nest, 1) == [second]
     assert nest.sandbox.stats.polls == 2
@@ -529,8 +538,8 @@ async def test_a_released_candidate_comes_with_a_later_list(nest: NestRemotehood
     """It was taken, and is not put back: the others come first."""
     first, second, third, *_ = await endless(nest)
     assert await claimed(nest, 1) == [first]
-    await nest.source.release(Receipt(first), 5.0)
-    await nest.source.release(Receipt(second), 5.0)
+    await nest.source.release(Receipt("aletheia", first), 5.0)
+    await nest.source.release(Receipt("aletheia", second), 5.0)
     assert await claimed(nest, 1) == [third]
     nest.clock.time += 30.0
     assert await claimed(nest, 2) == [first, second]
@@ -542,7 +551,7 @@ async def test_no_bytes_are_an_empty_list(nest: NestRemotehood, status: int) -> 
     nest.sandbox.faults.add("pending", status=status, body="empty")
     assert await claimed(nest) == []
     await nest.source.check()
-    assert (nest.polls("empty"), nest.source.last_page.complete) == (1, True)
+    assert (nest.polls("empty"), nest.source.backlog.complete) == (1, True)
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -552,11 +561,11 @@ async def test_a_list_that_is_older_than_an_acknowledgement(nest: NestRemotehood
     stale = b'[{"_id":"%s","type":"text_embedding","state":"pending","content":"hello"}]' % task_id.encode()
     nest.sandbox.faults.add("pending", content=stale.decode(), delay_s=0.1)
     if before:
-        await nest.source.complete(Receipt(task_id), VECTOR)
+        await nest.source.report(Receipt("aletheia", task_id), VECTOR)
     polling = asyncio.create_task(claimed(nest))
     await asyncio.sleep(0.03)
     if not before:
-        await nest.source.complete(Receipt(task_id), VECTOR)
+        await nest.source.report(Receipt("aletheia", task_id), VECTOR)
     assert await polling == ([task_id] if before else [])
     assert nest.metrics.value("tasks_skipped_total", reason="stale") == (0 if before else 1)
 
@@ -567,12 +576,12 @@ async def test_what_a_poll_saw_is_counted(nest: NestRemotehood) -> None:
     nest.sandbox.tasks.add_raw(b'{"_id":7}')
     nest.add("c")
     with capture_logs():
-        await nest.source.claim(5)
+        await nest.source.claim(Want(5, nest.admission))
     seen = {reason: nest.metrics.value("tasks_skipped_total", reason=reason) for reason in ("running", "invalid")}
     assert seen == {"running": 1, "invalid": 1}
     assert nest.metrics.value("pending_tasks_seen") == 4
     assert nest.metrics.value("pending_list_complete") == 1
-    assert nest.source.last_page.skipped == {"running": 1, "unknown_type": 1, "invalid": 1}
+    assert nest.source.backlog.skipped == {"running": 1, "unknown_type": 1, "invalid": 1}
     labels = {"endpoint": "/api/ai-tasks/pending", "method": "GET", "status_code": "200"}
     assert nest.metrics.value("api_requests_total", **labels) == 1
 
@@ -595,13 +604,13 @@ async def test_a_poll_is_counted_by_how_it_ended(
     nest: NestRemotehood, fault: dict[str, Any], error: type[RemoteError], outcome: str
 ) -> None:
     """Every kind of failure has its error and its outcome, and good polls have theirs."""
-    await nest.source.claim(5)
+    await nest.source.claim(Want(5, nest.admission))
     nest.add("hello")
-    await nest.source.claim(5)
+    await nest.source.claim(Want(5, nest.admission))
     assert (nest.polls("empty"), nest.polls("tasks")) == (1, 1)
     nest.sandbox.faults.add("pending", **fault)
     with pytest.raises(error) as caught:
-        await nest.source.claim(5)
+        await nest.source.claim(Want(5, nest.admission))
     assert type(caught.value) is error
     assert nest.polls(outcome) == 1
 
@@ -610,9 +619,9 @@ async def test_what_was_no_poll_is_not_counted(nest: NestRemotehood) -> None:
     """A poll that the gate held back, and one that was cancelled, say nothing about the API."""
     nest.sandbox.faults.add("pending", status=429, headers={"Retry-After": "60"}, times=1)
     with pytest.raises(Throttled):
-        await nest.source.claim(5)
+        await nest.source.claim(Want(5, nest.admission))
     with pytest.raises(CircuitOpen):
-        await nest.source.claim(5)
+        await nest.source.claim(Want(5, nest.admission))
     nest.clock.time += 61
     nest.sandbox.faults.add("pending", hang=True)
     polling = asyncio.create_task(claimed(nest))
@@ -627,7 +636,11 @@ async def test_what_was_no_poll_is_not_counted(nest: NestRemotehood) -> None:
 async def test_a_closed_port_is_unsent(nest: NestRemotehood) -> None:
     """With nobody there, nothing was sent: polls, reports and checks say so."""
     await nest.sandbox.aclose()
-    for attempt in (nest.source.claim(5), nest.source.complete(Receipt("a"), VECTOR), nest.source.check()):
+    for attempt in (
+        nest.source.claim(Want(5, nest.admission)),
+        nest.source.report(Receipt("aletheia", "a"), VECTOR),
+        nest.source.check(),
+    ):
         with pytest.raises(Unsent):
             await attempt
 
@@ -665,23 +678,23 @@ async def test_what_an_answer_to_a_result_means(
     nest: NestRemotehood, fault: dict[str, Any], error: type[Exception]
 ) -> None:
     """Nothing but an acknowledgement acknowledges; everything else says whose fault it is."""
-    receipt = Receipt(nest.add("hello"))
+    receipt = Receipt("aletheia", nest.add("hello"))
     nest.sandbox.faults.add("patch", **fault)
     with pytest.raises(error) as caught:
-        await nest.source.complete(receipt, VECTOR)
+        await nest.source.report(receipt, VECTOR)
     assert type(caught.value) is error
     assert getattr(caught.value, "retry_after_s", None) == (7.0 if error is Throttled else None)
 
 
 async def test_a_callback_that_throws_leaves_it_open(nest: NestRemotehood) -> None:
     """The state was saved and the answer was 500: that is no acknowledgement, and repeating it is right."""
-    receipt = Receipt(nest.add("hello"))
+    receipt = Receipt("aletheia", nest.add("hello"))
     nest.sandbox.faults.add("callback", status=500, times=1)
     with pytest.raises(Ambiguous):
-        await nest.source.complete(receipt, VECTOR)
+        await nest.source.report(receipt, VECTOR)
     assert nest.state(receipt.id) == "succeeded"
     assert nest.sandbox.tasks[receipt.id].callbacks == 0
-    await nest.source.complete(receipt, VECTOR)
+    await nest.source.report(receipt, VECTOR)
     assert nest.sandbox.tasks[receipt.id].callbacks == 1
 
 
@@ -702,7 +715,7 @@ async def test_an_answer_without_id_and_state_is_told_once(nest: NestRemotehood,
     nest.sandbox.faults.add("patch", **fault)
     with capture_logs() as lines:
         for _ in range(3):
-            await nest.source.complete(Receipt(nest.add("hello")), VECTOR)
+            await nest.source.report(Receipt("aletheia", nest.add("hello")), VECTOR)
     assert [line["event"] for line in lines] == ["delivery.unverified"]
 
 
@@ -741,15 +754,14 @@ async def test_an_answer_is_empty_only_when_it_ended(raw: bytes, error: type[Rem
             delivering=client,
             poll_gate=Gate("api_poll", threshold=5, clock=clock, metrics=METRICS),
             delivery_gate=Gate("api_delivery", threshold=5, clock=clock, metrics=METRICS),
-            admission=Gatekeeper(),
             clock=clock,
             metrics=METRICS,
         )
         if error is None:
-            await source.complete(Receipt("a"), OUTPUT)
+            await source.report(Receipt("aletheia", "a"), OUTPUT)
             return
         with pytest.raises(error) as caught:
-            await source.complete(Receipt("a"), OUTPUT)
+            await source.report(Receipt("aletheia", "a"), OUTPUT)
         assert type(caught.value) is error
 
 
@@ -758,44 +770,57 @@ BEFORE = '{"_id":"%s","state":"pending"}'
 
 async def test_reports_that_are_never_acknowledged_end_in_a_pause(nest: NestRemotehood) -> None:
     """The third old document in a row pauses for five minutes with what to change; an acknowledgement ends that."""
-    receipt = Receipt(nest.add("hello"))
+    receipt = Receipt("aletheia", nest.add("hello"))
     old = nest.sandbox.faults.add("patch", content=BEFORE % receipt.id, after=True)
     for error in (Unacknowledged, Unacknowledged, NeverAcknowledged, CircuitOpen):
         with pytest.raises(error, match=r"return the updated document \(\{new: true\}\) or nothing"):
-            await nest.source.complete(receipt, VECTOR)
+            await nest.source.report(receipt, VECTOR)
     assert nest.source.report_problem == nest.delivery_gate.reason
     for wait_s in (299.0, 2.0, 299.0, 2.0):
         nest.clock.time += wait_s
         with pytest.raises(RemoteError):
-            await nest.source.complete(receipt, VECTOR)
+            await nest.source.report(receipt, VECTOR)
     assert (old.hits, nest.sandbox.tasks[receipt.id].callbacks) == (5, 5)
     nest.sandbox.faults.clear()
     nest.clock.time += 301
-    await nest.source.complete(receipt, VECTOR)
+    await nest.source.report(receipt, VECTOR)
     assert (nest.delivery_gate.reason, nest.source.report_problem) == (None, None)
-    await nest.source.complete(Receipt(nest.add("other")), VECTOR)
+    await nest.source.report(Receipt("aletheia", nest.add("other")), VECTOR)
 
 
 async def test_an_old_document_now_and_then_pauses_nothing(nest: NestRemotehood) -> None:
     """A lagging replica answers the task as it was before; the repeated report is acknowledged."""
     for _ in range(5):
-        receipt = Receipt(nest.add("hello"))
+        receipt = Receipt("aletheia", nest.add("hello"))
         nest.sandbox.faults.add("patch", content=BEFORE % receipt.id, after=True, times=1, task_id=receipt.id)
         with pytest.raises(Unacknowledged):
-            await nest.source.complete(receipt, VECTOR)
-        await nest.source.complete(receipt, VECTOR)
-        await nest.source.complete(Receipt(nest.add("other")), VECTOR)
+            await nest.source.report(receipt, VECTOR)
+        await nest.source.report(receipt, VECTOR)
+        await nest.source.report(Receipt("aletheia", nest.add("other")), VECTOR)
     assert nest.source.report_problem is None
 
 
-async def test_marks_are_no_reports(nest: NestRemotehood) -> None:
+async def test_marks_are_no_reports() -> None:
     """What is answered to a mark says nothing about acknowledgements: it runs no callback."""
-    marks = nest.source.mark_with(MemoryJournal())
-    receipt = Receipt(nest.add("hello"))
-    nest.sandbox.faults.add("patch", content=BEFORE % receipt.id, times=5)
-    for _ in range(5):
-        await marks.begin(receipt)
-    assert nest.source.report_problem is None
+    async with running_nest(marks=True) as nest:
+        for n in range(5):
+            task_id = nest.add(f"text {n}")
+            nest.sandbox.faults.add("patch", content=BEFORE % task_id, times=1, task_id=task_id)
+        assert len(await claimed(nest)) == 5
+        assert nest.state(task_id) == "pending"
+        assert nest.source.report_problem is None
+
+
+async def test_marks_are_set_with_the_claim_and_taken_back_with_its_release() -> None:
+    """What the API says is somebody else's is not claimed."""
+    async with running_nest(marks=True) as nest:
+        taken, ours = nest.add("a"), nest.add("b")
+        nest.sandbox.faults.add("patch", status=409, times=1, task_id=taken)
+        assert await claimed(nest) == [ours]
+        assert nest.state(ours) == "in_progress"
+        await nest.source.release(Receipt("aletheia", ours), 0.0)
+        assert nest.state(ours) == "pending"
+        assert await claimed(nest) == [ours], "the other one is left alone for a minute"
 
 
 @pytest.mark.parametrize(
@@ -813,7 +838,7 @@ async def test_the_apis_own_words_go_with_its_refusal(nest: NestRemotehood, faul
     """Rejected or not, what the API says about it is kept, without numbers of the result."""
     nest.sandbox.faults.add("patch", **fault)
     with pytest.raises((Rejected, RemoteError)) as caught:
-        await nest.source.complete(Receipt(nest.add("hello")), VECTOR)
+        await nest.source.report(Receipt("aletheia", nest.add("hello")), VECTOR)
     assert isinstance(caught.value, Rejected | RemoteError)
     assert caught.value.detail == detail
     assert explained(caught.value) == (f"{caught.value}: {detail}" if detail else str(caught.value))
@@ -829,7 +854,10 @@ async def test_a_redirect_names_the_setting(nest: NestRemotehood, status: int) -
     ):
         nest.sandbox.faults.add("patch", status=status, body="empty", headers={"Location": location}, times=1)
         nest.sandbox.faults.add("pending", status=status, body="empty", headers={"Location": location}, times=1)
-        for attempt in (nest.source.complete(Receipt(nest.add("a")), VECTOR), nest.source.claim(5)):
+        for attempt in (
+            nest.source.report(Receipt("aletheia", nest.add("a")), VECTOR),
+            nest.source.claim(Want(5, nest.admission)),
+        ):
             with pytest.raises(Misconfigured) as caught:
                 await attempt
             assert str(caught.value) == f"the task API answered {status}, {reason}"
@@ -841,10 +869,10 @@ async def test_a_strict_api_gets_bare_failures(nest: NestRemotehood) -> None:
     """A refused reason is repeated once without it; when that was accepted, reasons are not sent any more."""
     nest.sandbox.api.forbid_unknown_keys = True
     first, second = nest.add("a"), nest.add("b")
-    await nest.source.fail(Receipt(first), Failure("too_long"))
+    await nest.source.report(Receipt("aletheia", first), Failed(Failure("too_long")))
     assert nest.state(first) == "failed"
     assert nest.sandbox.stats.patches == 2
-    await nest.source.fail(Receipt(second), Failure("too_long"))
+    await nest.source.report(Receipt("aletheia", second), Failed(Failure("too_long")))
     assert nest.state(second) == "failed"
     assert nest.sandbox.stats.patches == 3
 
@@ -854,30 +882,30 @@ async def test_a_refusal_for_another_reason_is_not_remembered(nest: NestRemoteho
     refused, fine = nest.add("a"), nest.add("b")
     nest.refuse(refused)
     with pytest.raises(Rejected):
-        await nest.source.fail(Receipt(refused), Failure("x"))
+        await nest.source.report(Receipt("aletheia", refused), Failed(Failure("x")))
     assert nest.sandbox.stats.patches == 2
-    await nest.source.fail(Receipt(fine), Failure("too_long", "why"))
+    await nest.source.report(Receipt("aletheia", fine), Failed(Failure("too_long", "why")))
     assert nest.sandbox.tasks[fine].error == {"code": "too_long", "message": "why"}
 
 
 @pytest.mark.parametrize("status", [404, 409, 413, 500])
 async def test_only_a_refused_body_is_sent_bare(nest: NestRemotehood, status: int) -> None:
     """Another answer to a failure is what it is, after one request."""
-    receipt = Receipt(nest.add("a"))
+    receipt = Receipt("aletheia", nest.add("a"))
     nest.sandbox.faults.add("patch", status=status)
     with pytest.raises((Rejected, RemoteError)):
-        await nest.source.fail(receipt, Failure("x"))
+        await nest.source.report(receipt, Failed(Failure("x")))
     assert nest.sandbox.stats.patches == 1
 
 
 async def test_polls_and_reports_have_gates_of_their_own(nest: NestRemotehood) -> None:
     """While results are held back, polls go on, and the other way round."""
-    receipt = Receipt(nest.add("a"))
+    receipt = Receipt("aletheia", nest.add("a"))
     nest.sandbox.faults.add("patch", status=429, headers={"Retry-After": "60"})
     with pytest.raises(Throttled):
-        await nest.source.complete(receipt, VECTOR)
+        await nest.source.report(receipt, VECTOR)
     with pytest.raises(CircuitOpen):
-        await nest.source.complete(receipt, VECTOR)
+        await nest.source.report(receipt, VECTOR)
     assert nest.sandbox.stats.patches == 1
     assert await claimed(nest) == [receipt.id]
 
@@ -902,12 +930,11 @@ async def path_of(task_id: str) -> bytes | None:
             delivering=client,
             poll_gate=Gate("api_poll", threshold=5, clock=clock, metrics=metrics),
             delivery_gate=Gate("api_delivery", threshold=5, clock=clock, metrics=metrics),
-            admission=Gatekeeper(),
             clock=clock,
             metrics=metrics,
         )
         try:
-            await source.complete(Receipt(task_id), VECTOR)
+            await source.report(Receipt("aletheia", task_id), VECTOR)
         except Rejected:
             assert asked == []
             return None

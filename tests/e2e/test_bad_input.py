@@ -615,7 +615,7 @@ async def test_a_locked_outbox_is_waited_for_for_a_minute(tmp_path: Path) -> Non
     held = await data_directory.lock(tmp_path, clock, 0.0)
     try:
         with pytest.raises(OutboxLocked, match="held by another daemon"):
-            await SqliteOutbox(tmp_path, max_bytes=2**20, clock=clock).open()
+            await SqliteOutbox(tmp_path, "aletheia", max_bytes=2**20, clock=clock).open()
     finally:
         with suppress(OSError):
             os.close(held)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ai_task_processor.core.clock import SystemClock
-from ai_task_processor.models.task import Record, TaskStatus
+from ai_task_processor.models.task import Receipt, Record, TaskStatus
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 
@@ -196,7 +196,7 @@ async def _is_ready(worker: Any) -> bool:
 
 async def test_a_long_list_into_a_closed_pipe_is_no_error(daemon: Start, tmp_path: Path) -> None:
     """``outbox list | head -1`` on 3,000 records: one line, no traceback, exit 0."""
-    async with SqliteOutbox(tmp_path / "data", max_bytes=2**30, clock=SystemClock()) as outbox:
+    async with SqliteOutbox(tmp_path / "data", "aletheia", max_bytes=2**30, clock=SystemClock()) as outbox:
         await asyncio.gather(*(outbox.put(_record(number)) for number in range(3_000)))
     worker = await daemon("--version", wait=False)
     assert await worker.exit_code() == 0
@@ -215,7 +215,7 @@ async def test_a_long_list_into_a_closed_pipe_is_no_error(daemon: Start, tmp_pat
 
 def _record(number: int) -> Record:
     return Record(
-        task_id=f"task-{number}",
+        receipt=Receipt("aletheia", f"task-{number}"),
         task_type="text_embedding",
         status=TaskStatus.SUCCEEDED,
         fingerprint="0" * 32,

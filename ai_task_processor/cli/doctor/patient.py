@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from functools import partial
@@ -22,8 +22,10 @@ from ai_task_processor.cli.doctor import diagnosis
 from ai_task_processor.cli.doctor.report import Check, Finding, Remote, down, ok, shown, unusable, warning
 from ai_task_processor.core import codec, errors
 from ai_task_processor.core.errors import RemoteError
+from ai_task_processor.core.ports import SkipReason
 from ai_task_processor.core.settings import Settings
 from ai_task_processor.engine.wiring import Parts
+from ai_task_processor.models.task import Task
 from ai_task_processor.net.client import deadline, exchange, make_client
 from ai_task_processor.net.oauth import BearerAuth
 from ai_task_processor.net.token_answers import token_remedy
@@ -48,6 +50,16 @@ PROBE_BYTES: Final = 2**16
 T = TypeVar("T")
 
 
+class _Whatever:
+    """``ports.Admission`` of a list that is only looked at."""
+
+    async def busy(self, task_ids: Sequence[str]) -> Mapping[str, SkipReason]:  # noqa: ARG002
+        return {}
+
+    async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
+        return [None] * len(tasks)
+
+
 class Patient:
     """The daemon at rest, and the checks of its parts. ``stack`` closes what is opened."""
 
@@ -65,7 +77,7 @@ class Patient:
             self._remotes.append(self._model)
         bearer = BearerAuth(parts.tokens)
         reader = make_client(network, url=api.base_url, connections=1, auth=bearer, max_answer_bytes=None)
-        self._list = PendingList(api, reader, lambda _: None)
+        self._list = PendingList(api, reader, _Whatever())
         self._probes = {n.name: make_client(network, url=n.url, connections=1) for n in self._remotes}
         for client in (reader, *self._probes.values(), *parts.clients):
             client.event_hooks = {"response": [self._note]}

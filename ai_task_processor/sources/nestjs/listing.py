@@ -16,14 +16,16 @@ its end if that is near, because then the connection lives on, and is closed oth
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from dataclasses import dataclass
+from itertools import islice
 
 import httpx2
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import RemoteError
-from ai_task_processor.core.ports import SkipReason
+from ai_task_processor.core.ports import Admission, SkipReason
 from ai_task_processor.core.settings import ApiSettings
 from ai_task_processor.models.task import Task
 from ai_task_processor.net.client import deadline, status_error, stream
@@ -64,8 +66,21 @@ _ID = re.compile(rb'\s*\{\s*"_id"\s*:\s*"([A-Za-z0-9._~-]{1,128})"')
 log = get_logger(__name__)
 
 
+@dataclass(slots=True)
+class _Looked:
+    """A record of the list. ``found``: its task, or why it is none; None for one that need not be parsed again.
+
+    ``reason``: why it must not start now.
+    """
+
+    record: bytes
+    task_id: str
+    found: Task | Invalid | None = None
+    reason: SkipReason | None = None
+
+
 class PendingList:
-    """The list behind ``GET /api/ai-tasks/pending``. ``skip`` says why a task must not start now, or None.
+    """The list behind ``GET /api/ai-tasks/pending``. ``admission`` says which of its tasks may start now.
 
     Without ``ahead`` nothing is kept: a list is left when it has brought enough.
     """
@@ -74,17 +89,15 @@ class PendingList:
         self,
         settings: ApiSettings,
         client: httpx2.AsyncClient,
-        skip: Callable[[Task], SkipReason | None],
+        admission: Admission,
         *,
-        busy: Callable[[str], SkipReason | None] = lambda _: None,
         ahead: ReadAhead | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         self.last_page = Page()
         self._settings = settings
         self._client = client
-        self._skip = skip
-        self._busy = busy
+        self._admission = admission
         self._ahead = ReadAhead(0, 0.0, time.monotonic) if ahead is None else ahead
         self._metrics = metrics
         self._sends_limit = True
@@ -94,25 +107,29 @@ class PendingList:
     async def take(self, free: int) -> dict[str, Task]:
         """At most ``free`` candidates of the list before that may start now, in its order."""
         tasks: dict[str, Task] = {}
-        taken = refused = 0
+        refused = 0
         paused: list[tuple[str, bytes]] = []
-        while len(tasks) < free and len(paused) < PAUSED_AT_ONCE and (record := self._ahead.take()) is not None:
-            task = parse_record(record, self._settings.task_id_pattern)
-            assert isinstance(task, Task)  # noqa: S101 - it was one when it was kept
-            reason = self._skip(task)
-            refused = 0 if reason in (None, "paused") else refused + 1
-            if reason == "paused":
-                paused.append((task.id, record))
-            elif reason is None:
-                tasks[task.id] = task
-                self.last_page.created[task.id] = _created_at(task)
-            elif self._metrics is not None:
-                self._metrics.task_skipped(reason)
-            if refused == REFUSED_IN_A_ROW:
-                self._ahead.clear()
-            taken += 1
-            if taken % PARSED_AT_ONCE == 0:
-                await asyncio.sleep(0)
+        while len(tasks) < free and len(paused) < PAUSED_AT_ONCE:
+            records = list(islice(iter(self._ahead.take, None), min(PARSED_AT_ONCE, free - len(tasks))))
+            if not records:
+                break
+            parsed = [parse_record(record, self._settings.task_id_pattern) for record in records]
+            candidates = [
+                task for task in parsed if isinstance(task, Task)
+            ]  # all of them: they were when they were kept
+            reasons = await self._admission.refuse(candidates)
+            for record, task, reason in zip(records, candidates, reasons, strict=True):
+                refused = 0 if reason in (None, "paused") else refused + 1
+                if reason == "paused":
+                    paused.append((task.id, record))
+                elif reason is None:
+                    tasks[task.id] = task
+                    self.last_page.created[task.id] = _created_at(task)
+                elif self._metrics is not None:
+                    self._metrics.task_skipped(reason)
+                if refused == REFUSED_IN_A_ROW:
+                    self._ahead.clear()
+            await asyncio.sleep(0)
         for task_id, record in paused:
             # What it needs may be well in a moment, and a list costs more than another look. Others come first then.
             self._ahead.keep(task_id, record)
@@ -123,7 +140,7 @@ class PendingList:
 
         All requests of one reading together stand under one deadline.
         """
-        page, needed = Page(), free + self._in_the_way()
+        page, needed = Page(), free + await self._in_the_way()
         limit = self._worth_asking(needed)
         self._ahead.asked()
         try:
@@ -150,10 +167,10 @@ class PendingList:
         self.last_page = page
         return page
 
-    def _in_the_way(self) -> int:
+    async def _in_the_way(self) -> int:
         """Records of the last page that will be listed again and skipped: tasks being worked on, and lasting ones."""
         before = self.last_page
-        return before.lasting + sum(self._busy(task_id) is not None for task_id in before.created)
+        return before.lasting + len(await self._admission.busy(list(before.created)))
 
     def _worth_asking(self, needed: int) -> int:
         """The limit: what is needed, and as many candidates again where thousands of records are in the way."""
@@ -209,11 +226,11 @@ class PendingList:
             aclosing(_joined(answer.aiter_bytes()) if whole else answer.aiter_bytes()) as chunks,
             aclosing(self._listed(chunks, framer, page, worth if whole else None)) as records,
         ):
-            async for record in records:
-                self._consider(record, page, page)
+            async for looked in records:
+                self._consider(looked, page, page)
                 if len(page.tasks) < free:
                     continue
-                if not isinstance(record, bytes) or not await self._read_on(records, page, worth):
+                if not looked.record or not await self._read_on(records, page, worth):
                     await _read_tail(chunks)
                     return
         framer.finish()
@@ -223,48 +240,71 @@ class PendingList:
 
     async def _listed(
         self, chunks: AsyncIterator[bytes], framer: ArrayFramer, page: Page, worth: int | None
-    ) -> AsyncGenerator[bytes | Task | str, None]:
+    ) -> AsyncGenerator[_Looked, None]:
         """The records of the list, in order. ``worth``: the list comes as one chunk, and may be parsed as a whole."""
         async for chunk in chunks:
             page.bytes_read += len(chunk)
-            listed = None if worth is None else self._all_of(chunk, worth)
-            if listed is not None:
-                page.listed += len(listed)
+            raws = None if worth is None else self._whole(chunk, worth)
+            looked = None if raws is None else await self._look_whole(raws)
+            if looked is not None:
+                page.listed += len(looked)
                 framer.done = True
-                for task in listed:
-                    yield task
+                for one in looked:
+                    yield one
                 return
             for start in range(0, len(chunk), PIECE_BYTES):
-                for record in framer.feed(chunk[start : start + PIECE_BYTES]):
-                    page.listed += 1
-                    yield record
+                records = list(framer.feed(chunk[start : start + PIECE_BYTES]))
+                page.listed += len(records)
+                for one in await self._look(records):
+                    yield one
                 await asyncio.sleep(0)
 
-    def _all_of(self, data: bytes, worth: int) -> list[Task | str] | None:
-        """A whole list: its tasks, and the bare ids of those being worked on.
-
-        None when anything is wrong with it, or when it is so long that the bytes of its records are to be kept.
-        """
+    def _whole(self, data: bytes, worth: int) -> list[object] | None:
+        """A whole list; None when it is none, or so long that the bytes of its records are to be kept."""
         try:
             listed = codec.loads(data)
         except ValueError:
             return None
         if not isinstance(listed, list) or (self._ahead.enabled and len(listed) > worth):
             return None
-        found: list[Task | str] = []
-        before, pattern = self.last_page.created, self._settings.task_id_pattern
-        for raw in listed:
-            task_id = raw.get("_id") if isinstance(raw, dict) else None
-            if isinstance(task_id, str) and task_id in before and self._busy(task_id):
-                found.append(task_id)
+        return listed
+
+    async def _look_whole(self, raws: list[object]) -> list[_Looked] | None:
+        """None when anything is wrong with one of them."""
+        ids = [raw.get("_id") if isinstance(raw, dict) else None for raw in raws]
+        before = self.last_page.created
+        busy = await self._admission.busy([id_ for id_ in ids if isinstance(id_, str) and id_ in before])
+        found: list[_Looked] = []
+        for raw, task_id in zip(raws, ids, strict=True):
+            if isinstance(task_id, str) and task_id in busy:
+                found.append(_Looked(b"", task_id, reason=busy[task_id]))
                 continue
-            task = to_task(raw, pattern)
+            task = to_task(raw, self._settings.task_id_pattern)
             if isinstance(task, Invalid):
                 return None
-            found.append(task)
-        return found
+            found.append(_Looked(b"", task.id, task))
+        return await self._refused(found)
 
-    async def _read_on(self, records: AsyncIterator[bytes | Task | str], page: Page, worth: int) -> bool:
+    async def _look(self, records: list[bytes]) -> list[_Looked]:
+        ids = ["" if (found := _ID.match(record)) is None else found[1].decode("ascii") for record in records]
+        # A task of the page before that is being worked on need not be parsed again: half of a list is such.
+        busy = await self._admission.busy([task_id for task_id in ids if task_id in self.last_page.created])
+        looked: list[_Looked] = []
+        for record, task_id in zip(records, ids, strict=True):
+            if task_id in busy:
+                looked.append(_Looked(record, task_id, reason=busy[task_id]))
+            else:
+                looked.append(_Looked(record, task_id, parse_record(record, self._settings.task_id_pattern)))
+        return await self._refused(looked)
+
+    async def _refused(self, looked: list[_Looked]) -> list[_Looked]:
+        """Which of the parsed ones must not start now."""
+        parsed = [(one, one.found) for one in looked if isinstance(one.found, Task)]
+        for (one, _), reason in zip(parsed, await self._admission.refuse([task for _, task in parsed]), strict=True):
+            one.reason = reason
+        return looked
+
+    async def _read_on(self, records: AsyncIterator[_Looked], page: Page, worth: int) -> bool:
         """Keep what follows as candidates, if the list turns out to be longer than it is worth; was it read to its end?
 
         With enough in hand it does not matter how, or whether, the list ends. Of a list that was honestly limited
@@ -285,42 +325,37 @@ class PendingList:
                 self._ahead.clear()
         return longer and ended
 
-    async def _keep(self, records: AsyncIterator[bytes | Task | str], page: Page, later: Page) -> bool:
+    async def _keep(self, records: AsyncIterator[_Looked], page: Page, later: Page) -> bool:
         """Until there is no room for more, or none to be found: then false."""
         barren = 0
-        async for record in records:
+        async for looked in records:
             kept = later.kept
-            if not self._consider(record, page, later):
+            if not self._consider(looked, page, later):
                 return False
             barren = 0 if later.kept > kept else barren + 1
             if barren == BARREN_RECORDS:
                 return False
         return True
 
-    def _consider(self, record: bytes | Task | str, page: Page, later: Page) -> bool:
+    def _consider(self, looked: _Looked, page: Page, later: Page) -> bool:
         """Count it in ``later``, which is ``page`` until that has enough; false when there is no room for it."""
-        if isinstance(record, str):
-            return self._note_busy(record, later)
-        if isinstance(record, Task):
-            return self._admit(record, b"", page, later)
-        found = _ID.match(record)
-        task_id = "" if found is None else found[1].decode("ascii")
-        # A task of the page before that is being worked on need not be parsed again: half of a list is such.
-        if task_id in self.last_page.created and self._note_busy(task_id, later):
-            return True
-        task = parse_record(record, self._settings.task_id_pattern)
-        if isinstance(task, Task):
-            return self._admit(task, record, page, later)
-        later.skipped["invalid"] += 1
-        self._oddities.invalid(record, task)
+        if isinstance(looked.found, Task):
+            return self._admit(looked.found, looked, page, later)
+        if looked.found is None and looked.reason is not None:
+            later.created[looked.task_id] = created_at = self.last_page.created[looked.task_id]
+            later.note_age(created_at)
+            later.skipped[looked.reason] += 1
+        elif isinstance(looked.found, Invalid):
+            later.skipped["invalid"] += 1
+            self._oddities.invalid(looked.record, looked.found)
         return True
 
-    def _admit(self, task: Task, record: bytes, page: Page, later: Page) -> bool:
+    def _admit(self, task: Task, looked: _Looked, page: Page, later: Page) -> bool:
         created_at = _created_at(task)
         repeated = task.id in page.tasks or task.id in self._ahead
-        reason: SkipReason | None = "duplicate" if repeated else self._skip(task)
+        reason: SkipReason | None = "duplicate" if repeated else looked.reason
         if reason is None and later is not page:
-            if not self._ahead.keep(task.id, record):
+            if not self._ahead.keep(task.id, looked.record):
                 return False
             later.kept += 1
         elif reason is None:
@@ -333,15 +368,6 @@ class PendingList:
             elif reason == "unknown_type":
                 self._oddities.unknown(task.type, later)
         later.note_age(created_at)
-        return True
-
-    def _note_busy(self, task_id: str, page: Page) -> bool:
-        reason = self._busy(task_id)
-        if reason is None:
-            return False
-        page.created[task_id] = created_at = self.last_page.created[task_id]
-        page.note_age(created_at)
-        page.skipped[reason] += 1
         return True
 
 

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx2
 
 from ai_task_processor.core import codec
+from ai_task_processor.core.component import Problem
 from ai_task_processor.core.errors import (
     Ambiguous,
     CircuitOpen,
@@ -27,17 +28,18 @@ from ai_task_processor.core.errors import (
     Unacknowledged,
     Unauthorized,
 )
-from ai_task_processor.core.ports import Admission, Clock, Journal, SkipReason
+from ai_task_processor.core.ports import Admission, Backlog, Clock, SkipReason, SourceMemory, TaskSource, Want
 from ai_task_processor.core.settings import ApiSettings
-from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult, TaskStatus
+from ai_task_processor.models.task import Claim, Completed, Failure, Outcome, Receipt, Task, TaskStatus
 from ai_task_processor.net.client import exchange, status_error
 from ai_task_processor.net.http1 import Answer
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.logs import get_logger, masked
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sources.nestjs.answers import Acknowledgements, acknowledged, rejection
+from ai_task_processor.sources.nestjs.bodies import BARE_FAILURE, body_of
 from ai_task_processor.sources.nestjs.listing import PendingList
-from ai_task_processor.sources.nestjs.marks import NestMarks
+from ai_task_processor.sources.nestjs.marks import Marks
 from ai_task_processor.sources.nestjs.page import Page
 from ai_task_processor.sources.nestjs.read_ahead import ReadAhead
 from ai_task_processor.sources.nestjs.remarks import remark
@@ -45,6 +47,8 @@ from ai_task_processor.sources.nestjs.remarks import remark
 TASKS = "/api/ai-tasks/"
 #: characters of an id in a path: longer request lines are refused by servers (RFC 9112 §3 asks for 8,000 octets)
 MAX_ID = 4096
+#: for how long a task is skipped that the API says is somebody else's
+TAKEN_S = 60.0
 _POLL_OUTCOMES: tuple[tuple[type[RemoteError], str], ...] = (
     (Unauthorized, "auth_error"),
     (Throttled, "throttled"),
@@ -56,8 +60,14 @@ _POLL_OUTCOMES: tuple[tuple[type[RemoteError], str], ...] = (
 log = get_logger(__name__)
 
 
-class NestTaskSource:
-    """``ports.TaskSource`` over the NestJS API; ``polling`` may answer without a bound, ``delivering`` not."""
+class NestTaskSource(TaskSource):
+    """``ports.TaskSource`` over the NestJS API; ``polling`` may answer without a bound, ``delivering`` not.
+
+    ``memory``: tasks are marked ``in_progress`` while they are worked on, and the marks are remembered there.
+    """
+
+    name = "aletheia"
+    claims = "none"
 
     def __init__(
         self,
@@ -67,7 +77,7 @@ class NestTaskSource:
         delivering: httpx2.AsyncClient,
         poll_gate: Gate,
         delivery_gate: Gate,
-        admission: Admission,
+        memory: SourceMemory | None = None,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
@@ -75,11 +85,12 @@ class NestTaskSource:
         self._tasks = str(httpx2.URL(settings.base_url + TASKS))
         self._ahead = ReadAhead(settings.read_ahead_bytes, settings.read_ahead_s, clock.monotonic)
         metrics.read_ahead(lambda: len(self._ahead))
-        self._list = PendingList(settings, polling, self._skip, busy=self._busy, ahead=self._ahead, metrics=metrics)
+        self._list = PendingList(settings, polling, self, ahead=self._ahead, metrics=metrics)
         self._client = delivering
         self._poll_gate = poll_gate
         self._delivery_gate = delivery_gate
-        self._admission = admission
+        self._admission: Admission | None = None
+        self._memory = memory
         self._clock = clock
         self._metrics = metrics
         self._acknowledged_meanwhile: set[str] | None = None
@@ -91,24 +102,51 @@ class NestTaskSource:
         self._warned = False
         self._called = False
         self._pause: asyncio.Task[None] | None = None
-        self.marks: NestMarks | None = None
+        self._marks: Marks | None = None
+
+    async def run(self, ready: asyncio.Event) -> None:
+        """Keep the marks in order until cancelled; what is left undone then must not read ``in_progress``."""
+        ready.set()
+        try:
+            while self._marks is None:
+                await self._clock.sleep(1.0)
+            await self._marks.run()
+        finally:
+            if self._marks is not None:
+                await self._marks.tend(leaving=True)
 
     @property
-    def last_page(self) -> Page:
-        """What the last good poll saw, for ``/status``."""
-        return self._list.last_page
+    def backlog(self) -> Backlog:
+        page = self._list.last_page
+        return Backlog(page.seen, page.complete, len(self._ahead), page.skipped)
 
-    @property
-    def candidates(self) -> int:
-        """How many tasks of that poll wait here for free slots."""
-        return len(self._ahead)
+    def problems(self) -> Sequence[Problem]:
+        return () if self.report_problem is None else (Problem("results_refused", self.report_problem),)
 
-    async def claim(self, limit: int) -> Sequence[Claim]:
+    async def claim(self, want: Want) -> Sequence[Claim]:
         """Candidates of the last list while there are any; a new list only when none of them may start."""
-        if limit <= 0:
+        if want.limit <= 0:
             return ()
-        tasks = await self._list.take(limit) or await self._poll(limit)
-        return [Claim(task, Receipt(task.id)) for task in tasks.values()]
+        self._admission = want.admission
+        tasks = await self._list.take(want.limit) or await self._poll(want.limit)
+        if self._memory is not None and tasks:
+            tasks = await self._mark(tasks, self._memory, want.admission)
+        return [Claim(task, Receipt(self.name, task.id)) for task in tasks.values()]
+
+    async def _mark(self, tasks: Mapping[str, Task], memory: SourceMemory, admission: Admission) -> Mapping[str, Task]:
+        """Those that are ours. A task that the API says is somebody else's is skipped for a minute."""
+        if self._marks is None:
+            late_s = self._settings.request_timeout_s
+            self._marks = Marks(self._patch_state, memory, admission, late_s=late_s, clock=self._clock)
+        ours = await self._marks.begin(list(tasks))
+        for task_id, mine in zip(tasks, ours, strict=True):
+            if not mine:
+                self._defer(task_id, TAKEN_S)
+        return {task_id: task for (task_id, task), mine in zip(tasks.items(), ours, strict=True) if mine}
+
+    async def _patch_state(self, task_id: str, state: TaskStatus) -> None:
+        body = codec.line({"state": state.value})
+        await self._delivery_gate.call(lambda: self._patch(task_id, state, body), about=task_id)
 
     async def _poll(self, limit: int) -> Mapping[str, Task]:
         started_at = time.perf_counter()
@@ -134,54 +172,59 @@ class NestTaskSource:
         return called
 
     def wake(self) -> None:
-        """Somebody says that there may be work: end the wait under way, or the next one.
-
-        The door is here and not at the scheduler, so that a push has one way in whatever it comes from: the
-        scheduler pauses by asking its source to wait, and alone decides when it asks and what may not be cut short.
+        """A push has one way in, whatever it comes from: the scheduler pauses by asking its source to wait, and alone
+        decides when it asks and what may not be cut short.
         """
         self._metrics.woken()
         self._ahead.doubt()
-        self.end_wait()
+        self.resume()
 
-    def end_wait(self) -> None:
-        """Something has changed here that lets tasks start: end the wait under way, or the next one."""
+    def resume(self) -> None:
         self._called = True
         if self._pause is not None:
             self._pause.cancel()
 
-    async def complete(self, receipt: Receipt, result: TaskResult) -> None:
-        await self._report(receipt, TaskStatus.SUCCEEDED, codec.success_body(result))
+    async def report(self, receipt: Receipt, outcome: Outcome) -> None:
+        """A strict API refuses keys it does not know: then a failure is reported without its reason, from now on."""
+        state = TaskStatus.SUCCEEDED if isinstance(outcome, Completed) else TaskStatus.FAILED
+        bare = self._bare_failures and state is TaskStatus.FAILED
+        try:
+            await self._report(receipt, state, BARE_FAILURE if bare else body_of(outcome))
+        except Rejected as error:
+            if bare or state is TaskStatus.SUCCEEDED or error.status not in (400, 422):
+                raise
+            await self._report(receipt, state, BARE_FAILURE)
+            self._bare_failures = True
 
-    async def fail(self, receipt: Receipt, failure: Failure) -> None:
-        """A strict API refuses keys it does not know: then the failure is told without its reason, from now on."""
-        if not self._bare_failures:
-            try:
-                await self._report(receipt, TaskStatus.FAILED, codec.failure_body(failure))
-            except Rejected as error:
-                if error.status not in (400, 422):
-                    raise
-            else:
-                return
-        await self._report(receipt, TaskStatus.FAILED, codec.failure_body(None))
-        self._bare_failures = True
-
-    async def release(self, receipt: Receipt, delay_s: float) -> None:
+    async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:  # noqa: ARG002 - the API has no place for a failure that is not final
         """The task is still pending upstream: only this process leaves it alone until the delay is over."""
-        self._deferred[receipt.id] = self._clock.monotonic() + delay_s
+        self._defer(receipt.id, delay_s)
+        if self._marks is not None:
+            await self._marks.withdraw(receipt.id)
+
+    def _defer(self, task_id: str, delay_s: float) -> None:
+        self._deferred[task_id] = self._clock.monotonic() + delay_s
 
     async def check(self) -> None:
+        """The cheapest proof that the list can be read. Raises ``RemoteError``."""
         await self._list.answers()
 
-    def _skip(self, task: Task) -> SkipReason | None:
-        if self._acknowledged_meanwhile is not None and task.id in self._acknowledged_meanwhile:
-            return "stale"
-        if self._deferred.get(task.id, 0.0) > self._clock.monotonic():
-            return "deferred"
-        return self._admission.refuse(task)
+    async def busy(self, task_ids: Sequence[str]) -> Mapping[str, SkipReason]:
+        """``Admission.busy``, and what was given back a moment ago."""
+        now = self._clock.monotonic()
+        found: dict[str, SkipReason] = {id_: "deferred" for id_ in task_ids if self._deferred.get(id_, 0.0) > now}
+        if self._admission is not None:
+            found = {**await self._admission.busy(task_ids), **found}
+        return found
 
-    def _busy(self, task_id: str) -> SkipReason | None:
-        deferred = self._deferred.get(task_id, 0.0) > self._clock.monotonic()
-        return "deferred" if deferred else self._admission.busy(task_id)
+    async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
+        """``Admission.refuse``, and what was given back a moment ago, or acknowledged since the list was asked for."""
+        now, stale = self._clock.monotonic(), self._acknowledged_meanwhile or ()
+        reasons = [None] * len(tasks) if self._admission is None else await self._admission.refuse(tasks)
+        return [
+            "stale" if task.id in stale else "deferred" if self._deferred.get(task.id, 0.0) > now else reason
+            for task, reason in zip(tasks, reasons, strict=True)
+        ]
 
     def _note(self, page: Page, took_s: float) -> None:
         self._metrics.poll_finished("tasks" if page.tasks else "empty", duration_s=took_s, bytes_read=page.bytes_read)
@@ -192,19 +235,9 @@ class NestTaskSource:
         for reason, count in page.skipped.items():
             self._metrics.task_skipped(reason, count)
 
-    def mark_with(self, journal: Journal) -> NestMarks:
-        """Say ``in_progress`` from now on; ``run`` of what is answered must run beside."""
-
-        async def patch(task_id: str, state: TaskStatus) -> None:
-            body = codec.line({"state": state.value})
-            await self._delivery_gate.call(lambda: self._patch(task_id, state, body), about=task_id)
-
-        self.marks = NestMarks(patch, journal, late_s=self._settings.request_timeout_s, clock=self._clock)
-        return self.marks
-
     async def _report(self, receipt: Receipt, state: TaskStatus, body: bytes) -> None:
         try:
-            await self._delivery_gate.call(lambda: self._told(receipt.id, state, body), about=receipt.id)
+            await self._delivery_gate.call(lambda: self._deliver(receipt.id, state, body), about=receipt.id)
         except Rejected as error:
             if error.outcome in ("gone", "conflict"):
                 self._ahead.drop(receipt.id)
@@ -219,10 +252,10 @@ class NestTaskSource:
         self._ahead.drop(receipt.id)
         if self._acknowledged_meanwhile is not None:
             self._acknowledged_meanwhile.add(receipt.id)
-        if self.marks is not None:
-            self.marks.acknowledged(receipt.id, state)
+        if self._marks is not None:
+            await self._marks.acknowledged(receipt.id, state)
 
-    async def _told(self, task_id: str, state: TaskStatus, body: bytes) -> None:
+    async def _deliver(self, task_id: str, state: TaskStatus, body: bytes) -> None:
         """Report an outcome. A repeated report runs the upstream's callback again, so there must be an end of them."""
         try:
             await self._patch(task_id, state, body)

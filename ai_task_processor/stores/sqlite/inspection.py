@@ -40,6 +40,7 @@ class Summary:
     attempts: int
     reason: str | None
     bytes: int
+    source: str
 
 
 def list_records(directory: Path) -> list[Summary]:
@@ -52,22 +53,20 @@ def iter_records(directory: Path) -> Iterator[Summary]:
     with _connection(directory, "ro") as db:
         last = 0
         while page := db.execute(
-            f"SELECT rowid, {_COLUMNS} FROM records WHERE rowid > ? ORDER BY rowid LIMIT {_PAGE}",  # noqa: S608 - constants only
+            f"SELECT rowid, {_COLUMNS}, {_source(db)} FROM records WHERE rowid > ? ORDER BY rowid LIMIT {_PAGE}",  # noqa: S608 - constants only
             (last,),
         ).fetchall():
             for last, *row in page:  # noqa: B007 - the next page begins after the last row
                 yield _to_summary(row)
 
 
-def load_record(directory: Path, task_id: str) -> tuple[Summary, Record] | None:
-    """One record with its result, None when the outbox does not hold the task."""
-    query = f"SELECT {_COLUMNS}, {schema.RECORD_COLUMNS} FROM records WHERE task_id = ?"  # noqa: S608 - constants only
+def load_records(directory: Path, task_id: str) -> list[tuple[Summary, Record]]:
+    """The records of a task with their results: usually one, more where several sources have a task of this id."""
     with _connection(directory, "ro") as db:
-        row = db.execute(query, (task_id,)).fetchone()
-    if row is None:
-        return None
-    split = _COLUMNS.count(",") + 1
-    return _to_summary(row[:split]), schema.to_record(row[split:])
+        query = f"SELECT {_COLUMNS}, {_source(db)}, {schema.record_columns(db)} FROM records WHERE task_id = ?"  # noqa: S608 - constants only
+        rows = db.execute(query, (task_id,)).fetchall()
+    split = _COLUMNS.count(",") + 2
+    return [(_to_summary(row[:split]), schema.to_record(row[split:])) for row in rows]
 
 
 def leave_request(directory: Path, action: Action, task_ids: Iterable[str]) -> None:
@@ -119,8 +118,23 @@ def _fault(path: Path) -> str:
         raise data_directory.unusable_file(path, "opened", error) from error
 
 
+def _source(db: sqlite3.Connection) -> str:
+    return "source" if schema.version(db) > 1 else f"'{schema.FIRST_SOURCE}'"
+
+
 def _to_summary(row: Iterable[object]) -> Summary:
-    names = ("task_id", "task_type", "status", "state", "finished_at", "due_at", "attempts", "reason", "bytes")
+    names = (
+        "task_id",
+        "task_type",
+        "status",
+        "state",
+        "finished_at",
+        "due_at",
+        "attempts",
+        "reason",
+        "bytes",
+        "source",
+    )
     values = dict(zip(names, row, strict=True))
     values["due_at"] = (values["due_at"] or values["finished_at"]) if values["state"] == "waiting" else None
     return Summary(**{**values, "status": TaskStatus(str(values["status"]))})  # type: ignore[arg-type]  # the table has these types

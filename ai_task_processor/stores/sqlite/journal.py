@@ -8,16 +8,18 @@ import errno
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import ERROR
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import DataDirectoryError, OutboxUnwritable
-from ai_task_processor.models.task import Suspect, Task, Tries
+from ai_task_processor.models.task import InFlight, Task, Tries
 from ai_task_processor.ops.condition import Condition
+from ai_task_processor.stores.sqlite.schema import FIRST_SOURCE
 
 _FILE = "journal"
 #: the file is written anew when it has grown to this, and to several times what was worth keeping
@@ -25,6 +27,7 @@ _REWRITE_AT, _REWRITE_FACTOR = 2**20, 4
 #: attempts are remembered for so many unfinished tasks, those that were begun last
 REMEMBERED_TASKS = 20_000
 
+#: as the file has them: ``alone`` runs isolated, ``suspect`` was in flight at a crash
 _State = Literal["running", "alone", "idle", "suspect"]
 
 
@@ -34,7 +37,6 @@ class _Entry:
     fingerprint: str
     tries: Tries
     state: _State
-    marked: bool = False
     began_at: float = 0.0
     ran_s: float = 0.0
 
@@ -42,7 +44,7 @@ class _Entry:
         """The process ended without a word while this was in flight, and was last seen alive at that time."""
         if self.state in ("running", "alone"):
             self.tries.kills += 1
-            self.tries.kills_alone += self.state == "alone"
+            self.tries.kills_isolated += self.state == "alone"
             self.state = "suspect"
             self.ran_s = max(self.ran_s, seen_at - self.began_at)
 
@@ -53,6 +55,7 @@ class FileJournal:
     def __init__(
         self,
         directory: Path,
+        source: str,
         soon: Callable[[Callable[[], object]], object] = lambda write: write(),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -61,12 +64,17 @@ class FileJournal:
         To begin is written at once: the next thing that happens may be the end of the process. Each beginning has
         its time in seconds of ``monotonic``: the last one says how long the others had been running at a death.
         """
+        self._source = source
         self._soon = soon
         self._monotonic = monotonic
         self._ends: list[bytes] = []
-        self.alone: str | None = None
-        self.deaths = 0
-        self._suspects: dict[str, Suspect] = {}
+        self.isolated: str | None = None
+        self.crashes = 0
+        #: ids that a release before schema 2 had marked at its source
+        self.marked: set[str] = set()
+        self._in_flight: dict[str, InFlight] = {}
+        #: lines of unfinished tasks of other sources, by source and id
+        self._foreign: dict[tuple[str, str], bytes] = {}
         self._path = directory / _FILE
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._file: int | None = None
@@ -75,19 +83,32 @@ class FileJournal:
         self._condition = Condition("outbox.failed", "outbox.restored", ERROR)
 
     @property
-    def suspects(self) -> Mapping[str, Suspect]:
-        return self._suspects
+    def in_flight_at_crash(self) -> Mapping[str, InFlight]:
+        return self._in_flight
 
     def open(self) -> None:
-        """Read what earlier processes left, and who is suspect. Raises ``DataDirectoryError``."""
-        try:
+        """Read what earlier processes left, and write from now on. Raises ``DataDirectoryError``."""
+        self.read()
+        self.start()
+
+    def read(self) -> None:
+        """What was in flight when earlier processes died. Raises ``DataDirectoryError``."""
+        with self._named_errors():
             self._replay_all(self._path.read_bytes().split(b"\n") if self._path.exists() else [])
+
+    def start(self) -> None:
+        """Write from now on. Raises ``DataDirectoryError``."""
+        with self._named_errors():
             self._rewrite()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise DataDirectoryError(f"{self._path} cannot be used ({error.strerror})") from error
 
-    def stop(self) -> None:
-        """From here on the process may end at any moment, and no task is to blame."""
+    def stopping(self) -> None:
         for entry in self._entries.values():
             if entry.state != "suspect":
                 entry.state = "idle"
@@ -95,80 +116,65 @@ class FileJournal:
 
     def close(self) -> None:
         if self._file is not None:
-            self.stop()
+            self.stopping()
             os.close(self._file)
             self._file = None
 
-    def begin(self, task: Task) -> Tries:
-        entry = self._entries.get(task.id) or _Entry(task.type, "", Tries(), "idle")
-        tries = entry.tries
-        alone = task.id in self._suspects
-        entry.fingerprint, entry.state = codec.fingerprint(task.content), "alone" if alone else "running"
-        entry.began_at = self._monotonic()
-        tries.started += 1
-        self._entries[task.id] = entry
-        self._entries.move_to_end(task.id)
-        if not self._note(task.id, entry):
-            tries.started -= 1
-            entry.state = "suspect" if alone else "idle"
+    async def begin(self, tasks: Sequence[Task]) -> Sequence[Tries]:
+        entries = [self._entries.get(task.id) or _Entry(task.type, "", Tries(), "idle") for task in tasks]
+        began_at = self._monotonic()
+        for task, entry in zip(tasks, entries, strict=True):
+            entry.fingerprint = codec.fingerprint(task.content)
+            entry.state = "alone" if task.id in self._in_flight else "running"
+            entry.began_at = began_at
+            entry.tries.started += 1
+        named = list(zip([task.id for task in tasks], entries, strict=True))
+        if not self._append(b"\n".join(self._line(task_id, entry) for task_id, entry in named)):
+            for task_id, entry in named:
+                entry.tries.started -= 1
+                entry.state = "suspect" if task_id in self._in_flight else "idle"
             raise OutboxUnwritable(f"the journal cannot be written: {self._condition.reason}")
-        if alone:
-            del self._suspects[task.id]
-            self.alone = task.id
+        for task_id, entry in named:
+            self._entries[task_id] = entry
+            self._entries.move_to_end(task_id)
+            if self._in_flight.pop(task_id, None):
+                self.isolated = task_id
         while len(self._entries) > REMEMBERED_TASKS:
             self._entries.popitem(last=False)
-        return tries
+        return [entry.tries for entry in entries]
 
-    def give_back(self, task_id: str) -> None:
+    async def give_back(self, task_id: str) -> None:
+        self._idle(task_id)
+
+    def _idle(self, task_id: str) -> None:
         self._ended(task_id)
         if entry := self._entries.get(task_id):
             entry.state = "idle"
-            self._note(task_id, entry)
+            self._append(self._line(task_id, entry))
 
-    def settle(self, task_id: str) -> None:
+    async def settle(self, task_id: str) -> None:
         self._ended(task_id)
-        self._suspects.pop(task_id, None)
+        self._in_flight.pop(task_id, None)
         if self._entries.pop(task_id, None):
-            self._ends.append(codec.line({"id": task_id}))
+            self._ends.append(codec.line({"id": task_id, "source": self._source}))
             if len(self._ends) == 1:
                 self._soon(self._write_ends)
 
-    def acquit(self, task_id: str) -> None:
-        if self._suspects.pop(task_id, None):
-            self.give_back(task_id)
+    def clear(self, task_id: str) -> None:
+        if self._in_flight.pop(task_id, None):
+            self._idle(task_id)
 
-    def forget_deaths(self) -> None:
-        self.deaths = 0
-        self._append(self._deaths_line())
-
-    @property
-    def marked(self) -> Sequence[str]:
-        return [
-            task_id for task_id, entry in self._entries.items() if entry.marked and entry.state in ("idle", "suspect")
-        ]
-
-    def mark(self, task_id: str) -> None:
-        self._set_mark(task_id, True)
-
-    def unmark(self, task_id: str) -> None:
-        self._set_mark(task_id, False)
-
-    def _set_mark(self, task_id: str, marked: bool) -> None:
-        entry = self._entries.get(task_id)
-        if entry and entry.marked != marked:
-            entry.marked = marked
-            self._note(task_id, entry)
+    def forget_crashes(self) -> None:
+        self.crashes = 0
+        self._append(self._crashes_line())
 
     def usable(self) -> bool:
         """A journal that failed is tried again with an empty line."""
         return self._condition.reason is None or self._append(b"")
 
     def _ended(self, task_id: str) -> None:
-        if self.alone == task_id:
-            self.alone = None
-
-    def _note(self, task_id: str, entry: _Entry) -> bool:
-        return self._append(_line(task_id, entry))
+        if self.isolated == task_id:
+            self.isolated = None
 
     def _write_ends(self) -> None:
         if self._ends:
@@ -211,58 +217,64 @@ class FileJournal:
 
     def _lines(self) -> list[bytes]:
         """What is worth keeping."""
-        return [self._deaths_line(), *(_line(task_id, entry) for task_id, entry in self._entries.items())]
+        own = [self._line(task_id, entry) for task_id, entry in self._entries.items()]
+        return [self._crashes_line(), *self._foreign.values(), *own]
 
-    def _deaths_line(self) -> bytes:
-        return codec.line({"deaths": self.deaths})
+    def _crashes_line(self) -> bytes:
+        return codec.line({"deaths": self.crashes})
 
     def _replay_all(self, lines: Iterable[bytes]) -> None:
         """Everything that an earlier process wrote before it died."""
         for line in lines:
             self._replay(line)
-        self.deaths += any(entry.state == "running" for entry in self._entries.values())
+        self.crashes += any(entry.state == "running" for entry in self._entries.values())
         for task_id, entry in self._entries.items():
             entry.died(self._seen_at)
             if entry.state == "suspect":
-                self._suspects[task_id] = Suspect(entry.task_type, entry.fingerprint, entry.tries, entry.ran_s)
+                self._in_flight[task_id] = InFlight(entry.task_type, entry.fingerprint, entry.tries, entry.ran_s)
 
     def _replay(self, line: bytes) -> None:
         """One line of an earlier process; what cannot be read (a torn line, a later version's) is passed over."""
         try:
-            told = codec.loads(line)
-            if not isinstance(told, dict):
+            read = codec.loads(line)
+            if not isinstance(read, dict):
                 return
-            if "deaths" in told:
-                self.deaths = int(told["deaths"])
-            elif told.get("stopped"):
+            if "deaths" in read:
+                self.crashes = int(read["deaths"])
+            elif read.get("stopped"):
                 for entry in self._entries.values():
                     entry.state = "suspect" if entry.state == "suspect" else "idle"
-            elif "state" in told:
-                entry = _Entry(told["type"], told["fingerprint"], Tries(*map(int, told["tries"])), told["state"])
-                entry.marked = told.get("marked") is True
-                entry.began_at, entry.ran_s = float(told.get("at", 0.0)), float(told.get("ran_s", 0.0))
-                self._entries[told["id"]] = entry
-                self._seen_at = entry.began_at or self._seen_at
-                self._entries.move_to_end(told["id"])
+            elif (source := read.get("source", FIRST_SOURCE)) != self._source:
+                self._foreign.pop((source, read["id"]), None)
+                if "state" in read:
+                    self._foreign[source, read["id"]] = line
+            elif "state" in read:
+                self._replay_entry(read)
             else:
-                self._entries.pop(told["id"], None)
+                self._entries.pop(read["id"], None)
         except (ValueError, TypeError, KeyError):
             return
 
+    def _replay_entry(self, read: Mapping[str, Any]) -> None:
+        entry = _Entry(read["type"], read["fingerprint"], Tries(*map(int, read["tries"])), read["state"])
+        entry.began_at, entry.ran_s = float(read.get("at", 0.0)), float(read.get("ran_s", 0.0))
+        self._entries[read["id"]] = entry
+        self._seen_at = entry.began_at or self._seen_at
+        self._entries.move_to_end(read["id"])
+        (self.marked.add if read.get("marked") is True else self.marked.discard)(read["id"])
 
-def _line(task_id: str, entry: _Entry) -> bytes:
-    told: dict[str, object] = {
-        "id": task_id,
-        "type": entry.task_type,
-        "fingerprint": entry.fingerprint,
-        "state": entry.state,
-    }
-    if entry.marked:
-        told["marked"] = True
-    if entry.state in ("running", "alone"):
-        told["at"] = round(entry.began_at, 2)
-    if entry.ran_s:
-        told["ran_s"] = round(entry.ran_s, 2)
-    tries = entry.tries
-    told["tries"] = (tries.started, tries.failed, tries.crashed, tries.kills, tries.kills_alone)
-    return codec.line(told)
+    def _line(self, task_id: str, entry: _Entry) -> bytes:
+        line: dict[str, object] = {
+            "id": task_id,
+            "source": self._source,
+            "type": entry.task_type,
+            "fingerprint": entry.fingerprint,
+            "state": entry.state,
+        }
+        if entry.state in ("running", "alone"):
+            line["at"] = round(entry.began_at, 2)
+        if entry.ran_s:
+            line["ran_s"] = round(entry.ran_s, 2)
+        tries = entry.tries
+        line["tries"] = (tries.started, tries.failed, tries.crashed, tries.kills, tries.kills_isolated)
+        return codec.line(line)

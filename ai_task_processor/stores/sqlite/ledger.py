@@ -5,16 +5,18 @@ dictionaries, not an object for each record: 100,000 waiting results cost less t
 garbage collector does not walk through them.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
-from ai_task_processor.core.ports import OutboxDepth, Standing
+from ai_task_processor.core.ports import Held, OutboxDepth, Standing
 from ai_task_processor.models.task import Record
 
 #: what a record that does not wait stands for, by its state in the table
 STANDINGS: Final[dict[str, Standing]] = {"dead": "dead_letter", "quarantined": "quarantined"}
 
 _RESUME_AT = 0.9
+_IN_OUTBOX: Final = Held("in_outbox", "")
 
 
 class Watermark:
@@ -34,25 +36,33 @@ class Watermark:
 class Ledger:
     """The committed records, and above them those that were accepted and are on their way to the disk.
 
-    A failed commit only takes the accepted ones away again, so that nothing has to be undone.
+    A failed commit only takes the accepted ones away again, so that nothing has to be undone. Records of other
+    sources than ``source`` are counted, and nothing else.
     """
 
-    def __init__(self, max_bytes: int, rows: Iterable[tuple[str, str, str, int]]) -> None:
-        """``rows``: (task_id, state, fingerprint, size) of what the disk holds."""
+    def __init__(self, source: str, max_bytes: int) -> None:
+        self._source = source
         self._watermark = Watermark(max_bytes)
+        self._foreign: Counter[str] = Counter()
         self._waiting: dict[str, int] = {}
         self._resting: dict[str, tuple[str, str, int]] = {}
         self._accepted: dict[str, int] = {}
+        self._foreign_bytes = 0
         self._bytes = 0
-        self.reload(rows)
 
-    def reload(self, rows: Iterable[tuple[str, str, str, int]]) -> None:
-        """The disk holds something else by now; what was accepted is still on its way to it."""
+    def reload(self, rows: Iterable[tuple[str, str, str, str, int]]) -> None:
+        """(source, task_id, state, fingerprint, size) of what the disk holds; what was accepted is on its way to it."""
         for task_id in [*self._waiting, *self._resting]:
             self._bytes -= self._remove(task_id)
-        for task_id, state, fingerprint, size in rows:
+        self._bytes -= self._foreign_bytes
+        self._foreign.clear()
+        self._foreign_bytes = 0
+        for source, task_id, state, fingerprint, size in rows:
             self._bytes += size
-            if state == "waiting":
+            if source != self._source:
+                self._foreign[source] += 1
+                self._foreign_bytes += size
+            elif state == "waiting":
                 self._waiting[task_id] = size
             else:
                 self._resting[task_id] = state, fingerprint, size
@@ -62,11 +72,13 @@ class Ledger:
     def full(self) -> bool:
         return self._watermark.full
 
-    def holds(self, task_id: str, fingerprint: str | None) -> Standing | None:
+    def held(self, task_id: str) -> Held | None:
         if task_id in self._accepted or task_id in self._waiting:
-            return "in_outbox"
-        state, own, _ = self._resting.get(task_id, ("", "", 0))
-        return STANDINGS.get(state) if fingerprint in (None, own) else None
+            return _IN_OUTBOX
+        if task_id not in self._resting:
+            return None
+        state, fingerprint, _ = self._resting[task_id]
+        return Held(STANDINGS[state], fingerprint)
 
     def depth(self, oldest_finished_at: float | None) -> OutboxDepth:
         """``oldest_finished_at``: of what waited when somebody looked."""
@@ -79,7 +91,15 @@ class Ledger:
             quarantined=resting.count("quarantined"),
             bytes=self._bytes,
             oldest_finished_at=oldest_finished_at if waiting else None,
+            foreign=dict(self._foreign),
         )
+
+    def foreign_changed(self, source: str, dropped_bytes: int) -> None:
+        """An operator retried or dropped a record of another source."""
+        if dropped_bytes:
+            self._foreign -= Counter({source: 1})
+            self._foreign_bytes -= dropped_bytes
+            self._count(-dropped_bytes)
 
     def accept(self, record: Record) -> None:
         self._count(record.size)

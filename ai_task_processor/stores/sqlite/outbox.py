@@ -7,17 +7,18 @@ the memory (``ledger``); it never touches the file.
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
-from ai_task_processor.core.ports import Clock, OutboxDepth, Standing
-from ai_task_processor.models.task import Record
+from ai_task_processor.core.ports import Clock, Held, OutboxDepth
+from ai_task_processor.models.task import Receipt, Record
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.stores.sqlite import directory as data_directory
 from ai_task_processor.stores.sqlite import salvage, schema
 from ai_task_processor.stores.sqlite.ledger import Ledger
+from ai_task_processor.stores.sqlite.migration import migrate
 from ai_task_processor.stores.sqlite.writer import Many, Writer
 
 T = TypeVar("T")
@@ -27,11 +28,10 @@ log = get_logger(__name__)
 _REQUESTS_AT_ONCE = 1000
 _CACHE_KB, _LOG_BYTES = 2048, 4 * 2**20
 _PUTS = Many(schema.put_all, schema.PUT_AT_ONCE)
-_ERASURES = Many(schema.erase_all, schema.ERASE_AT_ONCE)
 
 
 class SqliteOutbox:
-    """``ports.Outbox`` in one data directory, held against every other daemon while it is open.
+    """``ports.Outbox`` and ``ports.SourceMemory`` of a source, in a directory that is locked while it is open.
 
     ``recovered`` counts the waiting records that an earlier process left. Calls that write raise
     ``OutboxUnwritable`` when their commit fails. A damaged file is set aside and what can be read of it is
@@ -41,6 +41,7 @@ class SqliteOutbox:
     def __init__(
         self,
         directory: Path,
+        source: str,
         *,
         max_bytes: int,
         clock: Clock,
@@ -48,12 +49,14 @@ class SqliteOutbox:
         lost: Callable[[str | None], object] | None = None,
     ) -> None:
         self._directory = directory
+        self._source = source
         self._clock = clock
         self._lock_timeout_s = lock_timeout_s
         self._lost = lost
         self._path = directory / schema.DATABASE
         self._writer = Writer(self._connect)
-        self._ledger = Ledger(max_bytes, [])
+        self._erasures = Many(lambda db, ids: schema.erase_all(db, source, ids), schema.ERASE_AT_ONCE)
+        self._ledger = Ledger(source, max_bytes)
         self._lock: int | None = None
         self._oldest: float | None = None
         self.recovered = 0
@@ -107,14 +110,14 @@ class SqliteOutbox:
         """What the file system of the data directory has left."""
         return data_directory.free_bytes(self._directory)
 
-    def holds(self, task_id: str, fingerprint: str | None = None) -> Standing | None:
-        return self._ledger.holds(task_id, fingerprint)
+    async def held(self, task_ids: Sequence[str]) -> Mapping[str, Held]:
+        return {task_id: held for task_id in task_ids if (held := self._ledger.held(task_id)) is not None}
 
     def depth(self) -> OutboxDepth:
         return self._ledger.depth(self._oldest)
 
     def put(self, record: Record) -> asyncio.Future[None]:
-        """Accepted when it returns: ``holds`` knows it, and it is written even if the future is cancelled."""
+        """Accepted when it returns: ``held`` knows it, and it is written even if the future is cancelled."""
         self._ledger.accept(record)
         return self._writer.submit(
             partial(schema.put, record=record),
@@ -134,7 +137,7 @@ class SqliteOutbox:
 
     async def due(self, now: float, limit: int, exclude: frozenset[str] = frozenset()) -> Sequence[Record]:
         """Raises ``OutboxUnwritable``, too, when the disk cannot be read."""
-        return await self._writer.submit(lambda db: schema.due(db, now, limit, exclude))
+        return await self._writer.submit(lambda db: schema.due(db, self._source, now, limit, exclude))
 
     async def delivered(self, task_id: str) -> None:
         """Delete the record: result, id and all.
@@ -144,20 +147,20 @@ class SqliteOutbox:
         puts a task back to pending wants it to run again.
         """
         await self._writer.submit(
-            lambda db: schema.erase(db, task_id),
+            lambda db: schema.erase_all(db, self._source, [task_id]),
             writes=True,
-            many=_ERASURES,
+            many=self._erasures,
             about=task_id,
             item=task_id,
             committed=lambda _: self._ledger.forget(task_id),
         )
 
     async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
-        await self._write(lambda db: schema.defer(db, task_id, due_at, attempts))
+        await self._write(lambda db: schema.defer(db, self._source, task_id, due_at, attempts))
 
     async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
         await self._write(
-            lambda db: schema.bury(db, task_id, reason, attempts),
+            lambda db: schema.bury(db, self._source, task_id, reason, attempts),
             committed=lambda fingerprint: self._ledger.bury(task_id, fingerprint),
         )
 
@@ -166,17 +169,34 @@ class SqliteOutbox:
         requested, self._oldest = await self._writer.submit(schema.look)
         if not requested:
             return {}
-        return await self._write(
+        done = await self._write(
             lambda db: schema.apply_requests(db, _REQUESTS_AT_ONCE),
             committed=self._applied,
         )
+        return {task_id: action for action, _, task_id, _ in done}
 
-    def _applied(self, done: Mapping[str, str]) -> None:
-        for task_id, action in done.items():
-            if action == "drop":
+    def _applied(self, done: Sequence[tuple[str, str, str, int]]) -> None:
+        for action, source, task_id, size in done:
+            if source != self._source:
+                self._ledger.foreign_changed(source, size if action == "drop" else 0)
+            elif action == "drop":
                 self._ledger.forget(task_id)
             else:
                 self._ledger.revive(task_id)
+
+    async def receipts(self) -> Sequence[Receipt]:
+        return await self._writer.submit(lambda db: schema.receipts(db, self._source))
+
+    async def remember(self, ids: Sequence[str], until: float) -> None:
+        await self._write(lambda db: schema.remember(db, self._source, ids, until))
+
+    async def forget(self, ids: Sequence[str]) -> None:
+        now = self._clock.now().timestamp()
+        await self._write(lambda db: schema.forget(db, self._source, ids, now))
+
+    async def remembered(self) -> Collection[str]:
+        now = self._clock.now().timestamp()
+        return await self._writer.submit(lambda db: schema.remembered(db, self._source, now))
 
     def _write(
         self,
@@ -214,6 +234,9 @@ class SqliteOutbox:
             db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_BYTES // schema.PAGE_BYTES}")
             schema.refuse_newer(db, self._path)
             rows = schema.summaries(db)  # before anything is written
+            if schema.version(db) == 1:
+                migrate(db, self._path)
+                return self._open_database()
             schema.create(db, self._path)
         except BaseException:
             salvage.leave(db, self._path)

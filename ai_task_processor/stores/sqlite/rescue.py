@@ -8,15 +8,18 @@ record has a checksum of its own.
 import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Final, get_args
 
-from ai_task_processor.core import codec
+from ai_task_processor.core.records import to_outcome
 from ai_task_processor.models.task import Record, TaskStatus
 from ai_task_processor.stores.sqlite import pages, schema, wal
 from ai_task_processor.stores.sqlite.wal import Log
 
 _BY_TASK, _BY_DUE = "sqlite_autoindex_records_1", "waiting_by_due"
+#: how many columns a record has in schema 1
+_FIRST_WIDTH: Final = 14
 _TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
     "TEXT": str,
     "INTEGER": int,
@@ -88,13 +91,14 @@ class Rescue:
     def __init__(self, new: sqlite3.Connection) -> None:
         self._new = new
         self._gone: dict[str, None] = {}
-        self.kept: dict[str, float] = {}
+        self.kept: dict[tuple[str, str], float] = {}
         self.unnamed = 0
 
     @property
     def lost(self) -> tuple[str, ...]:
         """Tasks that had a record which could not be read."""
-        return tuple(task_id for task_id in self._gone if task_id not in self.kept)
+        kept = {task_id for _, task_id in self.kept}
+        return tuple(task_id for task_id in self._gone if task_id not in kept)
 
     def take(self, view: View) -> None:
         """Everything that the view shows."""
@@ -109,55 +113,79 @@ class Rescue:
         strays = view.torn(indexes) if index.whole else view.strays(known)
         names, numbers = _indexed(view, chain(view.images(indexes), strays))
 
-        def live(record: Record, number: int) -> bool:
-            return table_whole or not index_whole or names.get(record.task_id) == number
+        def live(found: _Found, number: int) -> bool:
+            return table_whole or not index_whole or names.get(found.key) == number
 
         read, unreadable = set[int](), set[int]()
         for number, values in view.rows(view.images(table.pages)):
             found = _record(values)
             if found is None:
                 unreadable.add(number)
-                if not index_whole and values and isinstance(values[0], str):
-                    names.setdefault(values[0], number)
-            elif live(found[0], number):
+                if (
+                    not index_whole
+                    and values
+                    and (key := _key(values[:2] if len(values) > _FIRST_WIDTH else values[:1]))
+                ):
+                    names.setdefault(key, number)
+            elif live(found, number):
                 read.add(number)
-                self._put(*found)
+                self._put(found)
         if not table_whole:
             for number, values in view.rows(view.strays(known)):
-                if (found := _record(values)) and live(found[0], number):
+                if (found := _record(values)) and live(found, number):
                     read.add(number)
-                    self._put(*found)
+                    self._put(found)
         gone = unreadable if table_whole and not index_whole else unreadable | numbers
         gone -= read | {0}  # 0: not even the number was read
-        named = sorted((number, task_id) for task_id, number in names.items() if number in gone)
-        self._gone |= dict.fromkeys(task_id for _, task_id in named)
+        named = sorted((number, key) for key, number in names.items() if number in gone)
+        self._gone |= dict.fromkeys(task_id for _, (task_id, *_) in named)
         self.unnamed += len(gone - {number for number, _ in named})
 
-    def _put(self, record: Record, state: schema.State) -> None:
+    def _put(self, found: "_Found") -> None:
         """The first that is found stood where it should; another one of the same task counts when it is newer."""
-        if self.kept.get(record.task_id, float("-inf")) < record.finished_at:
-            self.kept[record.task_id] = record.finished_at
-            schema.put(self._new, record, state)
+        record = found.record
+        task = record.receipt.source, record.receipt.id
+        if self.kept.get(task, float("-inf")) < record.finished_at:
+            self.kept[task] = record.finished_at
+            schema.put(self._new, record, found.state)
 
 
-def _indexed(view: View, images: Iterable[bytes]) -> tuple[dict[str, int], set[int]]:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A record that could be read. ``key``: as its file's index has it, (task id,) or (task id, source)."""
+
+    record: Record
+    state: schema.State
+    key: tuple[str, ...]
+
+
+def _indexed(view: View, images: Iterable[bytes]) -> tuple[dict[tuple[str, ...], int], set[int]]:
     """The row of each task, and all rows, that an index knows."""
-    names, numbers = dict[str, int](), set[int]()
+    names, numbers = dict[tuple[str, ...], int](), set[int]()
     for image in images:
-        for first, *_, number in pages.entries(image, view.fetch):
+        for *values, number in pages.entries(image, view.fetch):
             if isinstance(number, int):
                 numbers.add(number)
-                if isinstance(first, str):
-                    names.setdefault(first, number)
+                if key := _key(values):
+                    names.setdefault(key, number)
     return names, numbers
 
 
-def _record(values: Sequence[pages.Value] | None) -> tuple[Record, schema.State] | None:
+def _key(values: Sequence[pages.Value]) -> tuple[str, ...]:
+    """The key of a task; empty when these values are none."""
+    texts = tuple(value for value in values if isinstance(value, str))
+    return texts if len(texts) == len(values) else ()
+
+
+def _record(values: Sequence[pages.Value] | None) -> _Found | None:
     """A record and its state, None when it cannot be read or makes no sense any more."""
-    _, columns = schema.layout()
-    if values is None or len(values) != len(columns):
+    if values is None:
         return None
-    row = dict[str, pages.Value]()
+    version = 1 if len(values) == _FIRST_WIDTH else schema.VERSION
+    _, columns = schema.layout(version)
+    if len(values) != len(columns):
+        return None
+    row: dict[str, pages.Value] = {"source": schema.FIRST_SOURCE, "token": "", "trace": None}
     for value, (name, kind, needed) in zip(values, columns, strict=True):
         if (value is None and needed) or (value is not None and not isinstance(value, _TYPES[kind])):
             return None
@@ -166,8 +194,8 @@ def _record(values: Sequence[pages.Value] | None) -> tuple[Record, schema.State]
     try:
         record = schema.to_record(tuple(row[name] for name in schema.RECORD_COLUMNS.split(", ")))
         if record.status is not TaskStatus.PENDING:
-            codec.outcome(record)
+            to_outcome(record)
     except (sqlite3.Error, ValueError, TypeError, KeyError):
         return None
     state = next((state for state in get_args(schema.State) if state == row["state"]), None)
-    return None if state is None else (record, state)
+    return None if state is None else _Found(record, state, _key(values[: 1 if version == 1 else 2]))

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ai_task_processor.stores.sqlite import schema, wal
+from ai_task_processor.stores.sqlite.migration import remove, sync
 from ai_task_processor.stores.sqlite.rescue import Rescue, View, consistent
 from ai_task_processor.stores.sqlite.wal import Log
 
@@ -108,7 +109,7 @@ def rebuild(path: Path, now: datetime) -> Salvage:
     if whole.exists():
         with contextlib.closing(_reader(whole)) as done:
             return Salvage(aside, done.execute("SELECT count(*) FROM records").fetchone()[0])
-    _remove(partial)
+    remove(partial)
     os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     log, size, page_bytes = _look(path, thorough=True)
     try:
@@ -116,10 +117,10 @@ def rebuild(path: Path, now: datetime) -> Salvage:
             alone = View(file, size or 0, Log(page_bytes=page_bytes))
             rescue = _rescued(alone, View(file, size or 0, log), log, path, partial)
     except BaseException:
-        _remove(partial)
+        remove(partial)
         raise
     partial.rename(whole)
-    _sync(path.parent)
+    sync(path.parent)
     unreadable = (len(log.damaged) + log.missing) * log.page_bytes
     return Salvage(aside, len(rescue.kept), rescue.lost, rescue.unnamed, unreadable)
 
@@ -151,9 +152,9 @@ def replace(path: Path, aside: Path) -> None:
             _beside(path, suffix).rename(_beside(aside, suffix))
         _beside(path, suffix).unlink(missing_ok=True)
     _beside(path, "-shm").unlink(missing_ok=True)
-    _sync(path.parent)
+    sync(path.parent)
     _beside(path, _WHOLE).replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -167,20 +168,6 @@ def _opened(path: Path) -> Iterator[int | None]:
         yield file
     finally:
         os.close(file)
-
-
-def _sync(directory: Path) -> None:
-    """Names are on disk, too."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(partial: Path) -> None:
-    for suffix in ("", "-journal"):
-        _beside(partial, suffix).unlink(missing_ok=True)
 
 
 def _beside(path: Path, suffix: str) -> Path:

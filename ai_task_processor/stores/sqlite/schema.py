@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Literal
 
 from ai_task_processor.core.errors import DataDirectoryError
-from ai_task_processor.models.task import Record, TaskStatus
+from ai_task_processor.models.task import Receipt, Record, TaskStatus
 
 State = Literal["waiting", "dead", "quarantined"]
 
 DATABASE = "outbox.db"
-VERSION = 1
+VERSION = 2
+#: what schema 1, which knew one source only, does not say
+FIRST_SOURCE = "aletheia"
 #: The usual result (6 kB) lies on one page with its row, instead of on a page and two more that continue it: half as
 #: many pages for each record go into the log. A file keeps the size that it was made with.
 PAGE_BYTES = 16_384
@@ -28,11 +30,8 @@ PAGE_BYTES = 16_384
 #: clock jumped back: it counts as due, or it would be stranded for as long as the jump was.
 STRANDED_AFTER_S = 960.0
 
-# Short columns first: SQLite reads a row from its start, and the results are long. A dead letter
-# keeps its row, so both indexes hold the waiting ones only.
-_TABLES = f"""
-CREATE TABLE IF NOT EXISTS records (
-    task_id TEXT NOT NULL UNIQUE,
+# Short columns first: SQLite reads a row from its start, and the results are long.
+_COLUMNS_1 = """
     state TEXT NOT NULL,
     task_type TEXT NOT NULL,
     status TEXT NOT NULL,
@@ -43,27 +42,49 @@ CREATE TABLE IF NOT EXISTS records (
     attempts INTEGER NOT NULL,
     due_at REAL NOT NULL,
     reason TEXT,
-    checksum INTEGER NOT NULL,
-    body BLOB NOT NULL,
-    vector BLOB
+"""
+_PAYLOAD = "checksum INTEGER NOT NULL, body BLOB NOT NULL, vector BLOB"
+# A dead letter keeps its row, so two indexes hold the waiting ones only.
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS records (
+    task_id TEXT NOT NULL,
+    source TEXT NOT NULL,
+    {_COLUMNS_1}
+    token TEXT NOT NULL,
+    trace TEXT,
+    {_PAYLOAD},
+    UNIQUE (task_id, source)
 );
-CREATE INDEX IF NOT EXISTS waiting_by_due ON records (due_at) WHERE state = 'waiting';
+CREATE INDEX IF NOT EXISTS waiting_by_due ON records (source, due_at) WHERE state = 'waiting';
 CREATE INDEX IF NOT EXISTS waiting_by_age ON records (finished_at) WHERE state = 'waiting';
 CREATE TABLE IF NOT EXISTS requests (id INTEGER PRIMARY KEY, action TEXT NOT NULL, task_id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS remembered (
+    source TEXT NOT NULL, until REAL NOT NULL, id TEXT NOT NULL, PRIMARY KEY (source, until, id)
+) WITHOUT ROWID;
 PRAGMA user_version = {VERSION};
 """
-
+#: schema 1 of the releases until November 2026, without what was the same
+_TABLES_1 = f"""
+CREATE TABLE records (task_id TEXT NOT NULL UNIQUE, {_COLUMNS_1} {_PAYLOAD});
+CREATE INDEX waiting_by_due ON records (due_at) WHERE state = 'waiting';
+CREATE INDEX waiting_by_age ON records (finished_at) WHERE state = 'waiting';
+CREATE TABLE requests (id INTEGER PRIMARY KEY, action TEXT NOT NULL, task_id TEXT NOT NULL);
+"""
 RECORD_COLUMNS = (
-    "task_id, task_type, status, fingerprint, finished_at, created_at, attempts, due_at, reason, checksum, body, vector"
+    "source, task_id, token, task_type, status, fingerprint, finished_at, created_at, attempts, due_at, reason, "
+    "trace, checksum, body, vector"
 )
-_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_FIRST_COLUMNS = RECORD_COLUMNS.replace("source, task_id, token,", f"'{FIRST_SOURCE}', task_id, '',").replace(
+    "trace", "NULL"
+)
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PUT = f"INSERT OR REPLACE INTO records (state, size, {RECORD_COLUMNS}) VALUES {_ROW}"  # noqa: S608 - constants only
 #: The most rows for one statement. There are not too many such statements, so that each is compiled once.
 PUT_AT_ONCE = 8
 ERASE_AT_ONCE = 64
 _PUTS = [_PUT + f", {_ROW}" * more for more in range(PUT_AT_ONCE)]
 _ERASE_MANY = {
-    size: f"DELETE FROM records WHERE task_id IN ({', '.join('?' * size)})"  # noqa: S608 - constants only
+    size: f"DELETE FROM records WHERE source = ? AND task_id IN ({', '.join('?' * size)})"  # noqa: S608 - constants only
     for size in (8, ERASE_AT_ONCE)
 }
 #: conditions under which SQLite walks the whole index
@@ -74,14 +95,14 @@ _WALKS = {
 }
 _WAITING = "state = 'waiting' AND task_id NOT IN (SELECT value FROM json_each(:exclude))"
 _DUE = f"""
-SELECT {RECORD_COLUMNS} FROM records WHERE due_at <= :now AND {_WAITING}
+SELECT {RECORD_COLUMNS} FROM records WHERE source = :source AND due_at <= :now AND {_WAITING}
 UNION ALL
-SELECT {RECORD_COLUMNS} FROM records WHERE due_at > :stranded AND {_WAITING}
+SELECT {RECORD_COLUMNS} FROM records WHERE source = :source AND due_at > :stranded AND {_WAITING}
 ORDER BY due_at LIMIT :limit
 """  # noqa: S608 - constants only
 _RETRY = """
 UPDATE records SET due_at = 0, reason = NULL, attempts = iif(state = 'dead', 0, attempts), state = 'waiting'
-WHERE task_id = ?
+WHERE task_id = ? RETURNING source, size
 """
 
 DAMAGED = "the file is damaged: the daemon sets it aside at its next start and keeps what can be read"
@@ -115,35 +136,64 @@ def choose_page_size(db: sqlite3.Connection) -> None:
 
 
 def create(db: sqlite3.Connection, path: Path) -> None:
-    """Bring a database to this version. Always writes one page: a disk that refuses is found at the start."""
+    """The tables of this version. Always writes one page: a disk that refuses is found at the start."""
     choose_page_size(db)
     refuse_newer(db, path)
     db.executescript(f"BEGIN IMMEDIATE; {_TABLES} COMMIT;")
 
 
-def summaries(db: sqlite3.Connection) -> list[tuple[str, str, str, int]]:
-    """(task_id, state, fingerprint, size) of every record; none of a new file.
+def copy_first(db: sqlite3.Connection, old: Path) -> int:
+    """Take everything over from a file of schema 1; how many records there were."""
+    db.execute("ATTACH ? AS old", (str(old),))
+    db.execute("BEGIN")
+    copied = db.execute(
+        f"INSERT INTO records (state, size, {RECORD_COLUMNS}) "  # noqa: S608 - constants only
+        f"SELECT state, size, {_FIRST_COLUMNS} FROM old.records ORDER BY rowid"
+    ).rowcount
+    db.execute("INSERT INTO requests SELECT id, action, task_id FROM old.requests")
+    db.execute("COMMIT")
+    db.execute("DETACH old")
+    return copied
+
+
+def record_columns(db: sqlite3.Connection) -> str:
+    """What ``to_record`` reads, in the words of this file's schema."""
+    return RECORD_COLUMNS if version(db) > 1 else _FIRST_COLUMNS
+
+
+def version(db: sqlite3.Connection) -> int:
+    """The schema of this file; 0 for a new one."""
+    (found,) = db.execute("PRAGMA user_version").fetchone()
+    return int(found)
+
+
+def summaries(db: sqlite3.Connection) -> list[tuple[str, str, str, str, int]]:
+    """(source, task_id, state, fingerprint, size) of every record; none of a new file.
 
     Walks all trees, so that damage is met now. Raises ``DamagedRecord`` when they do not hold the same records.
     """
     if not db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'records'").fetchone()[0]:
         return []
-    rows = db.execute("SELECT task_id, state, fingerprint, size FROM records NOT INDEXED").fetchall()
-    waiting = sum(state == "waiting" for _, state, _, _ in rows)
+    source = "source" if version(db) > 1 else f"'{FIRST_SOURCE}'"
+    query = f"SELECT {source}, task_id, state, fingerprint, size FROM records NOT INDEXED"  # noqa: S608 - constants only
+    rows = db.execute(query).fetchall()
+    waiting = sum(row[2] == "waiting" for row in rows)
     for index, condition in _WALKS.items():
         (found,) = db.execute(f"SELECT count(rowid) FROM records INDEXED BY {index} WHERE {condition}").fetchone()  # noqa: S608 - constants only
         if found != (waiting if "waiting" in index else len(rows)):
             raise DamagedRecord(f"{index} holds {found} of {len(rows)} records")
+    if version(db) > 1:
+        db.execute("SELECT count(*) FROM remembered").fetchone()
     return rows
 
 
 @cache
-def layout() -> tuple[Mapping[str, int], Sequence[tuple[str, str, bool]]]:
+def layout(of: int = VERSION) -> tuple[Mapping[str, int], Sequence[tuple[str, str, bool]]]:
     """Of every file of this schema: the first page of each table and index; of each column of ``records`` its name, its
-    type, and whether it must have a value.
+    type, and whether it must have a value. The first pages of schema 1 are those of schema 2.
     """
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
-        create(db, Path())
+        db.executescript(_TABLES_1 if of == 1 else _TABLES)
         roots = dict(db.execute("SELECT name, rootpage FROM sqlite_schema"))
         columns = db.execute('SELECT name, type, "notnull" FROM pragma_table_info(?)', ("records",))
         return roots, [(name, kind, bool(needed)) for name, kind, needed in columns]
@@ -151,8 +201,7 @@ def layout() -> tuple[Mapping[str, int], Sequence[tuple[str, str, bool]]]:
 
 def refuse_newer(db: sqlite3.Connection, path: Path) -> None:
     """Raise ``DataDirectoryError`` when a later release wrote this database."""
-    (found,) = db.execute("PRAGMA user_version").fetchone()
-    refuse_version(found, path)
+    refuse_version(version(db), path)
 
 
 def refuse_version(found: int, path: Path) -> None:
@@ -188,7 +237,9 @@ def _row(record: Record, state: State) -> tuple[object, ...]:
     return (
         state,
         record.size,
-        record.task_id,
+        record.receipt.source,
+        record.receipt.id,
+        record.receipt.token,
         record.task_type,
         record.status,
         record.fingerprint,
@@ -197,6 +248,7 @@ def _row(record: Record, state: State) -> tuple[object, ...]:
         record.attempts,
         record.due_at,
         record.reason,
+        None if record.trace is None else json.dumps(record.trace),
         _checksum(record),
         record.body,
         record.vector,
@@ -209,8 +261,11 @@ def to_record(row: tuple[object, ...]) -> Record:
     SQLite notices a broken page, but not a broken result on it, which would be delivered as it is.
     """
     values = dict(zip(RECORD_COLUMNS.split(", "), row, strict=True))
-    checksum = values.pop("checksum")
-    record = Record(**{**values, "status": TaskStatus(str(values["status"]))})  # type: ignore[arg-type]  # the table has these types
+    checksum, trace = values.pop("checksum"), values.pop("trace")
+    receipt = Receipt(str(values.pop("source")), str(values.pop("task_id")), str(values.pop("token")))
+    status = TaskStatus(str(values.pop("status")))
+    carrier = None if trace is None else json.loads(str(trace))
+    record = Record(receipt=receipt, status=status, trace=carrier, **values)  # type: ignore[arg-type]  # the table has these types
     if checksum != _checksum(record):
         raise DamagedRecord(f"the record of {record.task_id} is damaged")
     return record
@@ -220,10 +275,22 @@ def _checksum(record: Record) -> int:
     return zlib.crc32(record.vector or b"", zlib.crc32(record.body))
 
 
-def due(db: sqlite3.Connection, now: float, limit: int, exclude: Iterable[str]) -> list[Record]:
+def due(db: sqlite3.Connection, source: str, now: float, limit: int, exclude: Iterable[str]) -> list[Record]:
     """Waiting records whose time has come, oldest due first, stranded ones last."""
-    names = {"now": now, "stranded": now + STRANDED_AFTER_S, "exclude": json.dumps(list(exclude)), "limit": limit}
+    names = {
+        "source": source,
+        "now": now,
+        "stranded": now + STRANDED_AFTER_S,
+        "exclude": json.dumps(list(exclude)),
+        "limit": limit,
+    }
     return [to_record(row) for row in db.execute(_DUE, names)]
+
+
+def receipts(db: sqlite3.Connection, source: str) -> list[Receipt]:
+    """Of all waiting records."""
+    rows = db.execute("SELECT task_id, token FROM records WHERE source = ? AND state = 'waiting'", (source,))
+    return [Receipt(source, task_id, token) for task_id, token in rows]
 
 
 def oldest_finished_at(db: sqlite3.Connection) -> float | None:
@@ -231,38 +298,28 @@ def oldest_finished_at(db: sqlite3.Connection) -> float | None:
     return oldest if oldest is None else float(oldest)
 
 
-def erase(db: sqlite3.Connection, task_id: str) -> bool:
-    """Was there anything to erase?"""
-    return db.execute("DELETE FROM records WHERE task_id = ?", (task_id,)).rowcount > 0
-
-
-def erase_all(db: sqlite3.Connection, task_ids: Sequence[str]) -> None:
-    """``erase`` for many."""
+def erase_all(db: sqlite3.Connection, source: str, task_ids: Sequence[str]) -> None:
+    """Delete the records of these tasks."""
     for first in range(0, len(task_ids), ERASE_AT_ONCE):
         part = list(task_ids[first : first + ERASE_AT_ONCE])
         size = next(size for size in _ERASE_MANY if size >= len(part))
-        db.execute(_ERASE_MANY[size], [*part, *part[:1] * (size - len(part))])
+        db.execute(_ERASE_MANY[size], [source, *part, *part[:1] * (size - len(part))])
 
 
-def retry(db: sqlite3.Connection, task_id: str) -> bool:
-    """Make a record due now, and a dead letter alive; let a quarantined task go. Was there one?"""
-    let_go = db.execute("DELETE FROM records WHERE task_id = ? AND state = 'quarantined'", (task_id,)).rowcount
-    return let_go > 0 or db.execute(_RETRY, (task_id,)).rowcount > 0
-
-
-def defer(db: sqlite3.Connection, task_id: str, due_at: float, attempts: int) -> None:
-    db.execute("UPDATE records SET due_at = ?, attempts = ? WHERE task_id = ?", (due_at, attempts, task_id))
+def defer(db: sqlite3.Connection, source: str, task_id: str, due_at: float, attempts: int) -> None:
+    values = (due_at, attempts, source, task_id)
+    db.execute("UPDATE records SET due_at = ?, attempts = ? WHERE source = ? AND task_id = ?", values)
 
 
 _BURY = """
-UPDATE records SET state = 'dead', reason = ?, attempts = ? WHERE task_id = ? AND state = 'waiting'
+UPDATE records SET state = 'dead', reason = ?, attempts = ? WHERE source = ? AND task_id = ? AND state = 'waiting'
 RETURNING fingerprint
 """
 
 
-def bury(db: sqlite3.Connection, task_id: str, reason: str, attempts: int) -> str | None:
+def bury(db: sqlite3.Connection, source: str, task_id: str, reason: str, attempts: int) -> str | None:
     """The fingerprint of what was buried, None when nothing waits under this id."""
-    rows = db.execute(_BURY, (reason, attempts, task_id)).fetchall()
+    rows = db.execute(_BURY, (reason, attempts, source, task_id)).fetchall()
     return rows[0][0] if rows else None
 
 
@@ -271,14 +328,41 @@ def look(db: sqlite3.Connection) -> tuple[bool, float | None]:
     return bool(db.execute("SELECT EXISTS (SELECT 1 FROM requests)").fetchone()[0]), oldest_finished_at(db)
 
 
-def apply_requests(db: sqlite3.Connection, limit: int) -> Mapping[str, str]:
-    """Carry out the oldest ``limit`` requests and delete them; the last action done, by task id."""
+def apply_requests(db: sqlite3.Connection, limit: int) -> Sequence[tuple[str, str, str, int]]:
+    """Carry out the oldest ``limit`` requests and delete them; what was done: (action, source, task id, bytes).
+
+    An operator names a task by its id: a request is about the records of every source with this id.
+    """
     rows = db.execute("SELECT id, action, task_id FROM requests ORDER BY id LIMIT ?", (limit,)).fetchall()
-    done = {
-        task_id: action
+    done = [
+        (action, source, task_id, size)
         for _, action, task_id in rows
-        if (erase(db, task_id) if action == "drop" else retry(db, task_id))
-    }
+        for source, size in _carry_out(db, action, task_id)
+    ]
     if rows:
         db.execute("DELETE FROM requests WHERE id <= ?", (rows[-1][0],))
     return done
+
+
+def _carry_out(db: sqlite3.Connection, action: str, task_id: str) -> list[tuple[str, int]]:
+    """Source and bytes of the records that were dropped, let go, or made due now."""
+    gone = "" if action == "drop" else " AND state = 'quarantined'"
+    done = db.execute(f"DELETE FROM records WHERE task_id = ?{gone} RETURNING source, size", (task_id,)).fetchall()  # noqa: S608 - constants only
+    if action == "retry":
+        done += db.execute(_RETRY, (task_id,)).fetchall()
+    return done
+
+
+def remember(db: sqlite3.Connection, source: str, ids: Sequence[str], until: float) -> None:
+    db.executemany("INSERT OR IGNORE INTO remembered VALUES (?, ?, ?)", [(source, until, id_) for id_ in ids])
+
+
+def forget(db: sqlite3.Connection, source: str, ids: Sequence[str], now: float) -> None:
+    """These, and those whose time is over."""
+    db.executemany("DELETE FROM remembered WHERE source = ? AND id = ?", [(source, id_) for id_ in ids])
+    db.execute("DELETE FROM remembered WHERE until <= ?", (now,))
+
+
+def remembered(db: sqlite3.Connection, source: str, now: float) -> list[str]:
+    rows = db.execute("SELECT id FROM remembered WHERE source = ? AND until > ? ORDER BY id", (source, now))
+    return [id_ for (id_,) in rows]

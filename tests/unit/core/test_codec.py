@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from ai_task_processor.core import codec
-from ai_task_processor.models.task import Failure, Record, TaskResult, TaskStatus, Vector
+from ai_task_processor.core.records import to_outcome
+from ai_task_processor.models.task import Completed, Failed, Failure, Receipt, Record, TaskResult, TaskStatus, Vector
+from ai_task_processor.sources.nestjs.bodies import BARE_FAILURE, body_of
 
 #: components of an embedding, whose largest is one of 1 to 1000
 FLOAT32 = (
@@ -32,7 +34,13 @@ def vector_of(*values: float) -> Vector:
 
 def record(status: TaskStatus, body: bytes, vector: bytes | None = None) -> Record:
     return Record(
-        task_id="t", task_type="text_embedding", status=status, fingerprint="f", finished_at=0, body=body, vector=vector
+        receipt=Receipt("aletheia", "t"),
+        task_type="text_embedding",
+        status=status,
+        fingerprint="f",
+        finished_at=0,
+        body=body,
+        vector=vector,
     )
 
 
@@ -113,14 +121,14 @@ def test_vectors_keep_every_bit(values: list[float]) -> None:
     parsed = codec.vector(base64.b64encode(data).decode(), len(values))
     assert parsed is not None
     assert parsed.data == data
-    body = codec.success_body(TaskResult(vector=parsed))
+    body = body_of(Completed(TaskResult(vector=parsed)))
     assert np.array(json.loads(body)["result"], "<f4").tobytes() == data
     assert len(body) <= 40 + 17 * len(values)
 
 
 def test_numbers_are_written_short() -> None:
     """0.1 as float32 is 0.1, not 0.10000000149011612."""
-    assert codec.success_body(TaskResult(vector=vector_of(0.1, -1.5))) == b'{"state":"succeeded","result":[0.1,-1.5]}'
+    assert body_of(Completed(TaskResult(vector=vector_of(0.1, -1.5)))) == b'{"state":"succeeded","result":[0.1,-1.5]}'
 
 
 def test_numbers_are_rounded_to_float32() -> None:
@@ -231,7 +239,7 @@ def test_the_length_of_a_vector_is_checked() -> None:
 
 def test_the_result_can_be_an_object_with_the_vector() -> None:
     """Beside an object the vector becomes its ``embedding``."""
-    body = codec.success_body(TaskResult({"model": "m", "usage": {"total_tokens": 3}}, vector=vector_of(0.5)))
+    body = body_of(Completed(TaskResult({"model": "m", "usage": {"total_tokens": 3}}, vector=vector_of(0.5))))
     assert json.loads(body) == {
         "state": "succeeded",
         "result": {"embedding": [0.5], "model": "m", "usage": {"total_tokens": 3}},
@@ -241,23 +249,23 @@ def test_the_result_can_be_an_object_with_the_vector() -> None:
 @pytest.mark.parametrize("output", [{"a": 1}, [1, 2], "text", 0, False, ""])
 def test_any_json_can_be_a_result(output: object) -> None:
     """The output is sent as it is, falsy ones included."""
-    assert json.loads(codec.success_body(TaskResult(output))) == {"state": "succeeded", "result": output}
+    assert json.loads(body_of(Completed(TaskResult(output)))) == {"state": "succeeded", "result": output}
 
 
 def test_a_failure_is_told_with_and_without_its_reason() -> None:
     """Code and message, or nothing but the state."""
-    told = json.loads(codec.failure_body(Failure("empty_text", "the text is empty")))
+    told = json.loads(body_of(Failed(Failure("empty_text", "the text is empty"))))
     assert told == {"state": "failed", "error": {"code": "empty_text", "message": "the text is empty"}}
-    assert json.loads(codec.failure_body(None)) == {"state": "failed"}
+    assert json.loads(BARE_FAILURE) == {"state": "failed"}
 
 
 def test_a_record_tells_what_was_decided() -> None:
     """What the outbox kept comes back as the result or the failure it was."""
     vector = vector_of(1.0)
-    kept = codec.outcome(record(TaskStatus.SUCCEEDED, b"null", vector.data))
-    assert kept == TaskResult(vector=vector)
-    assert codec.outcome(record(TaskStatus.SUCCEEDED, b'{"a":1}')) == TaskResult({"a": 1})
-    assert codec.outcome(record(TaskStatus.FAILED, b'{"code":"x","message":"y"}')) == Failure("x", "y")
+    kept = to_outcome(record(TaskStatus.SUCCEEDED, b"null", vector.data))
+    assert kept == Completed(TaskResult(vector=vector))
+    assert to_outcome(record(TaskStatus.SUCCEEDED, b'{"a":1}')) == Completed(TaskResult({"a": 1}))
+    assert to_outcome(record(TaskStatus.FAILED, b'{"code":"x","message":"y"}')) == Failed(Failure("x", "y"))
 
 
 def test_pseudo_vectors_never_change() -> None:

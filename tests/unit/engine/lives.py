@@ -15,6 +15,7 @@ from itertools import islice
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.models.task import Claim, Receipt, Task
 from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
+from tests.helpers import at_once, standing
 
 #: from the death of a process to the first poll of the next one
 START_S = 0.3
@@ -82,19 +83,19 @@ class Lives:
 
     @property
     def quarantined(self) -> set[str]:
-        return {name for name in self.deaths if self.outbox.holds(name) == "quarantined"}
+        return {name for name in self.deaths if standing(self.outbox, name) == "quarantined"}
 
     async def live(self, until: float) -> bool:
         """Start, and work until that time, the death by a killer, or the end of all work; is there work left?"""
         self.time.at += START_S
         self.journal = MemoryJournal(self.journal.lines, self.time.monotonic)
-        self._recovery = Recovery(self.journal, self.outbox, clock=self.time)
+        self._recovery = Recovery(self.journal, self.outbox, source="aletheia", clock=self.time)
         await self._recovery.begin()
         for name in self.quarantined & self.pending.keys():
             del self.pending[name]
         if self._restarts_only:
-            for name in list(self.journal.suspects):
-                self.journal.acquit(name)
+            for name in list(self.journal.in_flight_at_crash):
+                self.journal.clear(name)
         self._running: dict[str, float] = {}
         self._events: list[tuple[float, str, bool]] = []
         while self.pending:
@@ -127,7 +128,7 @@ class Lives:
             listed = dict.fromkeys(self._rng.sample(list(listed), LISTED), 0.0)
         startable = (name for name in listed if name not in self._running and not self._recovery.refuse(name))
         names = islice(startable, self._slots - len(self._running))
-        return [Claim(Task(id=name, type="t", content=None), Receipt(name)) for name in names]
+        return [Claim(Task(id=name, type="t", content=None), Receipt("aletheia", name)) for name in names]
 
     def _step(self) -> None:
         claim = self._recovery.step(self._ages, self._slots)
@@ -139,8 +140,8 @@ class Lives:
             self._recovery.left_over()
 
     def _start(self, task: Task) -> None:
-        assert self.journal.alone is None, "a task starts beside an isolated one"
-        self.journal.begin(task)
+        assert self.journal.isolated is None, "a task starts beside an isolated one"
+        at_once(self.journal.begin([task]))[0]
         self._running[task.id] = self.time.at
         takes_s, killer = self.pending[task.id], self._killers.get(task.id)
         kills = killer is not None and self._rng.random() < killer.probability
@@ -152,7 +153,7 @@ class Lives:
         at = self._events[0][0] if self._events else until
         if self._recovery.isolating or len(self._running) < self._slots:
             at = min(at, self.time.at + LOOK_S)
-        if self._recovery.isolating and len(self.pending) > len(self.journal.suspects) + len(self._running):
+        if self._recovery.isolating and len(self.pending) > len(self.journal.in_flight_at_crash) + len(self._running):
             self.lost_s += (min(at, until) - self.time.at) * (1 - len(self._running) / self._slots)
         self.time.at = min(at, until)
         if at >= until:
@@ -162,12 +163,12 @@ class Lives:
             if kills:
                 return False
             self._recovery.ended(at - self._running.pop(name))
-            self.journal.settle(name)
+            at_once(self.journal.settle(name))
             del self.pending[name]
             self.done[name] = at
         return True
 
     def _die(self) -> None:
         self.deaths.update(list(self._running))
-        if self.journal.alone is not None:
-            self.isolated_deaths[self.journal.alone] += 1
+        if self.journal.isolated is not None:
+            self.isolated_deaths[self.journal.isolated] += 1

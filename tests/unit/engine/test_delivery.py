@@ -28,15 +28,16 @@ from ai_task_processor.core.ports import Clock
 from ai_task_processor.engine import delivery
 from ai_task_processor.engine.delivery import Delivery
 from ai_task_processor.engine.reporting import deferral_s
-from ai_task_processor.models.task import Claim, Failure, Receipt, Record, TaskResult, TaskStatus
+from ai_task_processor.models.task import Completed, Failed, Failure, Outcome, Receipt, Record, TaskStatus
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.testing.memory import MemoryOutbox
+from tests.helpers import StubSource, standing
 
 Logs = list[MutableMapping[str, Any]]
 
 
-class Source:
+class Source(StubSource):
     """Acknowledges after ``latency_s``, unless ``errors`` has something for this task, or ``error`` for all."""
 
     def __init__(self, clock: Clock, gate: Gate) -> None:
@@ -49,25 +50,13 @@ class Source:
         self._clock = clock
         self._gate = gate
 
-    async def claim(self, limit: int) -> Sequence[Claim]:
-        raise NotImplementedError
-
-    async def wait(self, timeout_s: float) -> bool:
-        raise NotImplementedError
-
-    async def complete(self, receipt: Receipt, result: TaskResult) -> None:
-        self.outcomes.append(result.output)
+    async def report(self, receipt: Receipt, outcome: Outcome) -> None:
+        match outcome:
+            case Completed(result):
+                self.outcomes.append(result.output)
+            case Failed(failure):
+                self.outcomes.append(failure)
         await self._gate.call(lambda: self._tell(receipt.id), about=receipt.id)
-
-    async def fail(self, receipt: Receipt, failure: Failure) -> None:
-        self.outcomes.append(failure)
-        await self._gate.call(lambda: self._tell(receipt.id), about=receipt.id)
-
-    async def release(self, receipt: Receipt, delay_s: float) -> None:
-        raise NotImplementedError
-
-    async def check(self) -> None:
-        raise NotImplementedError
 
     async def _tell(self, task_id: str) -> None:
         self.told.append((self._clock.monotonic(), task_id))
@@ -142,7 +131,7 @@ class Room:
         for place, task_id in enumerate(task_ids):
             kept = self.outbox.put(
                 Record(
-                    task_id=task_id,
+                    receipt=Receipt("aletheia", task_id),
                     task_type="t",
                     status=status,
                     fingerprint="f",
@@ -439,7 +428,7 @@ async def test_one_throwing_callback_neither_opens_the_circuit_nor_holds_it_open
         assert room.state() == "closed"
         room.put("a")
         await clock.sleep(1.0)
-        assert room.outbox.holds("a") is None
+        assert standing(room.outbox, "a") is None
         await clock.sleep(3_600.0)
         # An outage for all. When it ends the circuit is open, and "x" must not be the probe that keeps it so.
         room.source.error = Ambiguous("timed out")
@@ -463,7 +452,7 @@ async def test_a_clock_that_is_set_strands_nothing(clock: Any, step_s: float) ->
         clock.jump(step_s)
         room.source.errors.clear()
         await clock.sleep(62.0)
-        assert room.outbox.holds("a") is None
+        assert standing(room.outbox, "a") is None
 
 
 async def test_a_closed_gate_charges_nothing(clock: Any) -> None:
@@ -507,7 +496,7 @@ async def test_a_record_that_fails_for_a_day_while_others_succeed_becomes_a_dead
         for hour in range(23, 27):
             room.put(f"ok{hour}")
             await clock.sleep(3_600.0)
-        assert room.outbox.holds("a") == "dead_letter"
+        assert standing(room.outbox, "a") == "dead_letter"
     assert room.count("refused") == 1
     assert "while others were acknowledged" in str(room.outbox.record("a").reason)
 
@@ -523,7 +512,7 @@ async def test_no_outage_makes_dead_letters(clock: Any, monkeypatch: pytest.Monk
         room.source.error = None
         room.source.errors["a"] = Ambiguous("the task API answered 500")
         await clock.sleep(2_000.0)
-        assert room.outbox.holds("a") == "in_outbox"
+        assert standing(room.outbox, "a") == "in_outbox"
         room.source.errors.clear()
         assert await room.delivery.flushed() is True
     assert room.outbox.depth().dead == 0

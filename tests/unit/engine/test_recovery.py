@@ -10,6 +10,7 @@ from ai_task_processor.engine.isolation import SHARE
 from ai_task_processor.engine.recovery import CALM_S, DEATHS_WITHOUT, ISOLATE_AT, QUARANTINE_AT, QUIET_S, Recovery
 from ai_task_processor.models.task import Claim, Receipt, Record, Task, TaskStatus
 from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
+from tests.helpers import at_once, standing
 
 SLOTS = 4
 
@@ -26,27 +27,29 @@ class Process:
         """As after a SIGKILL: only what was written is left."""
         self.journal = MemoryJournal(self.lines, self.clock.monotonic)
         self.lines = self.journal.lines
-        self.recovery = Recovery(self.journal, self.outbox, clock=self.clock)
+        self.recovery = Recovery(self.journal, self.outbox, source="aletheia", clock=self.clock)
         await self.recovery.begin()
         return self
 
     async def die_with(self, *task_ids: str) -> "Process":
         """Start them, and be killed."""
         for task_id in task_ids:
-            self.journal.begin(task(task_id))
+            at_once(self.journal.begin([task(task_id)]))[0]
         return await self.start()
 
     def poll(self, *listed: str, running_s: tuple[float, ...] = ()) -> list[str]:
         """What a poll for all slots starts at once."""
         self.recovery.look(running_s)
-        claims = [Claim(task(name), Receipt(name)) for name in listed if self.recovery.refuse(name) is None][:SLOTS]
+        claims = [
+            Claim(task(name), Receipt("aletheia", name)) for name in listed if self.recovery.refuse(name) is None
+        ][:SLOTS]
         return [claim.task.id for claim in self.recovery.isolate(claims, running_s)]
 
     def step(self, *running_s: float) -> str | None:
         """What the stretch starts now."""
         claim = self.recovery.step(running_s, SLOTS)
         if claim is not None:
-            self.journal.begin(claim.task)
+            at_once(self.journal.begin([claim.task]))[0]
         return None if claim is None else claim.task.id
 
     def wants_poll(self) -> bool:
@@ -59,7 +62,7 @@ class Process:
         """The attempt takes so long and ends well."""
         self.clock.advance(seconds)
         self.recovery.ended(seconds)
-        self.journal.settle(task_id)
+        at_once(self.journal.settle(task_id))
 
 
 def task(task_id: str) -> Task:
@@ -78,8 +81,8 @@ async def test_a_first_crash_isolates_nobody(process: Process) -> None:
     """What was in flight starts with everything else, and its attempts are counted on."""
     await process.die_with("a", "b", "c")
     assert process.poll("a", "b", "new") == ["a", "b", "new"]
-    assert not process.journal.suspects
-    assert process.journal.begin(task("a")).kills == 1
+    assert not process.journal.in_flight_at_crash
+    assert at_once(process.journal.begin([task("a")]))[0].kills == 1
 
 
 async def test_what_was_in_flight_at_two_crashes_waits(process: Process) -> None:
@@ -94,33 +97,45 @@ async def test_what_was_in_flight_at_two_crashes_waits(process: Process) -> None
 async def test_a_given_back_attempt_forgets_no_death(process: Process) -> None:
     """Two crashes are two, whatever happened between them."""
     await process.die_with("a")
-    process.journal.begin(task("a"))
-    process.journal.give_back("a")
+    at_once(process.journal.begin([task("a")]))[0]
+    at_once(process.journal.give_back("a"))
     await process.start()
     await process.die_with("a")
-    assert process.journal.suspects.keys() == {"a"}
+    assert process.journal.in_flight_at_crash.keys() == {"a"}
 
 
 async def test_a_kept_result_clears_its_task(process: Process) -> None:
     """Killed between the commit and the journal's line: the result is safe, nothing waits."""
     await process.die_with("a")
-    process.journal.begin(task("a"))
+    at_once(process.journal.begin([task("a")]))[0]
     await process.outbox.put(
-        Record(task_id="a", task_type="t", status=TaskStatus.SUCCEEDED, fingerprint="", finished_at=0.0)
+        Record(
+            receipt=Receipt("aletheia", "a"),
+            task_type="t",
+            status=TaskStatus.SUCCEEDED,
+            fingerprint="",
+            finished_at=0.0,
+        )
     )
     await process.start()
-    assert not process.journal.suspects
+    assert not process.journal.in_flight_at_crash
 
 
 async def test_an_older_dead_letter_clears_nobody(process: Process) -> None:
     """It stands for other content: an edited task that kills the process is found all the same."""
     await process.outbox.put(
-        Record(task_id="a", task_type="t", status=TaskStatus.SUCCEEDED, fingerprint="of other content", finished_at=0.0)
+        Record(
+            receipt=Receipt("aletheia", "a"),
+            task_type="t",
+            status=TaskStatus.SUCCEEDED,
+            fingerprint="of other content",
+            finished_at=0.0,
+        )
     )
     await process.outbox.bury("a", "refused")
     for _ in range(ISOLATE_AT):
         await process.die_with("a")
-    assert process.journal.suspects.keys() == {"a"}
+    assert process.journal.in_flight_at_crash.keys() == {"a"}
 
 
 async def test_deaths_without_a_task_clear_it(process: Process) -> None:
@@ -128,14 +143,14 @@ async def test_deaths_without_a_task_clear_it(process: Process) -> None:
     for _ in range(ISOLATE_AT):
         await process.die_with("a")
     for number in range(DEATHS_WITHOUT):
-        assert process.journal.suspects.keys() == {"a"}, number
+        assert process.journal.in_flight_at_crash.keys() == {"a"}, number
         await process.die_with(f"other {number}")
-    assert not process.journal.suspects
+    assert not process.journal.in_flight_at_crash
     await process.die_with("a")
     for number in range(3):
-        assert process.journal.suspects.keys() == {"a"}, "after a third death more of them are needed"
+        assert process.journal.in_flight_at_crash.keys() == {"a"}, "after a third death more of them are needed"
         await process.die_with(f"another {number}")
-    assert not process.journal.suspects
+    assert not process.journal.in_flight_at_crash
 
 
 async def test_deaths_do_not_clear_a_task_that_died_isolated(process: Process) -> None:
@@ -148,7 +163,7 @@ async def test_deaths_do_not_clear_a_task_that_died_isolated(process: Process) -
     await process.start()
     for number in range(3 * DEATHS_WITHOUT):
         await process.die_with(f"other {number}")
-    assert process.journal.suspects.keys() == {"a"}
+    assert process.journal.in_flight_at_crash.keys() == {"a"}
 
 
 async def test_old_deaths_are_forgotten(process: Process) -> None:
@@ -159,8 +174,8 @@ async def test_old_deaths_are_forgotten(process: Process) -> None:
     process.poll()
     for _ in range(ISOLATE_AT):
         await process.die_with("a")
-    assert process.journal.deaths == ISOLATE_AT
-    assert process.journal.suspects.keys() == {"a"}
+    assert process.journal.crashes == ISOLATE_AT
+    assert process.journal.in_flight_at_crash.keys() == {"a"}
 
 
 # --- when
@@ -237,12 +252,12 @@ async def test_under_load_a_run_is_paid_for_in_advance(waiting: Process) -> None
 async def test_a_run_that_takes_long_is_paid_for_as_such(process: Process, running_s: tuple[float, ...]) -> None:
     """Tasks of 0.1 s; the isolated one was seen running for 20 s, or another one runs for 30 s."""
     for _ in range(ISOLATE_AT):
-        process.journal.begin(task("long"))
+        at_once(process.journal.begin([task("long")]))[0]
         process.clock.advance(20.0)
         await process.die_with("short")
-        process.journal.acquit("short")
+        process.journal.clear("short")
     process.recovery.ended(0.1)
-    assert process.journal.suspects["long"].ran_s == pytest.approx(20.0)
+    assert process.journal.in_flight_at_crash["long"].ran_s == pytest.approx(20.0)
     process.clock.advance(1.4 * 20.0 / SHARE)
     assert process.poll("long", "new", running_s=running_s) == ["new"]
     process.clock.advance(0.8 * 20.0 / SHARE)
@@ -280,7 +295,7 @@ async def test_savings_are_bounded(process: Process) -> None:
 async def test_a_cheap_run_does_not_spend_the_savings_for_a_dear_one(process: Process) -> None:
     """Both wait; the dear one has its turn, too."""
     for _ in range(ISOLATE_AT):
-        process.journal.begin(task("dear"))
+        at_once(process.journal.begin([task("dear")]))[0]
         process.clock.advance(60.0)
         await process.die_with("cheap")
     process.recovery.ended(0.1)
@@ -318,7 +333,7 @@ async def test_an_isolated_task_that_is_never_listed_is_forgotten(waiting: Proce
     waiting.poll("a", "new")
     waiting.clock.advance(CALM_S)
     waiting.poll()
-    assert waiting.journal.suspects.keys() == {"a"}
+    assert waiting.journal.in_flight_at_crash.keys() == {"a"}
 
 
 # --- what comes of it
@@ -329,18 +344,18 @@ async def test_three_deaths_isolated_are_a_quarantine(process: Process, clock: A
     for _ in range(ISOLATE_AT):
         await process.die_with("bad")
     for deaths in range(QUARANTINE_AT):
-        assert process.outbox.holds("bad") is None
+        assert standing(process.outbox, "bad") is None
         clock.advance(QUIET_S[deaths])
         process.poll()
         process.poll("bad")
         assert process.step() == "bad"
         with capture_logs() as logs:
             await process.start()
-    assert process.outbox.holds("bad") == "quarantined"
+    assert standing(process.outbox, "bad") == "quarantined"
     (told,) = [log for log in logs if log["event"] == "task.quarantined"]
     assert (told["task_id"], told["reason"]) == ("bad", "the process died 3 times while this task ran isolated")
-    assert not process.journal.suspects
-    assert process.journal.begin(task("bad")).kills_alone == 0
+    assert not process.journal.in_flight_at_crash
+    assert at_once(process.journal.begin([task("bad")]))[0].kills_isolated == 0
 
 
 @pytest.mark.parametrize("ends", ["settle", "give_back"])
@@ -349,8 +364,8 @@ async def test_a_task_that_survives_its_isolated_run_is_cleared(waiting: Process
     waiting.poll()
     waiting.poll("a")
     waiting.step()
-    getattr(waiting.journal, ends)("a")
-    assert waiting.journal.suspects.keys() == {"b"}
+    await getattr(waiting.journal, ends)("a")
+    assert waiting.journal.in_flight_at_crash.keys() == {"b"}
     await waiting.start()
     assert waiting.poll("a", "new") == ["a", "new"]
 
@@ -359,8 +374,8 @@ async def test_deaths_in_company_never_quarantine(process: Process) -> None:
     """However often."""
     for _ in range(50):
         await process.die_with("a", "b")
-        process.journal.acquit("a")
-        process.journal.acquit("b")
+        process.journal.clear("a")
+        process.journal.clear("b")
     assert process.outbox.depth().quarantined == 0
 
 
@@ -399,9 +414,9 @@ async def test_a_start_that_cannot_be_written_clears_nobody(waiting: Process) ->
     """A full disk at that moment."""
     waiting.journal.broken = True
     with pytest.raises(OutboxUnwritable):
-        waiting.journal.begin(task("a"))
-    assert waiting.journal.suspects.keys() == {"a", "b"}
-    assert waiting.journal.alone is None
+        at_once(waiting.journal.begin([task("a")]))[0]
+    assert waiting.journal.in_flight_at_crash.keys() == {"a", "b"}
+    assert waiting.journal.isolated is None
 
 
 async def test_what_cannot_be_quarantined_is_not_started_again(

@@ -103,5 +103,5 @@ async def test_what_kills_the_process_is_quarantined_after_five_deaths(name: str
         assert lives.quarantined <= killers.keys(), seed
         assert lives.quarantined | lives.done.keys() == takes.keys(), seed
         assert case.probability < 1.0 or lives.quarantined == killers.keys(), seed
-        assert not lives.journal.suspects, seed
+        assert not lives.journal.in_flight_at_crash, seed
         assert all(lives.deaths[one] >= 2 for one in lives.isolated), seed

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,12 +32,14 @@ from ai_task_processor.core.errors import (
     Unsent,
 )
 from ai_task_processor.core.ports import Clock
-from ai_task_processor.engine.outcome import decide
+from ai_task_processor.engine.outcome import classify
 from ai_task_processor.engine.runner import TaskRunner
 from ai_task_processor.models.task import (
     Claim,
+    Completed,
     Failed,
     Failure,
+    Outcome,
     Receipt,
     Record,
     Released,
@@ -51,6 +53,7 @@ from ai_task_processor.models.task import (
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.stores.sqlite import journal
 from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
+from tests.helpers import StubSource, standing
 
 SECRET = "hunter2"
 REMOTES: tuple[type[RemoteError], ...] = (
@@ -61,7 +64,7 @@ Logs = list[MutableMapping[str, Any]]
 Work = Callable[[Task], Awaitable[TaskResult]]
 
 
-class Source:
+class Source(StubSource):
     """Remembers what it was told; ``answers`` are raised, one for each report, before it acknowledges."""
 
     def __init__(self) -> None:
@@ -69,23 +72,17 @@ class Source:
         self.told: list[tuple[str, object]] = []
         self.answers: list[Exception] = []
 
-    async def claim(self, limit: int) -> Sequence[Claim]:
-        raise NotImplementedError
+    async def report(self, receipt: Receipt, outcome: Outcome) -> None:
+        match outcome:
+            case Completed(result):
+                self._tell(receipt, result.output)
+            case Failed(failure):
+                self._tell(receipt, failure)
+            case _:
+                self._tell(receipt, outcome)
 
-    async def wait(self, timeout_s: float) -> bool:
-        raise NotImplementedError
-
-    async def complete(self, receipt: Receipt, result: TaskResult) -> None:
-        self._tell(receipt, result.output)
-
-    async def fail(self, receipt: Receipt, failure: Failure) -> None:
-        self._tell(receipt, failure)
-
-    async def release(self, receipt: Receipt, delay_s: float) -> None:
+    async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:
         self.released.append((receipt.id, delay_s))
-
-    async def check(self) -> None:
-        raise NotImplementedError
 
     def _tell(self, receipt: Receipt, outcome: object) -> None:
         self.told.append((receipt.id, outcome))
@@ -136,26 +133,10 @@ class Processor:
         return await self._work(task)
 
 
-class Marking:
-    """``ports.Marks``; ``free`` is what the source says about the task."""
-
-    def __init__(self, *, free: bool) -> None:
-        self.free = free
-        self.withdrawn: list[str] = []
-
-    async def begin(self, receipt: Receipt) -> bool:
-        return self.free
-
-    async def withdraw(self, receipt: Receipt) -> None:
-        self.withdrawn.append(receipt.id)
-
-
 class Room:
     """A runner with everything around it."""
 
-    def __init__(
-        self, clock: Clock, work: Work, *, timeout_s: float = 60.0, turns: int = 0, marks: Marking | None = None
-    ) -> None:
+    def __init__(self, clock: Clock, work: Work, *, timeout_s: float = 60.0, turns: int = 0) -> None:
         self.source = Source()
         self.outbox = Disk(clock, turns)
         self.journal = MemoryJournal()
@@ -165,20 +146,21 @@ class Room:
             source=self.source,
             outbox=self.outbox,
             journal=self.journal,
-            marks=marks,
             find=lambda task: Processor(work) if task.type == "text_embedding" else None,
-            kept=self._keep,
+            persisted=self._persisted,
             timeout_s=timeout_s,
             clock=clock,
             metrics=self.metrics,
             rng=random.Random(1),
         )
 
-    def _keep(self, _record: Record) -> None:
+    def _persisted(self, _record: Record) -> None:
         self.kept += 1
 
     async def run(self, task_id: str = "a", **fields: Any) -> bool:
-        return await self.runner.run(claim(task_id, **fields))
+        claimed = claim(task_id, **fields)
+        (tries,) = await self.journal.begin([claimed.task])
+        return await self.runner.run(claimed, tries)
 
     def told(self, task_id: str = "a") -> object:
         """The body of the record that stands for a task."""
@@ -187,7 +169,7 @@ class Room:
 
 def claim(task_id: str = "a", **fields: Any) -> Claim:
     given = {"type": "text_embedding", "content": {"text": SECRET}, **fields}
-    return Claim(Task(id=task_id, **given), Receipt(task_id))
+    return Claim(Task(id=task_id, **given), Receipt("aletheia", task_id))
 
 
 async def good(task: Task) -> TaskResult:
@@ -210,7 +192,7 @@ def logs() -> Iterator[Logs]:
         yield captured
 
 
-# --- decide
+# --- classify
 
 
 @given(st.lists(st.tuples(st.sampled_from(REMOTES), st.one_of(st.none(), st.floats())), max_size=50))
@@ -218,7 +200,7 @@ def test_a_remote_never_fails_a_task(faults: list[tuple[type[RemoteError], float
     """However often, whoever, whatever patience it asks for: the task is given back, for a bounded time."""
     tries = Tries()
     for kind, wish_s in faults:
-        outcome = decide(kind("away", retry_after_s=wish_s), tries, random.Random(1))
+        outcome = classify(kind("away", retry_after_s=wish_s), tries, random.Random(1))
         assert isinstance(outcome, Released)
         assert 0.0 < outcome.delay_s <= 900.0
     assert tries.crashed == 0
@@ -231,14 +213,14 @@ def test_only_the_third_crash_ends_a_task(kinds: list[Any]) -> None:
     for kind in kinds:
         error = kind("x") if issubclass(kind, RemoteError) else kind()
         crashes += not isinstance(error, RemoteError | Retry)
-        outcome = decide(error, tries, random.Random(1))
+        outcome = classify(error, tries, random.Random(1))
         assert isinstance(outcome, Failed) == (crashes >= 3 and not isinstance(error, RemoteError | Retry))
 
 
 @pytest.mark.parametrize("kind", [TaskError, InputRefused])
 def test_the_tasks_own_fault_ends_it_at_once_with_a_short_message(kind: type[TaskError]) -> None:
     """Code and message are told, cut to length, and can always be written as UTF-8."""
-    outcome = decide(kind("no_text" * 100, "\ud800" + "m" * 1_000), Tries(), random.Random(1))
+    outcome = classify(kind("no_text" * 100, "\ud800" + "m" * 1_000), Tries(), random.Random(1))
     assert isinstance(outcome, Failed)
     assert (len(outcome.failure.code), len(outcome.failure.message)) == (64, 500)
     assert outcome.failure.message.encode().startswith(b"?mmm")
@@ -247,9 +229,9 @@ def test_the_tasks_own_fault_ends_it_at_once_with_a_short_message(kind: type[Tas
 def test_a_crash_tells_nothing_of_its_message() -> None:
     """A foreign exception's text may be the user's: only its type is told."""
     tries = Tries(crashed=2)
-    outcome = decide(ValueError(f"cannot parse {SECRET}"), tries, random.Random(1))
+    outcome = classify(ValueError(f"cannot parse {SECRET}"), tries, random.Random(1))
     assert outcome == Failed(Failure("processor_error", "3 attempts ended with ValueError"))
-    assert SECRET not in repr(decide(ValueError(SECRET), Tries(), random.Random(1)))
+    assert SECRET not in repr(classify(ValueError(SECRET), Tries(), random.Random(1)))
 
 
 @pytest.mark.parametrize(
@@ -259,7 +241,7 @@ def test_a_crash_tells_nothing_of_its_message() -> None:
 def test_retry_is_honoured(asked: float, given: float) -> None:
     """The processor names the pause, up to a day; nonsense is no pause."""
     tries = Tries()
-    outcome = decide(Retry(asked), tries, random.Random(1))
+    outcome = classify(Retry(asked), tries, random.Random(1))
     assert isinstance(outcome, Released)
     assert (outcome.delay_s, tries) == (given, Tries())
 
@@ -267,12 +249,12 @@ def test_retry_is_honoured(asked: float, given: float) -> None:
 def test_patience_grows_and_a_wish_is_kept() -> None:
     """Releases double up to a minute, a longer Retry-After wins; a closed door costs no patience."""
     tries, rng = Tries(), random.Random(1)
-    delays = [decide(Transient("503"), tries, rng) for _ in range(10)]
+    delays = [classify(Transient("503"), tries, rng) for _ in range(10)]
     bounds = [min(2.0**n, 60.0) for n in range(1, 11)]
     assert all(isinstance(d, Released) and b / 2 <= d.delay_s <= b for d, b in zip(delays, bounds, strict=True))
-    assert decide(Throttled("429", retry_after_s=100.0), tries, rng) == Released(100.0, "429")
+    assert classify(Throttled("429", retry_after_s=100.0), tries, rng) == Released(100.0, "429")
     fresh = Tries()
-    assert decide(CircuitOpen("held", retry_after_s=0.2), fresh, rng) == Released(0.2, "held")
+    assert classify(CircuitOpen("held", retry_after_s=0.2), fresh, rng) == Released(0.2, "held")
     assert fresh.failed == 0
 
 
@@ -428,15 +410,6 @@ async def test_a_type_nobody_wants_any_more_goes_back(clock: Any) -> None:
     assert room.source.released == [("a", 0.0)]
 
 
-@pytest.mark.parametrize(("free", "withdrawn"), [(True, ["a"]), (False, [])])
-async def test_only_a_mark_of_our_own_is_taken_back(clock: Any, free: bool, withdrawn: list[str]) -> None:
-    """Where the source says that it is somebody else's, it stays theirs."""
-    marks = Marking(free=free)
-    room = Room(clock, raising(Retry(1.0)), marks=marks)
-    assert await room.run() is False
-    assert marks.withdrawn == withdrawn
-
-
 # --- attempts
 
 
@@ -469,23 +442,6 @@ async def test_the_memory_of_attempts_is_bounded(clock: Any, monkeypatch: pytest
     for task_id in ("a", "b", "c", "c", "b", "a"):
         await room.run(task_id)
     assert seen == [("a", 1), ("b", 1), ("c", 1), ("c", 2), ("b", 2), ("a", 1)]
-
-
-async def test_nothing_is_paid_for_whose_start_cannot_be_written(clock: Any) -> None:
-    """A journal that refuses sends the task back before its processor is asked; its attempt does not count."""
-    seen: list[int] = []
-
-    async def work(task: Task) -> TaskResult:
-        seen.append(task.attempt)
-        return TaskResult("done")
-
-    room = Room(clock, work)
-    room.journal.broken = True
-    assert not await room.run()
-    assert (seen, room.source.released) == ([], [("a", 0.0)])
-    room.journal.broken = False
-    assert await room.run()
-    assert seen == [1]
 
 
 async def test_a_cut_task_is_nobodys_suspect(clock: Any) -> None:
@@ -522,7 +478,7 @@ async def test_cancelled_anywhere_a_finished_result_is_kept(clock: Any, turn: in
     await asyncio.wait([running])
     for _ in range(6):
         await asyncio.sleep(0)
-    assert (room.outbox.holds("a") == "in_outbox") is finished
+    assert (standing(room.outbox, "a") == "in_outbox") is finished
     assert finished is (turn > 5)
     assert room.metrics.value("results_lost_total") == 0
     assert room.runner.settling == 0
@@ -579,7 +535,7 @@ async def test_a_full_disk_holds_the_slot_until_it_takes_the_result(clock: Any, 
     assert 90 <= room.outbox.puts <= 101
     room.outbox.error = None
     assert await running is True
-    assert room.outbox.holds("a") == "in_outbox"
+    assert standing(room.outbox, "a") == "in_outbox"
     events = [line["event"] for line in logs if line["log_level"] != "debug"]
     assert events == ["outbox.failed", "outbox.restored", "task.completed"]
 
@@ -616,7 +572,7 @@ async def test_direct_reports_are_as_patient_as_delivery(clock: Any) -> None:
     assert len(room.source.told) == before
     room.outbox.error = None
     assert await running is True
-    assert room.outbox.holds("a") == "dead_letter"
+    assert standing(room.outbox, "a") == "dead_letter"
     assert room.metrics.value("deliveries_total", outcome="refused") == 1
 
 

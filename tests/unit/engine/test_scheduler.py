@@ -10,8 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from ai_task_processor.core.errors import Transient, Unsent
-from ai_task_processor.core.ports import Clock, SkipReason
-from ai_task_processor.engine.admission import Running
+from ai_task_processor.core.ports import Clock, SkipReason, Want
+from ai_task_processor.engine.admission import EngineAdmission, Running, RunningTasks
+from ai_task_processor.engine.heartbeat import Heartbeat
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.scheduler import (
     FIRST_PAUSE_S,
@@ -21,14 +22,15 @@ from ai_task_processor.engine.scheduler import (
     TaskScheduler,
     next_pause_s,
 )
-from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult
+from ai_task_processor.models.task import Claim, Failure, Receipt, Record, Task, TaskStatus, Tries
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
+from tests.helpers import StubSource, at_once
 
 Logs = list[MutableMapping[str, Any]]
 
 
-class Source:
+class Source(StubSource):
     """Lists ``pending`` without what runs; a poll takes ``latency_s`` and raises what ``error`` holds.
 
     ``call`` says that there may be work: it ends the wait under way, or the next one.
@@ -40,24 +42,25 @@ class Source:
         self.latency_s = 0.0
         self.polls: list[tuple[float, int]] = []
         self.released: list[str] = []
-        self.cancelled = 0
+        self.cut_claims = 0
         self.refuse: Callable[[str], object] = lambda _: None
         self._clock = clock
         self._running = running
         self._called = False
         self._pause: asyncio.Task[None] | None = None
 
-    async def claim(self, limit: int) -> Sequence[Claim]:
+    async def claim(self, want: Want) -> Sequence[Claim]:
+        limit = want.limit
         self.polls.append((self._clock.monotonic(), limit))
         listed = [name for name in self.pending if name not in self._running and not self.refuse(name)]
         try:
             await self._clock.sleep(self.latency_s)
         except asyncio.CancelledError:
-            self.cancelled += 1
+            self.cut_claims += 1
             raise
         if self.error is not None:
             raise self.error
-        return [Claim(Task(id=name, type="t", content=None), Receipt(name)) for name in listed[:limit]]
+        return [Claim(Task(id=name, type="t", content=None), Receipt("aletheia", name)) for name in listed[:limit]]
 
     async def wait(self, timeout_s: float) -> bool:
         if not self._called:
@@ -71,18 +74,9 @@ class Source:
         if self._pause is not None:
             self._pause.cancel()
 
-    async def complete(self, receipt: Receipt, result: TaskResult) -> None:
-        raise NotImplementedError
-
-    async def fail(self, receipt: Receipt, failure: Failure) -> None:
-        raise NotImplementedError
-
-    async def release(self, receipt: Receipt, delay_s: float) -> None:
+    async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:
         assert delay_s == 0.0
         self.released.append(receipt.id)
-
-    async def check(self) -> None:
-        raise NotImplementedError
 
 
 class Runner:
@@ -94,18 +88,19 @@ class Runner:
         self.settling_s = 0.0
         self.takes: Callable[[str], float] = lambda _: 1.0
         self.settles: Callable[[str], bool] = lambda _: True
-        self.begun: Callable[[Task], object] = lambda _: None
-        self.settled: Callable[[str], object] = lambda _: None
-        self.given_back: Callable[[str], object] = lambda _: None
+        self.journal = MemoryJournal()
+        self.abandoned: list[str] = []
         self.started: list[tuple[float, str]] = []
         self.ended: list[str] = []
         self.now = self.most = 0
         self._clock = clock
         self._source = source
 
-    async def run(self, claim: Claim) -> bool:
+    async def cancel(self, claim: Claim) -> None:
+        self.abandoned.append(claim.task.id)
+
+    async def run(self, claim: Claim, tries: Tries) -> bool:
         task_id = claim.task.id
-        self.begun(claim.task)
         self.started.append((self._clock.monotonic(), task_id))
         self.now += 1
         self.most = max(self.most, self.now)
@@ -122,21 +117,32 @@ class Runner:
             return settles
         finally:
             self.now -= 1
-            (self.settled if task_id not in self._source.pending else self.given_back)(task_id)
+            settled = task_id not in self._source.pending
+            await (self.journal.settle if settled else self.journal.give_back)(task_id)
+
+
+class Admission(EngineAdmission):
+    """Lets everything start that recovery does, and that ``refuses`` says nothing against."""
+
+    def __init__(self, running: RunningTasks, outbox: MemoryOutbox, recovery: Recovery) -> None:
+        super().__init__(running, outbox, lambda _: None, recovery)
+        self.refuses: Callable[[Task], SkipReason | None] = lambda _: None
+
+    def starts(self, task: Task) -> SkipReason | None:
+        return self.refuses(task)
 
 
 class Room:
     """A scheduler with everything around it; ``async with room.working()`` runs it."""
 
     def __init__(self, clock: Any, *, slots: int = 3, interval_s: float = 30.0) -> None:
-        running: dict[str, Running] = {}
+        running, outbox = RunningTasks(), MemoryOutbox(2**30, clock)
         self.clock = clock
         self.source = Source(clock, running)
         self.runner = Runner(clock, self.source)
-        self.journal = MemoryJournal()
-        self.runner.begun, self.runner.settled = self.journal.begin, self.journal.settle
-        self.runner.given_back = self.journal.give_back
-        self.recovery = Recovery(self.journal, MemoryOutbox(2**30, clock), clock=clock)
+        self.journal = self.runner.journal
+        self.recovery = Recovery(self.journal, outbox, source="aletheia", clock=clock)
+        self.admission = Admission(running, outbox, self.recovery)
         self.source.refuse = self.recovery.refuse
         self.hold_until = 0.0
         self.metrics = Metrics(version="0", provider="mock")
@@ -144,6 +150,8 @@ class Room:
             self.source,
             self.runner,  # type: ignore[arg-type]  # the two words of a TaskRunner that count here
             running=running,
+            journal=self.journal,
+            admission=self.admission,
             recovery=self.recovery,
             slots=slots,
             interval_s=interval_s,
@@ -249,7 +257,7 @@ async def crashed_with(room: Room, *task_ids: str) -> None:
     """The process before this one, and the one before that, died with these in flight."""
     for _ in range(2):
         for task_id in task_ids:
-            room.journal.begin(Task(id=task_id, type="t", content=None))
+            at_once(room.journal.begin([Task(id=task_id, type="t", content=None)]))[0]
         journal = MemoryJournal(room.journal.lines, room.clock.monotonic)
         room.journal.__dict__.update(journal.__dict__)
         await room.recovery.begin()
@@ -347,7 +355,7 @@ async def test_what_may_not_start_after_the_drain_is_given_back(clock: Any) -> N
         paused.add(task.id)
         return "paused"
 
-    room.scheduler._refuse = refuse
+    room.admission.refuses = refuse
     room.source.refuse = lambda name: name in paused or room.recovery.refuse(name)
     room.source.pending = ["a", *map(str, range(200))]
     async with room.working():
@@ -704,7 +712,7 @@ async def test_a_drain_gives_up_the_poll_and_finishes_the_tasks(clock: Any) -> N
     began, polls = clock.monotonic(), len(room.polls())
     room.scheduler.drain()
     await work
-    assert room.source.cancelled == 1
+    assert room.source.cut_claims == 1
     assert clock.monotonic() - began < 20.0
     assert room.runner.ended == ["a"]
     assert (len(room.polls()), room.scheduler.cut) == (polls, [])
@@ -737,7 +745,7 @@ async def test_what_a_drain_cuts_off_is_named(clock: Any) -> None:
     room.source.pending = ["b", "a"]
     async with room.working():
         await clock.sleep(5.0)
-    assert sorted(room.scheduler.cut) == ["a", "b"]
+    assert sorted(receipt.id for receipt in room.scheduler.cut) == ["a", "b"]
     assert room.scheduler.running == {}
 
 
@@ -876,3 +884,72 @@ async def test_the_gauges_follow(clock: Any) -> None:
         assert (room.metrics.value("slots"), room.metrics.value("tasks_in_flight")) == (2, 1)
         await clock.sleep(10.0)
         assert room.metrics.value("tasks_in_flight") == 0
+
+
+# --- claims that end
+
+
+async def test_nothing_is_paid_for_whose_start_cannot_be_written(clock: Any) -> None:
+    """A journal that refuses sends the tasks back before they run; the attempts do not count."""
+    room = Room(clock)
+    room.journal.broken = True
+    room.source.pending = ["a", "b"]
+    async with room.working():
+        await clock.sleep(1.0)
+        assert room.runner.started == []
+        assert set(room.source.released) == {"a", "b"}
+        room.journal.broken = False
+        await clock.sleep(10.0)
+    assert sorted(room.runner.ended) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("reason", "abandoned"), [("lost", []), ("cancelled", ["a"])])
+async def test_a_revoked_task_stops_and_its_slot_is_free(clock: Any, reason: Any, abandoned: list[str]) -> None:
+    """Lost, nothing is reported: somebody else does. Cancelled, that is the outcome."""
+    room = Room(clock, slots=1)
+    room.runner.takes = lambda task_id: 1_000.0 if task_id == "a" else 1.0
+    room.source.pending = ["a", "b"]
+    async with room.working():
+        await clock.sleep(2.0)
+        room.scheduler.revoke("a", reason)
+        room.scheduler.revoke("unknown", reason)
+        room.source.pending.remove("a")
+        await clock.sleep(10.0)
+    assert (room.runner.ended, room.runner.abandoned, room.scheduler.cut) == (["b"], abandoned, [])
+
+
+async def test_a_heartbeat_renews_what_runs_and_what_waits(clock: Any) -> None:
+    """Until the outcome is acknowledged; what is lost or cancelled is revoked, and an error renews nothing."""
+    outbox, revoked, renewed = MemoryOutbox(2**30, clock), list[tuple[str, str]](), list[list[str]]()
+
+    class Leases(StubSource):
+        renew_every_s = 5.0
+        error: Exception | None = None
+
+        async def renew(self, receipts: Sequence[Receipt]) -> Sequence[Receipt]:
+            renewed.append([receipt.id for receipt in receipts])
+            if self.error:
+                raise self.error
+            return [receipt for receipt in receipts if receipt.id == "lost"]
+
+        def cancelled(self) -> Sequence[Receipt]:
+            return [Receipt("leases", "cancelled")]
+
+    source, running = Leases(), [Receipt("leases", "a"), Receipt("leases", "lost")]
+    await outbox.put(record_of("waiting"))
+    heartbeat = Heartbeat(
+        source, outbox, running=lambda: running, revoke=lambda *what: revoked.append(what), clock=clock
+    )
+    beating = asyncio.ensure_future(heartbeat.run())
+    await clock.sleep(5.5)
+    source.error = Transient("503")
+    await clock.sleep(5.0)
+    beating.cancel()
+    assert renewed == [["a", "lost", "waiting"]] * 2
+    assert revoked == [("lost", "lost"), ("cancelled", "cancelled")]
+
+
+def record_of(task_id: str) -> Record:
+    return Record(
+        receipt=Receipt("leases", task_id), task_type="t", status=TaskStatus.SUCCEEDED, fingerprint="", finished_at=0.0
+    )

@@ -8,7 +8,7 @@ import asyncio
 import copy
 import random
 from collections import Counter
-from collections.abc import Coroutine, MutableMapping, Sequence
+from collections.abc import Coroutine, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import structlog
@@ -27,16 +27,18 @@ from ai_task_processor.core.errors import (
     Transient,
     Unsent,
 )
+from ai_task_processor.core.ports import Held, Want
 from ai_task_processor.engine.admission import EngineAdmission, RunningTasks
 from ai_task_processor.engine.delivery import Delivery
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.runner import TaskRunner
 from ai_task_processor.engine.scheduler import TaskScheduler
-from ai_task_processor.models.task import Claim, Failure, Receipt, Record, Task, TaskResult
+from ai_task_processor.models.task import Claim, Completed, Failure, Outcome, Receipt, Record, Task, TaskResult
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops import logs
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
+from tests.helpers import StubSource
 from tests.unit.conftest import FakeClock
 
 SLOTS = 3
@@ -106,8 +108,9 @@ class Disk(MemoryOutbox):
     def stored(self) -> list[dict[str, Record]]:
         return [self._waiting, self._dead, self._quarantined]
 
-    def holds(self, task_id: str, fingerprint: str | None = None) -> Any:
-        return "in_outbox" if self._arriving[task_id] else super().holds(task_id, fingerprint)
+    async def held(self, task_ids: Sequence[str]) -> Mapping[str, Held]:
+        arriving = {task_id: Held("in_outbox", "") for task_id in task_ids if self._arriving[task_id]}
+        return {**await super().held(task_ids), **arriving}
 
     def put(self, record: Record) -> asyncio.Future[None]:
         self._arriving[record.task_id] += 1
@@ -140,7 +143,7 @@ class Disk(MemoryOutbox):
             raise OutboxUnwritable("disk full")
 
 
-class Process:
+class Process(StubSource):
     """One life of the daemon; it is also its own source and processor."""
 
     def __init__(self, clock: FakeClock, world: World, stored: list[dict[str, Record]], lines: list[bytes]) -> None:
@@ -153,7 +156,7 @@ class Process:
         rng = random.Random(1)
         self.gates = [Gate(name, threshold=3, clock=clock, metrics=self.metrics) for name in ("api_poll", "model")]
         self.gates.append(Gate("api_delivery", threshold=3, clock=clock, metrics=self.metrics))
-        self.recovery = Recovery(self.journal, self.outbox, clock=clock)
+        self.recovery = Recovery(self.journal, self.outbox, source="aletheia", clock=clock)
         self.admission = EngineAdmission(self.running, self.outbox, self._find, self.recovery)
         common: dict[str, Any] = {"clock": clock, "metrics": self.metrics, "rng": rng}
         self.delivery = Delivery(self.outbox, self, gate=self.gates[2], concurrency=SLOTS, **common)
@@ -162,7 +165,7 @@ class Process:
             outbox=self.outbox,
             journal=self.journal,
             find=self._find,
-            kept=self.delivery.offer,
+            persisted=self.delivery.offer,
             timeout_s=1e6,
             **common,
         )
@@ -170,8 +173,8 @@ class Process:
             self,
             runner,
             running=self.running,
-            refuse=self.admission.refuse,
-            lane=self.admission.lane,
+            journal=self.journal,
+            admission=self.admission,
             recovery=self.recovery,
             slots=SLOTS,
             interval_s=10.0,
@@ -195,7 +198,7 @@ class Process:
 
     # --- the source
 
-    async def claim(self, limit: int) -> Sequence[Claim]:
+    async def claim(self, want: Want) -> Sequence[Claim]:
         async def listing() -> Sequence[Claim]:
             await self.clock.sleep(0.01)
             if (error := API[self.world.api]) is not None:
@@ -204,8 +207,13 @@ class Process:
                 Task(id=task_id, type=self.world.kinds[task_id], content=task_id) for task_id in self.world.pending
             ]
             now = self.clock.monotonic()
-            free = [one for one in tasks if self.released.get(one.id, 0) <= now and not self.admission.refuse(one)]
-            return [Claim(task, Receipt(task.id)) for task in free[:limit]]
+            reasons = await want.admission.refuse(tasks)
+            free = [
+                task
+                for task, reason in zip(tasks, reasons, strict=True)
+                if reason is None and self.released.get(task.id, 0) <= now
+            ]
+            return [Claim(task, Receipt("aletheia", task.id)) for task in free[: want.limit]]
 
         return await self.gates[0].call(listing)
 
@@ -213,19 +221,13 @@ class Process:
         await self.clock.sleep(timeout_s)
         return False
 
-    async def complete(self, receipt: Receipt, result: TaskResult) -> None:
-        if result.output != f"answer to {receipt.id}":
-            self.world.violations.append(f"{receipt.id} is told {result.output}")
-        await self._tell(receipt.id, "succeeded")
+    async def report(self, receipt: Receipt, outcome: Outcome) -> None:
+        if isinstance(outcome, Completed) and outcome.result.output != f"answer to {receipt.id}":
+            self.world.violations.append(f"{receipt.id} is told {outcome.result.output}")
+        await self._tell(receipt.id, "succeeded" if isinstance(outcome, Completed) else "failed")
 
-    async def fail(self, receipt: Receipt, failure: Failure) -> None:
-        await self._tell(receipt.id, "failed")
-
-    async def release(self, receipt: Receipt, delay_s: float) -> None:
+    async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:
         self.released[receipt.id] = self.clock.monotonic() + delay_s
-
-    async def check(self) -> None:
-        raise NotImplementedError
 
     async def _tell(self, task_id: str, state: str) -> None:
         async def patch() -> None:
@@ -252,8 +254,8 @@ class Process:
         raise NotImplementedError
 
     async def process(self, task: Task) -> TaskResult:
-        if self.journal.alone is not None and len(self.running) > 1:
-            self.world.violations.append(f"{self.journal.alone} is not alone: {sorted(self.running)}")
+        if self.journal.isolated is not None and len(self.running) > 1:
+            self.world.violations.append(f"{self.journal.isolated} is not alone: {sorted(self.running)}")
         await self.clock.sleep(0.05)
         match task.type:
             case "bad":

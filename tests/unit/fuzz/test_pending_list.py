@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC
 
 import httpx2
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import InvalidAnswer, RemoteError
+from ai_task_processor.core.ports import SkipReason
 from ai_task_processor.core.settings import ApiSettings
 from ai_task_processor.models.task import Task
 from ai_task_processor.sources.nestjs.framing import ArrayFramer, RecordTooLarge
@@ -60,6 +61,16 @@ HOSTILE = st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join)
 ANY_BYTES = st.binary(max_size=200) | HOSTILE | HOSTILE.map(b"[%b]".__mod__)
 CUTS = st.lists(st.integers(0, 40), max_size=40)
 Framed = tuple[list[tuple[type, bytes]], str | None]
+
+
+class RunningX:
+    """An admission to which every task of the type ``x`` runs."""
+
+    async def busy(self, task_ids: Sequence[str]) -> Mapping[str, SkipReason]:
+        return {}
+
+    async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
+        return ["running" if task.type == "x" else None for task in tasks]
 
 
 def chunked(data: bytes, sizes: Sequence[int]) -> list[bytes]:
@@ -172,7 +183,7 @@ def read(chunks: Sequence[bytes], status: int, free: int) -> Page | RemoteError:
 
     async def poll() -> Page:
         async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
-            return await PendingList(API, client, lambda task: "running" if task.type == "x" else None).read(free)
+            return await PendingList(API, client, RunningX()).read(free)
 
     try:
         return asyncio.run(poll())

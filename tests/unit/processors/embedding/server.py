@@ -10,7 +10,7 @@ from typing import Any
 
 from ai_task_processor.core.errors import CallRefused, InputRefused, RemoteError, TaskError
 from ai_task_processor.core.ports import Clock, Embeddings
-from ai_task_processor.engine.outcome import decide
+from ai_task_processor.engine.outcome import classify
 from ai_task_processor.models.task import Embedded, Failed, Released, Tries, Usage
 from tests.unit.processors.embedding.house import House, vector
 
@@ -131,7 +131,7 @@ class Busy(House):
                         ended[text] = "done", self.now
                         continue
                     assert isinstance(error, RemoteError | TaskError), error
-                    match decide(error, tries, rng):
+                    match classify(error, tries, rng):
                         case Failed(failure):
                             ended[text] = failure.code, self.now
                         case Released(delay_s, _):

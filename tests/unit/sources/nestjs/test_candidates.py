@@ -3,20 +3,20 @@
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import httpx2
 import pytest
 
-from ai_task_processor.core.ports import SkipReason
+from ai_task_processor.core.ports import SkipReason, Want
 from ai_task_processor.core.settings import ApiSettings
-from ai_task_processor.models.task import Receipt, Task, TaskResult
+from ai_task_processor.models.task import Completed, Receipt, Task, TaskResult
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sources.nestjs.source import NestTaskSource
 
-RESULT = TaskResult({"done": True})
+RESULT = Completed(TaskResult({"done": True}))
 METRICS = Metrics(version="1", provider="mock")
 
 
@@ -42,7 +42,6 @@ class World:
             delivering=client,
             poll_gate=Gate("api_poll", threshold=5, clock=self, metrics=METRICS),
             delivery_gate=Gate("api_delivery", threshold=5, clock=self, metrics=METRICS),
-            admission=self,
             clock=self,
             metrics=METRICS,
         )
@@ -56,11 +55,11 @@ class World:
     async def sleep(self, seconds: float) -> None:
         self.time += seconds
 
-    def busy(self, task_id: str) -> SkipReason | None:
-        return "running" if task_id in self.running else None
+    async def busy(self, task_ids: Sequence[str]) -> Mapping[str, SkipReason]:
+        return {task_id: "running" for task_id in task_ids if task_id in self.running}
 
-    def refuse(self, task: Task) -> SkipReason | None:
-        return self.busy(task.id)
+    async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
+        return ["running" if task.id in self.running else None for task in tasks]
 
     async def answer(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "PATCH":
@@ -74,7 +73,7 @@ class World:
     async def settle(self) -> None:
         if self.running:
             name = self.rng.choice(sorted(self.running))
-            await self.source.complete(Receipt(name), RESULT)
+            await self.source.report(Receipt("aletheia", name), RESULT)
             self.running.discard(name)
             self.pending[name] = False
             self.reported[name] = self.lists
@@ -86,7 +85,7 @@ class World:
     async def release(self) -> None:
         if self.running:
             name = self.rng.choice(sorted(self.running))
-            await self.source.release(Receipt(name), self.rng.choice([0.0, 1.0, 40.0]))
+            await self.source.release(Receipt("aletheia", name), self.rng.choice([0.0, 1.0, 40.0]))
             self.running.discard(name)
 
     async def retry(self) -> None:
@@ -94,13 +93,13 @@ class World:
         waiting = sorted(set(self.pending) - self.running)
         if waiting:
             name = self.rng.choice(waiting)
-            await self.source.complete(Receipt(name), RESULT)
+            await self.source.report(Receipt("aletheia", name), RESULT)
             self.pending[name] = False
             self.reported[name] = self.lists
 
     async def claim(self) -> None:
         limit = self.rng.randint(1, 5)
-        claims = await self.source.claim(limit)
+        claims = await self.source.claim(Want(limit, self))
         assert len(claims) <= limit
         for claim in claims:
             name, listed_in = claim.task.id, claim.task.content

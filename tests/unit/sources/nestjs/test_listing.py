@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -80,6 +80,19 @@ class Upstream:
         return httpx2.Response(200, stream=body)
 
 
+class Answers:
+    """An admission made of two functions about one task."""
+
+    def __init__(self, skip: Callable[[Task], SkipReason | None], busy: Callable[[str], SkipReason | None]) -> None:
+        self._skip, self._busy = skip, busy
+
+    async def busy(self, task_ids: Sequence[str]) -> Mapping[str, SkipReason]:
+        return {task_id: reason for task_id in task_ids if (reason := self._busy(task_id)) is not None}
+
+    async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
+        return [self._skip(task) for task in tasks]
+
+
 def only_embeddings(task: Task) -> SkipReason | None:
     return None if task.type == "text_embedding" else "unknown_type"
 
@@ -105,7 +118,7 @@ async def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
             clients.append(client)
             options = {"API_BASE_URL": "http://upstream", **settings}
             metrics = Metrics(version="1", provider="mock")
-            return PendingList(ApiSettings(**options), client, skip, busy=busy, ahead=ahead, metrics=metrics)
+            return PendingList(ApiSettings(**options), client, Answers(skip, busy), ahead=ahead, metrics=metrics)
 
         yield pending_list
         for client in clients[1:]:

@@ -1,28 +1,34 @@
 """Marks upstream: set, taken back, and repaired, whatever answers are lost."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from ai_task_processor.core.errors import Ambiguous, Rejected, RemoteError, Unsent
-from ai_task_processor.models.task import Receipt, Task, TaskStatus
-from ai_task_processor.sources.nestjs.marks import NestMarks
-from ai_task_processor.testing.memory import MemoryJournal
+from ai_task_processor.core.ports import SkipReason
+from ai_task_processor.models.task import Task, TaskStatus
+from ai_task_processor.sources.nestjs.marks import STARTED_AFTER_S, Marks
+from ai_task_processor.testing.memory import MemoryOutbox
 
 LATE_S = 30.0
 
 
 class Room:
-    """Marks over a journal; ``errors`` are answered, one for each PATCH, before it succeeds."""
+    """Marks over a store's memory; ``errors`` are answered, one for each PATCH, before it succeeds.
 
-    def __init__(self, clock: Any, lines: list[bytes] | None = None) -> None:
+    ``busy`` are the tasks that run, or whose outcome waits.
+    """
+
+    def __init__(self, clock: Any, memory: MemoryOutbox | None = None) -> None:
         self.told: list[tuple[str, str]] = []
         self.errors: list[Exception] = []
-        self.journal = MemoryJournal(lines or [])
-        self.marks = NestMarks(self._patch, self.journal, late_s=LATE_S, clock=clock)
+        self.running: dict[str, SkipReason] = {}
+        self.clock = clock
+        self.memory = memory or MemoryOutbox(2**20, clock)
+        self.marks = Marks(self._patch, self.memory, self, late_s=LATE_S, clock=clock)
 
     async def _patch(self, task_id: str, state: TaskStatus) -> None:
         self.told.append((task_id, state.value))
@@ -30,9 +36,19 @@ class Room:
         if self.errors:
             raise self.errors.pop(0)
 
+    async def busy(self, task_ids: Sequence[str]) -> Mapping[str, SkipReason]:
+        return {task_id: self.running[task_id] for task_id in task_ids if task_id in self.running}
+
+    async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
+        raise NotImplementedError
+
     async def begin(self, task_id: str = "a") -> bool:
-        self.journal.begin(Task(id=task_id, type="t", content=None))
-        return await self.marks.begin(Receipt(task_id))
+        self.running[task_id] = "running"
+        (mine,) = await self.marks.begin([task_id])
+        return mine
+
+    def end(self, *, settled: bool = False) -> None:
+        self.running = {"a": "in_outbox"} if settled else {}
 
 
 @pytest.fixture
@@ -56,9 +72,9 @@ async def test_a_task_under_way_is_marked_and_left_alone(room: Room) -> None:
 async def test_what_is_given_back_is_pending_again(room: Room) -> None:
     """At once, and again until the upstream has acknowledged it, and then no more."""
     await room.begin()
-    room.journal.give_back("a")
+    room.end()
     room.errors = [Unsent("refused"), Ambiguous("lost")]
-    await room.marks.withdraw(Receipt("a"))
+    await room.marks.withdraw("a")
     for _ in range(4):
         await room.marks.tend()
     assert room.told == [("a", "in_progress")] + [("a", "pending")] * 3
@@ -68,7 +84,7 @@ async def test_a_task_that_is_gone_is_not_worked_on(room: Room) -> None:
     """The upstream refuses the mark: nothing is paid for, nothing is taken back."""
     room.errors = [Rejected("gone", 404)]
     assert not await room.begin()
-    room.journal.give_back("a")
+    room.end()
     await room.marks.tend()
     assert room.told == [("a", "in_progress")]
 
@@ -84,8 +100,8 @@ async def test_a_mark_without_an_answer_is_followed_by_the_final_state(room: Roo
     """Bare, once no late mark can arrive any more, until it is acknowledged."""
     room.errors = [Ambiguous("lost")]
     await room.begin()
-    room.journal.settle("a")
-    room.marks.acknowledged("a", TaskStatus.SUCCEEDED)
+    room.end(settled=True)
+    await room.marks.acknowledged("a", TaskStatus.SUCCEEDED)
     await room.marks.tend()
     assert room.told == [("a", "in_progress")]
     clock.advance(LATE_S)
@@ -98,27 +114,40 @@ async def test_a_mark_without_an_answer_is_followed_by_the_final_state(room: Roo
 async def test_an_answered_mark_needs_no_repair(room: Room, clock: Any) -> None:
     """A bare state costs a request: only who needs it gets it."""
     await room.begin()
-    room.journal.settle("a")
-    room.marks.acknowledged("a", TaskStatus.SUCCEEDED)
+    room.end(settled=True)
+    await room.marks.acknowledged("a", TaskStatus.SUCCEEDED)
     clock.advance(10 * LATE_S)
     await room.marks.tend(leaving=True)
     assert room.told == [("a", "in_progress")]
 
 
 async def test_a_kill_forgets_no_mark(room: Room, clock: Any) -> None:
-    """The next process gives back what this one had marked, before it looks for suspects in the list."""
+    """The next process gives back what this one had marked, unless its outcome waits."""
     await room.begin()
-    after = Room(clock, room.journal.lines)
-    assert after.journal.marked == ["a"]
-    await after.marks.tend()
+    await room.begin("b")
+    after = Room(clock, room.memory)
+    after.running = {"b": "in_outbox"}
+    tending = asyncio.ensure_future(after.marks.run())
+    await clock.sleep(0.5)
+    tending.cancel()
     assert after.told == [("a", "pending")]
-    assert after.journal.marked == []
-    assert Room(clock, after.journal.lines).journal.marked == []
+    assert await room.memory.remembered() == ["b"]
+
+
+async def test_a_claimed_task_has_a_moment_to_start(room: Room, clock: Any) -> None:
+    """It is marked with its claim, and its slot may become free a little later."""
+    await room.begin()
+    room.end()
+    await room.marks.tend()
+    assert room.told == [("a", "in_progress")]
+    clock.advance(STARTED_AFTER_S)
+    await room.marks.tend()
+    assert room.told[1:] == [("a", "pending")]
 
 
 async def test_it_is_taken_back_by_one_request_at_a_time(room: Room) -> None:
     """A second one could arrive after the task was started again, and hide the new mark from the journal."""
     await room.begin()
-    room.journal.give_back("a")
-    await asyncio.gather(room.marks.withdraw(Receipt("a")), room.marks.tend())
+    room.end()
+    await asyncio.gather(room.marks.withdraw("a"), room.marks.tend())
     assert room.told == [("a", "in_progress"), ("a", "pending")]

@@ -1,0 +1,58 @@
+"""The one life cycle of everything that the wiring builds: source, store, sink, provider, processor.
+
+A component is told its settings and services by its constructor, which only stores. ``run`` is its whole life. Health,
+``/status``, ``doctor`` and the settings are loops over components: what one has to say, it says here.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a component cannot work now, in a word for machines and a sentence for people.
+
+    ``ready``: it does not keep the daemon from being ready (a pause that ends by itself); it only explains idleness.
+    """
+
+    code: str
+    message: str = ""
+    ready: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}" if self.message else self.code
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question of ``doctor``. ``ask`` answers what was found, or raises an error that says what to change."""
+
+    name: str
+    ask: Callable[[], Awaitable[str]]
+
+
+class Component(Protocol):
+    """Has a life that does nothing, and no problems: implementations inherit this and override what they have."""
+
+    name: str = ""
+    #: the groups of settings that it reads; only those of selected components are required and parsed
+    settings_groups: ClassVar[tuple[type[Any], ...]] = ()
+
+    async def run(self, ready: asyncio.Event) -> None:
+        """Open, set ``ready``, work until cancelled, close."""
+        ready.set()
+        await asyncio.get_running_loop().create_future()
+
+    def problems(self) -> Sequence[Problem]:
+        """Why it cannot work now; for ``/ready`` and ``why_idle``. From memory."""
+        return ()
+
+    def status(self) -> Mapping[str, object]:
+        """What it shows in ``/status``, as JSON. From memory."""
+        return {}
+
+    def checks(self) -> Sequence[Check]:
+        """What ``doctor`` asks."""
+        return ()

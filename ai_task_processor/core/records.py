@@ -1,0 +1,56 @@
+"""Outcomes as records of the outbox, and back."""
+
+import json
+from typing import Any
+
+from ai_task_processor.core import codec
+from ai_task_processor.models.task import (
+    Cancelled,
+    Completed,
+    Failed,
+    Failure,
+    Outcome,
+    Receipt,
+    Record,
+    Task,
+    TaskResult,
+    TaskStatus,
+    Vector,
+)
+
+
+def to_record(task: Task, receipt: Receipt, outcome: Outcome, finished_at: float) -> Record:
+    """The record of an outcome. Raises ``ValueError`` when a result is no JSON."""
+    body, vector = b"null", None
+    match outcome:
+        case Completed(result):
+            status = TaskStatus.SUCCEEDED
+            body = b"null" if result.output is None else codec.dumps(result.output)
+            vector = None if result.vector is None else bytes(result.vector.data)
+        case Failed(failure):
+            status, body = TaskStatus.FAILED, codec.dumps({"code": failure.code, "message": failure.message})
+        case Cancelled():
+            status = TaskStatus.CANCELLED
+    return Record(
+        receipt=receipt,
+        task_type=task.type,
+        status=status,
+        fingerprint=codec.fingerprint(task.content),
+        finished_at=finished_at,
+        created_at=None if task.created_at is None else task.created_at.timestamp(),
+        body=body,
+        vector=vector,
+        trace=task.trace,
+    )
+
+
+def to_outcome(record: Record) -> Outcome:
+    """What a record reports to its source. Raises ``ValueError``, ``KeyError`` or ``TypeError`` for a damaged one."""
+    body: Any = None if record.body == b"null" else json.loads(record.body)
+    match record.status:
+        case TaskStatus.FAILED:
+            return Failed(Failure(body["code"], body["message"]))
+        case TaskStatus.CANCELLED:
+            return Cancelled()
+        case _:
+            return Completed(TaskResult(body, vector=None if record.vector is None else Vector(record.vector)))

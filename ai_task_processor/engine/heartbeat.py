@@ -1,0 +1,50 @@
+"""Keeps claims alive, and stops tasks whose claim is lost or whose result nobody wants any more.
+
+Only for sources whose claims end by themselves. A claim is renewed from its start until its outcome is acknowledged.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from ai_task_processor.core.errors import OutboxUnwritable, RemoteError
+from ai_task_processor.core.ports import Clock, Outbox, TaskSource
+from ai_task_processor.models.task import Receipt
+from ai_task_processor.ops.condition import Condition
+
+
+class Heartbeat:
+    """``running`` answers the receipts of running tasks; ``revoke`` stops one of them."""
+
+    def __init__(
+        self,
+        source: TaskSource,
+        outbox: Outbox,
+        *,
+        running: Callable[[], Sequence[Receipt]],
+        revoke: Callable[[str, Literal["lost", "cancelled"]], None],
+        clock: Clock,
+    ) -> None:
+        self._source = source
+        self._outbox = outbox
+        self._running = running
+        self._revoke = revoke
+        self._clock = clock
+        self._condition = Condition("claims.not_renewed", "claims.renewed")
+
+    async def run(self) -> None:
+        """Until cancelled; returns at once when there is nothing to renew."""
+        while self._source.renew_every_s is not None:
+            await self._clock.sleep(self._source.renew_every_s)
+            await self.beat()
+
+    async def beat(self) -> None:
+        try:
+            lost = await self._source.renew([*self._running(), *await self._outbox.receipts()])
+        except (RemoteError, OutboxUnwritable) as error:
+            self._condition.note(str(error))
+            return
+        self._condition.note(None)
+        for receipt in lost:
+            self._revoke(receipt.id, "lost")
+        for receipt in self._source.cancelled():
+            self._revoke(receipt.id, "cancelled")

@@ -1,0 +1,20 @@
+"""What the NestJS API is sent: the PATCH bodies of an outcome."""
+
+from ai_task_processor.core import codec
+from ai_task_processor.models.task import Completed, Failed, Outcome
+
+BARE_FAILURE = b'{"state":"failed"}'
+
+
+def body_of(outcome: Outcome) -> bytes:
+    """``{"state": "succeeded", "result": …}`` or ``{"state": "failed", "error": {"code": …, "message": …}}``.
+
+    A cancelled task is one that failed: the API knows no other end.
+    """
+    match outcome:
+        case Completed(result):
+            return b'{"state":"succeeded","result":' + codec.result_json(result.output, result.vector) + b"}"
+        case Failed(failure):
+            return codec.line({"state": "failed", "error": {"code": failure.code, "message": failure.message}})
+        case _:
+            return codec.line({"state": "failed", "error": {"code": "cancelled", "message": ""}})

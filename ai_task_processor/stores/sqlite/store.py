@@ -1,0 +1,96 @@
+"""The embedded store as a component: outbox and journal of one data directory, and whether they can take more."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from pathlib import Path
+
+from ai_task_processor.core.component import Problem
+from ai_task_processor.core.ports import Clock, Store
+from ai_task_processor.ops.logs import get_logger
+from ai_task_processor.stores.sqlite.journal import FileJournal
+from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
+
+#: a wait for the directory (another daemon still drains) that takes longer is logged
+SILENCE_S = 1.0
+#: nothing is claimed while the file system has less left than this, and so much for each slot: what is
+#: on its way from a model must find room, in the database and in its log
+DISK_RESERVE, DISK_RESERVE_PER_SLOT = 4 * 2**20, 2**16
+
+log = get_logger(__name__)
+
+
+class SqliteStore(Store):
+    """``ports.Store`` in a local directory, for one daemon."""
+
+    name = "sqlite"
+
+    def __init__(
+        self,
+        directory: Path,
+        source: str,
+        *,
+        max_bytes: int,
+        slots: int,
+        clock: Clock,
+        lost: Callable[[str | None], object],
+    ) -> None:
+        self._directory = directory
+        self._reserve = DISK_RESERVE + slots * DISK_RESERVE_PER_SLOT
+        self.outbox = self.memory = SqliteOutbox(directory, source, max_bytes=max_bytes, clock=clock, lost=lost)
+        self.journal = FileJournal(directory, source, _soon)
+
+    @property
+    def recovered(self) -> int:
+        return self.outbox.recovered
+
+    async def run(self, ready: asyncio.Event) -> None:
+        """Raises ``OutboxLocked`` when another daemon keeps the directory for a minute, and ``DataDirectoryError``."""
+        loop = asyncio.get_running_loop()
+        waiting = loop.call_later(SILENCE_S, lambda: log.warning("outbox.awaited", directory=str(self._directory)))
+        try:
+            await self.outbox.open()
+        finally:
+            waiting.cancel()
+        try:
+            self.journal.read()
+            await self.memory.remember(sorted(self.journal.marked), inf)
+            self.journal.start()
+            self._report_foreign()
+            ready.set()
+            await loop.create_future()
+        finally:
+            self.journal.close()
+            await self.outbox.aclose()
+
+    def _report_foreign(self) -> None:
+        for source, count in self.outbox.depth().foreign.items():
+            log.warning("outbox.foreign", source=source, records=count)
+
+    @property
+    def accepting(self) -> bool:
+        return not self.problems()
+
+    def problems(self) -> Sequence[Problem]:
+        found = []
+        if self.outbox.full:
+            found.append(Problem("outbox_full"))
+        if not self.outbox.writable or not self.journal.usable():
+            found.append(Problem("outbox_unwritable"))
+        if self.outbox.free_bytes() < self._reserve:
+            found.append(Problem("disk_full", "what is left on DATA_DIR is kept for results on their way"))
+        return found
+
+    def status(self) -> Mapping[str, object]:
+        depth = self.outbox.depth()
+        return {
+            "waiting": depth.waiting,
+            "dead_letters": depth.dead,
+            "quarantined": depth.quarantined,
+            "bytes": depth.bytes,
+            "of_other_sources": dict(depth.foreign),
+        }
+
+
+def _soon(call: Callable[[], object]) -> None:
+    asyncio.get_running_loop().call_soon(call)
