@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from ai_task_processor.core import codec
-from ai_task_processor.core.settings import load_store
+from ai_task_processor.core.settings import load_group
 from ai_task_processor.models.task import Failure, Record, TaskStatus
 from ai_task_processor.stores.sqlite import inspection
 from ai_task_processor.stores.sqlite.inspection import Summary
+from ai_task_processor.stores.sqlite.settings import StoreSettings
 
 EX_OK, EX_NOINPUT = 0, 66
 #: how long a request may wait for the daemon before the command stops watching
@@ -28,7 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    directory = load_store().data_dir
+    directory = load_group(StoreSettings).data_dir
     count = 0
     for summary in inspection.iter_records(directory):
         if arguments.dead and summary.state == "waiting":
@@ -46,7 +47,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    found = inspection.load_record(load_store().data_dir, arguments.task_id)
+    found = inspection.load_record(load_group(StoreSettings).data_dir, arguments.task_id)
     if found is None:
         return _missing(arguments.task_id)
     summary, record = found
@@ -57,7 +58,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _request(arguments: argparse.Namespace) -> int:
-    directory = load_store().data_dir
+    directory = load_group(StoreSettings).data_dir
     unknown = [task_id for task_id in arguments.task_ids if inspection.load_record(directory, task_id) is None]
     for task_id in unknown:
         _missing(task_id)

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 from ai_task_processor.core.ports import Clock, OutboxDepth, Standing
 from ai_task_processor.models.task import Record
@@ -18,6 +18,7 @@ from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.stores.sqlite import directory as data_directory
 from ai_task_processor.stores.sqlite import salvage, schema
 from ai_task_processor.stores.sqlite.ledger import Ledger
+from ai_task_processor.stores.sqlite.settings import StoreSettings
 from ai_task_processor.stores.sqlite.writer import Many, Writer
 
 T = TypeVar("T")
@@ -37,6 +38,8 @@ class SqliteOutbox:
     ``OutboxUnwritable`` when their commit fails. A damaged file is set aside and what can be read of it is
     kept; ``lost`` is told the tasks whose records cannot, None for one that has no name any more.
     """
+
+    settings_groups: ClassVar = (StoreSettings,)
 
     def __init__(
         self,
