@@ -81,9 +81,10 @@ class NetworkSettings(Group):
     allow_insecure_http: bool = setting("ALLOW_INSECURE_HTTP", "true to permit plain http to public hosts", "false")
 
     def secrets(self) -> Iterable[str]:
-        """The proxy's password in both spellings, too."""
-        password = urlsplit(self.https_proxy.get_secret_value()).password or "" if self.https_proxy else ""
-        return [*super().secrets(), password, unquote(password)]
+        """Of the proxy only its password, in both spellings: its address may be shown."""
+        proxy = self.https_proxy.get_secret_value() if self.https_proxy else ""
+        password = urlsplit(proxy).password or ""
+        return [*(secret for secret in super().secrets() if secret != proxy), password, unquote(password)]
 
 
 class LogSettings(Group):

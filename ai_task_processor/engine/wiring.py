@@ -7,6 +7,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx2
 
@@ -99,6 +100,8 @@ class Parts:
     """Every part of the daemon, wired and at rest. ``clients`` are to be closed at the end."""
 
     settings: Settings
+    data_dir: Path
+    mode: str
     clock: SystemClock
     metrics: Metrics
     gates: Gates
@@ -123,12 +126,14 @@ class Assembler:
     installed processor cannot be loaded.
     """
 
-    def __init__(self, settings: Settings, *, read: Callable[[], Settings] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, factory: ProcessorFactory | None = None, *, read: Callable[[], Settings] | None = None
+    ) -> None:
         self._settings = settings
         self._secrets = Secrets(settings, read)
         self._clock = SystemClock()
         self._rng = random.Random()  # noqa: S311 - jitter, not secrets
-        self._factory = ProcessorFactory()
+        self._factory = factory or ProcessorFactory()
         model = settings[ModelSettings]
         self._metrics = Metrics(
             version=__version__,
@@ -167,6 +172,8 @@ class Assembler:
         self._factory.equip(self._kit(batcher))
         return Parts(
             settings=settings,
+            data_dir=settings[StoreSettings].data_dir,
+            mode=settings[ModelSettings].mode,
             clock=self._clock,
             metrics=self._metrics,
             gates=gates,

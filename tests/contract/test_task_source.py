@@ -30,12 +30,13 @@ from ai_task_processor.core.errors import (
     explained,
 )
 from ai_task_processor.core.ports import Clock, SkipReason, TaskSource
-from ai_task_processor.core.settings import ApiSettings, NetworkSettings
+from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult, TaskStatus, TaskType, Vector
 from ai_task_processor.net.client import make_client
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sandbox.app import Sandbox
+from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.sources.nestjs.source import NestTaskSource
 from ai_task_processor.testing.memory import MemoryJournal
 

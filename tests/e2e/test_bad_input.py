@@ -23,7 +23,7 @@ import pytest
 
 from ai_task_processor.cli import main as cli
 from ai_task_processor.core.errors import OutboxLocked
-from ai_task_processor.core.settings import PLACEHOLDER_KEY
+from ai_task_processor.providers.settings import PLACEHOLDER_KEY
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.stores.sqlite import directory as data_directory
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox

@@ -17,6 +17,7 @@ from ai_task_processor.core.plugins import load_selected
 from ai_task_processor.core.settings import Settings
 from ai_task_processor.engine.wiring import Assembler
 from ai_task_processor.ops import logs, masking
+from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.providers.settings import ModelSettings
 
 _TITLES: Final = ("DNS", "connection", "token", "pending list", "model", "clock", "data directory")
@@ -26,10 +27,11 @@ def main(environ: Mapping[str, str] | None = None) -> int:
     """Check everything; the exit code: 78 to be mended by an operator, 73 data directory, 69 a remote is down."""
     report = Report(Console(highlight=False, force_terminal=sys.stdout.isatty()))
     try:
-        settings, _ = load_selected(environ)
+        factory = ProcessorFactory()
+        settings, _ = load_selected(environ, groups=factory.settings_groups)
         report.mask = masking.Masker(settings.secrets())
         logs.configure(level="CRITICAL", format="auto", secrets=settings.secrets())
-        return asyncio.run(_examine(settings, report))
+        return asyncio.run(_examine(settings, factory, report))
     except errors.ConfigurationError as error:
         for problem in error.problems:
             report.add("configuration", mistake(problem))
@@ -38,9 +40,9 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         return report.close(verdict(report.findings))
 
 
-async def _examine(settings: Settings, report: Report) -> int:
+async def _examine(settings: Settings, factory: ProcessorFactory, report: Report) -> int:
     async with AsyncExitStack() as stack:
-        patient = Patient(settings, Assembler(settings).parts(), stack)
+        patient = Patient(settings, Assembler(settings, factory).parts(), stack)
         report.add("configuration", ok(f"valid, mode {settings[ModelSettings].mode}"))
         for text in settings.warnings:
             report.add("configuration", warning(text))

@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from ai_task_processor.core.errors import ConfigurationError
-from ai_task_processor.core.settings import PLACEHOLDER_KEY, ApiSettings, Settings, load_settings, variables
+from ai_task_processor.core.plugins import built_in_groups
+from ai_task_processor.core.settings import Settings, load_settings, variables
+from ai_task_processor.net.oauth_settings import AuthSettings
+from ai_task_processor.providers.settings import PLACEHOLDER_KEY, ModelSettings
+from ai_task_processor.sources.nestjs.settings import ApiSettings
+from ai_task_processor.stores.sqlite.settings import StoreSettings
 
 REQUIRED = {
     "API_BASE_URL": "https://api.example.com",
@@ -24,12 +29,15 @@ REQUIRED = {
     "OAUTH2_CLIENT_SECRET": "s3cret",
     "OPENAI_API_KEY": "sk-live",
 }
-SECRETS = [variable.name for variable in variables() if variable.secret]
+GROUPS = built_in_groups()
+NAMES = [variable.name for variable in variables(GROUPS)]
+SECRETS = [variable.name for variable in variables(GROUPS) if variable.secret]
+COMPONENTS = {"api": ApiSettings, "auth": AuthSettings, "model": ModelSettings, "store": StoreSettings}
 
 
 def load(changes: Mapping[str, str] | None = None, *without: str, dotenv: Path | None = None, **more: str) -> Settings:
     environ = {**REQUIRED, **(changes or {}), **more}
-    return load_settings({name: text for name, text in environ.items() if name not in without}, dotenv)
+    return load_settings({name: text for name, text in environ.items() if name not in without}, dotenv, groups=GROUPS)
 
 
 def problems(changes: Mapping[str, str] | None = None, *without: str, dotenv: Path | None = None) -> list[str]:
@@ -50,20 +58,20 @@ def rsa_key() -> rsa.RSAPrivateKey:
 
 def read(settings: Settings, path: str) -> Any:
     group, name = path.split(".")
-    return getattr(getattr(settings, group), name)
+    return getattr(settings[COMPONENTS[group]] if group in COMPONENTS else getattr(settings, group), name)
 
 
 def test_defaults_need_only_the_required_variables() -> None:
     """The five documented variables are enough, and the documented defaults hold."""
     settings = load()
     assert settings.warnings == ()
-    assert settings.auth.token_url == "https://quiet-hill.projects.oryapis.com/oauth2/token"
+    assert settings[AuthSettings].token_url == "https://quiet-hill.projects.oryapis.com/oauth2/token"
     assert (settings.ops.metrics_host, settings.ops.metrics_port) == ("127.0.0.1", 8001)
     assert settings.ops.wake_token is None
-    assert settings.store.data_dir == Path("data")
-    assert settings.store.outbox_max_bytes == 2**30
-    assert settings.model.aliases == {}
-    assert settings.model.embedding_dimensions is None
+    assert settings[StoreSettings].data_dir == Path("data")
+    assert settings[StoreSettings].outbox_max_bytes == 2**30
+    assert settings[ModelSettings].aliases == {}
+    assert settings[ModelSettings].embedding_dimensions is None
     assert settings.network.no_proxy == ()
 
 
@@ -299,7 +307,7 @@ def test_what_an_env_file_adds_to_a_value_is_refused(name: str, text: str, told:
 def test_what_belongs_to_a_value_stays(name: str, text: str, value: object) -> None:
     """Quotes that do not enclose it, a ``#`` without a space, ``$``, JSON; not the white space around it."""
     settings = load({name: text})
-    found = settings.auth.client_secret if name == "OAUTH2_CLIENT_SECRET" else settings.model.aliases
+    found = settings[AuthSettings].client_secret if name == "OAUTH2_CLIENT_SECRET" else settings[ModelSettings].aliases
     assert (found.get_secret_value() if isinstance(found, SecretStr) else found) == value
 
 
@@ -311,7 +319,7 @@ def test_quotes_and_byte_order_marks_of_secret_files(tmp_path: Path) -> None:
     assert line.startswith("OPENAI_API_KEY_FILE names a file with a value in quotation marks")
     (line,) = problems({"OPENAI_API_KEY_FILE": f'"{tmp_path / "marked"}"'}, "OPENAI_API_KEY")
     assert line.startswith(f"OPENAI_API_KEY_FILE {QUOTED}")
-    key = load({"OPENAI_API_KEY_FILE": str(tmp_path / "marked")}, "OPENAI_API_KEY").model.api_key
+    key = load({"OPENAI_API_KEY_FILE": str(tmp_path / "marked")}, "OPENAI_API_KEY")[ModelSettings].api_key
     assert key == SecretStr("sk # live")
 
 
@@ -355,7 +363,7 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
 def test_missing_variables_name_the_remedy() -> None:
     """With nothing set, the four required ones are asked for, and nothing else."""
     with pytest.raises(ConfigurationError) as caught:
-        load_settings({}, None)
+        load_settings({}, None, groups=GROUPS)
     assert "OAUTH2_CLIENT_ID is missing: set it to the id of your machine-to-machine OAuth2 client" in (
         lines := caught.value.problems
     )
@@ -376,14 +384,14 @@ def mistakes(texts: Mapping[str, str]) -> tuple[str, ...]:
 
 
 @example_settings(deadline=None)
-@given(st.dictionaries(st.sampled_from([v.name for v in variables()]), st.text(max_size=12).map("Zq7{}Zq7".format)))
+@given(st.dictionaries(st.sampled_from(NAMES), st.text(max_size=12).map("Zq7{}Zq7".format)))
 def test_no_message_repeats_a_value(texts: dict[str, str]) -> None:
     """Whatever a variable holds, it loads or is a configuration error that shows none of it."""
     assert "Zq7" not in "".join(mistakes(texts))
 
 
 @example_settings(deadline=None)
-@given(st.dictionaries(st.sampled_from([v.name for v in variables()]), st.text(max_size=30)))
+@given(st.dictionaries(st.sampled_from(NAMES), st.text(max_size=30)))
 def test_any_text_is_settings_or_lines_about_what_was_set(texts: dict[str, str]) -> None:
     """No text escapes as another kind of exception, and every line is about a variable that was given."""
     told = {line.split()[0] for line in mistakes(texts)} - {"None"}
@@ -397,7 +405,11 @@ def test_the_environment_wins_over_dotenv(tmp_path: Path) -> None:
         "\ufeffCONCURRENCY_LIMIT='2'\nexport MAX_RETRIES=1\nLOG_LEVEL=ERROR # quiet\nUNKNOWN=1\n", "utf-8"
     )
     settings = load({"MAX_RETRIES": "4", "CONCURRENCY_LIMIT": "  "}, dotenv=dotenv)
-    assert (settings.model.max_retries, settings.worker.concurrency_limit, settings.log.level) == (4, 2, "ERROR")
+    assert (settings[ModelSettings].max_retries, settings.worker.concurrency_limit, settings.log.level) == (
+        4,
+        2,
+        "ERROR",
+    )
 
 
 def test_dotenv_is_not_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,7 +417,7 @@ def test_dotenv_is_not_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HOME_X", "expanded")
     dotenv = tmp_path / ".env"
     dotenv.write_text("OAUTH2_CLIENT_SECRET=a${HOME_X}b\n", "utf-8")
-    secret = load({}, "OAUTH2_CLIENT_SECRET", dotenv=dotenv).auth.client_secret
+    secret = load({}, "OAUTH2_CLIENT_SECRET", dotenv=dotenv)[AuthSettings].client_secret
     assert secret is not None
     assert secret.get_secret_value() == "a${HOME_X}b"
 
@@ -429,7 +441,7 @@ def test_a_dollar_that_compose_would_expand_is_a_warning(
     monkeypatch.setenv("HOME", "expanded")
     (dotenv := tmp_path / ".env").write_text(f"PS1=$HOME\nexport OAUTH2_CLIENT_SECRET={line}\n", "utf-8")
     settings = load({}, "OAUTH2_CLIENT_SECRET", dotenv=dotenv)
-    assert settings.auth.client_secret == SecretStr(value)
+    assert settings[AuthSettings].client_secret == SecretStr(value)
     assert [text.split()[0] for text in settings.warnings] == ["OAUTH2_CLIENT_SECRET"] * warned
     assert value not in "".join(settings.warnings)
 
@@ -451,8 +463,8 @@ def test_a_bad_dotenv_is_told(tmp_path: Path) -> None:
 def test_the_environment_is_read_by_load_settings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """``os.environ`` is the default source; a group by itself and an explicit mapping do not see it."""
     monkeypatch.setattr(os, "environ", {**REQUIRED, "MAX_RETRIES": "9"})
-    assert load_settings(dotenv=None).model.max_retries == 9
-    assert load().model.max_retries == 3
+    assert load_settings(dotenv=None, groups=GROUPS)[ModelSettings].max_retries == 9
+    assert load()[ModelSettings].max_retries == 3
     with pytest.raises(ValidationError):
         ApiSettings()
 
@@ -460,7 +472,7 @@ def test_the_environment_is_read_by_load_settings_alone(monkeypatch: pytest.Monk
 def test_settings_are_frozen() -> None:
     """Nobody changes a setting behind another's back."""
     with pytest.raises(ValidationError):
-        load().api.base_url = "https://elsewhere.example.com"
+        load()[ApiSettings].base_url = "https://elsewhere.example.com"
 
 
 @pytest.mark.parametrize("name", SECRETS)
@@ -496,7 +508,7 @@ def test_a_secret_file_in_the_environment_hides_the_secret_of_dotenv(tmp_path: P
     dotenv, secret = tmp_path / ".env", tmp_path / "secret"
     dotenv.write_text(f"OPENAI_API_KEY={PLACEHOLDER_KEY}\n", "utf-8")
     secret.write_text("sk-file", "utf-8")
-    assert load({"OPENAI_API_KEY_FILE": str(secret)}, "OPENAI_API_KEY", dotenv=dotenv).model.mode == "openai"
+    assert load({"OPENAI_API_KEY_FILE": str(secret)}, "OPENAI_API_KEY", dotenv=dotenv)[ModelSettings].mode == "openai"
 
 
 def test_private_key_jwt_needs_a_key_and_no_secret(tmp_path: Path, rsa_key: rsa.RSAPrivateKey) -> None:
@@ -506,8 +518,8 @@ def test_private_key_jwt_needs_a_key_and_no_secret(tmp_path: Path, rsa_key: rsa.
     path = tmp_path / "key.pem"
     path.write_text(pem := pem_of(rsa_key), "utf-8")
     settings = load({**method, "OAUTH2_PRIVATE_KEY_FILE": str(path)}, "OAUTH2_CLIENT_SECRET")
-    assert settings.auth.private_key_pem is not None
-    assert settings.auth.private_key_pem.get_secret_value() == pem.strip()
+    assert settings[AuthSettings].private_key_pem is not None
+    assert settings[AuthSettings].private_key_pem.get_secret_value() == pem.strip()
 
 
 def test_a_key_that_cannot_sign_is_told(tmp_path: Path, rsa_key: rsa.RSAPrivateKey) -> None:
@@ -523,7 +535,11 @@ def test_a_key_that_cannot_sign_is_told(tmp_path: Path, rsa_key: rsa.RSAPrivateK
 def test_a_token_url_replaces_the_slug() -> None:
     """With a token URL no slug is needed; with both, the URL wins."""
     url = {"OAUTH2_TOKEN_URL": "https://id.example.com/oauth2/token"}
-    assert load(url, "ORY_PROJECT_SLUG").auth.token_url == load(url).auth.token_url == url["OAUTH2_TOKEN_URL"]
+    assert (
+        load(url, "ORY_PROJECT_SLUG")[AuthSettings].token_url
+        == load(url)[AuthSettings].token_url
+        == url["OAUTH2_TOKEN_URL"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -539,7 +555,7 @@ def test_the_mode_follows_the_key(given_texts: dict[str, str], mode: str, warnin
     """Mock vectors are a decision, and no key at all is a warning, not an error."""
     without = () if "OPENAI_API_KEY" in given_texts else ("OPENAI_API_KEY",)
     settings = load(given_texts, *without)
-    assert settings.model.mode == mode
+    assert settings[ModelSettings].mode == mode
     assert [line.startswith(warning or "") for line in settings.warnings] == ([True] if warning else [])
 
 
@@ -557,7 +573,7 @@ def test_secrets_are_handed_to_the_masker_and_shown_nowhere_else(tmp_path: Path,
 
 def test_the_default_id_pattern_keeps_ids_inside_their_path() -> None:
     """ObjectIds, UUIDs and slugs match as a whole; whatever could leave the path does not."""
-    pattern = load().api.task_id_pattern
+    pattern = load()[ApiSettings].task_id_pattern
     good = ["665f0c0000000000000000aa", "task-id", "6f2c2f0e-7a51-4b43-9d3c-0d8d0e6d3a11"]
     bad = ["", "..", "../admin", "a/b", "a?b", "a\n", "a%2fb", "a" * 129]
     assert all(pattern.fullmatch(text) for text in good)

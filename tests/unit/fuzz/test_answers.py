@@ -25,10 +25,11 @@ from ai_task_processor.core.errors import (
     RemoteError,
     Throttled,
 )
-from ai_task_processor.core.settings import AuthSettings, NetworkSettings
+from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.models.task import TaskStatus
 from ai_task_processor.net import client as transport
 from ai_task_processor.net import token_answers
+from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.providers.answers import parse_embeddings
 from ai_task_processor.providers.refusals import classify
 from ai_task_processor.sources.nestjs.answers import acknowledged, rejection

@@ -10,10 +10,10 @@ import httpx2
 import pytest
 
 from ai_task_processor.core.ports import SkipReason
-from ai_task_processor.core.settings import ApiSettings
 from ai_task_processor.models.task import Receipt, Task, TaskResult
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.sources.nestjs.source import NestTaskSource
 
 RESULT = TaskResult({"done": True})
