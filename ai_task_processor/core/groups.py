@@ -10,7 +10,6 @@ from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
     AfterValidator,
-    AliasChoices,
     BeforeValidator,
     ByteSize,
     Field,
@@ -54,17 +53,14 @@ Printable = BeforeValidator(syntax.printable)
 Lower = BeforeValidator(str.lower)
 
 
-def setting(
-    name: str, meaning: str, default: Any = None, *, otherwise: str = "", ge: int | None = None, le: int | None = None
-) -> Any:
-    """A field of a ``Group`` that is read from the variable ``name``, or from ``otherwise`` when that is not set.
+def setting(name: str, meaning: str, default: Any = None, *, ge: int | None = None, le: int | None = None) -> Any:
+    """A field of a ``Group`` that is read from the variable ``name``; several groups may read the same one.
 
     ``meaning`` completes "set it to" and "must be". ``default``: the text that stands for it in ``.env``, parsed like
     one; ``...`` when there must be one. What has the type ``SecretStr`` can also come from the file ``<NAME>_FILE``.
     """
-    alias = AliasChoices(name, otherwise) if otherwise else name
     parsed = isinstance(default, str)
-    return Field(default, validation_alias=alias, description=meaning, validate_default=parsed, ge=ge, le=le)
+    return Field(default, validation_alias=name, description=meaning, validate_default=parsed, ge=ge, le=le)
 
 
 class Group(BaseSettings):
@@ -156,18 +152,13 @@ class _SecretFiles(PydanticBaseSettingsSource):
 
 def names(field: FieldInfo) -> Sequence[str]:
     """The variable of a field, and for a secret the one that names its file, which may be the same."""
-    name = _aliases(field)[0]
+    name = str(field.validation_alias)
     return (name, f"{name.removesuffix('_FILE')}_FILE") if is_secret(field) else (name,)
 
 
 def is_secret(field: FieldInfo) -> bool:
     """Must it never be shown?"""
     return SecretStr in _parts(field)
-
-
-def _aliases(field: FieldInfo) -> list[str]:
-    alias = field.validation_alias
-    return [str(each) for each in (alias.choices if isinstance(alias, AliasChoices) else [alias])]
 
 
 def _parts(field: FieldInfo) -> list[object]:
@@ -180,22 +171,19 @@ def _parts(field: FieldInfo) -> list[object]:
 
 def mistakes(group: type[Group], given: Mapping[str, str], errors: Sequence[ErrorDetails]) -> Iterator[str]:
     """Lines that name the variable and the remedy: for what pydantic found, and for what is required but not given."""
-    required = set(group.required(given))
-    for field in group.model_fields.values():
-        if required.intersection(names(field)[:1]) and given.keys().isdisjoint(names(field)):
-            yield f"{names(field)[0]} {_remedy('missing', field)}"
-    fields = {alias: field for field in group.model_fields.values() for alias in _aliases(field)}
+    fields = {names(field)[0]: field for field in group.model_fields.values()}
+    for name in group.required(given):
+        if given.keys().isdisjoint(names(fields[name])):
+            yield f"{name} {_remedy('missing', fields[name])}"
     for error in errors:
         if not error["loc"]:  # a validator of the whole group, which names its variables itself
             yield error["msg"].removeprefix("Value error, ")
             continue
         kind, field = error["type"], fields[str(error["loc"][0])]
-        name = next((alias for alias in _aliases(field) if alias in given), names(field)[0])
-        if kind == "file_error":
-            name = names(field)[-1]
         ours = kind in ("value_error", "file_error")
         message = error["msg"].removeprefix("Value error, ") if ours else _remedy(kind, field)
-        yield from (f"{name} {sentence}" for sentence in message.splitlines())
+        for sentence in message.splitlines():
+            yield f"{names(field)[-1 if kind == 'file_error' else 0]} {sentence}"
 
 
 def _remedy(kind: str, field: FieldInfo) -> str:

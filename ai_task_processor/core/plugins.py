@@ -119,20 +119,17 @@ def load_selected(
     Raises ``ConfigurationError`` with a line for every mistake.
     """
     reading = Reading(environ, dotenv)
-    parts = reading.parse(PartsSettings) or PartsSettings()
-    chosen: Mapping[Kind, Sequence[str]] = {
-        "sources": [parts.task_source],
-        "providers": [parts.embedding_provider],
-        "stores": [parts.store],
-        "sinks": parts.sinks,
-    }
-    found: dict[Kind, list[Any]] = {kind: [] for kind in chosen}
-    for kind, names in chosen.items():
-        for name in names:
-            try:
-                found[kind].append(load(kind, name))
-            except ConfigurationError as error:
-                reading.problems += error.problems
-    settings = reading.settings([*groups_of(each for every in found.values() for each in every), *groups])
-    (source,), (provider,), (store,), sinks = found.values()
-    return settings, Selected(source=source, store=store, sinks=sinks, provider=provider)
+    parts = reading.parse(PartsSettings)
+    chosen: list[tuple[Kind, str]] = []
+    if parts is not None:
+        chosen = [("sources", parts.task_source), ("providers", parts.embedding_provider), ("stores", parts.store)]
+        chosen += [("sinks", name) for name in parts.sinks]
+    found = []
+    for kind, name in chosen:
+        try:
+            found.append(load(kind, name))
+        except ConfigurationError as error:
+            reading.problems += error.problems
+    settings = reading.settings([*groups_of(found), *groups])
+    source, provider, store, *sinks = found
+    return settings, Selected(source=source, provider=provider, store=store, sinks=sinks)

@@ -51,9 +51,15 @@ class WorkerSettings(Group):
 class DeliverySettings(Group):
     """Reporting results back."""
 
-    concurrency: int = setting(
-        "DELIVERY_CONCURRENCY", "results being reported at once", "5", otherwise="CONCURRENCY_LIMIT", ge=1, le=10000
+    own_concurrency: int | None = setting(
+        "DELIVERY_CONCURRENCY", "results being reported at once; CONCURRENCY_LIMIT if not set", ge=1, le=10000
     )
+    concurrency_limit: int = setting("CONCURRENCY_LIMIT", "tasks being processed at once", "5", ge=1, le=10000)
+
+    @property
+    def concurrency(self) -> int:
+        """How many results are reported at once."""
+        return self.own_concurrency or self.concurrency_limit
 
 
 class OpsSettings(Group):
