@@ -6,24 +6,20 @@ pydantic-settings does that. Our own are: ``<NAME>_FILE`` (it knows one director
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self, TypeVar, get_args
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ByteSize,
-    Field,
-    SecretStr,
-    field_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ai_task_processor.core import environment, syntax
 
-#: variables and their texts, the environment before ``.env``; without them a group has its defaults
-LAYERS: ContextVar[Sequence[Mapping[str, str]]] = ContextVar("LAYERS", default=())
+#: what the environment sets, and what ``.env`` sets below it; empty texts are left out
+Layers = tuple[Mapping[str, str], Mapping[str, str]]
+
+LAYERS: ContextVar[Layers] = ContextVar("LAYERS", default=({}, {}))
+G = TypeVar("G", bound="Group")
 
 
 def _exposed(url: str | SecretStr) -> str | None:
@@ -70,7 +66,7 @@ class Group(BaseSettings):
         frozen=True,
         extra="ignore",
         case_sensitive=True,
-        env_ignore_empty=True,
+        dotenv_filtering="only_existing",
         enable_decoding=False,  # a mistake in the library's own JSON would hide the others
         hide_input_in_errors=True,
         allow_inf_nan=False,
@@ -78,11 +74,12 @@ class Group(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+        cls, settings_cls: type[BaseSettings], *_: Any, **given: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Secret files stand first: one that the environment names hides the secret of ``.env``."""
-        variables = [_Variables(settings_cls, layer) for layer in LAYERS.get()]
-        return (init_settings, _SecretFiles(settings_cls), *variables)
+        environ, dotenv = given["env_settings"], given["dotenv_settings"]
+        environ.env_vars, dotenv.env_vars = LAYERS.get()
+        return given["init_settings"], _SecretFiles(settings_cls), environ, dotenv
 
     @field_validator("*", mode="before")
     @classmethod
@@ -118,23 +115,12 @@ class Group(BaseSettings):
         return self.model_copy(update={name: getattr(fresh, name) for name, field in fields if is_secret(field)})
 
 
-class _Variables(EnvSettingsSource):
-    """One layer of variables."""
-
-    def __init__(self, group: type[BaseSettings], layer: Mapping[str, str]) -> None:
-        self._layer = layer
-        super().__init__(group)
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return dict(self._layer)
-
-
 class _SecretFiles(PydanticBaseSettingsSource):
     """Secrets from the files that ``<NAME>_FILE`` names, unless a layer above has the variable itself."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - the library's
         name, file = names(field)
-        layer = next((layer for layer in LAYERS.get() if file in layer or name in layer), {})
+        layer: Mapping[str, str] = next((layer for layer in LAYERS.get() if file in layer or name in layer), {})
         if file not in layer:
             return None, name, False
         if name in layer and name != file:
@@ -169,21 +155,31 @@ def _parts(field: FieldInfo) -> list[object]:
     return parts
 
 
-def mistakes(group: type[Group], given: Mapping[str, str], errors: Sequence[ErrorDetails]) -> Iterator[str]:
-    """Lines that name the variable and the remedy: for what pydantic found, and for what is required but not given."""
-    fields = {names(field)[0]: field for field in group.model_fields.values()}
-    for name in group.required(given):
-        if given.keys().isdisjoint(names(fields[name])):
-            yield f"{name} {_remedy('missing', fields[name])}"
-    for error in errors:
-        if not error["loc"]:  # a validator of the whole group, which names its variables itself
-            yield error["msg"].removeprefix("Value error, ")
-            continue
-        kind, field = error["type"], fields[str(error["loc"][0])]
-        ours = kind in ("value_error", "file_error")
-        message = error["msg"].removeprefix("Value error, ") if ours else _remedy(kind, field)
-        for sentence in message.splitlines():
-            yield f"{names(field)[-1 if kind == 'file_error' else 0]} {sentence}"
+def parse(group: type[G], layers: Layers, problems: list[str]) -> G | None:
+    """The group, or None and a line for each mistake, with the variable and the remedy and without any value."""
+    given, fields = {**layers[1], **layers[0]}, {names(field)[0]: field for field in group.model_fields.values()}
+    missing = [name for name in group.required(given) if given.keys().isdisjoint(names(fields[name]))]
+    problems += [f"{name} {_remedy('missing', fields[name])}" for name in missing]
+    before = LAYERS.set(layers)
+    try:
+        parsed = group()
+        return None if missing else parsed
+    except ValidationError as invalid:
+        errors = invalid.errors(include_input=False, include_context=False, include_url=False)
+        problems += [line for error in errors for line in _lines(error, fields)]
+        return None
+    finally:
+        LAYERS.reset(before)
+
+
+def _lines(error: ErrorDetails, fields: Mapping[str, FieldInfo]) -> list[str]:
+    kind, message = error["type"], error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:  # a validator of the whole group, which names its variables itself
+        return [message]
+    field = fields[str(error["loc"][0])]
+    name = names(field)[-1 if kind == "file_error" else 0]
+    sentences = message if kind in ("value_error", "file_error") else _remedy(kind, field)
+    return [f"{name} {sentence}" for sentence in sentences.splitlines()]
 
 
 def _remedy(kind: str, field: FieldInfo) -> str:

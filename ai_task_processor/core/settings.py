@@ -8,19 +8,17 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from ai_task_processor.core import environment, syntax
 from ai_task_processor.core.errors import ConfigurationError
-from ai_task_processor.core.groups import LAYERS, Encrypted, Group, Lower, Seconds, mistakes, names, setting
+from ai_task_processor.core.groups import Encrypted, G, Group, Lower, Seconds, names, parse, setting
 
 Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)]
 Names = Annotated[tuple[str, ...], BeforeValidator(syntax.name_list)]
-
-G = TypeVar("G", bound=Group)
 
 
 class PartsSettings(Group):
@@ -146,21 +144,12 @@ class Reading:
         below = environment.read_dotenv(dotenv) if dotenv else environment.Dotenv()
         self.problems = list(below.problems)
         self._dollars = below.warnings
-        self._layers = tuple(map(environment.filled, (os.environ if environ is None else environ, below.texts)))
+        above = os.environ if environ is None else environ
+        self._layers = environment.filled(above), environment.filled(below.texts)
 
     def parse(self, group: type[G]) -> G | None:
         """The group, or None when it has mistakes."""
-        parsed, errors = None, []
-        token = LAYERS.set(self._layers)
-        try:
-            parsed = group()
-        except ValidationError as invalid:
-            errors = invalid.errors(include_input=False, include_context=False, include_url=False)
-        finally:
-            LAYERS.reset(token)
-        found = list(mistakes(group, {**self._layers[1], **self._layers[0]}, errors))
-        self.problems += found
-        return None if found else parsed
+        return parse(group, self._layers, self.problems)
 
     def settings(self, groups: Iterable[type[Group]]) -> Settings:
         """The core's groups and these. Raises ``ConfigurationError``."""

@@ -1,6 +1,7 @@
 """The settings of the OAuth2 client."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr
@@ -16,11 +17,10 @@ def _private_key(pem: str) -> str:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    try:
-        usable = isinstance(load_pem_private_key(pem.encode(), password=None), RSAPrivateKey)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        usable = False
-    if not usable:
+    key = None
+    with suppress(ValueError, TypeError, UnsupportedAlgorithm):
+        key = load_pem_private_key(pem.encode(), password=None)
+    if not isinstance(key, RSAPrivateKey):
         raise ValueError("must name a file with an unencrypted RSA private key in PEM format")
     return pem
 
