@@ -102,7 +102,7 @@ class LogSettings(Group):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything the daemon was told. ``settings[AGroup]`` is the group of a component, if one that is selected has it.
+    """Everything the daemon was told. ``settings[AGroup]``: a group, if a component that is selected has it.
 
     ``warnings``: valid, but worth a line at start.
     """
@@ -117,7 +117,7 @@ class Settings:
     warnings: tuple[str, ...] = ()
 
     def __getitem__(self, group: type[G]) -> G:
-        return cast("G", self.components[group])
+        return cast("G", {type(each): each for each in self.groups()}[group])
 
     def groups(self) -> Iterator[Group]:
         """All of them."""

@@ -57,6 +57,7 @@ async def test_every_mistake_in_the_settings_has_its_line_and_no_value(sandbox: 
         "MODEL_ALIASES": f'{{"a": "{client_secret}"',
         "METRICS_PORT": "99999",
         "LOG_LEVEL": api_key,
+        "SINKS": "attic",
         "SHUTDOWN_GRACE_SECONDS": "nan",
         "OAUTH2_AUDIENCE": f'"{client_secret}"',
         "OAUTH2_SCOPE": f"read write # {api_key}",
