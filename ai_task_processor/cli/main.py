@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ai_task_processor import __version__
@@ -115,14 +116,17 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
 
     import uvloop
 
+    from ai_task_processor.core.plugins import load_selected
     from ai_task_processor.core.settings import load_settings
     from ai_task_processor.engine.daemon import Daemon
     from ai_task_processor.engine.wiring import Assembler
     from ai_task_processor.ops import logs
+    from ai_task_processor.processors.factory import ProcessorFactory
 
     # Who replaces secrets sends it, perhaps before the loop listens: the secrets have not been read yet.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    settings = load_settings()
+    factory = ProcessorFactory()
+    settings, _ = load_selected(groups=factory.settings_groups)
     logs.configure(level=settings.log.level, format=settings.log.format, secrets=settings.secrets())
     logs.install_crash_hooks()
     log = logs.get_logger("ai_task_processor")
@@ -130,7 +134,8 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
         log.warning("settings.warned", reason=warning)
 
     async def work() -> int:
-        return await life(Daemon(Assembler(settings, read=load_settings).parts()))
+        read = partial(load_settings, groups=settings.components)
+        return await life(Daemon(Assembler(settings, factory, read=read).parts()))
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
@@ -212,8 +217,7 @@ def _ops_settings() -> Mapping[str, str]:
 
         from ai_task_processor.core import environment
 
-        below, _problems = environment.read_dotenv(Path(".env"))
-        given = environment.layered(given, below, {})
+        given = environment.filled(environment.read_dotenv(Path(".env")).texts) | given
     return given
 
 

@@ -11,11 +11,12 @@ from typing import Final
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.records import to_outcome
-from ai_task_processor.core.settings import load_store
+from ai_task_processor.core.settings import load_group
 from ai_task_processor.models.task import Record, TaskStatus
 from ai_task_processor.sources.nestjs.bodies import body_of
 from ai_task_processor.stores.sqlite import inspection
 from ai_task_processor.stores.sqlite.inspection import Summary
+from ai_task_processor.stores.sqlite.settings import StoreSettings
 
 EX_OK, EX_NOINPUT = 0, 66
 #: how long a request may wait for the daemon before the command stops watching
@@ -30,7 +31,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    directory = load_store().data_dir
+    directory = load_group(StoreSettings).data_dir
     count = 0
     for summary in inspection.iter_records(directory):
         if arguments.dead and summary.state == "waiting":
@@ -48,7 +49,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    found = inspection.load_records(load_store().data_dir, arguments.task_id)
+    found = inspection.load_records(load_group(StoreSettings).data_dir, arguments.task_id)
     for summary, record in found:
         # What would be sent, so that a result can be taken to its place by hand.
         body = codec.dumps(_shown(summary)).removesuffix(b"}") + b',"body":' + _body(record) + b"}"
@@ -57,7 +58,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _request(arguments: argparse.Namespace) -> int:
-    directory = load_store().data_dir
+    directory = load_group(StoreSettings).data_dir
     unknown = [task_id for task_id in arguments.task_ids if not inspection.load_records(directory, task_id)]
     for task_id in unknown:
         _missing(task_id)

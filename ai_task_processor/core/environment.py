@@ -1,22 +1,17 @@
-"""What was given: the layers that settings come from, secret files, and what the texts say together.
+"""What the environment, ``.env`` and secret files hold, as text. Mistakes are sentences that never repeat a value.
 
-The floor below ``settings``: it knows variables by name, but no groups and no types. What is wrong becomes
-a line that names the variable and the remedy, never the text.
+It imports no library but the parser of ``.env``: a health check reads with it every 15 seconds.
 """
 
 import io
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
-from urllib.parse import urlsplit
+from typing import NamedTuple
 
 from dotenv.parser import Binding, parse_stream
 
-from ai_task_processor.core.syntax import TRUE, ip_address
-
-_PRIVATE_SUFFIXES = (".local", ".internal", ".svc", ".svc.cluster.local")
-_QUOTED = re.compile(r"""(["'])(?P<straight>.*)\1|[\u201c\u2018\u201e](?P<curly>.*)[\u201d\u2019\u201c]""", re.DOTALL)
+_QUOTED = re.compile(r"""(["']).*\1|[\u201c\u2018\u201e].*[\u201d\u2019\u201c]""", re.DOTALL)
 _IN_QUOTES = "in quotation marks, which arrived as part of it: remove them"
 #: Looks like a space, or like nothing: from a web page, a chat, an editor. Line breaks and tabs may stand in JSON.
 _INVISIBLE = re.compile(r"[^\S \t\r\n]|[\x00-\x08\x0e-\x1f\x7f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
@@ -24,94 +19,71 @@ _INVISIBLE = re.compile(r"[^\S \t\r\n]|[\x00-\x08\x0e-\x1f\x7f\xad\u200b\u200e\u
 _COMMENT = re.compile(r"(?:^#\s|\s#)[^}]*$")
 
 
-def read_dotenv(path: Path) -> tuple[dict[str, str], list[str]]:
-    """What a ``.env`` file sets, and its problems. A missing file sets nothing. ``${NAME}`` is not expanded."""
-    try:
-        bindings = _bindings(path)
-    except FileNotFoundError:
-        return {}, []
-    except OSError as error:
-        return {}, [f"{path} cannot be read ({error.strerror}): mend or remove it"]
-    except UnicodeDecodeError:
-        return {}, [f"{path} is not UTF-8: save it as UTF-8"]
-    problems = [f"{path}, line {b.original.line} is not readable: write NAME=value" for b in bindings if b.error]
-    return {b.key: b.value for b in bindings if b.key and b.value is not None}, problems
+class Dotenv(NamedTuple):
+    """A ``.env`` file. ``warnings``: by variable, those that Docker Compose reads with another value."""
+
+    texts: Mapping[str, str] = {}
+    problems: Sequence[str] = ()
+    warnings: Mapping[str, str] = {}
 
 
-def _bindings(path: Path) -> list[Binding]:
-    return list(parse_stream(io.StringIO(path.read_text("utf-8"))))
+def read_dotenv(path: Path) -> Dotenv:
+    """A missing file sets nothing. ``$`` is not expanded: a secret must not depend on the rest of the environment.
 
-
-def dollar_warnings(path: Path, names: Collection[str]) -> list[str]:
-    """A warning for each variable that Docker Compose reads from ``.env`` with another value than this process.
-
-    Compose expands ``$`` in values without quotation marks and in double ones, and takes single-quoted values as they
-    are (https://docs.docker.com/compose/how-tos/environment-variables/variable-interpolation/). Here nothing is
-    expanded: a secret must not depend on the rest of the environment.
+    Compose expands it, except in single quotes
+    (https://docs.docker.com/compose/how-tos/environment-variables/variable-interpolation/).
     """
     try:
-        bindings = _bindings(path)
-    except (OSError, UnicodeDecodeError):
-        return []  # a problem of ``read_dotenv``
-    return [
-        f"{binding.key} has a $ in {path}, which Docker Compose would expand and this process does not: "
-        "put the value in single quotes there"
-        for binding in bindings
-        if binding.key in names and "$" in (binding.value or "") and not _is_literal(binding)
-    ]
+        bindings = list(parse_stream(io.StringIO(path.read_text("utf-8"))))
+    except FileNotFoundError:
+        return Dotenv()
+    except OSError as error:
+        return Dotenv(problems=[f"{path} cannot be read ({error.strerror}): mend or remove it"])
+    except UnicodeDecodeError:
+        return Dotenv(problems=[f"{path} is not UTF-8: save it as UTF-8"])
+    return Dotenv(
+        {each.key: each.value for each in bindings if each.key and each.value is not None},
+        [f"{path}, line {each.original.line} is not readable: write NAME=value" for each in bindings if each.error],
+        {
+            each.key: f"{each.key} has a $ in {path}, which Docker Compose would expand and this process does not: "
+            "put the value in single quotes there"
+            for each in bindings
+            if each.key and "$" in (each.value or "") and not _in_single_quotes(each)
+        },
+    )
 
 
-def _is_literal(binding: Binding) -> bool:
+def _in_single_quotes(binding: Binding) -> bool:
     return binding.original.string.partition("=")[2].lstrip().startswith("'")
 
 
-def layered(upper: Mapping[str, str], lower: Mapping[str, str], files: Mapping[str, str]) -> dict[str, str]:
-    """Two layers in one, stripped, without empty texts.
-
-    ``files``: variables that name a secret file, and the variable that the file stands for. Either of
-    the two in the upper layer hides both in the lower one.
-    """
-    upper, lower = _filled(upper), _filled(lower)
-    for pair in files.items():
-        if upper.keys() & set(pair):
-            lower = {name: text for name, text in lower.items() if name not in pair}
-    return lower | upper
+def filled(texts: Mapping[str, str]) -> dict[str, str]:
+    """Without surrounding white space (the ``\\r`` of a file from Windows, too); what is empty then is not set."""
+    return {name: stripped for name, text in texts.items() if (stripped := text.strip())}
 
 
-def bare(given: Mapping[str, str], names: Collection[str], problems: list[str]) -> dict[str, str]:
-    """The values of ``names`` without what is in them although nobody meant it; a problem for each.
+def remarks(text: str) -> Sequence[str]:
+    """What is in a value although nobody meant it: sentences to follow the variable's name.
 
     ``docker run --env-file`` and Kubernetes pass quotation marks and comments on as part of a value. They are refused,
     not removed: another reader of the same file would use another secret. A secret that does contain `` #`` can come
-    from a file. White space around a value (the ``\\r`` of a file from Windows, too) is removed by ``layered`` without
-    a word: it belongs to no value of ours.
+    from a file.
     """
-    texts = dict(given)
-    for name, text in given.items():
-        if name in names:
-            texts[name] = _bare(name, text, problems)
-    return {name: text for name, text in texts.items() if text or name not in names}
-
-
-def _bare(name: str, text: str, problems: list[str]) -> str:
     visible = _INVISIBLE.sub("", text)
-    if visible != text:
-        problems.append(f"{name} has an invisible character in its value: type the value by hand")
+    found = [] if visible == text else ["has an invisible character in its value: type the value by hand"]
     if not _QUOTED.fullmatch(visible) and (comment := _COMMENT.search(visible)):
-        problems.append(f"{name} has a comment in its value: give the comment a line of its own")
+        found.append("has a comment in its value: give the comment a line of its own")
         visible = visible[: comment.start()].rstrip()
-    if quoted := _QUOTED.fullmatch(visible):
-        problems.append(f"{name} has a value {_IN_QUOTES}")
-        visible = quoted["straight"] or quoted["curly"] or ""
-    return visible.strip()
+    return [*found, f"has a value {_IN_QUOTES}"] if _QUOTED.fullmatch(visible) else found
 
 
-def _filled(layer: Mapping[str, str]) -> dict[str, str]:
-    return {name: stripped for name, text in layer.items() if (stripped := text.strip())}
+def secret_in(path: str) -> str:
+    """The content of a secret file, without what editors add: surrounding white space, a byte order mark.
 
-
-def _content(path: str) -> str:
-    """The content of a secret file, without what editors add: surrounding white space, a byte order mark."""
+    Raises ``ValueError`` with sentences to follow the variable's name.
+    """
+    if found := remarks(path):
+        raise ValueError("\n".join(found))
     try:
         text = Path(path).read_text("utf-8-sig").strip()
     except OSError as error:
@@ -123,74 +95,3 @@ def _content(path: str) -> str:
     if _QUOTED.fullmatch(text):
         raise ValueError(f"names a file with a value {_IN_QUOTES}")
     return text
-
-
-def with_file_contents(given: Mapping[str, str], files: Mapping[str, str], problems: list[str]) -> dict[str, str]:
-    """The given texts, with what stands in secret files in place of their paths."""
-    texts = dict(given)
-    for variable, name in files.items():
-        path = texts.pop(variable, None)
-        if path and name in texts:
-            problems.append(f"{name} and {variable} are both set: remove one of them")
-        elif path:
-            try:
-                texts[name] = _content(path)
-            except ValueError as error:
-                problems.append(f"{variable} {error}")
-    return texts
-
-
-def missing_credentials(given: Mapping[str, str]) -> list[str]:
-    """What a token request cannot do without, and nobody gave."""
-    problems = []
-    if not given.keys() & {"ORY_PROJECT_SLUG", "OAUTH2_TOKEN_URL"}:
-        problems.append(
-            "ORY_PROJECT_SLUG is missing: set it to the slug of your Ory project, "
-            "or OAUTH2_TOKEN_URL to the token endpoint of another OAuth2 server"
-        )
-    method = given.get("OAUTH2_AUTH_METHOD", "client_secret_basic").lower()
-    if method == "private_key_jwt" and "OAUTH2_PRIVATE_KEY_FILE" not in given:
-        problems.append("OAUTH2_PRIVATE_KEY_FILE is missing: set it to the path of an RSA private key in PEM format")
-    if method.startswith("client_secret") and not given.keys() & {"OAUTH2_CLIENT_SECRET", "OAUTH2_CLIENT_SECRET_FILE"}:
-        problems.append(
-            "OAUTH2_CLIENT_SECRET is missing: set it to the secret of your OAuth2 client, "
-            "or OAUTH2_CLIENT_SECRET_FILE to a file that holds it"
-        )
-    return problems
-
-
-def plain_http_warnings(texts: Mapping[str, str], problems: list[str]) -> list[str]:
-    """Warnings about unencrypted remotes; public ones are a problem unless they are allowed."""
-    allowed = texts.get("ALLOW_INSECURE_HTTP", "").lower() in TRUE
-    warnings = []
-    for name in ("API_BASE_URL", "OAUTH2_TOKEN_URL", "OPENAI_BASE_URL", "HTTPS_PROXY"):
-        url = texts.get(name, "")
-        reach = _reach(url)
-        if name == "HTTPS_PROXY" and "@" not in url:
-            continue  # TLS passes through a proxy unopened: only its own credentials are at stake
-        if reach == "private" or (reach == "public" and allowed):
-            warnings.append(f"{name} is plain http to a {reach} host: credentials and data can be read on the way")
-        elif reach == "public":
-            problems.append(
-                f"{name} must use https, because plain http shows credentials and data on the way; "
-                "ALLOW_INSECURE_HTTP=true permits it"
-            )
-    return warnings
-
-
-def _reach(url: str) -> Literal["loopback", "private", "public"] | None:
-    """How far unencrypted requests to this URL travel; None for https and for what is no URL."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return None
-    if parts.scheme != "http" or not parts.hostname:
-        return None
-    host = parts.hostname.rstrip(".")
-    if address := ip_address(host):
-        return "loopback" if address.is_loopback else "private" if address.is_private else "public"
-    if host == "localhost":
-        return "loopback"
-    if re.fullmatch(r"\d+|0x[0-9a-f]*", host.rsplit(".", 1)[-1]):
-        return "public"  # 134744072 is 8.8.8.8 to the resolver, not a dotless name
-    return "private" if "." not in host or host.endswith(_PRIVATE_SUFFIXES) else "public"

@@ -5,22 +5,16 @@ never repeats the text, which may be a secret.
 """
 
 import ipaddress
-import json
 import re
 import ssl
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 MIN_SHARED_SECRET = 16
-TRUE = frozenset({"true", "yes", "on", "1"})
-_FALSE = frozenset({"false", "no", "off", "0"})
-
-
-def flag(text: str) -> bool:
-    """A switch."""
-    if text.lower() not in TRUE | _FALSE:
-        raise ValueError("must be true or false")
-    return text.lower() in TRUE
+#: what pydantic takes for true
+TRUE = frozenset({"true", "yes", "on", "1", "t", "y"})
+_PRIVATE_SUFFIXES = (".local", ".internal", ".svc", ".svc.cluster.local")
 
 
 def printable(text: str) -> str:
@@ -37,42 +31,9 @@ def shared_secret(text: str) -> str:
     return text
 
 
-def project_slug(text: str) -> str:
-    """One DNS label: it becomes part of a host name."""
-    if not re.fullmatch(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", text):
-        raise ValueError("must be the slug alone (letters, digits, dashes), not a URL")
-    return text
-
-
-def bind_host(text: str) -> str:
-    """An address or a name to listen on, without scheme and port."""
-    if ip_address(text) is None and not re.fullmatch(r"[A-Za-z0-9._-]+", text):
-        raise ValueError("must be an address or host name to listen on, without scheme and port")
-    return text
-
-
-def host_list(text: str) -> tuple[str, ...]:
-    """Hosts, separated by commas or spaces."""
+def name_list(text: str) -> tuple[str, ...]:
+    """Names, separated by commas or spaces."""
     return tuple(text.replace(",", " ").split())
-
-
-def pattern(text: str) -> re.Pattern[str]:
-    """A regular expression, to be used with ``fullmatch``."""
-    try:
-        return re.compile(text)
-    except (re.error, OverflowError, RecursionError):
-        raise ValueError("must be a regular expression in Python's syntax") from None
-
-
-def name_map(text: str) -> dict[str, str]:
-    """A JSON object of texts."""
-    try:
-        names = json.loads(text)
-    except (ValueError, RecursionError):
-        names = None
-    if not isinstance(names, dict) or not all(isinstance(to, str) and to for to in names.values()):
-        raise ValueError('must be a JSON object of texts, for example {"name in the task": "name at the provider"}')
-    return names
 
 
 def byte_count(text: str) -> str:
@@ -89,21 +50,6 @@ def ca_file(path: Path) -> Path:
     except (OSError, ValueError):
         raise ValueError("must name a readable file of PEM certificates") from None
     return path
-
-
-def private_key(pem: str) -> str:
-    """An unencrypted RSA private key in PEM: assertions are signed with RS256."""
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    try:
-        usable = isinstance(load_pem_private_key(pem.encode(), password=None), RSAPrivateKey)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        usable = False
-    if not usable:
-        raise ValueError("must name a file with an unencrypted RSA private key in PEM format")
-    return pem
 
 
 def endpoint_url(text: str, *, credentials: bool = False) -> str:
@@ -145,3 +91,16 @@ def ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
+
+
+def plain_http(url: str) -> Literal["private", "public"] | None:
+    """How far unencrypted requests to this URL travel; None for https, and inside this machine."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    if parts.scheme != "http" or host == "localhost":
+        return None
+    if address := ip_address(host):
+        return None if address.is_loopback else "private" if address.is_private else "public"
+    if re.fullmatch(r"\d+|0x[0-9a-f]*", host.rsplit(".", 1)[-1]):
+        return "public"  # 134744072 is 8.8.8.8 to the resolver, not a dotless name
+    return "private" if "." not in host or host.endswith(_PRIVATE_SUFFIXES) else "public"

@@ -113,7 +113,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
         for early in process.early_signals():
             self._signalled(early)
-        directory = str(self._settings.store.data_dir)
+        directory = str(self._parts.data_dir)
         waiting = loop.call_later(SILENCE_S, lambda: log.warning("outbox.awaited", directory=directory))
         try:
             async with self._grace.share(0.0):
@@ -130,7 +130,7 @@ class Daemon:
         stack.push_async_callback(self._ops.aclose)
         for client in parts.clients:
             stack.push_async_callback(client.aclose)
-        log.info("daemon.started", version=__version__, mode=self._settings.model.mode, port=self.port)
+        log.info("daemon.started", version=__version__, mode=self._parts.mode, port=self.port)
         return True
 
     async def _recover(self, stack: AsyncExitStack) -> None:
@@ -338,7 +338,7 @@ class Daemon:
             running=len(scheduler.running),
             slots=scheduler.slots,
             isolation=parts.recovery.isolation,
-            mode=self._settings.model.mode,
+            mode=self._parts.mode,
             holds={gate.service: gate.reason for gate in parts.gates.all() if gate.reason is not None},
             paced={} if parts.batcher is None else parts.batcher.paces(),
             skipped={str(reason): count for reason, count in parts.source.backlog.skipped.items()},

@@ -7,13 +7,14 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx2
 
 from ai_task_processor import __version__
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.ports import Provider, SourceMemory
-from ai_task_processor.core.settings import ModelSettings, Settings
+from ai_task_processor.core.settings import Settings
 from ai_task_processor.engine.admission import EngineAdmission, RunningTasks
 from ai_task_processor.engine.delivery import Delivery
 from ai_task_processor.engine.recovery import Recovery
@@ -22,6 +23,7 @@ from ai_task_processor.engine.scheduler import TaskScheduler
 from ai_task_processor.models.task import Record
 from ai_task_processor.net.client import make_client
 from ai_task_processor.net.oauth import TOKEN_TIMEOUT_S, BearerAuth, TokenSource
+from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.resilience import Gate, Retries
 from ai_task_processor.net.secrets import Secrets
 from ai_task_processor.ops.logs import get_logger
@@ -35,9 +37,12 @@ from ai_task_processor.providers.deferred import DeferredProvider
 from ai_task_processor.providers.memory import ModelMemory
 from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.rotating import RotatingProvider
+from ai_task_processor.providers.settings import ModelSettings
+from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.sources.nestjs.source import NestTaskSource
 from ai_task_processor.stores.sqlite.journal import FileJournal
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
+from ai_task_processor.stores.sqlite.settings import StoreSettings
 
 #: how soon to look again whether something may be claimed, while the disk refuses, and while delivery is behind
 STORAGE_LOOK_S, DELIVERY_LOOK_S = 0.5, 0.005
@@ -95,6 +100,8 @@ class Parts:
     """Every part of the daemon, wired and at rest. ``clients`` are to be closed at the end."""
 
     settings: Settings
+    data_dir: Path
+    mode: str
     clock: SystemClock
     metrics: Metrics
     gates: Gates
@@ -119,13 +126,15 @@ class Assembler:
     installed processor cannot be loaded.
     """
 
-    def __init__(self, settings: Settings, *, read: Callable[[], Settings] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, factory: ProcessorFactory | None = None, *, read: Callable[[], Settings] | None = None
+    ) -> None:
         self._settings = settings
         self._secrets = Secrets(settings, read)
         self._clock = SystemClock()
         self._rng = random.Random()  # noqa: S311 - jitter, not secrets
-        self._factory = ProcessorFactory()
-        model = settings.model
+        self._factory = factory or ProcessorFactory()
+        model = settings[ModelSettings]
         self._metrics = Metrics(
             version=__version__,
             provider=model.mode,
@@ -141,7 +150,7 @@ class Assembler:
         settings, gates = self._settings, self._gates
         outbox = self._outbox()
         journal, slots = (
-            FileJournal(settings.store.data_dir, NestTaskSource.name, _soon),
+            FileJournal(settings[StoreSettings].data_dir, NestTaskSource.name, _soon),
             settings.worker.concurrency_limit,
         )
         storage = Storage(outbox, journal, DISK_RESERVE + slots * DISK_RESERVE_PER_SLOT)
@@ -166,6 +175,8 @@ class Assembler:
         self._factory.equip(self._kit(batcher))
         return Parts(
             settings=settings,
+            data_dir=settings[StoreSettings].data_dir,
+            mode=settings[ModelSettings].mode,
             clock=self._clock,
             metrics=self._metrics,
             gates=gates,
@@ -184,7 +195,7 @@ class Assembler:
         )
 
     def _outbox(self) -> SqliteOutbox:
-        store = self._settings.store
+        store = self._settings[StoreSettings]
 
         def lost(task_id: str | None) -> None:
             self._metrics.result_lost()
@@ -204,11 +215,11 @@ class Assembler:
         return client
 
     def _tokens(self) -> TokenSource:
-        auth = self._settings.auth
+        auth = self._settings[AuthSettings]
         return TokenSource(
             auth,
             self._client(auth.token_url, 2),
-            timeout_s=min(TOKEN_TIMEOUT_S, TOKEN_SHARE * self._settings.api.request_timeout_s),
+            timeout_s=min(TOKEN_TIMEOUT_S, TOKEN_SHARE * self._settings[ApiSettings].request_timeout_s),
             gate=self._gates.token,
             clock=self._clock,
             metrics=self._metrics,
@@ -217,7 +228,7 @@ class Assembler:
         )
 
     def _source(self, tokens: TokenSource, memory: SourceMemory) -> NestTaskSource:
-        api, bearer = self._settings.api, BearerAuth(tokens)
+        api, bearer = self._settings[ApiSettings], BearerAuth(tokens)
         return NestTaskSource(
             api,
             polling=self._client(api.base_url, 2, auth=bearer, max_answer_bytes=None),
@@ -278,7 +289,7 @@ class Assembler:
         )
 
     def _provider(self) -> Provider | None:
-        model = self._settings.model
+        model = self._settings[ModelSettings]
         if model.mode == "mock":
             return MockProvider(model.embedding_dimensions)
         if model.mode == "none":
@@ -288,12 +299,12 @@ class Assembler:
         def make() -> Provider:
             from ai_task_processor.providers.openai_api import OpenAIProvider
 
-            return OpenAIProvider(self._secrets.model, client, self._metrics)
+            return OpenAIProvider(self._secrets[ModelSettings], client, self._metrics)
 
         return RotatingProvider(lambda: DeferredProvider("openai", make), self._secrets)
 
     def _batcher(self, provider: Provider, scheduler: TaskScheduler, source: NestTaskSource) -> MicroBatcher:
-        model = self._settings.model
+        model = self._settings[ModelSettings]
         size = model.vector_cache_bytes
         return MicroBatcher(
             provider.embed,
@@ -303,7 +314,7 @@ class Assembler:
             cache=VectorCache(size, model.embedding_dimensions) if size else None,
             length_of=self._vector_length,
             opened=source.resume,
-            memory=ModelMemory(self._settings.store.data_dir),
+            memory=ModelMemory(self._settings[StoreSettings].data_dir),
             intake=scheduler,
             clock=self._clock,
             metrics=self._metrics,
@@ -311,12 +322,12 @@ class Assembler:
 
     def _vector_length(self, name: str) -> tuple[int | None, int | None]:
         """What is known of the length of a model's vectors, and what its name speaks for."""
-        model, native = self._settings.model, NATIVE_DIMENSIONS.get(name)
+        model, native = self._settings[ModelSettings], NATIVE_DIMENSIONS.get(name)
         known = model.embedding_dimensions or (native if model.base_url is None else None)
         return (known or native or 1536 if model.mode == "mock" else known), native
 
     def _kit(self, batcher: MicroBatcher | None) -> Kit:
-        model = self._settings.model
+        model = self._settings[ModelSettings]
         return Kit(
             clock=self._clock,
             patience_s=PATIENCE_SHARE * self._settings.worker.task_timeout_s,

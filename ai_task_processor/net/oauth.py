@@ -15,8 +15,8 @@ from authlib.oauth2.rfc6749.parameters import prepare_token_request
 
 from ai_task_processor.core.errors import CircuitOpen, NoToken, RemoteError, Unauthorized
 from ai_task_processor.core.ports import Clock
-from ai_task_processor.core.settings import AuthSettings
 from ai_task_processor.net.client import exchange
+from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.resilience import Gate, backoff_s
 from ai_task_processor.net.secrets import Secrets
 from ai_task_processor.net.token_answers import Token, granted, token_remedy
@@ -162,7 +162,7 @@ class TokenSource:
             return False
         used = self._settings.client_secret, self._settings.private_key_pem
         await self._secrets.reread()
-        self._settings = self._secrets.auth
+        self._settings = self._secrets[AuthSettings]
         return used != (self._settings.client_secret, self._settings.private_key_pem)
 
     async def look_again(self) -> None:

@@ -6,27 +6,31 @@ settings are frozen, so what may change is kept here.
 
 import asyncio
 from collections.abc import Callable
-
-from pydantic import SecretStr
+from typing import TypeVar, cast
 
 from ai_task_processor.core.errors import ConfigurationError
-from ai_task_processor.core.settings import AuthSettings, ModelSettings, Settings
+from ai_task_processor.core.groups import Group, names
+from ai_task_processor.core.settings import Settings
 from ai_task_processor.ops import logs
+
+G = TypeVar("G", bound=Group)
 
 log = logs.get_logger(__name__)
 
 
 class Secrets:
-    """The groups of the settings that hold secrets for remotes, with the secrets as they were read last.
+    """The groups of the components, with the secrets as they were read last.
 
     ``read`` reads the settings as at the start; only secrets are taken from it. Without it nothing changes.
     """
 
     def __init__(self, settings: Settings, read: Callable[[], Settings] | None = None) -> None:
-        self.auth: AuthSettings = settings.auth
-        self.model: ModelSettings = settings.model
+        self._groups = dict(settings.components)
         self._read = read
         self._lock = asyncio.Lock()
+
+    def __getitem__(self, group: type[G]) -> G:
+        return cast("G", self._groups[group])
 
     async def reread(self) -> None:
         """Take what has been replaced. What cannot be read, in the middle of a replacement perhaps, stays as it was."""
@@ -42,23 +46,9 @@ class Secrets:
                 log.warning("settings.rejected", reason=type(error).__name__)
                 return
             logs.learn(settings.secrets())
-            before = self._held()
-            self.auth = self.auth.model_copy(
-                update={
-                    "client_secret": settings.auth.client_secret,
-                    "private_key_pem": settings.auth.private_key_pem,
-                }
-            )
-            # A key that comes or goes would be another mode: that takes a restart.
-            if settings.model.mode == self.model.mode:
-                self.model = self.model.model_copy(update={"api_key": settings.model.api_key})
-            for name, secret in self._held().items():
-                if secret != before[name]:
-                    log.info("secret.replaced", variable=name)
-
-    def _held(self) -> dict[str, SecretStr | None]:
-        return {
-            "OAUTH2_CLIENT_SECRET": self.auth.client_secret,
-            "OAUTH2_PRIVATE_KEY_FILE": self.auth.private_key_pem,
-            "OPENAI_API_KEY": self.model.api_key,
-        }
+            for kind, group in self._groups.items():
+                renewed = group.renewed(settings[kind])
+                for name, field in kind.model_fields.items():
+                    if getattr(renewed, name) != getattr(group, name):
+                        log.info("secret.replaced", variable=names(field)[0])
+                self._groups[kind] = renewed

@@ -13,9 +13,9 @@ import httpx2
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import InvalidAnswer, RemoteError, Unauthorized
-from ai_task_processor.core.settings import AuthSettings
 from ai_task_processor.net.client import status_error
 from ai_task_processor.net.http1 import Answer
+from ai_task_processor.net.oauth_settings import AuthSettings
 
 #: renew when this part of a token's life is over
 RENEW_AT = 0.8

@@ -110,7 +110,7 @@ MAX_FRAMES = 30
 #: events and fields that are remembered
 MAX_HEADS = 512
 #: their INFO prints whole URLs, their DEBUG headers and bodies
-QUIET = frozenset({"asyncio", "authlib", "httpcore", "httpcore2", "httpx", "httpx2", "openai"})
+QUIET = frozenset({"asyncio", "authlib", "httpcore", "httpcore2", "httpx", "httpx2", "openai", "pydantic_settings"})
 
 _EVENT, _FIELD = re.compile(r"[a-z_]{1,40}\.[a-z_]{1,40}"), re.compile(r"[a-z_]{1,40}")
 _HEAD = frozenset({"timestamp", "level", "logger", "exc_info", "stack_info"})

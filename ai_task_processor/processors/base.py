@@ -5,10 +5,11 @@ from math import inf
 from typing import ClassVar
 
 from ai_task_processor.core.errors import Retry, TaskError
+from ai_task_processor.core.groups import Group, setting
 from ai_task_processor.models.task import Task, TaskResult, Usage, Vector
 from ai_task_processor.processors.context import Kit
 
-__all__ = ["BaseProcessor", "Kit", "Retry", "Task", "TaskError", "TaskResult", "Usage", "Vector"]
+__all__ = ["BaseProcessor", "Group", "Kit", "Retry", "Task", "TaskError", "TaskResult", "Usage", "Vector", "setting"]
 
 
 class BaseProcessor(ABC):
@@ -20,6 +21,8 @@ class BaseProcessor(ABC):
     kit: Kit
     #: the task types it serves, for the metrics' closed label set; without it they count as ``other``
     task_types: ClassVar[frozenset[str]] = frozenset()
+    #: the settings it reads
+    settings_groups: ClassVar[tuple[type[Group], ...]] = ()
 
     @abstractmethod
     def can_process(self, task: Task) -> bool:

@@ -1,17 +1,14 @@
 """ProcessorFactory: which processor serves a task. Built-ins stand in its list; installed packages add theirs."""
 
-from collections.abc import Iterable
-from importlib.metadata import EntryPoint, entry_points
 from math import inf
 
-from ai_task_processor.core.errors import ConfigurationError
+from ai_task_processor.core import plugins
+from ai_task_processor.core.groups import Group
 from ai_task_processor.models.task import Task
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.processors.base import BaseProcessor
 from ai_task_processor.processors.context import Kit
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
-
-ENTRY_POINTS = "ai_task_processor.processors"
 
 log = get_logger(__name__)
 
@@ -27,14 +24,16 @@ class ProcessorFactory:
         self._processors: list[BaseProcessor] = [
             TextEmbeddingProcessor(),
         ]
-        self._installed = frozenset(installed := _installed(entry_points(group=ENTRY_POINTS)))
-        self._processors += installed
+        self._installed = {_made(plugin): plugin.package for plugin in plugins.installed("processors")}
+        self._processors += self._installed
         self._reported: set[tuple[str, str]] = set()
 
     def equip(self, kit: Kit) -> None:
         """Hand every processor its kit; before the first task."""
         for processor in self._processors:
             processor.kit = kit
+        for processor, package in self._installed.items():
+            log.info("plugin.loaded", processor=type(processor).__name__, package=package)
 
     def hold_s(self) -> float:
         """For how many seconds no task of any kind should be claimed: 0 as soon as one processor can work."""
@@ -48,6 +47,11 @@ class ProcessorFactory:
     def task_types(self) -> frozenset[str]:
         """Every task type that a processor declares."""
         return frozenset().union(*(processor.task_types for processor in self._processors))
+
+    @property
+    def settings_groups(self) -> frozenset[type[Group]]:
+        """The settings that processors declare."""
+        return frozenset(plugins.groups_of(self._processors))
 
     def find(self, task: Task) -> BaseProcessor | None:
         """The processor for this task, or None: then it stays pending."""
@@ -91,19 +95,12 @@ def _hold_s(processor: BaseProcessor) -> float:
     return max(0.0, processor.hold_s())
 
 
-def _installed(found: Iterable[EntryPoint]) -> list[BaseProcessor]:
-    return [_made(entry_point) for entry_point in sorted(found, key=lambda entry_point: entry_point.name)]
-
-
-def _made(entry_point: EntryPoint) -> BaseProcessor:
-    package = getattr(entry_point.dist, "name", "unknown")
-    origin = f"the processor {entry_point.name!r} of the package {package!r}"
+def _made(plugin: plugins.Plugin) -> BaseProcessor:
+    make = plugin.load()
     try:
-        processor = entry_point.load()()
+        processor = make()
     except Exception as error:
-        problem = f"{origin} cannot be loaded ({type(error).__name__}): mend or uninstall that package"
-        raise ConfigurationError(problem) from error
+        raise plugin.unusable(f"cannot be loaded ({type(error).__name__})") from error
     if not isinstance(processor, BaseProcessor):
-        raise ConfigurationError(f"{origin} is not a BaseProcessor: mend or uninstall that package")
-    log.info("plugin.loaded", processor=type(processor).__name__, package=package)
+        raise plugin.unusable("is not a BaseProcessor")
     return processor

@@ -1,11 +1,13 @@
 """Mock processing: realistic vectors without a model, for a first run and for tests of the upstream."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.ports import Embeddings
 from ai_task_processor.models.task import Usage
 from ai_task_processor.providers import NATIVE_DIMENSIONS
+from ai_task_processor.providers.settings import ModelSettings
 
 BYTES_PER_TOKEN = 4
 
@@ -14,6 +16,7 @@ class MockProvider:
     """Unit vectors of the model's dimensions that depend on model and text alone, with usage statistics."""
 
     name = "mock"
+    settings_groups: ClassVar = (ModelSettings,)
 
     def __init__(self, dimensions: int | None = None) -> None:
         self._dimensions = dimensions

@@ -29,13 +29,13 @@ from ai_task_processor.core.errors import (
     Unsent,
 )
 from ai_task_processor.core.ports import Embeddings
-from ai_task_processor.core.settings import ModelSettings
 from ai_task_processor.net.client import deadline, exchange, status_error, translate
 from ai_task_processor.net.http1 import Answer
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.providers import NATIVE_DIMENSIONS, OPENAI_URL
 from ai_task_processor.providers.answers import amount, parse_embeddings, parse_limits
 from ai_task_processor.providers.refusals import classify
+from ai_task_processor.providers.settings import ModelSettings
 
 CHECK_TIMEOUT_S = 15.0
 #: no more models are remembered

@@ -1,11 +1,12 @@
 """A provider whose key may be replaced while the process runs."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from ai_task_processor.core.errors import Unauthorized
 from ai_task_processor.core.ports import Embeddings, Provider
 from ai_task_processor.net.secrets import Secrets
+from ai_task_processor.providers.settings import ModelSettings
 
 T = TypeVar("T")
 
@@ -13,10 +14,12 @@ T = TypeVar("T")
 class RotatingProvider:
     """``ports.Provider``: a new one for each key. A refused call is repeated once if there is another key by then."""
 
+    settings_groups: ClassVar = (ModelSettings,)
+
     def __init__(self, make: Callable[[], Provider], secrets: Secrets) -> None:
         self._make = make
         self._secrets = secrets
-        self._key = secrets.model.api_key
+        self._key = secrets[ModelSettings].api_key
         self._provider = make()
 
     @property
@@ -47,7 +50,7 @@ class RotatingProvider:
 
     def _current(self) -> Provider:
         """The provider with the present key. One that is replaced has calls under way, and shares its client."""
-        if self._secrets.model.api_key != self._key:
-            self._key = self._secrets.model.api_key
+        if self._secrets[ModelSettings].api_key != self._key:
+            self._key = self._secrets[ModelSettings].api_key
             self._provider = self._make()
         return self._provider

@@ -16,7 +16,7 @@ from typing import Any
 
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.errors import RemoteError, TaskError
-from ai_task_processor.core.settings import load_settings
+from ai_task_processor.core.plugins import load_selected
 from ai_task_processor.engine.outcome import classify
 from ai_task_processor.models.task import Failed, Released, Tries, Vector
 from ai_task_processor.net.client import make_client
@@ -25,6 +25,7 @@ from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.processors.embedding import MicroBatcher, ModelCircuits
 from ai_task_processor.processors.embedding.batcher import Memory
 from ai_task_processor.providers.openai_api import OpenAIProvider
+from ai_task_processor.providers.settings import ModelSettings
 
 #: components of a right vector
 LENGTH = 64
@@ -202,11 +203,12 @@ class Crowd:
         dimensions: int | None = None,
     ) -> None:
         more = {} if dimensions is None else {"EMBEDDING_DIMENSIONS": str(dimensions)}
-        settings = load_settings({**SETTINGS, **more, "OPENAI_BASE_URL": url, "OPENAI_TIMEOUT": str(timeout_s)})
+        given = {**SETTINGS, **more, "OPENAI_BASE_URL": url, "OPENAI_TIMEOUT": str(timeout_s)}
+        settings, _ = load_selected(given)
         self.slots = slots
         clock, metrics = SystemClock(), Metrics(version="1", provider="openai", models=["m"])
         client = make_client(settings.network, url=url, connections=16, max_answer_bytes=2**26)
-        self.provider = OpenAIProvider(settings.model, client, metrics)
+        self.provider = OpenAIProvider(settings[ModelSettings], client, metrics)
         self.batcher = MicroBatcher(
             self.provider.embed,
             circuits=ModelCircuits(threshold=5, clock=clock, metrics=metrics),

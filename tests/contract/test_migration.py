@@ -75,7 +75,8 @@ async def test_a_kill_on_the_way_costs_nothing(directory: Path, died: str, monke
 
     with monkeypatch.context() as patched:
         patched.setattr(migration, "remove", lambda _: None)  # whoever is killed tidies nothing up
-        patched.setattr(*((schema, "copy_first") if died == "created" else (Path, "replace")), die)
+        place: tuple[object, str] = (schema, "copy_first") if died == "created" else (Path, "replace")
+        patched.setattr(*place, die)
         with closing(sqlite3.connect(directory / "outbox.db", isolation_level=None)) as old, pytest.raises(Killed):
             migration.migrate(old, directory / "outbox.db")
     assert (directory / "outbox.db.migrating").exists()

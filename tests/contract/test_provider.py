@@ -8,12 +8,13 @@ import pytest
 
 from ai_task_processor.core.errors import CallRefused, ModelRefused, Throttled, Unauthorized
 from ai_task_processor.core.ports import Provider, RateLimits
-from ai_task_processor.core.settings import ModelSettings, NetworkSettings
+from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.models.task import Vector
 from ai_task_processor.net.client import make_client
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.openai_api import OpenAIProvider
+from ai_task_processor.providers.settings import ModelSettings
 from ai_task_processor.sandbox import Sandbox
 
 MODEL = "text-embedding-3-small"

@@ -30,7 +30,7 @@ from ai_task_processor.core.errors import (
     explained,
 )
 from ai_task_processor.core.ports import Clock, SkipReason, TaskSource, Want
-from ai_task_processor.core.settings import ApiSettings, NetworkSettings
+from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.models.task import (
     Claim,
     Completed,
@@ -48,6 +48,7 @@ from ai_task_processor.net.client import make_client
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sandbox.app import Sandbox
+from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.sources.nestjs.source import NestTaskSource
 from ai_task_processor.testing.memory import MemoryOutbox
 from tests.helpers import StubSource

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ai_task_processor.core.settings import PLACEHOLDER_KEY
+from ai_task_processor.providers.settings import PLACEHOLDER_KEY
 from ai_task_processor.sandbox.app import Sandbox
 
 Start = Callable[..., Awaitable[Any]]

@@ -23,7 +23,7 @@ import pytest
 
 from ai_task_processor.cli import main as cli
 from ai_task_processor.core.errors import OutboxLocked
-from ai_task_processor.core.settings import PLACEHOLDER_KEY
+from ai_task_processor.providers.settings import PLACEHOLDER_KEY
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.stores.sqlite import directory as data_directory
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
@@ -57,6 +57,7 @@ async def test_every_mistake_in_the_settings_has_its_line_and_no_value(sandbox: 
         "MODEL_ALIASES": f'{{"a": "{client_secret}"',
         "METRICS_PORT": "99999",
         "LOG_LEVEL": api_key,
+        "SINKS": "attic",
         "SHUTDOWN_GRACE_SECONDS": "nan",
         "OAUTH2_AUDIENCE": f'"{client_secret}"',
         "OAUTH2_SCOPE": f"read write # {api_key}",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ai_task_processor.core.settings import PLACEHOLDER_KEY
+from ai_task_processor.providers.settings import PLACEHOLDER_KEY
 from ai_task_processor.sandbox.app import Sandbox
 
 MODEL = "text-embedding-3-small"

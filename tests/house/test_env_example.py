@@ -8,7 +8,9 @@ import pytest
 from dotenv import dotenv_values
 
 from ai_task_processor.core.errors import ConfigurationError
-from ai_task_processor.core.settings import Variable, load_settings, variables
+from ai_task_processor.core.plugins import built_in_groups, load_selected
+from ai_task_processor.core.settings import Variable, variables
+from ai_task_processor.providers.settings import ModelSettings
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 LINE = re.compile(r"^(?P<hidden># )?(?P<name>[A-Z0-9_]+)=(?P<text>.*)$", re.MULTILINE)
@@ -21,17 +23,17 @@ SHOWN = {line["name"]: TEXTS[line["name"]] for line in LINES if line["hidden"]}
 
 def test_it_names_every_variable_once_and_no_other() -> None:
     """The file and the settings know the same variables, in both directions."""
-    assert sorted(line["name"] for line in LINES) == sorted(variable.name for variable in variables())
+    assert sorted(line["name"] for line in LINES) == sorted(variable.name for variable in variables(built_in_groups()))
 
 
 def test_it_loads_as_shipped_in_mock_mode() -> None:
     """A plain copy of the file is a valid ``.env``, and mock vectors are announced."""
-    settings = load_settings({}, EXAMPLE)
-    assert settings.model.mode == "mock"
+    settings, _ = load_selected({}, EXAMPLE)
+    assert settings[ModelSettings].mode == "mock"
     assert [warning for warning in settings.warnings if "placeholder" in warning]
 
 
-@pytest.mark.parametrize("variable", variables(), ids=lambda variable: variable.name)
+@pytest.mark.parametrize("variable", variables(built_in_groups()), ids=lambda variable: variable.name)
 def test_a_commented_line_shows_the_default(variable: Variable) -> None:
     """What is commented out shows the default; what is set has none."""
     assert SHOWN.get(variable.name, "") == variable.default
@@ -41,27 +43,27 @@ def test_shown_defaults_change_nothing(tmp_path: Path) -> None:
     """With every comment sign removed, the file gives the same settings."""
     bare = tmp_path / ".env"
     bare.write_text(ALL_SET, "utf-8")
-    assert load_settings({}, bare) == load_settings({}, EXAMPLE)
+    assert load_selected({}, bare) == load_selected({}, EXAMPLE)
 
 
 def test_docker_compose_reads_the_same(tmp_path: Path) -> None:
     """Every secret stands in single quotes, which Compose takes literally, and no other value has a ``$``."""
     raw = {line["name"]: line["text"] for line in LINES}
-    secrets = {variable.name for variable in variables() if variable.secret}
+    secrets = {variable.name for variable in variables(built_in_groups()) if variable.secret}
     assert {name for name, text in raw.items() if re.fullmatch("'.*'", text)} >= secrets
     (path := tmp_path / ".env").write_text(ALL_SET, "utf-8")
-    assert not [warning for warning in load_settings({}, path).warnings if "$" in warning]
+    assert not [warning for warning in load_selected({}, path)[0].warnings if "$" in warning]
 
 
 @pytest.mark.parametrize("name", sorted(SET.keys() - {"OPENAI_API_KEY"}))
 def test_what_is_set_is_required(name: str) -> None:
     """Each uncommented line is needed: without it there is one problem, and it names the variable."""
     with pytest.raises(ConfigurationError) as caught:
-        load_settings({key: text for key, text in SET.items() if key != name}, None)
+        load_selected({key: text for key, text in SET.items() if key != name}, None)
     assert [problem.split()[0] for problem in caught.value.problems] == [name]
 
 
-@pytest.mark.parametrize("name", [variable.name for variable in variables() if variable.secret])
+@pytest.mark.parametrize("name", [variable.name for variable in variables(built_in_groups()) if variable.secret])
 def test_the_file_form_of_each_secret_is_mentioned(name: str) -> None:
     """An operator learns of ``<NAME>_FILE`` here."""
     assert f"{name}_FILE" in EXAMPLE.read_text("utf-8")

@@ -16,14 +16,14 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "ai_task_processor"
 
-EVERYWHERE = {"pydantic", "structlog", "httpx2"}
+EVERYWHERE = {"pydantic", "pydantic_core", "structlog", "httpx2"}
 #: the rooms that speak to a person; rich may come in through each of them
 TERMINAL = ("cli/",)
 #: The modules that may be the one door of a library.
 DOORS = {
     "aiohappyeyeballs": {"net/http1.py"},
     "authlib": {"net/oauth.py"},
-    "cryptography": {"core/syntax.py"},
+    "cryptography": {"net/oauth_settings.py"},
     "dotenv": {"core/environment.py"},
     "h11": {"ops/server.py"},
     "httptools": {"net/http1.py"},
@@ -33,7 +33,7 @@ DOORS = {
     "pybase64": {"core/codec.py"},
     "prometheus_client": {"ops/metrics.py"},
     "pybreaker": {"net/resilience.py"},
-    "pydantic_settings": {"core/settings.py"},
+    "pydantic_settings": {"core/groups.py"},
     "tenacity": {"net/resilience.py"},
     "uvloop": {"engine/daemon.py", "cli/main.py"},
 }

@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ai_task_processor.cli import main as cli
 from ai_task_processor.core.errors import ConfigurationError
-from ai_task_processor.core.settings import Variable, load_settings, variables
+from ai_task_processor.core.plugins import built_in_groups, load_selected
+from ai_task_processor.core.settings import Variable, variables
 from ai_task_processor.ops.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +22,7 @@ PROSE = re.sub(r"^```\w*\n.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
 SPANS = re.findall(r"`([^`\n]+)`", PROSE)
 CODE = [*SPANS, *(line for block in BLOCKS for line in block.splitlines())]
 
-DEFAULTS = {variable.name: variable.default for variable in variables()}
+DEFAULTS = {variable.name: variable.default for variable in variables(built_in_groups())}
 #: a row of a table whose first cell is one variable, and its second cell
 ROWS = dict(re.findall(r"^\| `([A-Z][A-Z0-9_]+)` \| ([^|]*) \|", PROSE, flags=re.MULTILINE))
 #: hosts of addresses that are examples, this machine, or the documented token endpoint
@@ -33,7 +34,7 @@ def test_the_table_has_every_setting_and_no_other() -> None:
     assert list(ROWS) == list(DEFAULTS)
 
 
-@pytest.mark.parametrize("variable", variables(), ids=lambda variable: variable.name)
+@pytest.mark.parametrize("variable", variables(built_in_groups()), ids=lambda variable: variable.name)
 def test_a_row_shows_the_default(variable: Variable) -> None:
     """A default stands in the row as code, or the row names a variable of the same default; otherwise there is none."""
     shown = re.fullmatch(r"`([^`]*)`", ROWS[variable.name])
@@ -44,7 +45,7 @@ def test_a_row_shows_the_default(variable: Variable) -> None:
 def test_what_is_required_is_called_required() -> None:
     """What a start without any setting complains about says ``required``; only the model's key says it too."""
     with pytest.raises(ConfigurationError) as caught:
-        load_settings({}, None)
+        load_selected({}, None)
     missing = {problem.split()[0] for problem in caught.value.problems}
     required = {name for name, cell in ROWS.items() if cell.startswith("required")}
     assert required == missing | {"OPENAI_API_KEY"}
@@ -52,7 +53,7 @@ def test_what_is_required_is_called_required() -> None:
 
 def test_every_variable_that_is_named_exists() -> None:
     """A capital name with an underscore in code is a setting, its file form, or one of the compose file."""
-    known = {*DEFAULTS, *(f"{variable.name}_FILE" for variable in variables() if variable.secret)}
+    known = {*DEFAULTS, *(f"{variable.name}_FILE" for variable in variables(built_in_groups()) if variable.secret)}
     known |= {"TASK_ID", "REQUIRE_ALL"}
     known |= set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
     assert {name for span in SPANS for name in re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b", span)} <= known

@@ -13,9 +13,12 @@ from ai_task_processor.cli.doctor.patient import DEADLINE_S, Patient
 from ai_task_processor.cli.doctor.report import Check, Finding, Report, ok, skipped, verdict, warning
 from ai_task_processor.core import errors
 from ai_task_processor.core.deadline import Deadline
-from ai_task_processor.core.settings import Settings, load_settings
+from ai_task_processor.core.plugins import load_selected
+from ai_task_processor.core.settings import Settings
 from ai_task_processor.engine.wiring import Assembler
 from ai_task_processor.ops import logs, masking
+from ai_task_processor.processors.factory import ProcessorFactory
+from ai_task_processor.providers.settings import ModelSettings
 
 _TITLES: Final = ("DNS", "connection", "token", "pending list", "model", "clock", "data directory")
 
@@ -24,10 +27,11 @@ def main(environ: Mapping[str, str] | None = None) -> int:
     """Check everything; the exit code: 78 to be mended by an operator, 73 data directory, 69 a remote is down."""
     report = Report(Console(highlight=False, force_terminal=sys.stdout.isatty()))
     try:
-        settings = load_settings(environ)
+        factory = ProcessorFactory()
+        settings, _ = load_selected(environ, groups=factory.settings_groups)
         report.mask = masking.Masker(settings.secrets())
         logs.configure(level="CRITICAL", format="auto", secrets=settings.secrets())
-        return asyncio.run(_examine(settings, report))
+        return asyncio.run(_examine(settings, factory, report))
     except errors.ConfigurationError as error:
         for problem in error.problems:
             report.add("configuration", mistake(problem))
@@ -36,10 +40,10 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         return report.close(verdict(report.findings))
 
 
-async def _examine(settings: Settings, report: Report) -> int:
+async def _examine(settings: Settings, factory: ProcessorFactory, report: Report) -> int:
     async with AsyncExitStack() as stack:
-        patient = Patient(settings, Assembler(settings).parts(), stack)
-        report.add("configuration", ok(f"valid, mode {settings.model.mode}"))
+        patient = Patient(settings, Assembler(settings, factory).parts(), stack)
+        report.add("configuration", ok(f"valid, mode {settings[ModelSettings].mode}"))
         for text in settings.warnings:
             report.add("configuration", warning(text))
         await run(patient.checks(), report.add)

@@ -28,10 +28,14 @@ from ai_task_processor.engine.wiring import Parts
 from ai_task_processor.models.task import Task
 from ai_task_processor.net.client import deadline, exchange, make_client
 from ai_task_processor.net.oauth import BearerAuth
+from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.token_answers import token_remedy
 from ai_task_processor.providers import OPENAI_URL
+from ai_task_processor.providers.settings import ModelSettings
 from ai_task_processor.sources.nestjs.listing import PendingList
+from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.stores.sqlite import directory, inspection, schema
+from ai_task_processor.stores.sqlite.settings import StoreSettings
 
 DEADLINE_S: Final = 10.0
 
@@ -67,13 +71,14 @@ class Patient:
         self.daemon_running = False
         self._granted = False
         self._settings, self._parts = settings, parts
-        api, auth, network = settings.api, settings.auth, settings.network
+        api, auth, network = settings[ApiSettings], settings[AuthSettings], settings.network
         issuer = "OAUTH2_TOKEN_URL" if auth.custom_token_url else "ORY_PROJECT_SLUG"
         self._api = Remote("task API", "API_BASE_URL", api.base_url)
         self._issuer = Remote("token endpoint", issuer, auth.token_url)
         self._remotes = [self._api, self._issuer]
-        if settings.model.mode == "openai":
-            self._model = Remote("model API", "OPENAI_BASE_URL", settings.model.base_url or OPENAI_URL)
+        model = settings[ModelSettings]
+        if model.mode == "openai":
+            self._model = Remote("model API", "OPENAI_BASE_URL", model.base_url or OPENAI_URL)
             self._remotes.append(self._model)
         bearer = BearerAuth(parts.tokens)
         reader = make_client(network, url=api.base_url, connections=1, auth=bearer, max_answer_bytes=None)
@@ -141,7 +146,7 @@ class Patient:
                 yield diagnosis.certificate(tls.getpeercert(), now, f"{place} answers {tls.version()} ({watch})")
 
     async def _token(self) -> AsyncIterator[Finding]:
-        auth, watch = self._settings.auth, Stopwatch()
+        auth, watch = self._settings[AuthSettings], Stopwatch()
         try:
             token = await self._parts.tokens.token()
         except RemoteError as error:
@@ -165,7 +170,7 @@ class Patient:
                 yield finding
 
     async def _models(self) -> AsyncIterator[Finding]:
-        model, provider = self._settings.model, self._parts.provider
+        model, provider = self._settings[ModelSettings], self._parts.provider
         if provider is None:
             yield warning("none is configured: embedding tasks stay pending", "set OPENAI_API_KEY or OPENAI_BASE_URL")
         elif model.mode == "mock":
@@ -186,7 +191,7 @@ class Patient:
             yield diagnosis.clock_finding(n.name, n.skew_s)
 
     async def _disk(self) -> AsyncIterator[Finding]:
-        store = self._settings.store
+        store = self._settings[StoreSettings]
         try:
             self.daemon_running, findings = await aside(lambda: look_at(store.data_dir, store.outbox_max_bytes))
         except (OSError, errors.DataDirectoryError) as error:

@@ -8,6 +8,7 @@ from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import TaskError, Transient
 from ai_task_processor.models.task import Task, TaskResult, TaskType
 from ai_task_processor.processors.base import BaseProcessor
+from ai_task_processor.providers.settings import ModelSettings
 
 
 class EmbeddingInput(BaseModel):
@@ -36,6 +37,7 @@ class TextEmbeddingProcessor(BaseProcessor):
     """Embeds the text of a task; the model calls of many tasks are joined behind ``kit.embedder``."""
 
     task_types = frozenset({TaskType.TEXT_EMBEDDING.value})
+    settings_groups = (ModelSettings,)
 
     def can_process(self, task: Task) -> bool:
         return task.type == TaskType.TEXT_EMBEDDING and self.kit.embedder is not None

@@ -26,7 +26,6 @@ import httpx2
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import RemoteError
 from ai_task_processor.core.ports import Admission, SkipReason
-from ai_task_processor.core.settings import ApiSettings
 from ai_task_processor.models.task import Task
 from ai_task_processor.net.client import deadline, status_error, stream
 from ai_task_processor.net.http1 import StreamedAnswer
@@ -35,6 +34,7 @@ from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sources.nestjs.framing import ArrayFramer
 from ai_task_processor.sources.nestjs.page import PASSING, Oddities, Page
 from ai_task_processor.sources.nestjs.read_ahead import ReadAhead
+from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.sources.nestjs.wire import Invalid, parse_record, to_task
 
 PENDING = "/api/ai-tasks/pending"

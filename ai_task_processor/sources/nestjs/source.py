@@ -9,6 +9,7 @@ pending runs again. All of this is asked again when a candidate of an earlier li
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 from urllib.parse import quote
 
 import httpx2
@@ -29,10 +30,10 @@ from ai_task_processor.core.errors import (
     Unauthorized,
 )
 from ai_task_processor.core.ports import Admission, Backlog, Clock, SkipReason, SourceMemory, TaskSource, Want
-from ai_task_processor.core.settings import ApiSettings
 from ai_task_processor.models.task import Claim, Completed, Failure, Outcome, Receipt, Task, TaskStatus
 from ai_task_processor.net.client import exchange, status_error
 from ai_task_processor.net.http1 import Answer
+from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.logs import get_logger, masked
 from ai_task_processor.ops.metrics import Metrics
@@ -43,6 +44,7 @@ from ai_task_processor.sources.nestjs.marks import Marks
 from ai_task_processor.sources.nestjs.page import Page
 from ai_task_processor.sources.nestjs.read_ahead import ReadAhead
 from ai_task_processor.sources.nestjs.remarks import remark
+from ai_task_processor.sources.nestjs.settings import ApiSettings
 
 TASKS = "/api/ai-tasks/"
 #: characters of an id in a path: longer request lines are refused by servers (RFC 9112 §3 asks for 8,000 octets)
@@ -68,6 +70,8 @@ class NestTaskSource(TaskSource):
 
     name = "aletheia"
     claims = "none"
+
+    settings_groups: ClassVar = (ApiSettings, AuthSettings)
 
     def __init__(
         self,

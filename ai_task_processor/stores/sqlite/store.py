@@ -10,6 +10,7 @@ from ai_task_processor.core.ports import Clock, Store
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.stores.sqlite.journal import FileJournal
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
+from ai_task_processor.stores.sqlite.settings import StoreSettings
 
 #: a wait for the directory (another daemon still drains) that takes longer is logged
 SILENCE_S = 1.0
@@ -24,6 +25,7 @@ class SqliteStore(Store):
     """``ports.Store`` in a local directory, for one daemon."""
 
     name = "sqlite"
+    settings_groups = (StoreSettings,)
 
     def __init__(
         self,

@@ -16,8 +16,8 @@ from rich.console import Console
 from ai_task_processor.cli.doctor import diagnosis, examination, patient, report
 from ai_task_processor.cli.doctor.report import Check, Finding, Remote, Report
 from ai_task_processor.core import errors
-from ai_task_processor.core.settings import AuthSettings
 from ai_task_processor.models.task import Task, TaskType
+from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.token_answers import token_remedy
 from ai_task_processor.ops.masking import Masker
 from ai_task_processor.sources.nestjs.page import Page

@@ -17,6 +17,7 @@ import pytest
 
 import ai_task_processor
 from ai_task_processor.core.errors import Rejected
+from ai_task_processor.core.plugins import built_in_groups
 from ai_task_processor.core.settings import load_settings, variables
 from ai_task_processor.engine.wiring import Assembler, Parts
 from ai_task_processor.net.client import BoundedTransport, tls_context
@@ -26,6 +27,7 @@ from ai_task_processor.ops.server import Request
 from ai_task_processor.sources.nestjs.source import task_url
 
 PACKAGE = Path(str(ai_task_processor.__file__)).parent
+GROUPS = built_in_groups()
 SETTINGS = {
     "API_BASE_URL": "https://api.test",
     "ORY_PROJECT_SLUG": "slug",
@@ -67,7 +69,7 @@ def tempted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def assembled(tmp_path: Path, **more: str) -> Parts:
-    return Assembler(load_settings({**SETTINGS, "DATA_DIR": str(tmp_path), **more}, None)).parts()
+    return Assembler(load_settings({**SETTINGS, "DATA_DIR": str(tmp_path), **more}, None, groups=GROUPS)).parts()
 
 
 async def test_no_variable_of_the_environment_reaches_a_client(tempted: None, tmp_path: Path) -> None:
@@ -95,7 +97,8 @@ async def test_no_variable_of_the_environment_reaches_a_client(tempted: None, tm
 @pytest.mark.parametrize("value", ["true", "false"])
 def test_no_setting_turns_verification_off(value: str, tmp_path: Path) -> None:
     """ALLOW_INSECURE_HTTP is about the scheme alone, and it is the only variable with such a name."""
-    suspicious = [v.name for v in variables() if {"INSECURE", "VERIFY", "SSL", "TLS", "TRUST"} & set(v.name.split("_"))]
+    words = {"INSECURE", "VERIFY", "SSL", "TLS", "TRUST"}
+    suspicious = [v.name for v in variables(GROUPS) if words & set(v.name.split("_"))]
     assert suspicious == ["ALLOW_INSECURE_HTTP"]
     for client in assembled(tmp_path, ALLOW_INSECURE_HTTP=value).clients:
         context = client._transport._inner._context  # type: ignore[attr-defined]  # as above
@@ -206,7 +209,7 @@ def test_a_thousand_ids_that_the_pattern_lets_in_stay_below_the_prefix(tmp_path:
 
 def test_what_is_secret_says_so() -> None:
     """Every variable whose name sounds like a secret is one: masked, and readable from a file."""
-    words: Mapping[str, bool] = {v.name: v.secret or v.name.endswith("_FILE") for v in variables()}
+    words: Mapping[str, bool] = {v.name: v.secret or v.name.endswith("_FILE") for v in variables(GROUPS)}
     sounding = {name for name in words if {"SECRET", "KEY", "TOKEN", "PASSWORD"} & set(name.split("_"))}
     assert {name for name in sounding if not words[name]} == {"OAUTH2_TOKEN_URL"}
 

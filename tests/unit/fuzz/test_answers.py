@@ -25,10 +25,11 @@ from ai_task_processor.core.errors import (
     RemoteError,
     Throttled,
 )
-from ai_task_processor.core.settings import AuthSettings, NetworkSettings
+from ai_task_processor.core.syntax import name_list
 from ai_task_processor.models.task import TaskStatus
 from ai_task_processor.net import client as transport
 from ai_task_processor.net import token_answers
+from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.providers.answers import parse_embeddings
 from ai_task_processor.providers.refusals import classify
 from ai_task_processor.sources.nestjs.answers import acknowledged, rejection
@@ -266,6 +267,6 @@ def test_an_answer_is_plain_and_bounded_or_invalid(status: int, encoding: str, c
 @given(st.lists(st.text("*.:/0123456789af-[]e%,", max_size=12) | st.text(max_size=5), max_size=4))
 def test_no_entry_of_no_proxy_raises(entries: list[str]) -> None:
     """Each is a host, a network or nothing, for names and addresses alike."""
-    hosts = NetworkSettings.model_validate({"NO_PROXY": ",".join(entries)}).no_proxy
+    hosts = name_list(",".join(entries))
     for netloc in ("api.test", "api.test:8443", "10.0.0.1", "[::1]:8443", "[fe80::1%25eth0]"):
         assert transport.bypassed(netloc, hosts) in (True, False)

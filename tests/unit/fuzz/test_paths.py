@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_task_processor.core.errors import ConfigurationError, Rejected
-from ai_task_processor.core.settings import ApiSettings, Settings, load_settings, variables
+from ai_task_processor.core.plugins import built_in_groups
+from ai_task_processor.core.settings import Settings, load_settings, variables
+from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.sources.nestjs.source import TASKS, task_url
 
 BASES = st.sampled_from(["https://api.test", "http://127.0.0.1:3000", "https://API.test:443", "https://[::1]:8443"])
@@ -49,7 +51,8 @@ def test_a_result_goes_to_its_own_task(base: str, prefix: str, task_id: str) -> 
     assert not sent.fragment
 
 
-NAMES = [variable.name for variable in variables()]
+GROUPS = built_in_groups()
+NAMES = [variable.name for variable in variables(GROUPS)]
 #: nothing that a user can write by accident, and free of quotes and hashes, which .env gives a meaning
 SECRET = "Zq7-secret"
 REQUIRED = {
@@ -73,7 +76,7 @@ def dotenv() -> Iterator[Path]:
 
 def loaded(environ: dict[str, str], path: Path) -> Settings | tuple[str, ...]:
     try:
-        return load_settings(environ, path)
+        return load_settings(environ, path, groups=GROUPS)
     except ConfigurationError as error:
         return error.problems
 

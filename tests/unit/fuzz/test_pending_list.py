@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import InvalidAnswer, RemoteError
 from ai_task_processor.core.ports import SkipReason
-from ai_task_processor.core.settings import ApiSettings
 from ai_task_processor.models.task import Task
 from ai_task_processor.sources.nestjs.framing import ArrayFramer, RecordTooLarge
 from ai_task_processor.sources.nestjs.listing import PendingList
 from ai_task_processor.sources.nestjs.page import Page
+from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.sources.nestjs.wire import Invalid, parse_record
 
 LIMIT = 64

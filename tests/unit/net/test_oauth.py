@@ -20,8 +20,9 @@ from joserfc.jwk import RSAKey
 from pydantic import SecretStr
 
 from ai_task_processor.core.errors import InvalidAnswer, NoToken
-from ai_task_processor.core.settings import AuthSettings, Settings, load_settings
+from ai_task_processor.core.settings import Settings, load_settings
 from ai_task_processor.net.oauth import BearerAuth, TokenSource
+from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.net.secrets import Secrets
 from ai_task_processor.net.token_answers import parse_token
@@ -458,13 +459,12 @@ class Rotated:
         self.reads += 1
         return load_settings(
             {
-                "API_BASE_URL": "https://api.example.com",
                 "OAUTH2_TOKEN_URL": TOKEN_URL,
                 "OAUTH2_CLIENT_ID": "client",
                 "OAUTH2_CLIENT_SECRET_FILE": str(self.file),
-                "OPENAI_API_KEY": "sk-model-key",
             },
             dotenv=None,
+            groups=[AuthSettings],
         )
 
     def answer(self) -> httpx2.Response:
@@ -478,7 +478,7 @@ class Rotated:
 def rotated(clock: "FakeClock", endpoint: Endpoint, metrics: Metrics, tmp_path: Path) -> Rotated:
     def make(secrets: Secrets) -> TokenSource:
         return TokenSource(
-            secrets.auth,
+            secrets[AuthSettings],
             httpx2.AsyncClient(transport=httpx2.MockTransport(endpoint)),
             gate=Gate("token", threshold=5, clock=clock, metrics=metrics),
             clock=clock,

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from structlog.testing import capture_logs
 
+from ai_task_processor.core import plugins
 from ai_task_processor.core.errors import AiTaskProcessorError, ConfigurationError
 from ai_task_processor.models.task import Task, TaskType
-from ai_task_processor.processors import factory as factory_module
 from ai_task_processor.processors.base import BaseProcessor, Kit, TaskResult
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
-from ai_task_processor.processors.factory import ENTRY_POINTS, ProcessorFactory
+from ai_task_processor.processors.factory import ProcessorFactory
 
 if TYPE_CHECKING:
     from tests.unit.conftest import FakeClock
+
+
+ENTRY_POINTS = "ai_task_processor.processors"
 
 
 class Caption(BaseProcessor):
@@ -81,7 +84,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
             assert group == ENTRY_POINTS
             return found
 
-        monkeypatch.setattr(factory_module, "entry_points", entry_points)
+        monkeypatch.setattr(plugins, "entry_points", entry_points)
 
     installed()
     return installed
@@ -192,7 +195,7 @@ def test_a_broken_package_stops_the_start(make: Make, install: Install, broken: 
 def test_a_missing_module_stops_the_start(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """An entry point that leads nowhere is a broken package, too."""
     lost = EntryPoint("lost", "no_such_package:Processor", ENTRY_POINTS)
-    monkeypatch.setattr(factory_module, "entry_points", lambda group: [lost])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [lost])
     with pytest.raises(ConfigurationError, match=r"'lost' .* 'unknown' cannot be loaded \(ModuleNotFoundError\)"):
         make()
 

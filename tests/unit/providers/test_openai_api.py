@@ -26,12 +26,13 @@ from ai_task_processor.core.errors import (
     Unsent,
 )
 from ai_task_processor.core.ports import Allowance, RateLimits
-from ai_task_processor.core.settings import ModelSettings, NetworkSettings
+from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.models.task import Vector
 from ai_task_processor.net.client import make_client
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.providers import OPENAI_URL
 from ai_task_processor.providers.openai_api import MAX_MODELS, SHAPES_AGAIN_S, OpenAIProvider
+from ai_task_processor.providers.settings import ModelSettings
 
 KEY = "sk-planted-0123456789"
 SMALL = "text-embedding-3-small"

@@ -10,10 +10,10 @@ import httpx2
 import pytest
 
 from ai_task_processor.core.ports import SkipReason, Want
-from ai_task_processor.core.settings import ApiSettings
 from ai_task_processor.models.task import Completed, Receipt, Task, TaskResult
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.sources.nestjs.source import NestTaskSource
 
 RESULT = Completed(TaskResult({"done": True}))
@@ -35,7 +35,7 @@ class World:
         self.running: set[str] = set()
         self.started: list[str] = []
         client = httpx2.AsyncClient(transport=httpx2.MockTransport(self.answer))
-        names = {"API_BASE_URL": "http://api.test", "READ_AHEAD_BYTES": str(rng.choice([0, 2_000, 2**22]))}
+        names = {"API_BASE_URL": "https://api.test", "READ_AHEAD_BYTES": str(rng.choice([0, 2_000, 2**22]))}
         self.source = NestTaskSource(
             ApiSettings(**names),  # type: ignore[arg-type]  # by the names of the environment
             polling=client,

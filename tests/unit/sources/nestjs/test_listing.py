@@ -13,7 +13,6 @@ from structlog.testing import capture_logs
 
 from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, Misconfigured, RemoteError, Throttled, Transient
 from ai_task_processor.core.ports import SkipReason
-from ai_task_processor.core.settings import ApiSettings
 from ai_task_processor.models.task import Task
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sources.nestjs import listing as nest_list
@@ -21,6 +20,7 @@ from ai_task_processor.sources.nestjs import page as nest_page
 from ai_task_processor.sources.nestjs.listing import PendingList
 from ai_task_processor.sources.nestjs.page import Page
 from ai_task_processor.sources.nestjs.read_ahead import ENTRY_BYTES, ReadAhead
+from ai_task_processor.sources.nestjs.settings import ApiSettings
 
 CHUNK = 2**16
 

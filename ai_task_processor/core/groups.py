@@ -1,0 +1,196 @@
+"""A group of settings: what one component reads from the environment, from ``.env`` below it, and from secret files.
+
+pydantic-settings does that. Our own are: ``<NAME>_FILE`` (it knows one directory of secrets), a mapping in place of
+``os.environ`` and of its reader of ``.env`` (which expands ``$``), and mistakes as lines without values.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Annotated, Any, Self, TypeVar, get_args
+
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from ai_task_processor.core import environment, syntax
+
+#: what the environment sets, and what ``.env`` sets below it; empty texts are left out
+Layers = tuple[Mapping[str, str], Mapping[str, str]]
+
+LAYERS: ContextVar[Layers] = ContextVar("LAYERS", default=({}, {}))
+G = TypeVar("G", bound="Group")
+
+
+def _exposed(url: str | SecretStr) -> str | None:
+    """How far plain http travels. A proxy, the only secret URL, passes TLS on unopened: its password is at stake."""
+    if isinstance(url, SecretStr):
+        url = url.get_secret_value() if "@" in url.get_secret_value() else ""
+    return syntax.plain_http(url)
+
+
+def _encrypted(url: Any) -> Any:
+    allowed = next((layer[name] for layer in LAYERS.get() if (name := "ALLOW_INSECURE_HTTP") in layer), "")
+    if _exposed(url) == "public" and allowed.lower() not in syntax.TRUE:
+        raise ValueError(
+            "must use https, because plain http shows credentials and data on the way; "
+            "ALLOW_INSECURE_HTTP=true permits it"
+        )
+    return url
+
+
+#: a URL of a remote: https, or there is a warning or a mistake
+Encrypted = AfterValidator(_encrypted)
+Url = Annotated[str, AfterValidator(syntax.base_url), Encrypted]
+Endpoint = Annotated[str, AfterValidator(syntax.endpoint_url), Encrypted]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+Bytes = Annotated[ByteSize, BeforeValidator(syntax.byte_count)]
+Printable = BeforeValidator(syntax.printable)
+Lower = BeforeValidator(str.lower)
+
+
+def setting(name: str, meaning: str, default: Any = None, *, ge: int | None = None, le: int | None = None) -> Any:
+    """A field of a ``Group`` that is read from the variable ``name``; several groups may read the same one.
+
+    ``meaning`` completes "set it to" and "must be". ``default``: the text that stands for it in ``.env``, parsed like
+    one; ``...`` when there must be one. What has the type ``SecretStr`` can also come from the file ``<NAME>_FILE``.
+    """
+    parsed = isinstance(default, str)
+    return Field(default, validation_alias=name, description=meaning, validate_default=parsed, ge=ge, le=le)
+
+
+class Group(BaseSettings):
+    """The settings of one component: frozen, and parsed only when the component is selected."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        case_sensitive=True,
+        dotenv_filtering="only_existing",
+        enable_decoding=False,  # a mistake in the library's own JSON would hide the others
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], *_: Any, **given: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Secret files stand first: one that the environment names hides the secret of ``.env``."""
+        environ, dotenv = given["env_settings"], given["dotenv_settings"]
+        environ.env_vars, dotenv.env_vars = LAYERS.get()
+        return given["init_settings"], _SecretFiles(settings_cls), environ, dotenv
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _meant(cls, value: Any) -> Any:
+        if isinstance(value, PydanticCustomError):
+            raise value
+        if isinstance(value, SecretStr):
+            return value.get_secret_value()  # from a file, where quotation marks and comments are meant
+        if isinstance(value, str) and (sentences := environment.remarks(value)):
+            raise ValueError("\n".join(sentences))
+        return value
+
+    @classmethod
+    def required(cls, given: Mapping[str, str]) -> Iterable[str]:  # noqa: ARG003 - for groups that need it
+        """The variables without a default that must be set, given the texts of those that are."""
+        return ()
+
+    def warnings(self) -> Iterator[str]:
+        """Lines about what is valid, but worth a look at the start."""
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value and Encrypted in _parts(field) and (reach := _exposed(value)):
+                line = "is plain http to a {} host: credentials and data can be read on the way"
+                yield f"{names(field)[0]} {line.format(reach)}"
+
+    def secrets(self) -> Iterable[str]:
+        """Every text that must never be shown."""
+        return [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
+
+    def renewed(self, fresh: Self) -> Self:
+        """With the secrets of a group that was read later; other changes take a restart."""
+        fields = type(self).model_fields.items()
+        return self.model_copy(update={name: getattr(fresh, name) for name, field in fields if is_secret(field)})
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Secrets from the files that ``<NAME>_FILE`` names, unless a layer above has the variable itself."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - the library's
+        name, file = names(field)
+        layer: Mapping[str, str] = next((layer for layer in LAYERS.get() if file in layer or name in layer), {})
+        if file not in layer:
+            return None, name, False
+        if name in layer and name != file:
+            return PydanticCustomError("value_error", f"and {file} are both set: remove one of them"), name, False
+        try:
+            return SecretStr(environment.secret_in(layer[file])), name, False
+        except ValueError as error:
+            return PydanticCustomError("file_error", str(error)), name, False
+
+    def __call__(self) -> dict[str, Any]:
+        fields = self.settings_cls.model_fields.items()
+        values = (self.get_field_value(field, name) for name, field in fields if is_secret(field))
+        return {name: value for value, name, _ in values if value is not None}
+
+
+def names(field: FieldInfo) -> Sequence[str]:
+    """The variable of a field, and for a secret the one that names its file, which may be the same."""
+    name = str(field.validation_alias)
+    return (name, f"{name.removesuffix('_FILE')}_FILE") if is_secret(field) else (name,)
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Must it never be shown?"""
+    return SecretStr in _parts(field)
+
+
+def _parts(field: FieldInfo) -> list[object]:
+    """Everything that the type of a field is made of."""
+    parts: list[object] = [field.annotation, *field.metadata]
+    for part in parts:
+        parts += get_args(part)
+    return parts
+
+
+def parse(group: type[G], layers: Layers, problems: list[str]) -> G | None:
+    """The group, or None and a line for each mistake, with the variable and the remedy and without any value."""
+    given, fields = {**layers[1], **layers[0]}, {names(field)[0]: field for field in group.model_fields.values()}
+    missing = [name for name in group.required(given) if given.keys().isdisjoint(names(fields[name]))]
+    problems += [f"{name} {_remedy('missing', fields[name])}" for name in missing]
+    before = LAYERS.set(layers)
+    try:
+        parsed = group()
+        return None if missing else parsed
+    except ValidationError as invalid:
+        errors = invalid.errors(include_input=False, include_context=False, include_url=False)
+        problems += [line for error in errors for line in _lines(error, fields)]
+        return None
+    finally:
+        LAYERS.reset(before)
+
+
+def _lines(error: ErrorDetails, fields: Mapping[str, FieldInfo]) -> list[str]:
+    kind, message = error["type"], error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:  # a validator of the whole group, which names its variables itself
+        return [message]
+    field = fields[str(error["loc"][0])]
+    name = names(field)[-1 if kind == "file_error" else 0]
+    sentences = message if kind in ("value_error", "file_error") else _remedy(kind, field)
+    return [f"{name} {sentence}" for sentence in sentences.splitlines()]
+
+
+def _remedy(kind: str, field: FieldInfo) -> str:
+    parts = _parts(field)
+    bounds = {key: getattr(part, key) for part in parts for key in ("ge", "gt", "le") if hasattr(part, key)}
+    if kind == "missing":
+        return f"is missing: set it to {field.description}"
+    if kind == "literal_error":
+        return f"must be one of {', '.join(get_args(field.annotation))}"
+    if not bounds:
+        return "must be true or false" if bool in parts else f"must be {field.description}"
+    number = "number" if float in parts else "whole number"
+    lowest = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}, up"
+    return f"must be a {number} {lowest} to {bounds['le']}"

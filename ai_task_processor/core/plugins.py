@@ -1,0 +1,135 @@
+"""Plug-ins: how a name in the settings becomes a source, a store, a sink or a provider, and how processors are found.
+
+An installed package names its own as entry points (``ai_task_processor.sources`` and so on), and declares in
+``settings_groups`` of its class what it reads. The built-ins stand here, because a checkout that is not installed
+must have them, too; the same list stands in ``pyproject.toml``. Built-in processors stand in ``ProcessorFactory``.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from ai_task_processor.core.errors import ConfigurationError
+from ai_task_processor.core.groups import Group
+from ai_task_processor.core.settings import PartsSettings, Reading, Settings
+
+Kind = Literal["sources", "stores", "sinks", "processors", "providers"]
+
+PACKAGE: Final = "ai-task-processor"
+BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
+    "sources": {"aletheia": "ai_task_processor.sources.nestjs.source:NestTaskSource"},
+    "providers": {
+        "mock": "ai_task_processor.providers.mock:MockProvider",
+        "openai": "ai_task_processor.providers.rotating:RotatingProvider",
+    },
+    "stores": {"sqlite": "ai_task_processor.stores.sqlite.store:SqliteStore"},
+    "sinks": {},
+    "processors": {},
+}
+#: what one of the kind is called, and the variable that selects it
+_WORDS: Mapping[Kind, tuple[str, str]] = {
+    "sources": ("source", "TASK_SOURCE"),
+    "providers": ("provider", "EMBEDDING_PROVIDER"),
+    "stores": ("store", "STORE"),
+    "sinks": ("sink", "SINKS"),
+    "processors": ("processor", ""),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """Something that can be loaded by its name."""
+
+    kind: Kind
+    entry_point: EntryPoint
+    package: str
+
+    def __str__(self) -> str:
+        return f"the {_WORDS[self.kind][0]} {self.entry_point.name!r} of the package {self.package!r}"
+
+    def unusable(self, reason: str) -> ConfigurationError:
+        """For whoever tries to use it, too."""
+        return ConfigurationError(f"{self} {reason}: mend or uninstall that package")
+
+    def load(self) -> Any:
+        """What it names. Raises ``ConfigurationError``."""
+        try:
+            return self.entry_point.load()
+        except Exception as error:
+            raise self.unusable(f"cannot be loaded ({type(error).__name__})") from error
+
+
+def installed(kind: Kind) -> Sequence[Plugin]:
+    """All of a kind, in the order of their names. Raises ``ConfigurationError`` when two packages have one name."""
+    group = f"ai_task_processor.{kind}"
+    found = [Plugin(kind, EntryPoint(name, value, group), PACKAGE) for name, value in BUILT_IN[kind].items()]
+    strangers = ((each, getattr(each.dist, "name", "unknown")) for each in entry_points(group=group))
+    found += [Plugin(kind, each, package) for each, package in strangers if package != PACKAGE]
+    by_name: dict[str, Plugin] = {}
+    for plugin in sorted(found, key=lambda plugin: plugin.entry_point.name):
+        first = by_name.setdefault(plugin.entry_point.name, plugin)
+        if first is not plugin:
+            raise ConfigurationError(f"{first} is in the package {plugin.package!r}, too: uninstall one of them")
+    return list(by_name.values())
+
+
+def load(kind: Kind, name: str) -> Any:
+    """The class behind a name that was selected. Raises ``ConfigurationError``."""
+    plugins = installed(kind)
+    for plugin in plugins:
+        if plugin.entry_point.name == name:
+            return plugin.load()
+    word, variable = _WORDS[kind]
+    names = ", ".join(plugin.entry_point.name for plugin in plugins) or "none"
+    raise ConfigurationError(f"{variable} names no {word} that is installed: {name!r}; there are {names}")
+
+
+def groups_of(components: Iterable[object]) -> Iterator[type[Group]]:
+    """The groups of settings that components declare."""
+    for component in components:
+        yield from getattr(component, "settings_groups", ())
+
+
+def built_in_groups() -> Sequence[type[Group]]:
+    """The groups of every built-in, for documentation and tests."""
+    components = [load(kind, name) for kind, names in BUILT_IN.items() for name in names]
+    return list(dict.fromkeys(groups_of(components)))
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """The classes of the components that the settings name."""
+
+    source: Any
+    store: Any
+    sinks: Sequence[Any]
+    provider: Any
+
+
+def load_selected(
+    environ: Mapping[str, str] | None = None,
+    dotenv: Path | None = Path(".env"),
+    *,
+    groups: Collection[type[Group]] = (),
+) -> tuple[Settings, Selected]:
+    """The settings of this process, and the components that they name. ``groups``: those of processors.
+
+    Raises ``ConfigurationError`` with a line for every mistake.
+    """
+    reading = Reading(environ, dotenv)
+    parts = reading.parse(PartsSettings)
+    chosen: list[tuple[Kind, str]] = []
+    if parts is not None:
+        chosen = [("sources", parts.task_source), ("providers", parts.embedding_provider), ("stores", parts.store)]
+        chosen += [("sinks", name) for name in parts.sinks]
+    found = []
+    for kind, name in chosen:
+        try:
+            found.append(load(kind, name))
+        except ConfigurationError as error:
+            reading.problems += error.problems
+    settings = reading.settings([*groups_of(found), *groups])
+    source, provider, store, *sinks = found
+    return settings, Selected(source=source, provider=provider, store=store, sinks=sinks)

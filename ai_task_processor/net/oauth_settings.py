@@ -1,0 +1,71 @@
+"""The settings of the OAuth2 client."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr
+
+from ai_task_processor.core.groups import Endpoint, Group, Lower, Printable, setting
+
+AuthMethod = Annotated[Literal["client_secret_basic", "client_secret_post", "private_key_jwt"], Lower]
+
+
+def _private_key(pem: str) -> str:
+    """An unencrypted RSA private key in PEM: assertions are signed with RS256."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    key = None
+    with suppress(ValueError, TypeError, UnsupportedAlgorithm):
+        key = load_pem_private_key(pem.encode(), password=None)
+    if not isinstance(key, RSAPrivateKey):
+        raise ValueError("must name a file with an unencrypted RSA private key in PEM format")
+    return pem
+
+
+class AuthSettings(Group):
+    """The OAuth2 client, and the server that gives it tokens."""
+
+    #: one DNS label: it becomes part of a host name
+    project_slug: Annotated[str, Field(pattern="^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")] | None = setting(
+        "ORY_PROJECT_SLUG", "the slug alone (letters, digits, dashes) of your Ory project; or set OAUTH2_TOKEN_URL"
+    )
+    custom_token_url: Endpoint | None = setting(
+        "OAUTH2_TOKEN_URL", "the token endpoint of another OAuth2 server; wins over ORY_PROJECT_SLUG"
+    )
+    client_id: Annotated[str, Printable] = setting(
+        "OAUTH2_CLIENT_ID", "the id of your machine-to-machine OAuth2 client", ...
+    )
+    client_secret: Annotated[SecretStr | None, Printable] = setting(
+        "OAUTH2_CLIENT_SECRET", "the secret of your OAuth2 client, or OAUTH2_CLIENT_SECRET_FILE to a file that holds it"
+    )
+    scope: str = setting("OAUTH2_SCOPE", "the scopes to ask for", "read write")
+    audience: str | None = setting("OAUTH2_AUDIENCE", "the audience sent with every token request")
+    auth_method: AuthMethod = setting(
+        "OAUTH2_AUTH_METHOD", "client_secret_basic, client_secret_post or private_key_jwt", "client_secret_basic"
+    )
+    private_key_pem: Annotated[SecretStr | None, BeforeValidator(_private_key)] = setting(
+        "OAUTH2_PRIVATE_KEY_FILE", "the path of the RSA private key (PEM) for private_key_jwt"
+    )
+    issuer: str | None = setting(
+        "OAUTH2_ISSUER", "the audience of a private_key_jwt assertion; the token URL if not set"
+    )
+
+    @property
+    def token_url(self) -> str:
+        """Where tokens come from."""
+        return self.custom_token_url or f"https://{self.project_slug}.projects.oryapis.com/oauth2/token"
+
+    @classmethod
+    def required(cls, given: Mapping[str, str]) -> Iterator[str]:
+        if "OAUTH2_TOKEN_URL" not in given:
+            yield "ORY_PROJECT_SLUG"
+        signed = given.get("OAUTH2_AUTH_METHOD", "").lower() == "private_key_jwt"
+        yield "OAUTH2_PRIVATE_KEY_FILE" if signed else "OAUTH2_CLIENT_SECRET"
+
+    def secrets(self) -> Iterable[str]:
+        """The lines of the key, too: a log line rarely holds the whole of it."""
+        key = self.private_key_pem.get_secret_value() if self.private_key_pem else ""
+        return [*super().secrets(), *(line for line in key.splitlines() if not line.startswith("-----"))]

@@ -1,0 +1,64 @@
+"""The settings of the model side."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, Json, SecretStr
+
+from ai_task_processor.core.groups import Bytes, Group, Lower, Printable, Seconds, Url, setting
+
+PLACEHOLDER_KEY = "your_openai_api_key_here"
+_WARNINGS: Mapping[str, str] = {
+    "mock": "OPENAI_API_KEY is the placeholder: mock vectors are made, no model is called",
+    "none": "OPENAI_API_KEY and OPENAI_BASE_URL are not set: embedding tasks stay pending",
+}
+
+
+class ModelSettings(Group):
+    """The model side: whom to call, with what, and how patiently."""
+
+    provider: str = setting("EMBEDDING_PROVIDER", "the name of the provider of embeddings", "openai")
+    api_key: Annotated[SecretStr | None, Printable] = setting(
+        "OPENAI_API_KEY", f"the key of the model API; {PLACEHOLDER_KEY} switches to mock vectors"
+    )
+    base_url: Url | None = setting("OPENAI_BASE_URL", "the base URL of a compatible server; OpenAI's if not set")
+    timeout_s: Seconds = setting("OPENAI_TIMEOUT", "seconds for one model call, in total", "60")
+    embedding_dimensions: int | None = setting(
+        "EMBEDDING_DIMENSIONS", "the length of a vector, asked for and checked; the model's own if not set",
+        ge=1, le=65536,
+    )  # fmt: skip
+    embedding_result: Annotated[Literal["vector", "object"], Lower] = setting(
+        "EMBEDDING_RESULT", "what is sent as result: vector (plain), or object (with model and usage)", "vector"
+    )
+    aliases: Json[dict[str, Annotated[str, Field(min_length=1)]]] = setting(
+        "MODEL_ALIASES", 'a JSON object of texts, for example {"name in the task": "name at the provider"}', "{}"
+    )
+    default_embedding_model: str = setting(
+        "DEFAULT_EMBEDDING_MODEL", "the model for tasks that name none", "text-embedding-3-small"
+    )
+    max_retries: int = setting("MAX_RETRIES", "attempts after the first for one model call", "3", ge=0, le=20)
+    retry_backoff_factor: Annotated[float, Field(gt=0, le=60)] = setting(
+        "RETRY_BACKOFF_FACTOR", "the base of the exponential backoff", "2.0"
+    )
+    vector_cache_bytes: Bytes = setting(
+        "VECTOR_CACHE_BYTES", "the memory for vectors of texts that may come again; bytes, or like 64MiB; 0 for none",
+        "2MiB", ge=0, le=2**40,
+    )  # fmt: skip
+
+    @property
+    def mode(self) -> str:
+        """The provider that is called: ``mock`` with the placeholder, too; ``none`` when there is nobody to call."""
+        if self.provider != "openai":
+            return self.provider
+        if self.api_key is not None and self.api_key.get_secret_value() == PLACEHOLDER_KEY:
+            return "mock"
+        return "openai" if self.api_key or self.base_url else "none"
+
+    def warnings(self) -> Iterator[str]:
+        yield from super().warnings()
+        if self.provider == "openai" and self.mode in _WARNINGS:
+            yield _WARNINGS[self.mode]
+
+    def renewed(self, fresh: Self) -> Self:
+        """A key that comes or goes would be another mode: that takes a restart."""
+        return super().renewed(fresh) if fresh.mode == self.mode else self

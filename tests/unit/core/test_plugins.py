@@ -1,0 +1,170 @@
+"""Plug-ins: a name in the settings becomes a class, and every way in which it cannot is one line."""
+
+import sys
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import Distribution, EntryPoint
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar, cast
+
+import pytest
+
+from ai_task_processor.core import plugins
+from ai_task_processor.core.errors import ConfigurationError
+from ai_task_processor.core.groups import Group, setting
+from ai_task_processor.core.plugins import Kind, built_in_groups, installed, load, load_selected
+from ai_task_processor.net.oauth_settings import AuthSettings
+from ai_task_processor.providers.mock import MockProvider
+from ai_task_processor.providers.rotating import RotatingProvider
+from ai_task_processor.providers.settings import ModelSettings
+from ai_task_processor.sources.nestjs.settings import ApiSettings
+from ai_task_processor.sources.nestjs.source import NestTaskSource
+from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
+from ai_task_processor.stores.sqlite.settings import StoreSettings
+
+
+class FolderSettings(Group):
+    folder: Path = setting("FOLDER", "the folder of tasks", ...)
+
+
+class FolderSource:
+    settings_groups: ClassVar = (FolderSettings,)
+
+
+class NoSettings:
+    """Needs none."""
+
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Pretend that a package is installed that has these objects as entry points of a kind."""
+    module = ModuleType("acme_module")
+    monkeypatch.setitem(sys.modules, "acme_module", module)
+    found: list[EntryPoint] = []
+
+    def entry_points(*, group: str) -> list[EntryPoint]:
+        return [each for each in found if each.group == group]
+
+    def add(kind: Kind, package: str = "acme", **objects: object) -> None:
+        distribution = cast("Distribution", SimpleNamespace(name=package))
+        for name, value in objects.items():
+            setattr(module, name, value)
+            point = EntryPoint(name, f"acme_module:{name}", f"ai_task_processor.{kind}")
+            found.append(point._for(distribution))  # type: ignore[attr-defined]  # as importlib.metadata does it
+
+    monkeypatch.setattr(plugins, "entry_points", entry_points)
+    return add
+
+
+def problems(call: Callable[[], object]) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        call()
+    return list(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "found"),
+    [
+        ("sources", "aletheia", NestTaskSource),
+        ("stores", "sqlite", SqliteOutbox),
+        ("providers", "openai", RotatingProvider),
+        ("providers", "mock", MockProvider),
+    ],
+)
+def test_a_built_in_is_found_without_any_installation(install: Install, kind: Kind, name: str, found: object) -> None:
+    """``python run.py`` in a checkout has them all, and nothing is in the way of a stranger's."""
+    assert load(kind, name) is found
+
+
+def test_a_checkout_and_an_installation_have_the_same_built_ins() -> None:
+    """The entry points in pyproject.toml are the list in the code; processors stand in their factory alone."""
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    declared = {group.removeprefix("ai_task_processor."): found for group, found in project["entry-points"].items()}
+    assert declared == {kind: dict(found) for kind, found in plugins.BUILT_IN.items() if found}
+    assert project["name"] == plugins.PACKAGE
+
+
+def test_our_own_entry_points_are_no_second_package(install: Install) -> None:
+    """Installed, the built-ins are found twice, perhaps in another version: those of this code count."""
+    install("stores", plugins.PACKAGE, sqlite=NoSettings)
+    assert load("stores", "sqlite") is SqliteOutbox
+
+
+def test_an_unknown_name_is_told_with_those_that_there_are(install: Install) -> None:
+    """The line names the variable, what it says, and what it may say."""
+    install("sources", folder=FolderSource)
+    assert problems(lambda: load("sources", "x")) == [
+        "TASK_SOURCE names no source that is installed: 'x'; there are aletheia, folder"
+    ]
+    assert problems(lambda: load("sinks", "s3\n")) == ["SINKS names no sink that is installed: 's3\\n'; there are none"]
+
+
+def test_one_that_cannot_be_imported_names_its_package(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of what its code said is in the line: it may be anything."""
+    install("stores", "acme-store", memory=NoSettings)
+    monkeypatch.delattr("acme_module.memory")
+    (line,) = problems(lambda: load("stores", "memory"))
+    origin, reason = "the store 'memory' of the package 'acme-store'", "cannot be loaded (AttributeError)"
+    assert line == f"{origin} {reason}: mend or uninstall that package"
+
+
+def test_a_name_in_two_packages_is_nobodys(install: Install) -> None:
+    """Nobody has to guess which of the two is used, whether one is ours or not."""
+    install("sources", "other", aletheia=FolderSource)
+    told = (
+        "the source 'aletheia' of the package 'ai-task-processor' is in the package 'other', too: uninstall one of them"
+    )
+    assert problems(lambda: load("sources", "aletheia")) == [told]
+    install("processors", "a", same=NoSettings)
+    install("processors", "b", same=NoSettings)
+    assert "'a' is in the package 'b', too" in problems(lambda: installed("processors"))[0]
+
+
+def test_the_defaults_select_the_daemon_as_it_is(install: Install) -> None:
+    """NestJS, SQLite, OpenAI, no sink; the groups of all of them are read."""
+    given = {"API_BASE_URL": "https://api.test", "OAUTH2_TOKEN_URL": "https://id.test", "OAUTH2_CLIENT_ID": "i"}
+    settings, selected = load_selected({**given, "OAUTH2_CLIENT_SECRET": "s"}, None)
+    assert (selected.source, selected.store, selected.provider) == (NestTaskSource, SqliteOutbox, RotatingProvider)
+    assert selected.sinks == []
+    assert settings.components.keys() == {ApiSettings, AuthSettings, ModelSettings, StoreSettings}
+    assert set(built_in_groups()) == settings.components.keys()
+
+
+def test_a_source_without_oauth2_asks_for_nothing_of_it(install: Install) -> None:
+    """A daemon with another source needs neither OAUTH2_* nor API_BASE_URL, and does not look at them."""
+    install("sources", folder=FolderSource)
+    install("sinks", first=NoSettings, second=NoSettings)
+    given = {"TASK_SOURCE": "folder", "FOLDER": "/tasks", "SINKS": "second,first", "API_BASE_URL": "nonsense"}
+    settings, selected = load_selected({**given, "EMBEDDING_PROVIDER": "mock"}, None)
+    assert (selected.source, selected.provider) == (FolderSource, MockProvider)
+    assert [sink.__doc__ for sink in selected.sinks] == ["Needs none."] * 2
+    assert settings[FolderSettings].folder == Path("/tasks")
+    assert settings[ModelSettings].mode == "mock"
+    assert settings.components.keys() == {FolderSettings, ModelSettings, StoreSettings}
+
+
+def test_groups_of_processors_are_read_with_the_others(install: Install) -> None:
+    """They are handed in by whoever has made the processors."""
+    install("sources", quiet=NoSettings)
+    settings, _ = load_selected({"TASK_SOURCE": "quiet", "FOLDER": "/tasks"}, None, groups=[FolderSettings])
+    assert settings[FolderSettings].folder == Path("/tasks")
+
+
+def test_every_mistake_is_told_at_once(install: Install, tmp_path: Path) -> None:
+    """Unknown names, values of the core and of the components that were found, and an unreadable file."""
+    install("sources", folder=FolderSource)
+    given = {"TASK_SOURCE": "folder", "STORE": "x", "SINKS": "a b", "TASK_TIMEOUT": "soon", "OPENAI_TIMEOUT": "soon"}
+    lines = problems(lambda: load_selected(given, tmp_path))
+    assert sorted(line.split()[0] for line in lines) == sorted(
+        [str(tmp_path), "FOLDER", "OPENAI_TIMEOUT", "SINKS", "SINKS", "STORE", "TASK_TIMEOUT"]
+    )
+
+
+def test_a_quoted_name_is_a_mistake_of_its_own(install: Install) -> None:
+    """``TASK_SOURCE="folder"`` out of a container's env file: the remedy, and nothing about what it might need."""
+    (line,) = problems(lambda: load_selected({"TASK_SOURCE": '"folder"'}, None))
+    assert line.startswith("TASK_SOURCE has a value in quotation marks")
