@@ -6,7 +6,6 @@ by itself, bounds the connections, and keeps descriptors in reserve that only it
 """
 
 import asyncio
-import logging
 import resource
 import socket
 import sys
@@ -17,7 +16,9 @@ from typing import Any, Final, cast
 
 from aiohttp import web
 
-log = logging.getLogger(__name__)
+from ai_task_processor.ops.logs import get_logger
+
+log = get_logger(__name__)
 
 MAX_CONNECTIONS: Final = 64
 #: descriptors that only ``accept`` can use
@@ -128,7 +129,7 @@ class _Connection(web.RequestHandler):
             lingering_time=LINGER_S,
             read_bufsize=2**16,
             auto_decompress=False,
-            access_log=None,  # type: ignore[arg-type]  # None is documented: no access log
+            access_log=None,  # type: ignore[arg-type]  # which is documented
         )
         self._listener = listener
 
@@ -146,11 +147,11 @@ class _Connection(web.RequestHandler):
         self._loop.call_later(EOF_S, self.force_close)
         return True
 
-    def handle_error(self, _request: web.BaseRequest, status: int = 500, *_args: Any, **_kwargs: Any) -> Response:
+    def handle_error(self, request: web.BaseRequest, status: int = 500, *_: Any, **__: Any) -> Response:  # noqa: ARG002
         """A bare answer. Only a failure of the handler is logged: a malformed request is for its peer to know."""
         if status >= 500:
             status = 500  # aiohttp takes a TimeoutError for a 504, without telling it
-            log.error("request.failed: %s", type(sys.exception()).__name__)
+            log.error("request.failed", error=type(sys.exception()).__name__)
         response = web.Response(status=status, text=f"{HTTPStatus(status).phrase}\n", headers={"Server": SERVER})
         response.force_close()
         return response

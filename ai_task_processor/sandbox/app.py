@@ -24,8 +24,6 @@ _TASKS: Final = "/api/ai-tasks/"
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
 #: of a request line and of a header
 _MAX_LINE: Final = 65536
-#: how long an idle connection is kept
-_IDLE_S: Final = 60.0
 _CLOSING_S: Final = 1.0
 
 #: An endpoint's own work; it is told whether its answer will arrive.
@@ -78,6 +76,8 @@ class Sandbox:
     ) -> None:
         self.api_latency_s = api_latency_s
         self.model_latency_s = model_latency_s
+        #: so long a connection is kept that is not used
+        self.idle_s = 60.0
         self.faults = Faults(random.Random(seed))  # noqa: S311 - repeatable on purpose, guards nothing
         self.tokens = TokenEndpoint(credentials or Credentials(), monotonic)
         self.tasks = TaskStore()
@@ -94,19 +94,23 @@ class Sandbox:
         await self.aclose()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._server = web.Server(
-            self._answer,
-            handler_cancellation=True,
-            keepalive_timeout=_IDLE_S,
-            max_line_size=_MAX_LINE,
-            max_field_size=_MAX_LINE,
-            access_log=None,
-        )
-        self._listening = await asyncio.get_running_loop().create_server(self._server, host, port, backlog=512)
+        loop = asyncio.get_running_loop()
+        self._server = web.Server(self._answer, handler_cancellation=True)
+        self._listening = await loop.create_server(self._connection, host, port, backlog=512)
         port = self._listening.sockets[0].getsockname()[1]
         reachable = _WILDCARDS.get(host, host)
         self.url = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
         self.tokens.audiences |= {self.url, f"{self.url}/oauth2/token"}
+
+    def _connection(self) -> web.RequestHandler:
+        return web.RequestHandler(
+            self._server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=self.idle_s,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+            access_log=None,  # type: ignore[arg-type]  # which is documented
+        )
 
     async def aclose(self) -> None:
         """Stop at once: whoever waits for an answer gets none."""
