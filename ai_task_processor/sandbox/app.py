@@ -148,8 +148,8 @@ class Sandbox:
         body = await request.content.read()
 
         def guarded(work: Work) -> Work:
-            granted = self.tokens.accepts(authorization)
-            return work if granted else lambda _: nest_error(401, "Unauthorized")
+            refusal = nest_error(401, "Unauthorized")
+            return lambda answered: work(answered) if self.tokens.accepts(authorization) else refusal
 
         match method, path:
             case "POST", "/oauth2/token":

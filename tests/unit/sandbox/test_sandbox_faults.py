@@ -19,24 +19,18 @@ def faults() -> Faults:
     return Faults(random.Random(1))
 
 
-def test_fault_is_played_so_many_times() -> None:
-    """``times=2`` meets two requests and no third."""
+def test_a_fault_meets_what_it_names_so_many_times() -> None:
+    """Endpoint, task id and a piece of text narrow it, ``times`` counts, and ``clear`` ends all."""
     some = faults()
-    fault = some.add("patch", status=503, times=2)
-    assert [some.pick("patch") is fault for _ in range(3)] == [True, True, False]
-
-
-def test_fault_meets_only_what_it_names() -> None:
-    """Endpoint, task id and a piece of text narrow a fault."""
-    some = faults()
-    some.add("patch", status=500, task_id="a")
+    fault = some.add("patch", status=500, task_id="a", times=2)
     some.add("model", status=500, text="böse")
     assert some.pick("pending") is None
     assert some.pick("patch", task_id="b") is None
-    assert some.pick("patch", task_id="a") is not None
-    assert some.pick("model", body=b'{"input": ["gut", "sehr b\\u00f6se"]}') is not None
-    assert some.pick("model", body=b'{"input": "gut"}') is None
-    assert some.pick("model", body=b"not JSON") is None
+    assert [some.pick("patch", task_id="a") for _ in range(3)] == [fault, fault, None]
+    bodies = [b'{"input": ["gut", "sehr b\\u00f6se"]}', b'{"input": "gut"}', b"not JSON"]
+    assert [some.pick("model", body=body) is not None for body in bodies] == [True, False, False]
+    some.clear()
+    assert some.pick("model", body=bodies[0]) is None
 
 
 def test_probability_is_repeatable() -> None:
@@ -49,14 +43,6 @@ def test_probability_is_repeatable() -> None:
 
     assert hits() == hits()
     assert 150 < sum(hits()) < 250
-
-
-def test_clear_ends_all_faults() -> None:
-    """After ``clear`` no request is hit."""
-    some = faults()
-    some.add("token", hang=True)
-    some.clear()
-    assert some.pick("token") is None
 
 
 @pytest.mark.parametrize("how", [{"endpoint": "moon"}, {"endpoint": "token", "colour": 1}])
