@@ -156,9 +156,6 @@ class _Connection(web.RequestHandler):
         response.force_close()
         return response
 
-    def log_exception(self, *args: object, **kwargs: object) -> None:
-        """What aiohttp would log here with a traceback is what a peer does wrong in the middle of a body."""
-
 
 async def _listening(host: str, port: int) -> list[socket.socket]:
     """A socket for each address of the host. ``::`` takes IPv4 as well, and IPv4 alone where there is no IPv6."""
