@@ -195,17 +195,30 @@ def _healthcheck(_arguments: "argparse.Namespace") -> int:
 
     given = _ops_settings()
     host, port = given.get("METRICS_HOST", "127.0.0.1"), given.get("METRICS_PORT", "8001")
-    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, not bound to
-    try:
-        connection = HTTPConnection(target, int(port), timeout=3)
-        connection.request("GET", "/health")
-        answer = connection.getresponse()
-    except (OSError, HTTPException, ValueError) as error:
-        return _complain(f"no answer from {target}:{port}: {error}", EX_FAILED)
+    problems = []
+    for target in _targets(host):
+        try:
+            connection = HTTPConnection(target, int(port), timeout=3)
+            connection.request("GET", "/health")
+            answer = connection.getresponse()
+            break
+        except (OSError, HTTPException, ValueError) as error:
+            problems.append(f"no answer from {target}:{port}: {error}")
+    else:
+        return _complain(problems[0], EX_FAILED)
     if answer.status != 200:
         return _complain(answer.read(500).decode(errors="replace").strip(), EX_FAILED)
     _say("ok")
     return EX_OK
+
+
+def _targets(host: str) -> Sequence[str]:
+    """Where a daemon of this machine answers that listens on ``host``: the loopback of its family first."""
+    if host in ("0.0.0.0", "127.0.0.1"):  # noqa: S104 - compared with, not bound to
+        return "127.0.0.1", "::1"
+    if host == "::1" or set(host) <= {":", "0"}:
+        return "::1", "127.0.0.1"
+    return (host,)
 
 
 def _ops_settings() -> Mapping[str, str]:

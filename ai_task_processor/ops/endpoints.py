@@ -1,12 +1,13 @@
 """MetricsServer: /health, /ready, /metrics and /status for probes, Prometheus and people, /wake for the task API."""
 
 import hmac
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ai_task_processor.core import codec
-from ai_task_processor.ops.server import HttpServer, Request, Response
+from ai_task_processor.ops.listener import Listener, Response
 
 Status = Mapping[str, object]
 
@@ -25,7 +26,8 @@ class WakeUp:
     def allowed(self, authorization: str) -> bool:
         """Is this the token (RFC 6750 §2.1)? How long the answer takes does not tell how much of it is right."""
         scheme, _, given = authorization.partition(" ")
-        return hmac.compare_digest(given.encode(), self.token.encode()) and scheme.lower() == "bearer"
+        right = hmac.compare_digest(given.encode(errors="surrogateescape"), self.token.encode())
+        return right and scheme.lower() == "bearer"
 
 
 class MetricsServer:
@@ -46,43 +48,35 @@ class MetricsServer:
     ) -> None:
         self._unhealthy = unhealthy
         self._unready = unready
-        self._status = status
         self._exposition = exposition
         self._wake_up = wake_up
-        self._rendered: tuple[float, Response] | None = None
-        self._server = HttpServer(self._handle)
+        self._rendered, self._rendered_at = (b"", ""), -math.inf
         self._routes: Mapping[str, Callable[[], Response]] = {
             "/health": self._health,
             "/ready": self._ready,
             "/metrics": self._metrics,
-            "/status": lambda: _json(200, self._status()),
+            "/status": lambda: _json(200, status()),
         }
+        self._listener = Listener(
+            lambda request: self.answer(request.method, request.raw_path, request.headers.get("Authorization", ""))
+        )
 
     async def start(self, host: str, port: int) -> int:
         """Listen; answers the bound port. Raises ``OSError`` when the address is taken."""
-        return await self._server.start(host, port)
+        return await self._listener.start(host, port)
 
     async def aclose(self) -> None:
-        await self._server.aclose()
+        await self._listener.aclose()
 
-    async def _handle(self, request: Request) -> Response:
-        if request.path == WAKE and self._wake_up is not None:
-            return self._wake(request, self._wake_up)
-        route = self._routes.get(request.path)
+    def answer(self, method: str, target: str, authorization: str = "") -> Response:
+        """``target``: as it was sent, not percent-decoded. A body is not looked at."""
+        path = target.partition("?")[0]
+        if path == WAKE and self._wake_up is not None:
+            return _wake(self._wake_up, method, authorization)
+        route = self._routes.get(path)
         if route is None:
             return _json(404, {"error": "not found", "paths": [*self._routes, *([WAKE] if self._wake_up else [])]})
-        if request.method not in ("GET", "HEAD"):
-            return _json(405, {"error": "method not allowed"}, {"Allow": "GET, HEAD"})
-        return route()
-
-    def _wake(self, request: Request, wake_up: WakeUp) -> Response:
-        """Accepted, whatever comes of it: polling remains the truth. A body is not looked at."""
-        if request.method != "POST":
-            return _json(405, {"error": "method not allowed"}, {"Allow": "POST"})
-        if not wake_up.allowed(request.headers.get("authorization", "")):
-            return _json(401, {"error": "unauthorized"}, {"WWW-Authenticate": "Bearer"})  # RFC 6750 §3
-        wake_up.call()
-        return _json(202, {"status": "accepted"})
+        return route() if method in ("GET", "HEAD") else _not_allowed("GET, HEAD")
 
     def _health(self) -> Response:
         reason = self._unhealthy()
@@ -93,12 +87,27 @@ class MetricsServer:
         return _json(503 if reasons else 200, {"ready": not reasons, "reasons": reasons})
 
     def _metrics(self) -> Response:
-        now = time.monotonic()
-        if self._rendered is None or now - self._rendered[0] > RENDERED_S:
-            body, content_type = self._exposition()
-            self._rendered = now, Response(200, body, content_type)
-        return self._rendered[1]
+        if time.monotonic() - self._rendered_at > RENDERED_S:
+            self._rendered = self._exposition()
+            self._rendered_at = time.monotonic()
+        body, content_type = self._rendered
+        return Response(body=body, headers={"Content-Type": content_type})
+
+
+def _wake(wake_up: WakeUp, method: str, authorization: str) -> Response:
+    """Accepted, whatever comes of it: polling remains the truth."""
+    if method != "POST":
+        return _not_allowed("POST")
+    if not wake_up.allowed(authorization):
+        return _json(401, {"error": "unauthorized"}, {"WWW-Authenticate": "Bearer"})  # RFC 6750 §3
+    wake_up.call()
+    return _json(202, {"status": "accepted"})
+
+
+def _not_allowed(allowed: str) -> Response:
+    return _json(405, {"error": "method not allowed"}, {"Allow": allowed})
 
 
 def _json(status: int, value: Status, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(status, codec.dumps(value) + b"\n", headers={"Cache-Control": "no-store", **(headers or {})})
+    headers = {"Content-Type": "application/json", "Cache-Control": "no-store", **(headers or {})}
+    return Response(status=status, body=codec.dumps(value) + b"\n", headers=headers)

@@ -56,6 +56,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     breaker.closed          it answers again
     remote.paused        a remote asked for patience, or needs an operator
     remote.resumed       it is asked again
+    request.failed          a bug of ours in one answer of the ops port
     drain.started           nothing new is claimed
     drain.cut               the grace period was over for these tasks
     drain.finished          everything that ran has ended

@@ -1,12 +1,13 @@
 """How the three remotes say yes and no: JSON answers, and the error shape of each."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from types import MappingProxyType
 
 import orjson
+from aiohttp import web
 
-from ai_task_processor.ops.server import Response
+Response = web.Response
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -21,8 +22,20 @@ def rendered(value: object) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
+def sent(
+    body: bytes | AsyncIterator[bytes],
+    status: int = 200,
+    headers: Mapping[str, str] = NO_HEADERS,
+    content_type: str = "application/json",
+) -> Response:
+    """These bytes as they are. ``headers`` replace the usual ones of the same name."""
+    response = Response(status=status, body=body, content_type=content_type)
+    response.headers.update(headers)
+    return response
+
+
 def answer(value: object, status: int = 200, headers: Mapping[str, str] = NO_HEADERS) -> Response:
-    return Response(status, rendered(value), headers=headers)
+    return sent(rendered(value), status, headers)
 
 
 def phrase(status: int) -> str:

@@ -1,4 +1,4 @@
-"""The sandbox as one server: routes, faults in front of them, and an HTTP door for the standalone mode."""
+"""The sandbox as one server: routes, faults in front of them, and paths of its own for the standalone mode."""
 
 import asyncio
 import random
@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Final
 from urllib.parse import unquote
 
-from ai_task_processor.ops.server import HttpServer, Request, Response
-from ai_task_processor.sandbox.answers import answer, nest_error, parsed
+from aiohttp import web
+
+from ai_task_processor.sandbox.answers import Response, answer, nest_error, parsed
 from ai_task_processor.sandbox.corpus import numbered_text
 from ai_task_processor.sandbox.faults import Endpoint, Faults, play
 from ai_task_processor.sandbox.model import ModelApi
@@ -21,7 +22,12 @@ from ai_task_processor.sandbox.vectors import DIMENSIONS, unit_vector
 API_KEY: Final = "sk-sandbox"
 _TASKS: Final = "/api/ai-tasks/"
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
-_MAX_BODY: Final = 64_000_000
+#: of a request line and of a header
+_MAX_LINE: Final = 65536
+_CLOSING_S: Final = 1.0
+
+#: An endpoint's own work; it is told whether its answer will arrive.
+Work = Callable[[bool], Response]
 
 _PAGE: Final = """\
 ai-task-processor sandbox: a token endpoint, a task API and a model API that cost nothing.
@@ -70,6 +76,8 @@ class Sandbox:
     ) -> None:
         self.api_latency_s = api_latency_s
         self.model_latency_s = model_latency_s
+        #: so long a connection is kept that is not used
+        self.idle_s = 60.0
         self.faults = Faults(random.Random(seed))  # noqa: S311 - repeatable on purpose, guards nothing
         self.tokens = TokenEndpoint(credentials or Credentials(), monotonic)
         self.tasks = TaskStore()
@@ -77,7 +85,6 @@ class Sandbox:
         self.model = ModelApi(api_key, monotonic)
         self.url = ""
         self._arrived: dict[Endpoint, int] = dict.fromkeys(("token", "pending", "patch", "model"), 0)
-        self._server = HttpServer(self._answer, max_connections=1024, max_body=_MAX_BODY)
 
     async def __aenter__(self) -> "Sandbox":
         await self.start()
@@ -87,13 +94,31 @@ class Sandbox:
         await self.aclose()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        port = await self._server.start(host, port)
+        loop = asyncio.get_running_loop()
+        self._server = web.Server(self._answer, handler_cancellation=True)
+        self._listening = await loop.create_server(self._connection, host, port, backlog=512)
+        port = self._listening.sockets[0].getsockname()[1]
         reachable = _WILDCARDS.get(host, host)
         self.url = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
         self.tokens.audiences |= {self.url, f"{self.url}/oauth2/token"}
 
+    def _connection(self) -> web.RequestHandler:
+        return web.RequestHandler(
+            self._server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=self.idle_s,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+            access_log=None,  # type: ignore[arg-type]  # which is documented
+        )
+
     async def aclose(self) -> None:
-        await self._server.aclose()
+        """Stop at once: whoever waits for an answer gets none."""
+        self._listening.close()
+        for connection in self._server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
+        await self._server.shutdown(_CLOSING_S)
 
     def environment(self) -> dict[str, str]:
         """The settings that make a daemon use this sandbox."""
@@ -117,38 +142,37 @@ class Sandbox:
         """The float32 bytes that the model API gives for this text."""
         return unit_vector(text, model, dimensions or DIMENSIONS[model]).tobytes()
 
-    async def _answer(self, request: Request) -> Response:
-        match request.method, request.path:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        method, path = request.method, request.raw_path.partition("?")[0]
+        authorization = request.headers.get("Authorization", "")
+        body = await request.content.read()
+
+        def guarded(work: Work) -> Work:
+            refusal = nest_error(401, "Unauthorized")
+            return lambda answered: work(answered) if self.tokens.accepts(authorization) else refusal
+
+        match method, path:
             case "POST", "/oauth2/token":
-                return await self._play("token", request, lambda _: self.tokens.answer(request))
+                return await self._play("token", request, body, lambda _: self.tokens.answer(authorization, body))
             case "GET", "/api/ai-tasks/pending":
-                return await self._play("pending", request, self._guarded(request, lambda _: self.api.pending(request)))
-            case "PATCH", path if path.startswith(_TASKS):
+                limit = request.query.get("limit")
+                return await self._play("pending", request, body, guarded(lambda _: self.api.pending(limit)))
+            case "PATCH", _ if path.startswith(_TASKS):
                 task_id = unquote(path.removeprefix(_TASKS))
-                patch = self._guarded(request, lambda answered: self.api.patch(task_id, request, answered=answered))
-                return await self._play("patch", request, patch, task_id)
+                patch = guarded(lambda answered: self.api.patch(task_id, body, answered=answered))
+                return await self._play("patch", request, body, patch, task_id)
             case "POST", "/v1/embeddings":
-                return await self._play("model", request, lambda _: self.model.embeddings(request))
-            case "GET", path if path == "/v1/models" or path.startswith("/v1/models/"):
-                return self.model.models(request)
-            case method, path if path == "/" or path.startswith("/sandbox/"):
-                return self._administer(method, request)
-        return nest_error(404, f"Cannot {request.method} {request.path}")
-
-    def _guarded(self, request: Request, work: Callable[[bool], Response]) -> Callable[[bool], Response]:
-        def guarded(answered: bool) -> Response:
-            if self.tokens.accepts(request.headers.get("authorization", "")):
-                return work(answered)
-            return nest_error(401, "Unauthorized")
-
-        return guarded
+                return await self._play("model", request, body, lambda _: self.model.embeddings(authorization, body))
+            case "GET", _ if path == "/v1/models" or path.startswith("/v1/models/"):
+                return self.model.models(authorization, path.removeprefix("/v1/models").strip("/"))
+        return self._administer(method, path, body)
 
     async def _play(
-        self, endpoint: Endpoint, request: Request, work: Callable[[bool], Response], task_id: str | None = None
-    ) -> Response:
-        """Count the request, choose a fault for it, and answer. ``work`` is told whether its answer will arrive."""
+        self, endpoint: Endpoint, request: web.BaseRequest, body: bytes, work: Work, task_id: str | None = None
+    ) -> web.StreamResponse:
+        """Count the request, choose a fault for it, and answer."""
         self._arrived[endpoint] += 1
-        fault = self.faults.pick(endpoint, task_id=task_id, body=request.body)
+        fault = self.faults.pick(endpoint, task_id=task_id, body=body)
 
         async def after_latency() -> Response:
             await asyncio.sleep(self.model_latency_s if endpoint == "model" else self.api_latency_s)
@@ -156,20 +180,20 @@ class Sandbox:
 
         return await (after_latency() if fault is None else play(fault, request, after_latency))
 
-    def _administer(self, method: str, request: Request) -> Response:
-        match method, request.path:
+    def _administer(self, method: str, path: str, body: bytes) -> Response:
+        match method, path:
             case "GET", "/":
-                return Response(body=self.page().encode(), content_type="text/plain; charset=utf-8")
+                return Response(text=self.page())
             case "GET", "/sandbox/stats":
                 return answer(asdict(self.stats) | {"tasks": self.tasks.outcomes()})
             case "POST", "/sandbox/tasks":
-                return _tried(lambda: {"ids": self._add_tasks(parsed(request.body))})
+                return _tried(lambda: {"ids": self._add_tasks(parsed(body))})
             case "POST", "/sandbox/faults":
-                return _tried(lambda: {"faults": self._add_fault(parsed(request.body))})
+                return _tried(lambda: {"faults": self._add_fault(parsed(body))})
             case "DELETE", "/sandbox/faults":
                 self.faults.clear()
                 return answer({"faults": 0})
-        return nest_error(404, f"Cannot {method} {request.path}")
+        return nest_error(404, f"Cannot {method} {path}")
 
     def page(self) -> str:
         """What this is and how to use it, with the environment to copy."""

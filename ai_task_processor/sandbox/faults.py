@@ -6,12 +6,15 @@ A fault is chosen when a request arrives and played around the endpoint's true w
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
-from ai_task_processor.ops.server import Abort, Request, Response
-from ai_task_processor.sandbox.answers import nest_error, oauth_error, openai_error, parsed, phrase
+from aiohttp import Payload, web
+
+from ai_task_processor.sandbox.answers import Response, nest_error, oauth_error, openai_error, parsed, phrase, sent
 
 Endpoint = Literal["token", "pending", "patch", "callback", "model"]
 
@@ -115,37 +118,35 @@ def inputs_of(body: bytes) -> list[str]:
     return [text for text in (inputs if isinstance(inputs, list) else [inputs]) if isinstance(text, str)]
 
 
-async def play(fault: Fault, request: Request, work: Callable[[], Awaitable[Response]]) -> Response:
-    """The answer to ``request`` under this fault; raises ``Abort`` for a reset. A hang ends with the connection."""
+async def play(fault: Fault, request: web.BaseRequest, work: Callable[[], Awaitable[Response]]) -> web.StreamResponse:
+    """The answer to ``request`` under this fault. A hang ends with the connection."""
     done = await work() if fault.after else None
     await asyncio.sleep(fault.delay_s)
     if fault.hang:
         await asyncio.Event().wait()
     if fault.reset:
-        raise Abort
+        return _reset(request)
     if fault.status is not None:
-        done = false_answer(fault, request)
+        done = false_answer(fault)
     elif done is None:
         done = await work()
-    if fault.truncate or fault.drip_s:
-        return Response(done.status, _maimed(fault, done.body), done.content_type, done.headers)
-    return done
+    return await _maimed(fault, request, done) if fault.truncate or fault.drip_s else done
 
 
-def false_answer(fault: Fault, request: Request) -> Response:
+def false_answer(fault: Fault) -> Response:
     status = fault.status or 200
     if fault.content is not None:
-        return Response(status, fault.content.encode("utf-8", "surrogatepass"), headers=fault.headers)
+        return sent(fault.content.encode("utf-8", "surrogatepass"), status, fault.headers)
     if fault.body == "html":
-        return Response(status, _HTML, "text/html", fault.headers)
+        return sent(_HTML, status, fault.headers, "text/html")
     if fault.body == "object":
-        return Response(status, b'{"hello":"world"}', headers=fault.headers)
+        return sent(b'{"hello":"world"}', status, fault.headers)
     if fault.body == "empty":
-        return Response(status, headers=fault.headers)
-    return _error_shape(fault, status, request)
+        return sent(b"", status, fault.headers)
+    return _error_shape(fault, status)
 
 
-def _error_shape(fault: Fault, status: int, request: Request) -> Response:
+def _error_shape(fault: Fault, status: int) -> Response:
     message = f"{phrase(status)} (a fault of the sandbox)"
     if fault.endpoint == "token":
         return oauth_error(status, fault.code or _OAUTH_CODES.get(status, "server_error"), message, fault.headers)
@@ -155,7 +156,7 @@ def _error_shape(fault: Fault, status: int, request: Request) -> Response:
             kind = fault.code
         return openai_error(status, message, kind=kind, code=fault.code or code, headers=fault.headers)
     if status == 404:
-        message = f"Cannot {request.method} {request.path}"
+        message = "Cannot GET /api/ai-tasks/pending" if fault.endpoint == "pending" else "Cannot PATCH /api/ai-tasks/…"
     return nest_error(status, message, fault.headers)
 
 
@@ -169,14 +170,26 @@ _OPENAI_CODES: Final[Mapping[int, tuple[str, str | None]]] = {
 }
 
 
-async def _maimed(fault: Fault, body: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    whole = body if isinstance(body, bytes) else b"".join([chunk async for chunk in body])
-    kept = whole[: len(whole) // 2] if fault.truncate else whole
-    if not fault.drip_s:
-        yield kept
-    else:
-        for byte in kept:
-            await asyncio.sleep(fault.drip_s)
-            yield bytes([byte])
+def _reset(request: web.BaseRequest) -> Response:
+    """A TCP reset, and an answer that nobody gets."""
+    if (transport := request.transport) is not None:
+        linger = struct.pack("ii", 1, 0)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        transport.abort()
+    return Response()
+
+
+async def _maimed(fault: Fault, request: web.BaseRequest, whole: Response) -> web.StreamResponse:
+    """Half of an answer, or a byte at a time."""
+    body = await whole.body.as_bytes() if isinstance(whole.body, Payload) else bytes(whole.body or b"")
     if fault.truncate:
-        raise Abort(reset=False)
+        body = body[: len(body) // 2]
+    answer = web.StreamResponse(status=whole.status, headers=whole.headers)
+    await answer.prepare(request)
+    step = 1 if fault.drip_s else max(1, len(body))
+    for start in range(0, len(body), step):
+        await asyncio.sleep(fault.drip_s)
+        await answer.write(body[start : start + step])
+    if fault.truncate and request.transport is not None:
+        request.transport.close()
+    return answer

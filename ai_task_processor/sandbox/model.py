@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ai_task_processor.ops.server import Request, Response
-from ai_task_processor.sandbox.answers import answer, openai_error, parsed
+from ai_task_processor.sandbox.answers import Response, answer, openai_error, parsed
 from ai_task_processor.sandbox.vectors import DIMENSIONS, unit_vector
 
 MAX_INPUTS: Final = 2048
@@ -108,20 +107,19 @@ class ModelApi:
         """How often an answer for this text was paid for."""
         return self._charged[_digest(text)]
 
-    def models(self, request: Request) -> Response:
+    def models(self, authorization: str, name: str = "") -> Response:
         """The list, or one model by its name."""
-        if refusal := self._unauthorized(request):
+        if refusal := self._unauthorized(authorization):
             return refusal
-        name = request.path.removeprefix("/v1/models").strip("/")
         if not name:
             return answer({"object": "list", "data": [_model(model) for model in DIMENSIONS]})
         return answer(_model(name)) if name in DIMENSIONS else _no_model(name).response
 
-    def embeddings(self, request: Request) -> Response:
-        if refusal := self._unauthorized(request):
+    def embeddings(self, authorization: str, body: bytes) -> Response:
+        if refusal := self._unauthorized(authorization):
             return refusal
         try:
-            call = checked(request.body, self.refused_marker)
+            call = checked(body, self.refused_marker)
         except Refusal as refused:
             return refused.response
         if refusal := self._throttled(sum(call.tokens)):
@@ -161,8 +159,8 @@ class ModelApi:
     def _rate_headers(self) -> dict[str, str]:
         return {**self._requests.headers("requests"), **self._tokens.headers("tokens")} if self._told else {}
 
-    def _unauthorized(self, request: Request) -> Response | None:
-        if request.headers.get("authorization") == f"Bearer {self.api_key}":
+    def _unauthorized(self, authorization: str) -> Response | None:
+        if authorization == f"Bearer {self.api_key}":
             return None
         return openai_error(401, "Incorrect API key provided.", code="invalid_api_key")
 

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from ai_task_processor.models.task import TaskStatus
-from ai_task_processor.ops.server import Request, Response
-from ai_task_processor.sandbox.answers import answer, nest_error, parsed
+from ai_task_processor.sandbox.answers import Response, answer, nest_error, parsed, sent
 from ai_task_processor.sandbox.faults import Fault, false_answer
 from ai_task_processor.sandbox.tasks import StoredTask, TaskStore
 
@@ -31,24 +30,23 @@ class TaskApi:
         #: 409 for a PATCH of a task that is already final
         self.strict_transitions = False
 
-    def pending(self, request: Request) -> Response:
-        asked = request.query.get("limit")
-        if asked is None or self.limit == "ignored":
-            return Response(body=self.store.listed(None))
+    def pending(self, limit: str | None = None) -> Response:
+        if limit is None or self.limit == "ignored":
+            return sent(self.store.listed(None))
         if self.limit == "refused":
             return nest_error(400, ["property limit should not exist"])
-        if not asked.isdecimal():
+        if not limit.isdecimal():
             return nest_error(400, ["limit must be a positive number"])
-        return Response(body=self.store.listed(int(asked)))
+        return sent(self.store.listed(int(limit)))
 
-    def patch(self, task_id: str, request: Request, *, answered: bool = True) -> Response:
+    def patch(self, task_id: str, body: bytes, *, answered: bool = True) -> Response:
         """Apply a PATCH; ``answered`` is False when a fault will keep the answer from the caller."""
-        if len(request.body) > self.max_body:
+        if len(body) > self.max_body:
             return nest_error(413, "request entity too large")
         if (task := self.store.find(task_id)) is None:
             return nest_error(404, f"AI task {task_id} not found")
         try:
-            fields = parsed(request.body)
+            fields = parsed(body)
         except ValueError:
             return nest_error(400, "Unexpected token in JSON")
         if not isinstance(fields, dict) or fields.get("state") not in set(TaskStatus):
@@ -57,16 +55,16 @@ class TaskApi:
             return nest_error(400, [f"property {key} should not exist" for key in unknown])
         if self.strict_transitions and task.state in _FINAL:
             return nest_error(409, f"AI task is already {task.state.value}")
-        return self._apply(task, fields, request, answered=answered)
+        return self._apply(task, fields, answered=answered)
 
-    def _apply(self, task: StoredTask, fields: dict[str, object], request: Request, *, answered: bool) -> Response:
+    def _apply(self, task: StoredTask, fields: dict[str, object], *, answered: bool) -> Response:
         """Save, run the callback, answer: in this order, so that a throwing callback leaves the state saved."""
         result = fields.get("result")
         state = TaskStatus(str(fields["state"]))
         self.store.settle(task, state, result=result, error=fields.get("error"), answered=answered)
         if state is TaskStatus.SUCCEEDED and result is not None:
             if (fault := self._callback_fault(task.id)) is not None:
-                return false_answer(fault, request)
+                return false_answer(fault)
             task.callbacks += 1
         if answered:
             self.store.acknowledge(task)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, unquote_plus
 
-from ai_task_processor.ops.server import Request, Response
-from ai_task_processor.sandbox.answers import answer, oauth_error
+from ai_task_processor.sandbox.answers import Response, answer, oauth_error
 
 _ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
@@ -55,15 +54,14 @@ class TokenEndpoint:
         """Forget every token: each request with one of them is answered 401 from now on."""
         self._valid_until.clear()
 
-    def answer(self, request: Request) -> Response:
+    def answer(self, authorization: str, body: bytes) -> Response:
         """The whole endpoint."""
-        form = dict(parse_qsl(request.body.decode("utf-8", "replace"), keep_blank_values=True))
+        form = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
         if "grant_type" not in form:
             return oauth_error(400, "invalid_request", "grant_type is missing")
-        header = request.headers.get("authorization", "")
-        method, genuine = self._authenticate(header, form)
+        method, genuine = self._authenticate(authorization, form)
         if not genuine:
-            challenge = {"WWW-Authenticate": 'Basic realm="sandbox"'} if header else {}
+            challenge = {"WWW-Authenticate": 'Basic realm="sandbox"'} if authorization else {}
             return oauth_error(401, "invalid_client", f"client authentication failed ({method})", challenge)
         if form["grant_type"] != "client_credentials":
             return oauth_error(400, "unsupported_grant_type", "only client_credentials is supported")

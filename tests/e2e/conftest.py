@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx2
 import pytest
+from aiohttp import web
 
-from ai_task_processor.ops.server import Request, Response
 from ai_task_processor.sandbox.app import Sandbox
 
 ROOT = Path(__file__).parents[2]
@@ -183,8 +183,8 @@ class WatchedSandbox(Sandbox):
         super().__init__()
         self.requests: list[str] = []
 
-    async def _answer(self, request: Request) -> Response:
-        self.requests.append(f"{request.method} {request.target}")
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.requests.append(f"{request.method} {request.raw_path}")
         return await super()._answer(request)
 
 

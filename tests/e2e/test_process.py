@@ -65,7 +65,7 @@ async def test_answers_that_came_while_we_were_stopped_count(
     The task API hangs up meanwhile, as Node.js does after 5 s: no request is lost to a dead connection either.
     """
     sandbox.api_latency_s, sandbox.model_latency_s = 0.3, 0.4
-    sandbox._server.idle_timeout_s = 1.0
+    sandbox.idle_s = 1.0
     ids = [sandbox.tasks.add(text=f"text {number}") for number in range(96)]
     worker = await daemon(CONCURRENCY_LIMIT=16, REQUEST_TIMEOUT=2, OPENAI_TIMEOUT=2)
     for patches in (0, 40):
@@ -271,9 +271,21 @@ async def test_the_health_check_asks_where_the_daemon_listens(
     assert (well.code, well.out, well.err) == (0, "ok\n", "")
 
 
-@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
-async def test_the_health_check_of_a_daemon_on_ipv6(daemon: Start, tmp_path: Path) -> None:
-    """``::`` listens on IPv6 alone."""
-    worker = await daemon(METRICS_HOST="::")
-    well = await run_command(tmp_path, {"METRICS_HOST": "::", "METRICS_PORT": str(worker.port)}, "healthcheck")
-    assert (well.code, well.err) == (0, "")
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+@pytest.mark.parametrize(
+    ("listens", "told", "code"),
+    [
+        ("::", ["::", "0:0:0:0:0:0:0:0", "0.0.0.0", "::1", "127.0.0.1", "localhost", ""], 0),
+        ("::1", ["::", "::1", "127.0.0.1", ""], 0),
+        ("127.0.0.1", ["::", "0.0.0.0"], 0),
+        ("127.0.0.1", ["127.0.0.9", "no-such-host.invalid"], 1),
+    ],
+)
+async def test_the_health_check_finds_the_daemon_on_either_loopback(
+    daemon: Start, tmp_path: Path, listens: str, told: list[str], code: int
+) -> None:
+    """``::`` is both families. The other loopback is asked when nobody answers on the first, another host is not."""
+    worker = await daemon(METRICS_HOST=listens)
+    for host in told:
+        asked = await run_command(tmp_path, {"METRICS_HOST": host, "METRICS_PORT": str(worker.port)}, "healthcheck")
+        assert (host, asked.code, asked.err.count("no answer from")) == (host, code, code)

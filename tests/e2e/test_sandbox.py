@@ -130,14 +130,16 @@ async def test_faults_on_the_wire() -> None:
 
 
 async def test_lost_answer_leaves_the_state_saved() -> None:
-    """A reset after the work: the callback ran, nothing was acknowledged, and the repetition runs it again."""
+    """After the work a reset loses the answer alone: the callback ran, and the repetition runs it again."""
     async with Sandbox() as sandbox, api_client(sandbox) as api:
         task_id = sandbox.tasks.add("a")
         task = sandbox.tasks[task_id]
-        sandbox.faults.add("patch", reset=True, after=True, times=1, task_id=task_id)
         body = vector_body(sandbox.vector("a", MODEL))
-        with pytest.raises(httpx2.ReadError):
-            await api.patch(f"/api/ai-tasks/{task_id}", json=body)
+        for after, patches in ((False, 0), (True, 1)):
+            sandbox.faults.add("patch", reset=True, after=after, times=1, task_id=task_id)
+            with pytest.raises(httpx2.ReadError):
+                await api.patch(f"/api/ai-tasks/{task_id}", json=body)
+            assert task.patches == patches
         assert (task.state, task.callbacks, task.answers_lost, task.acknowledged_at) == ("succeeded", 1, 1, None)
         assert (await api.patch(f"/api/ai-tasks/{task_id}", json=body)).status_code == 200
         assert (task.callbacks, task.patches) == (2, 2)

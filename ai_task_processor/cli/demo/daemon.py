@@ -29,7 +29,7 @@ def daemon_environment(remotes: Mapping[str, str], folder: Path, environ: Mappin
     return {
         **{name: environ[name] for name in _INHERITED if name in environ},
         **remotes,
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
         "DATA_DIR": str(folder / "data"),
         "METRICS_PORT": "0",
         "POLLING_INTERVAL_SECONDS": "1",

@@ -6,8 +6,7 @@ import struct
 
 import pytest
 
-from ai_task_processor.ops.server import Request, Response
-from ai_task_processor.sandbox.answers import parsed, rendered
+from ai_task_processor.sandbox.answers import Response, parsed, rendered
 from ai_task_processor.sandbox.model import ModelApi, Refusal, checked
 from ai_task_processor.sandbox.vectors import DIMENSIONS, as_float32, unit_vector
 
@@ -30,7 +29,7 @@ def error_of(response: Response) -> dict[str, object]:
 
 def ask(api: ModelApi, *texts: str, key: str = "key") -> Response:
     body = json.dumps({"model": SMALL, "input": texts}).encode()
-    return api.embeddings(Request("POST", "/v1/embeddings", {}, {"authorization": f"Bearer {key}"}, body))
+    return api.embeddings(f"Bearer {key}", body)
 
 
 @pytest.mark.parametrize(("model", "dimensions"), DIMENSIONS.items())

@@ -8,7 +8,6 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc import jwk, jwt
 
-from ai_task_processor.ops.server import Request
 from ai_task_processor.sandbox.answers import parsed
 from ai_task_processor.sandbox.tokens import Credentials, TokenEndpoint
 
@@ -16,8 +15,8 @@ GRANT = {"grant_type": "client_credentials"}
 ODD = Credentials("my:client", "p+a s/s%ö")
 
 
-def ask(endpoint: TokenEndpoint, form: dict[str, str], **headers: str) -> tuple[int, dict[str, object]]:
-    response = endpoint.answer(Request("POST", "/oauth2/token", {}, headers, urlencode(form).encode()))
+def ask(endpoint: TokenEndpoint, form: dict[str, str], authorization: str = "") -> tuple[int, dict[str, object]]:
+    response = endpoint.answer(authorization, urlencode(form).encode())
     body = parsed(response.body) if isinstance(response.body, bytes) else None
     assert isinstance(body, dict)
     assert response.headers["Cache-Control"] == "no-store"
@@ -33,7 +32,7 @@ def test_basic_and_post_give_a_token() -> None:
     """Both secret methods work, with characters that must be form-encoded, and record scope and audience."""
     endpoint = TokenEndpoint(ODD, lambda: 0.0)
     wish = {"scope": "read", "audience": "tasks"}
-    status, body = ask(endpoint, GRANT | wish, authorization=basic(ODD.client_id, ODD.client_secret))
+    status, body = ask(endpoint, GRANT | wish, basic(ODD.client_id, ODD.client_secret))
     assert (status, body["expires_in"], body["token_type"]) == (200, 3600, "bearer")
     status, _ = ask(endpoint, GRANT | {"client_id": ODD.client_id, "client_secret": ODD.client_secret})
     assert status == 200
@@ -45,7 +44,7 @@ def test_tokens_expire() -> None:
     """A token is accepted until its time is over, and a foreign one never."""
     now = [0.0]
     endpoint = TokenEndpoint(ODD, lambda: now[0])
-    _, body = ask(endpoint, GRANT, authorization=basic(ODD.client_id, ODD.client_secret))
+    _, body = ask(endpoint, GRANT, basic(ODD.client_id, ODD.client_secret))
     bearer = f"Bearer {body['access_token']}"
     assert endpoint.accepts(bearer)
     assert not endpoint.accepts(bearer + "x")
@@ -66,7 +65,7 @@ def test_tokens_expire() -> None:
 )
 def test_errors_follow_rfc_6749(form: dict[str, str], authorization: str, status: int, error: str) -> None:
     """Each mistake has its registered error code."""
-    answered, body = ask(TokenEndpoint(ODD, lambda: 0.0), form, authorization=authorization)
+    answered, body = ask(TokenEndpoint(ODD, lambda: 0.0), form, authorization)
     assert (answered, body["error"]) == (status, error)
 
 
