@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import unquote, urlsplit
@@ -204,6 +205,13 @@ class NetworkSettings(Group):
     ca_bundle: Annotated[Path, AfterValidator(syntax.ca_file)] | None = _var(
         "CA_BUNDLE", "a file of PEM certificates to trust"
     )
+    client_cert_file: Path | None = _var(
+        "CLIENT_CERT_FILE", "a PEM file of the certificate that is shown to https remotes, with those of its authorities"
+    )
+    client_key_file: Path | None = _var(
+        "CLIENT_KEY_FILE", "the PEM file of that certificate's private key; CLIENT_CERT_FILE if not set"
+    )
+    client_key_password: SecretStr | None = _var("CLIENT_KEY_PASSWORD", "the password of that private key")
     https_proxy: Annotated[SecretStr | None, BeforeValidator(syntax.proxy_url)] = _var(
         "HTTPS_PROXY", "the URL of a proxy; a user and password may stand in it"
     )
@@ -213,6 +221,18 @@ class NetworkSettings(Group):
     allow_insecure_http: Annotated[bool, BeforeValidator(syntax.flag)] = _var(
         "ALLOW_INSECURE_HTTP", "true to permit plain http to public hosts", "false"
     )
+
+    def client_certificate_problems(self) -> list[str]:
+        """What is wrong with the client certificate just now."""
+        password = self.client_key_password
+        if self.client_cert_file is not None:
+            secret = None if password is None else password.get_secret_value()
+            return syntax.client_certificate_problems(
+                self.client_cert_file, self.client_key_file, secret, datetime.now(UTC)
+            )
+        if self.client_key_file is not None or password is not None:
+            return ["CLIENT_CERT_FILE is missing: set it to the PEM file of the client's certificate"]
+        return []
 
 
 class LogSettings(Group):
@@ -241,13 +261,20 @@ class Settings:
 
     def secrets(self) -> tuple[str, ...]:
         """Every text that must never be shown, longest first: lines of the private key and the proxy's password too."""
-        held = (self.auth.client_secret, self.model.api_key, self.auth.private_key_pem, self.ops.wake_token)
+        auth, network = self.auth, self.network
+        held = (
+            auth.client_secret,
+            auth.private_key_pem,
+            self.model.api_key,
+            self.ops.wake_token,
+            network.client_key_password,
+        )
         secrets = {secret.get_secret_value() for secret in held if secret}
-        if self.auth.private_key_pem:  # a log line rarely holds the whole key
-            lines = self.auth.private_key_pem.get_secret_value().splitlines()
+        if auth.private_key_pem:  # a log line rarely holds the whole key
+            lines = auth.private_key_pem.get_secret_value().splitlines()
             secrets |= {line for line in lines if not line.startswith("-----")}
-        if self.network.https_proxy:
-            password = urlsplit(self.network.https_proxy.get_secret_value()).password or ""
+        if network.https_proxy:
+            password = urlsplit(network.https_proxy.get_secret_value()).password or ""
             secrets |= {password, unquote(password)}
         return tuple(sorted(secrets - {""}, key=len, reverse=True))
 
@@ -307,6 +334,8 @@ def load_settings(environ: Mapping[str, str] | None = None, dotenv: Path | None 
     warnings = environment.dollar_warnings(dotenv, _NAMES) if dotenv else []
     warnings += environment.plain_http_warnings(texts, problems)
     groups: dict[str, Any] = {name: _parsed(group, texts, problems) for name, group in _GROUPS.items()}
+    if groups["network"] is not None:
+        problems += groups["network"].client_certificate_problems()
     if problems:
         raise ConfigurationError(*problems)
     if "DELIVERY_CONCURRENCY" not in texts:
