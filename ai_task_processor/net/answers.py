@@ -23,7 +23,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer. ``headers`` have lower-case names; a compressed refusal has no ``content``."""
+    """A whole answer. ``headers`` are asked for by lower-case names; a compressed refusal has no ``content``."""
 
     status_code: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -40,24 +40,26 @@ class Answer:
 
 
 class Head(Protocol):
-    """What is looked at of a refusal: an ``Answer`` has it, a streamed one, and httpx2's ``Response``."""
+    """What is looked at of a refusal: an ``Answer`` has it, and a streamed one."""
 
     @property
     def status_code(self) -> int: ...
     @property
     def headers(self) -> Mapping[str, str]: ...
+    @property
+    def url(self) -> str: ...
 
 
-def status_error(response: Head, service: str, *, url: str = "", setting: str = "") -> RemoteError:
+def status_error(answer: Head, service: str, *, setting: str = "") -> RemoteError:
     """Whose fault a refusing status is, when nothing in the body says that it is about one task.
 
-    ``url``: what was asked, when ``response`` does not know; ``setting``: what holds it (known for the usual services).
+    ``setting``: what holds the URL (known for the usual services).
     """
-    status = response.status_code
+    status = answer.status_code
     text = f"{service} answered {status}"
     # A date is read by the clock that wrote it: ours may be wrong.
-    now = _date(response.headers.get("date", "")) or datetime.now(UTC)
-    wish = retry_after_s(response.headers.get("retry-after"), now)
+    now = _date(answer.headers.get("date", "")) or datetime.now(UTC)
+    wish = retry_after_s(answer.headers.get("retry-after"), now)
     if status == HTTPStatus.TOO_MANY_REQUESTS or (status == HTTPStatus.SERVICE_UNAVAILABLE and wish is not None):
         return Throttled(text, status=status, retry_after_s=wish)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY):
@@ -65,8 +67,8 @@ def status_error(response: Head, service: str, *, url: str = "", setting: str = 
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return Unauthorized(text, status=status)
     if 300 <= status < 400:
-        asked, setting = url or getattr(response, "url", ""), setting or _SETTINGS.get(service, "its URL")
-        where = _redirection(str(asked), response.headers.get("location", ""), setting)
+        location = answer.headers.get("location", "")
+        where = _redirection(answer.url, location, setting or _SETTINGS.get(service, "its URL"))
         return Misconfigured(f"{text}, {where}", status=status)
     return Misconfigured(text, status=status)
 

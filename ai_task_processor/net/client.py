@@ -91,52 +91,71 @@ def make_client(
 
 
 class StreamedAnswer:
-    """An answer whose body is still on its way. ``headers`` have lower-case names."""
+    """An answer whose body is still on its way. To be closed: what was not read ends the connection."""
 
-    def __init__(self, response: aiohttp.ClientResponse, max_bytes: int) -> None:
-        self.status_code = response.status
-        self.url = str(response.url)
-        self.response = response
+    __slots__ = ("_left", "_response", "headers", "status_code", "url")
+
+    def __init__(self, response: aiohttp.ClientResponse, url: str, max_bytes: int) -> None:
+        self.status_code: int = response.status
+        #: whatever the case of a name
+        self.headers: Mapping[str, str] = response.headers
+        self.url = url
+        self._response = response
         self._left = max_bytes
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        encoded = encoding not in ("", "identity") and not _bodiless(response)
-        if encoded and self.is_success:
-            raise InvalidAnswer("the answer is compressed although we asked for it not to be")
-        #: a refusal says enough by its status and headers
-        self._unread = encoded
-
-    @property
-    def headers(self) -> dict[str, str]:
-        given = self.response.headers
-        return {name.lower(): ", ".join(given.getall(name)) for name in given}
 
     @property
     def is_success(self) -> bool:
         return 200 <= self.status_code < 300
 
     @property
-    def tls(self) -> ssl.SSLObject | None:
-        """The TLS of its connection; None over plain http."""
-        transport = getattr(self.response, "transport", None)
-        return None if transport is None else transport.get_extra_info("ssl_object")
+    def encoded(self) -> bool:
+        """Did the server encode a body, although nobody asked for it?"""
+        encoding = self.headers.get("Content-Encoding")
+        if encoding is None or encoding.strip().lower() in ("", "identity"):
+            return False
+        # Where the head says that no body follows nothing is compressed, whatever a proxy writes.
+        empty = self.status_code in (HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT) or self._response.method == "HEAD"
+        return not empty and self.headers.get("Content-Length", "").strip() != "0"
+
+    @property
+    def raw_headers(self) -> Sequence[tuple[bytes, bytes]]:
+        return self._response.raw_headers
+
+    @property
+    def peer_certificate(self) -> Mapping[str, object] | None:
+        """As ``SSLObject.getpeercert`` tells it, with the ``version`` of TLS as ``tls``; None over plain http."""
+        transport = getattr(self._response, "transport", None)
+        tls = None if transport is None else transport.get_extra_info("ssl_object")
+        return None if tls is None else {**tls.getpeercert(), "tls": tls.version()}
 
     async def aiter_bytes(self) -> AsyncGenerator[bytes, None]:
         """The body as it comes. Raises ``InvalidAnswer`` over the limit, and other ``RemoteError``."""
-        while chunk := await self.read_any():
+        while chunk := await self._read():
             yield chunk
 
-    async def read_any(self) -> bytes:
+    async def whole(self) -> bytes:
+        """All of the body. Raises as above."""
+        chunks = [await self._read()]
+        while chunk := await self._read():
+            chunks.append(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def _read(self) -> bytes:
         """What has come of the body since the last time; empty at its end."""
-        if self._unread:
-            return b""
+        if self.encoded:
+            return b""  # A refusal says enough by its status and headers.
         try:
-            chunk = await self.response.content.readany()
+            chunk: bytes = await self._response.content.readany()
         except _FOREIGN as error:
             raise translate(error) from error
         self._left -= len(chunk)
         if self._left < 0:
             raise InvalidAnswer("the answer is larger than we accept")
         return chunk
+
+    def close(self) -> None:
+        if not self._response.closed:
+            self._response.close()
 
 
 class HttpClient:
@@ -146,11 +165,9 @@ class HttpClient:
     """
 
     def __init__(self, pool: "Pool", url: str, *, tokens: Tokens | None, max_answer_bytes: int | None) -> None:
-        #: sent with every request
-        self.headers = {"User-Agent": f"ai-task-processor/{__version__}", "Accept-Encoding": "identity"}
         #: is shown every answer, as its head has come
         self.observe: Callable[[StreamedAnswer], None] | None = None
-        self._pool = pool
+        self.pool = pool
         self._tokens = tokens
         self._max_bytes = max_answer_bytes or sys.maxsize
         parts, known = urlsplit(url), httpx2.URL(url)
@@ -172,12 +189,12 @@ class HttpClient:
             with Deadline(timeout_s):
                 answer = await self.send(method, url, headers or {}, content)
                 try:
-                    chunks = [chunk async for chunk in answer.aiter_bytes()]
+                    content = await answer.whole()
                 finally:
-                    answer.response.close()
+                    answer.close()
         except TimeoutError as error:
             raise _timed_out(timeout_s) from error
-        return Answer(answer.status_code, answer.headers, b"".join(chunks), answer.url)
+        return Answer(answer.status_code, answer.headers, content, url)
 
     @asynccontextmanager
     async def opened(
@@ -188,7 +205,7 @@ class HttpClient:
         try:
             yield answer
         finally:
-            answer.response.close()
+            answer.close()
 
     def over_httpx2(self) -> httpx2.AsyncClient:
         """The same client with httpx2's API, for the SDKs of others. Closing it leaves this one open."""
@@ -196,31 +213,28 @@ class HttpClient:
             transport=Httpx2Transport(self),
             timeout=None,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            headers=self.headers,
+            headers=self.pool.headers,
             follow_redirects=False,
             trust_env=False,
         )
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._pool.aclose()
+        await self.pool.aclose()
 
     async def send(self, method: str, url: str, headers: Mapping[str, str], content: bytes | None) -> StreamedAnswer:
         """One request; its answer is to be closed. A 401 renews the token once and repeats the request once."""
         if self._tokens is None:
-            return await self._send(method, url, {**self.headers, **headers}, content)
+            return await self._send(method, url, headers, content)
         token = await self._tokens.token()
-        answer = await self._send(method, url, self._signed(headers, token), content)
+        answer = await self._send(method, url, {**headers, "Authorization": f"Bearer {token.value}"}, content)
         if answer.status_code == HTTPStatus.UNAUTHORIZED:
-            answer.response.close()
+            answer.close()
             token = await self._tokens.renewed(token)
-            answer = await self._send(method, url, self._signed(headers, token), content)
+            answer = await self._send(method, url, {**headers, "Authorization": f"Bearer {token.value}"}, content)
             if answer.status_code == HTTPStatus.UNAUTHORIZED:
                 self._tokens.refused(token)
         return answer
-
-    def _signed(self, headers: Mapping[str, str], token: Bearer) -> dict[str, str]:
-        return {**self.headers, **headers, "Authorization": f"Bearer {token.value}"}
 
     async def _send(self, method: str, url: str, headers: Mapping[str, str], content: bytes | None) -> StreamedAnswer:
         slash = url.find("/", 8)
@@ -229,23 +243,16 @@ class HttpClient:
             raise Misconfigured("a request to another server than that of its client")
         try:
             # encoded: a path is sent as it was quoted, ``%2E%2E`` and all
-            response = await self._pool.request(method, URL(self._origin + target, encoded=True), headers, content)
+            response = await self.pool.request(method, URL(self._origin + target, encoded=True), headers, content)
         except _FOREIGN as error:
             raise translate(error) from error
-        try:
-            answer = StreamedAnswer(response, self._max_bytes if response.status < 300 else MAX_REFUSAL_BYTES)
-        except RemoteError:
-            response.close()
-            raise
+        answer = StreamedAnswer(response, url, self._max_bytes if response.status < 300 else MAX_REFUSAL_BYTES)
+        if answer.is_success and answer.encoded:
+            answer.close()
+            raise InvalidAnswer("the answer is compressed although we asked for it not to be")
         if self.observe is not None:
             self.observe(answer)
         return answer
-
-
-def _bodiless(response: aiohttp.ClientResponse) -> bool:
-    """Does the head say that no body follows? Then nothing is compressed, whatever a proxy writes."""
-    empty = response.status in (HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT) or response.method == "HEAD"
-    return empty or response.headers.get("Content-Length", "").strip() == "0"
 
 
 class _Request(aiohttp.ClientRequest):
@@ -255,7 +262,9 @@ class _Request(aiohttp.ClientRequest):
         if conn.protocol.should_close:
             # aiohttp looks at this when a connection is given back, not when it is taken again.
             raise Unsent("the server sent something that nobody asked for")
-        return await super().send(conn)
+        response = await super().send(conn)
+        response.transport = conn.transport  # type: ignore[attr-defined]  # ours, by response_class
+        return response
 
 
 class Response(aiohttp.ClientResponse):
@@ -265,10 +274,6 @@ class Response(aiohttp.ClientResponse):
     """
 
     transport: asyncio.Transport | None = None
-
-    async def start(self, connection: Any) -> aiohttp.ClientResponse:
-        self.transport = connection.transport
-        return await super().start(connection)
 
     def close(self) -> None:
         if self.connection is not None and self.transport is not None:
@@ -286,6 +291,12 @@ class Pool:
         proxy: tuple[str, Mapping[str, str]] | None,
         connect_timeout_s: float = POOL_TIMEOUT_S,
     ) -> None:
+        #: of every request that has no others of the same names
+        self.headers = {
+            "User-Agent": f"ai-task-processor/{__version__}",
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+        }
         self.tls = tls
         self._connections = connections
         self._proxy = proxy
@@ -333,9 +344,9 @@ class Pool:
                 resolver=aiohttp.ThreadedResolver(),  # whatever else is installed
                 interleave=1,
             ),
+            headers=self.headers,
             request_class=_Request,
             response_class=Response,
-            skip_auto_headers=("User-Agent", "Content-Type"),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(
                 total=None,
@@ -385,7 +396,7 @@ class Httpx2Transport(httpx2.AsyncBaseTransport):
         headers = {name: value for name, value in request.headers.items() if name not in ("host", "connection")}
         content = await request.aread()
         answer = await self._client.send(request.method, str(url).rstrip("/") + target, headers, content or None)
-        told = [(name, value) for name, value in answer.response.raw_headers if name.lower() != b"content-encoding"]
+        told = [(name, value) for name, value in answer.raw_headers if name.lower() != b"content-encoding"]
         return httpx2.Response(answer.status_code, headers=told, stream=_Body(answer), request=request)
 
 
@@ -398,7 +409,7 @@ class _Body(httpx2.AsyncByteStream):
             yield chunk
 
     async def aclose(self) -> None:
-        self._answer.response.close()
+        self._answer.close()
 
 
 def _proxy(network: NetworkSettings, url: str) -> tuple[str, Mapping[str, str]] | None:

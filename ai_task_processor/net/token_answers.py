@@ -130,4 +130,4 @@ def _refusal(answer: Answer, settings: AuthSettings) -> RemoteError:
         shown = code if code and _CODE.fullmatch(code) else "of an unknown kind"
         return InvalidAnswer(f"the token endpoint answered {status} with an error: {shown}", status=status)
     setting = "OAUTH2_TOKEN_URL" if settings.custom_token_url else "ORY_PROJECT_SLUG"
-    return status_error(answer, "the token endpoint", url=settings.token_url, setting=setting)
+    return status_error(answer, "the token endpoint", setting=setting)

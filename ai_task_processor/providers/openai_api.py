@@ -183,7 +183,7 @@ class OpenAIProvider:
             "POST", url, headers=self._headers, content=codec.line(body), timeout_s=self._timeout_s
         )
         if not answer.is_success:
-            raise classify(answer.status_code, answer.content, status_error(answer, "the model API"))
+            raise _refusal(answer)
         return answer
 
     async def _request(self, call: Callable[[], Awaitable[T]], timeout_s: float) -> T:
@@ -192,8 +192,8 @@ class OpenAIProvider:
                 return await call()
         except openai.APIStatusError as error:
             response = error.response
-            otherwise = status_error(response, "the model API")
-            raise classify(response.status_code, response.content, otherwise) from error
+            answer = Answer(response.status_code, response.headers, response.content, str(response.url))
+            raise _refusal(answer) from error
         except openai.APIError as error:
             cause = error.__cause__ or error.__context__
             raise (translate(cause) if cause is not None else InvalidAnswer(type(error).__name__)) from error
@@ -203,3 +203,7 @@ class OpenAIProvider:
             left = amount(headers, f"x-ratelimit-remaining-{kind}")
             if left is not None:
                 self._metrics.ratelimit_remaining(kind, left)
+
+
+def _refusal(answer: Answer) -> RemoteError:
+    return classify(answer.status_code, answer.content, status_error(answer, "the model API"))

@@ -116,16 +116,16 @@ class Patient:
         place, watch = urlsplit(n.url).netloc, Stopwatch()
         try:
             async with deadline(STEP_S), self._probes[n.name].opened(n.url, method="HEAD") as answer:
-                tls = answer.tls
+                peer = answer.peer_certificate
         except RemoteError as error:
             bundled = self._settings.network.ca_bundle is not None
             yield diagnosis.unreachable(error, n, proxied=self._proxied(n), bundled=bundled)
         else:
-            if tls is None:
+            if peer is None:
                 yield ok(f"{place} answers plain http ({watch})")
             else:
                 now = self._parts.clock.now().timestamp()
-                yield diagnosis.certificate(tls.getpeercert(), now, f"{place} answers {tls.version()} ({watch})")
+                yield diagnosis.certificate(peer, now, f"{place} answers {peer['tls']} ({watch})")
 
     async def _token(self) -> AsyncIterator[Finding]:
         auth, watch = self._settings.auth, Stopwatch()

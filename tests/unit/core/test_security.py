@@ -14,13 +14,13 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from ai_task_processor.net.http1 import Http1Transport
 
 import ai_task_processor
 from ai_task_processor.core.errors import Rejected
 from ai_task_processor.core.settings import load_settings, variables
 from ai_task_processor.engine.wiring import Assembler, Parts
 from ai_task_processor.net.client import BoundedTransport, tls_context
-from ai_task_processor.net.http1 import Http1Transport
 from ai_task_processor.ops.endpoints import MetricsServer, WakeUp
 from ai_task_processor.ops.server import Request
 from ai_task_processor.sources.nestjs.source import task_url
