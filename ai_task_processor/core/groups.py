@@ -175,7 +175,7 @@ def parse(group: type[G], layers: Layers, problems: list[str]) -> G | None:
 def _lines(error: ErrorDetails, fields: Mapping[str, FieldInfo]) -> list[str]:
     kind, message = error["type"], error["msg"].removeprefix("Value error, ")
     if not error["loc"]:  # a validator of the whole group, which names its variables itself
-        return [message]
+        return message.splitlines()
     field = fields[str(error["loc"][0])]
     name = names(field)[-1 if kind == "file_error" else 0]
     sentences = message if kind in ("value_error", "file_error") else _remedy(kind, field)

@@ -7,11 +7,12 @@ in ``.env.example``.
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from ai_task_processor.core import environment, syntax
 from ai_task_processor.core.errors import ConfigurationError
@@ -78,6 +79,14 @@ class NetworkSettings(Group):
     ca_bundle: Annotated[Path, AfterValidator(syntax.ca_file)] | None = setting(
         "CA_BUNDLE", "a file of PEM certificates to trust"
     )
+    client_cert_file: Path | None = setting(
+        "CLIENT_CERT_FILE",
+        "a PEM file of the certificate that is shown to https remotes, with those of its authorities",
+    )
+    client_key_file: Path | None = setting(
+        "CLIENT_KEY_FILE", "the PEM file of that certificate's private key; CLIENT_CERT_FILE if not set"
+    )
+    client_key_password: SecretStr | None = setting("CLIENT_KEY_PASSWORD", "the password of that private key")
     https_proxy: Annotated[SecretStr, BeforeValidator(syntax.proxy_url), Encrypted] | None = setting(
         "HTTPS_PROXY", "the URL of a proxy; a user and password may stand in it"
     )
@@ -89,6 +98,24 @@ class NetworkSettings(Group):
         proxy = self.https_proxy.get_secret_value() if self.https_proxy else ""
         password = urlsplit(proxy).password or ""
         return [*(secret for secret in super().secrets() if secret != proxy), password, unquote(password)]
+
+    @model_validator(mode="after")
+    def _shows_a_certificate(self) -> Self:
+        if problems := self.client_certificate_problems():
+            raise ValueError("\n".join(problems))
+        return self
+
+    def client_certificate_problems(self) -> list[str]:
+        """What is wrong with the client certificate just now."""
+        password = self.client_key_password
+        if self.client_cert_file is not None:
+            secret = None if password is None else password.get_secret_value()
+            return syntax.client_certificate_problems(
+                self.client_cert_file, self.client_key_file, secret, datetime.now(UTC)
+            )
+        if self.client_key_file is not None or password is not None:
+            return ["CLIENT_CERT_FILE is missing: set it to the PEM file of the client's certificate"]
+        return []
 
 
 class LogSettings(Group):

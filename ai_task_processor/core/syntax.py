@@ -7,6 +7,7 @@ never repeats the text, which may be a secret.
 import ipaddress
 import re
 import ssl
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -104,3 +105,48 @@ def plain_http(url: str) -> Literal["private", "public"] | None:
     if re.fullmatch(r"\d+|0x[0-9a-f]*", host.rsplit(".", 1)[-1]):
         return "public"  # 134744072 is 8.8.8.8 to the resolver, not a dotless name
     return "private" if "." not in host or host.endswith(_PRIVATE_SUFFIXES) else "public"
+
+
+def client_certificate_problems(cert: Path, key: Path | None, password: str | None, now: datetime) -> list[str]:
+    """Why these files cannot be shown to a server; a sentence for each reason, with the variable and the remedy."""
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    name = "CLIENT_CERT_FILE" if key is None else "CLIENT_KEY_FILE"
+    try:
+        certificate_pem = _read("CLIENT_CERT_FILE", cert)
+        key_pem = _read(name, key or cert)
+    except ValueError as error:
+        return [str(error)]
+    try:
+        own = x509.load_pem_x509_certificates(certificate_pem)[0]
+    except ValueError:
+        return ["CLIENT_CERT_FILE must name a file of PEM certificates: the client's own first"]
+    if b"PRIVATE KEY-----" not in key_pem:
+        return [f"{name} holds no private key: set CLIENT_KEY_FILE to the PEM file of the certificate's key"]
+    encrypted = b"ENCRYPTED" in key_pem
+    if encrypted and password is None:
+        return ["CLIENT_KEY_PASSWORD is missing: set it to the password of the client's private key"]
+    try:
+        private = load_pem_private_key(key_pem, (password or "").encode() if encrypted else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        if encrypted:
+            return [f"CLIENT_KEY_PASSWORD does not open the private key in {name}: correct it"]
+        return [f"{name} must name a file with a private key in PEM format"]
+    if private.public_key() != own.public_key():
+        return [f"{name} holds a key that does not fit the certificate in CLIENT_CERT_FILE: take both from one issue"]
+    if own.not_valid_after_utc <= now:
+        return [f"CLIENT_CERT_FILE holds a certificate that expired on {own.not_valid_after_utc:%Y-%m-%d}: renew it"]
+    if own.not_valid_before_utc > now:
+        since = f"{own.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+        return [f"CLIENT_CERT_FILE holds a certificate that is valid from {since}: set the clock of this machine"]
+    return []
+
+
+def _read(name: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        text = f"{name} names a file that cannot be read ({error.strerror}): mend the path or permissions"
+        raise ValueError(text) from None

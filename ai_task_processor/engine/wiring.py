@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx2
-
 from ai_task_processor import __version__
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.ports import Provider, SourceMemory
@@ -21,8 +19,8 @@ from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.runner import TaskRunner
 from ai_task_processor.engine.scheduler import TaskScheduler
 from ai_task_processor.models.task import Record
-from ai_task_processor.net.client import make_client
-from ai_task_processor.net.oauth import TOKEN_TIMEOUT_S, BearerAuth, TokenSource
+from ai_task_processor.net.client import HttpClient, make_client
+from ai_task_processor.net.oauth import TOKEN_TIMEOUT_S, TokenSource
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.resilience import Gate, Retries
 from ai_task_processor.net.secrets import Secrets
@@ -108,7 +106,7 @@ class Parts:
     outbox: SqliteOutbox
     storage: Storage
     recovery: Recovery
-    clients: Sequence[httpx2.AsyncClient]
+    clients: Sequence[HttpClient]
     tokens: TokenSource
     secrets: Secrets
     factory: ProcessorFactory
@@ -144,7 +142,7 @@ class Assembler:
         threshold = settings.worker.circuit_breaker_threshold
         circuits = ModelCircuits(threshold=threshold, clock=self._clock, metrics=self._metrics)
         self._gates = Gates(self._gate("api_poll"), self._gate("api_delivery"), circuits, self._gate("token"))
-        self._clients: list[httpx2.AsyncClient] = []
+        self._clients: list[HttpClient] = []
 
     def parts(self) -> Parts:
         settings, gates = self._settings, self._gates
@@ -209,7 +207,7 @@ class Assembler:
         threshold = self._settings.worker.circuit_breaker_threshold
         return Gate(service, threshold=threshold, clock=self._clock, metrics=self._metrics)
 
-    def _client(self, url: str, connections: int, **options: object) -> httpx2.AsyncClient:
+    def _client(self, url: str, connections: int, **options: object) -> HttpClient:
         client = make_client(self._settings.network, url=url, connections=connections, **options)  # type: ignore[arg-type]  # passed on as they are
         self._clients.append(client)
         return client
@@ -228,11 +226,11 @@ class Assembler:
         )
 
     def _source(self, tokens: TokenSource, memory: SourceMemory) -> NestTaskSource:
-        api, bearer = self._settings[ApiSettings], BearerAuth(tokens)
+        api = self._settings[ApiSettings]
         return NestTaskSource(
             api,
-            polling=self._client(api.base_url, 2, auth=bearer, max_answer_bytes=None),
-            delivering=self._client(api.base_url, self._settings.delivery.concurrency, auth=bearer),
+            polling=self._client(api.base_url, 2, tokens=tokens, max_answer_bytes=None),
+            delivering=self._client(api.base_url, self._settings.delivery.concurrency, tokens=tokens),
             poll_gate=self._gates.poll,
             delivery_gate=self._gates.delivery,
             memory=memory if api.mark_in_progress else None,

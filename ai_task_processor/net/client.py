@@ -1,107 +1,53 @@
-"""HTTP, the one place where a client is made: TLS, deadlines, limits, and the translation of errors.
+"""HTTP, the one place where a client is made: aiohttp below, and httpx2's API over it for libraries that want that.
 
-Every client of the daemon (task API, token endpoint, model) has redirects off, takes nothing from
-the environment, verifies TLS 1.2 or later, asks for uncompressed answers and refuses others (a
-compressed answer can grow a thousandfold), and bounds what an answer may weigh. httpx2 has no
-total deadline of its own, so every exchange stands under a ``Deadline``.
+Every client of the daemon (task API, token endpoint, model) speaks to one server, follows no redirect, keeps no
+cookie, takes nothing from the environment, verifies TLS 1.2 or later, asks for uncompressed answers and refuses
+others (a compressed answer can grow a thousandfold), and bounds what an answer may weigh. Nothing is sent twice by
+itself, except that a 401 renews the token and repeats the request once. Whoever calls holds a ``Deadline``, which a
+stall of this process does not eat up; aiohttp's own timeouts are off, but for getting a connection.
 """
 
+import asyncio
 import os
 import re
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from functools import lru_cache
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
+import aiohttp
 import httpx2
+from yarl import URL
 
 from ai_task_processor import __version__
-from ai_task_processor.core.deadline import Deadline
-from ai_task_processor.core.errors import (
-    Ambiguous,
-    InvalidAnswer,
-    Misconfigured,
-    RemoteError,
-    Throttled,
-    TimedOut,
-    Transient,
-    Unauthorized,
-    Unsent,
-)
+from ai_task_processor.core.deadline import Deadline, stalled_s
+from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, Misconfigured, RemoteError, TimedOut, Unsent
 from ai_task_processor.core.settings import NetworkSettings
-from ai_task_processor.net.http1 import (
-    CONNECT_TIMEOUT_S,
-    POOL_TIMEOUT_S,
-    Answer,
-    Http1Transport,
-    StreamedAnswer,
-    origin_of,
-    request_head,
-)
+from ai_task_processor.net.answers import Answer
+from ai_task_processor.net.tls import Tls, alert, shared_tls
 
 MAX_ANSWER_BYTES = 32 * 2**20
 MAX_REFUSAL_BYTES = 2**20
-MAX_RETRY_AFTER_S = 900.0
-#: heads of requests that are remembered
-MAX_HEADS = 8
+MAX_HEADER_BYTES = 2**16
+#: seconds to connect to one address, and to get a connection at all: what takes longer was not sent
+CONNECT_TIMEOUT_S, POOL_TIMEOUT_S = 10.0, 30.0
+#: how long an unused connection is kept, unless the server says less: beyond the usual 30 s between two polls,
+#: and below the 60 s after which load balancers hang up
+KEEPALIVE_S = 55.0
+#: how long a resolved name is believed, seconds
+DNS_TTL_S = 10
 
-_UNSENT = (
-    httpx2.ConnectError,
-    httpx2.ConnectTimeout,
-    httpx2.PoolTimeout,
-    httpx2.ProxyError,
-    httpx2.LocalProtocolError,
-)
-#: a URL in which nothing has to be encoded or taken away (RFC 3986 §2)
-_READY = re.compile(r"[A-Za-z0-9._~:/?@!$&'()*+,;=%\[\]-]+")
-_HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
-#: the settings that hold the URLs of services
-_SETTINGS = {
-    "the task API": "API_BASE_URL",
-    "the token endpoint": "OAUTH2_TOKEN_URL",
-    "the model API": "OPENAI_BASE_URL",
-}
-#: OSError: https://github.com/pydantic/httpx2/issues/854, a TLS alert in mid-stream comes as it is
-_FOREIGN = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError)
-
-
-def make_client(
-    network: NetworkSettings,
-    *,
-    url: str,
-    connections: int,
-    auth: httpx2.Auth | None = None,
-    max_answer_bytes: int | None = MAX_ANSWER_BYTES,
-) -> httpx2.AsyncClient:
-    """A client for the remote at ``url``, which decides only whether the proxy is used.
-
-    ``connections`` bounds the pool; ``max_answer_bytes`` bounds one good answer (None: the caller
-    reads a stream and stops by itself).
-    """
-    return RemoteClient(_transport(network, url, connections), url, auth=auth, max_answer_bytes=max_answer_bytes)
-
-
-class Tokens(Protocol):
-    """Where a client's bearer tokens come from."""
-
-    async def token(self) -> "Bearer":
-        """The present one. Raises ``NoToken``."""
-
-    async def renewed(self, stale: Any) -> "Bearer":
-        """Another one, after that was answered with 401."""
-
-    def refused(self, token: Any) -> None:
-        """That one was answered with 401, too."""
+_KEEPALIVE = re.compile(r"\btimeout=(\d{1,5})\b")
+#: where the parser's sentence ends and what it shows of the answer begins
+_SHOWN = re.compile(r"\n\n|:?\s+b?(?=['\"](?![A-Za-z-]{1,30}['\"]))")
+#: ValueError: a header or a URL that cannot be written
+_FOREIGN = (aiohttp.ClientError, OSError, ValueError)
 
 
 class Bearer(Protocol):
@@ -111,158 +57,369 @@ class Bearer(Protocol):
     def value(self) -> str: ...
 
 
-class RemoteClient(httpx2.AsyncClient):
-    """httpx2's client, and beside it a shorter way for small exchanges with the one remote at ``url``.
+class Tokens(Protocol):
+    """Where a client's bearer tokens come from."""
 
-    Of the time that a small request takes, nine tenths go into what is never used here: redirects, cookies, hooks,
-    and objects for each part of a URL.
+    async def token(self) -> Bearer:
+        """The present one. Raises ``NoToken``."""
+
+    async def renewed(self, stale: Any) -> Bearer:
+        """Another one, after that was answered with 401."""
+
+    def refused(self, token: Any) -> None:
+        """That one was answered with 401, too."""
+
+
+def make_client(
+    network: NetworkSettings,
+    *,
+    url: str,
+    connections: int,
+    tokens: Tokens | None = None,
+    max_answer_bytes: int | None = MAX_ANSWER_BYTES,
+    connect_timeout_s: float = POOL_TIMEOUT_S,
+) -> "HttpClient":
+    """A client for the server at ``url``, and for no other. It connects when it is first used.
+
+    ``connections`` bounds the pool; ``max_answer_bytes`` bounds one good answer (None: the caller
+    reads a stream and stops by itself); ``connect_timeout_s``: to have a connection, the wait for one of the pool too.
+    """
+    # The authorities take three megabytes: not for a remote in plain http.
+    tls = shared_tls(network) if urlsplit(url).scheme == "https" else None
+    pool = Pool(connections, tls, _proxy(network, url) if tls else None, connect_timeout_s)
+    return HttpClient(pool, url, tokens=tokens, max_answer_bytes=max_answer_bytes)
+
+
+class StreamedAnswer:
+    """An answer whose body is still on its way. To be closed: what was not read ends the connection."""
+
+    __slots__ = ("_left", "_response", "headers", "status_code", "url")
+
+    def __init__(self, response: aiohttp.ClientResponse, url: str, max_bytes: int) -> None:
+        self.status_code: int = response.status
+        #: whatever the case of a name
+        self.headers: Mapping[str, str] = response.headers
+        self.url = url
+        self._response = response
+        self._left = max_bytes
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status_code < 300
+
+    @property
+    def encoded(self) -> bool:
+        """Did the server encode a body, although nobody asked for it?"""
+        encoding = self.headers.get("Content-Encoding")
+        if encoding is None or encoding.strip().lower() in ("", "identity"):
+            return False
+        # Where the head says that no body follows nothing is compressed, whatever a proxy writes.
+        empty = self.status_code in (HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT) or self._response.method == "HEAD"
+        return not empty and self.headers.get("Content-Length", "").strip() != "0"
+
+    @property
+    def raw_headers(self) -> Sequence[tuple[bytes, bytes]]:
+        return self._response.raw_headers
+
+    @property
+    def peer_certificate(self) -> Mapping[str, object] | None:
+        """As ``SSLObject.getpeercert`` tells it, with the ``version`` of TLS as ``tls``; None over plain http."""
+        transport = getattr(self._response, "transport", None)
+        tls = None if transport is None else transport.get_extra_info("ssl_object")
+        return None if tls is None else {**tls.getpeercert(), "tls": tls.version()}
+
+    async def aiter_bytes(self) -> AsyncGenerator[bytes, None]:
+        """The body as it comes. Raises ``InvalidAnswer`` over the limit, and other ``RemoteError``."""
+        while chunk := await self._read():
+            yield chunk
+
+    async def whole(self) -> bytes:
+        """All of the body. Raises as above."""
+        chunks = [await self._read()]
+        while chunk := await self._read():
+            chunks.append(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def _read(self) -> bytes:
+        """What has come of the body since the last time; empty at its end."""
+        if self.encoded:
+            return b""  # A refusal says enough by its status and headers.
+        try:
+            chunk: bytes = await self._response.content.readany()
+        except _FOREIGN as error:
+            raise translate(error) from error
+        self._left -= len(chunk)
+        if self._left < 0:
+            raise InvalidAnswer("the answer is larger than we accept")
+        return chunk
+
+    def close(self) -> None:
+        if not self._response.closed:
+            self._response.close()
+
+
+class HttpClient:
+    """Requests to the one server at ``url``, signed by ``tokens`` when there are any.
+
+    Raises ``RemoteError``: ``Unsent`` when nothing was sent, ``Ambiguous`` when something may have been.
     """
 
-    def __init__(
-        self,
-        transport: httpx2.AsyncBaseTransport,
-        url: str,
-        *,
-        auth: httpx2.Auth | None,
-        max_answer_bytes: int | None,
-    ) -> None:
-        super().__init__(
-            transport=BoundedTransport(transport, max_answer_bytes),
-            auth=auth,
-            timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S),
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            headers={"User-Agent": f"ai-task-processor/{__version__}", "Accept-Encoding": "identity"},
-            follow_redirects=False,
-            trust_env=False,
-        )
-        self._tokens: Tokens | None = getattr(auth, "tokens", None)
-        signable = auth is None or self._tokens is not None
-        self._short = transport if isinstance(transport, Http1Transport) and signable else None
-        self._max_bytes = max_answer_bytes
-        remote = httpx2.URL(url)
-        self._origin = origin_of(remote)
-        self._prefix = f"{remote.scheme}://{remote.netloc.decode('ascii')}"
-        self._host = remote.netloc
-        self._heads: dict[tuple[object, ...], bytes] = {}
+    def __init__(self, pool: "Pool", url: str, *, tokens: Tokens | None, max_answer_bytes: int | None) -> None:
+        #: is shown every answer, as its head has come
+        self.observe: Callable[[StreamedAnswer], None] | None = None
+        self.pool = pool
+        self._tokens = tokens
+        self._max_bytes = max_answer_bytes or sys.maxsize
+        parts, known = urlsplit(url), httpx2.URL(url)
+        self._origin = f"{known.scheme}://{known.netloc.decode('ascii')}"
+        #: how our server is written in URLs: as it was set, and as httpx2 writes it
+        self._origins = {self._origin, f"{parts.scheme}://{parts.netloc}"}
 
     async def exchange(
-        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
-    ) -> "Answer | httpx2.Response":
-        """One request, signed, and its whole answer; a 401 renews the token once and repeats the request once."""
-        if self._short is None or not self._plain(url):
-            return await self.request(method, url, headers=headers, content=content)
-        target = url[len(self._prefix) :].encode("ascii")
-        if self._tokens is None:
-            return await self._answer(self._short, self._head(method, target, headers, None, content), content)
-        token = await self._tokens.token()
-        answer = await self._answer(self._short, self._head(method, target, headers, token, content), content)
-        if answer.status_code == HTTPStatus.UNAUTHORIZED:
-            token = await self._tokens.renewed(token)
-            answer = await self._answer(self._short, self._head(method, target, headers, token, content), content)
-            if answer.status_code == HTTPStatus.UNAUTHORIZED:
-                self._tokens.refused(token)
-        return answer
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        timeout_s: float,
+    ) -> Answer:
+        """One request and its whole answer, whatever its status, within ``timeout_s`` in total."""
+        try:
+            with Deadline(timeout_s):
+                answer = await self.send(method, url, headers or {}, content)
+                try:
+                    content = await answer.whole()
+                finally:
+                    answer.close()
+        except TimeoutError as error:
+            raise _timed_out(timeout_s) from error
+        return Answer(answer.status_code, answer.headers, content, url)
 
     @asynccontextmanager
-    async def opened(self, url: str, parameters: Mapping[str, str]) -> AsyncIterator[StreamedAnswer | httpx2.Response]:
-        """A GET whose answer is read as a stream, signed and repeated as above."""
-        whole = f"{url}?{urlencode(parameters)}" if parameters else url
-        if self._short is None or not self._plain(whole):
-            async with self.stream("GET", url, params=parameters) as response:
-                yield response
-            return
-        target = whole[len(self._prefix) :].encode("ascii")
-        token = None if self._tokens is None else await self._tokens.token()
-        answer = await self._open(self._short, target, token)
+    async def opened(
+        self, url: str, parameters: Mapping[str, str] | None = None, *, method: str = "GET"
+    ) -> AsyncIterator[StreamedAnswer]:
+        """A request whose answer is read as it comes, whatever its status. To be called under a ``deadline``."""
+        answer = await self.send(method, f"{url}?{urlencode(parameters)}" if parameters else url, {}, None)
         try:
-            if answer.status_code == HTTPStatus.UNAUTHORIZED and self._tokens is not None:
-                answer.close()
-                token = await self._tokens.renewed(token)
-                answer = await self._open(self._short, target, token)
-                if answer.status_code == HTTPStatus.UNAUTHORIZED:
-                    self._tokens.refused(token)
-            if answer.is_success and answer.encoded:
-                raise _encoded()
             yield answer
         finally:
             answer.close()
 
-    async def _open(self, transport: Http1Transport, target: bytes, token: "Bearer | None") -> StreamedAnswer:
-        return await transport.open(self._origin, self._head("GET", target, {}, token, None), self._limit)
+    def over_httpx2(self) -> httpx2.AsyncClient:
+        """The same client with httpx2's API, for the SDKs of others. Closing it leaves this one open."""
+        return httpx2.AsyncClient(
+            transport=Httpx2Transport(self),
+            timeout=None,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            headers=self.pool.headers,
+            follow_redirects=False,
+            trust_env=False,
+        )
 
-    def _plain(self, url: str) -> bool:
-        """Can this request go the shorter way?"""
-        ours = url.startswith(self._prefix + "/") and _READY.fullmatch(url) is not None
-        return ours and not any(self.event_hooks.values())
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self.pool.aclose()
 
-    def _head(
-        self, method: str, target: bytes, headers: Mapping[str, str], token: "Bearer | None", content: bytes | None
-    ) -> bytes:
-        """The head of a request. All but the target and the length stays the same until the token changes."""
-        key = (method, None if token is None else token.value, *headers.items())
-        rest = self._heads.get(key)
-        if rest is None:
-            own = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
-            replaced = {name.lower() for name, _ in own}
-            usual = [(b"Host", self._host), *((k, v) for k, v in self.headers.raw if k.lower() not in replaced), *own]
-            if token is not None:
-                usual.append((b"Authorization", b"Bearer " + token.value.encode("ascii")))
-            # What follows the target, without the empty line at the end.
-            rest = request_head(method, b"", usual)[len(method) + 1 : -2]
-            self._heads = {**(self._heads if len(self._heads) < MAX_HEADS else {}), key: rest}
-        length = b"" if content is None else b"Content-Length: %d\r\n" % len(content)
-        return b"%s %s%s%s\r\n" % (method.encode("ascii"), target, rest, length)
-
-    async def _answer(self, transport: Http1Transport, head: bytes, content: bytes | None) -> "Answer":
-        answer = await transport.exchange(self._origin, head, content or b"", self._limit)
-        if answer.is_success and answer.encoded and not _bodiless(answer):
-            raise _encoded()
+    async def send(self, method: str, url: str, headers: Mapping[str, str], content: bytes | None) -> StreamedAnswer:
+        """One request; its answer is to be closed. A 401 renews the token once and repeats the request once."""
+        if self._tokens is None:
+            return await self._send(method, url, headers, content)
+        token = await self._tokens.token()
+        answer = await self._send(method, url, {**headers, "Authorization": f"Bearer {token.value}"}, content)
+        if answer.status_code == HTTPStatus.UNAUTHORIZED:
+            answer.close()
+            token = await self._tokens.renewed(token)
+            answer = await self._send(method, url, {**headers, "Authorization": f"Bearer {token.value}"}, content)
+            if answer.status_code == HTTPStatus.UNAUTHORIZED:
+                self._tokens.refused(token)
         return answer
 
-    def _limit(self, status: int) -> int:
-        return (self._max_bytes or sys.maxsize) if 200 <= status < 300 else MAX_REFUSAL_BYTES
+    async def _send(self, method: str, url: str, headers: Mapping[str, str], content: bytes | None) -> StreamedAnswer:
+        slash = url.find("/", 8)
+        origin, target = (url, "/") if slash < 0 else (url[:slash], url[slash:])
+        if origin not in self._origins:
+            raise Misconfigured("a request to another server than that of its client")
+        try:
+            # encoded: a path is sent as it was quoted, ``%2E%2E`` and all
+            response = await self.pool.request(method, URL(self._origin + target, encoded=True), headers, content)
+        except _FOREIGN as error:
+            raise translate(error) from error
+        answer = StreamedAnswer(response, url, self._max_bytes if response.status < 300 else MAX_REFUSAL_BYTES)
+        if answer.is_success and answer.encoded:
+            answer.close()
+            raise InvalidAnswer("the answer is compressed although we asked for it not to be")
+        if self.observe is not None:
+            self.observe(answer)
+        return answer
 
 
-def _bodiless(answer: Answer | httpx2.Response) -> bool:
-    """Does the head say that no body follows? Then nothing is compressed, whatever a proxy writes."""
-    empty = answer.status_code in (HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT)
-    return empty or answer.headers.get("content-length", "").strip() == "0"
+class _Request(aiohttp.ClientRequest):
+    """Looks at its connection once more before it is written."""
+
+    async def send(self, conn: Any) -> aiohttp.ClientResponse:
+        if conn.protocol.should_close:
+            # aiohttp looks at this when a connection is given back, not when it is taken again.
+            raise Unsent("the server sent something that nobody asked for")
+        response = await super().send(conn)
+        response.transport = conn.transport  # type: ignore[attr-defined]  # ours, by response_class
+        return response
 
 
-def _encoded() -> InvalidAnswer:
-    return InvalidAnswer("the answer is compressed although we asked for it not to be")
+class Response(aiohttp.ClientResponse):
+    """Knows its transport, and ends it at once when it is closed with something still on its way.
 
-
-def _transport(network: NetworkSettings, url: str, connections: int) -> httpx2.AsyncBaseTransport:
-    """Ours, or httpx2's own when there is a proxy in between."""
-    # The authorities take three megabytes: not for a remote in plain http.
-    context = tls_context(network.ca_bundle) if urlsplit(url).scheme == "https" else None
-    proxy = _proxy(network, url, context)
-    if proxy is None or context is None:
-        return Http1Transport(context, connections=connections)
-    limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30)
-    return httpx2.AsyncHTTPTransport(verify=context, limits=limits, proxy=proxy, trust_env=False)
-
-
-@lru_cache(maxsize=2)
-def tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
-    """TLS 1.2 or later, verified against the system's authorities and ``CA_BUNDLE``.
-
-    Shared by all clients: reading the authorities takes tens of milliseconds and megabytes.
+    aiohttp would let it write what it holds first: to a server that reads nothing any more, for ever.
     """
-    context = httpx2.create_ssl_context(trust_env=False)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca_bundle is not None:
-        context.load_verify_locations(cafile=str(ca_bundle))
-    return context
+
+    transport: asyncio.Transport | None = None
+
+    def close(self) -> None:
+        if self.connection is not None and self.transport is not None:
+            self.transport.abort()
+        super().close()
 
 
-def _proxy(network: NetworkSettings, url: str, context: ssl.SSLContext | None) -> httpx2.Proxy | None:
-    target = urlsplit(url)
-    if network.https_proxy is None or target.scheme != "https" or bypassed(target.netloc, network.no_proxy):
+class Pool:
+    """At most ``connections`` at once to one server. Made in the loop that uses it."""
+
+    def __init__(
+        self,
+        connections: int,
+        tls: Tls | None,
+        proxy: tuple[str, Mapping[str, str]] | None,
+        connect_timeout_s: float = POOL_TIMEOUT_S,
+    ) -> None:
+        #: of every request that has no others of the same names
+        self.headers = {
+            "User-Agent": f"ai-task-processor/{__version__}",
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+        }
+        self.tls = tls
+        self._connections = connections
+        self._proxy = proxy
+        self._connect_timeout_s = connect_timeout_s
+        self._session: aiohttp.ClientSession | None = None
+        self._closed = False
+        #: the last ``Keep-Alive``
+        self._hint: str | None = None
+        self._stalled_s = 0.0
+
+    async def request(
+        self, method: str, url: URL, headers: Mapping[str, str], content: bytes | None
+    ) -> aiohttp.ClientResponse:
+        """One request, as far as the head of its answer. Raises aiohttp's errors, ``OSError`` and ``ValueError``."""
+        session = self._session or self._open()
+        if self._stalled_s != (stalled := stalled_s()):
+            # A server may have hung up meanwhile, and the loop has not read that yet.
+            self._stalled_s = stalled
+            for _ in range(3):
+                await asyncio.sleep(0)
+        proxy, proxy_headers = self._proxy or (None, None)
+        response = await session.request(
+            method,
+            url,
+            headers=headers,
+            data=content,
+            allow_redirects=False,
+            ssl=True if self.tls is None else self.tls.context,
+            proxy=proxy,
+            proxy_headers=proxy_headers,
+        )
+        hint = response.headers.get("Keep-Alive")
+        if hint != self._hint:
+            self._heed(session, hint)
+        return response
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise Unsent("the client is closed")
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self._connections,
+                keepalive_timeout=KEEPALIVE_S,
+                ttl_dns_cache=DNS_TTL_S,
+                resolver=aiohttp.ThreadedResolver(),  # whatever else is installed
+                interleave=1,
+            ),
+            headers=self.headers,
+            request_class=_Request,
+            response_class=Response,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                connect=self._connect_timeout_s,
+                sock_connect=min(self._connect_timeout_s, CONNECT_TIMEOUT_S),
+            ),
+            auto_decompress=False,
+            trust_env=False,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+        )
+        # A GET whose connection died would be sent once more; there is no public switch.
+        self._session._retry_connection = False
+        return self._session
+
+    def _heed(self, session: aiohttp.ClientSession, hint: str | None) -> None:
+        """``Keep-Alive: timeout=5``: who asks in the last second may meet the server as it hangs up.
+
+        aiohttp ignores it, and its pool has no public way to change its mind.
+        """
+        self._hint = hint
+        told = _KEEPALIVE.search(hint or "")
+        assert session.connector is not None  # noqa: S101 - the session is open
+        session.connector._keepalive_timeout = min(KEEPALIVE_S, int(told[1]) - 1.0) if told else KEEPALIVE_S
+
+    async def aclose(self) -> None:
+        self._closed = True
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+class Httpx2Transport(httpx2.AsyncBaseTransport):
+    """httpx2's API over an ``HttpClient``. Raises ``RemoteError``, which SDKs hand through or wrap.
+
+    httpx-aiohttp 0.2 does not do: it quotes paths anew (``test_paths_are_sent_as_quoted``), and calls a connection
+    that died after the request was written a ``ConnectTimeout``, as if nothing had been sent
+    (``test_a_lost_answer_is_ambiguous``).
+    """
+
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        url = request.url.copy_with(raw_path=b"/")
+        target = request.url.raw_path.decode("ascii")
+        headers = {name: value for name, value in request.headers.items() if name not in ("host", "connection")}
+        content = await request.aread()
+        answer = await self._client.send(request.method, str(url).rstrip("/") + target, headers, content or None)
+        told = [(name, value) for name, value in answer.raw_headers if name.lower() != b"content-encoding"]
+        return httpx2.Response(answer.status_code, headers=told, stream=_Body(answer), request=request)
+
+
+class _Body(httpx2.AsyncByteStream):
+    def __init__(self, answer: StreamedAnswer) -> None:
+        self._answer = answer
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._answer.aiter_bytes():
+            yield chunk
+
+    async def aclose(self) -> None:
+        self._answer.close()
+
+
+def _proxy(network: NetworkSettings, url: str) -> tuple[str, Mapping[str, str]] | None:
+    """The proxy's URL without its credentials, which texts of errors may show, and the header that holds them."""
+    if network.https_proxy is None or bypassed(urlsplit(url).netloc, network.no_proxy):
         return None
-    proxy = network.https_proxy.get_secret_value()
-    return httpx2.Proxy(proxy, ssl_context=context if urlsplit(proxy).scheme == "https" else None)
+    parts = urlsplit(network.https_proxy.get_secret_value())
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return bare, {"Proxy-Authorization": aiohttp.encode_basic_auth(user, password)} if user or password else {}
 
 
 def bypassed(netloc: str, no_proxy: Sequence[str]) -> bool:
@@ -306,115 +463,65 @@ def _is_in_network(host: str, network: str) -> bool:
         return False
 
 
-class BoundedTransport(httpx2.AsyncBaseTransport):
-    """Refuses encoded answers and cuts off those that weigh more than ``max_bytes``."""
-
-    def __init__(self, inner: httpx2.AsyncBaseTransport, max_bytes: int | None) -> None:
-        self._inner = inner
-        self._max_bytes = max_bytes
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = await self._inner.handle_async_request(request)
-        encoding = response.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("", "identity") and not _bodiless(response):
-            await response.aclose()
-            if response.is_success:
-                raise _encoded()
-            # A refusal says enough by its status and headers.
-            del response.headers["content-encoding"]
-            return httpx2.Response(response.status_code, headers=response.headers)
-        max_bytes = self._max_bytes if response.is_success else MAX_REFUSAL_BYTES
-        if max_bytes is not None:
-            response.stream = _BoundedStream(response.stream, max_bytes)
-        return response
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
-class _BoundedStream(httpx2.AsyncByteStream):
-    def __init__(self, inner: object, max_bytes: int) -> None:
-        assert isinstance(inner, httpx2.AsyncByteStream)  # noqa: S101 - an async transport answers nothing else
-        self._inner = inner
-        self._left = max_bytes
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._inner:
-            self._left -= len(chunk)
-            if self._left < 0:
-                raise InvalidAnswer("the answer is larger than we accept")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
 @asynccontextmanager
 async def deadline(timeout_s: float) -> AsyncIterator[None]:
-    """A total deadline for one exchange; every foreign error inside becomes a ``RemoteError``."""
+    """A total deadline for one exchange or several. Raises ``TimedOut``."""
     try:
         with Deadline(timeout_s):
             yield
-    except _FOREIGN as error:
-        raise _remote_error(error, timeout_s) from error
+    except TimeoutError as error:
+        raise _timed_out(timeout_s) from error
 
 
-async def exchange(
-    client: httpx2.AsyncClient,
-    method: str,
-    url: str,
-    *,
-    timeout_s: float,
-    headers: Mapping[str, str] | None = None,
-    content: bytes | None = None,
-) -> Answer | httpx2.Response:
-    """One request and its whole answer, whatever its status. Raises ``RemoteError``."""
-    try:
-        with Deadline(timeout_s):
-            if isinstance(client, RemoteClient):
-                return await client.exchange(method, url, headers or {}, content)
-            return await client.request(method, url, headers=headers, content=content)
-    except _FOREIGN as error:
-        raise _remote_error(error, timeout_s) from error
-
-
-def stream(
-    client: httpx2.AsyncClient, url: str, parameters: Mapping[str, str]
-) -> AbstractAsyncContextManager[StreamedAnswer | httpx2.Response]:
-    """A GET whose answer is read as it comes, whatever its status. To be called under a ``deadline``."""
-    if isinstance(client, RemoteClient):
-        return client.opened(url, parameters)
-    return client.stream("GET", url, params=parameters)
-
-
-def _remote_error(error: BaseException, timeout_s: float) -> RemoteError:
-    if isinstance(error, TimeoutError):
-        return TimedOut(f"no answer within {timeout_s:g} s")
-    return translate(error)
+def _timed_out(timeout_s: float) -> TimedOut:
+    return TimedOut(f"no answer within {timeout_s:g} s")
 
 
 def translate(error: BaseException) -> RemoteError:
-    """Whose fault an HTTP client's error is: not sent, or perhaps applied."""
-    if isinstance(error, RemoteError):
-        return error
-    text = describe(error)
-    if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
-        return Misconfigured(text)
-    if isinstance(error, httpx2.DecodingError):
-        return InvalidAnswer(text)
-    return Unsent(text) if isinstance(error, _UNSENT) else Ambiguous(text)
+    """Whose fault an error of aiohttp is: not sent, or perhaps applied."""
+    match error:
+        case RemoteError():
+            return error
+        case aiohttp.ClientHttpProxyError():
+            return Unsent(f"the proxy answered {error.status} to CONNECT: look at HTTPS_PROXY and NO_PROXY")
+        case aiohttp.ConnectionTimeoutError():
+            return Unsent("no connection in time")
+        case aiohttp.ClientConnectorError():
+            return Unsent(describe(error))
+        case aiohttp.ClientResponseError():
+            return Ambiguous(f"the answer is no HTTP/1.1: {_sentence(error.message)}")
+        case aiohttp.ServerDisconnectedError():
+            return Ambiguous("the server closed the connection without an answer")
+        case OSError() if any(alert(cause) for cause in _causes(error)):
+            return Unsent(describe(error))
+        case aiohttp.ClientPayloadError() if describe(error) == type(error).__name__:
+            return Ambiguous("the server closed the connection without a whole answer")
+        case aiohttp.ClientError() | OSError() if not isinstance(error, aiohttp.InvalidURL):
+            return Ambiguous(describe(error))
+        case ValueError():
+            return Misconfigured("a URL or a header that cannot be written")
+    return Ambiguous(type(error).__name__)
+
+
+def _sentence(message: str) -> str:
+    """The parser's own words, without what it shows of the answer."""
+    return " ".join(_SHOWN.split(message, maxsplit=1)[0].split()).rstrip(":.")
 
 
 def describe(error: BaseException) -> str:
     """The cause in the words of the operating system or of OpenSSL: never a URL or content."""
     for cause in _causes(error):
+        if isinstance(cause, aiohttp.ClientError):
+            continue  # some of them are an OSError or an SSLError, too, without its words
         if isinstance(cause, ssl.SSLError):
-            told = getattr(cause, "verify_message", "") or getattr(cause, "reason", "")
+            told = alert(cause) or getattr(cause, "verify_message", "") or getattr(cause, "reason", "")
             return f"TLS: {told or 'handshake failed'}"
         if isinstance(cause, socket.gaierror):
             return (cause.strerror or "name resolution failed").lower()
         if isinstance(cause, OSError) and cause.errno:
             return os.strerror(cause.errno).lower()  # asyncio puts the address into its own text
+        if isinstance(cause, ConnectionError) and isinstance(error, aiohttp.ClientConnectorError):
+            return "TLS: handshake failed"  # asyncio's word for a server that hangs up in it
     return type(error).__name__
 
 
@@ -424,75 +531,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         yield error
         group = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
         error = group or error.__cause__ or error.__context__
-
-
-def status_error(response: Answer | httpx2.Response, service: str, *, url: str = "", setting: str = "") -> RemoteError:
-    """Whose fault a refusing status is, when nothing in the body says that it is about one task.
-
-    ``url``: what was asked (known for a ``Response``); ``setting``: what holds it (known for the usual services).
-    """
-    status = response.status_code
-    text = f"{service} answered {status}"
-    # A date is read by the clock that wrote it: ours may be wrong.
-    now = _date(response.headers.get("date", "")) or datetime.now(UTC)
-    wish = retry_after_s(response.headers.get("retry-after"), now)
-    if status == HTTPStatus.TOO_MANY_REQUESTS or (status == HTTPStatus.SERVICE_UNAVAILABLE and wish is not None):
-        return Throttled(text, status=status, retry_after_s=wish)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY):
-        return Transient(text, status=status)
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return Unauthorized(text, status=status)
-    if 300 <= status < 400:
-        asked, setting = url or _asked(response), setting or _SETTINGS.get(service, "its URL")
-        return Misconfigured(
-            f"{text}, {_redirection(asked, response.headers.get('location', ''), setting)}", status=status
-        )
-    return Misconfigured(text, status=status)
-
-
-def _asked(response: Answer | httpx2.Response) -> str:
-    """The URL of a response's request; empty for an answer that knows none."""
-    try:
-        return str(response.request.url)  # type: ignore[union-attr]  # an AttributeError is caught
-    except (AttributeError, RuntimeError):
-        return ""
-
-
-def _redirection(asked: str, location: str, setting: str) -> str:
-    """Where a redirect points, by scheme and host only, and what to change."""
-    try:
-        old = urlsplit(asked)
-        new = urlsplit(urljoin(asked, location.strip()))
-        host = new.hostname or ""
-        place = f"{new.scheme}://{f'[{host}]' if ':' in host else host}" + (f":{new.port}" if new.port else "")
-    except ValueError:
-        return f"a redirect that cannot be read: correct {setting}"
-    if not location.strip() or new.scheme not in ("http", "https") or not _HOST.fullmatch(host):
-        return f"a redirect to nowhere: correct {setting}"
-    if host != old.hostname:
-        return f"a redirect to {place}: correct {setting}"
-    if new.scheme == "https" and old.scheme != "https":
-        return f"a redirect to {place}: use https in {setting}"
-    return f"a redirect to another path or port of {place}: correct {setting}"
-
-
-def retry_after_s(value: str | None, now: datetime) -> float | None:
-    """Seconds out of a Retry-After header (RFC 9110 §10.2.3: seconds or a date); None for garbage, at most 900."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        when = _date(value)
-        if when is None:
-            return None
-        seconds = max((when - now).total_seconds(), 0.0)
-    return min(seconds, MAX_RETRY_AFTER_S) if 0.0 <= seconds < float("inf") else None
-
-
-def _date(text: str) -> datetime | None:
-    try:
-        when = parsedate_to_datetime(text)
-        return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None

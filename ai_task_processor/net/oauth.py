@@ -6,16 +6,14 @@ itself, takes any JSON for a token, follows the wall clock and does nothing abou
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
 from urllib.parse import quote_plus
 
-import httpx2
 from authlib.oauth2.auth import ClientAuth
 from authlib.oauth2.rfc6749.parameters import prepare_token_request
 
 from ai_task_processor.core.errors import CircuitOpen, NoToken, RemoteError, Unauthorized
 from ai_task_processor.core.ports import Clock
-from ai_task_processor.net.client import exchange
+from ai_task_processor.net.client import HttpClient
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.resilience import Gate, backoff_s
 from ai_task_processor.net.secrets import Secrets
@@ -44,7 +42,7 @@ class TokenSource:
     def __init__(
         self,
         settings: AuthSettings,
-        client: httpx2.AsyncClient,
+        client: HttpClient,
         *,
         gate: Gate,
         clock: Clock,
@@ -174,8 +172,8 @@ class TokenSource:
         url, headers, body = self._signed()
         started_at, status = self._clock.monotonic(), None
         try:
-            answer = await exchange(
-                self._client, "POST", url, headers=headers, content=body.encode(), timeout_s=self._timeout_s
+            answer = await self._client.exchange(
+                "POST", url, headers=headers, content=body.encode(), timeout_s=self._timeout_s
             )
             status = answer.status_code
         finally:
@@ -207,21 +205,3 @@ class TokenSource:
             auth = ClientAuth(client_id, secret, settings.auth_method)
         url, headers, body = auth.prepare("POST", settings.token_url, dict(_HEADERS), body)
         return url, headers, body
-
-
-class BearerAuth(httpx2.Auth):
-    """Signs requests; a 401 renews that generation of the token once and repeats the request once."""
-
-    def __init__(self, tokens: TokenSource) -> None:
-        self.tokens = tokens
-
-    async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
-        token = await self.tokens.token()
-        request.headers["Authorization"] = f"Bearer {token.value}"
-        response = yield request
-        if response.status_code == httpx2.codes.UNAUTHORIZED:
-            token = await self.tokens.renewed(token)
-            request.headers["Authorization"] = f"Bearer {token.value}"
-            response = yield request
-            if response.status_code == httpx2.codes.UNAUTHORIZED:
-                self.tokens.refused(token)

@@ -9,12 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-import httpx2
-
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import InvalidAnswer, RemoteError, Unauthorized
-from ai_task_processor.net.client import status_error
-from ai_task_processor.net.http1 import Answer
+from ai_task_processor.net.answers import Answer, status_error
 from ai_task_processor.net.oauth_settings import AuthSettings
 
 #: renew when this part of a token's life is over
@@ -97,7 +94,7 @@ def _life_s(expires_in: object) -> float:
     return min(max(life_s, SHORTEST_LIFE_S), LONGEST_LIFE_S)
 
 
-def granted(answer: Answer | httpx2.Response, settings: AuthSettings, *, generation: int, now: float) -> Token:
+def granted(answer: Answer, settings: AuthSettings, *, generation: int, now: float) -> Token:
     """The token in an answer. Raises ``RemoteError`` when there is none."""
     if not answer.is_success or _error(answer.content) is not None:
         raise _refusal(answer, settings)
@@ -124,7 +121,7 @@ def _error(content: bytes) -> str | None:
     return code if isinstance(code, str) else None
 
 
-def _refusal(answer: Answer | httpx2.Response, settings: AuthSettings) -> RemoteError:
+def _refusal(answer: Answer, settings: AuthSettings) -> RemoteError:
     """A 429 or 5xx is about the moment, whatever its body says; of the others the body knows best."""
     status, code = answer.status_code, _error(answer.content)
     if code in _REFUSALS and status < 500 and status not in _PASSING:
@@ -133,4 +130,4 @@ def _refusal(answer: Answer | httpx2.Response, settings: AuthSettings) -> Remote
         shown = code if code and _CODE.fullmatch(code) else "of an unknown kind"
         return InvalidAnswer(f"the token endpoint answered {status} with an error: {shown}", status=status)
     setting = "OAUTH2_TOKEN_URL" if settings.custom_token_url else "ORY_PROJECT_SLUG"
-    return status_error(answer, "the token endpoint", url=settings.token_url, setting=setting)
+    return status_error(answer, "the token endpoint", setting=setting)

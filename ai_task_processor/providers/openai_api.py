@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import httpx2
 import openai
 
 from ai_task_processor.core import codec
@@ -29,8 +28,8 @@ from ai_task_processor.core.errors import (
     Unsent,
 )
 from ai_task_processor.core.ports import Embeddings
-from ai_task_processor.net.client import deadline, exchange, status_error, translate
-from ai_task_processor.net.http1 import Answer
+from ai_task_processor.net.answers import Answer, status_error
+from ai_task_processor.net.client import HttpClient, deadline, translate
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.providers import NATIVE_DIMENSIONS, OPENAI_URL
 from ai_task_processor.providers.answers import amount, parse_embeddings, parse_limits
@@ -71,12 +70,12 @@ class OpenAIProvider:
 
     name = "openai"
 
-    def __init__(self, settings: ModelSettings, client: httpx2.AsyncClient, metrics: Metrics) -> None:
+    def __init__(self, settings: ModelSettings, client: HttpClient, metrics: Metrics) -> None:
         key = settings.api_key.get_secret_value() if settings.api_key else "not-needed"
         self._api = openai.AsyncOpenAI(
             api_key=key,
             base_url=settings.base_url or OPENAI_URL,
-            http_client=client,
+            http_client=client.over_httpx2(),
             max_retries=0,
             timeout=None,
         )
@@ -141,9 +140,7 @@ class OpenAIProvider:
         outcome = "other"
         try:
             answer = await self._post(self._embeddings_url, self._body(texts, model, shape))
-            # A plain dictionary: what httpx2 has for headers takes as long for each name as this for all of them.
-            headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers.raw}
-            self._note_remaining(headers)
+            self._note_remaining(answer.headers)
             embeddings = parse_embeddings(answer.content, len(texts), self._expected(model))
             outcome = "ok"
         except (RemoteError, TaskError) as error:
@@ -153,7 +150,7 @@ class OpenAIProvider:
             self._metrics.model_request(model=model, outcome=outcome, duration_s=time.perf_counter() - started_at)
         usage = embeddings.usage
         self._metrics.model_tokens(model=model, prompt=usage.prompt_tokens, completion=usage.completion_tokens)
-        return replace(embeddings, limits=parse_limits(headers))
+        return replace(embeddings, limits=parse_limits(answer.headers))
 
     def _body(self, texts: Sequence[str], model: str, shape: Shape) -> dict[str, object]:
         body: dict[str, object] = {"input": list(texts), "model": model, "encoding_format": shape.encoding}
@@ -170,22 +167,23 @@ class OpenAIProvider:
 
     async def aclose(self) -> None:
         await self._api.close()
+        await self._client.aclose()
 
     def _expected(self, model: str) -> int | None:
         if self._dimensions is not None:
             return self._dimensions
         return NATIVE_DIMENSIONS.get(model) if self._official else None
 
-    async def _post(self, url: str, body: Mapping[str, object]) -> Answer | httpx2.Response:
+    async def _post(self, url: str, body: Mapping[str, object]) -> Answer:
         """What the client's own ``post`` sends, without what it makes anew for every call.
 
         Its copies of options, headers and URLs take half a millisecond, more than all the rest of a small batch.
         """
-        answer = await exchange(
-            self._client, "POST", url, headers=self._headers, content=codec.line(body), timeout_s=self._timeout_s
+        answer = await self._client.exchange(
+            "POST", url, headers=self._headers, content=codec.line(body), timeout_s=self._timeout_s
         )
         if not answer.is_success:
-            raise classify(answer.status_code, answer.content, status_error(answer, "the model API"))
+            raise _refusal(answer)
         return answer
 
     async def _request(self, call: Callable[[], Awaitable[T]], timeout_s: float) -> T:
@@ -194,8 +192,8 @@ class OpenAIProvider:
                 return await call()
         except openai.APIStatusError as error:
             response = error.response
-            otherwise = status_error(response, "the model API")
-            raise classify(response.status_code, response.content, otherwise) from error
+            answer = Answer(response.status_code, response.headers, response.content, str(response.url))
+            raise _refusal(answer) from error
         except openai.APIError as error:
             cause = error.__cause__ or error.__context__
             raise (translate(cause) if cause is not None else InvalidAnswer(type(error).__name__)) from error
@@ -205,3 +203,7 @@ class OpenAIProvider:
             left = amount(headers, f"x-ratelimit-remaining-{kind}")
             if left is not None:
                 self._metrics.ratelimit_remaining(kind, left)
+
+
+def _refusal(answer: Answer) -> RemoteError:
+    return classify(answer.status_code, answer.content, status_error(answer, "the model API"))

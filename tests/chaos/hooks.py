@@ -138,7 +138,7 @@ def sign(incarnation: str) -> None:
     def wrap(make_client: Callable[..., Any]) -> Callable[..., Any]:
         def hooked(*arguments: Any, **options: Any) -> Any:
             client = make_client(*arguments, **options)
-            client.headers[INCARNATION] = incarnation
+            client.pool.headers[INCARNATION] = incarnation
             return client
 
         return hooked

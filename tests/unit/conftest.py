@@ -10,7 +10,8 @@ import httpx2
 import pytest
 import respx
 
-from ai_task_processor.net import client as transport
+from ai_task_processor.net import client
+from tests.mock_http import MockPool
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 #: turns of the event loop with nothing left to run before time moves on
@@ -88,8 +89,8 @@ def clock() -> FakeClock:
 def httpx2_mock(httpx2_mock: respx.Router, monkeypatch: pytest.MonkeyPatch) -> respx.Router:
     """respx sees what goes through httpx2's own transport: in these tests everything does."""
 
-    def standard(_network: object, _url: str, _connections: int) -> httpx2.AsyncBaseTransport:
-        return httpx2.AsyncHTTPTransport(verify=False, trust_env=False)
+    def pool(*_: object) -> MockPool:
+        return MockPool(httpx2.AsyncHTTPTransport(verify=False, trust_env=False))
 
-    monkeypatch.setattr(transport, "_transport", standard)
+    monkeypatch.setattr(client, "Pool", pool)
     return httpx2_mock

@@ -3,11 +3,11 @@
 import errno
 import ssl
 from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-import httpx2
 from pydantic import ByteSize
 
 from ai_task_processor.cli.doctor.report import Finding, Remote, down, ok, shown, skipped, unusable, warning, wrong
@@ -47,22 +47,28 @@ def mistake(problem: str) -> Finding:
     return wrong(text, remedy if name in remedy else f"{name}: {remedy}" if remedy else f"correct {name}")
 
 
-def unreachable(error: RemoteError, n: Remote, *, proxied: bool) -> Finding:
-    """Why there is no connection. One that was there and gave no answer is left to the checks that follow."""
+def unreachable(error: RemoteError, n: Remote, *, proxied: bool, bundled: bool) -> Finding:
+    """Why there is no connection. One that was there and gave no answer is left to the checks that follow.
+
+    ``bundled``: is CA_BUNDLE set?
+    """
     place = urlsplit(n.url).netloc + (" (or the proxy)" if proxied else "")
     where = f"{n.setting}, HTTPS_PROXY or NO_PROXY" if proxied else n.setting
+    text, _, remedy = str(error).rpartition(": ")
+    if "CLIENT_CERT_FILE" in remedy:
+        return wrong(f"{place}: {text}", remedy)
+    if "HTTPS_PROXY" in remedy:
+        return wrong(text, "correct HTTPS_PROXY or NO_PROXY")
     for cause in _causes(error):
         match cause:
-            case ssl.SSLCertVerificationError():
-                return distrusted(cause.verify_code, cause.verify_message, n.setting)
-            case ssl.SSLError():
-                return wrong(f"{place} speaks no TLS that we know ({error})", f"correct scheme and port in {where}")
-            case httpx2.ProxyError():
-                return wrong("the proxy refuses", "correct HTTPS_PROXY or NO_PROXY")
+            case ssl.SSLCertVerificationError(verify_code=int(), verify_message=str()):
+                return distrusted(cause.verify_code, cause.verify_message, n.setting, bundled=bundled)
             case ConnectionRefusedError():
                 return down(f"{place} refuses the connection", f"is it running? Otherwise correct {where}")
-            case httpx2.ConnectTimeout():
+            case TimeoutError() if isinstance(error, errors.Unsent):
                 return down(f"{place} does not react", f"is a firewall in between? Otherwise correct {where}")
+    if str(error).startswith("TLS: "):
+        return wrong(f"{place} speaks no TLS that we know ({error})", f"correct scheme and port in {where}")
     if isinstance(error, errors.Ambiguous | InvalidAnswer):
         return warning(f"{place} takes connections, but does not answer HEAD ({error})")
     return down(f"{place}: {error}", f"correct {where}")
@@ -77,8 +83,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def distrusted(code: int, message: str, setting: str) -> Finding:
-    """``code``: OpenSSL's X509_V_ERR_…"""
+def distrusted(code: int, message: str, setting: str, *, bundled: bool) -> Finding:
+    """``code``: OpenSSL's X509_V_ERR_…; ``bundled``: is CA_BUNDLE set?"""
     match code:
         case 9:
             return down("its certificate is not valid yet", f"set the clock of this machine, or correct {setting}")
@@ -86,7 +92,12 @@ def distrusted(code: int, message: str, setting: str) -> Finding:
             return down("its certificate has expired", f"have it renewed where {setting} points")
         case 62 | 64:
             return wrong("its certificate is for another host name", f"correct the host in {setting}")
-    return wrong(f"nobody known here signed its certificate ({message})", "set CA_BUNDLE to your authority's PEM file")
+    text = f"nobody known here signed its certificate ({message})"
+    if bundled:
+        return wrong(
+            text, "CA_BUNDLE holds no certificate that its chain ends in: add the authority's root to that file"
+        )
+    return wrong(text, "set CA_BUNDLE to your authority's PEM file")
 
 
 def certificate(peer: Mapping[str, object], now: float, text: str) -> Finding:
@@ -128,7 +139,7 @@ def accepted(model: str, n: Remote, took: str) -> Finding:
     """The provider has no objection; nor has it to a web page, or to a server that has no cards of models."""
     if n.page:
         return refused(InvalidAnswer(""), n, {}, about=f"{model}: ")
-    if n.status >= httpx2.codes.BAD_REQUEST:
+    if n.status >= HTTPStatus.BAD_REQUEST:
         remedy = "if model calls fail, correct OPENAI_BASE_URL (its path often ends in /v1)"
         return warning(f"{model}: not verified, the server has no cards of models ({n.status})", remedy)
     return ok(f"{model}: key and model are accepted ({took})")

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
-import httpx2
-
 from ai_task_processor.cli.doctor import diagnosis
 from ai_task_processor.cli.doctor.report import Check, Finding, Remote, down, ok, shown, unusable, warning
 from ai_task_processor.core import codec, errors
@@ -26,8 +24,7 @@ from ai_task_processor.core.ports import SkipReason
 from ai_task_processor.core.settings import Settings
 from ai_task_processor.engine.wiring import Parts
 from ai_task_processor.models.task import Task
-from ai_task_processor.net.client import deadline, exchange, make_client
-from ai_task_processor.net.oauth import BearerAuth
+from ai_task_processor.net.client import StreamedAnswer, deadline, make_client
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.token_answers import token_remedy
 from ai_task_processor.providers import OPENAI_URL
@@ -40,8 +37,9 @@ from ai_task_processor.stores.sqlite.settings import StoreSettings
 DEADLINE_S: Final = 10.0
 
 
-#: for one step of a connection, so that a probe can still say which one it was
+#: for one probe, and of that to connect, so that it can still say which of both it was
 STEP_S: Final = 5.0
+CONNECT_S: Final = 4.0
 
 
 #: tasks read from the head of the pending list
@@ -80,22 +78,23 @@ class Patient:
         if model.mode == "openai":
             self._model = Remote("model API", "OPENAI_BASE_URL", model.base_url or OPENAI_URL)
             self._remotes.append(self._model)
-        bearer = BearerAuth(parts.tokens)
-        reader = make_client(network, url=api.base_url, connections=1, auth=bearer, max_answer_bytes=None)
+        reader = make_client(network, url=api.base_url, connections=1, tokens=parts.tokens, max_answer_bytes=None)
         self._list = PendingList(api, reader, _Whatever())
-        self._probes = {n.name: make_client(network, url=n.url, connections=1) for n in self._remotes}
+        self._probes = {
+            n.name: make_client(network, url=n.url, connections=1, connect_timeout_s=CONNECT_S) for n in self._remotes
+        }
         for client in (reader, *self._probes.values(), *parts.clients):
-            client.event_hooks = {"response": [self._note]}
+            client.observe = self._note
             stack.push_async_callback(client.aclose)
 
     def _proxied(self, n: Remote) -> bool:
         """May a proxy stand in between? (``NO_PROXY`` can still exempt the host.)"""
         return self._settings.network.https_proxy is not None and n.url.startswith("https:")
 
-    async def _note(self, answer: httpx2.Response) -> None:
+    def _note(self, answer: StreamedAnswer) -> None:
         """Whose answer it is: two remotes may share a URL, but only one is asked at a time."""
         for n in self._remotes:
-            if str(answer.request.url).startswith(n.url):
+            if answer.url.startswith(n.url):
                 n.note(answer, self._parts.clock.now())
 
     def checks(self) -> Iterator[Check]:
@@ -132,18 +131,18 @@ class Patient:
     async def _connection(self, n: Remote) -> AsyncIterator[Finding]:
         """Without a credential, and on the way that the daemon takes: through the proxy, against CA_BUNDLE."""
         place, watch = urlsplit(n.url).netloc, Stopwatch()
-        limits = httpx2.Timeout(STEP_S)
         try:
-            async with deadline(DEADLINE_S), self._probes[n.name].stream("HEAD", n.url, timeout=limits) as answer:
-                tls = answer.extensions["network_stream"].get_extra_info("ssl_object")
+            async with deadline(STEP_S), self._probes[n.name].opened(n.url, method="HEAD") as answer:
+                peer = answer.peer_certificate
         except RemoteError as error:
-            yield diagnosis.unreachable(error, n, proxied=self._proxied(n))
+            bundled = self._settings.network.ca_bundle is not None
+            yield diagnosis.unreachable(error, n, proxied=self._proxied(n), bundled=bundled)
         else:
-            if tls is None:
+            if peer is None:
                 yield ok(f"{place} answers plain http ({watch})")
             else:
                 now = self._parts.clock.now().timestamp()
-                yield diagnosis.certificate(tls.getpeercert(), now, f"{place} answers {tls.version()} ({watch})")
+                yield diagnosis.certificate(peer, now, f"{place} answers {peer['tls']} ({watch})")
 
     async def _token(self) -> AsyncIterator[Finding]:
         auth, watch = self._settings[AuthSettings], Stopwatch()
@@ -206,12 +205,14 @@ class Patient:
             return
         host = "127.0.0.1" if ops.metrics_host in ("0.0.0.0", "::") else ops.metrics_host  # noqa: S104 - compared with, not bound to
         url = f"http://{f'[{host}]' if ':' in host else host}:{ops.metrics_port}"
+        client = make_client(self._settings.network, url=url, connections=1)
         try:
-            async with make_client(self._settings.network, url=url, connections=1) as client:
-                answer = await exchange(client, "GET", f"{url}/status", timeout_s=STEP_S)
+            answer = await client.exchange("GET", f"{url}/status", timeout_s=STEP_S)
             status = codec.loads(answer.content)
         except (RemoteError, ValueError):
             return  # another container's daemon, perhaps, on a volume that both see
+        finally:
+            await client.aclose()
         for finding in diagnosis.reported(status, granted=self._granted):
             yield finding
 

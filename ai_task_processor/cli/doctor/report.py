@@ -8,10 +8,10 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Final, Literal
 
-import httpx2
 from rich.console import Console
 from rich.text import Text
 
+from ai_task_processor.net.answers import Head
 from ai_task_processor.ops import masking
 
 EX_OK, EX_UNAVAILABLE, EX_CANTCREAT, EX_CONFIG = 0, 69, 73, 78
@@ -78,7 +78,7 @@ class Remote:
     status: int = 0
     page: bool = False
 
-    def note(self, answer: httpx2.Response, now: datetime) -> None:
+    def note(self, answer: Head, now: datetime) -> None:
         self.status = answer.status_code
         self.page = "html" in answer.headers.get("content-type", "")
         if "age" not in answer.headers:  # a cache answers with the date of long ago

@@ -19,16 +19,15 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from itertools import islice
-
-import httpx2
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import RemoteError
 from ai_task_processor.core.ports import Admission, SkipReason
 from ai_task_processor.models.task import Task
-from ai_task_processor.net.client import deadline, status_error, stream
-from ai_task_processor.net.http1 import StreamedAnswer
+from ai_task_processor.net.answers import status_error
+from ai_task_processor.net.client import HttpClient, StreamedAnswer, deadline
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sources.nestjs.framing import ArrayFramer
@@ -88,7 +87,7 @@ class PendingList:
     def __init__(
         self,
         settings: ApiSettings,
-        client: httpx2.AsyncClient,
+        client: HttpClient,
         admission: Admission,
         *,
         ahead: ReadAhead | None = None,
@@ -192,9 +191,9 @@ class PendingList:
                         return
             framer.finish()
 
-    def _request(self, limit: int | None) -> AbstractAsyncContextManager[StreamedAnswer | httpx2.Response]:
+    def _request(self, limit: int | None) -> AbstractAsyncContextManager[StreamedAnswer]:
         parameters = {} if limit is None else {"limit": str(limit)}
-        return stream(self._client, self._settings.base_url + PENDING, parameters)
+        return self._client.opened(self._settings.base_url + PENDING, parameters)
 
     async def _stream(self, page: Page, free: int, needed: int, limit: int | None) -> None:
         """Fill the page. A strict API refuses the limit: then the same without it, and from now on if that was it."""
@@ -202,7 +201,7 @@ class PendingList:
         try:
             async with self._request(limit) as answer:
                 status = answer.status_code
-                refused = status == httpx2.codes.BAD_REQUEST and limit is not None
+                refused = status == HTTPStatus.BAD_REQUEST and limit is not None
                 if not refused:
                     if not answer.is_success:
                         raise status_error(answer, "the task API")
@@ -215,9 +214,7 @@ class PendingList:
         if refused:
             await self._stream(page, free, needed, None)
 
-    async def _fill(
-        self, page: Page, free: int, needed: int, limit: int | None, answer: StreamedAnswer | httpx2.Response
-    ) -> None:
+    async def _fill(self, page: Page, free: int, needed: int, limit: int | None, answer: StreamedAnswer) -> None:
         """``needed`` records are what a list may cost; where no limit was sent, each costs too much."""
         self._ahead.answered()
         framer, whole = ArrayFramer(MAX_RECORD_BYTES), _is_short(answer)
@@ -314,7 +311,7 @@ class PendingList:
             return False
         later, ended = Page(tasks=page.tasks), False
         try:
-            with suppress(TimeoutError, httpx2.HTTPError, RemoteError):
+            with suppress(TimeoutError, RemoteError):
                 async with asyncio.timeout(max(AHEAD_S, self._ahead.reading_s)):
                     ended = await self._keep(records, page, later)
         finally:
@@ -375,7 +372,7 @@ def _created_at(task: Task) -> float | None:
     return None if task.created_at is None else task.created_at.timestamp()
 
 
-def _is_short(answer: StreamedAnswer | httpx2.Response) -> bool:
+def _is_short(answer: StreamedAnswer) -> bool:
     length = answer.headers.get("content-length", "")
     return length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= WHOLE_BYTES
 
@@ -396,7 +393,7 @@ async def _joined(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
 async def _read_tail(chunks: AsyncIterator[bytes]) -> None:
     """Reach the end of the answer if it is near: then the connection lives on. Nothing depends on it."""
     left = TAIL_BYTES
-    with suppress(TimeoutError, httpx2.HTTPError):
+    with suppress(TimeoutError, RemoteError):
         async with asyncio.timeout(TAIL_S):
             async for chunk in chunks:
                 left -= len(chunk)

@@ -31,8 +31,8 @@ from ai_task_processor.core.errors import (
 )
 from ai_task_processor.core.ports import Admission, Backlog, Clock, SkipReason, SourceMemory, TaskSource, Want
 from ai_task_processor.models.task import Claim, Completed, Failure, Outcome, Receipt, Task, TaskStatus
-from ai_task_processor.net.client import exchange, status_error
-from ai_task_processor.net.http1 import Answer
+from ai_task_processor.net.answers import Answer, status_error
+from ai_task_processor.net.client import HttpClient
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.logs import get_logger, masked
@@ -77,8 +77,8 @@ class NestTaskSource(TaskSource):
         self,
         settings: ApiSettings,
         *,
-        polling: httpx2.AsyncClient,
-        delivering: httpx2.AsyncClient,
+        polling: HttpClient,
+        delivering: HttpClient,
         poll_gate: Gate,
         delivery_gate: Gate,
         memory: SourceMemory | None = None,
@@ -270,8 +270,7 @@ class NestTaskSource(TaskSource):
     async def _patch(self, task_id: str, state: TaskStatus, body: bytes) -> None:
         started_at, status, url = time.perf_counter(), None, task_url(self._tasks, task_id)
         try:
-            answer = await exchange(
-                self._client,
+            answer = await self._client.exchange(
                 "PATCH",
                 url,
                 content=body,
@@ -286,15 +285,15 @@ class NestTaskSource(TaskSource):
             took_s = time.perf_counter() - started_at
             self._metrics.api_request(endpoint=TASKS + "{id}", method="PATCH", status_code=status, duration_s=took_s)
         if not answer.is_success:
-            raise _refusal(answer, url, body)
+            raise _refusal(answer, body)
         if not acknowledged(answer.status_code, answer.content, task_id, state) and not self._warned:
             self._warned = True
             log.warning("delivery.unverified", reason="the task API answers results without id and state")
 
 
-def _refusal(answer: Answer | httpx2.Response, url: str, sent: bytes) -> Rejected | RemoteError:
+def _refusal(answer: Answer, sent: bytes) -> Rejected | RemoteError:
     """What a status that is no success says, with the API's own words."""
-    refusal = rejection(answer.status_code, answer.content) or status_error(answer, "the task API", url=url)
+    refusal = rejection(answer.status_code, answer.content) or status_error(answer, "the task API")
     if answer.is_server_error and not isinstance(refusal, Throttled):
         # The state may have been saved before the upstream's callback failed.
         refusal = Ambiguous(str(refusal), status=answer.status_code)

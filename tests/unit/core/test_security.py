@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from ai_task_processor.net.http1 import Http1Transport
 
 import ai_task_processor
 from ai_task_processor.core.errors import Rejected
@@ -21,7 +22,6 @@ from ai_task_processor.core.plugins import built_in_groups
 from ai_task_processor.core.settings import load_settings, variables
 from ai_task_processor.engine.wiring import Assembler, Parts
 from ai_task_processor.net.client import BoundedTransport, tls_context
-from ai_task_processor.net.http1 import Http1Transport
 from ai_task_processor.ops.endpoints import MetricsServer, WakeUp
 from ai_task_processor.sources.nestjs.source import task_url
 

@@ -27,12 +27,14 @@ from ai_task_processor.core.errors import (
 )
 from ai_task_processor.core.syntax import name_list
 from ai_task_processor.models.task import TaskStatus
-from ai_task_processor.net import client as transport
 from ai_task_processor.net import token_answers
+from ai_task_processor.net.answers import Answer, _date, status_error
+from ai_task_processor.net.client import bypassed
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.providers.answers import parse_embeddings
 from ai_task_processor.providers.refusals import classify
 from ai_task_processor.sources.nestjs.answers import acknowledged, rejection
+from tests.mock_http import mock_client
 
 #: stands in every fuzzed text: no error may show it
 MARK = "Zq7"
@@ -89,7 +91,7 @@ AUTH = AuthSettings.model_validate({"OAUTH2_TOKEN_URL": "https://id.example.com/
 @given(STATUSES, objects(error=st.sampled_from(["invalid_client", "slow_down"]), error_description=TEXTS))
 def test_a_refused_token_is_a_remotes_fault(status: int, body: bytes) -> None:
     """Whatever the endpoint answers instead of a token, the error is the remote's and repeats nothing."""
-    error = token_answers._refusal(httpx2.Response(status, content=body), AUTH)
+    error = token_answers._refusal(Answer(status, content=body), AUTH)
     quotes_nothing(error)
     assert isinstance(error, Throttled) == (status == 429)
 
@@ -147,7 +149,7 @@ REFUSALS = st.fixed_dictionaries(
 def test_a_refusal_of_the_model_has_one_class(status: int, text: str) -> None:
     """Always a remote's error; a text can end by it only when its request is refused, and no word is repeated."""
     content = text.encode()
-    error = classify(status, content, transport.status_error(httpx2.Response(status), "the model API"))
+    error = classify(status, content, status_error(Answer(status), "the model API"))
     quotes_nothing(error)
     assert isinstance(error, RemoteError)
     final = error.final if isinstance(error, CallRefused) else None
@@ -213,7 +215,7 @@ LINES = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
 def test_a_refusing_status_names_a_bounded_wish(status: int, wish: str | None, date: str | None) -> None:
     """Whatever the two headers hold there is an error, and the patience it asks for is 0 to 900 s."""
     headers = {name: value for name, value in (("Retry-After", wish), ("Date", date)) if value is not None}
-    error = transport.status_error(httpx2.Response(status, headers=headers), "the task API")
+    error = status_error(Answer(status, {name.lower(): value for name, value in headers.items()}), "the task API")
     assert error.retry_after_s is None or 0 <= error.retry_after_s <= 900
     assert error.retry_after_s is None or isinstance(error, Throttled)
     assert str(error).partition(",")[0] == f"the task API answered {status}"
@@ -222,7 +224,7 @@ def test_a_refusing_status_names_a_bounded_wish(status: int, wish: str | None, d
 @given(st.text(max_size=40) | DATES)
 def test_a_date_is_aware_or_none(text: str) -> None:
     """No date raises, whoever wrote it."""
-    when = transport._date(text)
+    when = _date(text)
     assert when is None or (isinstance(when, datetime) and when.tzinfo is not None)
 
 
@@ -243,11 +245,11 @@ def test_an_answer_is_plain_and_bounded_or_invalid(status: int, encoding: str, c
             yield chunk
 
     async def ask() -> bytes:
-        answer = httpx2.MockTransport(
-            lambda _: httpx2.Response(status, headers={"Content-Encoding": encoding}, content=body())
-        )
-        async with httpx2.AsyncClient(transport=transport.BoundedTransport(answer, limit)) as client:
-            return (await client.get("https://api.test/")).content
+        def answer(_: httpx2.Request) -> httpx2.Response:
+            return httpx2.Response(status, headers={"Content-Encoding": encoding}, content=body())
+
+        client = mock_client(answer, "https://api.test", max_answer_bytes=limit)
+        return (await client.exchange("GET", "https://api.test/", timeout_s=5)).content
 
     sent, good = b"".join(chunks), 200 <= status < 300
     limit = max(len(sent) + room, 0)
@@ -269,4 +271,4 @@ def test_no_entry_of_no_proxy_raises(entries: list[str]) -> None:
     """Each is a host, a network or nothing, for names and addresses alike."""
     hosts = name_list(",".join(entries))
     for netloc in ("api.test", "api.test:8443", "10.0.0.1", "[::1]:8443", "[fe80::1%25eth0]"):
-        assert transport.bypassed(netloc, hosts) in (True, False)
+        assert bypassed(netloc, hosts) in (True, False)

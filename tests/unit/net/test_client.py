@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 import respx
+from ai_task_processor.net.http1 import Answer
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -41,7 +42,6 @@ from ai_task_processor.net.client import (
     tls_context,
     translate,
 )
-from ai_task_processor.net.http1 import Answer
 
 URL = "https://api.example.com/x"
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

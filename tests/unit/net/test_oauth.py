@@ -21,13 +21,14 @@ from pydantic import SecretStr
 
 from ai_task_processor.core.errors import InvalidAnswer, NoToken
 from ai_task_processor.core.settings import Settings, load_settings
-from ai_task_processor.net.oauth import BearerAuth, TokenSource
+from ai_task_processor.net.oauth import TokenSource
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.net.secrets import Secrets
 from ai_task_processor.net.token_answers import parse_token
 from ai_task_processor.ops.logs import masked
 from ai_task_processor.ops.metrics import Metrics
+from tests.mock_http import mock_client
 
 if TYPE_CHECKING:
     from tests.unit.conftest import FakeClock
@@ -80,9 +81,10 @@ Make = Callable[..., TokenSource]
 @pytest.fixture
 def make(clock: "FakeClock", endpoint: Endpoint, metrics: Metrics) -> Make:
     def make(**changes: object) -> TokenSource:
+        settings = SETTINGS.model_copy(update=changes)
         return TokenSource(
-            SETTINGS.model_copy(update=changes),
-            httpx2.AsyncClient(transport=httpx2.MockTransport(endpoint)),
+            settings,
+            mock_client(endpoint, settings.token_url),
             gate=Gate("token", threshold=5, clock=clock, metrics=metrics),
             clock=clock,
             metrics=metrics,
@@ -297,7 +299,7 @@ async def test_a_hanging_endpoint_is_given_up(tokens: TokenSource, endpoint: End
         await hang.wait()
         raise AssertionError("it was to be given up")
 
-    tokens._client = httpx2.AsyncClient(transport=httpx2.MockTransport(wait))
+    tokens._client = mock_client(wait, TOKEN_URL)
     with pytest.raises(NoToken, match=r"no answer within 0\.01 s"):
         await tokens.token()
 
@@ -620,7 +622,8 @@ class Api:
 
 
 def signed(tokens: TokenSource, api: Api) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(transport=httpx2.MockTransport(api), auth=BearerAuth(tokens))
+    """With httpx2's API: what it sends is signed in the one place where everything is."""
+    return mock_client(api, API, tokens=tokens).over_httpx2()
 
 
 async def test_a_401_renews_and_repeats_once(tokens: TokenSource, endpoint: Endpoint) -> None:

@@ -28,11 +28,12 @@ from ai_task_processor.core.errors import (
 from ai_task_processor.core.ports import Allowance, RateLimits
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.models.task import Vector
-from ai_task_processor.net.client import make_client
+from ai_task_processor.net.client import HttpClient, make_client
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.providers import OPENAI_URL
 from ai_task_processor.providers.openai_api import MAX_MODELS, SHAPES_AGAIN_S, OpenAIProvider
 from ai_task_processor.providers.settings import ModelSettings
+from tests.mock_http import mock_client
 
 KEY = "sk-planted-0123456789"
 SMALL = "text-embedding-3-small"
@@ -46,7 +47,7 @@ def metrics() -> Metrics:
 
 
 def provider(
-    metrics: Metrics, url: str | None = None, client: httpx2.AsyncClient | None = None, **changes: object
+    metrics: Metrics, url: str | None = None, client: HttpClient | None = None, **changes: object
 ) -> OpenAIProvider:
     settings = ModelSettings.model_validate({"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": url}).model_copy(update=changes)
     client = client or make_client(NetworkSettings.model_validate({}), url=url or OPENAI_URL, connections=2)
@@ -214,7 +215,7 @@ class Server:
         return httpx2.Response(200, json=embeddings(*[vector] * len(body["input"])))
 
     def provider(self, metrics: Metrics, dimensions: int | None = None) -> OpenAIProvider:
-        client = httpx2.AsyncClient(transport=httpx2.MockTransport(self))
+        client = mock_client(self, SERVER)
         return provider(metrics, SERVER, client, embedding_dimensions=dimensions)
 
 

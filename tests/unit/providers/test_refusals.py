@@ -20,7 +20,7 @@ from ai_task_processor.core.errors import (
     Transient,
     Unauthorized,
 )
-from ai_task_processor.net.client import status_error
+from ai_task_processor.net.answers import Answer, status_error
 from ai_task_processor.providers.refusals import MAX_WORDS, classify, read_refusal
 
 #: what a refused call may mean: what a text alone ends with, at once?, is a size at fault?, the number that was read
@@ -57,7 +57,7 @@ def cloudflare(message: str, code: int) -> Any:
 
 def classified(status: int, body: object, headers: dict[str, str] | None = None) -> RemoteError:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    response = httpx2.Response(status, headers=headers)
+    response = Answer(status, httpx2.Headers(headers))
     return classify(status, content, status_error(response, "the model API"))
 
 
@@ -444,7 +444,7 @@ BODIES = FIELDS.flatmap(
 @example(429, b'{"error":{"message":"Request too large: limit 9999999999999999999999"}}')
 def test_anything_is_one_error_without_its_words(status: int, content: bytes) -> None:
     """Never an exception, never a text's end without a 400, 413 or 422 or a code for it, never a word of the answer."""
-    error = classify(status, content, status_error(httpx2.Response(status), "the model API"))
+    error = classify(status, content, status_error(Answer(status), "the model API"))
     assert isinstance(error, RemoteError)
     assert MARK not in f"{error!r}{error}{error.args}{error.detail}"
     if isinstance(error, CallRefused):

@@ -21,6 +21,7 @@ from ai_task_processor.sources.nestjs.listing import PendingList
 from ai_task_processor.sources.nestjs.page import Page
 from ai_task_processor.sources.nestjs.read_ahead import ENTRY_BYTES, ReadAhead
 from ai_task_processor.sources.nestjs.settings import ApiSettings
+from tests.mock_http import mock_client
 
 CHUNK = 2**16
 
@@ -101,28 +102,23 @@ Make = Callable[..., PendingList]
 
 
 @pytest.fixture(params=[nest_list.WHOLE_BYTES, -1], ids=["whole", "streamed"])
-async def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
+def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Short lists are parsed whole, or none is: nobody can tell the difference."""
     monkeypatch.setattr(nest_list, "WHOLE_BYTES", request.param)
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(lambda _: httpx2.Response(500))) as outer:
-        clients = [outer]
 
-        def pending_list(
-            upstream: Upstream,
-            skip: Callable[[Task], SkipReason | None] = only_embeddings,
-            busy: Callable[[str], SkipReason | None] = lambda _: None,
-            ahead: ReadAhead | None = None,
-            **settings: Any,
-        ) -> PendingList:
-            client = httpx2.AsyncClient(transport=httpx2.MockTransport(upstream))
-            clients.append(client)
-            options = {"API_BASE_URL": "http://upstream", **settings}
-            metrics = Metrics(version="1", provider="mock")
-            return PendingList(ApiSettings(**options), client, Answers(skip, busy), ahead=ahead, metrics=metrics)
+    def pending_list(
+        upstream: Upstream,
+        skip: Callable[[Task], SkipReason | None] = only_embeddings,
+        busy: Callable[[str], SkipReason | None] = lambda _: None,
+        ahead: ReadAhead | None = None,
+        **settings: Any,
+    ) -> PendingList:
+        client = mock_client(upstream, "http://upstream", max_answer_bytes=None)
+        options = {"API_BASE_URL": "http://upstream", **settings}
+        metrics = Metrics(version="1", provider="mock")
+        return PendingList(ApiSettings(**options), client, Answers(skip, busy), ahead=ahead, metrics=metrics)
 
-        yield pending_list
-        for client in clients[1:]:
-            await client.aclose()
+    return pending_list
 
 
 def tasks(*names: str) -> list[bytes]:
