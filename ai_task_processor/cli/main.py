@@ -119,14 +119,14 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
     from ai_task_processor.core.plugins import load_selected
     from ai_task_processor.core.settings import load_settings
     from ai_task_processor.engine.daemon import Daemon
-    from ai_task_processor.engine.wiring import Assembler
+    from ai_task_processor.engine.wiring import assemble
     from ai_task_processor.ops import logs
     from ai_task_processor.processors.factory import ProcessorFactory
 
     # Who replaces secrets sends it, perhaps before the loop listens: the secrets have not been read yet.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     factory = ProcessorFactory()
-    settings, _ = load_selected(groups=factory.settings_groups)
+    settings, selected = load_selected(groups=factory.settings_groups)
     logs.configure(level=settings.log.level, format=settings.log.format, secrets=settings.secrets())
     logs.install_crash_hooks()
     log = logs.get_logger("ai_task_processor")
@@ -135,7 +135,7 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
 
     async def work() -> int:
         read = partial(load_settings, groups=settings.components)
-        return await life(Daemon(Assembler(settings, factory, read=read).parts()))
+        return await life(Daemon(assemble(settings, selected, factory, read)))
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:

@@ -7,19 +7,22 @@ A component is told its settings and services by its constructor, which only sto
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Why a component cannot work now, in a word for machines and a sentence for people.
 
-    ``ready``: it does not keep the daemon from being ready (a pause that ends by itself); it only explains idleness.
+    ``ready``: it does not keep the daemon from being ready (a pause that ends by itself, something that is not
+    configured). Such a problem only explains idleness: ``when`` something is ``running`` (tasks in slots wait for it),
+    when listed tasks are ``unserved`` (have no processor), or ``always``.
     """
 
     code: str
     message: str = ""
     ready: bool = False
+    when: Literal["always", "running", "unserved"] = "always"
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}" if self.message else self.code
@@ -40,10 +43,22 @@ class Component(Protocol):
     #: the groups of settings that it reads; only those of selected components are required and parsed
     settings_groups: ClassVar[tuple[type[Any], ...]] = ()
 
+    @classmethod
+    def build(cls, services: Any) -> Any:
+        """Make one from ``net.services.Services``. An implementation whose constructor takes other things overrides it.
+
+        A provider may answer None: there is nobody to call.
+        """
+        return cls(services)  # type: ignore[call-arg]  # the constructor is the implementation's own
+
     async def run(self, ready: asyncio.Event) -> None:
         """Open, set ``ready``, work until cancelled, close."""
         ready.set()
         await asyncio.get_running_loop().create_future()
+
+    async def reload(self) -> None:
+        """An operator has changed something (SIGHUP): secrets were read again, try at once what was refused."""
+        return
 
     def problems(self) -> Sequence[Problem]:
         """Why it cannot work now; for ``/ready`` and ``why_idle``. From memory."""

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Literal, Protocol
 
 from ai_task_processor.core.component import Component
@@ -269,6 +270,8 @@ class Store(Component, Protocol):
     outbox: Outbox
     journal: Journal
     memory: SourceMemory
+    #: where small files of the daemon may stand, None when there is no such place
+    directory: Path | None = None
 
     @property
     def accepting(self) -> bool:
@@ -326,12 +329,8 @@ class Embeddings:
     limits: RateLimits = RateLimits()
 
 
-class Provider(Protocol):
-    """A model that turns texts into vectors: the embedder port of a provider."""
-
-    @property
-    def name(self) -> str:
-        """Label for metrics and ``/status``: ``openai``, ``mock``."""
+class Provider(Component, Protocol):
+    """Models of one provider: texts to vectors. ``name`` is a label of metrics: ``openai``, ``mock``."""
 
     async def prepare(self) -> None:
         """Do what the first call would have to wait for; nothing is asked of the model."""

@@ -1,7 +1,7 @@
 """The life of the process: start, work, drain, leave.
 
-Shutdown order is nesting order: what must outlive what is visible as indentation. The outbox
-outlives the ops server, that the clients, those delivery and batching, and these the scheduler.
+Shutdown order is nesting order: the store outlives the ops server, that the other components in their
+order (source, sinks, provider, embedder, processors), those delivery, and that the scheduler.
 """
 
 import asyncio
@@ -9,13 +9,14 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Coroutine, Mapping
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from ai_task_processor import __version__
 from ai_task_processor.core import process
+from ai_task_processor.core.component import Component, Problem
 from ai_task_processor.core.deadline import Stalls, stalls_of
-from ai_task_processor.core.errors import ConfigurationError, OutboxUnwritable, RemoteError
+from ai_task_processor.core.errors import ConfigurationError, OutboxUnwritable
 from ai_task_processor.engine.grace import GracePeriod
 from ai_task_processor.engine.wiring import Parts
 from ai_task_processor.ops import health, logs
@@ -28,11 +29,9 @@ TASKS_SHARE = 0.8
 #: A drain leaves results that nobody takes in the outbox: long enough for a blip of the task API, too
 #: short to delay a restart. The ``drain`` command has come for them alone and sees two probes of an open circuit.
 BLIP_S = 5.0
-DRAIN_PATIENCE_S = 60.0
+DRAIN_TIMEOUT_S = 60.0
 #: so long after the grace period the process leaves, whatever still runs
 OVERSTAYED_S = 1.0
-#: a wait for the outbox (another daemon still drains) that takes longer is told
-SILENCE_S = 1.0
 HOUSEKEEPING_S = 0.5
 #: what was left in the outbox comes first
 PREPARED_AFTER_S = 1.0
@@ -78,7 +77,7 @@ class Daemon:
         """
         async with AsyncExitStack() as stack:
             if await self._opened(stack):
-                await self._recover(stack)
+                await self._parts.recovery.begin()
                 async with asyncio.TaskGroup() as companions:
                     tasks = [companions.create_task(work, name=name) for name, work in self._companions(until_empty)]
                     await self._work()
@@ -86,7 +85,7 @@ class Daemon:
                     await self._release()
                     for task in tasks:
                         task.cancel()
-        log.info("daemon.stopped", waiting=self._parts.outbox.depth().waiting)
+        log.info("daemon.stopped", waiting=self._parts.store.outbox.depth().waiting)
         return EX_OK
 
     async def deliver(self) -> int:
@@ -97,13 +96,13 @@ class Daemon:
                 return EX_TEMPFAIL
             async with asyncio.TaskGroup() as companions:
                 tasks = [companions.create_task(work, name=name) for name, work in self._companions(False)]
-                await self._flush(DRAIN_PATIENCE_S)
+                await self._flush(DRAIN_TIMEOUT_S)
                 for task in tasks:
                     task.cancel()
-        return EX_TEMPFAIL if self._parts.outbox.depth().waiting else EX_OK
+        return EX_TEMPFAIL if self._parts.store.outbox.depth().waiting else EX_OK
 
     async def _opened(self, stack: AsyncExitStack) -> bool:
-        """Start everything that is not a task; false when a signal came while another daemon held the outbox."""
+        """Start the components; false when a signal came while another daemon held the store."""
         parts = self._parts
         loop = asyncio.get_running_loop()
         self._stalls = stalls_of(loop)
@@ -113,31 +112,26 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
         for early in process.early_signals():
             self._signalled(early)
-        directory = str(self._parts.data_dir)
-        waiting = loop.call_later(SILENCE_S, lambda: log.warning("outbox.awaited", directory=directory))
+        store, *others = parts.components
         try:
             async with self._grace.share(0.0):
-                await parts.outbox.open()
+                await stack.enter_async_context(alive(store))
         except TimeoutError:
             return False
-        finally:
-            waiting.cancel()
-        stack.push_async_callback(parts.outbox.aclose)
-        if parts.outbox.recovered:
-            parts.metrics.results_recovered(parts.outbox.recovered)
-            log.info("outbox.recovered", results=parts.outbox.recovered)
+        if parts.store.recovered:
+            parts.metrics.results_recovered(parts.store.recovered)
+            log.info("outbox.recovered", results=parts.store.recovered)
         self.port = await self._listen()
         stack.push_async_callback(self._ops.aclose)
-        for client in parts.clients:
-            stack.push_async_callback(client.aclose)
-        log.info("daemon.started", version=__version__, mode=self._parts.mode, port=self.port)
+        for component in others:
+            await stack.enter_async_context(alive(component))
+        log.info("daemon.started", version=__version__, mode=self._mode, port=self.port)
         return True
 
-    async def _recover(self, stack: AsyncExitStack) -> None:
-        """What was in flight when an earlier process died has its own way back."""
-        self._parts.storage.journal.open()
-        stack.callback(self._parts.storage.journal.close)
-        await self._parts.recovery.begin()
+    @property
+    def _mode(self) -> str:
+        """Who is called: ``openai``, ``mock``, ``none``."""
+        return "none" if self._parts.provider is None else self._parts.provider.name
 
     async def _listen(self) -> int:
         ops = self._settings.ops
@@ -154,22 +148,20 @@ class Daemon:
         """What runs beside the scheduler and outlives it."""
         companions = [
             ("delivery", self._parts.delivery.run()),
+            ("heartbeat", self._parts.heartbeat.run()),
             ("housekeeping", self._keep_house()),
             ("loop-lag", self._watch_loop()),
             ("hang-ups", self._look_again()),
         ]
-        if self._parts.batcher is not None:
-            companions.append(("batching", self._parts.batcher.run()))
         if not self._draining:
             companions.append(("preparation", self._prepare()))
-        companions.append(("source", self._parts.source.run(asyncio.Event())))
         if until_empty:
             companions.append(("until-empty", self._leave_when_empty()))
         return companions
 
     async def _prepare(self) -> None:
         """The first task must not wait for a library, and neither must what an earlier process left to deliver."""
-        if self._parts.outbox.recovered:
+        if self._parts.store.recovered:
             await self._clock.sleep(PREPARED_AFTER_S)
         if self._parts.provider is not None:
             await self._parts.provider.prepare()
@@ -192,19 +184,19 @@ class Daemon:
                 for receipt in self._parts.scheduler.cut:
                     await self._parts.source.release(receipt, 0.0)
 
-    async def _flush(self, patience_s: float) -> None:
+    async def _flush(self, timeout_s: float) -> None:
         try:
             async with self._grace.share(1.0):
-                await self._parts.delivery.flushed(patience_s)
+                await self._parts.delivery.flushed(timeout_s)
         except TimeoutError:
             pass
-        depth = self._parts.outbox.depth()
+        depth = self._parts.store.outbox.depth()
         log.info("drain.finished", waiting=depth.waiting, dead_letters=depth.dead)
 
     def _signalled(self, number: int) -> None:
         """The first signal drains; the second leaves at once: what is finished is in the outbox."""
         name = signal.Signals(number).name
-        self._parts.storage.journal.stopping()
+        self._parts.store.journal.stopping()
         if self._grace.begun:
             log.warning("drain.forced", signal=name)
             logs.flush()
@@ -242,7 +234,7 @@ class Daemon:
         while True:
             await self._clock.sleep(0.05)
             skipped = parts.source.backlog.skipped
-            undone = parts.outbox.depth().waiting + skipped.get("deferred", 0) + skipped.get("paused", 0)
+            undone = parts.store.outbox.depth().waiting + skipped.get("deferred", 0) + skipped.get("paused", 0)
             if parts.scheduler.idle and not undone:
                 self.drain()
                 return
@@ -252,7 +244,7 @@ class Daemon:
         parts, condition = self._parts, Condition("outbox.failed", "outbox.restored", logging.ERROR)
         while True:
             try:
-                requests = await parts.outbox.apply_requests()
+                requests = await parts.store.outbox.apply_requests()
             except OutboxUnwritable as error:
                 condition.note(str(error))
                 requests = {}
@@ -265,7 +257,7 @@ class Daemon:
             await self._clock.sleep(HOUSEKEEPING_S)
 
     def _set_gauges(self) -> None:
-        parts, depth, now = self._parts, self._parts.outbox.depth(), self._clock.monotonic()
+        parts, depth, now = self._parts, self._parts.store.outbox.depth(), self._clock.monotonic()
         oldest = depth.oldest_finished_at
         parts.metrics.outbox(
             records=depth.waiting,
@@ -274,8 +266,8 @@ class Daemon:
             bytes_used=depth.bytes,
             oldest_age_s=None if oldest is None else max(0.0, self._clock.now().timestamp() - oldest),
         )
-        if parts.batcher is not None:
-            parts.batcher.count()
+        if parts.embedder is not None:
+            parts.embedder.count()
         limit_s = self._settings.worker.task_timeout_s + STUCK_AFTER_S
         parts.metrics.stuck(sum(now - task.started_at > limit_s for task in parts.scheduler.running.values()))
         snapshot = self._snapshot()
@@ -290,12 +282,11 @@ class Daemon:
             await self._hung_up.wait()
             self._hung_up.clear()
             log.info("daemon.hung_up")
-            await parts.tokens.look_again()
-            for gate in parts.gates.all():
+            await parts.secrets.reread()
+            for gate in parts.gates:
                 gate.due()
-            if not parts.tokens.held:
-                with suppress(RemoteError):
-                    await parts.tokens.token()
+            for component in parts.components:
+                await component.reload()
             parts.source.wake()
             parts.delivery.wake()
 
@@ -329,20 +320,27 @@ class Daemon:
             polled=scheduler.polled_at is not None,
             tick_age_s=self._tick_age_s(),
             longest_tick_s=LONGEST_TICK_S,
-            token_problem=parts.tokens.problem,
-            report_problem=parts.source.report_problem,
-            poll_problem=scheduler.problem,
-            outbox_full=parts.outbox.full,
-            outbox_writable=parts.storage.writable,
-            disk_full=parts.storage.disk_full,
+            problems=self._problems(),
             running=len(scheduler.running),
             slots=scheduler.slots,
             isolation=parts.recovery.isolation,
-            mode=self._parts.mode,
-            holds={gate.service: gate.reason for gate in parts.gates.all() if gate.reason is not None},
-            paced={} if parts.batcher is None else parts.batcher.paces(),
             skipped={str(reason): count for reason, count in parts.source.backlog.skipped.items()},
         )
+
+    def _problems(self) -> list[Problem]:
+        """What components say, what the last poll said, and which remotes are held."""
+        parts, problems = self._parts, list(self._parts.source.problems())
+        if parts.scheduler.problem is not None:
+            problems.append(Problem(health.POLL_FAILED, parts.scheduler.problem))
+        for component in parts.components:
+            if component is not parts.source:
+                problems += component.problems()
+        problems += [
+            Problem("paused", f"{gate.service} is paused: {gate.reason}", ready=True)
+            for gate in parts.gates
+            if gate.reason is not None
+        ]
+        return problems
 
     def _tick_age_s(self) -> float:
         """For how long the poll loop has not moved. After a long stall it begins anew: nothing could move meanwhile."""
@@ -353,42 +351,65 @@ class Daemon:
 
     def status(self) -> Mapping[str, object]:
         """Everything an operator asks first, as JSON."""
-        parts, snapshot, depth = self._parts, self._snapshot(), self._parts.outbox.depth()
-        page, token = self._parts.source.backlog, self._parts.tokens.current
-        return {
+        parts, snapshot, backlog = self._parts, self._snapshot(), self._parts.source.backlog
+        status: dict[str, object] = {
             "version": __version__,
             "state": health.state(snapshot),
-            "mode": snapshot.mode,
+            "mode": self._mode,
+            "source": parts.services.source,
             "uptime_seconds": round(self._clock.monotonic() - self._started_at, 1),
             "why_idle": health.why_idle(snapshot),
             "not_ready_because": health.unready(snapshot),
             "slots": {"total": snapshot.slots, "running": snapshot.running},
             "backlog": {
-                "seen": page.seen,
-                "complete": page.complete,
-                "read_ahead": page.read_ahead,
+                "seen": backlog.seen,
+                "complete": backlog.complete,
+                "read_ahead": backlog.read_ahead,
                 "skipped": snapshot.skipped,
             },
-            "outbox": {
-                "waiting": depth.waiting,
-                "dead_letters": depth.dead,
-                "quarantined": depth.quarantined,
-                "bytes": depth.bytes,
-            },
             "isolation": {
-                "waiting": len(parts.storage.journal.in_flight_at_crash),
-                "running": parts.storage.journal.isolated,
+                "waiting": len(parts.store.journal.in_flight_at_crash),
+                "running": parts.store.journal.isolated,
             },
             "circuits": {
                 gate.service: {"state": gate.state, "reason": gate.reason, "wait_seconds": round(gate.wait_s(), 1)}
-                for gate in parts.gates.all()
-            },
-            "paused_models": {} if parts.batcher is None else parts.batcher.problems(),
-            "paced_models": snapshot.paced,
-            "texts_set_aside": {} if parts.batcher is None else parts.batcher.offenders(),
-            "token": {
-                "held": parts.tokens.held,
-                "trouble": parts.tokens.problem,
-                "expires_in_seconds": None if token is None else round(token.expires_at - self._clock.monotonic(), 1),
+                for gate in parts.gates
             },
         }
+        for component in parts.components:
+            status |= component.status()
+        return status
+
+
+@asynccontextmanager
+async def alive(component: Component) -> AsyncIterator[None]:
+    """Run a component while the body runs. Raises its own error when it fails, at the start or in between."""
+    ready, body = asyncio.Event(), asyncio.current_task()
+    life = asyncio.create_task(component.run(ready), name=component.name or type(component).__name__)
+    begun = asyncio.create_task(ready.wait())
+
+    def ended(_: object) -> None:
+        if ready.is_set() and body is not None and not life.cancelled():
+            body.cancel()
+
+    try:
+        await asyncio.wait([life, begun], return_when=asyncio.FIRST_COMPLETED)
+        if life.done() and not ready.is_set():
+            life.result()
+            raise RuntimeError(f"{life.get_name()} ended before it was ready")
+        life.add_done_callback(ended)
+        yield
+    except asyncio.CancelledError:
+        if body is not None and life.done() and not life.cancelled():
+            body.uncancel()
+            life.result()
+            raise RuntimeError(f"{life.get_name()} ended while it was needed") from None
+        raise
+    finally:
+        life.remove_done_callback(ended)
+        begun.cancel()
+        if not life.done():
+            life.cancel()
+            await asyncio.wait([life])
+            if not life.cancelled():
+                life.result()

@@ -6,6 +6,8 @@ itself, takes any JSON for a token, follows the wall clock and does nothing abou
 
 import asyncio
 import random
+from collections.abc import Mapping
+from typing import Self
 from urllib.parse import quote_plus
 
 from authlib.oauth2.auth import ClientAuth
@@ -17,12 +19,15 @@ from ai_task_processor.net.client import HttpClient
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.resilience import Gate, backoff_s
 from ai_task_processor.net.secrets import Secrets
+from ai_task_processor.net.services import Services
 from ai_task_processor.net.token_answers import Token, granted, token_remedy
 from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 
 TOKEN_TIMEOUT_S = 15.0
+#: of the deadline of a request, the part that a token request inside it may take: so that its failure is told apart
+TOKEN_SHARE = 0.5
 #: an assertion is used at once; servers refuse those that could be used for long
 ASSERTION_LIFE_S = 300
 _HEADERS = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
@@ -52,9 +57,9 @@ class TokenSource:
         secrets: Secrets | None = None,
     ) -> None:
         self.current: Token | None = None
-        self._condition: str | None = "no token yet"
+        self._condition: str | None = None
         self._settings = settings
-        self._client = client
+        self.client = client
         self._gate = gate
         self._clock = clock
         self._metrics = metrics
@@ -67,6 +72,26 @@ class TokenSource:
         self._rejected = -1
         self._doubted = -1
         self._refusals = Condition("token.refused", "token.accepted")
+
+    @classmethod
+    def build(cls, services: Services, *, within_s: float) -> Self:
+        """``within_s``: the deadline of the requests that wait for a token."""
+        settings = services.settings[AuthSettings]
+        return cls(
+            settings,
+            services.client(settings.token_url, 2),
+            timeout_s=min(TOKEN_TIMEOUT_S, TOKEN_SHARE * within_s),
+            gate=services.gate("token"),
+            clock=services.clock,
+            metrics=services.metrics,
+            rng=services.rng,
+            secrets=services.secrets,
+        )
+
+    def status(self) -> Mapping[str, object]:
+        """What ``/status`` shows."""
+        expires_in_s = None if self.current is None else round(self.current.expires_at - self._clock.monotonic(), 1)
+        return {"held": self.held, "trouble": self.problem, "expires_in_seconds": expires_in_s}
 
     @property
     def held(self) -> bool:
@@ -172,7 +197,7 @@ class TokenSource:
         url, headers, body = self._signed()
         started_at, status = self._clock.monotonic(), None
         try:
-            answer = await self._client.exchange(
+            answer = await self.client.exchange(
                 "POST", url, headers=headers, content=body.encode(), timeout_s=self._timeout_s
             )
             status = answer.status_code

@@ -1,39 +1,34 @@
-"""What the probes answer: pure verdicts over a snapshot of the process.
+"""What the probes answer: pure decisions over a snapshot of the process.
 
 ``/health`` is about this process alone, never about a remote: a restart does not mend those.
 ``/ready`` says whether work flows; ``why_idle`` says in a sentence why it does not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from ai_task_processor.core.component import Problem
+
+#: the code of the problem that the last poll failed
+POLL_FAILED = "upstream_unavailable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The state of the process at one moment. Reasons are sentences, ages and waits seconds.
 
-    ``isolation``: why slots are kept empty for a task that runs isolated.
-    ``token_problem``: why there is no token. It is nobody's trouble that one expired while none was needed.
-    ``report_problem``: why results are not taken until somebody changes something.
+    ``problems`` are those of all components, the most telling first. ``isolation``: why slots are kept empty for a task
+    that runs isolated.
     """
 
     draining: bool
     polled: bool
     tick_age_s: float
     longest_tick_s: float
-    token_problem: str | None
-    poll_problem: str | None
-    outbox_full: bool
-    outbox_writable: bool
-    disk_full: bool
     running: int
     slots: int
+    problems: Sequence[Problem] = ()
     isolation: str | None = None
-    mode: str
-    report_problem: str | None = None
-    holds: Mapping[str, str] = field(default_factory=dict)
-    #: why model calls that are ready do not start, by model
-    paced: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -47,24 +42,11 @@ def unhealthy(snapshot: Snapshot) -> str | None:
 def unready(snapshot: Snapshot) -> list[str]:
     """Every reason why work does not flow, each beginning with a constant code; empty when it does."""
     reasons = []
-    starting = not snapshot.polled and snapshot.poll_problem is None
     if snapshot.draining:
         reasons.append("draining")
-    elif starting:
+    elif not snapshot.polled and all(problem.code != POLL_FAILED for problem in snapshot.problems):
         reasons.append("starting")
-    if snapshot.token_problem is not None and not starting:
-        reasons.append(f"token_unavailable: {snapshot.token_problem}")
-    if snapshot.poll_problem is not None:
-        reasons.append(f"upstream_unavailable: {snapshot.poll_problem}")
-    if snapshot.report_problem is not None:
-        reasons.append(f"results_refused: {snapshot.report_problem}")
-    if snapshot.outbox_full:
-        reasons.append("outbox_full")
-    if not snapshot.outbox_writable:
-        reasons.append("outbox_unwritable")
-    if snapshot.disk_full:
-        reasons.append("disk_full: what is left on DATA_DIR is kept for results on their way")
-    return reasons
+    return reasons + [str(problem) for problem in snapshot.problems if not problem.ready]
 
 
 def state(snapshot: Snapshot) -> str:
@@ -77,21 +59,21 @@ def state(snapshot: Snapshot) -> str:
 
 def why_idle(snapshot: Snapshot) -> str | None:
     """One sentence for whoever wonders why nothing is being processed; None while something is."""
-    if snapshot.running and snapshot.paced:
-        model, reason = next(iter(snapshot.paced.items()))
-        return f"tasks in slots wait for the model {model}: {reason}"
+    passing = [problem for problem in snapshot.problems if problem.ready]
+    busy = [problem.message for problem in passing if problem.when == "running"]
+    if snapshot.running and busy:
+        return busy[0]
     if snapshot.running >= snapshot.slots:
         return None
     if reasons := unready(snapshot):
         return next((reason for reason in reasons if reason != "starting"), "starting")
     if snapshot.isolation is not None:
         return snapshot.isolation
-    if snapshot.holds:
-        service, reason = next(iter(snapshot.holds.items()))
-        return f"{service} is paused: {reason}"
+    if held := [problem.message for problem in passing if problem.when == "always"]:
+        return held[0]
     if snapshot.running:
         return None
-    if snapshot.skipped.get("unknown_type") and snapshot.mode == "none":
-        return "OPENAI_API_KEY is not set, so text embeddings stay pending"
+    if snapshot.skipped.get("unknown_type") and (unserved := [p.message for p in passing if p.when == "unserved"]):
+        return unserved[0]
     waiting = ", ".join(f"{count} {reason}" for reason, count in snapshot.skipped.items() if count)
     return f"every listed task is skipped: {waiting}" if waiting else "no task is pending"

@@ -4,25 +4,50 @@ from abc import ABC, abstractmethod
 from math import inf
 from typing import ClassVar
 
+from ai_task_processor.core.component import Check, Component, Problem
 from ai_task_processor.core.errors import Retry, TaskError
 from ai_task_processor.core.groups import Group, setting
 from ai_task_processor.models.task import Task, TaskResult, Usage, Vector
-from ai_task_processor.processors.context import Kit
+from ai_task_processor.processors.context import Kit, ProcessorContext
 
-__all__ = ["BaseProcessor", "Group", "Kit", "Retry", "Task", "TaskError", "TaskResult", "Usage", "Vector", "setting"]
+__all__ = [
+    "BaseProcessor",
+    "Check",
+    "Group",
+    "Kit",
+    "Problem",
+    "ProcessorContext",
+    "Retry",
+    "Task",
+    "TaskError",
+    "TaskResult",
+    "Usage",
+    "Vector",
+    "setting",
+]
 
 
-class BaseProcessor(ABC):
+class BaseProcessor(Component, ABC):
     """Turns tasks of some types into results. One instance serves many tasks at the same time.
 
-    It is made without arguments; ``kit`` is set before its first task.
+    It is made without arguments; ``context`` is set before its first task, and ``run`` (see ``Component``) is its
+    life, for what it has to open and close.
     """
 
-    kit: Kit
+    context: ProcessorContext
     #: the task types it serves, for the metrics' closed label set; without it they count as ``other``
     task_types: ClassVar[frozenset[str]] = frozenset()
-    #: the settings it reads
+    #: the settings it reads, as ``context.settings[AGroup]``
     settings_groups: ClassVar[tuple[type[Group], ...]] = ()
+
+    @property
+    def kit(self) -> ProcessorContext:
+        """``context`` by its name of before."""
+        return self.context
+
+    @kit.setter
+    def kit(self, context: ProcessorContext) -> None:
+        self.context = context
 
     @abstractmethod
     def can_process(self, task: Task) -> bool:

@@ -1,11 +1,13 @@
-"""What a processor is handed: everything it may use of the daemon, and nothing else."""
+"""What a processor is given: everything it may use of the daemon, and nothing else."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ai_task_processor.core.ports import Clock
+from ai_task_processor.core.settings import Settings
 from ai_task_processor.models.task import Embedded
+from ai_task_processor.ops.metrics import Metrics
 
 
 class Embedder(Protocol):
@@ -25,17 +27,28 @@ class Embedder(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kit:
-    """Handed to every processor before its first task.
+class ProcessorContext:
+    """Given to every processor before its first task.
 
-    ``embedder`` is None when no model is configured. ``model_aliases`` maps the names that tasks use
-    to the provider's. ``patience_s`` is how long a processor may wait for a remote before it
-    should give its task back: a little less than ``TASK_TIMEOUT``.
+    ``settings[AGroup]`` has the groups that the processor declares in ``settings_groups``. ``embedder`` is None when
+    no model is configured. ``model_aliases`` maps the names that tasks use to the provider's. ``wait_s`` is how long a
+    processor may wait for a remote before it should give its task back: a little less than ``TASK_TIMEOUT``.
     """
 
     clock: Clock
-    patience_s: float
+    settings: Settings
+    metrics: Metrics
+    wait_s: float
     embedder: Embedder | None = None
     default_model: str = "text-embedding-3-small"
-    model_aliases: Mapping[str, str]
+    model_aliases: Mapping[str, str] = field(default_factory=dict)
     result_as_object: bool = False
+
+    @property
+    def patience_s(self) -> float:
+        """``wait_s`` by its name of before."""
+        return self.wait_s
+
+
+#: the name of before
+Kit = ProcessorContext

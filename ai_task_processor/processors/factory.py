@@ -1,5 +1,6 @@
 """ProcessorFactory: which processor serves a task. Built-ins stand in its list; installed packages add theirs."""
 
+from collections.abc import Sequence
 from math import inf
 
 from ai_task_processor.core import plugins
@@ -7,7 +8,7 @@ from ai_task_processor.core.groups import Group
 from ai_task_processor.models.task import Task
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.processors.base import BaseProcessor
-from ai_task_processor.processors.context import Kit
+from ai_task_processor.processors.context import ProcessorContext
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 
 log = get_logger(__name__)
@@ -28,10 +29,14 @@ class ProcessorFactory:
         self._processors += self._installed
         self._reported: set[tuple[str, str]] = set()
 
-    def equip(self, kit: Kit) -> None:
-        """Hand every processor its kit; before the first task."""
+    @property
+    def processors(self) -> Sequence[BaseProcessor]:
+        return self._processors
+
+    def equip(self, context: ProcessorContext) -> None:
+        """Give every processor its context; before the first task."""
         for processor in self._processors:
-            processor.kit = kit
+            processor.context = context
         for processor, package in self._installed.items():
             log.info("plugin.loaded", processor=type(processor).__name__, package=package)
 

@@ -6,21 +6,17 @@ from collections.abc import Callable, Sequence
 from ai_task_processor.core.ports import Embeddings, Provider
 
 
-class DeferredProvider:
+class DeferredProvider(Provider):
     """``ports.Provider`` in front of one whose library takes the better part of a second to import.
 
     Old results must not wait for that after a restart. ``make`` runs once, in a thread.
     """
 
     def __init__(self, name: str, make: Callable[[], Provider]) -> None:
-        self._name = name
+        self.name = name
         self._make = make
         self._made: Provider | None = None
         self._lock = asyncio.Lock()
-
-    @property
-    def name(self) -> str:
-        return self._name
 
     async def prepare(self) -> None:
         await (await self._provider()).prepare()

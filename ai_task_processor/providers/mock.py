@@ -1,18 +1,19 @@
 """Mock processing: realistic vectors without a model, for a first run and for tests of the upstream."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from ai_task_processor.core import codec
-from ai_task_processor.core.ports import Embeddings
+from ai_task_processor.core.ports import Embeddings, Provider
 from ai_task_processor.models.task import Usage
+from ai_task_processor.net.services import Services
 from ai_task_processor.providers import NATIVE_DIMENSIONS
 from ai_task_processor.providers.settings import ModelSettings
 
 BYTES_PER_TOKEN = 4
 
 
-class MockProvider:
+class MockProvider(Provider):
     """Unit vectors of the model's dimensions that depend on model and text alone, with usage statistics."""
 
     name = "mock"
@@ -20,6 +21,10 @@ class MockProvider:
 
     def __init__(self, dimensions: int | None = None) -> None:
         self._dimensions = dimensions
+
+    @classmethod
+    def build(cls, services: Services) -> Self:
+        return cls(services.settings[ModelSettings].embedding_dimensions)
 
     async def prepare(self) -> None:
         """There is nothing to prepare."""

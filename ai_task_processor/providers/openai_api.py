@@ -27,7 +27,7 @@ from ai_task_processor.core.errors import (
     Unauthorized,
     Unsent,
 )
-from ai_task_processor.core.ports import Embeddings
+from ai_task_processor.core.ports import Embeddings, Provider
 from ai_task_processor.net.answers import Answer, status_error
 from ai_task_processor.net.client import HttpClient, deadline, translate
 from ai_task_processor.ops.metrics import Metrics
@@ -65,7 +65,7 @@ class Shape:
     dimensions: bool
 
 
-class OpenAIProvider:
+class OpenAIProvider(Provider):
     """``ports.Provider`` over an OpenAI-compatible API. The HTTP client is handed in and closed with it."""
 
     name = "openai"

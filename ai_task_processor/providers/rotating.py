@@ -1,17 +1,22 @@
 """A provider whose key may be replaced while the process runs."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, TypeVar
 
 from ai_task_processor.core.errors import Unauthorized
 from ai_task_processor.core.ports import Embeddings, Provider
 from ai_task_processor.net.secrets import Secrets
+from ai_task_processor.net.services import Services
+from ai_task_processor.providers import MAX_ANSWER_BYTES, OPENAI_URL
+from ai_task_processor.providers.deferred import DeferredProvider
+from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.settings import ModelSettings
 
 T = TypeVar("T")
 
 
-class RotatingProvider:
+class RotatingProvider(Provider):
     """``ports.Provider``: a new one for each key. A refused call is repeated once if there is another key by then."""
 
     settings_groups: ClassVar = (ModelSettings,)
@@ -21,10 +26,31 @@ class RotatingProvider:
         self._secrets = secrets
         self._key = secrets[ModelSettings].api_key
         self._provider = make()
+        self.name = self._provider.name
 
-    @property
-    def name(self) -> str:
-        return self._provider.name
+    @classmethod
+    def build(cls, services: Services) -> Provider | None:
+        """OpenAI, or a compatible server; mock vectors with the placeholder key, None without key and server."""
+        model = services.settings[ModelSettings]
+        if model.mode == "mock":
+            return MockProvider(model.embedding_dimensions)
+        if model.mode == "none":
+            return None
+        client = services.client(model.base_url or OPENAI_URL, 64, max_answer_bytes=MAX_ANSWER_BYTES)
+
+        def make() -> Provider:
+            from ai_task_processor.providers.openai_api import OpenAIProvider
+
+            return OpenAIProvider(services.secrets[ModelSettings], client, services.metrics)
+
+        return cls(lambda: DeferredProvider("openai", make), services.secrets)
+
+    async def run(self, ready: asyncio.Event) -> None:
+        ready.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await self.aclose()
 
     async def prepare(self) -> None:
         await self._provider.prepare()

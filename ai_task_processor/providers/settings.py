@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, Json, SecretStr
 
 from ai_task_processor.core.groups import Bytes, Group, Lower, Printable, Seconds, Url, setting
+from ai_task_processor.providers import NATIVE_DIMENSIONS
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
 _WARNINGS: Mapping[str, str] = {
@@ -53,6 +54,16 @@ class ModelSettings(Group):
         if self.api_key is not None and self.api_key.get_secret_value() == PLACEHOLDER_KEY:
             return "mock"
         return "openai" if self.api_key or self.base_url else "none"
+
+    def counted_models(self) -> list[str]:
+        """The models with metric series of their own; the rest is counted as ``other``."""
+        return list(dict.fromkeys((self.default_embedding_model, *self.aliases.values(), *NATIVE_DIMENSIONS)))[:3]
+
+    def vector_length(self, name: str) -> tuple[int | None, int | None]:
+        """What is known of the length of a model's vectors, and what its name speaks for."""
+        native = NATIVE_DIMENSIONS.get(name)
+        known = self.embedding_dimensions or (native if self.base_url is None else None)
+        return (known or native or 1536 if self.mode == "mock" else known), native
 
     def warnings(self) -> Iterator[str]:
         yield from super().warnings()

@@ -231,7 +231,7 @@ class Crowd:
         """Embed (text, model) pairs until ``done`` says so, or for so many seconds."""
         report = Report([Job(text, model) for text, model in tasks])
         loop = asyncio.get_running_loop()
-        began_at, batching = loop.time(), asyncio.create_task(self.batcher.run())
+        began_at, batching = loop.time(), asyncio.create_task(self.batcher.run(asyncio.Event()))
         await asyncio.sleep(0)
         try:
             while loop.time() < began_at + seconds:
@@ -247,7 +247,7 @@ class Crowd:
 
     def _status(self) -> dict[str, Mapping[str, str]]:
         batcher = self.batcher
-        return {"paused": batcher.problems(), "paced": batcher.paces(), "aside": batcher.offenders()}
+        return {"paused": batcher.paused(), "paced": batcher.paces(), "aside": batcher.offenders()}
 
     def _start(self, report: Report, now: float) -> None:
         """Fill the slots with what may start."""

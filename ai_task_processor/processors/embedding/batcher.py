@@ -1,10 +1,11 @@
 """The lanes of all models, and the one door to them: ``embed``."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import inf
 from typing import Any, Protocol
 
+from ai_task_processor.core.component import Component, Problem
 from ai_task_processor.core.errors import CircuitOpen, InputRefused, SetAside
 from ai_task_processor.core.ports import Clock, Embeddings
 from ai_task_processor.models.task import Embedded, Vector
@@ -41,12 +42,14 @@ class Memory(Protocol):
         """Keep it, if it has changed."""
 
 
-class MicroBatcher:
+class MicroBatcher(Component):
     """Joins the texts that tasks bring into model calls; ``run`` must be running for them to leave.
 
     ``call`` is one model call. ``length_of(model)``: the components that its vectors must have (None: not known),
     and those that its name speaks for. ``memory`` keeps what was learnt of models over restarts.
     """
+
+    name = "embedding"
 
     def __init__(
         self,
@@ -84,13 +87,14 @@ class MicroBatcher:
         self._wanted_at: dict[str, float] = {}
         self._group: asyncio.TaskGroup | None = None
 
-    async def run(self) -> None:
+    async def run(self, ready: asyncio.Event) -> None:
         """The parent of every lane and every call; runs until cancelled. Who still waits then is sent away."""
         self._loop = asyncio.get_running_loop()
         if self._memory is not None:
             self._remembered = self._memory.load()
         try:
             async with asyncio.TaskGroup() as self._group:
+                ready.set()
                 while True:
                     before = self._clock.monotonic()
                     await self._clock.sleep(REMEMBER_S)
@@ -171,19 +175,29 @@ class MicroBatcher:
             self._metrics.model_waiting(lane.model, 0 if lane.pace() is None else lane.waiting)
             self._metrics.model_batch_cap(lane.model, lane.calls.size.most_inputs)
 
-    def problems(self) -> dict[str, str]:
-        """Why which model is paused, for ``/status``."""
-        return dict(self._tools.circuits.held())
+    def problems(self) -> Sequence[Problem]:
+        waits = "tasks in slots wait for the model"
+        return [
+            Problem("paced", f"{waits} {model}: {reason}", ready=True, when="running")
+            for model, reason in self.paces().items()
+        ]
 
     def paces(self) -> dict[str, str]:
-        """Why which model's calls wait, for ``/status``."""
+        """Why which model's calls wait."""
         return {lane.model[:64]: reason for lane in self._lanes.values() if (reason := lane.pace())}
 
+    def paused(self) -> dict[str, str]:
+        """Why which model is paused."""
+        return dict(self._tools.circuits.held())
+
     def offenders(self) -> dict[str, str]:
-        """The texts that are set aside, for ``/status``: how many of which model, how the last one failed, of whom."""
+        """The texts that are set aside: how many of which model, how the last one failed, of whom."""
         return {
             lane.model[:64]: reason for lane in self._lanes.values() if (reason := lane.calls.doubts.offenders.reason())
         }
+
+    def status(self) -> Mapping[str, object]:
+        return {"paused_models": self.paused(), "paced_models": self.paces(), "texts_set_aside": self.offenders()}
 
     def _save(self) -> None:
         for lane in self._lanes.values():

@@ -1,9 +1,11 @@
 """Text embedding: a text goes to the model, its vector becomes the result."""
 
+from collections.abc import Sequence
 from math import inf
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
+from ai_task_processor.core.component import Problem
 from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import TaskError, Transient
 from ai_task_processor.models.task import Task, TaskResult, TaskType
@@ -34,43 +36,53 @@ class EmbeddingInput(BaseModel):
 
 
 class TextEmbeddingProcessor(BaseProcessor):
-    """Embeds the text of a task; the model calls of many tasks are joined behind ``kit.embedder``."""
+    """Embeds the text of a task; the model calls of many tasks are joined behind ``context.embedder``."""
 
     task_types = frozenset({TaskType.TEXT_EMBEDDING.value})
     settings_groups = (ModelSettings,)
 
+    def problems(self) -> Sequence[Problem]:
+        if self.context.embedder is not None:
+            return ()
+        message = "OPENAI_API_KEY is not set, so text embeddings stay pending"
+        return (Problem("no_model", message, ready=True, when="unserved"),)
+
     def can_process(self, task: Task) -> bool:
-        return task.type == TaskType.TEXT_EMBEDDING and self.kit.embedder is not None
+        return task.type == TaskType.TEXT_EMBEDDING and self.context.embedder is not None
 
     def hold_s(self) -> float:
-        return self.kit.embedder.hold_s() if self.kit.embedder else 0.0
+        return self.context.embedder.hold_s() if self.context.embedder else 0.0
 
     def lane(self, task: Task) -> str | None:
         named = task.content.get("model") if isinstance(task.content, dict) else None
         return self._at_provider(named if isinstance(named, str) else None)
 
     def lane_hold_s(self, lane: str, running: int) -> float:
-        return self.kit.embedder.lane_hold_s(lane, running) if self.kit.embedder else 0.0
+        return self.context.embedder.lane_hold_s(lane, running) if self.context.embedder else 0.0
 
     def resumes_in_s(self) -> float:
-        return self.kit.embedder.resumes_in_s() if self.kit.embedder else inf
+        return self.context.embedder.resumes_in_s() if self.context.embedder else inf
 
     def _at_provider(self, named: str | None) -> str:
-        name = named or self.kit.default_model
-        return self.kit.model_aliases.get(name, name)
+        name = named or self.context.default_model
+        return self.context.model_aliases.get(name, name)
 
     async def process(self, task: Task) -> TaskResult:
-        kit = self.kit
-        assert kit.embedder is not None  # noqa: S101 - can_process has checked
+        context = self.context
+        assert context.embedder is not None  # noqa: S101 - can_process has checked
         wanted = EmbeddingInput.of(task.content)
         try:
             # A slow model is not the task's fault: give the task back before its own deadline strikes.
-            with Deadline(kit.patience_s):
-                embedded = await kit.embedder.embed(wanted.text, self._at_provider(wanted.model))
+            with Deadline(context.wait_s):
+                embedded = await context.embedder.embed(wanted.text, self._at_provider(wanted.model))
         except TimeoutError as error:
-            raise Transient(f"the model did not answer within {kit.patience_s:g} s") from error
-        if not kit.result_as_object:
+            raise Transient(f"the model did not answer within {context.wait_s:g} s") from error
+        if not context.result_as_object:
             return TaskResult(usage=embedded.usage, vector=embedded.vector)
         usage = {"prompt_tokens": embedded.usage.prompt_tokens, "total_tokens": embedded.usage.total_tokens}
-        output = {"model": wanted.model or kit.default_model, "dimensions": embedded.vector.dimensions, "usage": usage}
+        output = {
+            "model": wanted.model or context.default_model,
+            "dimensions": embedded.vector.dimensions,
+            "usage": usage,
+        }
         return TaskResult(output, usage=embedded.usage, vector=embedded.vector)

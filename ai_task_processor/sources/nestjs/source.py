@@ -9,7 +9,8 @@ pending runs again. All of this is asked again when a candidate of an earlier li
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from contextlib import suppress
+from typing import ClassVar, Self
 from urllib.parse import quote
 
 import httpx2
@@ -33,8 +34,10 @@ from ai_task_processor.core.ports import Admission, Backlog, Clock, SkipReason, 
 from ai_task_processor.models.task import Claim, Completed, Failure, Outcome, Receipt, Task, TaskStatus
 from ai_task_processor.net.answers import Answer, status_error
 from ai_task_processor.net.client import HttpClient
+from ai_task_processor.net.oauth import TokenSource
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.resilience import Gate
+from ai_task_processor.net.services import Services
 from ai_task_processor.ops.logs import get_logger, masked
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sources.nestjs.answers import Acknowledgements, acknowledged, rejection
@@ -81,6 +84,7 @@ class NestTaskSource(TaskSource):
         delivering: HttpClient,
         poll_gate: Gate,
         delivery_gate: Gate,
+        tokens: TokenSource | None = None,
         memory: SourceMemory | None = None,
         clock: Clock,
         metrics: Metrics,
@@ -91,6 +95,8 @@ class NestTaskSource(TaskSource):
         metrics.read_ahead(lambda: len(self._ahead))
         self._list = PendingList(settings, polling, self, ahead=self._ahead, metrics=metrics)
         self._client = delivering
+        self._clients = [polling, delivering, *([tokens.client] if tokens else [])]
+        self._tokens = tokens
         self._poll_gate = poll_gate
         self._delivery_gate = delivery_gate
         self._admission: Admission | None = None
@@ -108,6 +114,22 @@ class NestTaskSource(TaskSource):
         self._pause: asyncio.Task[None] | None = None
         self._marks: Marks | None = None
 
+    @classmethod
+    def build(cls, services: Services) -> Self:
+        api, network = services.settings[ApiSettings], services.settings
+        tokens = TokenSource.build(services, within_s=api.request_timeout_s)
+        return cls(
+            api,
+            polling=services.client(api.base_url, 2, tokens=tokens, max_answer_bytes=None),
+            delivering=services.client(api.base_url, network.delivery.concurrency, tokens=tokens),
+            poll_gate=services.gate("api_poll"),
+            delivery_gate=services.gate("api_delivery"),
+            tokens=tokens,
+            memory=services.memory if api.mark_in_progress else None,
+            clock=services.clock,
+            metrics=services.metrics,
+        )
+
     async def run(self, ready: asyncio.Event) -> None:
         """Keep the marks in order until cancelled; what is left undone then must not read ``in_progress``."""
         ready.set()
@@ -118,6 +140,17 @@ class NestTaskSource(TaskSource):
         finally:
             if self._marks is not None:
                 await self._marks.tend(leaving=True)
+            for client in self._clients:
+                await client.aclose()
+
+    async def reload(self) -> None:
+        """Ask for a token with the secrets as they are now, and for the list."""
+        if self._tokens is not None:
+            await self._tokens.look_again()
+            if not self._tokens.held:
+                with suppress(RemoteError):
+                    await self._tokens.token()
+        self.wake()
 
     @property
     def backlog(self) -> Backlog:
@@ -125,7 +158,15 @@ class NestTaskSource(TaskSource):
         return Backlog(page.seen, page.complete, len(self._ahead), page.skipped)
 
     def problems(self) -> Sequence[Problem]:
-        return () if self.report_problem is None else (Problem("results_refused", self.report_problem),)
+        found = []
+        if self._tokens is not None and self._tokens.problem is not None:
+            found.append(Problem("token_unavailable", self._tokens.problem))
+        if self.report_problem is not None:
+            found.append(Problem("results_refused", self.report_problem))
+        return found
+
+    def status(self) -> Mapping[str, object]:
+        return {} if self._tokens is None else {"token": self._tokens.status()}
 
     async def claim(self, want: Want) -> Sequence[Claim]:
         """Candidates of the last list while there are any; a new list only when none of them may start."""

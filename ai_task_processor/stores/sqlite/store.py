@@ -6,7 +6,8 @@ from math import inf
 from pathlib import Path
 
 from ai_task_processor.core.component import Problem
-from ai_task_processor.core.ports import Clock, Store
+from ai_task_processor.core.ports import Store
+from ai_task_processor.net.services import Services
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.stores.sqlite.journal import FileJournal
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
@@ -27,20 +28,14 @@ class SqliteStore(Store):
     name = "sqlite"
     settings_groups = (StoreSettings,)
 
-    def __init__(
-        self,
-        directory: Path,
-        source: str,
-        *,
-        max_bytes: int,
-        slots: int,
-        clock: Clock,
-        lost: Callable[[str | None], object],
-    ) -> None:
-        self._directory = directory
-        self._reserve = DISK_RESERVE + slots * DISK_RESERVE_PER_SLOT
-        self.outbox = self.memory = SqliteOutbox(directory, source, max_bytes=max_bytes, clock=clock, lost=lost)
-        self.journal = FileJournal(directory, source, _soon)
+    def __init__(self, services: Services) -> None:
+        settings, source = services.settings[StoreSettings], services.source
+        self.directory: Path = settings.data_dir
+        self._reserve = DISK_RESERVE + services.settings.worker.concurrency_limit * DISK_RESERVE_PER_SLOT
+        self.outbox = self.memory = SqliteOutbox(
+            self.directory, source, max_bytes=settings.outbox_max_bytes, clock=services.clock, lost=services.lost
+        )
+        self.journal = FileJournal(self.directory, source, _soon)
 
     @property
     def recovered(self) -> int:
@@ -49,7 +44,7 @@ class SqliteStore(Store):
     async def run(self, ready: asyncio.Event) -> None:
         """Raises ``OutboxLocked`` when another daemon keeps the directory for a minute, and ``DataDirectoryError``."""
         loop = asyncio.get_running_loop()
-        waiting = loop.call_later(SILENCE_S, lambda: log.warning("outbox.awaited", directory=str(self._directory)))
+        waiting = loop.call_later(SILENCE_S, lambda: log.warning("outbox.awaited", directory=str(self.directory)))
         try:
             await self.outbox.open()
         finally:
@@ -85,13 +80,14 @@ class SqliteStore(Store):
 
     def status(self) -> Mapping[str, object]:
         depth = self.outbox.depth()
-        return {
+        outbox = {
             "waiting": depth.waiting,
             "dead_letters": depth.dead,
             "quarantined": depth.quarantined,
             "bytes": depth.bytes,
             "of_other_sources": dict(depth.foreign),
         }
+        return {"outbox": outbox}
 
 
 def _soon(call: Callable[[], object]) -> None:

@@ -112,7 +112,7 @@ class Embedder:
 def make(clock: "FakeClock", install: Install) -> Callable[[], ProcessorFactory]:
     def equipped() -> ProcessorFactory:
         factory = ProcessorFactory()
-        factory.equip(Kit(clock=clock, patience_s=1.0, embedder=cast("None", Embedder()), model_aliases={}))
+        factory.equip(context(clock=clock, wait_s=1.0, embedder=cast("None", Embedder()), model_aliases={}))
         return factory
 
     return equipped

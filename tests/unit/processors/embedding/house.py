@@ -109,7 +109,7 @@ class House:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Self]:
-        running = asyncio.create_task(self.batcher.run())
+        running = asyncio.create_task(self.batcher.run(asyncio.Event()))
         await asyncio.sleep(0)
         try:
             yield self

@@ -100,7 +100,7 @@ def test_exactly_the_texts_at_fault_are_refused(clock: "FakeClock", size: int, d
             del paid[WITNESS]
             assert set(paid.values()) <= {1}, "nobody is paid for twice"
             assert len(house.asked) <= size + 4 * len(culprits) + (size - 1).bit_length() + 12
-            assert house.batcher.problems() == house.batcher.offenders() == {}
+            assert house.batcher.paused() == house.batcher.offenders() == {}
 
     asyncio.run(play(type(clock)()))
 
@@ -155,7 +155,7 @@ async def test_each_kind_of_failure_ends_its_own_texts_only(
             else:
                 assert isinstance(answer, InputRefused)
                 assert answer.code == code
-        assert (house.batcher.problems(), house.circuits.state, house.circuits.wait_s("m")) == ({}, "closed", 0)
+        assert (house.batcher.paused(), house.circuits.state, house.circuits.wait_s("m")) == ({}, "closed", 0)
         assert list(house.batcher.offenders()) == ([] if code else ["m"])
         assert errors(await house.embed("good again")) == [Embedded]
 
@@ -288,7 +288,7 @@ async def test_a_lone_text_and_a_witness_that_are_refused_are_nobodys_fault(cloc
         assert isinstance(answer, CircuitOpen)
         assert answer.retry_after_s == 1
         assert [ask.texts for ask in house.asked] == [["good"], [WITNESS]]
-        assert list(house.batcher.problems()) == ["m"]
+        assert list(house.batcher.paused()) == ["m"]
 
 
 @pytest.mark.parametrize("error", [DOWN, Unauthorized("401", status=401), QuotaExhausted("quota")], ids=repr)
@@ -298,7 +298,7 @@ async def test_a_witness_that_fails_otherwise_proves_nothing(clock: "FakeClock",
     async with Busy(clock, lambda ask: outcomes.get(ask.number, error if ask.at < 60 else None)).open() as house:
         (answer,) = await house.embed("good")
         assert isinstance(answer, RemoteError)
-        assert list(house.batcher.problems()) == ["m"]
+        assert list(house.batcher.paused()) == ["m"]
 
 
 @pytest.mark.parametrize("good_calls", range(8))
@@ -413,7 +413,7 @@ async def test_everybody_is_told_when_to_come_back(
                 assert {round(delay_s or 0, 6) for delay_s in delays(answers)} == {pause_s}
                 assert len(house.asked) == calls
                 assert number == 0 or house.sizes == [1]
-                assert list(house.batcher.problems()) == ["m"]
+                assert list(house.batcher.paused()) == ["m"]
                 assert str(house.circuits.state) == circuit
                 assert house.batcher.resumes_in_s() == house.batcher.lane_hold_s("m", 0) == pytest.approx(pause_s)
                 assert set(errors(await house.embed("meanwhile", "good"))) == {CircuitOpen}
@@ -423,7 +423,7 @@ async def test_everybody_is_told_when_to_come_back(
                 await house.clock.sleep(pause_s)
             house.habit = lambda ask: None
             assert errors(await house.embed("good")) == [Embedded]
-        assert house.batcher.problems() == {}
+        assert house.batcher.paused() == {}
         assert (house.circuits.state, house.batcher.lane_hold_s("m", 0)) == ("closed", 0)
         said = [line["event"] for line in lines if line["log_level"] != "debug"]
         assert said[-1] in ("remote.resumed", "breaker.closed")
@@ -814,8 +814,8 @@ async def test_a_model_of_another_length_than_known_is_an_outage(clock: "FakeClo
     async with Busy(clock, lambda ask: of_length(ask, lambda _: 8)).open() as house:
         answers = await house.embed(*texts(64))
         assert set(errors(answers)) == {CircuitOpen}
-        assert "EMBEDDING_DIMENSIONS" in house.batcher.problems()["m"]
-        assert "another length than 16" in house.batcher.problems()["m"]
+        assert "EMBEDDING_DIMENSIONS" in house.batcher.paused()["m"]
+        assert "another length than 16" in house.batcher.paused()["m"]
 
 
 async def test_a_model_that_never_agrees_with_itself_is_no_endless_expense(clock: "FakeClock") -> None:
@@ -825,7 +825,7 @@ async def test_a_model_that_never_agrees_with_itself_is_no_endless_expense(clock
     ).open() as house:
         await asyncio.wait_for(asyncio.ensure_future(house.embed(*texts(8))), 2)
         assert len(house.asked) < 30
-        assert list(house.batcher.problems()) == ["m"]
+        assert list(house.batcher.paused()) == ["m"]
 
 
 async def test_a_vector_of_the_right_length_only_is_remembered(clock: "FakeClock") -> None:
@@ -857,7 +857,7 @@ async def test_one_model_does_not_hold_another(clock: "FakeClock", error: Remote
         assert (house.batcher.hold_s(), house.batcher.lane_hold_s("m", 0)) == (0, 0)
         assert house.batcher.lane_hold_s("bad", 0) > 0
         assert house.batcher.resumes_in_s() == house.batcher.lane_hold_s("bad", 0)
-        assert list(house.batcher.problems()) == ["bad"]
+        assert list(house.batcher.paused()) == ["bad"]
         assert set(errors(await house.embed(*texts(8), model="m"))) == {Embedded}
 
 
@@ -894,7 +894,7 @@ async def test_two_models_that_fail_hold_the_provider(clock: "FakeClock") -> Non
         assert errors(await house.embed("x", model="m")) == [Embedded]
         assert house.batcher.hold_s() == 0
         assert errors(await house.embed("x", model="n")) == [Embedded]
-        assert house.batcher.problems() == {}
+        assert house.batcher.paused() == {}
 
 
 async def test_many_models_that_fail_once_hold_the_provider(clock: "FakeClock") -> None:
@@ -904,7 +904,7 @@ async def test_many_models_that_fail_once_hold_the_provider(clock: "FakeClock") 
         assert ended == {}
         assert len(house.asked) <= 8 + 4
         assert await house.work([("a", f"m{number}") for number in range(32)], slots=8, seconds=120)
-        assert house.batcher.problems() == {}
+        assert house.batcher.paused() == {}
 
 
 async def test_a_model_that_was_served_meanwhile_keeps_the_provider_open(clock: "FakeClock") -> None:
@@ -915,7 +915,7 @@ async def test_a_model_that_was_served_meanwhile_keeps_the_provider_open(clock: 
         await house.embed(*texts(8), model="o")
         assert house.batcher.hold_s() == 0
         assert errors(await house.embed("b", model="m")) == [Embedded]
-        assert set(house.batcher.problems()) == {"n", "o"}
+        assert set(house.batcher.paused()) == {"n", "o"}
 
 
 async def test_a_third_model_that_is_well_ends_the_hold(clock: "FakeClock") -> None:

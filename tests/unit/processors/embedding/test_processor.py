@@ -56,8 +56,8 @@ def processor(clock: "FakeClock", embedder: Embedder) -> TextEmbeddingProcessor:
 
 def equipped(clock: "FakeClock", embedder: Embedder | None, **changes: Any) -> TextEmbeddingProcessor:
     processor = TextEmbeddingProcessor()
-    options = {"patience_s": 5.0, "default_model": "usual", "model_aliases": {"theirs": "ours", "usual": "really"}}
-    processor.kit = Kit(clock=clock, embedder=embedder, **{**options, **changes})
+    options = {"wait_s": 5.0, "default_model": "usual", "model_aliases": {"theirs": "ours", "usual": "really"}}
+    processor.kit = context(clock=clock, embedder=embedder, **{**options, **changes})
     return processor
 
 
@@ -126,7 +126,7 @@ async def test_a_slow_model_is_not_the_tasks_fault(clock: "FakeClock", embedder:
     """When patience ends the task is given back: no attempt, no failure."""
     embedder.hangs = True
     with pytest.raises(Transient, match=r"within 0\.01 s"):
-        await equipped(clock, embedder, patience_s=0.01).process(task("t"))
+        await equipped(clock, embedder, wait_s=0.01).process(task("t"))
 
 
 async def test_a_refused_text_is_the_tasks_fault(processor: TextEmbeddingProcessor, embedder: Embedder) -> None:
