@@ -299,7 +299,7 @@ async def test_a_hanging_endpoint_is_given_up(tokens: TokenSource, endpoint: End
         await hang.wait()
         raise AssertionError("it was to be given up")
 
-    tokens._client = mock_client(wait, TOKEN_URL)
+    tokens.client = mock_client(wait, TOKEN_URL)
     with pytest.raises(NoToken, match=r"no answer within 0\.01 s"):
         await tokens.token()
 

@@ -12,9 +12,10 @@ from structlog.testing import capture_logs
 from ai_task_processor.core import plugins
 from ai_task_processor.core.errors import AiTaskProcessorError, ConfigurationError
 from ai_task_processor.models.task import Task, TaskType
-from ai_task_processor.processors.base import BaseProcessor, Kit, TaskResult
+from ai_task_processor.processors.base import BaseProcessor, TaskResult
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 from ai_task_processor.processors.factory import ProcessorFactory
+from ai_task_processor.testing.context import processor_context
 
 if TYPE_CHECKING:
     from tests.unit.conftest import FakeClock
@@ -112,7 +113,7 @@ class Embedder:
 def make(clock: "FakeClock", install: Install) -> Callable[[], ProcessorFactory]:
     def equipped() -> ProcessorFactory:
         factory = ProcessorFactory()
-        factory.equip(context(clock=clock, wait_s=1.0, embedder=cast("None", Embedder()), model_aliases={}))
+        factory.equip(processor_context(clock=clock, wait_s=1.0, embedder=cast("None", Embedder()), model_aliases={}))
         return factory
 
     return equipped

@@ -7,8 +7,8 @@ import pytest
 
 from ai_task_processor.core.errors import InputRefused, TaskError, Transient
 from ai_task_processor.models.task import Embedded, Task, TaskResult, TaskType, Usage, Vector
-from ai_task_processor.processors.base import Kit
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
+from ai_task_processor.testing.context import processor_context
 
 if TYPE_CHECKING:
     from tests.unit.conftest import FakeClock
@@ -57,7 +57,7 @@ def processor(clock: "FakeClock", embedder: Embedder) -> TextEmbeddingProcessor:
 def equipped(clock: "FakeClock", embedder: Embedder | None, **changes: Any) -> TextEmbeddingProcessor:
     processor = TextEmbeddingProcessor()
     options = {"wait_s": 5.0, "default_model": "usual", "model_aliases": {"theirs": "ours", "usual": "really"}}
-    processor.kit = context(clock=clock, embedder=embedder, **{**options, **changes})
+    processor.kit = processor_context(clock=clock, embedder=embedder, **{**options, **changes})
     return processor
 
 
