@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from io import BytesIO
 from ipaddress import ip_address, ip_network
 from typing import Any, Protocol
 from urllib.parse import unquote, urlencode, urlsplit
@@ -40,6 +41,8 @@ CONNECT_TIMEOUT_S, POOL_TIMEOUT_S = 10.0, 30.0
 #: how long an unused connection is kept, unless the server says less: beyond the usual 30 s between two polls,
 #: and below the 60 s after which load balancers hang up
 KEEPALIVE_S = 55.0
+#: larger bodies are written piece by piece
+LARGE_BYTES = 2**20
 #: how long a resolved name is believed, seconds
 DNS_TTL_S = 10
 
@@ -322,7 +325,8 @@ class Pool:
             method,
             url,
             headers=headers,
-            data=content,
+            # aiohttp warns of large bytes: they would be written in one go
+            data=BytesIO(content) if content is not None and len(content) > LARGE_BYTES else content,
             allow_redirects=False,
             ssl=True if self.tls is None else self.tls.context,
             proxy=proxy,
