@@ -1,10 +1,20 @@
 """What tests of several folders use."""
 
-from collections.abc import Coroutine, Sequence
+import random
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from ai_task_processor.core.clock import SystemClock
+from ai_task_processor.core.component import Component
+from ai_task_processor.core.plugins import groups_of
 from ai_task_processor.core.ports import Outbox, Standing, TaskSource, Want
+from ai_task_processor.core.settings import load_settings
+from ai_task_processor.engine.daemon import alive as running
 from ai_task_processor.models.task import Claim, Failure, Outcome, Receipt
+from ai_task_processor.net.secrets import Secrets
+from ai_task_processor.net.services import Services
+from ai_task_processor.ops.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -41,3 +51,26 @@ class StubSource(TaskSource):
 
     async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:
         raise NotImplementedError
+
+
+C = TypeVar("C", bound=Component)
+
+
+@asynccontextmanager
+async def alive(component: C) -> AsyncIterator[C]:
+    """A component that is running."""
+    async with running(component):
+        yield component
+
+
+def services(environ: Mapping[str, str], *components: type[Component], **changes: Any) -> Services:
+    """What these components are built with, with settings from this environment alone."""
+    settings = load_settings(environ, None, groups=list(groups_of(components)))
+    given: dict[str, Any] = {
+        "clock": SystemClock(),
+        "metrics": Metrics(version="0", provider="none"),
+        "rng": random.Random(1),
+        "source": "aletheia",
+        "lost": lambda _: None,
+    }
+    return Services(settings=settings, secrets=Secrets(settings), **{**given, **changes})

@@ -192,5 +192,7 @@ def _remedy(kind: str, field: FieldInfo) -> str:
     if not bounds:
         return "must be true or false" if bool in parts else f"must be {field.description}"
     number = "number" if float in parts else "whole number"
-    lowest = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}, up"
-    return f"must be a {number} {lowest} to {bounds['le']}"
+    lowest = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}" if "gt" in bounds else ""
+    to = "to" if "ge" in bounds else ", up to" if lowest else "up to"
+    highest = f"{to} {bounds['le']}" if "le" in bounds else ""
+    return f"must be a {number} {lowest} {highest}".rstrip().replace(" ,", ",")

@@ -352,6 +352,7 @@ class Daemon:
     def status(self) -> Mapping[str, object]:
         """Everything an operator asks first, as JSON."""
         parts, snapshot, backlog = self._parts, self._snapshot(), self._parts.source.backlog
+        depth = parts.store.outbox.depth()
         status: dict[str, object] = {
             "version": __version__,
             "state": health.state(snapshot),
@@ -366,6 +367,13 @@ class Daemon:
                 "complete": backlog.complete,
                 "read_ahead": backlog.read_ahead,
                 "skipped": snapshot.skipped,
+            },
+            "outbox": {
+                "waiting": depth.waiting,
+                "dead_letters": depth.dead,
+                "quarantined": depth.quarantined,
+                "bytes": depth.bytes,
+                "of_other_sources": dict(depth.foreign),
             },
             "isolation": {
                 "waiting": len(parts.store.journal.in_flight_at_crash),

@@ -9,7 +9,7 @@ id, a URL or a string that cannot be encoded.
 
 import platform
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -114,13 +114,7 @@ class Metrics:
         build = Info(PREFIX + "build", "The running version.", registry=registry)
         build.info({"version": _printable(version), "python": platform.python_version()})
 
-        def one(kind: Callable[..., _M], name: str, text: str) -> _M:
-            return kind(PREFIX + name, text, registry=registry)
-
-        def many(kind: Callable[..., _M], name: str, text: str, *axes: _Axis, **closed: Iterable[str]) -> _Family[_M]:
-            axes += tuple(_Axis.of(label, values) for label, values in closed.items())
-            return _Family(partial(kind, PREFIX + name, text, registry=registry), *axes)
-
+        one, many = self._one, self._many
         latency = partial(Histogram, buckets=LATENCY_S)
         by_type = _Axis.of("task_type", task_types)
         by_model = _Axis.of("model", models)
@@ -205,6 +199,35 @@ class Metrics:
         self._dropped_before = 0
         self._breakers: dict[Gauge, str] = {}
         self.state("starting")
+
+    def _one(self, kind: Callable[..., _M], name: str, text: str) -> _M:
+        return kind(PREFIX + name, text, registry=self._registry)
+
+    def _many(
+        self, kind: Callable[..., _M], name: str, text: str, *axes: _Axis, **closed: Iterable[str]
+    ) -> "_Family[_M]":
+        axes += tuple(_Axis.of(label, values) for label, values in closed.items())
+        return _Family(partial(kind, PREFIX + name, text, registry=self._registry), *axes)
+
+    # --- for plug-ins
+
+    def counter(self, name: str, text: str, **labels: Iterable[str]) -> Callable[..., Counter]:
+        """A counter of a component's own: ``counted("ok").inc()``. ``name``: without our prefix, with ``_total``.
+
+        Each label has a closed set of values; others count as ``other``. So have ``gauge`` and ``histogram``.
+        """
+        return self._many(Counter, name, text, **labels)
+
+    def gauge(self, name: str, text: str, **labels: Iterable[str]) -> Callable[..., Gauge]:
+        return self._many(Gauge, name, text, **labels)
+
+    def histogram(
+        self, name: str, text: str, buckets: Sequence[float] = LATENCY_S, **labels: Iterable[str]
+    ) -> Callable[..., Histogram]:
+        """In seconds, unless ``buckets`` say something else."""
+        return self._many(partial(Histogram, buckets=buckets), name, text, **labels)
+
+    # --- what the daemon says
 
     def poll_finished(self, outcome: str, *, duration_s: float, bytes_read: int) -> None:
         self._polls(outcome).inc()

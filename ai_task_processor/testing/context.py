@@ -13,7 +13,7 @@ from ai_task_processor.processors.context import ProcessorContext
 def processor_context(
     environ: Mapping[str, str] | None = None, groups: Iterable[type[Group]] = (), **fields: Any
 ) -> ProcessorContext:
-    """``environ``: what the settings of ``groups`` are read from, and nothing else. ``fields`` replace the usual ones."""
+    """``environ``: all that the settings of ``groups`` are read from. ``fields`` replace the usual ones."""
     settings = load_settings(environ or {}, None, groups=list(groups))
     usual = {"clock": SystemClock(), "metrics": Metrics(version="0", provider="none"), "wait_s": 60.0}
     return ProcessorContext(settings=settings, **{**usual, **fields})

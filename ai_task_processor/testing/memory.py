@@ -5,9 +5,12 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
-from ai_task_processor.core.ports import Clock, Held, OutboxDepth, Standing
+from ai_task_processor.core.component import Problem
+from ai_task_processor.core.ports import Clock, Held, OutboxDepth, Standing, Store
 from ai_task_processor.models.task import Receipt, Record
+from ai_task_processor.net.services import Services
 from ai_task_processor.stores.sqlite.journal import FileJournal
 from ai_task_processor.stores.sqlite.ledger import Watermark
 from ai_task_processor.stores.sqlite.schema import STRANDED_AFTER_S
@@ -148,3 +151,28 @@ class MemoryJournal(FileJournal):
         if not self.broken:
             self.lines += line.split(b"\n")
         return not self.broken
+
+
+class MemoryStore(Store):
+    """``ports.Store`` that forgets everything when it ends."""
+
+    name = "memory"
+
+    def __init__(self, source: str, clock: Clock, max_bytes: int = 2**30) -> None:
+        self.outbox = self.memory = MemoryOutbox(max_bytes, clock)
+        self.journal = MemoryJournal(monotonic=clock.monotonic, source=source)
+
+    @classmethod
+    def build(cls, services: Services) -> Self:
+        return cls(services.source, services.clock)
+
+    @property
+    def accepting(self) -> bool:
+        return not self.problems()
+
+    @property
+    def recovered(self) -> int:
+        return 0
+
+    def problems(self) -> Sequence[Problem]:
+        return (Problem("outbox_full"),) if self.outbox.full else ()

@@ -18,7 +18,7 @@ from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 
 #: written by the release of 28 November 2026, schema 1: tasks 0 to 4 wait, 5 to 7 are dead letters, 8 is quarantined,
 #: and an operator has asked for a retry of 7
-FIRST = Path(__file__).parent / "data" / "outbox-schema-1.db.gz"
+FIRST = Path(__file__).parent / "files" / "outbox-schema-1.db.gz"
 LATE = 3e9
 
 

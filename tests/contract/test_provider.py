@@ -101,7 +101,7 @@ async def test_limits_are_told_or_left_out(provider: Provider) -> None:
         assert before
         assert after
         assert before.limit == after.limit
-        assert 0 <= after.remaining < after.limit
+        assert 0 <= after.remaining <= after.limit  # a limit that refills may be whole again
         assert 0 <= after.reset_s <= 60
 
 

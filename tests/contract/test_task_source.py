@@ -1,11 +1,11 @@
-"""The promises of ``ports.TaskSource``, held by every implementation; then those of the NestJS source alone."""
+"""The NestJS source: what every source promises, then what this one does beyond."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
+from contextlib import aclosing as closing
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import httpx2
@@ -29,181 +29,54 @@ from ai_task_processor.core.errors import (
     Unsent,
     explained,
 )
-from ai_task_processor.core.ports import Clock, SkipReason, TaskSource, Want
+from ai_task_processor.core.ports import Want
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.models.task import (
-    Claim,
-    Completed,
     Failed,
     Failure,
-    Outcome,
     Receipt,
-    Task,
-    TaskResult,
     TaskStatus,
-    TaskType,
-    Vector,
 )
-from ai_task_processor.net.client import make_client
+from ai_task_processor.net.client import HttpClient, make_client
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.sources.nestjs.source import NestTaskSource
 from ai_task_processor.testing.memory import MemoryOutbox
-from tests.helpers import StubSource
+from ai_task_processor.testing.source import (
+    OUTPUT,
+    SOURCE_PROMISES,
+    VECTOR,
+    Gatekeeper,
+    HandClock,
+    SourcePromise,
+)
+from tests.mock_http import mock_client
 
-VECTOR = Completed(TaskResult(vector=Vector(b"\0\0\x80?\0\0\0\xbf")))
-OUTPUT = Completed(TaskResult({"told": ["yes"]}))
 METRICS = Metrics(version="1", provider="mock")
 
 
-class HandClock:
-    """A clock that moves when it is told to, and when somebody sleeps; ``stopped``, no sleep ends."""
+@dataclass(frozen=True)
+class Bearer:
+    """``net.client.Tokens`` with one token."""
 
-    def __init__(self) -> None:
-        self.time = 1_000.0
-        self.stopped = False
+    value: str
 
-    def monotonic(self) -> float:
-        return self.time
+    async def token(self) -> "Bearer":
+        return self
 
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(1_800_000_000 + self.time, UTC)
+    async def renewed(self, stale: object) -> "Bearer":
+        return self
 
-    async def sleep(self, seconds: float) -> None:
-        if self.stopped:
-            await asyncio.Event().wait()
-        self.time += seconds
-        await asyncio.sleep(0)
-
-
-@dataclass
-class Gatekeeper:
-    """An admission that refuses what it is told to."""
-
-    refused: dict[str, SkipReason] = field(default_factory=dict)
-
-    async def busy(self, task_ids: Sequence[str]) -> Mapping[str, SkipReason]:
-        passing = ("running", "in_outbox")
-        return {id_: self.refused[id_] for id_ in task_ids if self.refused.get(id_) in passing}
-
-    async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
-        return [self.refused.get(task.id) for task in tasks]
-
-
-class FakeSource(StubSource):
-    """A task source in memory: the port's promises and nothing else."""
-
-    name = "aletheia"
-
-    def __init__(self, clock: Clock) -> None:
-        self.tasks: dict[str, Task] = {}
-        self.outcomes: dict[str, Outcome] = {}
-        self.refusing: set[str] = set()
-        self.down = False
-        self._clock = clock
-        self._deferred: dict[str, float] = {}
-        self._called = asyncio.Event()
-
-    async def claim(self, want: Want) -> Sequence[Claim]:
-        self._check()
-        now = self._clock.monotonic()
-        open_ = [
-            task
-            for task in self.tasks.values()
-            if task.id not in self.outcomes and self._deferred.get(task.id, 0.0) <= now
-        ]
-        reasons = await want.admission.refuse(open_)
-        free = [task for task, reason in zip(open_, reasons, strict=True) if reason is None]
-        return [Claim(task, Receipt(self.name, task.id)) for task in free[: max(0, want.limit)]]
-
-    async def wait(self, timeout_s: float) -> bool:
-        ends = [asyncio.ensure_future(self._called.wait()), asyncio.ensure_future(self._clock.sleep(timeout_s))]
-        if not self._called.is_set():
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        for end in ends:
-            end.cancel()
-        called = self._called.is_set()
-        self._called.clear()
-        return called
-
-    def wake(self) -> None:
-        self._called.set()
-
-    async def report(self, receipt: Receipt, outcome: Outcome) -> None:
-        self._check()
-        if receipt.id not in self.tasks:
-            raise Rejected("gone", 404)
-        if receipt.id in self.refusing:
-            raise Rejected("refused", 400)
-        self.outcomes[receipt.id] = outcome
-
-    async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:
-        self._deferred[receipt.id] = self._clock.monotonic() + delay_s
-
-    def _check(self) -> None:
-        if self.down:
-            raise Transient("down")
-
-
-class Remotehood(Protocol):
-    """A source under test, and the hand that moves its remote."""
-
-    clock: HandClock
-    admission: Gatekeeper
-
-    @property
-    def source(self) -> TaskSource: ...
-    def add(self, text: str) -> str: ...
-    def put_back(self, task_id: str) -> None: ...
-    def refuse(self, task_id: str) -> None: ...
-    def call(self) -> None: ...
-    def break_down(self) -> None: ...
-    def state(self, task_id: str) -> str: ...
-
-
-class FakeRemotehood:
-    def __init__(self) -> None:
-        self.clock = HandClock()
-        self.admission = Gatekeeper()
-        self.source = FakeSource(self.clock)
-
-    def add(self, text: str) -> str:
-        task_id = f"task-{len(self.source.tasks)}"
-        self.source.tasks[task_id] = Task(id=task_id, type=TaskType.TEXT_EMBEDDING, content={"text": text})
-        return task_id
-
-    def put_back(self, task_id: str) -> None:
-        del self.source.outcomes[task_id]
-
-    def refuse(self, task_id: str) -> None:
-        self.source.refusing.add(task_id)
-
-    def call(self) -> None:
-        self.source.wake()
-
-    def break_down(self) -> None:
-        self.source.down = True
-
-    def state(self, task_id: str) -> str:
-        outcome = self.source.outcomes.get(task_id)
-        return "pending" if outcome is None else "failed" if isinstance(outcome, Failed) else "succeeded"
-
-
-class Bearer(httpx2.Auth):
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def auth_flow(self, request: httpx2.Request) -> Any:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        yield request
+    def refused(self, token: object) -> None:
+        """It is the only one."""
 
 
 class NestRemotehood:
     """The NestJS source against the sandbox."""
 
-    def __init__(self, sandbox: Sandbox, client: httpx2.AsyncClient, *, marks: bool = False, **options: str) -> None:
+    def __init__(self, sandbox: Sandbox, client: HttpClient, *, marks: bool = False, **options: str) -> None:
         self.clock = HandClock()
         self.admission = Gatekeeper()
         self.sandbox = sandbox
@@ -261,9 +134,9 @@ async def bearer(sandbox: Sandbox) -> Bearer:
 async def running_nest(marks: bool = False, **options: str) -> AsyncIterator[NestRemotehood]:
     async with Sandbox() as sandbox:
         client = make_client(
-            NetworkSettings(), url=sandbox.url, connections=8, auth=await bearer(sandbox), max_answer_bytes=None
+            NetworkSettings(), url=sandbox.url, connections=8, tokens=await bearer(sandbox), max_answer_bytes=None
         )
-        async with client:
+        async with closing(client):
             yield NestRemotehood(sandbox, client, marks=marks, **options)
 
 
@@ -273,172 +146,48 @@ async def nest() -> AsyncIterator[NestRemotehood]:
         yield running
 
 
-@pytest.fixture(params=["fake", "nest"])
-async def remotes(request: pytest.FixtureRequest) -> AsyncIterator[Remotehood]:
-    if request.param == "fake":
-        yield FakeRemotehood()
-        return
-    async with running_nest() as running:
-        yield running
+async def claimed(case: NestRemotehood, limit: int = 10) -> list[str]:
+    return [claim.task.id for claim in await case.source.claim(Want(limit, case.admission))]
 
 
-async def claimed(remotes: Remotehood, limit: int = 10) -> list[str]:
-    return [claim.task.id for claim in await remotes.source.claim(Want(limit, remotes.admission))]
+@pytest.mark.parametrize("promise", SOURCE_PROMISES, ids=lambda promise: promise.__name__)
+async def test_it_keeps_the_promises_of_a_source(promise: SourcePromise, nest: NestRemotehood) -> None:
+    await promise(nest)
 
 
-# --- the promises of the port
-
-
-async def test_nothing_to_do_is_no_error(remotes: Remotehood) -> None:
-    """An empty source answers with nothing."""
-    assert await claimed(remotes) == []
-
-
-async def test_a_claim_carries_its_task(remotes: Remotehood) -> None:
-    """Type and content arrive, and the receipt names the task."""
-    task_id = remotes.add("hello")
-    (claim,) = await remotes.source.claim(Want(5, remotes.admission))
-    assert claim.receipt == Receipt("aletheia", task_id)
-    assert (claim.task.id, claim.task.type) == (task_id, TaskType.TEXT_EMBEDDING)
-    assert claim.task.content == {"text": "hello"}
-
-
-@pytest.mark.parametrize("limit", [0, 1, 3, 9])
-async def test_no_more_than_asked_for(remotes: Remotehood, limit: int) -> None:
-    """``limit`` bounds what comes back, 0 included."""
-    for n in range(5):
-        remotes.add(f"text {n}")
-    assert len(await claimed(remotes, limit)) == min(limit, 5)
-
-
-async def test_what_admission_refuses_does_not_start(remotes: Remotehood) -> None:
-    """Refused tasks are passed over, and do not use up the limit."""
-    ids = [remotes.add(f"text {n}") for n in range(6)]
-    remotes.admission.refused = dict.fromkeys(ids[:4], "running")
-    assert await claimed(remotes, 2) == ids[4:]
-
-
-@pytest.mark.parametrize("result", [VECTOR, OUTPUT, Completed(TaskResult({"model": "m"}, vector=VECTOR.result.vector))])
-async def test_a_completed_task_is_done(remotes: Remotehood, result: Completed) -> None:
-    """Once acknowledged it has succeeded and is listed no more."""
-    task_id = remotes.add("hello")
-    (claim,) = await remotes.source.claim(Want(1, remotes.admission))
-    await remotes.source.report(claim.receipt, result)
-    assert remotes.state(task_id) == "succeeded"
-    assert await claimed(remotes) == []
-
-
-async def test_a_failed_task_is_done(remotes: Remotehood) -> None:
-    """Its failure is told, and it is listed no more."""
-    task_id = remotes.add("hello")
-    await remotes.source.report(Receipt("aletheia", task_id), Failed(Failure("too_long", "the text is too long")))
-    assert remotes.state(task_id) == "failed"
-    assert await claimed(remotes) == []
-
-
-async def test_reporting_twice_is_allowed(remotes: Remotehood) -> None:
-    """Delivery is at least once: a repeated report is acknowledged again."""
-    receipt = Receipt("aletheia", remotes.add("hello"))
-    for _ in range(2):
-        await remotes.source.report(receipt, VECTOR)
-        assert remotes.state(receipt.id) == "succeeded"
-
-
-async def test_a_receipt_survives_a_restart(remotes: Remotehood) -> None:
-    """A receipt that is made from its id alone, without a claim, is as good."""
-    task_id = remotes.add("hello")
-    await remotes.source.report(Receipt("aletheia", str(task_id)), OUTPUT)
-    assert remotes.state(task_id) == "succeeded"
-
-
-async def test_a_released_task_comes_back_after_its_delay(remotes: Remotehood) -> None:
-    """It stays pending, is not claimed before the delay is over, and is then claimed again."""
-    task_id, other = remotes.add("hello"), remotes.add("other")
-    await remotes.source.release(Receipt("aletheia", task_id), 30.0)
-    assert remotes.state(task_id) == "pending"
-    assert await claimed(remotes) == [other]
-    remotes.clock.time += 29.9
-    assert await claimed(remotes) == [other]
-    remotes.clock.time += 0.1
-    assert await claimed(remotes) == [task_id, other]
-
-
-async def test_a_task_that_was_put_back_runs_again(remotes: Remotehood) -> None:
-    """Nothing remembers an acknowledged task: an operator may want it once more."""
-    task_id = remotes.add("hello")
-    await remotes.source.report(Receipt("aletheia", task_id), VECTOR)
-    remotes.put_back(task_id)
-    assert await claimed(remotes) == [task_id]
-
-
-async def test_a_refused_result_is_rejected(remotes: Remotehood) -> None:
-    """A refusal of this very result is final, and says how it was refused."""
-    task_id = remotes.add("hello")
-    remotes.refuse(task_id)
-    for report in (
-        remotes.source.report(Receipt("aletheia", task_id), VECTOR),
-        remotes.source.report(Receipt("aletheia", task_id), Failed(Failure("x"))),
-    ):
-        with pytest.raises(Rejected) as caught:
-            await report
-        assert caught.value.outcome == "refused"
-    assert remotes.state(task_id) == "pending"
-
-
-async def test_an_unknown_task_is_gone(remotes: Remotehood) -> None:
-    """A result for a task that the remote does not know is refused for good."""
-    with pytest.raises(Rejected) as caught:
-        await remotes.source.report(Receipt("aletheia", "no-such-task"), VECTOR)
-    assert caught.value.outcome == "gone"
-
-
-async def test_an_outage_is_the_remotes_fault(remotes: Remotehood) -> None:
-    """Claiming and reporting raise errors that never fail a task."""
-    task_id = remotes.add("hello")
-    remotes.break_down()
-    for attempt in (
-        remotes.source.claim(Want(5, remotes.admission)),
-        remotes.source.report(Receipt("aletheia", task_id), VECTOR),
-        remotes.source.report(Receipt("aletheia", task_id), Failed(Failure("x"))),
-    ):
-        with pytest.raises(RemoteError):
-            await attempt
-    assert remotes.state(task_id) == "pending"
-
-
-async def test_wait_returns(remotes: Remotehood) -> None:
+async def test_wait_returns(nest: NestRemotehood) -> None:
     """Without news it returns false after the time it was given."""
-    began_at = remotes.clock.monotonic()
-    assert await remotes.source.wait(3.0) is False
-    assert remotes.clock.monotonic() - began_at <= 3.0
+    began_at = nest.clock.monotonic()
+    assert await nest.source.wait(3.0) is False
+    assert nest.clock.monotonic() - began_at <= 3.0
 
 
-async def test_a_call_ends_the_wait(remotes: Remotehood) -> None:
+async def test_a_call_ends_the_wait(nest: NestRemotehood) -> None:
     """When there may be work it returns true, long before its time."""
-    remotes.clock.stopped = True
+    nest.clock.stopped = True
     for _ in range(3):
-        waiting = asyncio.ensure_future(remotes.source.wait(3_600.0))
+        waiting = asyncio.ensure_future(nest.source.wait(3_600.0))
         await asyncio.sleep(0.01)
         assert not waiting.done()
-        remotes.call()
+        nest.call()
         async with asyncio.timeout(5):
             assert await waiting is True
 
 
-async def test_calls_while_nobody_waits_end_the_next_wait(remotes: Remotehood) -> None:
+async def test_calls_while_nobody_waits_end_the_next_wait(nest: NestRemotehood) -> None:
     """A call during a poll is not lost; a thousand calls are one; a wait that was given up takes none with it."""
-    remotes.clock.stopped = True
-    given_up = asyncio.ensure_future(remotes.source.wait(3_600.0))
+    nest.clock.stopped = True
+    given_up = asyncio.ensure_future(nest.source.wait(3_600.0))
     await asyncio.sleep(0.01)
     given_up.cancel()
     await asyncio.wait([given_up])
     for _ in range(1_000):
-        remotes.call()
-    await claimed(remotes)
+        nest.call()
+    await claimed(nest)
     async with asyncio.timeout(5):
-        assert await remotes.source.wait(3_600.0) is True
-    remotes.clock.stopped = False
-    assert await remotes.source.wait(3.0) is False
+        assert await nest.source.wait(3_600.0) is True
+    nest.clock.stopped = False
+    assert await nest.source.wait(3.0) is False
 
 
 # --- the NestJS source: what is claimed
@@ -748,7 +497,7 @@ async def test_an_answer_is_empty_only_when_it_ended(raw: bytes, error: type[Rem
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     clock = HandClock()
-    async with server, make_client(NetworkSettings(), url=url, connections=1) as client:
+    async with server, closing(make_client(NetworkSettings(), url=url, connections=1)) as client:
         source = NestTaskSource(
             ApiSettings(API_BASE_URL=url),  # type: ignore[call-arg]  # by the environment's name
             polling=client,
@@ -924,7 +673,7 @@ async def path_of(task_id: str) -> bytes | None:
         return httpx2.Response(204)
 
     clock, metrics = HandClock(), METRICS
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answered)) as client:
+    async with closing(mock_client(answered, "https://api.test")) as client:
         source = NestTaskSource(
             ApiSettings(API_BASE_URL="https://api.test/base"),  # type: ignore[call-arg]  # by the environment's name
             polling=client,

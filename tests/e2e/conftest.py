@@ -251,7 +251,7 @@ def eventually() -> Callable[..., Awaitable[Any]]:
     return _eventually
 
 
-def install_wheel(directory: Path, package: str, source: str, **entry_points: str) -> Path:
+def install_wheel(directory: Path, package: str, source: str, kind: str = "processors", **entry_points: str) -> Path:
     """Build a wheel of one module and unpack it, which is what an installer does; the directory to put on the path."""
     wheel = directory / f"{package}-1.0-py3-none-any.whl"
     info = f"{package}-1.0.dist-info"
@@ -260,7 +260,7 @@ def install_wheel(directory: Path, package: str, source: str, **entry_points: st
         f"{package}/__init__.py": source,
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {package.replace('_', '-')}\nVersion: 1.0\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": "\n".join(["[ai_task_processor.processors]", *lines, ""]),
+        f"{info}/entry_points.txt": "\n".join([f"[ai_task_processor.{kind}]", *lines, ""]),
     }
     files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{info}/RECORD"))
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -274,5 +274,26 @@ def install_wheel(directory: Path, package: str, source: str, **entry_points: st
 
 @pytest.fixture
 def install(tmp_path: Path) -> Callable[..., Path]:
-    """Installs a package with processors: its name, its source, and the entry points as keywords."""
+    """Installs a package: its name, its source, the kind of its plug-ins, and their entry points as keywords."""
     return partial(install_wheel, tmp_path)
+
+
+@pytest.fixture
+async def bare_daemon(tmp_path: Path) -> AsyncIterator[StartDaemon]:
+    """Starts daemons with the settings that are given, and no sandbox."""
+    started: list[DaemonProcess] = []
+
+    async def start(**settings: str) -> DaemonProcess:
+        started.append(DaemonProcess(tmp_path, settings))
+        return await started[-1].start()
+
+    yield start
+    for process in started:
+        await process.kill()
+        assert process.surprises() == []
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., Awaitable[Finished]]:
+    """Runs one command to its end, with these settings and no others."""
+    return partial(run_command, tmp_path)

@@ -1,7 +1,7 @@
 """The embedded store as a component: outbox and journal of one data directory, and whether they can take more."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from pathlib import Path
 
@@ -77,17 +77,6 @@ class SqliteStore(Store):
         if self.outbox.free_bytes() < self._reserve:
             found.append(Problem("disk_full", "what is left on DATA_DIR is kept for results on their way"))
         return found
-
-    def status(self) -> Mapping[str, object]:
-        depth = self.outbox.depth()
-        outbox = {
-            "waiting": depth.waiting,
-            "dead_letters": depth.dead,
-            "quarantined": depth.quarantined,
-            "bytes": depth.bytes,
-            "of_other_sources": dict(depth.foreign),
-        }
-        return {"outbox": outbox}
 
 
 def _soon(call: Callable[[], object]) -> None:

@@ -20,7 +20,7 @@ from ai_task_processor.providers.rotating import RotatingProvider
 from ai_task_processor.providers.settings import ModelSettings
 from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.sources.nestjs.source import NestTaskSource
-from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
+from ai_task_processor.stores.sqlite.store import SqliteStore
 from ai_task_processor.stores.sqlite.settings import StoreSettings
 
 
@@ -70,7 +70,7 @@ def problems(call: Callable[[], object]) -> list[str]:
     ("kind", "name", "found"),
     [
         ("sources", "aletheia", NestTaskSource),
-        ("stores", "sqlite", SqliteOutbox),
+        ("stores", "sqlite", SqliteStore),
         ("providers", "openai", RotatingProvider),
         ("providers", "mock", MockProvider),
     ],
@@ -91,7 +91,7 @@ def test_a_checkout_and_an_installation_have_the_same_built_ins() -> None:
 def test_our_own_entry_points_are_no_second_package(install: Install) -> None:
     """Installed, the built-ins are found twice, perhaps in another version: those of this code count."""
     install("stores", plugins.PACKAGE, sqlite=NoSettings)
-    assert load("stores", "sqlite") is SqliteOutbox
+    assert load("stores", "sqlite") is SqliteStore
 
 
 def test_an_unknown_name_is_told_with_those_that_there_are(install: Install) -> None:
@@ -128,7 +128,7 @@ def test_the_defaults_select_the_daemon_as_it_is(install: Install) -> None:
     """NestJS, SQLite, OpenAI, no sink; the groups of all of them are read."""
     given = {"API_BASE_URL": "https://api.test", "OAUTH2_TOKEN_URL": "https://id.test", "OAUTH2_CLIENT_ID": "i"}
     settings, selected = load_selected({**given, "OAUTH2_CLIENT_SECRET": "s"}, None)
-    assert (selected.source, selected.store, selected.provider) == (NestTaskSource, SqliteOutbox, RotatingProvider)
+    assert (selected.source, selected.store, selected.provider) == (NestTaskSource, SqliteStore, RotatingProvider)
     assert selected.sinks == []
     assert settings.components.keys() == {ApiSettings, AuthSettings, ModelSettings, StoreSettings}
     assert set(built_in_groups()) == settings.components.keys()

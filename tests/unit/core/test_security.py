@@ -11,18 +11,22 @@ import ssl
 import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import httpx2
 import pytest
-from ai_task_processor.net.http1 import Http1Transport
 
 import ai_task_processor
 from ai_task_processor.core.errors import Rejected
-from ai_task_processor.core.plugins import built_in_groups
-from ai_task_processor.core.settings import load_settings, variables
-from ai_task_processor.engine.wiring import Assembler, Parts
-from ai_task_processor.net.client import BoundedTransport, tls_context
+from ai_task_processor.core.plugins import built_in_groups, load_selected
+from ai_task_processor.core.settings import NetworkSettings, variables
+from ai_task_processor.engine.wiring import Parts, assemble
+from ai_task_processor.net import services
+from ai_task_processor.net.client import HttpClient, make_client
+from ai_task_processor.net.tls import shared_tls
 from ai_task_processor.ops.endpoints import MetricsServer, WakeUp
+from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.sources.nestjs.source import task_url
 
 PACKAGE = Path(str(ai_task_processor.__file__)).parent
@@ -61,47 +65,58 @@ def tempted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     netrc.chmod(0o600)
     for name, value in {**TEMPTATIONS, "NETRC": str(netrc), "SSLKEYLOGFILE": str(tmp_path / "keys")}.items():
         monkeypatch.setenv(name, value)
-    tls_context.cache_clear()
+    shared_tls.cache_clear()
     yield
-    tls_context.cache_clear()
+    shared_tls.cache_clear()
     assert not (tmp_path / "keys").exists()
 
 
-def assembled(tmp_path: Path, **more: str) -> Parts:
-    return Assembler(load_settings({**SETTINGS, "DATA_DIR": str(tmp_path), **more}, None, groups=GROUPS)).parts()
+def clients_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **more: str) -> tuple[Parts, list[HttpClient]]:
+    """The daemon at rest, and its HTTP clients."""
+    clients: list[HttpClient] = []
+
+    def noted(network: NetworkSettings, **options: Any) -> HttpClient:
+        clients.append(make_client(network, **options))
+        return clients[-1]
+
+    monkeypatch.setattr(services, "make_client", noted)
+    factory = ProcessorFactory()
+    environ = {**SETTINGS, "DATA_DIR": str(tmp_path), **more}
+    settings, selected = load_selected(environ, None, groups=factory.settings_groups)
+    return assemble(settings, selected, factory), clients
 
 
-async def test_no_variable_of_the_environment_reaches_a_client(tempted: None, tmp_path: Path) -> None:
-    """Each client of the daemon goes to no proxy, adds no credentials, follows no redirect and verifies TLS 1.2."""
-    clients = assembled(tmp_path).clients
+async def test_no_variable_of_the_environment_reaches_a_client(
+    tempted: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each client of the daemon goes to no proxy, adds no credentials, keeps no cookie and verifies TLS 1.2."""
+    _, clients = clients_of(tmp_path, monkeypatch)
     assert len(clients) == 4
     for client in clients:
-        outer = client._transport
-        assert isinstance(outer, BoundedTransport)
-        inner = outer._inner
-        assert type(inner) is Http1Transport  # a proxy would need another
-        assert (client.trust_env, client.follow_redirects, client._mounts) == (False, False, {})
-        context = inner._context
-        assert context is not None
+        pool = client.pool
+        assert pool.tls is not None
+        context = pool.tls.context
         assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
         assert context.minimum_version == ssl.TLSVersion.TLSv1_2
         assert not getattr(context, "keylog_filename")  # noqa: B009  # typed as a str that is never None
-        request = client.build_request("GET", "https://api.test/")
-        assert {name for name in request.headers if "auth" in name or "cookie" in name} == set()
-        assert next(client._build_request_auth(request).sync_auth_flow(request), request) is request
-        assert "authorization" not in request.headers
+        assert pool._proxy is None
+        session = pool._open()
+        assert (session.trust_env, session.auth, session.auto_decompress) == (False, None, False)
+        assert type(session.cookie_jar) is aiohttp.DummyCookieJar
+        assert {name.lower() for name in session.headers} == {"user-agent", "accept", "accept-encoding"}
         await client.aclose()
 
 
 @pytest.mark.parametrize("value", ["true", "false"])
-def test_no_setting_turns_verification_off(value: str, tmp_path: Path) -> None:
+def test_no_setting_turns_verification_off(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ALLOW_INSECURE_HTTP is about the scheme alone, and it is the only variable with such a name."""
     words = {"INSECURE", "VERIFY", "SSL", "TLS", "TRUST"}
     suspicious = [v.name for v in variables(GROUPS) if words & set(v.name.split("_"))]
     assert suspicious == ["ALLOW_INSECURE_HTTP"]
-    for client in assembled(tmp_path, ALLOW_INSECURE_HTTP=value).clients:
-        context = client._transport._inner._context  # type: ignore[attr-defined]  # as above
-        assert context.verify_mode == ssl.CERT_REQUIRED
+    _, clients = clients_of(tmp_path, monkeypatch, ALLOW_INSECURE_HTTP=value)
+    for client in clients:
+        assert client.pool.tls is not None
+        assert client.pool.tls.context.verify_mode == ssl.CERT_REQUIRED
 
 
 def _suspects(tree: ast.AST) -> Iterator[str]:
@@ -183,9 +198,8 @@ def test_the_ops_server_answers_nine_requests() -> None:
     assert len(calls) == 1
 
 
-def test_a_thousand_ids_that_the_pattern_lets_in_stay_below_the_prefix(tmp_path: Path) -> None:
+def test_a_thousand_ids_that_the_pattern_lets_in_stay_below_the_prefix() -> None:
     """Whatever TASK_ID_PATTERN allows, even everything: exactly prefix and id, or nothing at all is asked for."""
-    parts = assembled(tmp_path, TASK_ID_PATTERN="(?s).*")
     prefix = "https://api.test/api/ai-tasks/"
     rng = random.Random(1000)
     alphabet = string.ascii_letters + string.digits + "._~-" + "/\\?#%@:;&=+ \t\r\n\x00\"'<>[]{}|^`é€😀"
@@ -195,7 +209,7 @@ def test_a_thousand_ids_that_the_pattern_lets_in_stay_below_the_prefix(tmp_path:
             ["", "/..", "../", "%2e%2e", "?x=1"]
         )
         try:
-            url = task_url(parts.source._tasks, task_id)
+            url = task_url(prefix, task_id)
         except Rejected:
             refused += 1
             continue
@@ -212,14 +226,12 @@ def test_what_is_secret_says_so() -> None:
     assert {name for name in sounding if not words[name]} == {"OAUTH2_TOKEN_URL"}
 
 
-async def test_no_authorities_are_read_for_plain_http(tmp_path: Path) -> None:
+async def test_no_authorities_are_read_for_plain_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client of a remote in plain http has no TLS at all: it could not be asked for https by mistake."""
     local = {"API_BASE_URL": "http://127.0.0.1:1", "OAUTH2_TOKEN_URL": "https://ory.test/token"}
-    contexts = {}
-    for client in assembled(tmp_path, **local).clients:
-        outer = client._transport
-        assert isinstance(outer, BoundedTransport)
-        assert isinstance(outer._inner, Http1Transport)
-        contexts[str(client._prefix)] = outer._inner._context  # type: ignore[attr-defined]  # ours
-    assert contexts["http://127.0.0.1:1"] is None
-    assert contexts["https://ory.test"] is not None
+    _, clients = clients_of(tmp_path, monkeypatch, **local)
+    assert {client._origin: client.pool.tls is not None for client in clients} == {
+        "http://127.0.0.1:1": False,
+        "https://ory.test": True,
+        "https://api.openai.com": True,
+    }

@@ -20,6 +20,7 @@ from ai_task_processor.sources.nestjs.listing import PendingList
 from ai_task_processor.sources.nestjs.page import Page
 from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.sources.nestjs.wire import Invalid, parse_record
+from tests.mock_http import mock_client
 
 LIMIT = 64
 API = ApiSettings(API_BASE_URL="https://api.test", REQUEST_TIMEOUT="5")  # type: ignore[call-arg]  # by the environment's names
@@ -182,8 +183,8 @@ def read(chunks: Sequence[bytes], status: int, free: int) -> Page | RemoteError:
             yield chunk
 
     async def poll() -> Page:
-        async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
-            return await PendingList(API, client, RunningX()).read(free)
+        client = mock_client(answer, API.base_url, max_answer_bytes=None)
+        return await PendingList(API, client, RunningX()).read(free)
 
     try:
         return asyncio.run(poll())

@@ -481,7 +481,7 @@ def rotated(clock: "FakeClock", endpoint: Endpoint, metrics: Metrics, tmp_path: 
     def make(secrets: Secrets) -> TokenSource:
         return TokenSource(
             secrets[AuthSettings],
-            httpx2.AsyncClient(transport=httpx2.MockTransport(endpoint)),
+            mock_client(endpoint, secrets[AuthSettings].token_url),
             gate=Gate("token", threshold=5, clock=clock, metrics=metrics),
             clock=clock,
             metrics=metrics,

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from ai_task_processor.core.errors import Transient, Unauthorized
-from ai_task_processor.core.ports import Embeddings
+from ai_task_processor.core.ports import Embeddings, Provider
 from ai_task_processor.models.task import Usage
 from ai_task_processor.providers.rotating import RotatingProvider
 
@@ -30,7 +30,7 @@ class Secrets:
         self.api_key = SecretStr(self.found)
 
 
-class Model:
+class Model(Provider):
     """Takes one key only."""
 
     name = "openai"

@@ -15,6 +15,7 @@ from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.sources.nestjs.source import NestTaskSource
+from tests.mock_http import mock_client
 
 RESULT = Completed(TaskResult({"done": True}))
 METRICS = Metrics(version="1", provider="mock")
@@ -34,7 +35,7 @@ class World:
         self.reported: dict[str, int] = {}
         self.running: set[str] = set()
         self.started: list[str] = []
-        client = httpx2.AsyncClient(transport=httpx2.MockTransport(self.answer))
+        client = mock_client(self.answer, "https://api.test", max_answer_bytes=None)
         names = {"API_BASE_URL": "https://api.test", "READ_AHEAD_BYTES": str(rng.choice([0, 2_000, 2**22]))}
         self.source = NestTaskSource(
             ApiSettings(**names),  # type: ignore[arg-type]  # by the names of the environment
