@@ -122,6 +122,7 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
 
     # Who replaces secrets sends it, perhaps before the loop listens: the secrets have not been read yet.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    process.raise_descriptor_limit()
     settings = load_settings()
     logs.configure(level=settings.log.level, format=settings.log.format, secrets=settings.secrets())
     logs.install_crash_hooks()

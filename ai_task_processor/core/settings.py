@@ -206,7 +206,8 @@ class NetworkSettings(Group):
         "CA_BUNDLE", "a file of PEM certificates to trust"
     )
     client_cert_file: Path | None = _var(
-        "CLIENT_CERT_FILE", "a PEM file of the certificate that is shown to https remotes, with those of its authorities"
+        "CLIENT_CERT_FILE",
+        "a PEM file of the certificate that is shown to https remotes, with those of its authorities",
     )
     client_key_file: Path | None = _var(
         "CLIENT_KEY_FILE", "the PEM file of that certificate's private key; CLIENT_CERT_FILE if not set"

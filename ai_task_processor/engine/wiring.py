@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ai_task_processor import __version__
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.ports import Provider
+from ai_task_processor.core.process import descriptor_limit
 from ai_task_processor.core.settings import ModelSettings, Settings
 from ai_task_processor.engine.admission import EngineAdmission, RunningTasks
 from ai_task_processor.engine.delivery import Delivery
@@ -46,6 +47,10 @@ DISK_RESERVE, DISK_RESERVE_PER_SLOT = 4 * 2**20, 2**16
 PATIENCE_SHARE = 0.9
 #: of REQUEST_TIMEOUT, the part that a token request inside it may take: so that its failure is told apart
 TOKEN_SHARE = 0.5
+#: connections for tokens and for polls, two each, and for model calls
+OTHER_CONNECTIONS, MODEL_CONNECTIONS = 4, 64
+#: descriptors that no client takes: for the ops port, the outbox, logs, plug-ins
+RESERVED_DESCRIPTORS = 64
 USUAL_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")
 #: models with metric series of their own; the rest is counted as ``other``
 MAX_COUNTED_MODELS = 3
@@ -134,9 +139,13 @@ class Assembler:
         circuits = ModelCircuits(threshold=threshold, clock=self._clock, metrics=self._metrics)
         self._gates = Gates(self._gate("api_poll"), self._gate("api_delivery"), circuits, self._gate("token"))
         self._clients: list[HttpClient] = []
+        self._delivering, self._calling = connections(
+            settings.delivery.concurrency, MODEL_CONNECTIONS if model.mode == "openai" else 0, descriptor_limit()
+        )
 
     def parts(self) -> Parts:
         settings, gates = self._settings, self._gates
+        self._warn_of_descriptors()
         outbox = self._outbox()
         journal, slots = FileJournal(settings.store.data_dir, _soon), settings.worker.concurrency_limit
         storage = Storage(outbox, journal, DISK_RESERVE + slots * DISK_RESERVE_PER_SLOT)
@@ -178,6 +187,16 @@ class Assembler:
             scheduler=scheduler,
         )
 
+    def _warn_of_descriptors(self) -> None:
+        wanted = self._settings.delivery.concurrency
+        if self._delivering < wanted:
+            log.warning(
+                "settings.warned",
+                reason=f"CONCURRENCY_LIMIT or DELIVERY_CONCURRENCY asks for {wanted} connections, but this process may "
+                f"have {descriptor_limit()} files open (ulimit -n) and keeps {RESERVED_DESCRIPTORS} of them for other "
+                f"things: at most {self._delivering} results are reported at once",
+            )
+
     def _outbox(self) -> SqliteOutbox:
         store = self._settings.store
 
@@ -214,7 +233,7 @@ class Assembler:
         return NestTaskSource(
             api,
             polling=self._client(api.base_url, 2, tokens=tokens, max_answer_bytes=None),
-            delivering=self._client(api.base_url, self._settings.delivery.concurrency, tokens=tokens),
+            delivering=self._client(api.base_url, self._delivering, tokens=tokens),
             poll_gate=self._gates.poll,
             delivery_gate=self._gates.delivery,
             admission=admission,
@@ -277,7 +296,7 @@ class Assembler:
             return MockProvider(model.embedding_dimensions)
         if model.mode == "none":
             return None
-        client = self._client(model.base_url or OPENAI_URL, 64, max_answer_bytes=MAX_ANSWER_BYTES)
+        client = self._client(model.base_url or OPENAI_URL, self._calling, max_answer_bytes=MAX_ANSWER_BYTES)
 
         def make() -> Provider:
             from ai_task_processor.providers.openai_api import OpenAIProvider
@@ -319,6 +338,13 @@ class Assembler:
             model_aliases=model.aliases,
             result_as_object=model.embedding_result == "object",
         )
+
+
+def connections(delivering: int, calling: int, limit: int) -> tuple[int, int]:
+    """How many connections each of the two may have when ``limit`` files may be open; at least one."""
+    room = limit - RESERVED_DESCRIPTORS - OTHER_CONNECTIONS
+    share = min(1.0, max(0, room) / (delivering + calling))
+    return max(1, int(delivering * share)), max(1, int(calling * share))
 
 
 def _soon(call: Callable[[], object]) -> None:

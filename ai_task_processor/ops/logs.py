@@ -9,6 +9,8 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     settings.warned         a setting works but deserves a second look
     settings.rejected       read again for replaced secrets, and not valid: the old secrets stay
     secret.replaced         another one was read and is used from now on
+    tls.replaced            CA_BUNDLE or the client certificate has changed: for new connections
+    tls.rejected            a changed file of them cannot be used: the one before stays
     plugin.loaded           an installed package added a processor
     plugin.failed           a processor raised where it was only asked
     daemon.started          it polls from now on

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -32,12 +32,13 @@ from ai_task_processor.core.errors import (
 from ai_task_processor.core.ports import Clock, SkipReason, TaskSource
 from ai_task_processor.core.settings import ApiSettings, NetworkSettings
 from ai_task_processor.models.task import Claim, Failure, Receipt, Task, TaskResult, TaskStatus, TaskType, Vector
-from ai_task_processor.net.client import make_client
+from ai_task_processor.net.client import HttpClient, make_client
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.sources.nestjs.source import NestTaskSource
 from ai_task_processor.testing.memory import MemoryJournal
+from tests.mock_http import mock_client
 
 VECTOR = TaskResult(vector=Vector(b"\0\0\x80?\0\0\0\xbf"))
 OUTPUT = TaskResult({"told": ["yes"]})
@@ -179,19 +180,26 @@ class FakeRemotehood:
         return "pending" if outcome is None else "failed" if isinstance(outcome, Failure) else "succeeded"
 
 
-class Bearer(httpx2.Auth):
-    def __init__(self, token: str) -> None:
-        self._token = token
+@dataclass
+class Bearer:
+    """``Tokens``: always the same one."""
 
-    def auth_flow(self, request: httpx2.Request) -> Any:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        yield request
+    value: str
+
+    async def token(self) -> "Bearer":
+        return self
+
+    async def renewed(self, _stale: object) -> "Bearer":
+        return self
+
+    def refused(self, _token: object) -> None:
+        pass
 
 
 class NestRemotehood:
     """The NestJS source against the sandbox."""
 
-    def __init__(self, sandbox: Sandbox, client: httpx2.AsyncClient, **options: str) -> None:
+    def __init__(self, sandbox: Sandbox, client: HttpClient, **options: str) -> None:
         self.clock = HandClock()
         self.admission = Gatekeeper()
         self.sandbox = sandbox
@@ -249,9 +257,9 @@ async def bearer(sandbox: Sandbox) -> Bearer:
 async def running_nest(**options: str) -> AsyncIterator[NestRemotehood]:
     async with Sandbox() as sandbox:
         client = make_client(
-            NetworkSettings(), url=sandbox.url, connections=8, auth=await bearer(sandbox), max_answer_bytes=None
+            NetworkSettings(), url=sandbox.url, connections=8, tokens=await bearer(sandbox), max_answer_bytes=None
         )
-        async with client:
+        async with aclosing(client):
             yield NestRemotehood(sandbox, client, **options)
 
 
@@ -734,7 +742,7 @@ async def test_an_answer_is_empty_only_when_it_ended(raw: bytes, error: type[Rem
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     clock = HandClock()
-    async with server, make_client(NetworkSettings(), url=url, connections=1) as client:
+    async with server, aclosing(make_client(NetworkSettings(), url=url, connections=1)) as client:
         source = NestTaskSource(
             ApiSettings(API_BASE_URL=url),  # type: ignore[call-arg]  # by the environment's name
             polling=client,
@@ -895,7 +903,7 @@ async def path_of(task_id: str) -> bytes | None:
         return httpx2.Response(204)
 
     clock, metrics = HandClock(), METRICS
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answered)) as client:
+    async with aclosing(mock_client(answered, "https://api.test")) as client:
         source = NestTaskSource(
             ApiSettings(API_BASE_URL="https://api.test/base"),  # type: ignore[call-arg]  # by the environment's name
             polling=client,

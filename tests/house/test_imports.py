@@ -21,12 +21,11 @@ EVERYWHERE = {"pydantic", "structlog", "httpx2"}
 TERMINAL = ("cli/",)
 #: The modules that may be the one door of a library.
 DOORS = {
-    "aiohappyeyeballs": {"net/http1.py"},
+    "aiohttp": {"net/client.py"},
     "authlib": {"net/oauth.py"},
     "cryptography": {"core/syntax.py"},
     "dotenv": {"core/environment.py"},
     "h11": {"ops/server.py"},
-    "httptools": {"net/http1.py"},
     "numpy": {"core/codec.py"},
     "openai": {"providers/openai_api.py"},
     "orjson": {"core/codec.py"},
@@ -36,6 +35,7 @@ DOORS = {
     "pydantic_settings": {"core/settings.py"},
     "tenacity": {"net/resilience.py"},
     "uvloop": {"engine/daemon.py", "cli/main.py"},
+    "yarl": {"net/client.py"},
 }
 #: The sandbox plays somebody else: a house of its own, with its own doors.
 SANDBOX = PACKAGE / "sandbox"

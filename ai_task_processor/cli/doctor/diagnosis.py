@@ -94,7 +94,9 @@ def distrusted(code: int, message: str, setting: str, *, bundled: bool) -> Findi
             return wrong("its certificate is for another host name", f"correct the host in {setting}")
     text = f"nobody known here signed its certificate ({message})"
     if bundled:
-        return wrong(text, "CA_BUNDLE holds no certificate that its chain ends in: add the authority's root to that file")
+        return wrong(
+            text, "CA_BUNDLE holds no certificate that its chain ends in: add the authority's root to that file"
+        )
     return wrong(text, "set CA_BUNDLE to your authority's PEM file")
 
 

@@ -197,9 +197,7 @@ class PendingList:
         if refused:
             await self._stream(page, free, needed, None)
 
-    async def _fill(
-        self, page: Page, free: int, needed: int, limit: int | None, answer: StreamedAnswer
-    ) -> None:
+    async def _fill(self, page: Page, free: int, needed: int, limit: int | None, answer: StreamedAnswer) -> None:
         """``needed`` records are what a list may cost; where no limit was sent, each costs too much."""
         self._ahead.answered()
         framer, whole = ArrayFramer(MAX_RECORD_BYTES), _is_short(answer)

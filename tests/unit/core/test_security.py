@@ -12,15 +12,15 @@ import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import aiohttp
 import httpx2
 import pytest
-from ai_task_processor.net.http1 import Http1Transport
 
 import ai_task_processor
 from ai_task_processor.core.errors import Rejected
 from ai_task_processor.core.settings import load_settings, variables
 from ai_task_processor.engine.wiring import Assembler, Parts
-from ai_task_processor.net.client import BoundedTransport, tls_context
+from ai_task_processor.net.tls import shared_tls
 from ai_task_processor.ops.endpoints import MetricsServer, WakeUp
 from ai_task_processor.ops.server import Request
 from ai_task_processor.sources.nestjs.source import task_url
@@ -60,9 +60,9 @@ def tempted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     netrc.chmod(0o600)
     for name, value in {**TEMPTATIONS, "NETRC": str(netrc), "SSLKEYLOGFILE": str(tmp_path / "keys")}.items():
         monkeypatch.setenv(name, value)
-    tls_context.cache_clear()
+    shared_tls.cache_clear()
     yield
-    tls_context.cache_clear()
+    shared_tls.cache_clear()
     assert not (tmp_path / "keys").exists()
 
 
@@ -75,20 +75,22 @@ async def test_no_variable_of_the_environment_reaches_a_client(tempted: None, tm
     clients = assembled(tmp_path).clients
     assert len(clients) == 4
     for client in clients:
-        outer = client._transport
-        assert isinstance(outer, BoundedTransport)
-        inner = outer._inner
-        assert type(inner) is Http1Transport  # a proxy would need another
-        assert (client.trust_env, client.follow_redirects, client._mounts) == (False, False, {})
-        context = inner._context
-        assert context is not None
+        session = client.pool._open()
+        assert (session.trust_env, session.auth, session._default_proxy, client.pool._proxy) == (
+            False,
+            None,
+            None,
+            None,
+        )
+        assert isinstance(session.cookie_jar, aiohttp.DummyCookieJar)
+        assert {name for name in session.headers if "auth" in name.lower() or "cookie" in name.lower()} == set()
+        assert client.pool.tls is not None
+        context = client.pool.tls.context
         assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
         assert context.minimum_version == ssl.TLSVersion.TLSv1_2
         assert not getattr(context, "keylog_filename")  # noqa: B009  # typed as a str that is never None
-        request = client.build_request("GET", "https://api.test/")
-        assert {name for name in request.headers if "auth" in name or "cookie" in name} == set()
-        assert next(client._build_request_auth(request).sync_auth_flow(request), request) is request
-        assert "authorization" not in request.headers
+        other = client.over_httpx2()
+        assert (other.trust_env, other.follow_redirects, other._mounts) == (False, False, {})
         await client.aclose()
 
 
@@ -98,8 +100,8 @@ def test_no_setting_turns_verification_off(value: str, tmp_path: Path) -> None:
     suspicious = [v.name for v in variables() if {"INSECURE", "VERIFY", "SSL", "TLS", "TRUST"} & set(v.name.split("_"))]
     assert suspicious == ["ALLOW_INSECURE_HTTP"]
     for client in assembled(tmp_path, ALLOW_INSECURE_HTTP=value).clients:
-        context = client._transport._inner._context  # type: ignore[attr-defined]  # as above
-        assert context.verify_mode == ssl.CERT_REQUIRED
+        assert client.pool.tls is not None
+        assert client.pool.tls.context.verify_mode == ssl.CERT_REQUIRED
 
 
 def _suspects(tree: ast.AST) -> Iterator[str]:
@@ -118,7 +120,7 @@ def _suspects(tree: ast.AST) -> Iterator[str]:
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
         name = ast.unparse(node.func).rpartition(".")[2]
         if (
-            name in {"AsyncClient", "Client", "AsyncHTTPTransport", "create_ssl_context"}
+            name in {"AsyncClient", "Client", "ClientSession", "AsyncHTTPTransport", "create_ssl_context"}
             and given.get("trust_env") != "False"
         ):
             yield f"{name} trusts the environment"
@@ -138,6 +140,7 @@ def test_no_client_is_made_carelessly() -> None:
     "source",
     [
         "httpx2.AsyncClient()",
+        "aiohttp.ClientSession()",
         "httpx2.Client(trust_env=True)",
         "get(url, verify=False)",
         "c.verify_mode = ssl.CERT_NONE",
@@ -214,11 +217,6 @@ def test_what_is_secret_says_so() -> None:
 async def test_no_authorities_are_read_for_plain_http(tmp_path: Path) -> None:
     """A client of a remote in plain http has no TLS at all: it could not be asked for https by mistake."""
     local = {"API_BASE_URL": "http://127.0.0.1:1", "OAUTH2_TOKEN_URL": "https://ory.test/token"}
-    contexts = {}
-    for client in assembled(tmp_path, **local).clients:
-        outer = client._transport
-        assert isinstance(outer, BoundedTransport)
-        assert isinstance(outer._inner, Http1Transport)
-        contexts[str(client._prefix)] = outer._inner._context  # type: ignore[attr-defined]  # ours
+    contexts = {client._origin: client.pool.tls for client in assembled(tmp_path, **local).clients}
     assert contexts["http://127.0.0.1:1"] is None
     assert contexts["https://ory.test"] is not None

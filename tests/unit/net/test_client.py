@@ -9,9 +9,9 @@ from typing import Any
 import aiohttp
 import httpx2
 import pytest
+import yarl
 from aiohttp.client_reqrep import ConnectionKey
 from pydantic import SecretStr
-import yarl
 
 from ai_task_processor.core.errors import (
     Ambiguous,
