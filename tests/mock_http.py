@@ -1,6 +1,6 @@
 """``HttpClient`` over a handler of httpx2's requests, or over respx's routes: everything of ours but the sockets."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, cast
 
@@ -12,7 +12,9 @@ from yarl import URL
 from ai_task_processor.core.errors import Unsent
 from ai_task_processor.net.client import MAX_ANSWER_BYTES, HttpClient, Pool, Tokens
 
-Handler = Callable[[httpx2.Request], httpx2.Response] | Callable[[httpx2.Request], Awaitable[httpx2.Response]]
+Handler = (
+    Callable[[httpx2.Request], httpx2.Response] | Callable[[httpx2.Request], Coroutine[None, None, httpx2.Response]]
+)
 
 
 class MockPool:

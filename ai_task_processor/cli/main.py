@@ -125,6 +125,7 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
 
     # Who replaces secrets sends it, perhaps before the loop listens: the secrets have not been read yet.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    process.raise_descriptor_limit()
     factory = ProcessorFactory()
     settings, selected = load_selected(groups=factory.settings_groups)
     logs.configure(level=settings.log.level, format=settings.log.format, secrets=settings.secrets())

@@ -7,6 +7,7 @@ never repeats the text, which may be a secret.
 import ipaddress
 import re
 import ssl
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -150,3 +151,17 @@ def _read(name: str, path: Path) -> bytes:
     except OSError as error:
         text = f"{name} names a file that cannot be read ({error.strerror}): mend the path or permissions"
         raise ValueError(text) from None
+
+
+def private_key(pem: str) -> str:
+    """An unencrypted RSA private key in PEM: assertions are signed with RS256."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    key = None
+    with suppress(ValueError, TypeError, UnsupportedAlgorithm):
+        key = load_pem_private_key(pem.encode(), password=None)
+    if not isinstance(key, RSAPrivateKey):
+        raise ValueError("must name a file with an unencrypted RSA private key in PEM format")
+    return pem

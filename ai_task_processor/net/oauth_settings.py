@@ -1,28 +1,14 @@
 """The settings of the OAuth2 client."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr
 
+from ai_task_processor.core import syntax
 from ai_task_processor.core.groups import Endpoint, Group, Lower, Printable, setting
 
 AuthMethod = Annotated[Literal["client_secret_basic", "client_secret_post", "private_key_jwt"], Lower]
-
-
-def _private_key(pem: str) -> str:
-    """An unencrypted RSA private key in PEM: assertions are signed with RS256."""
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    key = None
-    with suppress(ValueError, TypeError, UnsupportedAlgorithm):
-        key = load_pem_private_key(pem.encode(), password=None)
-    if not isinstance(key, RSAPrivateKey):
-        raise ValueError("must name a file with an unencrypted RSA private key in PEM format")
-    return pem
 
 
 class AuthSettings(Group):
@@ -46,7 +32,7 @@ class AuthSettings(Group):
     auth_method: AuthMethod = setting(
         "OAUTH2_AUTH_METHOD", "client_secret_basic, client_secret_post or private_key_jwt", "client_secret_basic"
     )
-    private_key_pem: Annotated[SecretStr | None, BeforeValidator(_private_key)] = setting(
+    private_key_pem: Annotated[SecretStr | None, BeforeValidator(syntax.private_key)] = setting(
         "OAUTH2_PRIVATE_KEY_FILE", "the path of the RSA private key (PEM) for private_key_jwt"
     )
     issuer: str | None = setting(

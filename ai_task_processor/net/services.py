@@ -4,13 +4,21 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ai_task_processor.core.ports import Clock, SourceMemory
+from ai_task_processor.core.process import descriptor_limit
 from ai_task_processor.core.settings import Settings
 from ai_task_processor.net.client import MAX_ANSWER_BYTES, HttpClient, Tokens, make_client
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.net.secrets import Secrets
+from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
+
+#: descriptors that no client takes: for the ops port, the store, logs, plug-ins. One client may have half of the rest.
+RESERVED_DESCRIPTORS = 64
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +59,22 @@ class Services:
         tokens: Tokens | None = None,
         max_answer_bytes: int | None = MAX_ANSWER_BYTES,
     ) -> HttpClient:
-        """An HTTP client for the server at ``url``; whoever asks for it closes it."""
-        network = self.settings.network
-        return make_client(network, url=url, connections=connections, tokens=tokens, max_answer_bytes=max_answer_bytes)
+        """An HTTP client for the server at ``url``; whoever asks for it closes it.
+
+        It has fewer ``connections`` than that when the process may not have so many files open.
+        """
+        room = max(1, (descriptor_limit() - RESERVED_DESCRIPTORS) // 2)
+        if connections > room:
+            log.warning(
+                "settings.warned",
+                reason=f"{connections} connections to {urlsplit(url).netloc} are asked for, but this process may have "
+                f"{descriptor_limit()} files open (ulimit -n) and keeps {RESERVED_DESCRIPTORS} of them for other "
+                f"things: at most {room} are used at once",
+            )
+        return make_client(
+            self.settings.network,
+            url=url,
+            connections=min(connections, room),
+            tokens=tokens,
+            max_answer_bytes=max_answer_bytes,
+        )

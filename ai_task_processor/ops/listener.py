@@ -179,7 +179,8 @@ async def _listening(host: str, port: int) -> list[socket.socket]:
 def _keep_reserve() -> None:
     """Nobody gets the last descriptors: lower the soft limit where it leaves no room below the hard one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard - min(RESERVE, hard // 4)), hard))
+    if hard != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard - min(RESERVE, hard // 4)), hard))
 
 
 async def _accepted(listening: socket.socket) -> socket.socket:

@@ -9,6 +9,8 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     settings.warned         a setting works but deserves a second look
     settings.rejected       read again for replaced secrets, and not valid: the old secrets stay
     secret.replaced         another one was read and is used from now on
+    tls.replaced            CA_BUNDLE or the client certificate has changed: for new connections
+    tls.rejected            a changed file of them cannot be used: the one before stays
     plugin.loaded           an installed package added a processor
     plugin.failed           a processor raised where it was only asked
     daemon.started          it polls from now on
@@ -31,6 +33,9 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     task.attempt_failed     what an attempt ended with
     task.crashed            a bug of ours in one task
     task.isolated           it was in flight at two crashes and runs now, with nothing beside it
+    task.revoked            its claim is lost to somebody else, or nobody wants its result any more: it was stopped
+    claims.not_renewed      a source cannot be asked to keep claims alive
+    claims.renewed          it can again
     task.quarantined        three of its isolated runs killed the process: not started again
     recovery.started        these tasks were in flight when a process died, and so many of them wait to run isolated
     result.lost             disk and process failed together: put the task back to pending
@@ -40,12 +45,15 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     delivery.acknowledged   (debug) the upstream has the outcome
     delivery.deferred       to be tried again later
     delivery.refused        refused for good: a dead letter
+    delivery.lost           somebody else has the task by now: the result is not needed
     delivery.unverified     the upstream acknowledges without naming task and state
     delivery.crashed        a bug of ours in one delivery
     outbox.awaited          another daemon holds it
     outbox.recovered        outcomes of an earlier run were found
     outbox.failed           the disk refuses
     outbox.restored         it takes again
+    outbox.migrated         it was of the release before
+    outbox.foreign          it holds records of a source that is not selected: kept, and never delivered to another
     outbox.salvaged         it was damaged: set aside, what could be read is kept
     outbox.requested        an operator's retry or drop was carried out
     token.refreshed         a new access token
@@ -54,8 +62,8 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     token.accepted          the last one was not refused in its whole life
     breaker.opened          a remote counts as down
     breaker.closed          it answers again
-    remote.paused        a remote asked for patience, or needs an operator
-    remote.resumed       it is asked again
+    remote.paused           a remote asked for a pause, or needs an operator
+    remote.resumed          it is asked again
     request.failed          a bug of ours in one answer of the ops port
     drain.started           nothing new is claimed
     drain.cut               the grace period was over for these tasks

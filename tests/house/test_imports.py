@@ -24,11 +24,9 @@ SEVERAL = {"aiohttp"}
 #: The modules that may be the one door of a library.
 DOORS = {
     "aiohttp": {"net/client.py", "ops/listener.py"},
-    "aiohappyeyeballs": {"net/http1.py"},
     "authlib": {"net/oauth.py"},
     "cryptography": {"net/oauth_settings.py"},
     "dotenv": {"core/environment.py"},
-    "httptools": {"net/http1.py"},
     "numpy": {"core/codec.py"},
     "openai": {"providers/openai_api.py"},
     "orjson": {"core/codec.py"},
@@ -38,6 +36,7 @@ DOORS = {
     "pydantic_settings": {"core/groups.py"},
     "tenacity": {"net/resilience.py"},
     "uvloop": {"engine/daemon.py", "cli/main.py"},
+    "yarl": {"net/client.py"},
 }
 #: The sandbox plays somebody else: a house of its own, with its own doors.
 SANDBOX = PACKAGE / "sandbox"

@@ -9,15 +9,16 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx2
+import aiohttp
 import pytest
 from rich.console import Console
 
 from ai_task_processor.cli.doctor import diagnosis, examination, patient, report
 from ai_task_processor.cli.doctor.report import Check, Finding, Remote, Report
 from ai_task_processor.core import errors
+from ai_task_processor.core.settings import AuthSettings
 from ai_task_processor.models.task import Task, TaskType
-from ai_task_processor.net.oauth_settings import AuthSettings
+from ai_task_processor.net.answers import Answer
 from ai_task_processor.net.token_answers import token_remedy
 from ai_task_processor.ops.masking import Masker
 from ai_task_processor.sources.nestjs.page import Page
@@ -55,12 +56,11 @@ def distrust(code: int) -> ssl.SSLCertVerificationError:
         ((distrust(62),), 78, ("another host name", "API_BASE_URL")),
         ((distrust(64),), 78, ("another host name", "API_BASE_URL")),
         ((distrust(20),), 78, ("CA_BUNDLE", "as OpenSSL says")),
-        ((httpx2.ConnectError("x"), ssl.SSLError(1, "wrong version number")), 78, ("no TLS", "API_BASE_URL")),
-        ((httpx2.ProxyError("407"),), 78, ("HTTPS_PROXY",)),
-        ((httpx2.ConnectError("x"), ConnectionRefusedError(111, "refused")), 69, ("is it running?", "API_BASE_URL")),
+        ((aiohttp.ClientConnectionError("x"), ssl.SSLError(1, "wrong version number")), 78, ("no TLS", "API_BASE_URL")),
+        ((aiohttp.ClientConnectionError("x"), ConnectionRefusedError(111, "refused")), 69, ("is it running?", "API_BASE_URL")),
         ((OSError("all"), ExceptionGroup("each", [OSError(101, "unreachable"), ConnectionRefusedError(111, "no")])),
          69, ("is it running?",)),
-        ((httpx2.ConnectTimeout("x"),), 69, ("firewall", "API_BASE_URL")),
+        ((aiohttp.ConnectionTimeoutError("x"),), 69, ("firewall", "API_BASE_URL")),
         ((OSError(113, "no route to host"),), 69, ("API_BASE_URL",)),
     ],
 )  # fmt: skip
@@ -68,21 +68,44 @@ def test_a_missing_connection_is_explained(
     causes: tuple[BaseException, ...], code: int, words: tuple[str, ...]
 ) -> None:
     """However deep the cause lies, it decides the sentence, the setting and the exit code."""
-    finding = diagnosis.unreachable(caused(errors.Unsent("unsent"), *causes), API, proxied=False)
+    told = "TLS: no" if any(isinstance(cause, ssl.SSLError) for cause in causes) else "unsent"
+    finding = diagnosis.unreachable(caused(errors.Unsent(told), *causes), API, proxied=False, bundled=False)
     assert (finding.mark, finding.code) == ("failure", code)
+    assert [word for word in words if word not in f"{finding.text} {finding.remedy}"] == []
+
+
+@pytest.mark.parametrize(
+    ("told", "cause", "words"),
+    [
+        ("TLS: the server demands a client certificate: set CLIENT_CERT_FILE", ssl.SSLError(1, "alert"),
+         ("demands a client certificate", "set CLIENT_CERT_FILE")),
+        ("the proxy answered 407 to CONNECT: look at HTTPS_PROXY and NO_PROXY", None, ("407", "HTTPS_PROXY")),
+        ("TLS: unable to get issuer certificate", distrust(2), ("as OpenSSL says", "CA_BUNDLE holds no", "root")),
+    ],
+)  # fmt: skip
+def test_what_a_setting_mends_names_it(told: str, cause: BaseException | None, words: tuple[str, ...]) -> None:
+    """A client certificate, the proxy, and a CA_BUNDLE that is set but holds only an authority in between."""
+    error = errors.Unsent(told) if cause is None else caused(errors.Unsent(told), cause)
+    finding = diagnosis.unreachable(error, API, proxied=False, bundled=True)
+    assert (finding.mark, finding.code) == ("failure", 78)
     assert [word for word in words if word not in f"{finding.text} {finding.remedy}"] == []
 
 
 def test_a_proxy_in_between_is_named() -> None:
     """A refused connection may be the proxy's: both are told."""
-    finding = diagnosis.unreachable(caused(errors.Unsent("x"), ConnectionRefusedError(111, "no")), API, proxied=True)
+    finding = diagnosis.unreachable(
+        caused(errors.Unsent("x"), ConnectionRefusedError(111, "no")), API, proxied=True, bundled=False
+    )
     assert "(or the proxy)" in finding.text
     assert "HTTPS_PROXY" in finding.remedy
 
 
 def test_a_connection_without_an_answer_is_left_to_later_checks() -> None:
     """Some servers drop HEAD requests: that alone must not keep the true question from being asked."""
-    assert diagnosis.unreachable(errors.Ambiguous("no answer within 5 s"), API, proxied=False).mark == "warning"
+    assert (
+        diagnosis.unreachable(errors.Ambiguous("no answer within 5 s"), API, proxied=False, bundled=False).mark
+        == "warning"
+    )
 
 
 @pytest.mark.parametrize(
@@ -219,7 +242,7 @@ def test_the_list_is_counted_by_what_can_be_done() -> None:
 def test_a_model_counts_as_accepted_only_on_a_true_answer(status: int, content_type: str, mark: str, code: int) -> None:
     """A web page is no model API, and a 404 for the card of a model proves nothing."""
     model = Remote("model API", "OPENAI_BASE_URL", "https://models.example.com")
-    model.note(httpx2.Response(status, headers={"content-type": content_type}), NOW)
+    model.note(Answer(status, {"content-type": content_type}), NOW)
     finding = diagnosis.accepted("some-model", model, "5 ms")
     assert (finding.mark, finding.code) == (mark, code)
     assert mark == "ok" or "OPENAI_BASE_URL" in finding.remedy
@@ -239,7 +262,7 @@ def test_the_skew_is_read_off_a_fresh_answer(date: str | None, age: str | None, 
     """The date is cut to seconds, so half of one is added; no date, or that of a cache, is no evidence."""
     headers = {name: value for name, value in (("date", date), ("age", age)) if value}
     seen = Remote("task API", "API_BASE_URL", "https://api.example.com")
-    seen.note(httpx2.Response(200, headers=headers), NOW)
+    seen.note(Answer(200, headers), NOW)
     assert seen.skew_s == expected
 
 

@@ -20,8 +20,8 @@ from ai_task_processor.providers.rotating import RotatingProvider
 from ai_task_processor.providers.settings import ModelSettings
 from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.sources.nestjs.source import NestTaskSource
-from ai_task_processor.stores.sqlite.store import SqliteStore
 from ai_task_processor.stores.sqlite.settings import StoreSettings
+from ai_task_processor.stores.sqlite.store import SqliteStore
 
 
 class FolderSettings(Group):

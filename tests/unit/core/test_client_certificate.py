@@ -1,0 +1,86 @@
+"""The client certificate is checked before anything starts: each mistake names its variable and the remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from ai_task_processor.core.errors import ConfigurationError
+from ai_task_processor.core.settings import Settings, load_settings
+from tests.contract.http.servers import Authority
+
+NEEDED = {
+    "API_BASE_URL": "https://api.test",
+    "ORY_PROJECT_SLUG": "slug",
+    "OAUTH2_CLIENT_ID": "client",
+    "OAUTH2_CLIENT_SECRET": "secret",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificates with their keys, and the parts of one."""
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = Authority(folder)
+    whole = authority.issue("good").read_text()
+    authority.issue("other")
+    authority.issue("hidden", password="s3cret")
+    authority.issue("old", days=-1)
+    authority.issue("future", days=9)
+    certificate, _, key = whole.partition("-----BEGIN PRIVATE")
+    (folder / "alone.pem").write_text(certificate)
+    (folder / "key.pem").write_text("-----BEGIN PRIVATE" + key)
+    (folder / "torn.pem").write_text(("-----BEGIN PRIVATE" + key).replace("\n", "x", 2))
+    (folder / "garbage.pem").write_text("garbage")
+    (folder / "password").write_text("s3cret\n")
+    return folder
+
+
+def loaded(folder: Path, **given: str) -> Settings:
+    files = {name: str(folder / text) if name.endswith("_FILE") else text for name, text in given.items()}
+    return load_settings({**NEEDED, **files}, None, groups=())
+
+
+CERT, KEY, PASSWORD = "CLIENT_CERT_FILE", "CLIENT_KEY_FILE", "CLIENT_KEY_PASSWORD"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {CERT: "good.pem"},
+        {CERT: "alone.pem", KEY: "key.pem"},
+        {CERT: "hidden.pem", PASSWORD: "s3cret"},
+        {CERT: "hidden.pem", "CLIENT_KEY_PASSWORD_FILE": "password"},
+        {CERT: "good.pem", PASSWORD: "not needed"},
+    ],
+)
+def test_a_certificate_and_its_key(folder: Path, given: dict[str, str]) -> None:
+    """In one file or in two, with a password or without; the password is a secret."""
+    settings = loaded(folder, **given)
+    password = settings.network.client_key_password
+    assert password is None or password.get_secret_value() in settings.secrets()
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({CERT: "missing.pem"}, "CLIENT_CERT_FILE names a file that cannot be read (No such file or directory): "),
+        ({CERT: "good.pem", KEY: "missing.pem"}, "CLIENT_KEY_FILE names a file that cannot be read (No such file "),
+        ({CERT: "garbage.pem"}, "CLIENT_CERT_FILE must name a file of PEM certificates"),
+        ({CERT: "good.pem", KEY: "garbage.pem"}, "CLIENT_KEY_FILE holds no private key: set CLIENT_KEY_FILE to "),
+        ({CERT: "good.pem", KEY: "torn.pem"}, "CLIENT_KEY_FILE must name a file with a private key in PEM format"),
+        ({CERT: "alone.pem"}, "CLIENT_CERT_FILE holds no private key: set CLIENT_KEY_FILE to "),
+        ({CERT: "other.pem", KEY: "key.pem"}, "CLIENT_KEY_FILE holds a key that does not fit the certificate in "),
+        ({CERT: "hidden.pem"}, "CLIENT_KEY_PASSWORD is missing: set it to "),
+        ({CERT: "hidden.pem", PASSWORD: "wrong"}, "CLIENT_KEY_PASSWORD does not open the private key in "),
+        ({CERT: "old.pem"}, "CLIENT_CERT_FILE holds a certificate that expired on "),
+        ({KEY: "key.pem"}, "CLIENT_CERT_FILE is missing: set it to "),
+        ({PASSWORD: "s3cret"}, "CLIENT_CERT_FILE is missing: set it to "),
+    ],
+)
+def test_a_mistake_is_named(folder: Path, given: dict[str, str], problem: str) -> None:
+    """One line, the variable first, what to do last, and no password in it."""
+    with pytest.raises(ConfigurationError) as raised:
+        loaded(folder, **given)
+    assert len(raised.value.problems) == 1
+    assert raised.value.problems[0].startswith(problem)
+    assert "wrong" not in raised.value.problems[0]
