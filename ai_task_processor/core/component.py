@@ -5,9 +5,11 @@ A component is told its settings and services by its constructor, which only sto
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
+
+from ai_task_processor.core.checks import Check, Finding, Remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +28,6 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}" if self.message else self.code
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One question of ``doctor``. ``ask`` answers what was found, or raises an error that says what to change."""
-
-    name: str
-    ask: Callable[[], Awaitable[str]]
 
 
 class Component(Protocol):
@@ -68,6 +62,17 @@ class Component(Protocol):
         """What it shows in ``/status``, as JSON. From memory."""
         return {}
 
-    def checks(self) -> Sequence[Check]:
-        """What ``doctor`` asks."""
+    def remotes(self) -> Sequence[Remote]:
+        """The servers that it talks to: ``doctor`` checks that each can be reached."""
         return ()
+
+    def checks(self) -> Sequence[Check]:
+        """What ``doctor`` asks beyond that. Nothing is claimed, reported or kept, and ``run`` is not called."""
+        return ()
+
+    def explain(self, problem: Problem) -> Finding | None:  # noqa: ARG002 - for components that know more
+        """What ``doctor`` says of a problem that the running daemon has, after its checks; None for the problem itself.
+
+        The daemon may have been started with other secrets than those that the checks have used.
+        """
+        return None

@@ -6,13 +6,14 @@ itself, takes any JSON for a token, follows the wall clock and does nothing abou
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Self
 from urllib.parse import quote_plus
 
 from authlib.oauth2.auth import ClientAuth
 from authlib.oauth2.rfc6749.parameters import prepare_token_request
 
+from ai_task_processor.core.checks import Check, Finding, Remote, Stopwatch, ok, refused, shown, warning
 from ai_task_processor.core.errors import CircuitOpen, NoToken, RemoteError, Unauthorized
 from ai_task_processor.core.ports import Clock
 from ai_task_processor.net.client import HttpClient
@@ -57,6 +58,7 @@ class TokenSource:
         secrets: Secrets | None = None,
     ) -> None:
         self.current: Token | None = None
+        self.remote = Remote("token endpoint", settings.url_setting, settings.token_url)
         self._condition: str | None = None
         self._settings = settings
         self.client = client
@@ -102,6 +104,23 @@ class TokenSource:
     def problem(self) -> str | None:
         """Why there is no token; None while one is alive, or none was refused since the last expired."""
         return None if self.held else self._condition
+
+    def check(self) -> Check:
+        """For ``doctor``: is a token granted, with all scopes?"""
+        return Check("token", self._checked, self.remote.setting, (self.remote,))
+
+    async def _checked(self) -> AsyncIterator[Finding]:
+        settings, watch = self._settings, Stopwatch()
+        try:
+            token = await self.token()
+        except RemoteError as error:
+            yield refused(error, self.remote, {Unauthorized: token_remedy(str(error), settings)})
+            return
+        yield ok(f"granted to {settings.client_id} for {token.life_s:g} s ({watch})")
+        granted_scope = settings.scope if token.scope is None else token.scope  # RFC 6749 §5.1: left out means as asked
+        if withheld := set(settings.scope.split()) - set(granted_scope.split()):
+            text = f"it lacks scopes that were asked for: {shown(sorted(withheld))}"
+            yield warning(text, "allow them to this client, or change OAUTH2_SCOPE")
 
     async def token(self) -> Token:
         """The current token, renewed when it is due. Raises ``NoToken``."""

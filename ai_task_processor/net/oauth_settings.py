@@ -44,6 +44,11 @@ class AuthSettings(Group):
         """Where tokens come from."""
         return self.custom_token_url or f"https://{self.project_slug}.projects.oryapis.com/oauth2/token"
 
+    @property
+    def url_setting(self) -> str:
+        """The variable that says so."""
+        return "OAUTH2_TOKEN_URL" if self.custom_token_url else "ORY_PROJECT_SLUG"
+
     @classmethod
     def required(cls, given: Mapping[str, str]) -> Iterator[str]:
         if "OAUTH2_TOKEN_URL" not in given:

@@ -28,6 +28,7 @@ class Services:
     ``secrets[AGroup]`` has the secrets as they were read last, ``settings[AGroup]`` as they were at the start.
     ``memory`` (for the source) and ``directory`` (for small files, None when the store has none) come from the store.
     ``lost`` is called with the id of each task whose stored result turns out to be gone, None for one without a name.
+    ``clients``: those that were made, with the URL each was made for.
     """
 
     settings: Settings
@@ -40,6 +41,7 @@ class Services:
     memory: SourceMemory | None = None
     directory: Path | None = None
     gates: dict[str, Gate] = field(default_factory=dict)
+    clients: list[tuple[str, HttpClient]] = field(default_factory=list)
 
     def gate(self, service: str) -> Gate:
         """The circuit breaker and pauses of a remote service: one for each name, shared by all who ask for it.
@@ -71,10 +73,12 @@ class Services:
                 f"{descriptor_limit()} files open (ulimit -n) and keeps {RESERVED_DESCRIPTORS} of them for other "
                 f"things: at most {room} are used at once",
             )
-        return make_client(
+        client = make_client(
             self.settings.network,
             url=url,
             connections=min(connections, room),
             tokens=tokens,
             max_answer_bytes=max_answer_bytes,
         )
+        self.clients.append((url, client))
+        return client

@@ -129,5 +129,4 @@ def _refusal(answer: Answer, settings: AuthSettings) -> RemoteError:
     if answer.is_success:
         shown = code if code and _CODE.fullmatch(code) else "of an unknown kind"
         return InvalidAnswer(f"the token endpoint answered {status} with an error: {shown}", status=status)
-    setting = "OAUTH2_TOKEN_URL" if settings.custom_token_url else "ORY_PROJECT_SLUG"
-    return status_error(answer, "the token endpoint", setting=setting)
+    return status_error(answer, "the token endpoint", setting=settings.url_setting)

@@ -4,7 +4,9 @@ from abc import ABC, abstractmethod
 from math import inf
 from typing import ClassVar
 
-from ai_task_processor.core.component import Check, Component, Problem
+from ai_task_processor.core import checks
+from ai_task_processor.core.checks import Check
+from ai_task_processor.core.component import Component, Problem
 from ai_task_processor.core.errors import Retry, TaskError
 from ai_task_processor.core.groups import Group, setting
 from ai_task_processor.models.task import Task, TaskResult, Usage, Vector
@@ -23,6 +25,7 @@ __all__ = [
     "TaskResult",
     "Usage",
     "Vector",
+    "checks",
     "setting",
 ]
 

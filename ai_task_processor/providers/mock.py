@@ -1,9 +1,10 @@
 """Mock processing: realistic vectors without a model, for a first run and for tests of the upstream."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import ClassVar, Self
 
 from ai_task_processor.core import codec
+from ai_task_processor.core.checks import Check, Finding, ok
 from ai_task_processor.core.ports import Embeddings, Provider
 from ai_task_processor.models.task import Usage
 from ai_task_processor.net.services import Services
@@ -25,6 +26,12 @@ class MockProvider(Provider):
     @classmethod
     def build(cls, services: Services) -> Self:
         return cls(services.settings[ModelSettings].embedding_dimensions)
+
+    def checks(self) -> Sequence[Check]:
+        async def work() -> AsyncIterator[Finding]:
+            yield ok("mock vectors, no model is called")
+
+        return (Check("model", work, "EMBEDDING_PROVIDER"),)
 
     async def prepare(self) -> None:
         """There is nothing to prepare."""

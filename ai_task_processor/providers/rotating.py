@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import ClassVar, TypeVar
 
+from ai_task_processor.core.checks import Check, Remote
 from ai_task_processor.core.errors import Unauthorized
 from ai_task_processor.core.ports import Embeddings, Provider
 from ai_task_processor.net.secrets import Secrets
 from ai_task_processor.net.services import Services
 from ai_task_processor.providers import MAX_ANSWER_BYTES, OPENAI_URL
+from ai_task_processor.providers.checks import try_models
 from ai_task_processor.providers.deferred import DeferredProvider
 from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.settings import ModelSettings
@@ -26,6 +29,7 @@ class RotatingProvider(Provider):
         self._secrets = secrets
         self._key = secrets[ModelSettings].api_key
         self._provider = make()
+        self._remote = Remote("model API", "OPENAI_BASE_URL", secrets[ModelSettings].base_url or OPENAI_URL)
         self.name = self._provider.name
 
     @classmethod
@@ -51,6 +55,13 @@ class RotatingProvider(Provider):
             await asyncio.get_running_loop().create_future()
         finally:
             await self.aclose()
+
+    def remotes(self) -> Sequence[Remote]:
+        return (self._remote,)
+
+    def checks(self) -> Sequence[Check]:
+        work = partial(try_models, self, self._secrets[ModelSettings], self._remote)
+        return (Check("model", work, self._remote.setting, (self._remote,)),)
 
     async def prepare(self) -> None:
         await self._provider.prepare()

@@ -25,7 +25,7 @@ SEVERAL = {"aiohttp"}
 DOORS = {
     "aiohttp": {"net/client.py", "ops/listener.py"},
     "authlib": {"net/oauth.py"},
-    "cryptography": {"net/oauth_settings.py"},
+    "cryptography": {"core/syntax.py"},
     "dotenv": {"core/environment.py"},
     "numpy": {"core/codec.py"},
     "openai": {"providers/openai_api.py"},

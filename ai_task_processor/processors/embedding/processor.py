@@ -1,10 +1,11 @@
 """Text embedding: a text goes to the model, its vector becomes the result."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from math import inf
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
+from ai_task_processor.core.checks import Check, Finding, warning
 from ai_task_processor.core.component import Problem
 from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import TaskError, Transient
@@ -46,6 +47,12 @@ class TextEmbeddingProcessor(BaseProcessor):
             return ()
         message = "OPENAI_API_KEY is not set, so text embeddings stay pending"
         return (Problem("no_model", message, ready=True, when="unserved"),)
+
+    def checks(self) -> Sequence[Check]:
+        return () if self.context.embedder else (Check("model", self._missing, "EMBEDDING_PROVIDER"),)
+
+    async def _missing(self) -> AsyncIterator[Finding]:
+        yield warning("none is configured: embedding tasks stay pending", "set OPENAI_API_KEY or OPENAI_BASE_URL")
 
     def can_process(self, task: Task) -> bool:
         return task.type == TaskType.TEXT_EMBEDDING and self.context.embedder is not None

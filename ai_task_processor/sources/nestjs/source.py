@@ -10,12 +10,14 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import ClassVar, Self
 from urllib.parse import quote
 
 import httpx2
 
 from ai_task_processor.core import codec
+from ai_task_processor.core.checks import Check, Finding, Remote
 from ai_task_processor.core.component import Problem
 from ai_task_processor.core.errors import (
     Ambiguous,
@@ -42,6 +44,7 @@ from ai_task_processor.ops.logs import get_logger, masked
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sources.nestjs.answers import Acknowledgements, acknowledged, rejection
 from ai_task_processor.sources.nestjs.bodies import BARE_FAILURE, body_of
+from ai_task_processor.sources.nestjs.checks import explain, list_pending
 from ai_task_processor.sources.nestjs.listing import PendingList
 from ai_task_processor.sources.nestjs.marks import Marks
 from ai_task_processor.sources.nestjs.page import Page
@@ -90,6 +93,7 @@ class NestTaskSource(TaskSource):
         metrics: Metrics,
     ) -> None:
         self._settings = settings
+        self._remote = Remote("task API", "API_BASE_URL", settings.base_url)
         self._tasks = str(httpx2.URL(settings.base_url + TASKS))
         self._ahead = ReadAhead(settings.read_ahead_bytes, settings.read_ahead_s, clock.monotonic)
         metrics.read_ahead(lambda: len(self._ahead))
@@ -167,6 +171,17 @@ class NestTaskSource(TaskSource):
 
     def status(self) -> Mapping[str, object]:
         return {} if self._tokens is None else {"token": self._tokens.status()}
+
+    def remotes(self) -> Sequence[Remote]:
+        return (self._remote,) if self._tokens is None else (self._remote, self._tokens.remote)
+
+    def checks(self) -> Sequence[Check]:
+        token = () if self._tokens is None else (self._tokens.check(),)
+        work = partial(list_pending, self._settings, self._clients[0], self._remote)
+        return (*token, Check("pending list", work, self._remote.setting, (self._remote, *token)))
+
+    def explain(self, problem: Problem) -> Finding | None:
+        return explain(problem, granted=self._tokens is not None and self._tokens.held)
 
     async def claim(self, want: Want) -> Sequence[Claim]:
         """Candidates of the last list while there are any; a new list only when none of them may start."""

@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from pathlib import Path
 
+from ai_task_processor.core.checks import Check, unusable
 from ai_task_processor.core.component import Problem
 from ai_task_processor.core.ports import Store
 from ai_task_processor.net.services import Services
 from ai_task_processor.ops.logs import get_logger
+from ai_task_processor.stores.sqlite.checks import examine
 from ai_task_processor.stores.sqlite.journal import FileJournal
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 from ai_task_processor.stores.sqlite.settings import StoreSettings
@@ -31,6 +34,7 @@ class SqliteStore(Store):
     def __init__(self, services: Services) -> None:
         settings, source = services.settings[StoreSettings], services.source
         self.directory: Path = settings.data_dir
+        self._examine = partial(examine, self.directory, settings.outbox_max_bytes, source)
         self._reserve = DISK_RESERVE + services.settings.worker.concurrency_limit * DISK_RESERVE_PER_SLOT
         self.outbox = self.memory = SqliteOutbox(
             self.directory, source, max_bytes=settings.outbox_max_bytes, clock=services.clock, lost=services.lost
@@ -77,6 +81,9 @@ class SqliteStore(Store):
         if self.outbox.free_bytes() < self._reserve:
             found.append(Problem("disk_full", "what is left on DATA_DIR is kept for results on their way"))
         return found
+
+    def checks(self) -> Sequence[Check]:
+        return (Check("data directory", self._examine, "DATA_DIR", late=unusable),)
 
 
 def _soon(call: Callable[[], object]) -> None:

@@ -1,0 +1,242 @@
+"""The doctor's own checks, of every server that a component names and of the daemon beside; and what they mean."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Final
+from urllib.parse import urlsplit
+
+from ai_task_processor.core import codec
+from ai_task_processor.core.checks import (
+    Finding,
+    Listed,
+    Remote,
+    Stopwatch,
+    aside,
+    down,
+    halves,
+    ok,
+    shown,
+    skipped,
+    warning,
+    wrong,
+)
+from ai_task_processor.core.component import Component, Problem
+from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, RemoteError, Unsent
+from ai_task_processor.core.settings import NetworkSettings
+from ai_task_processor.models.task import Task
+from ai_task_processor.net.answers import Head
+from ai_task_processor.net.client import deadline, make_client, translate
+from ai_task_processor.net.services import Services
+
+#: for one probe, and of that to connect, so that it can still say which of both it was
+STEP_S, CONNECT_S = 5.0, 4.0
+SKEW_S: Final = 30.0
+CERTIFICATE_DAYS: Final = 14
+#: characters of what a daemon says about itself
+MAX_REASON: Final = 300
+
+Now = Callable[[], datetime]
+
+
+def mistake(problem: str) -> Finding:
+    """A mistake of the configuration; the remedy names the variable."""
+    text, remedy = halves(problem)
+    name = "" if text[0].islower() else text.split()[0].rstrip(",")
+    remedy = remedy.replace("set it to", f"set {name} to", 1)
+    return wrong(text, remedy if name in remedy and remedy else f"{name}: {remedy}" if remedy else f"correct {name}")
+
+
+def _proxied(remote: Remote, network: NetworkSettings) -> bool:
+    """May a proxy stand in between? (``NO_PROXY`` can still exempt the host.)"""
+    return network.https_proxy is not None and remote.url.startswith("https:")
+
+
+def _place(url: str) -> str:
+    """Host and port: a URL may hold a password."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+async def resolve(remote: Remote, network: NetworkSettings) -> AsyncIterator[Finding]:
+    """Has the host an address?"""
+    host, watch = urlsplit(remote.url).hostname or "", Stopwatch()
+    try:
+        found = await aside(lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+    except (OSError, UnicodeError) as error:
+        text = f"{host} has no address ({getattr(error, 'strerror', None) or 'not a host name'})"
+        if _proxied(remote, network):
+            yield warning(f"{text}, but the proxy may know it")
+        else:
+            yield down(text, f"correct {remote.setting}, or mend the name service of this machine")
+        return
+    addresses = [str(entry[4][0]) for entry in found]
+    yield ok(f"{host} is {'an address' if host in addresses else shown(addresses)} ({watch})")
+
+
+async def connect(remote: Remote, network: NetworkSettings, now: Now) -> AsyncIterator[Finding]:
+    """Without a credential, and on the way that the daemon takes: through the proxy, against CA_BUNDLE."""
+    place, watch, peer = _place(remote.url), Stopwatch(), None
+    try:
+        async with deadline(STEP_S):
+            if remote.url.startswith("http"):
+                peer = await _head(remote, network, now)
+            else:
+                await _open(remote.url)
+    except RemoteError as error:
+        yield unreachable(error, remote, proxied=_proxied(remote, network), bundled=network.ca_bundle is not None)
+        return
+    if peer is not None:
+        yield certificate(peer, now().timestamp(), f"{place} answers {peer['tls']} ({watch})")
+    else:
+        what = "answers plain http" if remote.url.startswith("http") else "takes connections"
+        yield ok(f"{place} {what} ({watch})")
+
+
+async def _head(remote: Remote, network: NetworkSettings, now: Now) -> Mapping[str, object] | None:
+    client = make_client(network, url=remote.url, connections=1, connect_timeout_s=CONNECT_S)
+    client.observe = partial(note, [remote], now)
+    try:
+        async with client.opened(remote.url, method="HEAD") as answer:
+            return answer.peer_certificate
+    finally:
+        await client.aclose()
+
+
+async def _open(url: str) -> None:
+    """Another protocol: is there somebody at all? Without a port nobody knows where."""
+    parts = urlsplit(url)
+    if parts.port is None:
+        return
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    except OSError as error:
+        raise Unsent(str(translate(error))) from error
+    writer.close()
+
+
+def note(remotes: Iterable[Remote], now: Now, answer: Head) -> None:
+    """What an answer of theirs shows. Its date is cut to seconds."""
+    for remote in remotes:
+        remote.status, remote.page = answer.status_code, "html" in answer.headers.get("content-type", "")
+        if "age" in answer.headers:
+            continue  # a cache answers with the date of long ago
+        try:
+            theirs = parsedate_to_datetime(answer.headers.get("date", ""))
+            remote.skew_s = (theirs.replace(tzinfo=theirs.tzinfo or UTC) - now()).total_seconds() + 0.5
+        except ValueError:
+            remote.skew_s = None
+
+
+def unreachable(error: RemoteError, remote: Remote, *, proxied: bool, bundled: bool) -> Finding:
+    """Why there is no connection. One that was there and gave no answer is left to the checks that follow.
+
+    ``bundled``: is CA_BUNDLE set?
+    """
+    place = _place(remote.url) + (" (or the proxy)" if proxied else "")
+    where = f"{remote.setting}, HTTPS_PROXY or NO_PROXY" if proxied else remote.setting
+    text, remedy = halves(str(error).removeprefix("TLS: "))
+    if "CLIENT_CERT_FILE" in remedy:
+        return wrong(f"{place}: {text}", remedy)
+    if "HTTPS_PROXY" in remedy:
+        return wrong(text, "correct HTTPS_PROXY or NO_PROXY")
+    for cause in _causes(error):
+        match cause:
+            case ssl.SSLCertVerificationError(verify_code=int(), verify_message=str()):
+                return distrusted(cause.verify_code, cause.verify_message, remote.setting, bundled=bundled)
+            case ConnectionRefusedError():
+                return down(f"{place} refuses the connection", f"is it running? Otherwise correct {where}")
+            case TimeoutError() if isinstance(error, Unsent):
+                return down(f"{place} does not react", f"is a firewall in between? Otherwise correct {where}")
+    if str(error).startswith("TLS: "):
+        return wrong(f"{place} speaks no TLS that we know ({error})", f"correct scheme and port in {where}")
+    if isinstance(error, Ambiguous | InvalidAnswer):
+        return warning(f"{place} takes connections, but does not answer HEAD ({error})")
+    return down(f"{place}: {error}", f"correct {where}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        if isinstance(error, BaseExceptionGroup):  # one for each address that was tried
+            for each in error.exceptions:
+                yield from _causes(each)
+        error = error.__cause__ or error.__context__
+
+
+def distrusted(code: int, message: str, setting: str, *, bundled: bool) -> Finding:
+    """``code``: OpenSSL's X509_V_ERR_…; ``bundled``: is CA_BUNDLE set?"""
+    match code:
+        case 9:
+            return down("its certificate is not valid yet", f"set the clock of this machine, or correct {setting}")
+        case 10:
+            return down("its certificate has expired", f"have it renewed where {setting} points")
+        case 62 | 64:
+            return wrong("its certificate is for another host name", f"correct the host in {setting}")
+    remedy = "CA_BUNDLE holds no certificate that its chain ends in: add the authority's root to that file"
+    remedy = remedy if bundled else "set CA_BUNDLE to your authority's PEM file"
+    return wrong(f"nobody known here signed its certificate ({message})", remedy)
+
+
+def certificate(peer: Mapping[str, object], now: float, text: str) -> Finding:
+    """How long it lasts. ``peer``: as ``SSLObject.getpeercert`` tells it."""
+    days = int((ssl.cert_time_to_seconds(str(peer["notAfter"])) - now) // 86400)
+    text = f"{text}, certificate expires in {days} days"
+    return ok(text) if days >= CERTIFICATE_DAYS else warning(text, "have it renewed")
+
+
+async def clocks(remotes: Iterable[Remote]) -> AsyncIterator[Finding]:
+    """Are the clocks close enough for tokens? Only HTTP tells."""
+    for remote in (remote for remote in remotes if remote.url.startswith("http")):
+        if remote.skew_s is None:
+            yield skipped(f"{remote.name}: skipped: it has told no date")
+            continue
+        text = f"{remote.name}: {abs(remote.skew_s):.0f} s apart from ours"
+        if abs(remote.skew_s) <= SKEW_S:
+            yield ok(text)
+        else:
+            way = "behind" if remote.skew_s > 0 else "ahead"
+            yield warning(f"{text}, which is {way}", "set up NTP: minutes make tokens fail")
+
+
+def listed(seen: Listed, can_process: Callable[[Task], bool]) -> Iterator[Finding]:
+    """What the head of a source's list says."""
+    foreign = [str(task.type) for task in seen.tasks if not can_process(task)]
+    part = "all that is pending" if seen.complete else "the head of the list"
+    able = len(seen.tasks) - len(foreign)
+    yield ok(f"tasks seen: {seen.seen} ({part}), can be processed here: {able} ({seen.took})")
+    if foreign:
+        text = f"{len(foreign)} are of types without a processor here: {shown(foreign)}"
+        yield warning(text, "leave them to another worker, or install or configure their processor")
+
+
+async def beside(services: Services, components: Sequence[Component]) -> AsyncIterator[Finding]:
+    """What a running daemon says about itself: it may have been started with other secrets, or met more."""
+    ops = services.settings.ops
+    host = "127.0.0.1" if ops.metrics_host in ("0.0.0.0", "::") else ops.metrics_host  # noqa: S104 - compared with, not bound to
+    url = f"http://{f'[{host}]' if ':' in host else host}:{ops.metrics_port}"
+    try:
+        answer = await services.client(url, 1).exchange("GET", f"{url}/status", timeout_s=STEP_S)
+        status = codec.loads(answer.content)
+    except (RemoteError, ValueError):
+        return  # nobody, or something else
+    for finding in reported(status, components):
+        yield finding
+
+
+def reported(status: object, components: Sequence[Component]) -> Iterator[Finding]:
+    """What ``/status`` of a running daemon says against it, in the words of the component that knows the problem."""
+    fields = status if isinstance(status, dict) else {}
+    reasons = fields.get("not_ready_because")
+    if not isinstance(reasons, list):
+        return
+    yield ok(f"one is running: {str(fields.get('state'))[:MAX_REASON]}", daemon=True)
+    for reason in (str(reason)[:MAX_REASON] for reason in reasons):
+        code, _, text = reason.partition(": ")
+        if code not in ("starting", "draining"):
+            explanations = (component.explain(Problem(code, text)) for component in components)
+            yield next(filter(None, explanations), warning(f"it says: {reason}"))

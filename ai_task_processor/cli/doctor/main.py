@@ -1,0 +1,109 @@
+"""The order of the checks: configuration, servers, components, their clocks and the store, the daemon beside."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Final
+
+from rich.console import Console
+
+from ai_task_processor.cli.doctor import checks
+from ai_task_processor.cli.doctor.report import Report, verdict
+from ai_task_processor.core.checks import Check, Finding, Listed, down, ok, skipped, warning, wrong
+from ai_task_processor.core.deadline import Deadline
+from ai_task_processor.core.errors import ConfigurationError, RemoteError
+from ai_task_processor.core.plugins import load_selected
+from ai_task_processor.engine.wiring import Parts, assemble
+from ai_task_processor.models.task import Task
+from ai_task_processor.ops import logs, masking
+from ai_task_processor.processors.factory import ProcessorFactory
+
+DEADLINE_S: Final = 10.0
+
+
+def main(environ: Mapping[str, str] | None = None) -> int:
+    """Check everything; the exit code: 78 to be mended by an operator, 73 store unusable, 69 a remote is down."""
+    report = Report(Console(highlight=False, force_terminal=sys.stdout.isatty()))
+    try:
+        factory = ProcessorFactory()
+        settings, selected = load_selected(environ, groups=factory.settings_groups)
+        report.mask = masking.Masker(settings.secrets())
+        logs.configure(level="CRITICAL", format="auto", secrets=settings.secrets())
+
+        async def work() -> None:
+            await _check(assemble(settings, selected, factory), report)
+
+        asyncio.run(work())
+    except ConfigurationError as error:
+        for problem in error.problems:
+            report.add("configuration", checks.mistake(problem))
+        report.add("everything else", skipped("skipped: needs a valid configuration"))
+    return report.close(verdict(report.findings))
+
+
+async def _check(parts: Parts, report: Report) -> None:
+    names = parts.settings.parts
+    mode = "none" if parts.provider is None else parts.provider.name
+    report.add("configuration", ok(f"valid, source {names.task_source}, store {names.store}, mode {mode}"))
+    for text in parts.settings.warnings:
+        report.add("configuration", warning(text))
+    try:
+        await run(checks_of(parts), report.add, lambda task: parts.factory.find(task) is not None)
+    finally:
+        for _, client in parts.services.clients:
+            await client.aclose()
+
+
+def checks_of(parts: Parts) -> Iterator[Check]:
+    """In the order in which one thing depends on another; the clocks when most servers have told the time."""
+    network, now = parts.settings.network, parts.clock.now
+    store, *others = parts.components
+    components = [*others, store]
+    remotes = [remote for component in components for remote in component.remotes()]
+    for url, client in parts.services.clients:
+        client.observe = partial(checks.note, [remote for remote in remotes if remote.url == url], now)
+    for remote in remotes:
+        yield Check("DNS", partial(checks.resolve, remote, network), remote.setting, (), remote.name, remote)
+    for remote in remotes:
+        title, work = "TLS" if remote.url.startswith("https:") else "connection", partial(checks.connect, remote)
+        yield Check(title, partial(work, network, now), remote.setting, (remote,), remote.name, remote)
+    for component in others:
+        yield from component.checks()
+    yield Check("clock", partial(checks.clocks, remotes), "NTP")
+    yield from store.checks()
+    if parts.settings.ops.metrics_port:
+        yield Check("daemon", partial(checks.beside, parts.services, components), "METRICS_PORT")
+
+
+async def run(
+    todo: Iterable[Check],
+    tell: Callable[[str, Finding, str], None],
+    can_process: Callable[[Task], bool] = lambda _: True,
+    deadline_s: float = DEADLINE_S,
+) -> None:
+    """The checks in their order, each under its deadline; one whose needs did not pass is skipped."""
+    unproven: dict[object, Check] = {}
+
+    def found(check: Check, finding: Finding) -> None:
+        if finding.mark in ("failure", "skipped"):
+            unproven.setdefault(check.proves or check, check)
+        tell(check.title, finding, check.subject)
+
+    for check in todo:
+        if missing := [unproven[need] for need in check.needs if need in unproven]:
+            found(check, skipped(f"skipped: needs {missing[0]}"))
+            continue
+        try:
+            with Deadline(deadline_s):
+                async for seen in check.work():
+                    for finding in checks.listed(seen, can_process) if isinstance(seen, Listed) else (seen,):
+                        found(check, finding)
+        except TimeoutError:
+            remedy = f"overloaded, or behind a firewall? See {check.setting}"
+            found(check, check.late(f"no answer within {deadline_s:g} s", remedy))
+        except RemoteError as error:
+            found(check, down(str(error), f"look at {check.setting}"))
+        except Exception as error:  # noqa: BLE001 - the boundary around somebody's code
+            text = f"this check cannot be made ({type(error).__name__})"
+            found(check, wrong(text, f"look at {check.setting}, or tell whoever wrote this check"))

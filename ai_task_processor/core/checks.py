@@ -1,0 +1,150 @@
+"""What a component tells ``doctor``: which servers it talks to, what to check, and what was found."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeVar
+
+from ai_task_processor.core.errors import InvalidAnswer, Misconfigured, NoToken, RemoteError
+from ai_task_processor.models.task import Task
+
+EX_OK, EX_UNAVAILABLE, EX_CANTCREAT, EX_CONFIG = 0, 69, 73, 78
+#: so many names are shown, and so many characters of each
+MAX_NAMES, MAX_NAME = 3, 30
+
+Mark = Literal["ok", "warning", "failure", "skipped"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. A failure has a remedy that names a setting, and an exit code.
+
+    ``daemon``: it shows that a daemon is running with these settings.
+    """
+
+    mark: Mark
+    text: str
+    remedy: str = ""
+    code: int = EX_OK
+    daemon: bool = False
+
+
+ok, warning, skipped = partial(Finding, "ok"), partial(Finding, "warning"), partial(Finding, "skipped")
+#: an operator must change something; a remote is down; what is kept here cannot be written
+wrong, down = partial(Finding, "failure", code=EX_CONFIG), partial(Finding, "failure", code=EX_UNAVAILABLE)
+unusable = partial(Finding, "failure", code=EX_CANTCREAT)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a source has pending, or the first ``seen`` tasks of it; ``doctor`` says which can be processed here."""
+
+    tasks: Sequence[Task]
+    seen: int
+    complete: bool
+    took: str
+
+
+@dataclass(slots=True, eq=False)
+class Remote:
+    """A server that a component talks to; ``setting`` holds its URL.
+
+    ``doctor`` notes here what it saw of the last HTTP answer: status, whether it was a web page, how far that clock is
+    ahead of ours.
+    """
+
+    name: str
+    setting: str
+    url: str
+    status: int = 0
+    page: bool = False
+    skew_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Check:
+    """One question. It is skipped when one of ``needs`` (earlier checks, remotes that must be reachable) failed.
+
+    ``work`` yields what it finds. ``setting`` is where to look when that takes too long, which is reported as ``late``.
+    ``proves``: what is in doubt when it fails, if that is not the check itself.
+    """
+
+    title: str
+    work: Callable[[], AsyncIterator[Finding | Listed]]
+    setting: str
+    needs: "Sequence[Check | Remote]" = ()
+    subject: str = ""
+    proves: Remote | None = None
+    late: Callable[[str, str], Finding] = down
+
+    def __str__(self) -> str:
+        return f"{self.title} of the {self.subject}" if self.subject else self.title
+
+
+class Stopwatch:
+    """Shows as the time since it was made."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __str__(self) -> str:
+        return f"{(time.perf_counter() - self._since) * 1000:.0f} ms"
+
+
+def refused(error: Exception, remote: Remote, remedies: Mapping[type[Exception], str], about: str = "") -> Finding:
+    """Whose fault it is that a remote does not do what we ask; ``remedies`` for what it says about us."""
+    if isinstance(error, NoToken) and isinstance(error.__cause__, RemoteError):
+        error = error.__cause__
+    for kind, remedy in remedies.items():
+        if isinstance(error, kind):
+            return wrong(f"{about}{error}", remedy)
+    if isinstance(error, Misconfigured) and 300 <= (error.status or 0) < 400:  # the text names the setting
+        text, remedy = halves(str(error))
+        return wrong(f"{about}{text}", remedy)
+    if isinstance(error, Misconfigured | InvalidAnswer):
+        what = "a web page" if remote.page else str(error)
+        return wrong(f"{about}something else is there: {what}", f"correct {remote.setting}: host and path")
+    return down(f"{about}{error}", f"ask who runs the {remote.name}, or look at {remote.setting}")
+
+
+def halves(text: str) -> tuple[str, str]:
+    """What is wrong, and its remedy: they stand on both sides of the first colon outside of brackets."""
+    depth = 0
+    for at, char in enumerate(text):
+        depth += (char in "([{") - (char in ")]}")
+        if not depth and text.startswith(": ", at):
+            return text[:at], text[at + 2 :]
+    return text, ""
+
+
+def printable(text: str) -> str:
+    """What a remote or a task wrote must not move the cursor."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def shown(names: Iterable[str]) -> str:
+    """A few distinct names, shortened: they may be anything."""
+    distinct = list(dict.fromkeys(names))
+    few = [printable(name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "~") for name in distinct[:MAX_NAMES]]
+    more = len(distinct) - len(few)
+    return ", ".join(few) + (f" and {more} more" if more else "")
+
+
+async def aside(work: Callable[[], T]) -> T:
+    """Blocking work in a thread that the process does not wait for: a dead resolver, a hung network disk."""
+    outcome: Future[T] = Future()
+    outcome.set_running_or_notify_cancel()  # whoever stops waiting does not cancel the thread
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except Exception as error:  # noqa: BLE001 - handed over to whoever waits
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await asyncio.wrap_future(outcome)

@@ -1,0 +1,41 @@
+"""What ``doctor`` asks of a model API."""
+
+from collections.abc import AsyncIterator, Mapping
+from http import HTTPStatus
+from typing import Final
+
+from ai_task_processor.core import errors
+from ai_task_processor.core.checks import Finding, Remote, Stopwatch, ok, refused, warning
+from ai_task_processor.core.ports import Provider
+from ai_task_processor.providers.settings import ModelSettings
+
+_NAMES: Final = "correct DEFAULT_EMBEDDING_MODEL, MODEL_ALIASES or OPENAI_BASE_URL"
+REMEDIES: Final[Mapping[type[Exception], str]] = {
+    errors.Unauthorized: "correct OPENAI_API_KEY",
+    errors.ModelRefused: _NAMES,
+    errors.TaskError: _NAMES,
+    errors.QuotaExhausted: "look at the billing of the account behind OPENAI_API_KEY",
+}
+
+
+async def try_models(provider: Provider, settings: ModelSettings, remote: Remote) -> AsyncIterator[Finding]:
+    """Are the key and every configured model accepted?"""
+    default = settings.aliases.get(settings.default_embedding_model, settings.default_embedding_model)
+    for name in dict.fromkeys((default, *settings.aliases.values())):
+        watch = Stopwatch()
+        try:
+            await provider.check(name)
+        except (errors.RemoteError, errors.TaskError) as error:
+            yield refused(error, remote, REMEDIES, about=f"{name}: ")
+        else:
+            yield accepted(name, remote, str(watch))
+
+
+def accepted(model: str, remote: Remote, took: str) -> Finding:
+    """The provider has no objection; nor has it to a web page, or to a server that has no cards of models."""
+    if remote.page:
+        return refused(errors.InvalidAnswer(""), remote, {}, about=f"{model}: ")
+    if remote.status >= HTTPStatus.BAD_REQUEST:
+        remedy = "if model calls fail, correct OPENAI_BASE_URL (its path often ends in /v1)"
+        return warning(f"{model}: not verified, the server has no cards of models ({remote.status})", remedy)
+    return ok(f"{model}: key and model are accepted ({took})")

@@ -1,0 +1,54 @@
+"""What ``doctor`` asks of the task API."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final
+
+from ai_task_processor.core.checks import Finding, Listed, Remote, Stopwatch, halves, refused, warning, wrong
+from ai_task_processor.core.component import Problem
+from ai_task_processor.core.errors import RemoteError, Unauthorized
+from ai_task_processor.core.ports import SkipReason
+from ai_task_processor.models.task import Task
+from ai_task_processor.net.client import HttpClient
+from ai_task_processor.sources.nestjs.listing import PendingList
+from ai_task_processor.sources.nestjs.settings import ApiSettings
+
+#: tasks read from the head of the pending list
+SAMPLE: Final = 200
+REMEDIES: Final[Mapping[type[Exception], str]] = {
+    Unauthorized: "the token is not for this API (OAUTH2_AUDIENCE), or permits too little (OAUTH2_SCOPE)"
+}
+
+
+class _Everything:
+    """``ports.Admission`` of a list that is only looked at."""
+
+    async def busy(self, task_ids: Sequence[str]) -> Mapping[str, SkipReason]:  # noqa: ARG002 - the port's
+        return {}
+
+    async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
+        return [None] * len(tasks)
+
+
+async def list_pending(settings: ApiSettings, client: HttpClient, remote: Remote) -> AsyncIterator[Finding | Listed]:
+    """Can the list be read, and what is in it?"""
+    watch = Stopwatch()
+    try:
+        page = await PendingList(settings, client, _Everything()).read(SAMPLE)
+    except RemoteError as error:
+        yield refused(error, remote, REMEDIES)
+        return
+    yield Listed(list(page.tasks.values()), page.seen, page.complete, str(watch))
+    if invalid := page.skipped["invalid"]:
+        yield warning(f"{invalid} are records that cannot be used", "their _id must match TASK_ID_PATTERN")
+
+
+def explain(problem: Problem, *, granted: bool) -> Finding | None:
+    """``Component.explain``. ``granted``: we were given a token just now."""
+    text = problem.message
+    if problem.code == "token_unavailable" and granted and ("refuses the client" in text or "answered 401" in text):
+        remedy = "send it SIGHUP to read secret files and .env again, or restart it"
+        return wrong(f"it uses an older secret than this command ({text})", remedy)
+    if problem.code == "results_refused":
+        text, remedy = halves(text)
+        return wrong(text, remedy or "see `ai-task-processor outbox list`, and its log")
+    return None
