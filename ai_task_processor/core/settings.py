@@ -231,8 +231,8 @@ class NetworkSettings(Group):
             return syntax.client_certificate_problems(
                 self.client_cert_file, self.client_key_file, secret, datetime.now(UTC)
             )
-        if self.client_key_file is not None or password is not None:
-            return ["CLIENT_CERT_FILE is missing: set it to the PEM file of the client's certificate"]
+        if self.client_key_file is not None:
+            return ["CLIENT_KEY_FILE is set without CLIENT_CERT_FILE: set that to the PEM file of its certificate"]
         return []
 
 

@@ -49,6 +49,10 @@ DNS_TTL_S = 10
 _KEEPALIVE = re.compile(r"\btimeout=(\d{1,5})\b")
 #: where the parser's sentence ends and what it shows of the answer begins
 _SHOWN = re.compile(r"\n\n|:?\s+b?(?=['\"](?![A-Za-z-]{1,30}['\"]))")
+_ENDED: Mapping[type[BaseException], str] = {
+    aiohttp.ServerDisconnectedError: "the server closed the connection without an answer",
+    aiohttp.ClientPayloadError: "the server closed the connection without a whole answer",
+}
 #: ValueError: a header or a URL that cannot be written
 _FOREIGN = (aiohttp.ClientError, OSError, ValueError)
 
@@ -490,20 +494,13 @@ def translate(error: BaseException) -> RemoteError:
             return Unsent(f"the proxy answered {error.status} to CONNECT: look at HTTPS_PROXY and NO_PROXY")
         case aiohttp.ConnectionTimeoutError():
             return Unsent("no connection in time")
-        case aiohttp.ClientConnectorError():
-            return Unsent(describe(error))
-        case aiohttp.ClientResponseError():
-            return Ambiguous(f"the answer is no HTTP/1.1: {_sentence(error.message)}")
-        case aiohttp.ServerDisconnectedError():
-            return Ambiguous("the server closed the connection without an answer")
-        case OSError() if any(alert(cause) for cause in _causes(error)):
-            return Unsent(describe(error))
-        case aiohttp.ClientPayloadError() if describe(error) == type(error).__name__:
-            return Ambiguous("the server closed the connection without a whole answer")
-        case aiohttp.ClientError() | OSError() if not isinstance(error, aiohttp.InvalidURL):
-            return Ambiguous(describe(error))
+        case aiohttp.InvalidURL():
+            return Misconfigured("a URL that cannot be used")
+        case aiohttp.ClientError() | OSError():
+            refused = isinstance(error, aiohttp.ClientConnectorError) or any(map(alert, _causes(error)))
+            return (Unsent if refused else Ambiguous)(describe(error))
         case ValueError():
-            return Misconfigured("a URL or a header that cannot be written")
+            return Misconfigured("a header or a path that cannot be written")
     return Ambiguous(type(error).__name__)
 
 
@@ -526,7 +523,9 @@ def describe(error: BaseException) -> str:
             return os.strerror(cause.errno).lower()  # asyncio puts the address into its own text
         if isinstance(cause, ConnectionError) and isinstance(error, aiohttp.ClientConnectorError):
             return "TLS: handshake failed"  # asyncio's word for a server that hangs up in it
-    return type(error).__name__
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"the answer is no HTTP/1.1: {_sentence(error.message)}"
+    return _ENDED.get(type(error), type(error).__name__)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -221,8 +221,8 @@ def unparsed(message: str) -> aiohttp.ClientResponseError:
         (unparsed("Duplicate 'Content-Length' header found."), Ambiguous,
          "the answer is no HTTP/1.1: Duplicate 'Content-Length' header found"),
         (ssl.SSLError(1, "[SSL: SOME_ALERT] x"), Ambiguous, "TLS: handshake failed"),
-        (aiohttp.InvalidURL("ftp://user:pw@host"), Misconfigured, "a URL or a header that cannot be written"),
-        (ValueError("Newline in b'Bearer sk-secret'"), Misconfigured, "a URL or a header that cannot be written"),
+        (aiohttp.InvalidURL("ftp://user:pw@host"), Misconfigured, "a URL that cannot be used"),
+        (ValueError("Newline in b'Bearer sk-secret'"), Misconfigured, "a header or a path that cannot be written"),
         (CircuitOpen("held"), CircuitOpen, "held"),
     ],
 )  # fmt: skip
