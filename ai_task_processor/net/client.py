@@ -18,9 +18,8 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from io import BytesIO
-from ipaddress import ip_address, ip_network
 from typing import Any, Protocol
-from urllib.parse import unquote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 import httpx2
@@ -31,6 +30,7 @@ from ai_task_processor.core.deadline import Deadline, stalled_s
 from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, Misconfigured, RemoteError, TimedOut, Unsent
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.net.answers import Answer
+from ai_task_processor.net.proxy import proxy_of
 from ai_task_processor.net.tls import Tls, alert, shared_tls
 
 MAX_ANSWER_BYTES = 32 * 2**20
@@ -93,7 +93,7 @@ def make_client(
     """
     # The authorities take three megabytes: not for a remote in plain http.
     tls = shared_tls(network) if urlsplit(url).scheme == "https" else None
-    pool = Pool(connections, tls, _proxy(network, url) if tls else None, connect_timeout_s)
+    pool = Pool(connections, tls, proxy_of(network, url) if tls else None, connect_timeout_s)
     return HttpClient(pool, url, tokens=tokens, max_answer_bytes=max_answer_bytes)
 
 
@@ -418,57 +418,6 @@ class _Body(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         self._answer.close()
-
-
-def _proxy(network: NetworkSettings, url: str) -> tuple[str, Mapping[str, str]] | None:
-    """The proxy's URL without its credentials, which texts of errors may show, and the header that holds them."""
-    if network.https_proxy is None or bypassed(urlsplit(url).netloc, network.no_proxy):
-        return None
-    parts = urlsplit(network.https_proxy.get_secret_value())
-    user, password = unquote(parts.username or ""), unquote(parts.password or "")
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    return bare, {"Proxy-Authorization": aiohttp.encode_basic_auth(user, password)} if user or password else {}
-
-
-def bypassed(netloc: str, no_proxy: Sequence[str]) -> bool:
-    """The usual reading of ``NO_PROXY``: names with their subdomains, addresses, networks, ``*``; all with a port or
-    without, with a final dot or without, in Unicode or as in DNS.
-    """
-    host, port = _host_and_port(netloc)
-    for entry in no_proxy:
-        name, only_port = _host_and_port(entry)
-        if only_port not in (None, port or 443):
-            continue
-        if entry == "*" or (name and f".{host}".endswith(f".{name}")) or _is_in_network(host, name):
-            return True
-    return False
-
-
-def _host_and_port(text: str) -> tuple[str, int | None]:
-    """``[::1]:8443``, ``.example.com:8443``, ``10.0.0.0/8``; an empty host when it is none of these."""
-    if _is_network(text):
-        return text, None
-    try:
-        parts = urlsplit(f"//{text}")
-        host, port = (parts.hostname or "").lstrip("*.").rstrip("."), parts.port
-        return host.encode("idna").decode(), port
-    except ValueError:
-        return "", None
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_in_network(host: str, network: str) -> bool:
-    try:
-        return ip_address(host) in ip_network(network, strict=False)
-    except ValueError:
-        return False
 
 
 @asynccontextmanager

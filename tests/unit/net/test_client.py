@@ -27,7 +27,8 @@ from ai_task_processor.core.errors import (
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.net import client as module
 from ai_task_processor.net.answers import Answer, status_error
-from ai_task_processor.net.client import MAX_REFUSAL_BYTES, bypassed, deadline, describe, make_client, translate
+from ai_task_processor.net.client import MAX_REFUSAL_BYTES, deadline, describe, make_client, translate
+from ai_task_processor.net.proxy import bypassed
 from tests.mock_http import mock_client
 
 URL = "https://api.example.com/x"
