@@ -114,7 +114,7 @@ class NetworkSettings(Group):
                 self.client_cert_file, self.client_key_file, secret, datetime.now(UTC)
             )
         if self.client_key_file is not None:
-            return ["CLIENT_KEY_FILE is set without a certificate: set CLIENT_CERT_FILE to its PEM file"]
+            return ["CLIENT_KEY_FILE is set without CLIENT_CERT_FILE: set that to the PEM file of its certificate"]
         return []
 
 

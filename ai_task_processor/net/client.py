@@ -18,9 +18,8 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from io import BytesIO
-from ipaddress import ip_address, ip_network
 from typing import Any, Protocol
-from urllib.parse import unquote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 import httpx2
@@ -31,6 +30,7 @@ from ai_task_processor.core.deadline import Deadline, stalled_s
 from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, Misconfigured, RemoteError, TimedOut, Unsent
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.net.answers import Answer
+from ai_task_processor.net.proxy import proxy_of
 from ai_task_processor.net.tls import Tls, alert, shared_tls
 
 MAX_ANSWER_BYTES = 32 * 2**20
@@ -49,6 +49,10 @@ DNS_TTL_S = 10
 _KEEPALIVE = re.compile(r"\btimeout=(\d{1,5})\b")
 #: where the parser's sentence ends and what it shows of the answer begins
 _SHOWN = re.compile(r"\n\n|:?\s+b?(?=['\"](?![A-Za-z-]{1,30}['\"]))")
+_ENDED: Mapping[type[BaseException], str] = {
+    aiohttp.ServerDisconnectedError: "the server closed the connection without an answer",
+    aiohttp.ClientPayloadError: "the server closed the connection without a whole answer",
+}
 #: ValueError: a header or a URL that cannot be written
 _FOREIGN = (aiohttp.ClientError, OSError, ValueError)
 
@@ -89,7 +93,7 @@ def make_client(
     """
     # The authorities take three megabytes: not for a remote in plain http.
     tls = shared_tls(network) if urlsplit(url).scheme == "https" else None
-    pool = Pool(connections, tls, _proxy(network, url) if tls else None, connect_timeout_s)
+    pool = Pool(connections, tls, proxy_of(network, url) if tls else None, connect_timeout_s)
     return HttpClient(pool, url, tokens=tokens, max_answer_bytes=max_answer_bytes)
 
 
@@ -416,57 +420,6 @@ class _Body(httpx2.AsyncByteStream):
         self._answer.close()
 
 
-def _proxy(network: NetworkSettings, url: str) -> tuple[str, Mapping[str, str]] | None:
-    """The proxy's URL without its credentials, which texts of errors may show, and the header that holds them."""
-    if network.https_proxy is None or bypassed(urlsplit(url).netloc, network.no_proxy):
-        return None
-    parts = urlsplit(network.https_proxy.get_secret_value())
-    user, password = unquote(parts.username or ""), unquote(parts.password or "")
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    return bare, {"Proxy-Authorization": aiohttp.encode_basic_auth(user, password)} if user or password else {}
-
-
-def bypassed(netloc: str, no_proxy: Sequence[str]) -> bool:
-    """The usual reading of ``NO_PROXY``: names with their subdomains, addresses, networks, ``*``; all with a port or
-    without, with a final dot or without, in Unicode or as in DNS.
-    """
-    host, port = _host_and_port(netloc)
-    for entry in no_proxy:
-        name, only_port = _host_and_port(entry)
-        if only_port not in (None, port or 443):
-            continue
-        if entry == "*" or (name and f".{host}".endswith(f".{name}")) or _is_in_network(host, name):
-            return True
-    return False
-
-
-def _host_and_port(text: str) -> tuple[str, int | None]:
-    """``[::1]:8443``, ``.example.com:8443``, ``10.0.0.0/8``; an empty host when it is none of these."""
-    if _is_network(text):
-        return text, None
-    try:
-        parts = urlsplit(f"//{text}")
-        host, port = (parts.hostname or "").lstrip("*.").rstrip("."), parts.port
-        return host.encode("idna").decode(), port
-    except ValueError:
-        return "", None
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_in_network(host: str, network: str) -> bool:
-    try:
-        return ip_address(host) in ip_network(network, strict=False)
-    except ValueError:
-        return False
-
-
 @asynccontextmanager
 async def deadline(timeout_s: float) -> AsyncIterator[None]:
     """A total deadline for one exchange or several. Raises ``TimedOut``."""
@@ -490,20 +443,13 @@ def translate(error: BaseException) -> RemoteError:
             return Unsent(f"the proxy answered {error.status} to CONNECT: look at HTTPS_PROXY and NO_PROXY")
         case aiohttp.ConnectionTimeoutError():
             return Unsent("no connection in time")
-        case aiohttp.ClientConnectorError():
-            return Unsent(describe(error))
-        case aiohttp.ClientResponseError():
-            return Ambiguous(f"the answer is no HTTP/1.1: {_sentence(error.message)}")
-        case aiohttp.ServerDisconnectedError():
-            return Ambiguous("the server closed the connection without an answer")
-        case OSError() if any(alert(cause) for cause in _causes(error)):
-            return Unsent(describe(error))
-        case aiohttp.ClientPayloadError() if describe(error) == type(error).__name__:
-            return Ambiguous("the server closed the connection without a whole answer")
-        case aiohttp.ClientError() | OSError() if not isinstance(error, aiohttp.InvalidURL):
-            return Ambiguous(describe(error))
+        case aiohttp.InvalidURL():
+            return Misconfigured("a URL that cannot be used")
+        case aiohttp.ClientError() | OSError():
+            refused = isinstance(error, aiohttp.ClientConnectorError) or any(map(alert, _causes(error)))
+            return (Unsent if refused else Ambiguous)(describe(error))
         case ValueError():
-            return Misconfigured("a URL or a header that cannot be written")
+            return Misconfigured("a header or a path that cannot be written")
     return Ambiguous(type(error).__name__)
 
 
@@ -526,7 +472,9 @@ def describe(error: BaseException) -> str:
             return os.strerror(cause.errno).lower()  # asyncio puts the address into its own text
         if isinstance(cause, ConnectionError) and isinstance(error, aiohttp.ClientConnectorError):
             return "TLS: handshake failed"  # asyncio's word for a server that hangs up in it
-    return type(error).__name__
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"the answer is no HTTP/1.1: {_sentence(error.message)}"
+    return _ENDED.get(type(error), type(error).__name__)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -69,7 +69,7 @@ class Services:
         if connections > room:
             log.warning(
                 "settings.warned",
-                reason=f"{connections} connections to {urlsplit(url).netloc} are asked for, but this process may have "
+                reason=f"{connections} connections to {urlsplit(url).hostname} are asked for, but this process may have "
                 f"{descriptor_limit()} files open (ulimit -n) and keeps {RESERVED_DESCRIPTORS} of them for other "
                 f"things: at most {room} are used at once",
             )

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ai_task_processor.core.clock import SystemClock
-from ai_task_processor.core.errors import DataDirectoryError
+from ai_task_processor.core.errors import DataDirectoryError, OutboxLocked
 from ai_task_processor.models.task import Receipt, TaskStatus
 from ai_task_processor.stores.sqlite import inspection, migration, schema
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
@@ -115,7 +115,7 @@ async def test_a_reader_keeps_it_from_being_migrated_and_loses_nothing(directory
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM records").fetchone()
         outbox = store(directory)
-        with pytest.raises(DataDirectoryError, match="another process"):
+        with pytest.raises(OutboxLocked, match="another process"):
             await outbox.open()
         reader.execute("COMMIT")
     async with store(directory) as outbox:

@@ -9,6 +9,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from ai_task_processor.core.errors import OutboxLocked
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.stores.sqlite import schema
 
@@ -18,10 +19,16 @@ log = get_logger(__name__)
 
 
 def migrate(old: sqlite3.Connection, path: Path) -> None:
-    """Closes ``old``. Nobody else may have the file open. Raises ``sqlite3.Error`` and ``OSError``."""
+    """Closes ``old``. Raises ``OutboxLocked`` while somebody else reads it, ``sqlite3.Error`` and ``OSError``."""
     with closing(old):
-        # Leaving WAL empties the log, and fails while a command still reads: a log must not outlive its database.
-        old.execute("PRAGMA journal_mode = DELETE")
+        try:
+            # Leaving WAL empties the log, which must not outlive its database. SQLite waits 5 s for readers to end.
+            old.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            text = "must be brought up to date, and another process has it open: end that process, and start again"
+            raise OutboxLocked(f"{path} {text}") from error
     partial = path.with_name(path.name + _PARTIAL)
     remove(partial)
     try:

@@ -103,9 +103,9 @@ async def test_what_is_sent_along() -> None:
 @every_way
 async def test_a_redirect_is_an_answer(way: Way) -> None:
     """It is not followed: our bearer would go with it."""
-    async with serving(b"HTTP/1.1 307 Go\r\nLocation: /y\r\nContent-Length: 0\r\n\r\n") as server:
-        async with client_of(server.url) as client:
-            assert await way(client, server) == (307, b"")
+    answer = b"HTTP/1.1 307 Go\r\nLocation: /y\r\nContent-Length: 0\r\n\r\n"
+    async with serving(answer) as server, client_of(server.url) as client:
+        assert await way(client, server) == (307, b"")
     assert len(server.heads) == 1
 
 
@@ -331,16 +331,19 @@ async def test_a_stream_presses_back() -> None:
                 await writer.drain()
                 sent += 2**20
 
-    async with serving(pour) as server, client_of(server.url, limit=None) as client:
-        async with client.opened(f"{server.url}/x") as answer:
-            chunks = answer.aiter_bytes()
+    async with (
+        serving(pour) as server,
+        client_of(server.url, limit=None) as client,
+        client.opened(f"{server.url}/x") as answer,
+    ):
+        chunks = answer.aiter_bytes()
+        await anext(chunks)
+        await asyncio.sleep(0.2)
+        before = sent
+        await asyncio.sleep(0.2)
+        assert sent == before < 100 * 2**20
+        while sent < before + 10 * 2**20:
             await anext(chunks)
-            await asyncio.sleep(0.2)
-            before = sent
-            await asyncio.sleep(0.2)
-            assert sent == before < 100 * 2**20
-            while sent < before + 10 * 2**20:
-                await anext(chunks)
 
 
 async def test_a_refusal_before_the_whole_request_was_sent() -> None:

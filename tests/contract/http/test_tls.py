@@ -127,7 +127,7 @@ async def test_replaced_files_are_used_for_new_connections(
     assert served == ["first", "first", "second", "second"]
     told = [line["event"] for line in lines if line["event"].startswith("tls.")]
     assert told[:2] == ["tls.rejected", "tls.replaced"]
-    assert [line for line in lines if line["event"] == "tls.rejected"][0]["reason"].startswith("CLIENT_CERT_FILE ")
+    assert next(line for line in lines if line["event"] == "tls.rejected")["reason"].startswith("CLIENT_CERT_FILE ")
 
 
 async def test_a_change_is_not_looked_for_with_every_request(root: Authority, tmp_path: Path) -> None:
@@ -196,10 +196,13 @@ async def test_the_proxy_of_the_settings_is_asked(status: int) -> None:
 
 async def test_a_tunnel_is_used_again(root: Authority) -> None:
     """TLS goes to the server, through the proxy, once for several requests; the credentials end at the proxy."""
-    async with proxying(b"HTTP/1.1 200 OK\r\n\r\n") as (proxy, url), serving(OK, tls=root.context()) as server:
-        async with client_of(server.url, network(root, https_proxy=SecretStr(url))) as client:
-            for _ in range(3):
-                assert (await client.exchange("GET", f"{server.url}/x", timeout_s=5)).content == b"ok"
+    async with (
+        proxying(b"HTTP/1.1 200 OK\r\n\r\n") as (proxy, url),
+        serving(OK, tls=root.context()) as server,
+        client_of(server.url, network(root, https_proxy=SecretStr(url))) as client,
+    ):
+        for _ in range(3):
+            assert (await client.exchange("GET", f"{server.url}/x", timeout_s=5)).content == b"ok"
     assert (proxy.connections, server.connections) == (1, 1)
     assert server.headers(b"proxy-authorization") == []
 
@@ -220,18 +223,20 @@ async def test_cancelled_twice_leaves_the_pool_usable(root: Authority, secure: b
             async for _ in answer.aiter_bytes():
                 begun.set()
 
-    async with serving(hang, tls=root.context() if secure else None) as server:
-        async with client_of(server.url, network(root), connections=2) as client:
-            for turns in range(12):
-                reading = asyncio.create_task(read(client))
-                await begun.wait()
-                begun.clear()
-                reading.cancel()
-                for _ in range(turns):
-                    await asyncio.sleep(0)
-                reading.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await reading
-            hanging = False
-            answers = await asyncio.gather(*(client.exchange("GET", server.url, timeout_s=2) for _ in range(4)))
-            assert [answer.content for answer in answers] == [b"ok"] * 4
+    async with (
+        serving(hang, tls=root.context() if secure else None) as server,
+        client_of(server.url, network(root), connections=2) as client,
+    ):
+        for turns in range(12):
+            reading = asyncio.create_task(read(client))
+            await begun.wait()
+            begun.clear()
+            reading.cancel()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+        hanging = False
+        answers = await asyncio.gather(*(client.exchange("GET", server.url, timeout_s=2) for _ in range(4)))
+        assert [answer.content for answer in answers] == [b"ok"] * 4

@@ -57,7 +57,7 @@ def distrust(code: int) -> ssl.SSLCertVerificationError:
         ((distrust(64),), 78, ("another host name", "API_BASE_URL")),
         ((distrust(20),), 78, ("CA_BUNDLE", "as OpenSSL says")),
         ((aiohttp.ClientConnectionError("x"), ssl.SSLError(1, "wrong version number")), 78, ("no TLS", "API_BASE_URL")),
-        ((aiohttp.ClientConnectionError("x"), ConnectionRefusedError(111, "refused")), 69, ("is it running?", "API_BASE_URL")),
+        ((aiohttp.ClientError("x"), ConnectionRefusedError(111, "refused")), 69, ("is it running?", "API_BASE_URL")),
         ((OSError("all"), ExceptionGroup("each", [OSError(101, "unreachable"), ConnectionRefusedError(111, "no")])),
          69, ("is it running?",)),
         ((aiohttp.ConnectionTimeoutError("x"),), 69, ("firewall", "API_BASE_URL")),

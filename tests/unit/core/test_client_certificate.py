@@ -73,7 +73,7 @@ def test_a_certificate_and_its_key(folder: Path, given: dict[str, str]) -> None:
         ({CERT: "hidden.pem"}, "CLIENT_KEY_PASSWORD is missing: set it to "),
         ({CERT: "hidden.pem", PASSWORD: "wrong"}, "CLIENT_KEY_PASSWORD does not open the private key in "),
         ({CERT: "old.pem"}, "CLIENT_CERT_FILE holds a certificate that expired on "),
-        ({KEY: "key.pem"}, "CLIENT_KEY_FILE is set without a certificate: set CLIENT_CERT_FILE "),
+        ({KEY: "key.pem"}, "CLIENT_KEY_FILE is set without CLIENT_CERT_FILE: "),
     ],
 )
 def test_a_mistake_is_named(folder: Path, given: dict[str, str], problem: str) -> None:

@@ -29,8 +29,8 @@ from ai_task_processor.core.syntax import name_list
 from ai_task_processor.models.task import TaskStatus
 from ai_task_processor.net import token_answers
 from ai_task_processor.net.answers import Answer, _date, status_error
-from ai_task_processor.net.client import bypassed
 from ai_task_processor.net.oauth_settings import AuthSettings
+from ai_task_processor.net.proxy import bypassed
 from ai_task_processor.providers.answers import parse_embeddings
 from ai_task_processor.providers.refusals import classify
 from ai_task_processor.sources.nestjs.answers import acknowledged, rejection

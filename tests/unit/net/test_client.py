@@ -27,7 +27,8 @@ from ai_task_processor.core.errors import (
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.net import client as module
 from ai_task_processor.net.answers import Answer, status_error
-from ai_task_processor.net.client import MAX_REFUSAL_BYTES, bypassed, deadline, describe, make_client, translate
+from ai_task_processor.net.client import MAX_REFUSAL_BYTES, deadline, describe, make_client, translate
+from ai_task_processor.net.proxy import bypassed
 from tests.mock_http import mock_client
 
 URL = "https://api.example.com/x"
@@ -221,8 +222,8 @@ def unparsed(message: str) -> aiohttp.ClientResponseError:
         (unparsed("Duplicate 'Content-Length' header found."), Ambiguous,
          "the answer is no HTTP/1.1: Duplicate 'Content-Length' header found"),
         (ssl.SSLError(1, "[SSL: SOME_ALERT] x"), Ambiguous, "TLS: handshake failed"),
-        (aiohttp.InvalidURL("ftp://user:pw@host"), Misconfigured, "a URL or a header that cannot be written"),
-        (ValueError("Newline in b'Bearer sk-secret'"), Misconfigured, "a URL or a header that cannot be written"),
+        (aiohttp.InvalidURL("ftp://user:pw@host"), Misconfigured, "a URL that cannot be used"),
+        (ValueError("Newline in b'Bearer sk-secret'"), Misconfigured, "a header or a path that cannot be written"),
         (CircuitOpen("held"), CircuitOpen, "held"),
     ],
 )  # fmt: skip
