@@ -85,10 +85,7 @@ async def connect(remote: Remote, network: NetworkSettings, now: Now) -> AsyncIt
         return  # nobody knows where
     try:
         async with deadline(STEP_S):
-            if http:
-                peer = await _head(remote, network, now)
-            else:
-                await _open(parts.hostname, parts.port)
+            peer = await (_head(remote, network, now) if http else _open(parts.hostname, parts.port))
     except RemoteError as error:
         yield unreachable(error, remote, proxied=_proxied(remote, network), bundled=network.ca_bundle is not None)
         return
