@@ -52,7 +52,7 @@ class Listed:
 
 @dataclass(slots=True, eq=False)
 class Remote:
-    """A server that a component talks to; ``setting`` holds its URL.
+    """A server that a component talks to; ``setting`` holds its URL, which names a port unless it is HTTP.
 
     ``doctor`` notes here what it saw of the last HTTP answer: status, whether it was a web page, how far that clock is
     ahead of ours.

@@ -69,8 +69,8 @@ class Services:
         if connections > room:
             log.warning(
                 "settings.warned",
-                reason=f"{connections} connections to {urlsplit(url).hostname} are asked for, but this process may have "
-                f"{descriptor_limit()} files open (ulimit -n) and keeps {RESERVED_DESCRIPTORS} of them for other "
+                reason=f"{connections} connections to {urlsplit(url).hostname} are asked for, but this process may "
+                f"have {descriptor_limit()} files open (ulimit -n) and keeps {RESERVED_DESCRIPTORS} of them for other "
                 f"things: at most {room} are used at once",
             )
         client = make_client(

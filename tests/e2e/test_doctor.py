@@ -1,4 +1,4 @@
-"""``ai-task-processor doctor`` in a process of its own: against a healthy sandbox, and against what breaks at three."""
+"""``ai-task-processor doctor`` in a process of its own: against a sandbox as it is, and with every fault."""
 
 import asyncio
 import datetime
@@ -30,7 +30,7 @@ MOCK = {"OPENAI_API_KEY": "your_openai_api_key_here", "OPENAI_BASE_URL": ""}
 
 
 @dataclass(frozen=True)
-class Visit:
+class Run:
     """What one run said. ``lines`` are those of the checks, each with its remedy."""
 
     code: int
@@ -52,17 +52,18 @@ class Visit:
         return self.text.splitlines()[-1]
 
 
-Doctor = Callable[..., Awaitable[Visit]]
+Doctor = Callable[..., Awaitable[Run]]
 
 
 @pytest.fixture
 def doctor(sandbox: Sandbox, tmp_path: Path) -> Doctor:
     """Runs the command; settings as keywords. No run may show a secret, whatever is wrong."""
 
-    async def visit(given: Mapping[str, str] | None = None, **changes: str) -> Visit:
+    async def run(given: Mapping[str, str] | None = None, **changes: str) -> Run:
         environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        environment |= {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "DATA_DIR": str(tmp_path / "data")}
+        environment |= {"PYTHONIOENCODING": "utf-8", "DATA_DIR": str(tmp_path / "data"), "METRICS_PORT": "0"}
         environment |= {**(sandbox.environment() if given is None else given), **changes}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), changes.get("PYTHONPATH"))))
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "ai_task_processor", "doctor",
             cwd=tmp_path, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
@@ -73,21 +74,21 @@ def doctor(sandbox: Sandbox, tmp_path: Path) -> Doctor:
         assert [secret for secret in SECRETS if secret in text] == []
         assert "Traceback" not in text
         assert process.returncode is not None
-        return Visit(process.returncode, text)
+        return Run(process.returncode, text)
 
-    return visit
+    return run
 
 
-async def test_a_healthy_house_is_ready(doctor: Doctor, sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_right_configuration_is_ready(doctor: Doctor, sandbox: Sandbox, tmp_path: Path) -> None:
     """With everything in order each check passes, nothing is claimed, and only an empty directory stays."""
     ids = [sandbox.tasks.add(f"text {n}") for n in range(3)]
-    visit = await doctor()
-    assert visit.code == 0, visit.text
-    assert visit.verdict == "Ready: start with `ai-task-processor run`"
+    run = await doctor()
+    assert run.code == 0, run.text
+    assert run.verdict == "Ready: start with `ai-task-processor run`"
     titles = ["configuration", "DNS", "connection", "token", "pending list", "model", "clock", "data directory"]
-    assert list(dict.fromkeys(re.findall(r"^✓ (.+?)  ", visit.text, re.MULTILINE))) == titles
-    assert "tasks seen: 3 (all that is pending), can be processed here: 3" in visit.text
-    assert "\x1b" not in visit.text
+    assert list(dict.fromkeys(re.findall(r"^✓ (.+?)  ", run.text, re.MULTILINE))) == titles
+    assert "tasks seen: 3 (all that is pending), can be processed here: 3" in run.text
+    assert "\x1b" not in run.text
     stats = sandbox.stats
     assert (stats.token_requests, stats.polls, stats.patches, stats.model_calls) == (1, 1, 0, 0)
     assert all(task.state == "pending" for id_ in ids if (task := sandbox.tasks.find(id_)))
@@ -96,21 +97,21 @@ async def test_a_healthy_house_is_ready(doctor: Doctor, sandbox: Sandbox, tmp_pa
 
 async def test_a_plain_terminal_gets_plain_signs(doctor: Doctor) -> None:
     """Where only ASCII can be shown, only ASCII is."""
-    visit = await doctor(**MOCK, PYTHONIOENCODING="ascii", OAUTH2_CLIENT_SECRET="planted-client-secret")
-    assert visit.text.isascii()
-    assert "\nx token " in visit.text
-    assert "\n+ clock " in visit.text
+    run = await doctor(**MOCK, PYTHONIOENCODING="ascii", OAUTH2_CLIENT_SECRET="planted-client-secret")
+    assert run.text.isascii()
+    assert "\nx token " in run.text
+    assert "\n+ clock " in run.text
 
 
 async def test_every_mistake_of_the_configuration_has_its_line(doctor: Doctor, tmp_path: Path) -> None:
     """All mistakes are told at once, each with its variable and no value; the rest is named as skipped."""
-    visit = await doctor({"API_BASE_URL": "http://api.example.com", "CONCURRENCY_LIMIT": "sk-planted-key"})
-    assert visit.code == 78
+    run = await doctor({"API_BASE_URL": "http://api.example.com", "CONCURRENCY_LIMIT": "sk-planted-key"})
+    assert run.code == 78
     for name in ("API_BASE_URL", "CONCURRENCY_LIMIT", "OAUTH2_CLIENT_ID", "OAUTH2_CLIENT_SECRET", "ORY_PROJECT_SLUG"):
-        finding, remedy = visit.line("✗", "configuration", f"  {name} ").splitlines()
+        finding, remedy = run.line("✗", "configuration", f"  {name} ").splitlines()
         assert name in remedy, finding
-    visit.line("-", "data directory", "skipped")
-    assert visit.verdict == f"{visit.failures} problems found"
+    run.line("-", "everything else", "skipped")
+    assert run.verdict == f"{run.failures} problems found"
     assert not (tmp_path / "data").exists()
 
 
@@ -135,12 +136,12 @@ async def test_one_wrong_setting_is_named(
     doctor: Doctor, sandbox: Sandbox, changes: dict[str, str], code: int, title: str, words: tuple[str, ...]
 ) -> None:
     """A single mistake is the single failure, tells the setting to change, and leaves the other checks alone."""
-    visit = await doctor(**{name: value.replace("{url}", sandbox.url) for name, value in changes.items()})
-    assert visit.code == code, visit.text
-    _, remedy = visit.line("✗", title, *words).splitlines()
+    run = await doctor(**{name: value.replace("{url}", sandbox.url) for name, value in changes.items()})
+    assert run.code == code, run.text
+    _, remedy = run.line("✗", title, *words).splitlines()
     assert remedy.startswith("    ")
-    assert visit.failures == 1, visit.text
-    assert visit.verdict == "1 problem found"
+    assert run.failures == 1, run.text
+    assert run.verdict == "1 problem found"
 
 
 @pytest.mark.parametrize(
@@ -164,52 +165,52 @@ async def test_one_wrong_setting_is_named(
 async def test_a_remote_that_misbehaves_is_told_from_a_wrong_setting(
     doctor: Doctor, sandbox: Sandbox, fault: dict[str, Any], code: int, title: str, words: tuple[str, ...]
 ) -> None:
-    """A refusal of ours is 78 with the setting, a remote's own trouble 69 with the remote."""
+    """A refusal of ours is 78 with the setting, a remote's own failure 69 with the remote."""
     sandbox.faults.add(**fault)
-    visit = await doctor(**MOCK)
-    assert visit.code == code, visit.text
-    visit.line("✗", title, *words)
-    assert visit.failures == 1, visit.text
+    run = await doctor(**MOCK)
+    assert run.code == code, run.text
+    run.line("✗", title, *words)
+    assert run.failures == 1, run.text
     if title == "token":
-        visit.line("-", "pending list", "skipped: needs token")
+        run.line("-", "pending list", "skipped: needs token")
 
 
 async def test_a_remote_that_hangs_is_left_after_the_deadline(doctor: Doctor, sandbox: Sandbox) -> None:
     """A hanging token endpoint costs ten seconds, and the checks that do not need it are made."""
     sandbox.faults.add("token", hang=True)
-    visit = await doctor(**MOCK)
-    assert visit.code == 69
-    visit.line("✗", "token", "no answer within 10 s", "OAUTH2_TOKEN_URL")
-    visit.line("✓", "connection", "task API")
-    visit.line("✓", "data directory")
+    run = await doctor(**MOCK)
+    assert run.code == 69
+    run.line("✗", "token", "no answer within 10 s", "OAUTH2_TOKEN_URL")
+    run.line("✓", "connection", "task API")
+    run.line("✓", "data directory")
 
 
 async def test_several_faults_are_all_found(doctor: Doctor, sandbox: Sandbox) -> None:
-    """One visit finds them all, and what an operator has to mend decides the exit code."""
+    """One run finds them all, and what an operator has to mend decides the exit code."""
     sandbox.faults.add("pending", status=500)
-    visit = await doctor(OPENAI_API_KEY="sk-planted-key", DATA_DIR="/proc/version/data")
-    assert visit.code == 78
-    assert visit.verdict == "3 problems found"
+    run = await doctor(OPENAI_API_KEY="sk-planted-key", DATA_DIR="/proc/version/data")
+    assert run.code == 78
+    assert run.verdict == "3 problems found"
 
 
 async def test_mock_mode_is_ready_with_a_warning(doctor: Doctor, sandbox: Sandbox) -> None:
     """The placeholder key is told, asks no model, and is no failure."""
-    visit = await doctor(**MOCK)
-    assert visit.code == 0
-    visit.line("!", "configuration", "mock")
-    visit.line("✓", "model", "mock")
-    assert "Ready, with 1 warning" in visit.verdict
+    run = await doctor(**MOCK)
+    assert run.code == 0
+    run.line("!", "configuration", "mock")
+    run.line("✓", "model", "mock")
+    assert "Ready, with 1 warning" in run.verdict
     assert sandbox.stats.model_requests == 0
 
 
 async def test_without_a_model_embeddings_count_as_undone(doctor: Doctor, sandbox: Sandbox) -> None:
     """With neither key nor server the listed embedding tasks are told to stay."""
     sandbox.tasks.add("a text")
-    visit = await doctor(OPENAI_API_KEY="", OPENAI_BASE_URL="")
-    assert visit.code == 0
-    visit.line("✓", "pending list", "can be processed here: 0")
-    visit.line("!", "pending list", "text_embedding")
-    visit.line("!", "model", "OPENAI_API_KEY")
+    run = await doctor(OPENAI_API_KEY="", OPENAI_BASE_URL="")
+    assert run.code == 0
+    run.line("✓", "pending list", "can be processed here: 0")
+    run.line("!", "pending list", "text_embedding")
+    run.line("!", "model", "OPENAI_API_KEY")
 
 
 async def test_foreign_types_and_unusable_records_are_counted(doctor: Doctor, sandbox: Sandbox) -> None:
@@ -218,12 +219,12 @@ async def test_foreign_types_and_unusable_records_are_counted(doctor: Doctor, sa
     for name in ("\x1b[31mred", "b" * 100, "c", "d", "e"):
         sandbox.tasks.add("a text", type=name)
     sandbox.tasks.add("a text", id="../../admin")
-    visit = await doctor(**MOCK)
-    assert visit.code == 0
-    visit.line("✓", "pending list", "tasks seen: 7", "can be processed here: 1")
-    visit.line("!", "pending list", "5 are of types without a processor here: ?[31mred, bbb", ", c and 2 more")
-    visit.line("!", "pending list", "1 are records", "TASK_ID_PATTERN")
-    assert "\x1b" not in visit.text
+    run = await doctor(**MOCK)
+    assert run.code == 0
+    run.line("✓", "pending list", "tasks seen: 7", "can be processed here: 1")
+    run.line("!", "pending list", "5 are of types without a processor here: ?[31mred, bbb", ", c and 2 more")
+    run.line("!", "pending list", "1 are records", "TASK_ID_PATTERN")
+    assert "\x1b" not in run.text
 
 
 async def test_a_long_list_is_read_in_part(doctor: Doctor, sandbox: Sandbox) -> None:
@@ -231,33 +232,33 @@ async def test_a_long_list_is_read_in_part(doctor: Doctor, sandbox: Sandbox) -> 
     sandbox.api.limit = "ignored"
     for n in range(5_000):
         sandbox.tasks.add(f"text {n}" * 20)
-    visit = await doctor(**MOCK)
-    visit.line("✓", "pending list", "tasks seen: 200 (the head of the list), can be processed here: 200")
+    run = await doctor(**MOCK)
+    run.line("✓", "pending list", "tasks seen: 200 (the head of the list), can be processed here: 200")
 
 
 async def test_withheld_scopes_are_a_warning(doctor: Doctor, sandbox: Sandbox) -> None:
     """A token with fewer scopes than asked for is told, with the scope that is missing."""
     content = '{"access_token": "opaque", "token_type": "bearer", "expires_in": 60, "scope": "read"}'
     sandbox.faults.add("token", content=content)
-    visit = await doctor(**MOCK)
-    visit.line("✓", "token", "for 60 s")
-    visit.line("!", "token", "write", "OAUTH2_SCOPE")
+    run = await doctor(**MOCK)
+    run.line("✓", "token", "for 60 s")
+    run.line("!", "token", "write", "OAUTH2_SCOPE")
 
 
 async def test_a_wrong_clock_is_told(doctor: Doctor, sandbox: Sandbox) -> None:
     """Clocks more than 30 s apart are a warning with the remedy, for each remote."""
     late = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)
     sandbox.faults.add("pending", content="[]", headers={"Date": format_datetime(late, usegmt=True)})
-    visit = await doctor(**MOCK)
-    assert visit.code == 0
-    visit.line("!", "clock", "task API", "ours, which is behind", "NTP")
-    visit.line("✓", "clock", "token endpoint")
+    run = await doctor(**MOCK)
+    assert run.code == 0
+    run.line("!", "clock", "task API", "ours, which is behind", "NTP")
+    run.line("✓", "clock", "token endpoint")
 
 
 async def test_a_server_without_cards_of_models_is_not_called_verified(doctor: Doctor, sandbox: Sandbox) -> None:
     """A base URL without its ``/v1`` answers 404: that is no proof of anything, and is said."""
-    visit = await doctor(OPENAI_BASE_URL=sandbox.url)
-    visit.line("!", "model", "not verified", "404", "OPENAI_BASE_URL")
+    run = await doctor(OPENAI_BASE_URL=sandbox.url)
+    run.line("!", "model", "not verified", "404", "OPENAI_BASE_URL")
 
 
 async def test_a_running_daemon_is_seen_and_not_disturbed(
@@ -272,16 +273,17 @@ async def test_a_running_daemon_is_seen_and_not_disturbed(
         return bool((await process.status())["outbox"]["waiting"] == 1)
 
     await eventually(one_waits)
-    visit = await doctor(**MOCK)
-    visit.line("✓", "data directory", "a daemon is running on it")
-    visit.line("✓", "data directory", "results that wait for delivery: 1")
-    assert visit.verdict == "Ready, with 1 warning: a daemon is running"
+    run = await doctor(**MOCK, METRICS_PORT=str(process.port))
+    run.line("✓", "daemon", "it answers 'running'")
+    run.line("✓", "data directory", "a daemon is running on it")
+    run.line("✓", "data directory", "results that wait for delivery: 1")
+    assert run.verdict == "Ready, with 1 warning: a daemon is running"
     sandbox.faults.clear()
     await eventually(lambda: sandbox.tasks.outcomes().get("succeeded") == 1, timeout=30)
     assert await process.stop() == 0
     before = sorted(file.name for file in (tmp_path / "data").iterdir())
-    visit = await doctor(**MOCK)
-    visit.line("✓", "data directory", "no daemon is running on it")
+    run = await doctor(**MOCK)
+    run.line("✓", "data directory", "no daemon is running on it")
     assert sorted(file.name for file in (tmp_path / "data").iterdir()) == before
 
 
@@ -296,6 +298,118 @@ async def test_dead_letters_are_told(doctor: Doctor, daemon: Any, eventually: An
 
     await eventually(one_is_dead)
     (await doctor(**MOCK)).line("!", "data directory", "dead letters: 1", "outbox list --dead")
+
+
+STRANGER = """
+from ai_task_processor.core.errors import Transient
+from ai_task_processor.core.ports import Provider, Sink, Store, TaskSource
+from ai_task_processor.processors.base import BaseProcessor, Check, Task, checks
+
+
+class Part:
+    def __init__(self, services=None):
+        self.remote = checks.Remote(f"{self.name} server", f"{self.name.upper()}_URL", self.url)
+
+    def remotes(self):
+        return (self.remote,)
+
+    def checks(self):
+        return (Check(self.name, self.look, self.remote.setting, (self.remote,)),)
+
+
+class Source(Part, TaskSource):
+    name, url = "queue", "http://127.0.0.1:1/path"
+
+    async def look(self):
+        yield checks.ok("never asked")
+
+
+class Kept(Part, Store):
+    name, url, outbox, journal, memory = "database", "postgresql://me:planted-client-secret@localhost:1/db", 0, 0, 0
+
+    async def look(self):
+        yield checks.ok("never asked")
+
+
+class Written(Part, Sink):
+    name, url = "bucket", "s3://localhost"
+
+    async def look(self):
+        raise Transient("the bucket is being moved")
+        yield
+
+
+class Model(Part, Provider):
+    name, url = "oracle", "s3://localhost"
+
+    async def look(self):
+        yield {}["no key"]
+
+
+class Worker(Part, BaseProcessor):
+    name, url = "worker", "s3://localhost"
+
+    async def look(self):
+        yield checks.Listed([Task(id=name, type=name, content=None) for name in ("sleep", "other")], 2, True, "5 ms")
+        yield checks.unusable("its folder is full", "make room")
+
+    def can_process(self, task):
+        return task.type == "sleep"
+
+    async def process(self, task):
+        raise NotImplementedError
+"""
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> str:
+    """An installed package with one of each kind; the directory to put on the path."""
+    info = tmp_path / "site" / "acme-1.0.dist-info"
+    info.mkdir(parents=True)
+    (tmp_path / "site" / "acme.py").write_text(STRANGER)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    kinds = {"sources": "Source", "stores": "Kept", "sinks": "Written", "providers": "Model", "processors": "Worker"}
+    lines = [f"[ai_task_processor.{kind}]\nacme = acme:{name}\n" for kind, name in kinds.items()]
+    (info / "entry_points.txt").write_text("".join(lines))
+    return str(tmp_path / "site")
+
+
+async def test_components_of_strangers_are_checked_like_the_built_in(doctor: Doctor, stranger: str) -> None:
+    """Whatever is selected says which servers it needs and what to check; a check that crashes ends only itself."""
+    acme = {"TASK_SOURCE": "acme", "STORE": "acme", "SINKS": "acme", "EMBEDDING_PROVIDER": "acme"}
+    run = await doctor(acme, PYTHONPATH=stranger)
+    assert run.code == 78, run.text
+    run.line("✓", "DNS", "queue server", "127.0.0.1")
+    run.line("✗", "connection", "queue server: 127.0.0.1:1 refuses", "QUEUE_URL")
+    run.line("✗", "connection", "database server: localhost:1 refuses", "DATABASE_URL")
+    run.line("✓", "DNS", "bucket server", "localhost is")
+    run.line("-", "queue", "skipped: needs connection of the queue server")
+    run.line("✗", "bucket", "is being moved", "BUCKET_URL")
+    run.line("✗", "oracle", "KeyError", "ORACLE_URL")
+    run.line("✓", "worker", "tasks seen: 2 (all that is pending), can be processed here: 1 (5 ms)")
+    run.line("!", "worker", "1 are of types without a processor here: other")
+    run.line("✗", "worker", "its folder is full")
+    titles = list(dict.fromkeys(re.findall(r"^. (.+?)  ", run.text, re.MULTILINE)))
+    names = ["queue", "bucket", "oracle", "worker", "clock", "database"]
+    assert titles == ["configuration", "DNS", "connection", *names]
+
+
+async def test_results_of_another_source_are_told(
+    doctor: Doctor, daemon: Any, eventually: Any, sandbox: Sandbox, stranger: str
+) -> None:
+    """They stay in the outbox when another source is selected, and nothing delivers them."""
+    sandbox.faults.add("patch", status=503)
+    sandbox.tasks.add("a text")
+    process = await daemon(**MOCK)
+
+    async def one_waits() -> bool:
+        return bool((await process.status())["outbox"]["waiting"] == 1)
+
+    await eventually(one_waits)
+    await process.kill()
+    run = await doctor(**MOCK, PYTHONPATH=stranger, TASK_SOURCE="acme")
+    run.line("!", "data directory", "results of other sources", "1 (aletheia)", "TASK_SOURCE")
+    assert "wait for delivery" not in run.text
 
 
 @dataclass(frozen=True)
@@ -373,7 +487,7 @@ async def behind_tls(url: str, who: Identity) -> AsyncIterator[str]:
         ("localhost", 90, False, "✗", 78, ("signed", "CA_BUNDLE")),
     ],
 )
-async def test_the_kinds_of_trouble_with_a_certificate_are_told_apart(
+async def test_what_is_wrong_with_a_certificate_is_told_apart(
     doctor: Doctor,
     sandbox: Sandbox,
     tmp_path: Path,
@@ -388,14 +502,14 @@ async def test_the_kinds_of_trouble_with_a_certificate_are_told_apart(
     who = identity(tmp_path, name, days=days)
     changes = {"CA_BUNDLE": str(who.certificate)} if trusted else {}
     async with behind_tls(sandbox.url, who) as url:
-        visit = await doctor(**MOCK, API_BASE_URL=url, **changes)
-    assert visit.code == code, visit.text
-    visit.line(mark, "TLS", "task API", *words)
-    visit.line("-" if code else "✓", "pending list")
+        run = await doctor(**MOCK, API_BASE_URL=url, **changes)
+    assert run.code == code, run.text
+    run.line(mark, "TLS", "task API", *words)
+    run.line("-" if code else "✓", "pending list")
 
 
 async def test_https_to_a_plain_port_is_told(doctor: Doctor, sandbox: Sandbox) -> None:
     """A wrong scheme is no outage: it is a setting."""
-    visit = await doctor(**MOCK, API_BASE_URL=sandbox.url.replace("http:", "https:"))
-    assert visit.code == 78
-    visit.line("✗", "TLS", "speaks no TLS", "API_BASE_URL")
+    run = await doctor(**MOCK, API_BASE_URL=sandbox.url.replace("http:", "https:"))
+    assert run.code == 78
+    run.line("✗", "TLS", "speaks no TLS", "API_BASE_URL")

@@ -43,17 +43,17 @@ async def test_a_replaced_secret_is_used_without_a_restart(
     replace_secret(sandbox, THIRD)
     await eventually(lambda: _refused(worker))
     file.write_text(THIRD)
-    visit = await worker.command("doctor")
-    assert visit.code == 78
-    assert "it uses an older secret than this visit" in visit.out
-    assert "SIGHUP" in visit.out
+    doctor = await worker.command("doctor")
+    assert doctor.code == 78
+    assert "it uses an older secret than this command" in doctor.out
+    assert "SIGHUP" in doctor.out
     worker.send(signal.SIGHUP)
     await eventually(lambda: len(worker.events("secret.replaced")) == 2, timeout=3)
     await sandbox.tasks.settled([sandbox.tasks.add("at once")], timeout=8)
     assert len(worker.events("daemon.hung_up")) == 1
     assert (await worker.get("/ready")).status_code == 200
-    visit = await worker.command("doctor")
-    assert (visit.code, visit.out.splitlines()[-1]) == (0, "Ready, with 1 warning: a daemon is running")
+    doctor = await worker.command("doctor")
+    assert (doctor.code, doctor.out.splitlines()[-1]) == (0, "Ready, with 1 warning: a daemon is running")
 
     log = worker.log.read_text()
     for secret in ("sandbox-secret", SECOND, THIRD):

@@ -79,21 +79,20 @@ async def resolve(remote: Remote, network: NetworkSettings) -> AsyncIterator[Fin
 
 async def connect(remote: Remote, network: NetworkSettings, now: Now) -> AsyncIterator[Finding]:
     """Without a credential, and on the way that the daemon takes: through the proxy, against CA_BUNDLE."""
-    place, watch, peer = _place(remote.url), Stopwatch(), None
+    place, watch, parts, peer = _place(remote.url), Stopwatch(), urlsplit(remote.url), None
+    http = parts.scheme in ("http", "https")
+    if not http and parts.port is None:
+        return  # nobody knows where
     try:
         async with deadline(STEP_S):
-            if remote.url.startswith("http"):
-                peer = await _head(remote, network, now)
-            else:
-                await _open(remote.url)
+            peer = await (_head(remote, network, now) if http else _open(parts.hostname, parts.port))
     except RemoteError as error:
         yield unreachable(error, remote, proxied=_proxied(remote, network), bundled=network.ca_bundle is not None)
         return
     if peer is not None:
         yield certificate(peer, now().timestamp(), f"{place} answers {peer['tls']} ({watch})")
     else:
-        what = "answers plain http" if remote.url.startswith("http") else "takes connections"
-        yield ok(f"{place} {what} ({watch})")
+        yield ok(f"{place} {'answers plain http' if http else 'takes connections'} ({watch})")
 
 
 async def _head(remote: Remote, network: NetworkSettings, now: Now) -> Mapping[str, object] | None:
@@ -106,14 +105,11 @@ async def _head(remote: Remote, network: NetworkSettings, now: Now) -> Mapping[s
         await client.aclose()
 
 
-async def _open(url: str) -> None:
-    """Another protocol: is there somebody at all? Without a port nobody knows where."""
-    parts = urlsplit(url)
-    if parts.port is None:
-        return
+async def _open(host: str | None, port: int | None) -> None:
+    """Another protocol: is there somebody at all?"""
     try:
         async with asyncio.timeout(CONNECT_S):
-            _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            _, writer = await asyncio.open_connection(host, port)
     except OSError as error:
         raise Unsent(str(translate(error))) from error
     writer.close()
@@ -234,7 +230,7 @@ def reported(status: object, components: Sequence[Component]) -> Iterator[Findin
     reasons = fields.get("not_ready_because")
     if not isinstance(reasons, list):
         return
-    yield ok(f"one is running: {str(fields.get('state'))[:MAX_REASON]}", daemon=True)
+    yield ok(f"it answers {str(fields.get('state'))[:MAX_REASON]!r}", daemon=True)
     for reason in (str(reason)[:MAX_REASON] for reason in reasons):
         code, _, text = reason.partition(": ")
         if code not in ("starting", "draining"):

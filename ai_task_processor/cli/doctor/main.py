@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Final
@@ -105,5 +106,6 @@ async def run(
         except RemoteError as error:
             found(check, down(str(error), f"look at {check.setting}"))
         except Exception as error:  # noqa: BLE001 - the boundary around somebody's code
-            text = f"this check cannot be made ({type(error).__name__})"
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            text = f"this check cannot be made ({type(error).__name__} in {at.filename}, line {at.lineno})"
             found(check, wrong(text, f"look at {check.setting}, or tell whoever wrote this check"))

@@ -7,15 +7,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from ai_task_processor.core.checks import (
-    EX_CANTCREAT,
-    EX_CONFIG,
-    EX_OK,
-    EX_UNAVAILABLE,
-    Finding,
-    Mark,
-    printable,
-)
+from ai_task_processor.core.checks import EX_CANTCREAT, EX_CONFIG, EX_OK, EX_UNAVAILABLE, Finding, Mark, printable
 from ai_task_processor.ops import masking
 
 #: a sign, its stand-in where only ASCII can be shown, its colour

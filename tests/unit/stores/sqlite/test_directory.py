@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ai_task_processor.cli.doctor.diagnosis import no_room
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.errors import DataDirectoryError
 from ai_task_processor.stores.sqlite import directory as data_directory
+from ai_task_processor.stores.sqlite.checks import no_room
 
 LOCAL_DISK = "file locks are not supported there; set DATA_DIR to a directory on a local disk"
 NOBODY = 65534
