@@ -373,7 +373,7 @@ class Daemon:
                 "dead_letters": depth.dead,
                 "quarantined": depth.quarantined,
                 "bytes": depth.bytes,
-                "of_other_sources": dict(depth.foreign),
+                **({"of_other_sources": dict(depth.foreign)} if depth.foreign else {}),
             },
             "isolation": {
                 "waiting": len(parts.store.journal.in_flight_at_crash),

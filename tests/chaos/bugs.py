@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from ai_task_processor.core.errors import Ambiguous, InputRefused, Rejected, RemoteError, Transient
 from ai_task_processor.core.ports import Clock
 from ai_task_processor.engine import recovery, runner
-from ai_task_processor.engine import wiring as assembly
 from ai_task_processor.engine.delivery import Delivery
 from ai_task_processor.engine.isolation import IsolationBudget
 from ai_task_processor.engine.persistence import Persistence
@@ -22,6 +21,7 @@ from ai_task_processor.net.oauth import TokenSource
 from ai_task_processor.net.token_answers import Token
 from ai_task_processor.sources.nestjs import source as nest
 from ai_task_processor.stores.sqlite import directory as data_directory
+from ai_task_processor.stores.sqlite import store
 from ai_task_processor.testing.memory import MemoryOutbox
 from tests.chaos.patching import replaced
 
@@ -49,7 +49,7 @@ class ForgetfulOutbox(MemoryOutbox):
 
 def no_outbox() -> None:
     """Results live in memory only."""
-    replaced(assembly, "SqliteOutbox", lambda _: ForgetfulOutbox)
+    replaced(store, "SqliteOutbox", lambda _: ForgetfulOutbox)
 
 
 def acknowledged_before_patch() -> None:

@@ -19,8 +19,7 @@ from typing import Any
 
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.engine import daemon as app
-from ai_task_processor.engine import wiring as assembly
-from ai_task_processor.net import resilience
+from ai_task_processor.net import resilience, services
 from ai_task_processor.providers.deferred import DeferredProvider
 from ai_task_processor.sources.nestjs.source import NestTaskSource
 from ai_task_processor.stores.sqlite.journal import FileJournal
@@ -78,11 +77,10 @@ class KillPoints:
 
     def install(self) -> None:
         self.around(NestTaskSource, "claim", after="claimed", empty=False)
-        self.after_call(FileJournal, "begin", "started")
+        self.around(FileJournal, "begin", after="started")
         self.around(DeferredProvider, "embed", before="model-asked", after="model-answered")
         self.after_call(SqliteOutbox, "put", "accepted", "committed")
-        self.around(NestTaskSource, "complete", before="report", after="acknowledged")
-        self.around(NestTaskSource, "fail", before="report", after="acknowledged")
+        self.around(NestTaskSource, "report", before="report", after="acknowledged")
         self.around(SqliteOutbox, "delivered", after="erased")
         self.after_call(app.Daemon, "_signalled", "draining")
 
@@ -143,7 +141,7 @@ def sign(incarnation: str) -> None:
 
         return hooked
 
-    replaced(assembly, "make_client", wrap)
+    replaced(services, "make_client", wrap)
 
 
 def shorten_circuits(first_s: float, longest_s: float) -> None:

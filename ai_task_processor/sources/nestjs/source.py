@@ -25,6 +25,7 @@ from ai_task_processor.core.errors import (
     InvalidAnswer,
     Misconfigured,
     NoToken,
+    OutboxUnwritable,
     Rejected,
     RemoteError,
     Throttled,
@@ -188,17 +189,20 @@ class NestTaskSource(TaskSource):
         if want.limit <= 0:
             return ()
         self._admission = want.admission
+        if self._memory is not None and self._marks is None:
+            late_s = self._settings.request_timeout_s
+            self._marks = Marks(self._patch_state, self._memory, want.admission, late_s=late_s, clock=self._clock)
         tasks = await self._list.take(want.limit) or await self._poll(want.limit)
-        if self._memory is not None and tasks:
-            tasks = await self._mark(tasks, self._memory, want.admission)
+        if self._marks is not None and tasks:
+            tasks = await self._mark(tasks, self._marks)
         return [Claim(task, Receipt(self.name, task.id)) for task in tasks.values()]
 
-    async def _mark(self, tasks: Mapping[str, Task], memory: SourceMemory, admission: Admission) -> Mapping[str, Task]:
+    async def _mark(self, tasks: Mapping[str, Task], marks: Marks) -> Mapping[str, Task]:
         """Those that are ours. A task that the API says is somebody else's is skipped for a minute."""
-        if self._marks is None:
-            late_s = self._settings.request_timeout_s
-            self._marks = Marks(self._patch_state, memory, admission, late_s=late_s, clock=self._clock)
-        ours = await self._marks.begin(list(tasks))
+        try:
+            ours = await marks.begin(list(tasks))
+        except OutboxUnwritable:
+            return {}  # the engine waits for the disk
         for task_id, mine in zip(tasks, ours, strict=True):
             if not mine:
                 self._defer(task_id, TAKEN_S)

@@ -18,6 +18,7 @@ class Secrets:
 
     def __init__(self) -> None:
         self.api_key = SecretStr("old")
+        self.base_url = None
         self.found = "old"
         self.looks = 0
 
