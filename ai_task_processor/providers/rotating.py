@@ -24,12 +24,12 @@ class RotatingProvider(Provider):
 
     settings_groups: ClassVar = (ModelSettings,)
 
-    def __init__(self, make: Callable[[], Provider], secrets: Secrets) -> None:
+    def __init__(self, make: Callable[[], Provider], secrets: Secrets, url: str = OPENAI_URL) -> None:
         self._make = make
         self._secrets = secrets
         self._key = secrets[ModelSettings].api_key
         self._provider = make()
-        self._remote = Remote("model API", "OPENAI_BASE_URL", secrets[ModelSettings].base_url or OPENAI_URL)
+        self._remote = Remote("model API", "OPENAI_BASE_URL", url)
         self.name = self._provider.name
 
     @classmethod
@@ -40,14 +40,15 @@ class RotatingProvider(Provider):
             return MockProvider(model.embedding_dimensions)
         if model.mode == "none":
             return None
-        client = services.client(model.base_url or OPENAI_URL, 64, max_answer_bytes=MAX_ANSWER_BYTES)
+        url = model.base_url or OPENAI_URL
+        client = services.client(url, 64, max_answer_bytes=MAX_ANSWER_BYTES)
 
         def make() -> Provider:
             from ai_task_processor.providers.openai_api import OpenAIProvider
 
             return OpenAIProvider(services.secrets[ModelSettings], client, services.metrics)
 
-        return cls(lambda: DeferredProvider("openai", make), services.secrets)
+        return cls(lambda: DeferredProvider("openai", make), services.secrets, url)
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
