@@ -1,4 +1,4 @@
-"""The engine's word on a listed task: may it start now, and if not, why not."""
+"""Decides whether a listed task may start now, and why not."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,16 +12,16 @@ from ai_task_processor.models.task import Claim, Task
 
 
 class Holding(Protocol):
-    """A processor, as far as admission cares."""
+    """The part of a processor that admission needs."""
 
     def hold_s(self) -> float:
-        """For how many seconds none of its tasks should be claimed."""
+        """Seconds for which none of its tasks should be claimed."""
 
     def lane(self, task: Task) -> str | None:
-        """What the task shares with others of its kind; None for nothing."""
+        """The key of the limit that the task shares with others (such as its model); None for no limit."""
 
     def lane_hold_s(self, lane: str, running: int) -> float:
-        """For how many seconds no task of this lane should be started, when so many run."""
+        """Seconds for which no task of this lane should be started while ``running`` of its tasks run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Running:
 
 
 class RunningTasks(dict[str, Running]):
-    """The tasks in slots, by id, and how many of each lane."""
+    """The tasks in slots by id, and their number per lane."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,9 +59,9 @@ class RunningTasks(dict[str, Running]):
 
 
 class EngineAdmission:
-    """``ports.Admission``: not what runs, not what is in the outbox, only what somebody can process now.
+    """``ports.Admission``: skips tasks that run, are in the outbox, or have no processor that accepts work now.
 
-    What was in flight at two crashes waits for an isolated run: ``recovery`` says when.
+    A task that was in flight at two crashes waits for an isolated run; ``recovery`` decides when.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class EngineAdmission:
         return [self._refuse(task, held.get(task.id)) for task in tasks]
 
     def starts(self, task: Task) -> SkipReason | None:
-        """``refuse``, once more for a task that was claimed a moment ago: each that starts takes its share."""
+        """Repeat ``refuse`` for a claimed task right before its start: tasks started since may have filled its lane."""
         if task.id in self._running:
             return "running"
         processor = self._find(task)
@@ -105,7 +105,7 @@ class EngineAdmission:
     def _refuse(self, task: Task, held: Held | None) -> SkipReason | None:
         if task.id in self._running:
             return "running"
-        # What does not wait stands for the content it was made of: an edited task is a new one.
+        # Dead letters and quarantine hold only for the same content: an edited task is a new one.
         if held is not None and (held.standing == "in_outbox" or held.fingerprint == codec.fingerprint(task.content)):
             return held.standing
         return self.starts(task)

@@ -1,7 +1,7 @@
-"""The life of the process: start, work, drain, leave.
+"""The life of the process: start, work, drain, exit.
 
-Shutdown order is nesting order: the store outlives the ops server, that the other components in their
-order (source, sinks, provider, embedder, processors), those delivery, and that the scheduler.
+Shutdown order is nesting order. The scheduler stops first, then delivery, the other components (processors,
+embedder, provider, sinks, source), the ops server, and last the store.
 """
 
 import asyncio
@@ -24,22 +24,21 @@ from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.endpoints import MetricsServer, WakeUp
 from ai_task_processor.ops.logs import get_logger, install_crash_hooks
 
-#: of the grace period, the part that running tasks may use; the rest belongs to delivery
+#: part of the grace period that running tasks may use; the rest is for delivery
 TASKS_SHARE = 0.8
-#: A drain leaves results that nobody takes in the outbox: long enough for a blip of the task API, too
-#: short to delay a restart. The ``drain`` command has come for them alone and sees two probes of an open circuit.
-BLIP_S = 5.0
+#: A drain ends when nothing was delivered for this long; the rest stays in the outbox. It bridges a short outage of
+#: the task API without delaying a restart. The ``drain`` command waits for two probes of an open circuit.
+FLUSH_TIMEOUT_S = 5.0
 DRAIN_TIMEOUT_S = 60.0
-#: so long after the grace period the process leaves, whatever still runs
-OVERSTAYED_S = 1.0
+#: the process exits this long after the grace period, whatever still runs
+FORCE_EXIT_AFTER_S = 1.0
 HOUSEKEEPING_S = 0.5
-#: what was left in the outbox comes first
+#: delay of the preparation when an earlier process left results, which are delivered first
 PREPARED_AFTER_S = 1.0
-#: new objects, and collections of each generation, before the garbage collector runs: tasks come and go in
-#: hundreds, and few of their objects are garbage that it alone can find
+#: thresholds of the garbage collector: tasks create many objects, and few of them are in reference cycles
 COLLECTED_AT = (20_000, 20, 100)
 LAG_SAMPLE_S = 0.1
-#: the poll loop ticks every few seconds, whatever it waits for; silent for longer than this it hangs
+#: the poll loop ticks every few seconds, whatever it waits for; without a tick for this long it hangs
 LONGEST_TICK_S = 60.0
 STUCK_AFTER_S = 30.0
 EX_OK, EX_SOFTWARE, EX_TEMPFAIL = 0, 70, 75
@@ -48,7 +47,7 @@ log = get_logger(__name__)
 
 
 class Daemon:
-    """Gives the parts their life: ``run`` is the worker's, ``deliver`` that of the ``drain`` command."""
+    """Runs the parts: ``run`` for the worker, ``deliver`` for the ``drain`` command."""
 
     def __init__(self, parts: Parts) -> None:
         self.port: int | None = None
@@ -57,7 +56,7 @@ class Daemon:
         self._clock = parts.clock
         self._started_at = parts.clock.monotonic()
         self._draining = False
-        self._hung_up = asyncio.Event()
+        self._sighup = asyncio.Event()
         self._stalls: Stalls | None = None
         self._grace = GracePeriod(parts.settings.worker.shutdown_grace_s)
         token = parts.settings.ops.wake_token
@@ -70,10 +69,10 @@ class Daemon:
         )
 
     async def run(self, *, until_empty: bool = False) -> int:
-        """Poll, process and deliver until told to stop; the exit code.
+        """Poll, process and deliver until a signal; returns the exit code.
 
-        ``until_empty``: leave by itself when nothing that can be processed is pending and everything
-        is delivered. Raises ``DataDirectoryError``, ``OutboxLocked``, ``ConfigurationError`` (port taken).
+        ``until_empty``: exit when nothing that can be processed is pending and everything is delivered.
+        Raises ``DataDirectoryError``, ``OutboxLocked``, ``ConfigurationError`` (port taken).
         """
         async with AsyncExitStack() as stack:
             if await self._opened(stack):
@@ -81,7 +80,7 @@ class Daemon:
                 async with asyncio.TaskGroup() as companions:
                     tasks = [companions.create_task(work, name=name) for name, work in self._companions(until_empty)]
                     await self._work()
-                    await self._flush(BLIP_S)
+                    await self._flush(FLUSH_TIMEOUT_S)
                     await self._release()
                     for task in tasks:
                         task.cancel()
@@ -89,7 +88,7 @@ class Daemon:
         return EX_OK
 
     async def deliver(self) -> int:
-        """Deliver what the outbox holds and claim nothing; the exit code is 75 when something is left."""
+        """Deliver the records of the outbox and claim nothing; returns 75 when some are left."""
         self.drain()
         async with AsyncExitStack() as stack:
             if not await self._opened(stack):
@@ -102,14 +101,14 @@ class Daemon:
         return EX_TEMPFAIL if self._parts.store.outbox.depth().waiting else EX_OK
 
     async def _opened(self, stack: AsyncExitStack) -> bool:
-        """Start the components; false when a signal came while another daemon held the store."""
+        """Start the components. False when a signal came while another daemon held the store."""
         parts = self._parts
         loop = asyncio.get_running_loop()
         self._stalls = stalls_of(loop)
         loop.set_exception_handler(install_crash_hooks())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
-        loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
+        loop.add_signal_handler(signal.SIGHUP, self._sighup.set)
         for early in process.early_signals():
             self._signalled(early)
         store, *others = parts.components
@@ -130,7 +129,7 @@ class Daemon:
 
     @property
     def _mode(self) -> str:
-        """Who is called: ``openai``, ``mock``, ``none``."""
+        """The provider's name: ``openai``, ``mock``, ``none``."""
         return "none" if self._parts.provider is None else self._parts.provider.name
 
     async def _listen(self) -> int:
@@ -145,13 +144,13 @@ class Daemon:
             ) from error
 
     def _companions(self, until_empty: bool) -> list[tuple[str, Coroutine[None, None, None]]]:
-        """What runs beside the scheduler and outlives it."""
+        """Names and coroutines of the background tasks, which end after the scheduler."""
         companions = [
             ("delivery", self._parts.delivery.run()),
             ("heartbeat", self._parts.heartbeat.run()),
-            ("housekeeping", self._keep_house()),
+            ("housekeeping", self._run_housekeeping()),
             ("loop-lag", self._watch_loop()),
-            ("hang-ups", self._look_again()),
+            ("hang-ups", self._reload_on_sighup()),
         ]
         if not self._draining:
             companions.append(("preparation", self._prepare()))
@@ -160,12 +159,12 @@ class Daemon:
         return companions
 
     async def _prepare(self) -> None:
-        """The first task must not wait for a library, and neither must what an earlier process left to deliver."""
+        """Import heavy libraries before the first task needs them, but after an earlier process's results are sent."""
         if self._parts.store.recovered:
             await self._clock.sleep(PREPARED_AFTER_S)
         if self._parts.provider is not None:
             await self._parts.provider.prepare()
-        # What is there by now stays. To walk through it again and again took a fifth of the time.
+        # These objects live as long as the process. Collecting them again and again took a fifth of the time.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*COLLECTED_AT)
@@ -178,7 +177,7 @@ class Daemon:
             log.warning("drain.cut", tasks=sorted(receipt.id for receipt in self._parts.scheduler.cut))
 
     async def _release(self) -> None:
-        """Give back what was cut off."""
+        """Release the tasks that the drain cut off."""
         with suppress(TimeoutError):
             async with self._grace.share(1.0):
                 for receipt in self._parts.scheduler.cut:
@@ -194,7 +193,7 @@ class Daemon:
         log.info("drain.finished", waiting=depth.waiting, dead_letters=depth.dead)
 
     def _signalled(self, number: int) -> None:
-        """The first signal drains; the second leaves at once: what is finished is in the outbox."""
+        """The first signal drains; the second exits at once. Finished results are in the outbox."""
         name = signal.Signals(number).name
         self._parts.store.journal.stopping()
         if self._grace.begun:
@@ -203,26 +202,26 @@ class Daemon:
             os._exit(128 + number)
         log.info("drain.started", signal=name, running=len(self._parts.scheduler.running))
         self._grace.begin()
-        self._leave_at_the_latest()
+        self._schedule_forced_exit()
         self.drain()
 
     def drain(self) -> None:
-        """Claim nothing more, and leave when everything that runs has ended."""
+        """Claim nothing more, and exit when all running tasks have ended."""
         self._draining = True
         self._parts.scheduler.drain()
 
-    def _leave_at_the_latest(self) -> None:
+    def _schedule_forced_exit(self) -> None:
         loop = asyncio.get_running_loop()
-        due_at = loop.time() + self._grace.left_s() + OVERSTAYED_S
-        loop.call_at(due_at, self._overstayed, due_at)
+        due_at = loop.time() + self._grace.left_s() + FORCE_EXIT_AFTER_S
+        loop.call_at(due_at, self._force_exit, due_at)
 
-    def _overstayed(self, due_at: float) -> None:
-        """Something swallowed its cancellation: ``asyncio`` would wait for it for ever."""
+    def _force_exit(self, due_at: float) -> None:
+        """Exit although a task ignores its cancellation: ``asyncio`` would wait for it forever."""
         loop = asyncio.get_running_loop()
         stalls_of(loop).note(due_at, loop.time())
-        if self._grace.left_s() + OVERSTAYED_S > LAG_SAMPLE_S:
-            # The process was stopped meanwhile: what it was doing has its time after all.
-            self._leave_at_the_latest()
+        if self._grace.left_s() + FORCE_EXIT_AFTER_S > LAG_SAMPLE_S:
+            # The process was stopped (SIGSTOP) meanwhile, which does not count: wait for the rest of the time.
+            self._schedule_forced_exit()
             return
         tasks = sorted(task.get_name() for task in asyncio.all_tasks())
         log.error("drain.forced", reason="a task ignores its cancellation", tasks=tasks)
@@ -239,8 +238,8 @@ class Daemon:
                 self.drain()
                 return
 
-    async def _keep_house(self) -> None:
-        """Operators' requests, and the gauges that nobody else sets."""
+    async def _run_housekeeping(self) -> None:
+        """Apply operators' requests and set gauges, every ``HOUSEKEEPING_S``."""
         parts, condition = self._parts, Condition("outbox.failed", "outbox.restored", logging.ERROR)
         while True:
             try:
@@ -275,12 +274,12 @@ class Daemon:
         parts.metrics.ready(not health.unready(snapshot))
         parts.metrics.state(health.state(snapshot))
 
-    async def _look_again(self) -> None:
-        """After SIGHUP: read the secrets again, and try at once whatever was paused."""
+    async def _reload_on_sighup(self) -> None:
+        """After SIGHUP: read the secrets again, and retry at once what was paused."""
         parts = self._parts
         while True:
-            await self._hung_up.wait()
-            self._hung_up.clear()
+            await self._sighup.wait()
+            self._sighup.clear()
             log.info("daemon.hung_up")
             await parts.secrets.reread()
             for gate in parts.gates:
@@ -291,9 +290,9 @@ class Daemon:
             parts.delivery.wake()
 
     async def _watch_loop(self) -> None:
-        """How late a timer fires is how long the loop was busy with something else, or the whole process stopped.
+        """Measure the loop's lag: how late a timer fires because the loop was busy or the process was stopped.
 
-        A timer, because no task may run before it after a stall: what they do depends on that it is known.
+        A timer and not a task: a stall must be noted before any task runs again, because deadlines depend on it.
         """
         loop, stalls = asyncio.get_running_loop(), stalls_of(asyncio.get_running_loop())
         timers: list[asyncio.TimerHandle] = []
@@ -328,7 +327,7 @@ class Daemon:
         )
 
     def _problems(self) -> list[Problem]:
-        """What components say, what the last poll said, and which remotes are held."""
+        """Problems of the components, of the last poll, and of paused remotes."""
         parts, problems = self._parts, list(self._parts.source.problems())
         if parts.scheduler.problem is not None:
             problems.append(Problem(health.POLL_FAILED, parts.scheduler.problem))
@@ -343,14 +342,14 @@ class Daemon:
         return problems
 
     def _tick_age_s(self) -> float:
-        """For how long the poll loop has not moved. After a long stall it begins anew: nothing could move meanwhile."""
+        """Seconds since the poll loop's last tick, or since the end of a long stall, in which nothing could run."""
         age_s, stalls = self._clock.monotonic() - self._parts.scheduler.ticked_at, self._stalls
         if stalls is None or stalls.lasted_s < LONGEST_TICK_S / 2:
             return age_s
         return min(age_s, asyncio.get_running_loop().time() - stalls.ended_at)
 
     def status(self) -> Mapping[str, object]:
-        """Everything an operator asks first, as JSON."""
+        """The answer of ``/status``, as JSON."""
         parts, snapshot, backlog = self._parts, self._snapshot(), self._parts.source.backlog
         depth = parts.store.outbox.depth()
         status: dict[str, object] = {

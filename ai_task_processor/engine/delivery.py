@@ -1,7 +1,7 @@
-"""Delivery: outbox → task API → acknowledged. Another room with its own patience: no slot waits for it.
+"""Delivers records from the outbox to the source. It has its own concurrency and retries: no slot waits for it.
 
-Every record is reported until it is acknowledged or refused for good. What was not delivered is
-deferred with growing patience, up to a quarter of an hour, and the outbox remembers until when.
+Every record is reported until it is acknowledged or refused for good. After a failed report it is deferred
+with a growing delay of up to 15 minutes; the due time is stored in the outbox.
 """
 
 import asyncio
@@ -29,19 +29,19 @@ from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 
-#: how long a loop with nothing due waits before it looks again, unless it is woken
+#: seconds between two looks into the outbox when nothing wakes the loop
 LOOK_AGAIN_S = 1.0
-#: a record becomes a dead letter when, for this long and so often, it failed while others were acknowledged
+#: a record becomes a dead letter when it failed so often and for so long while others were acknowledged
 GIVE_UP_AFTER_S = 86_400.0
 GIVE_UP_FAILURES = 10
-#: among so many due records a probe is chosen
+#: the number of due records among which a probe is chosen
 PROBE_CHOICE = 32
-#: So many requests are begun before others get a turn of the loop, which takes two milliseconds. What is begun
-#: together is answered together, and erased by one commit: with 8 there are three times as many.
+#: Reports that are started before other tasks get a turn of the loop (two milliseconds). Reports that start
+#: together are answered together and erased by one commit: with 8 there are three times as many commits.
 STARTED_AT_ONCE = 32
-#: a source that has acknowledged nothing for so long takes nothing at present
-TAKES_THEM_S = 1.0
-#: slow start: so many reports at once at first and at least; one more after each acknowledgement, half after a failure
+#: a source counts as down when it has acknowledged nothing for this long
+UP_WITHIN_S = 1.0
+#: slow start: concurrent reports at first and at least; one more after each acknowledgement, half after a failure
 FIRST_WINDOW = 4
 
 log = get_logger(__name__)
@@ -50,9 +50,9 @@ log = get_logger(__name__)
 class Delivery:
     """Reports the outbox's records to the source, ``concurrency`` at a time, in the order they are due.
 
-    A source that has just come back is not met by everything that waited for it: the window opens with
-    each acknowledgement. While ``gate`` holds the source, one record at a time is the probe, and not one that
-    failed while others were acknowledged: its failure would say nothing about the source.
+    The window of concurrent reports grows with each acknowledgement, so that a source that comes back is not
+    overloaded. While ``gate`` is paused, one record at a time is the probe. A record that failed while others
+    were acknowledged is no probe: its failure would say nothing about the source.
     """
 
     def __init__(
@@ -77,22 +77,23 @@ class Delivery:
         self._rng = rng
         self._reading = Condition("outbox.failed", "outbox.restored", logging.ERROR)
         self._writing = Condition("outbox.failed", "outbox.restored", logging.ERROR)
-        self._under_way: set[str] = set()
-        #: kept a moment ago and still in memory: they need not be read back
+        self._in_flight: set[str] = set()
+        #: records that were just persisted and are still in memory: they need not be read back
         self._fresh: dict[str, Record] = {}
-        #: may the outbox hold something due that is not among them?
+        #: the outbox may hold due records that are not among them
         self._look = True
         self._probe: str | None = None
         self._woken = asyncio.Event()
         self._acknowledged = 0
         self._acknowledged_at = -inf
-        # A wall clock that is set by hand or by NTP must not strand what was deferred: this one does not jump.
+        # Due times are compared with a clock that never jumps: setting the wall clock must not delay records.
         self._epoch = clock.now().timestamp() - clock.monotonic()
-        #: for records that failed: how often others were acknowledged since the failure before, and the count then
-        self._outvoted: dict[str, tuple[int, int]] = {}
+        #: per failed record: how often others were acknowledged between two of its failures, and the count of
+        #: acknowledgements at its last failure
+        self._own_failures: dict[str, tuple[int, int]] = {}
 
     def offer(self, record: Record) -> None:
-        """A record that has just been put: deliver it without reading it back, when there is room soon."""
+        """Deliver a record that has just been put, without reading it back if it can be sent soon."""
         if len(self._fresh) < self._concurrency:
             self._fresh[record.task_id] = record
         else:
@@ -101,23 +102,23 @@ class Delivery:
 
     @property
     def behind(self) -> bool:
-        """Do results wait for their turn although the source takes one after the other?
+        """Whether results queue up although the source acknowledges reports.
 
-        Then nothing is gained by making more: they would be listed again and again until they are reported, and
-        be read back from the disk. While the source hangs or is held, the outbox takes what comes.
+        Claiming more then gains nothing: results that wait are listed again until they are reported, and must be
+        read back from the disk. While the source is down or paused, results go to the outbox.
         """
-        room = max(0, self._window - len(self._under_way))
-        waiting = len(self._fresh) - room >= max(1, self._concurrency // 2)
-        return waiting and self._clock.monotonic() - self._acknowledged_at < TAKES_THEM_S
+        capacity = max(0, self._window - len(self._in_flight))
+        waiting = len(self._fresh) - capacity >= max(1, self._concurrency // 2)
+        return waiting and self._clock.monotonic() - self._acknowledged_at < UP_WITHIN_S
 
     def wake(self) -> None:
-        """The outbox holds something else than we know: read it at once."""
+        """Read the outbox at once: somebody else has changed it."""
         self._fresh.clear()
         self._look = True
         self._woken.set()
 
     def _now(self) -> float:
-        """Seconds since the epoch, as the wall clock was when this process began."""
+        """Seconds since the epoch, by the wall clock at the start of this process plus the monotonic time since."""
         return self._epoch + self._clock.monotonic()
 
     async def run(self) -> None:
@@ -129,19 +130,19 @@ class Delivery:
                 if not await self._start_due(group):
                     await self._woken.wait()
 
-    async def flushed(self, patience_s: float = inf) -> bool:
-        """True when nothing is left to deliver (dead letters stay).
+    async def flushed(self, idle_timeout_s: float = inf) -> bool:
+        """Wait until nothing is left to deliver: true (dead letters stay).
 
-        False when nothing is under way and for ``patience_s`` nothing has left: the source is away.
+        False when no report is in flight and nothing was delivered for ``idle_timeout_s``: the source is down.
         """
-        # In the time in which this process ran: while it is stopped nothing can leave.
+        # Stalls do not count: a stopped process cannot deliver.
         waiting, moved_at = self._outbox.depth().waiting, self._clock.monotonic() - stalled_s()
-        while waiting or self._under_way:
+        while waiting or self._in_flight:
             now, before = self._clock.monotonic() - stalled_s(), waiting
             waiting = self._outbox.depth().waiting
             if waiting < before:
                 moved_at = now
-            elif now - moved_at >= patience_s and not self._under_way:
+            elif now - moved_at >= idle_timeout_s and not self._in_flight:
                 return False
             await self._clock.sleep(0.02)
         return True
@@ -153,68 +154,68 @@ class Delivery:
             self._woken.set()
 
     async def _start_due(self, group: asyncio.TaskGroup) -> int:
-        room = self._room()
-        if room <= 0 or self._outbox.depth().waiting <= len(self._under_way):
+        capacity = self._capacity()
+        if capacity <= 0 or self._outbox.depth().waiting <= len(self._in_flight):
             return 0
         probing = self._gate.reason is not None
-        records = await self._next(room, probing=probing)
+        records = await self._next(capacity, probing=probing)
         for started, record in enumerate(records, 1):
-            self._under_way.add(record.task_id)
+            self._in_flight.add(record.task_id)
             self._fresh.pop(record.task_id, None)
             if probing:
                 self._probe = record.task_id
             group.create_task(self._deliver(record), name=f"delivery {record.task_id}")
             if started % STARTED_AT_ONCE == 0:
-                # To write requests takes a moment of the loop: others run in between.
+                # Writing requests blocks the loop for a moment: let other tasks run in between.
                 await asyncio.sleep(0)
                 if self._gate.reason is not None:
                     return started
         return len(records)
 
-    async def _next(self, room: int, *, probing: bool) -> Sequence[Record]:
-        """What to report now: from memory what has just been put, but in good time what the outbox says is due."""
+    async def _next(self, capacity: int, *, probing: bool) -> Sequence[Record]:
+        """The records to report now: those still in memory, or, when a look is due, those that the outbox lists."""
         if not probing and self._fresh and not self._look:
-            idle = (record for record in self._fresh.values() if record.task_id not in self._under_way)
-            return list(islice(idle, room))
+            idle = (record for record in self._fresh.values() if record.task_id not in self._in_flight)
+            return list(islice(idle, capacity))
         if not probing and not self._look:
             return ()
-        limit = PROBE_CHOICE if probing else room
+        limit = PROBE_CHOICE if probing else capacity
         self._look = False
-        # One more than there is room for: whether there is more must not be asked again and again.
+        # One more than can start now: it shows without another query whether more are due.
         records = await self._due(limit + 1)
         self._look |= probing or len(records) > limit
         return self._probes(records) if probing else records[:limit]
 
-    def _room(self) -> int:
+    def _capacity(self) -> int:
         if self._gate.wait_s() > 0:
             return 0
-        room = self._window - len(self._under_way)
+        capacity = self._window - len(self._in_flight)
         if self._gate.reason is not None:
-            return min(room, 1 if self._probe is None else 0)
-        return room
+            return min(capacity, 1 if self._probe is None else 0)
+        return capacity
 
     def _probes(self, due: Sequence[Record]) -> Sequence[Record]:
-        """The record that shows best whether the source is back; none while a better one is not due yet."""
-        unsuspected = [record for record in due if not self._at_fault(record)]
-        bad = sum(times > 0 for times, _ in self._outvoted.values())
-        return unsuspected[:1] or (due[:1] if self._outbox.depth().waiting <= bad else ())
+        """The record that shows best whether the source is up again; none while a better one is not due yet."""
+        usable = [record for record in due if not self._at_fault(record)]
+        bad = sum(times > 0 for times, _ in self._own_failures.values())
+        return usable[:1] or (due[:1] if self._outbox.depth().waiting <= bad else ())
 
     def _at_fault(self, record: Record) -> bool:
-        """Were others acknowledged while this one failed?"""
-        times, _ = self._outvoted.get(record.task_id, (0, 0))
+        """Whether others were acknowledged while this one failed."""
+        times, _ = self._own_failures.get(record.task_id, (0, 0))
         return times > 0
 
     async def _due(self, limit: int) -> Sequence[Record]:
         try:
-            records = await self._outbox.due(self._now(), limit, frozenset(self._under_way))
-        except Exception as error:  # noqa: BLE001 - the boundary of one look: what cannot be read now waits
+            records = await self._outbox.due(self._now(), limit, frozenset(self._in_flight))
+        except Exception as error:  # noqa: BLE001 - the boundary of one query: it is repeated later
             self._reading.note(str(error) if isinstance(error, OutboxUnwritable) else type(error).__name__)
             return ()
         self._reading.note(None)
         return records
 
     async def _deliver(self, record: Record) -> None:
-        """One attempt for one record, and what follows from its answer."""
+        """Report one record once, and store the outcome."""
         try:
             error = await self._attempt(record)
             if not isinstance(error, CircuitOpen):
@@ -222,7 +223,7 @@ class Delivery:
                 self._woken.set()
         finally:
             self._fresh.pop(record.task_id, None)
-            self._under_way.discard(record.task_id)
+            self._in_flight.discard(record.task_id)
             if self._probe == record.task_id:
                 self._probe = None
 
@@ -243,7 +244,7 @@ class Delivery:
         return None
 
     async def _settle(self, record: Record, error: Rejected | RemoteError | None) -> None:
-        """Write down what became of a record. While the disk refuses, it stays under way: it must not be sent again."""
+        """Store what became of a record. Until the disk accepts it the record stays in flight: it is not sent again."""
         while True:
             try:
                 await self._write(record, error)
@@ -257,19 +258,19 @@ class Delivery:
         if error is None:
             await self._outbox.delivered(record.task_id)
         elif isinstance(error, Rejected) and error.outcome == "lost":
-            # Whoever has the task now has its result, too, or will.
+            # Another owner has the task now and will report its result.
             await self._outbox.delivered(record.task_id)
             self._metrics.delivery("conflict")
             log.warning("delivery.lost", task_id=record.task_id, attempts=record.attempts + 1)
         elif isinstance(error, Rejected):
             await self._bury(record, error.outcome, explained(error))
-        elif self._hopeless(record, error):
+        elif self._should_give_up(record, error):
             reason = f"in vain for a day, while others were acknowledged: {explained(error)}"
             await self._bury(record, "refused", reason)
         else:
             await self._defer(record, error)
             return
-        self._outvoted.pop(record.task_id, None)
+        self._own_failures.pop(record.task_id, None)
 
     async def _bury(self, record: Record, outcome: str, reason: str) -> None:
         attempts = record.attempts + 1
@@ -286,11 +287,11 @@ class Delivery:
         wide = {"reason": explained(error), "attempts": attempts, "again_in_s": round(delay_s, 1)}
         log.warning("delivery.deferred", task_id=record.task_id, **wide)
 
-    def _hopeless(self, record: Record, error: RemoteError) -> bool:
-        """Did this record fail again and again, for a day, while others were acknowledged in between?"""
+    def _should_give_up(self, record: Record, error: RemoteError) -> bool:
+        """Count a failure: true when the record failed for a day while others were acknowledged in between."""
         if not isinstance(error, Ambiguous | Transient):
             return False
-        times, before = self._outvoted.get(record.task_id, (0, self._acknowledged))
+        times, before = self._own_failures.get(record.task_id, (0, self._acknowledged))
         times += self._acknowledged > before
-        self._outvoted[record.task_id] = times, self._acknowledged
+        self._own_failures[record.task_id] = times, self._acknowledged
         return times >= GIVE_UP_FAILURES and self._now() - record.finished_at >= GIVE_UP_AFTER_S

@@ -9,9 +9,9 @@ from ai_task_processor.core.deadline import Deadline, Stalls, stalls_of
 
 
 class GracePeriod:
-    """Endless until ``begin``; from then on what stands in ``share`` is cut when its part is over.
+    """No limit until ``begin``; from then on a ``share`` block is cancelled when its part is over.
 
-    A stall (SIGSTOP, a paused machine) does not count, as in every ``Deadline``: what was done before it is kept.
+    A stall (SIGSTOP, a paused machine) does not count, as in every ``Deadline``.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -42,7 +42,7 @@ class GracePeriod:
 
     @asynccontextmanager
     async def share(self, part: float) -> AsyncIterator[None]:
-        """Cancels what stands inside when this part (0 to 1) of the grace period is over: ``TimeoutError``."""
+        """Cancel the block when this part (0 to 1) of the grace period is over. Raises ``TimeoutError``."""
         with Deadline(max(0.0, self.left_s(part))) as deadline:
             self._shares[deadline] = part
             try:

@@ -1,6 +1,6 @@
-"""Keeps claims alive, and stops tasks whose claim is lost or whose result nobody wants any more.
+"""Renews claims, and stops tasks whose claim is lost or cancelled.
 
-Only for sources whose claims end by themselves. A claim is renewed from its start until its outcome is acknowledged.
+Only for sources whose claims expire. A claim is renewed from its start until its outcome is acknowledged.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from ai_task_processor.ops.condition import Condition
 
 
 class Heartbeat:
-    """``running`` answers the receipts of running tasks; ``revoke`` stops one of them."""
+    """``running`` returns the receipts of running tasks; ``revoke`` stops one of them."""
 
     def __init__(
         self,

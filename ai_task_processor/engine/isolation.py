@@ -1,7 +1,7 @@
-"""What isolated runs may cost: a fifth of the slots' time, earned before it is spent. Values and a clock.
+"""The budget of isolated runs: a fifth of the slots' time, earned before it is spent. Pure but for the clock.
 
-An isolated run needs the process for itself: what runs is waited for (the drain), nothing else starts, then one
-task runs. The cost is counted in seconds of all slots: one second with 12 of 16 slots idle costs 0.75 s.
+Before an isolated run all running tasks end (the drain) and nothing else starts; then one task runs.
+The cost is counted in seconds of all slots: one second with 12 of 16 slots idle costs 0.75 s.
 """
 
 from collections.abc import Collection
@@ -10,19 +10,18 @@ from dataclasses import dataclass
 from ai_task_processor.core.ports import Clock
 from ai_task_processor.models.task import Claim
 
-#: the part of the time since the start that isolation may cost
+#: part of the time since the start that isolation may cost
 SHARE = 0.2
-#: what a drain is expected to cost, in parts of the longest time that a task takes: the slots end one after the other
+#: expected cost of a drain, as a part of the longest attempt: the slots become idle one after the other
 DRAIN_COST = 0.5
-#: The longest attempt is forgotten by this factor with each attempt that ends: one long task among short ones counts
-#: for the next few hundred.
+#: decay of the longest attempt per ended attempt: one long task among short ones counts for the next few hundred
 FORGETTING = 0.98
-#: savings end at so many seconds above the next need: no stretch is long because nothing was isolated before it
+#: the budget is capped at this many seconds above the next need: a long time without isolation buys no long stretch
 SAVINGS_S = 10.0
 
 
 class IsolationBudget:
-    """Earns ``SHARE`` of the time, and learns how long tasks take here."""
+    """Earns ``SHARE`` of the time, and estimates how long attempts take."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -36,25 +35,25 @@ class IsolationBudget:
         return self._left_s < 0.0
 
     def ended(self, took_s: float) -> None:
-        """An attempt has left its slot after so long."""
+        """Note how long an attempt took."""
         self._longest_s = max(took_s, FORGETTING * self._longest_s)
 
     def affords(self, run_s: float, running_s: Collection[float]) -> bool:
-        """Is there enough for an isolated run that takes at least ``run_s``, and the drain before it?
+        """Whether the budget covers an isolated run of at least ``run_s`` and the drain before it.
 
-        ``running_s``: the ages of what runs. The run is expected to take as long as the longest attempt that is
-        known of. While nothing is known, nothing is affordable.
+        ``running_s``: the ages of the running tasks. The run is expected to take as long as the longest known
+        attempt. Before the first attempt has ended the answer is false.
         """
         self._earn()
         return 0.0 < self._need_s(run_s, running_s) <= self._left_s
 
     def bound(self, run_s: float, running_s: Collection[float]) -> None:
-        """Keep no more than the most expensive run needs, and ``SAVINGS_S``."""
+        """Cap the budget at the need of the most expensive run plus ``SAVINGS_S``."""
         self._earn()
         self._left_s = min(self._left_s, self._need_s(run_s, running_s) + SAVINGS_S)
 
     def spend(self, seconds: float) -> None:
-        """So much was lost."""
+        """Subtract a cost."""
         self._left_s -= seconds
 
     def _need_s(self, run_s: float, running_s: Collection[float]) -> float:
@@ -68,9 +67,9 @@ class IsolationBudget:
 
 @dataclass(slots=True)
 class Stretch:
-    """Isolated runs, one after the other. ``claims`` wait for theirs; ``running`` is how many tasks ran ``at`` last.
+    """Consecutive isolated runs of ``claims``. ``running``: how many tasks ran at the time ``at``, the last sample.
 
-    ``spare``: there was nothing else to do when it began. ``runs``: how many have begun, 0 while it drains.
+    ``spare``: there was nothing else to do when it began. ``runs``: runs begun so far, 0 during the drain.
     """
 
     claims: list[Claim]
@@ -81,7 +80,7 @@ class Stretch:
 
     @property
     def goes_on(self) -> bool:
-        """Is there one more, as far as the stretch alone can say?"""
+        """Whether another run may follow, apart from budget and quiet time."""
         return bool(self.claims) and not (self.spare and self.runs)
 
     def cost_s(self, now: float, running: int, slots: int) -> float:

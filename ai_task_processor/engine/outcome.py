@@ -1,4 +1,4 @@
-"""What a failed attempt means for its task: a pure decision, by whose fault it was."""
+"""Classifies a failed attempt as failed or released, by whose fault it was. A pure function."""
 
 import random
 
@@ -6,7 +6,7 @@ from ai_task_processor.core.errors import CircuitOpen, RemoteError, Retry, TaskE
 from ai_task_processor.models.task import Failed, Failure, Released, Tries
 
 MAX_ATTEMPTS = 3
-#: for how long a task is left alone that a remote failed; a remote that names a time may ask for more
+#: longest delay before a task is claimed again after a remote failed; Retry-After may ask for more
 LONGEST_RELEASE_S = 60.0
 LONGEST_RETRY_AFTER_S = 900.0
 LONGEST_RETRY_S = 86_400.0
@@ -14,9 +14,9 @@ MAX_CODE, MAX_MESSAGE = 64, 500
 
 
 def classify(error: BaseException, tries: Tries, rng: random.Random, limit: int = MAX_ATTEMPTS) -> Failed | Released:
-    """What a failed attempt means: whose fault it is decides. Counts it in ``tries``.
+    """The outcome of a failed attempt. Counts the failure in ``tries``.
 
-    Only the task's own fault, or a processor that crashed on it ``limit`` times, ends it ``failed``.
+    Only a ``TaskError``, or a processor that crashed on the task ``limit`` times, ends it ``failed``.
     """
     if isinstance(error, TaskError):
         return Failed(Failure(_text(error.code, MAX_CODE), _text(error.message, MAX_MESSAGE)))
@@ -24,7 +24,7 @@ def classify(error: BaseException, tries: Tries, rng: random.Random, limit: int 
         return Released(_bounded(error.delay_s, LONGEST_RETRY_S), "the processor asked for more time")
     requested_s = _bounded(error.retry_after_s, LONGEST_RETRY_AFTER_S) if isinstance(error, RemoteError) else 0.0
     if isinstance(error, CircuitOpen) and requested_s > 0:
-        # Nobody was asked: the door says when, and the task need not grow patient for it.
+        # No call was made: the breaker names the delay, and the task's own backoff does not grow.
         return Released(requested_s, _text(error))
     tries.failed += 1
     growing_s = min(2.0 ** min(tries.failed, 16), LONGEST_RELEASE_S) * rng.uniform(0.5, 1.0)
@@ -38,10 +38,10 @@ def classify(error: BaseException, tries: Tries, rng: random.Random, limit: int 
 
 
 def _bounded(seconds: object, longest_s: float) -> float:
-    """Processors are strangers: what is no number, or not a positive one, is 0."""
+    """At most ``longest_s``; 0 for what is negative or no number, because plug-ins may raise anything."""
     return min(max(0.0, seconds), longest_s) if isinstance(seconds, int | float) else 0.0
 
 
 def _text(value: object, limit: int = MAX_MESSAGE) -> str:
-    """Short, and without the lone surrogates that no UTF-8 can carry."""
+    """Shortened, and without lone surrogates, which UTF-8 cannot encode."""
     return str(value)[:limit].encode("utf-8", "replace").decode()

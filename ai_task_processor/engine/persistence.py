@@ -1,7 +1,7 @@
-"""Persists outcomes: on disk, or acknowledged by the source while the disk refuses them.
+"""Persists outcomes in the outbox, or reports them directly while the disk fails.
 
-A result was paid for. While the disk is full its slot holds it in memory, no new task is claimed,
-and the result is reported directly, so that even then a restart finds little to lose.
+A result was paid for and must not be lost. While the disk is full, the result stays in memory in its slot, no new
+task is claimed, and the result is reported to the source directly, so that a restart loses little.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ log = get_logger(__name__)
 
 @dataclass(slots=True)
 class _Direct:
-    """What has been tried for a record that the disk refuses; ``next_at`` is on the monotonic clock."""
+    """The direct reports of a record that could not be committed; ``next_at`` is on the monotonic clock."""
 
     acknowledged: bool = False
     refused: Rejected | None = None
@@ -35,7 +35,7 @@ class _Direct:
 
 
 class Persistence:
-    """Takes outcomes; ``persisted`` is handed each that is on disk and still to be reported."""
+    """Stores outcomes; ``persisted`` is called with each that is on disk and must still be reported."""
 
     def __init__(
         self,
@@ -56,9 +56,9 @@ class Persistence:
         self._condition = Condition("outbox.failed", "outbox.restored", logging.ERROR)
 
     async def persist(self, record: Record) -> None:
-        """Return when the record is safe and the disk works. Its acceptance has no await before it.
+        """Return when the record is committed or acknowledged, and the disk works. No await before its acceptance.
 
-        Cancelled, it loses nothing that the disk still takes; what is lost is counted.
+        When cancelled, a commit under way goes on; a result that is lost is counted.
         """
         direct = _Direct()
         while not await self._commit(record, direct):
@@ -67,16 +67,19 @@ class Persistence:
                 await self._clock.sleep(COMMIT_RETRY_S)
             except asyncio.CancelledError:
                 if not direct.acknowledged:
-                    self._lose(record)
+                    self._count_lost(record)
                 raise
         if not direct.acknowledged and direct.refused is None:
             self._persisted(record)
 
     async def _commit(self, record: Record, direct: _Direct) -> bool:
-        """Does the disk take it? What is acknowledged is put only to see that, and what is refused to be buried."""
+        """Commit the record; false when the disk fails. An acknowledged one is put as a test of the disk, and deleted.
+
+        A refused one becomes a dead letter.
+        """
         try:
             if direct.acknowledged or direct.refused:
-                # Delivery must not find it in between.
+                # So that delivery does not find it before it is deleted or buried.
                 away_s = self._clock.now().timestamp() + LONGEST_DEFERRAL_S
                 await self._outbox.put(replace(record, due_at=away_s))
             if direct.acknowledged or (direct.refused and direct.refused.outcome == "lost"):
@@ -88,27 +91,27 @@ class Persistence:
                 log.error("delivery.refused", task_id=record.task_id, reason=reason, attempts=attempts)
             else:
                 await self._put(record)
-        except Exception as error:  # noqa: BLE001 - the boundary of one commit: whatever it was, the result stays
+        except Exception as error:  # noqa: BLE001 - the boundary of one commit: the result stays in memory
             self._condition.note(str(error) if isinstance(error, OutboxUnwritable) else type(error).__name__)
             return False
         self._condition.note(None)
         return True
 
     async def _put(self, record: Record) -> None:
-        """A commit goes on when its task is cancelled; should it fail then, nobody is left to try again."""
-        kept = asyncio.ensure_future(self._outbox.put(record))
-        # Not ``asyncio.shield``, which takes three times as long, once for each task.
-        done: asyncio.Future[None] = kept.get_loop().create_future()
-        kept.add_done_callback(lambda _: None if done.done() else done.set_result(None))
+        """Commit without being cancelled. A commit that fails after the cancellation is not retried: a lost result."""
+        commit = asyncio.ensure_future(self._outbox.put(record))
+        # Not ``asyncio.shield``: it takes three times as long, for every task.
+        done: asyncio.Future[None] = commit.get_loop().create_future()
+        commit.add_done_callback(lambda _: None if done.done() else done.set_result(None))
         try:
             await done
         except asyncio.CancelledError:
-            kept.add_done_callback(lambda kept: self._lose(record) if kept.exception() else None)
+            commit.add_done_callback(lambda commit: self._count_lost(record) if commit.exception() else None)
             raise
-        kept.result()
+        commit.result()
 
     async def _report(self, record: Record, direct: _Direct) -> None:
-        """Tell the source from memory, with the patience of any delivery. A refusal waits for the disk: it is kept."""
+        """Report the record from memory, with the delays of delivery. A refusal is stored when the disk works again."""
         if direct.acknowledged or direct.refused or self._clock.monotonic() < direct.next_at:
             return
         try:
@@ -125,6 +128,6 @@ class Persistence:
             direct.attempts += 1
             direct.next_at = self._clock.monotonic() + pause_s
 
-    def _lose(self, record: Record) -> None:
+    def _count_lost(self, record: Record) -> None:
         self._metrics.result_lost()
         log.critical("result.lost", task_id=record.task_id)

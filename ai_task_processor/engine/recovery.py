@@ -1,18 +1,18 @@
-"""After a crash everything runs at full width at once. What was in flight at two deaths runs isolated, in its turn.
+"""Crash recovery: finds the task that crashes the process, and quarantines it. All other tasks start at once.
 
-One task can end the process (a library that dumps core, memory that runs out), and would do so again after every
-start. A kill from outside ends it as well, and no task is to blame: one death proves nothing. A task that was in
-flight at two deaths waits for an isolated run, with nothing beside it. A task that survives its isolated run is
-cleared. A task in whose isolated runs the process died three times is quarantined, for an operator to look at.
+One task can crash the process (a library that dumps core, memory that runs out), and would do so again after every
+start. A kill from outside ends the process, too, so one crash proves nothing. A task that was in flight at two
+crashes waits for an isolated run, in which no other task runs. A task that survives its isolated run is cleared. A
+task in whose isolated runs the process crashed three times is quarantined, until an operator retries or drops it.
 
-Isolated runs cost throughput. They take place when there is nothing else to do, and otherwise between stretches of
-normal work, as far as their budget goes (``isolation.py``). Nothing waits for an isolated task that is not listed.
+Isolated runs cost throughput. They take place when there is nothing else to do, and otherwise between periods of
+normal work, within their budget (``isolation.py``). A task that is not listed is not waited for.
 
-Who is killed again and again from outside has many tasks that were in flight at two deaths, and no killer among
-them: the deaths go on without them. So a task is not isolated while several more deaths happened without it.
+A process that is killed again and again from outside has many tasks that were in flight at two crashes. The crashes
+go on without them. So a task is not isolated when several more crashes happened without it.
 
 A random kill must not quarantine an innocent task, so an isolated task that was running at a crash waits until the
-process has lived for ``QUIET_S`` before its next isolated run: whoever kills at random hits the quiet.
+process has run for ``QUIET_S`` before its next isolated run: most random kills then hit that waiting time.
 """
 
 from collections.abc import Collection, Sequence
@@ -23,26 +23,26 @@ from ai_task_processor.engine.isolation import IsolationBudget, Stretch
 from ai_task_processor.models.task import Claim, InFlight, Receipt, Record, TaskStatus, Tries
 from ai_task_processor.ops.logs import get_logger
 
-#: deaths at which a task was in flight, and deaths in its isolated runs
+#: crashes at which a task was in flight, and crashes in its isolated runs
 ISOLATE_AT, QUARANTINE_AT = 2, 3
-#: So many deaths without a task clear it that was in flight at two, and by this factor more for each further one. Five
-#: tasks that kill in turn cause eight deaths without the first. The factor ends the turns of any number of them.
+#: So many crashes without it clear a task that was in flight at two; by this factor more for each further one. Five
+#: tasks that crash in turn cause eight crashes without the first. The factor bounds this for any number of them.
 DEATHS_WITHOUT, MORE_FOR_EACH = 9, 1.3
-#: when the process has lived for so long, deaths are forgotten, and isolated tasks that were never listed meanwhile
+#: after this many seconds without a crash, crashes are forgotten, and so are isolated tasks that were never listed
 CALM_S = 600.0
-#: seconds after the start before a task may run isolated that died in its isolated runs never, once, twice
+#: seconds after the start before an isolated run, of a task whose isolated runs crashed never, once, twice
 QUIET_S = (0.0, 5.0, 15.0)
-#: A task that was seen running for so long when the process died takes about this many times as long: a random
-#: moment lies in the middle, the later of two at two thirds.
+#: Expected duration of a task as a multiple of its age at the crash: the later of two random moments lies at two
+#: thirds of the run.
 WHOLE = 1.5
 
 log = get_logger(__name__)
 
 
 class Recovery:
-    """Says which task may start after a crash, and which one with nothing beside it.
+    """Decides which tasks may start after a crash, and which ones only isolated.
 
-    ``journal.in_flight_at_crash`` are the tasks that wait for an isolated run, once ``begin`` has sorted them.
+    After ``begin``, ``journal.in_flight_at_crash`` holds the tasks that wait for an isolated run.
     """
 
     def __init__(self, journal: Journal, outbox: Outbox, *, source: str, clock: Clock) -> None:
@@ -55,13 +55,13 @@ class Recovery:
         self._due: frozenset[str] = frozenset()
         self._listed: set[str] = set()
         self._calm = False
-        #: was there nothing else to do before the poll under way, and before the next one?
+        #: there was nothing else to do before this poll, and before the next one
         self._idle = self._idle_next = False
         self._stretch: Stretch | None = None
         self._left_over: list[Claim] = []
 
     async def begin(self) -> None:
-        """Sort what the journal brought; to be called once, before the first poll.
+        """Settle, quarantine, clear or isolate each task in flight at a crash. Call once, before the first poll.
 
         Raises ``DataDirectoryError`` when a task cannot be quarantined: it must not be started again.
         """
@@ -82,16 +82,16 @@ class Recovery:
 
     @property
     def wants_poll(self) -> bool:
-        """Did the last poll bring nothing to do, so that the next one may bring isolated tasks for the first time?"""
+        """Whether the last poll found nothing to do, so that the next one may claim isolated tasks at no cost."""
         return (
             self._idle_next and not self._idle and any(map(self._is_quiet, self._journal.in_flight_at_crash.values()))
         )
 
     def look(self, running_s: Collection[float]) -> None:
-        """Decide, before a poll, which isolated tasks it may bring. ``running_s``: the ages of what runs."""
+        """Decide before a poll which isolated tasks it may claim. ``running_s``: the ages of the running tasks."""
         self._idle, self._idle_next = self._idle_next and not running_s, False
         if not self._calm and self._age_s >= CALM_S:
-            self._calm_down()
+            self._forget_crashes()
         waiting = self._journal.in_flight_at_crash
         if waiting:
             self._budget.bound(max(map(_whole_s, waiting.values())), running_s)
@@ -99,7 +99,7 @@ class Recovery:
             self._due = frozenset(name for name in waiting if self._is_due(name, running_s, idle=self._idle))
 
     def refuse(self, task_id: str) -> SkipReason | None:
-        """Why this task must not start now, or None when nothing here speaks against it."""
+        """Why this task must not start now, or None when it may."""
         if task_id not in self._journal.in_flight_at_crash:
             return None
         self._listed.add(task_id)
@@ -109,7 +109,7 @@ class Recovery:
 
     @property
     def isolating(self) -> bool:
-        """Is a stretch under way, in which nothing starts but what ``step`` answers?"""
+        """Whether a stretch is under way, in which only the tasks that ``step`` returns start."""
         return self._stretch is not None
 
     @property
@@ -121,14 +121,14 @@ class Recovery:
         return f"one task {what} because it was running at {ISOLATE_AT} crashes"
 
     def ended(self, took_s: float) -> None:
-        """An attempt has left its slot after so long, whatever came of it."""
+        """Note how long an attempt took, whatever its outcome."""
         self._budget.ended(took_s)
 
     def isolate(self, claims: Collection[Claim], running_s: Collection[float]) -> Sequence[Claim]:
-        """Begin a stretch with the isolated tasks among a poll's claims; answers what starts at once instead.
+        """Begin a stretch with the isolated tasks among a poll's claims; returns the claims to start at once.
 
-        With nothing else to do a stretch costs nothing and is one run long: by then there may be other work, which
-        goes first. Once a stretch is paid for, nothing starts that its drain would have to wait for.
+        With nothing else to do a stretch costs nothing and is one run long: other work may have come by then, and
+        goes first. When a stretch begins, the other claims do not start: its drain would have to wait for them.
         """
         ordinary, isolated = list[Claim](), list[Claim]()
         for claim in claims:
@@ -146,16 +146,16 @@ class Recovery:
         return ()
 
     def step(self, running_s: Collection[float], slots: int) -> Claim | None:
-        """The task to start now, with nothing beside it; None when there is none, or something still runs.
+        """The task to start isolated now; None when there is none, or others still run.
 
-        ``running_s``: as in ``look``. To be asked again every now and then, as long as ``isolating``.
+        ``running_s``: as in ``look``. To be polled while ``isolating``.
         """
         stretch = self._stretch
         if stretch is None:
             return None
         self._budget.spend(stretch.cost_s(self._clock.monotonic(), len(running_s), slots))
         if running_s:
-            # A drain that used everything up waits for a task that takes longer than any before it.
+            # A drain that exceeds the budget waits for a task that takes longer than any before it.
             over = not stretch.runs and self._budget.overdrawn
         else:
             over = not stretch.goes_on or not self._is_due(stretch.claims[0].task.id, (), idle=stretch.spare)
@@ -167,11 +167,11 @@ class Recovery:
         return stretch.claims.pop(0)
 
     def left_over(self) -> Sequence[Claim]:
-        """What was claimed and did not run, to be given back."""
+        """Claims that did not run, to be released."""
         claims, self._left_over = self._left_over, []
         return claims
 
-    def _calm_down(self) -> None:
+    def _forget_crashes(self) -> None:
         self._calm = True
         self._journal.forget_crashes()
         for task_id in self._journal.in_flight_at_crash.keys() - self._listed:
@@ -182,14 +182,14 @@ class Recovery:
         return self._clock.monotonic() - self._began_at
 
     def _likely_kills(self, tries: Tries) -> bool:
-        """Is it likelier that this task kills the process than that something else does?"""
+        """Whether this task is more likely the cause of the crashes than something else."""
         if tries.kills < ISOLATE_AT or tries.kills_isolated:
             return tries.kills_isolated > 0
         without = self._journal.crashes - tries.kills
         return without < DEATHS_WITHOUT * MORE_FOR_EACH ** (tries.kills - ISOLATE_AT)
 
     def _evidence(self, claim: Claim) -> tuple[int, int]:
-        """The likeliest first."""
+        """A sort key: the most likely cause of a crash first."""
         tries = self._journal.in_flight_at_crash[claim.task.id].tries
         return -tries.kills_isolated, -tries.kills
 
@@ -200,7 +200,7 @@ class Recovery:
         return idle or self._budget.affords(_whole_s(entry), running_s)
 
     def _is_quiet(self, entry: InFlight) -> bool:
-        """Has the process lived for long enough without a crash?"""
+        """Whether the process has run long enough for this task's next isolated run."""
         return self._age_s >= QUIET_S[min(entry.tries.kills_isolated, len(QUIET_S) - 1)]
 
     async def _quarantine(self, task_id: str, entry: InFlight) -> None:
@@ -225,5 +225,5 @@ class Recovery:
 
 
 def _whole_s(entry: InFlight) -> float:
-    """How long its run is expected to take at least."""
+    """The expected minimum duration of its run."""
     return WHOLE * entry.ran_s

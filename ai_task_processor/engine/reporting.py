@@ -1,4 +1,4 @@
-"""Reports an outcome to its source, once, with the sinks around it; and how long to wait before the next report."""
+"""Reports an outcome once, to its source and the sinks; and the delay before the next report."""
 
 import random
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from ai_task_processor.net.resilience import backoff_s
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 
-#: the longest deferral of a result that fails while others are acknowledged
+#: longest deferral in seconds of a record that fails while others are acknowledged
 LONGEST_DEFERRAL_S = 900.0
-#: and of one that fails like all the others: it must not wait long once the source is back
+#: and of one that fails like all others: it must not wait long once the source is up again
 LONGEST_ABSENCE_S = 60.0
 
 log = get_logger(__name__)
 
 
 def deferral_s(error: RemoteError, attempts: int, *, own: bool, rng: random.Random) -> float:
-    """The pause after so many failed reports of one record, with full jitter.
+    """The delay after this many failed reports of one record, with full jitter.
 
-    It grows far only when the fault is the record's ``own``, as far as one can tell.
+    ``own``: others are acknowledged, so the record itself is probably at fault; only then the delay grows long.
     """
     longest = LONGEST_DEFERRAL_S if own else LONGEST_ABSENCE_S
     return max(error.retry_after_s or 0.0, 0.25 + backoff_s(attempts, base=2.0, longest=longest - 0.25, rng=rng))

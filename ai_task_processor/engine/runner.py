@@ -1,7 +1,6 @@
 """One task from its start to the moment its outcome is durable: attempt, classify, persist.
 
-Between the processor's return and the outbox there is no await, so that no cancellation can fall
-between finishing a result and persisting it.
+Between the processor's return and ``Outbox.put`` there is no await, so that a cancellation cannot lose a result.
 """
 
 import asyncio
@@ -34,7 +33,7 @@ from ai_task_processor.models.task import (
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 
-#: what an attempt can end with; ``sys.exit()`` in a processor ends its task's attempt and not the daemon
+#: what a processor may raise; ``sys.exit()`` in a processor ends its attempt, not the daemon
 _ENDS = (Exception, BaseExceptionGroup, SystemExit, KeyboardInterrupt, asyncio.CancelledError)
 
 log = get_logger(__name__)
@@ -48,11 +47,10 @@ class Processor(Protocol):
 
 
 class TaskRunner:
-    """Runs claimed tasks, each up to the point where its slot may be given to another.
+    """Runs claimed tasks, each until its slot may be reused.
 
-    ``find`` names the processor of a task, ``persisted`` is handed every outcome that is on disk. ``settling``
-    counts the tasks whose processor has returned and whose slot is about to be free, and ``on_settling`` is
-    called when there is one more.
+    ``find`` returns the processor of a task; ``persisted`` is called with every outcome that is on disk. ``settling``:
+    tasks whose processor has returned and whose slot is about to be free; ``on_settling`` is called when it grows.
     """
 
     def __init__(
@@ -81,7 +79,7 @@ class TaskRunner:
         self._rng = rng
 
     async def run(self, claim: Claim, tries: Tries) -> bool:
-        """Process a task whose attempt has begun; return when its outcome is durable (true), or it is given back."""
+        """Process a task whose attempt has begun. True when its outcome is durable, false when it was released."""
         settled = False
         try:
             settled = await self._run(claim, tries)
@@ -90,7 +88,7 @@ class TaskRunner:
         return settled
 
     async def cancel(self, claim: Claim) -> None:
-        """Nobody wants the result of this task any more: say so."""
+        """Persist the outcome ``Cancelled`` for this task."""
         await self._persistence.persist(self._record(claim, Cancelled()))
         await self._journal.settle(claim.task.id)
 
@@ -113,7 +111,7 @@ class TaskRunner:
         return record is not None
 
     async def _attempt(self, claim: Claim, tries: Tries) -> tuple[Outcome | Released, Record | None]:
-        """The processor's answer as an outcome, and its record unless the task is given back."""
+        """The outcome of one attempt, and its record unless the task is released."""
         task, outcome = claim.task, None
         try:
             processor = self._find(task)
@@ -124,7 +122,7 @@ class TaskRunner:
             return Completed(result), self._record(claim, Completed(result))
         except _ENDS as error:
             if _being_cancelled():
-                # A drain that was cut, or a claim that is gone: whatever the processor makes of it is no answer.
+                # The drain timed out or the claim is lost: what the processor raises then is no outcome.
                 raise asyncio.CancelledError from error
             outcome = classify(error, tries, self._rng, min(MAX_ATTEMPTS, task.attempt_limit or MAX_ATTEMPTS))
             expected = isinstance(error, TaskError | Retry | RemoteError | TimeoutError)
@@ -135,7 +133,7 @@ class TaskRunner:
         return to_record(claim.task, claim.receipt, outcome, self._clock.now().timestamp())
 
     def _log(self, task: Task, outcome: Outcome | Released, took_s: float) -> None:
-        """One wide line for a settled task."""
+        """Log and count the end of an attempt."""
         status: Literal["succeeded", "failed", "released"]
         wide = {"task_id": task.id, "task_type": task.type, "seconds": round(took_s, 3), "attempt": task.attempt}
         match outcome:
@@ -153,6 +151,6 @@ class TaskRunner:
 
 
 def _being_cancelled() -> bool:
-    """Did somebody cancel us? A ``CancelledError`` alone may come from a future that the processor awaited."""
+    """Whether this task was cancelled. A ``CancelledError`` can also come from a future that the processor awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -1,6 +1,6 @@
-"""TaskScheduler: reserve a slot, then claim; polls at once while there is work and calmly when there is none.
+"""TaskScheduler: reserves a slot, then claims. It polls at once while there is work, and with pauses otherwise.
 
-A slot is one running task. Slots are refilled one by one: nobody waits for the slowest of a batch.
+A slot is one running task. Each slot is refilled as soon as it is free: there are no batches to wait for.
 """
 
 import asyncio
@@ -20,35 +20,35 @@ from ai_task_processor.ops.logs import get_logger, task_context
 from ai_task_processor.ops.metrics import Metrics
 
 FIRST_PAUSE_S = 0.5
-#: the longest pause while polls bring tasks, but all of them come straight back
+#: the longest pause while polls bring tasks, but all of them are released at once
 LONGEST_FRUITLESS_S = 2.0
-#: The pause after a poll that was called for in vain: 40 a second are a tenth of a core to us and little to the API,
-#: and it is all that a task waits for whose own call comes in the meantime.
+#: The pause after a wake-up whose poll found nothing. It bounds polls to 40 a second (a tenth of a core), and is the
+#: longest delay of a task whose wake-up comes during the pause.
 WOKEN_PAUSE_S = 0.025
 #: the poll loop shows that it is alive at least this often, whatever it waits for
 TICK_S = 5.0
-#: so long a claimed task waits for its slot, whose last result is on its way to the disk; and how often it looks
+#: how long a claimed task waits for a slot whose last result is being committed, and how often it checks
 LONGEST_SETTLING_S, SETTLING_POLL_S = 1.0, 0.001
-#: how often a stretch of isolated runs looks whether what runs has ended
+#: how often a stretch of isolated runs checks whether the running tasks have ended
 ISOLATION_LOOK_S = 0.02
-#: a poll that widens its question makes several requests; one that takes longer than this will not end
+#: a poll may make several requests; one that takes longer than this hangs
 LONGEST_POLL_S = 600.0
 
 log = get_logger(__name__)
 
 
 def next_pause_s(idle_polls: int, interval_s: float, rng: random.Random) -> float:
-    """The pause after so many polls in a row that started nothing: doubling up to the interval, with jitter."""
+    """The pause after this many consecutive polls that started nothing: doubles up to the interval, with jitter."""
     return min(FIRST_PAUSE_S * 2.0 ** min(idle_polls - 1, 16), interval_s) * rng.uniform(0.75, 1.0)
 
 
 class TaskScheduler:
-    """Fills ``slots`` with tasks from the source until it is told to drain.
+    """Fills ``slots`` with tasks from the source until ``drain``.
 
-    ``running`` is its ledger of tasks in slots, which admission reads too. ``hold_s`` answers for how
-    many seconds nothing may be claimed (outbox full, circuit open): 0 for now; ``resumes_in_s``: when a part of
-    what is skipped may start. ``types``: those that are asked for, None for all. ``idle``: nothing runs, and a poll
-    that began when nothing ran found nothing to start. ``cut``: what a drain cut off.
+    ``running``: the tasks in slots, shared with admission. ``hold_s`` returns for how many seconds nothing may be
+    claimed (outbox full, circuit open), 0 when something may; ``resumes_in_s``: when some skipped tasks may start.
+    ``types``: the types to claim, None for all. ``idle``: nothing runs, and a poll that began when nothing ran found
+    nothing to start. ``cut``: receipts of the tasks that a drain cut off.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class TaskScheduler:
 
     @property
     def free(self) -> int:
-        """How many tasks may start; none beside one that runs isolated."""
+        """How many tasks may start; 0 during isolated runs."""
         return 0 if self._recovery.isolating else self.slots - len(self.running)
 
     @property
@@ -115,13 +115,13 @@ class TaskScheduler:
         return self._condition.reason
 
     def refilling(self) -> bool:
-        """Are more tasks on their way into free slots? Only while polls bring as many as were asked for."""
+        """Whether more tasks are about to start in free slots: only while polls bring as many as were requested."""
         return self._plenty and not self.draining and (self._claiming or self._runner.settling > 0 or self.free > 0)
 
     async def run(self) -> None:
         """Claim and process until drained; returns when the last running task has settled."""
         async with asyncio.TaskGroup() as group:
-            self._intake.append(group.create_task(self._take_in(group), name="intake"))
+            self._intake.append(group.create_task(self._poll_loop(group), name="intake"))
             self._intake.append(group.create_task(self._beat(), name="intake-beat"))
             if self.draining:
                 self.drain()
@@ -132,21 +132,21 @@ class TaskScheduler:
         for task in self._intake:
             task.cancel()
 
-    async def _take_in(self, group: asyncio.TaskGroup) -> None:
+    async def _poll_loop(self, group: asyncio.TaskGroup) -> None:
         self._woken = await self._pause(self._rng.uniform(0.0, min(1.0, self._interval_s / 20)))
         while True:
-            await self._room_for_one()
+            await self._wait_for_slot()
             hold_s = self._hold_s()
             if hold_s > 0:
-                await self._pause(min(hold_s, self._interval_s), deaf=True)
+                await self._pause(min(hold_s, self._interval_s), ignore_wakes=True)
                 continue
             claims = await self._claim()
             await self._start_all(group, claims)
             isolated = await self._isolate(group)
-            await self._calm_down(started=bool(claims) or isolated)
+            await self._wait_for_next_poll(started=bool(claims) or isolated)
 
     async def _claim(self) -> Sequence[Claim]:
-        wanted, quiet = self._room, not self.running
+        wanted, quiet = self._open_slots, not self.running
         self._recovery.look(self._ages)
         self.idle = False
         self._claiming = True
@@ -155,7 +155,7 @@ class TaskScheduler:
             claims = await self._source.claim(Want(wanted, self._admission, self._types))
         except RemoteError as error:
             return self._failed(str(error))
-        except Exception as error:  # the boundary of one poll: delivery goes on whatever a listed record did to us
+        except Exception as error:  # the boundary of one poll: a listed record must not stop delivery
             log.error("poll.crashed", exc_info=error)
             return self._failed(f"the poll crashed: {type(error).__name__}")
         finally:
@@ -171,29 +171,29 @@ class TaskScheduler:
         self._condition.note(reason)
         return ()
 
-    async def _calm_down(self, *, started: bool) -> None:
-        """The next poll follows at once while polls bring work that gets done.
+    async def _wait_for_next_poll(self, *, started: bool) -> None:
+        """Pause until the next poll. There is no pause while polls bring tasks that get done.
 
-        A call from the source ends the pause. After a poll that was called for in vain the next call is heard
-        a little later, after one that met trouble when the pause is over: no storm of calls is one of polls.
+        A wake-up ends the pause. After a woken poll that found nothing, wake-ups are ignored for ``WOKEN_PAUSE_S``,
+        after one that failed for the whole pause: many wake-ups must not cause as many polls.
         """
         if self._given_back < self.slots and (started or self._recovery.wants_poll):
             self._idle_polls, self._woken = 0, False
             return
         well = not started and self.problem is None
         if well and self._woken:
-            self._idle_polls = 0  # who called may have done so before its transaction was committed
+            self._idle_polls = 0  # the wake-up may have been sent before its transaction was committed
         self._idle_polls += 1
         longest_s = min(self._interval_s, LONGEST_FRUITLESS_S) if started else self._interval_s
         pause_s = min(next_pause_s(self._idle_polls, longest_s, self._rng), max(FIRST_PAUSE_S, self._resumes_in_s()))
         if self._woken:
-            deaf_s = min(WOKEN_PAUSE_S, pause_s) if well else pause_s
-            await self._pause(deaf_s, deaf=True)
-            pause_s -= deaf_s
+            fixed_s = min(WOKEN_PAUSE_S, pause_s) if well else pause_s
+            await self._pause(fixed_s, ignore_wakes=True)
+            pause_s -= fixed_s
         self._woken = await self._pause(pause_s)
 
     async def _start_all(self, group: asyncio.TaskGroup, claims: Sequence[Claim]) -> None:
-        """Each in a slot of its own. Whose slot does not become free soon after all is given back."""
+        """Start each claim in a slot of its own. A claim whose slot does not become free soon is released."""
         ends_at = self._clock.monotonic() + LONGEST_SETTLING_S
         while claims:
             while self.free <= 0 and self._clock.monotonic() < ends_at:
@@ -207,7 +207,7 @@ class TaskScheduler:
             await self._source.release(claim.receipt, 0.0)
 
     async def _isolate(self, group: asyncio.TaskGroup) -> bool:
-        """Run what recovery has held back, one at a time with nothing beside it; true when something was run."""
+        """Run the isolated tasks, one at a time; true when one was run."""
         ran = False
         while self._recovery.isolating:
             self._plenty = False
@@ -222,10 +222,10 @@ class TaskScheduler:
         return ran
 
     async def _start(self, group: asyncio.TaskGroup, claims: Sequence[Claim]) -> int:
-        """Start those that may still start, and give the others back; how many have started."""
+        """Start the claims that may still start, and release the others; returns how many have started."""
         begun: list[Claim] = []
         for claim in claims:
-            # Asked once more: each that starts takes its share of what it needs.
+            # Checked again for each: the one started before may have filled its lane.
             if self._admission.starts(claim.task) is None:
                 lane = self._admission.lane(claim.task)
                 self.running[claim.task.id] = Running(claim, self._clock.monotonic(), lane)
@@ -239,7 +239,7 @@ class TaskScheduler:
                 del self.running[claim.task.id]
             if not isinstance(error, OutboxUnwritable):
                 raise
-            # Nothing may be paid for whose start cannot be written down; the next poll waits for the disk.
+            # An attempt that the journal cannot record must not start; the next poll waits for the disk.
             for claim in begun:
                 await self._source.release(claim.receipt, 0.0)
             self._given_back += len(begun)
@@ -259,7 +259,7 @@ class TaskScheduler:
                 self.cut.append(claim.receipt)
                 raise
             await self._abandon(claim)
-        except Exception as error:  # the boundary of one task: a bug of ours must not take the others with it
+        except Exception as error:  # the boundary of one task: a bug must not end the others
             log.error("task.crashed", task_id=task_id, exc_info=error)
         finally:
             del self._work_by_id[task_id]
@@ -269,7 +269,7 @@ class TaskScheduler:
             self._freed.set()
 
     def revoke(self, task_id: str, reason: Literal["lost", "cancelled"]) -> None:
-        """Stop a running task: its claim is ``lost`` to somebody else, or its result is not wanted any more."""
+        """Stop a running task: another owner has its claim (``lost``), or it was ``cancelled``."""
         work = self._work_by_id.get(task_id)
         if work is not None and task_id not in self._revoked:
             self._revoked[task_id] = reason
@@ -286,33 +286,33 @@ class TaskScheduler:
             await self._journal.settle(claim.task.id)
 
     @property
-    def _room(self) -> int:
-        """How many tasks to ask for: slots that are free, and those that will be by the time of the answer."""
+    def _open_slots(self) -> int:
+        """How many tasks to request: free slots, and those that will be free by the time of the answer."""
         return self.free + self._runner.settling
 
     @property
     def _ages(self) -> list[float]:
-        """For how many seconds each task has been running."""
+        """Seconds for which each task has been running."""
         now = self._clock.monotonic()
         return [now - task.started_at for task in self.running.values()]
 
-    async def _room_for_one(self) -> None:
-        while self._room <= 0:
+    async def _wait_for_slot(self) -> None:
+        while self._open_slots <= 0:
             self._freed.clear()
             await self._freed.wait()
         self._tick()
 
-    async def _pause(self, seconds: float, *, deaf: bool = False) -> bool:
-        """Let the source wait, in pieces that show the loop to be alive; true when it called for a poll.
+    async def _pause(self, seconds: float, *, ignore_wakes: bool = False) -> bool:
+        """Wait, in pieces with a tick each; true, early, after a wake-up of the source.
 
-        Deaf, the pause has its full length: what calls meanwhile is kept for the next one.
+        With ``ignore_wakes`` it waits the full time; a wake-up meanwhile ends the next pause.
         """
         self._plenty = False
         ends_at, called = self._clock.monotonic() + seconds, False
         while not called and (left_s := ends_at - self._clock.monotonic()) > 0:
             self._tick()
             piece_s = min(left_s, TICK_S)
-            if deaf:
+            if ignore_wakes:
                 await self._clock.sleep(piece_s)
             else:
                 called = await self._source.wait(piece_s)
@@ -320,7 +320,7 @@ class TaskScheduler:
         return called
 
     async def _beat(self) -> None:
-        """Speaks for the poll loop while it waits for something that ends by itself: a task, or a poll in time."""
+        """Tick for the poll loop while it waits for a free slot, or for a poll within ``LONGEST_POLL_S``."""
         while True:
             await self._clock.sleep(TICK_S)
             if self.free <= 0 or self._clock.monotonic() < self._poll_ends_at:

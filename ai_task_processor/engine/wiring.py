@@ -1,6 +1,6 @@
-"""The composition root: the one place that sees every part and wires them together.
+"""The composition root: builds every part and connects them.
 
-Nothing here connects or starts: constructors store. ``daemon.py`` gives the parts their life.
+Nothing here opens a connection or starts: constructors store. ``daemon.py`` runs the parts.
 """
 
 import random
@@ -29,9 +29,9 @@ from ai_task_processor.processors.embedding import MicroBatcher, ModelCircuits, 
 from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.providers.settings import ModelSettings
 
-#: how soon to look again whether something may be claimed, while the store refuses, and while delivery is behind
+#: seconds until the next check whether something may be claimed: store not accepting, delivery behind
 STORAGE_LOOK_S, DELIVERY_LOOK_S = 0.5, 0.005
-#: of TASK_TIMEOUT, the part that a processor may spend waiting for a remote
+#: part of TASK_TIMEOUT that a processor may wait for a remote
 WAIT_SHARE = 0.9
 
 log = get_logger(__name__)
@@ -39,7 +39,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """Every part of the daemon, wired and at rest."""
+    """Every part of the daemon, wired and not started."""
 
     settings: Settings
     clock: SystemClock
@@ -60,7 +60,7 @@ class Parts:
 
     @property
     def components(self) -> Iterator[Component]:
-        """In the order of their needs: each is started after those before it, and ends before them."""
+        """In start order: each depends on those before it, and stops before them."""
         yield self.store
         yield self.source
         yield from self.sinks
@@ -76,10 +76,7 @@ class Parts:
 def assemble(
     settings: Settings, selected: Selected, factory: ProcessorFactory, read: Callable[[], Settings] | None = None
 ) -> Parts:
-    """Build the parts in the order of their needs.
-
-    ``read`` reads the settings again, for secrets that have been replaced.
-    """
+    """Build the parts, each after those it depends on. ``read`` reads the settings again, for replaced secrets."""
     clock, rng = SystemClock(), random.Random()  # noqa: S311 - jitter, not secrets
     model, worker = settings[ModelSettings], settings.worker
     metrics = Metrics(
@@ -131,7 +128,7 @@ def assemble(
     )
 
     def hold_s() -> float:
-        """Nothing is claimed whose result could not be kept, nor while a remote it needs is away."""
+        """Seconds for which nothing may be claimed: the store, delivery, the source or a provider cannot take more."""
         if not store.accepting:
             return STORAGE_LOOK_S
         behind_s = DELIVERY_LOOK_S if delivery.behind else 0.0
