@@ -1,4 +1,4 @@
-"""What ``doctor`` asks of the data directory."""
+"""The checks of ``doctor`` for the data directory."""
 
 import errno
 import os
@@ -20,11 +20,11 @@ _DEAD: Final = "see `ai-task-processor outbox list --dead`"
 
 
 async def examine(path: Path, max_bytes: int, source: str) -> AsyncIterator[Finding]:
-    """Can it be written, is a daemon running on it, and what is in it? Makes it, and leaves nothing else there."""
+    """Whether it can be written, whether a daemon runs on it, and its records. Creates the directory, and no file."""
     try:
         findings = await aside(lambda: list(_look_at(path, max_bytes, source)))
     except (OSError, DataDirectoryError) as error:
-        findings = [no_room(error, path)]
+        findings = [unusable_directory(error, path)]
     for finding in findings:
         yield finding
 
@@ -40,19 +40,19 @@ def _look_at(path: Path, max_bytes: int, source: str) -> Iterator[Finding]:
     if inspection.exists(path):
         records.update((summary.source, summary.state) for summary in inspection.iter_records(path))
         if not daemon:
-            # A reader cannot take SQLite's -wal and -shm away again; a writer does, even one with no request.
+            # A reader leaves SQLite's -wal and -shm behind; a writer deletes them, even without a request.
             inspection.leave_request(path, "retry", ())
     used = sum(file.stat().st_size for file in path.glob(f"{schema.DATABASE}*"))
-    room = f"{ByteSize(free).human_readable()} free"
-    yield ok(f"{path} can be written, {room}, {'a' if daemon else 'no'} daemon is running on it", daemon=daemon)
+    free_text = f"{ByteSize(free).human_readable()} free"
+    yield ok(f"{path} can be written, {free_text}, {'a' if daemon else 'no'} daemon is running on it", daemon=daemon)
     if free < (growth := max_bytes - used):
-        text = f"{room}, but the outbox may grow by {ByteSize(growth).human_readable()}"
+        text = f"{free_text}, but the outbox may grow by {ByteSize(growth).human_readable()}"
         yield warning(text, "make room, or lower OUTBOX_MAX_BYTES")
-    yield from kept(records, source)
+    yield from contents(records, source)
 
 
-def kept(records: Mapping[tuple[str, str], int], source: str) -> Iterator[Finding]:
-    """What the outbox holds, counted by source and state."""
+def contents(records: Mapping[tuple[str, str], int], source: str) -> Iterator[Finding]:
+    """Findings about the records, counted by (source, state)."""
     own = {state: count for (of, state), count in records.items() if of == source}
     if waiting := own.get("waiting"):
         yield ok(f"results that wait for delivery: {waiting}")
@@ -67,8 +67,8 @@ def kept(records: Mapping[tuple[str, str], int], source: str) -> Iterator[Findin
         yield warning(text, "set TASK_SOURCE to their source to deliver them, or drop them with `outbox drop`")
 
 
-def no_room(error: OSError | DataDirectoryError, path: Path) -> Finding:
-    """Why the data directory cannot be used."""
+def unusable_directory(error: OSError | DataDirectoryError, path: Path) -> Finding:
+    """Why the data directory cannot be used, with a remedy."""
     if isinstance(error, DataDirectoryError):
         text, remedy = halves(str(error))
         return unusable(text, remedy if "DATA_DIR" in remedy else f"DATA_DIR: {remedy}")

@@ -1,4 +1,4 @@
-"""The data directory: who may read it, and which one daemon owns it."""
+"""The data directory: its permissions, and the lock that gives it to one daemon."""
 
 import errno
 import fcntl
@@ -14,12 +14,12 @@ from ai_task_processor.core.ports import Clock
 
 _LOCK = "lock"
 _LOCK_RETRY_S = 0.25
-#: Never through a symbolic link, whose target would be emptied, and never waiting for the other end of a pipe.
-_PLAINLY: Final = os.O_NOFOLLOW | os.O_NONBLOCK
+#: never follow a symbolic link, whose target would be truncated, and never block on a pipe
+_OPEN_FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK
 _ELSEWHERE = "or set DATA_DIR to another directory"
 _NO_LOCKS = "file locks are not supported there; set DATA_DIR to a directory on a local disk"
 _NO_ROOM = "make room on that disk"
-#: what to do about a file in the data directory; EACCES and EPERM depend on its owner
+#: remedies for a file in the data directory; for EACCES and EPERM see ``_remedy_for``
 _REMEDIES: Final[Mapping[int | None, str]] = {
     errno.ENOLCK: _NO_LOCKS,
     errno.ENOSYS: _NO_LOCKS,
@@ -34,7 +34,7 @@ _REMEDIES: Final[Mapping[int | None, str]] = {
 
 
 def prepare(directory: Path) -> None:
-    """Make the directory with mode 0700, or narrow the one that is there. Raises ``DataDirectoryError``."""
+    """Create the directory with mode 0700, or restrict an existing one. Raises ``DataDirectoryError``."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _narrow(directory, 0o700)
@@ -43,11 +43,11 @@ def prepare(directory: Path) -> None:
 
 
 def make_private(directory: Path, database: str, *, create: bool = True) -> None:
-    """Make an empty database file with mode 0600, or narrow the one that is there, with its log.
+    """Create an empty database file with mode 0600, or restrict an existing one and its log.
 
-    Before SQLite sees it, because SQLite gives its ``-wal`` and ``-shm`` the mode of the database.
-    Only under the lock: to close a file takes away the POSIX locks that this process has on it.
-    Raises ``DataDirectoryError``, for a ``-wal`` or ``-shm`` that cannot be written, too: SQLite blames the database.
+    Call it before SQLite opens the file, because SQLite gives ``-wal`` and ``-shm`` the mode of the database.
+    Only under the lock: closing a file releases the POSIX locks that this process has on it.
+    Raises ``DataDirectoryError`` that names the ``-wal`` or ``-shm`` if it is at fault; SQLite names the database.
     """
     for suffix, flags in (("", os.O_CREAT if create else 0), ("-wal", 0), ("-shm", 0)):
         path = directory / (database + suffix)
@@ -60,10 +60,9 @@ def make_private(directory: Path, database: str, *, create: bool = True) -> None
 
 
 def _narrow(path: Path, mode: int) -> None:
-    """Take away what group and others may do.
+    """Remove the permissions of group and others.
 
-    A path of somebody else (a Kubernetes volume with fsGroup) and a shared directory (sticky, like
-    ``/tmp``) are left as they are.
+    A path of another user (a Kubernetes volume with fsGroup) and a sticky directory (like ``/tmp``) are not changed.
     """
     try:
         found = path.stat()
@@ -74,7 +73,7 @@ def _narrow(path: Path, mode: int) -> None:
 
 
 def free_bytes(directory: Path) -> int:
-    """What this user may still write there; 0 when nobody knows."""
+    """Bytes that this user can still write there; 0 when unknown."""
     try:
         found = os.statvfs(directory)
     except OSError:
@@ -90,7 +89,7 @@ def _unusable(directory: Path, error: OSError) -> DataDirectoryError:
 
 
 def unusable_file(path: Path, action: str, error: OSError) -> DataDirectoryError:
-    """What failed with a file in the directory; the directory's fault when the file is not even there."""
+    """The error for a file in the directory; about the directory itself when the file does not exist."""
     remedy = _REMEDIES.get(error.errno)
     if remedy is None:
         try:
@@ -111,11 +110,10 @@ def _remedy_for(found: os.stat_result, error: OSError) -> str:
 
 
 async def lock(directory: Path, clock: Clock, timeout_s: float) -> int:
-    """Wait until the directory is ours; the descriptor holds the lock until it is closed.
+    """Wait for the directory's lock; it is held until the returned descriptor is closed.
 
-    The lock is a ``flock``, which the kernel takes back from a killed process. The file is never
-    deleted: a newcomer could lock a file that no longer has a name. Raises ``OutboxLocked`` and
-    ``DataDirectoryError``.
+    The lock is a ``flock``, which the kernel releases when the process is killed. The lock file is never deleted:
+    another process could lock the deleted file. Raises ``OutboxLocked`` and ``DataDirectoryError``.
     """
     deadline = clock.monotonic() + timeout_s
     while (held := _try_lock(directory)) is None:
@@ -131,7 +129,7 @@ async def lock(directory: Path, clock: Clock, timeout_s: float) -> int:
 def _try_lock(directory: Path) -> int | None:
     path = directory / _LOCK
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _PLAINLY, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _OPEN_FLAGS, 0o600)
     except OSError as error:
         raise unusable_file(path, "opened", error) from error
     try:
@@ -152,10 +150,10 @@ def _owner(directory: Path) -> str:
 
 
 def locked(directory: Path) -> bool:
-    """Does a daemon hold this directory? Asks by a shared lock, given back at once. Raises ``DataDirectoryError``."""
+    """Whether a daemon holds this directory: takes a shared lock for a moment. Raises ``DataDirectoryError``."""
     path = directory / _LOCK
     try:
-        descriptor = os.open(path, os.O_RDONLY | _PLAINLY)
+        descriptor = os.open(path, os.O_RDONLY | _OPEN_FLAGS)
     except FileNotFoundError:
         return False
     except OSError as error:

@@ -1,7 +1,6 @@
-"""The operator's view of an outbox, beside a running daemon and without its lock.
+"""Reads an outbox and leaves requests in it, for operators' commands: beside a running daemon, without its lock.
 
-Everything here is synchronous and for commands. Reading goes page by page: one long read would
-keep SQLite from emptying its log, which then grows for as long as somebody looks at a list.
+Synchronous. Records are read page by page: during one long read transaction SQLite could not truncate its log.
 """
 
 import contextlib
@@ -28,7 +27,7 @@ _COLUMNS = "task_id, task_type, status, state, finished_at, due_at, attempts, re
 class Summary:
     """A record without its result. Times are seconds since the epoch; ``bytes`` as charged against the limit.
 
-    ``due_at``: None for what does not wait; what was never deferred has been due since it was finished.
+    ``due_at``: None when it does not wait; ``finished_at`` when it was never deferred.
     """
 
     task_id: str
@@ -44,12 +43,12 @@ class Summary:
 
 
 def list_records(directory: Path) -> list[Summary]:
-    """All records, in the order in which they were stored. Raises ``DataDirectoryError``, like all that follow."""
+    """All records in the order of storage. Raises ``DataDirectoryError``, like all functions below."""
     return list(iter_records(directory))
 
 
 def iter_records(directory: Path) -> Iterator[Summary]:
-    """``list_records`` without holding more than a page; records stored meanwhile come at the end."""
+    """``list_records`` with one page in memory; records stored meanwhile come last."""
     with _connection(directory, "ro") as db:
         last = 0
         while page := db.execute(
@@ -70,7 +69,7 @@ def load_records(directory: Path, task_id: str) -> list[tuple[Summary, Record]]:
 
 
 def leave_request(directory: Path, action: Action, task_ids: Iterable[str]) -> None:
-    """Ask the daemon to retry or drop records; it does so within a second, or when it starts next."""
+    """Ask the daemon to retry or drop records; it does so within a second, or at its next start."""
     with _connection(directory, "rw") as db:
         db.execute("BEGIN IMMEDIATE")
         db.executemany("INSERT INTO requests (action, task_id) VALUES (?, ?)", ((action, id_) for id_ in task_ids))
@@ -78,29 +77,29 @@ def leave_request(directory: Path, action: Action, task_ids: Iterable[str]) -> N
 
 
 def pending_requests(directory: Path) -> int:
-    """How many requests no daemon has carried out yet."""
+    """The number of requests that no daemon has carried out yet."""
     with _connection(directory, "ro") as db:
         (count,) = db.execute("SELECT count(*) FROM requests").fetchone()
     return int(count)
 
 
 def exists(directory: Path) -> bool:
-    """Is there an outbox, or what is left of one?"""
+    """Whether there is an outbox, or at least its log."""
     return any((directory / f"{schema.DATABASE}{suffix}").exists() for suffix in ("", "-wal"))
 
 
 def daemon_running(directory: Path) -> bool:
-    """Does a daemon hold this data directory? False, too, when there is none."""
+    """Whether a daemon holds this data directory; false also when the directory does not exist."""
     return data_directory.locked(directory)
 
 
 @contextlib.contextmanager
 def _connection(directory: Path, mode: Literal["ro", "rw"]) -> Iterator[sqlite3.Connection]:
     path = directory / schema.DATABASE
-    # SQLite would show less without a word, and a command that writes would take the damaged log away.
+    # SQLite would silently show fewer records, and a command that writes would delete the damaged log.
     if not data_directory.locked(directory) and (reason := _fault(path)):
         raise DataDirectoryError(f"{path} cannot be used ({reason}): {schema.DAMAGED}")
-    if not os.path.isfile(path):  # noqa: PTH113 - unlike Path.is_file, it is just false where we may not look
+    if not os.path.isfile(path):  # noqa: PTH113 - unlike Path.is_file, it is false without read permission
         raise DataDirectoryError(f"DATA_DIR {directory} shows no outbox: no daemon ran there, or it is another user's")
     try:
         uri = f"{path.absolute().as_uri()}?mode={mode}"

@@ -1,7 +1,7 @@
-"""The journal on disk: a line for each change, appended without waiting for the disk.
+"""The journal on disk: a line for each change, appended without fsync.
 
-What was written survives the death of the process, however sudden; only a loss of power can take
-it, and then attempts are counted from an earlier number. Nothing of a task's content is in it.
+Written lines survive every crash of the process. A loss of power may take the last ones; attempts are then counted
+from an earlier number. It contains nothing of a task's content.
 """
 
 import errno
@@ -22,12 +22,12 @@ from ai_task_processor.ops.condition import Condition
 from ai_task_processor.stores.sqlite.schema import FIRST_SOURCE
 
 _FILE = "journal"
-#: the file is written anew when it has grown to this, and to several times what was worth keeping
+#: the file is rewritten when it has this many bytes, and is several times as large as after the last rewrite
 _REWRITE_AT, _REWRITE_FACTOR = 2**20, 4
-#: attempts are remembered for so many unfinished tasks, those that were begun last
+#: attempts are stored for at most so many unfinished tasks, those begun last
 REMEMBERED_TASKS = 20_000
 
-#: as the file has them: ``alone`` runs isolated, ``suspect`` was in flight at a crash
+#: values in the file: ``alone`` runs isolated, ``suspect`` was in flight at a crash
 _State = Literal["running", "alone", "idle", "suspect"]
 
 
@@ -41,7 +41,7 @@ class _Entry:
     ran_s: float = 0.0
 
     def died(self, seen_at: float) -> None:
-        """The process ended without a word while this was in flight, and was last seen alive at that time."""
+        """Note a crash if this was in flight. ``seen_at``: the last time at which the process was known to run."""
         if self.state in ("running", "alone"):
             self.tries.kills += 1
             self.tries.kills_isolated += self.state == "alone"
@@ -59,10 +59,10 @@ class FileJournal:
         soon: Callable[[Callable[[], object]], object] = lambda write: write(),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``soon`` calls back in a moment. What ended is written then, or with what begins before, as one.
+        """``soon`` schedules the writing of ended tasks, which go out together, or earlier with the next begun one.
 
-        To begin is written at once: the next thing that happens may be the end of the process. Each beginning has
-        its time in seconds of ``monotonic``: the last one says how long the others had been running at a death.
+        Begun tasks are written at once, because the next thing may be a crash. Each has its start time in seconds of
+        ``monotonic``: the latest one shows how long the others had been running at a crash.
         """
         self._source = source
         self._soon = soon
@@ -70,10 +70,10 @@ class FileJournal:
         self._ends: list[bytes] = []
         self.isolated: str | None = None
         self.crashes = 0
-        #: ids that a release before schema 2 had marked at its source
+        #: ids that a release before schema 2 marked as in progress at the source
         self.marked: set[str] = set()
         self._in_flight: dict[str, InFlight] = {}
-        #: lines of unfinished tasks of other sources, by source and id
+        #: lines of unfinished tasks of other sources, by (source, id)
         self._foreign: dict[tuple[str, str], bytes] = {}
         self._path = directory / _FILE
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
@@ -87,17 +87,17 @@ class FileJournal:
         return self._in_flight
 
     def open(self) -> None:
-        """Read what earlier processes left, and write from now on. Raises ``DataDirectoryError``."""
+        """``read`` and ``start``. Raises ``DataDirectoryError``."""
         self.read()
         self.start()
 
     def read(self) -> None:
-        """What was in flight when earlier processes died. Raises ``DataDirectoryError``."""
+        """Read the lines of earlier processes. Raises ``DataDirectoryError``."""
         with self._named_errors():
             self._replay_all(self._path.read_bytes().split(b"\n") if self._path.exists() else [])
 
     def start(self) -> None:
-        """Write from now on. Raises ``DataDirectoryError``."""
+        """Rewrite the file, and append to it from now on. Raises ``DataDirectoryError``."""
         with self._named_errors():
             self._rewrite()
 
@@ -169,7 +169,7 @@ class FileJournal:
         self._append(self._crashes_line())
 
     def usable(self) -> bool:
-        """A journal that failed is tried again with an empty line."""
+        """Whether the last write succeeded; after a failure it tries an empty line."""
         return self._condition.reason is None or self._append(b"")
 
     def _ended(self, task_id: str) -> None:
@@ -181,7 +181,7 @@ class FileJournal:
             self._append(self._ends.pop())
 
     def _append(self, line: bytes) -> bool:
-        """Each line brings the end of the one before it, so that half a line spoils nothing but itself."""
+        """Append; false when the disk fails. The newline goes before the line: a torn line damages no other."""
         if self._file is None:
             return False
         if self._ends:
@@ -199,7 +199,7 @@ class FileJournal:
         return written > len(line)
 
     def _rewrite(self) -> None:
-        """Put what is worth keeping into a new file, which takes the old one's place when it is whole."""
+        """Write the lines still needed into a new file, and rename it over the old one when it is complete."""
         fresh = self._path.with_suffix(".new")
         file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         try:
@@ -216,7 +216,7 @@ class FileJournal:
         self._rewrite_at = max(_REWRITE_AT, _REWRITE_FACTOR * len(content))
 
     def _lines(self) -> list[bytes]:
-        """What is worth keeping."""
+        """The lines of all unfinished tasks, and the number of crashes."""
         own = [self._line(task_id, entry) for task_id, entry in self._entries.items()]
         return [self._crashes_line(), *self._foreign.values(), *own]
 
@@ -224,7 +224,7 @@ class FileJournal:
         return codec.line({"deaths": self.crashes})
 
     def _replay_all(self, lines: Iterable[bytes]) -> None:
-        """Everything that an earlier process wrote before it died."""
+        """Apply the lines of an earlier process, and note a crash for the tasks that were in flight at its end."""
         for line in lines:
             self._replay(line)
         self.crashes += any(entry.state == "running" for entry in self._entries.values())
@@ -234,7 +234,7 @@ class FileJournal:
                 self._in_flight[task_id] = InFlight(entry.task_type, entry.fingerprint, entry.tries, entry.ran_s)
 
     def _replay(self, line: bytes) -> None:
-        """One line of an earlier process; what cannot be read (a torn line, a later version's) is passed over."""
+        """Apply one line of an earlier process; an unreadable one (torn, or of a later version) is skipped."""
         try:
             read = codec.loads(line)
             if not isinstance(read, dict):

@@ -1,7 +1,7 @@
-"""A file of schema 1 becomes one of schema 2: everything is copied into a new file, which then takes its place.
+"""Migrates a file of schema 1 to schema 2: copies everything into a new file, and renames it over the old one.
 
-Copied, because the key of a record changes, and because ``salvage`` counts on where a new file has its first pages.
-A process that is killed at any moment leaves either the old file or the whole new one.
+A copy, because the key of a record changes, and because ``salvage`` relies on the first pages of a new file.
+A kill at any moment leaves either the old file or the complete new one.
 """
 
 import os
@@ -19,7 +19,7 @@ log = get_logger(__name__)
 
 
 def migrate(old: sqlite3.Connection, path: Path) -> None:
-    """Closes ``old``. Raises ``OutboxLocked`` while somebody else reads it, ``sqlite3.Error`` and ``OSError``."""
+    """Migrate and close ``old``. Raises ``OutboxLocked`` while another process reads it, SQLite errors, ``OSError``."""
     with closing(old):
         try:
             # Leaving WAL empties the log, which must not outlive its database. SQLite waits 5 s for readers to end.
@@ -46,13 +46,13 @@ def migrate(old: sqlite3.Connection, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """A database that was never finished."""
+    """Delete an incomplete database."""
     for suffix in ("", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def sync(directory: Path) -> None:
-    """Names are on disk, too."""
+    """Make renames in the directory durable."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

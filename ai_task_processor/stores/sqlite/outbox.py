@@ -1,7 +1,7 @@
-"""The outbox on disk: an outcome whose ``put`` has resolved survives every death of the process, and a loss of power.
+"""The outbox on disk: an outcome whose ``put`` has resolved survives a crash of the process and a loss of power.
 
-SQLite in WAL mode with ``synchronous=FULL``. The event loop only queues jobs (``writer``) and asks
-the memory (``ledger``); it never touches the file.
+SQLite in WAL mode with ``synchronous=FULL``. The event loop only queues jobs (``writer``) and reads
+memory (``ledger``); it never touches the file.
 """
 
 import asyncio
@@ -34,8 +34,8 @@ class SqliteOutbox:
     """``ports.Outbox`` and ``ports.SourceMemory`` of a source, in a directory that is locked while it is open.
 
     ``recovered`` counts the waiting records that an earlier process left. Calls that write raise
-    ``OutboxUnwritable`` when their commit fails. A damaged file is set aside and what can be read of it is
-    kept; ``lost`` is told the tasks whose records cannot, None for one that has no name any more.
+    ``OutboxUnwritable`` when their commit fails. A damaged file is renamed and its readable records are copied into
+    a new one; ``lost`` is called with the id of each task whose record is unreadable, None when the id is, too.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class SqliteOutbox:
         self.recovered = 0
 
     async def open(self) -> None:
-        """Lock the directory, bring the database up to date, count what is left from before.
+        """Lock the directory, migrate or repair the database, count the records of earlier processes.
 
         Raises ``OutboxLocked`` after ``lock_timeout_s``, and ``DataDirectoryError``. Opens once.
         """
@@ -85,7 +85,7 @@ class SqliteOutbox:
             raise data_directory.unusable_file(self._path, "salvaged", error) from error
 
     async def aclose(self) -> None:
-        """Write everything that was accepted, then let the next daemon in."""
+        """Write everything that was accepted, then unlock the directory."""
         await self._writer.aclose()
         if self._lock is not None:
             os.close(self._lock)
@@ -107,7 +107,7 @@ class SqliteOutbox:
         return self._writer.writable
 
     def free_bytes(self) -> int:
-        """What the file system of the data directory has left."""
+        """Free bytes of the data directory's file system."""
         return data_directory.free_bytes(self._directory)
 
     async def held(self, task_ids: Sequence[str]) -> Mapping[str, Held]:
@@ -117,7 +117,7 @@ class SqliteOutbox:
         return self._ledger.depth(self._oldest)
 
     def put(self, record: Record) -> asyncio.Future[None]:
-        """Accepted when it returns: ``held`` knows it, and it is written even if the future is cancelled."""
+        """Accepted when it returns: ``held`` shows it, and it is written even if the future is cancelled."""
         self._ledger.accept(record)
         return self._writer.submit(
             partial(schema.put, record=record),
@@ -125,7 +125,7 @@ class SqliteOutbox:
             many=_PUTS,
             about=record.task_id,
             item=record,
-            committed=lambda _: self._ledger.keep(record),
+            committed=lambda _: self._ledger.committed(record),
             failed=lambda: self._ledger.refuse(record),
         )
 
@@ -136,15 +136,14 @@ class SqliteOutbox:
         )
 
     async def due(self, now: float, limit: int, exclude: frozenset[str] = frozenset()) -> Sequence[Record]:
-        """Raises ``OutboxUnwritable``, too, when the disk cannot be read."""
+        """Also raises ``OutboxUnwritable``, when the disk cannot be read."""
         return await self._writer.submit(lambda db: schema.due(db, self._source, now, limit, exclude))
 
     async def delivered(self, task_id: str) -> None:
-        """Delete the record: result, id and all.
+        """Delete the whole record.
 
-        No history is kept. That a listing in flight may still show the task is for the memory of
-        this process; nothing that outlives it may suppress a later listing, because an operator who
-        puts a task back to pending wants it to run again.
+        No history is stored: an operator who sets a task back to pending wants it to run again. A listing in flight
+        may still show the task; the source handles that in memory.
         """
         await self._writer.submit(
             lambda db: schema.erase_all(db, self._source, [task_id]),
@@ -165,7 +164,7 @@ class SqliteOutbox:
         )
 
     async def apply_requests(self) -> Mapping[str, str]:
-        """One short look when there are none. What the disk refuses is still requested the next time."""
+        """One short query when there are none. Requests stay stored when their commit fails."""
         requested, self._oldest = await self._writer.submit(schema.look)
         if not requested:
             return {}
@@ -207,7 +206,7 @@ class SqliteOutbox:
         return self._writer.submit(work, writes=True, committed=committed)
 
     def _connect(self, broken: sqlite3.Connection | None) -> sqlite3.Connection:
-        """Runs in the writer's thread, before anything else does, and again when the file turns out to be damaged."""
+        """Open the database in the writer's thread: first of all, and again when the file turns out to be damaged."""
         if broken is not None:
             salvage.leave(broken, self._path)
             self._salvage("met while it was in use")
@@ -228,9 +227,9 @@ class SqliteOutbox:
             schema.choose_page_size(db)
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
-            # KiB: what a usual group touches. What does not fit is written to the log twice.
+            # KiB: the pages that a usual group changes. Pages that do not fit are written to the log twice.
             db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
-            # As many bytes of log as SQLite would let grow with pages of its own choice.
+            # About the bytes of SQLite's default (1000 pages of 4 KiB).
             db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_BYTES // schema.PAGE_BYTES}")
             schema.refuse_newer(db, self._path)
             rows = schema.summaries(db)  # before anything is written
@@ -241,12 +240,12 @@ class SqliteOutbox:
         except BaseException:
             salvage.leave(db, self._path)
             raise
-        self._writer.tell(self._ledger.reload, rows)
+        self._writer.call_in_loop(self._ledger.reload, rows)
         return db
 
     def _salvage(self, reason: str) -> None:
         found = salvage.rebuild(self._path, self._clock.now())
-        # Before the damaged files go: whoever is killed in between says it twice rather than never.
+        # Logged before the damaged files are replaced: a kill in between leads to two log lines, not to none.
         log.error(
             "outbox.salvaged",
             reason=reason,
@@ -258,5 +257,5 @@ class SqliteOutbox:
         )
         if self._lost is not None:
             for task_id in (*found.lost, *[None] * found.unnamed):
-                self._writer.tell(self._lost, task_id)
+                self._writer.call_in_loop(self._lost, task_id)
         salvage.replace(self._path, found.aside)

@@ -1,6 +1,6 @@
-"""Rows and index entries of a SQLite file, page by page: SQLite gives up at the first page that makes no sense.
+"""Reads rows and index entries of a damaged SQLite file page by page; SQLite stops at the first damaged page.
 
-``fetch`` gives the image of a page by its number, None when there is none. Nothing here trusts what it reads.
+``fetch`` returns the image of a page by its number, None when there is none. All input is untrusted.
 Format: https://www.sqlite.org/fileformat2.html#b_tree_pages
 """
 
@@ -17,12 +17,12 @@ _WIDTHS = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)
 
 
 class Unreadable(Exception):
-    """These bytes are not what they should be."""
+    """These bytes do not have the expected format."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The pages of a table or an index, in order. ``whole``: no page was missing, of another kind, or met twice."""
+    """The pages of a table or an index, in order. ``whole``: no page was missing, of another kind, or seen twice."""
 
     pages: dict[int, None]
     whole: bool
@@ -46,7 +46,7 @@ def walk(fetch: Fetch, root: int, kinds: tuple[int, int]) -> Tree:
 
 
 def free(fetch: Fetch) -> set[int]:
-    """The pages that hold nothing any more, as far as their list can be read."""
+    """The pages in the free list, as far as it can be read."""
     found, first = set[int](), fetch(1)
     trunk = _integer(first, 32) if first else 0
     while trunk and trunk not in found and (image := fetch(trunk)):
@@ -61,7 +61,7 @@ def free(fetch: Fetch) -> set[int]:
 
 
 def rows(image: bytes, fetch: Fetch) -> Iterator[tuple[int, tuple[Value, ...] | None]]:
-    """The rows of a table on a leaf, by their number; None for one that cannot be read."""
+    """(rowid, values) of a table's rows on a leaf page; None for values that cannot be read."""
     for cell in _readable_cells(image, TABLE[1]):
         number = 0
         try:
@@ -73,7 +73,7 @@ def rows(image: bytes, fetch: Fetch) -> Iterator[tuple[int, tuple[Value, ...] | 
 
 
 def entries(image: bytes, fetch: Fetch) -> Iterator[tuple[Value, ...]]:
-    """The entries of an index that can be read on a page: the columns, and the number of the row."""
+    """The readable entries of an index on a page: the columns, and the rowid last."""
     kind = image[0] if image[0] in INDEX else 0
     local = (len(image) - 12) * 64 // 255 - 23
     for cell in _readable_cells(image, kind):
@@ -92,7 +92,7 @@ def _readable_cells(image: bytes, kind: int) -> tuple[int, ...]:
 
 
 def _cells(image: bytes) -> tuple[int, ...]:
-    """Where the cells of a page begin."""
+    """The offsets of the cells on a page."""
     try:
         (count,) = struct.unpack_from(">H", image, 3)
         return struct.unpack_from(f">{count}H", image, 12 if image[0] in (TABLE[0], INDEX[0]) else 8)
@@ -109,7 +109,7 @@ def _integer(image: bytes, at: int) -> int:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number of one to nine bytes, and where it ends."""
+    """A number of one to nine bytes, and the offset behind it."""
     value = 0
     for k, byte in enumerate(data[at : at + 9]):
         if k == 8:
@@ -121,7 +121,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _payload(image: bytes, at: int, size: int, local: int, fetch: Fetch) -> bytes:
-    """The content of a cell: on its page, and what does not fit there on a chain of others."""
+    """The content of a cell: from its page and from its overflow pages."""
     usable = len(image)
     here = size
     if size > local:

@@ -1,8 +1,8 @@
-"""The records of a damaged outbox: found page by page, and written into a new one.
+"""Finds the records of a damaged outbox page by page, and writes them into a new one.
 
-While the table can be followed from its first page, what it holds is what there is. Otherwise every page is searched,
-and the index of task ids, while that can be followed, tells what was still there from what had been delivered. Each
-record has a checksum of its own.
+If all pages of the table can be reached from its root, its rows are complete. Otherwise every page is searched; the
+index of task ids, if it is complete, then separates live records from those already delivered. Each record is
+verified by its checksum.
 """
 
 import os
@@ -18,7 +18,7 @@ from ai_task_processor.stores.sqlite import pages, schema, wal
 from ai_task_processor.stores.sqlite.wal import Log
 
 _BY_TASK, _BY_DUE = "sqlite_autoindex_records_1", "waiting_by_due"
-#: how many columns a record has in schema 1
+#: number of columns of a record in schema 1
 _FIRST_WIDTH: Final = 14
 _TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
     "TEXT": str,
@@ -29,7 +29,7 @@ _TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
 
 
 class View:
-    """The pages of a database, whose ``file`` may be gone, as its log leaves them."""
+    """The pages of a database with its log applied; ``file`` is None when the database is gone."""
 
     def __init__(self, file: int | None, size: int, log: Log) -> None:
         self._file, self._log = file, log
@@ -46,12 +46,12 @@ class View:
 
     @property
     def version(self) -> int:
-        """The ``user_version``, 0 when nobody knows."""
+        """The ``user_version``; 0 when unknown."""
         first = self.fetch(1) or b""
         return int.from_bytes(first[60:64], "big") if wal.page_bytes(first) else 0
 
-    def spares(self, numbers: Collection[int]) -> bool:
-        """Is what is known of these pages the last that was committed?"""
+    def up_to_date(self, numbers: Collection[int]) -> bool:
+        """Whether these pages are as last committed: none of them is missing or damaged in the log."""
         places = self._log.damaged.values()
         return not self._log.missing and all(0 < page <= self._log.pages and page not in numbers for page in places)
 
@@ -62,7 +62,7 @@ class View:
         return chain.from_iterable(pages.rows(image, self.fetch) for image in images)
 
     def strays(self, known: Collection[int]) -> Iterator[bytes]:
-        """Pages that no tree leads to, and what stands where the log is damaged."""
+        """Pages that are in no tree and not free, and damaged images of the log."""
         known = {*known, *pages.free(self.fetch)}
         for number in range(2, self._last + 1):
             if number not in known and (image := self.fetch(number)):
@@ -70,14 +70,14 @@ class View:
         yield from self.torn(self._log.damaged.values())
 
     def torn(self, numbers: Collection[int]) -> Iterator[bytes]:
-        """What stands for these pages where the log is damaged."""
+        """The log's damaged images of these pages."""
         for offset, page in self._log.damaged.items():
             if page in numbers:
                 yield self._log.data[offset : offset + self._log.page_bytes]
 
 
 def consistent(view: View) -> bool:
-    """Do table and index hold the same records?"""
+    """Whether table and index are complete and hold the same records."""
     roots, _ = schema.layout()
     table = pages.walk(view.fetch, roots["records"], pages.TABLE)
     index = pages.walk(view.fetch, roots[_BY_TASK], pages.INDEX)
@@ -86,7 +86,7 @@ def consistent(view: View) -> bool:
 
 
 class Rescue:
-    """Moves records into ``new``. ``kept``: when the record of each task was finished."""
+    """Copies records into ``new``. ``kept``: ``finished_at`` of each copied record, by (source, task id)."""
 
     def __init__(self, new: sqlite3.Connection) -> None:
         self._new = new
@@ -96,18 +96,18 @@ class Rescue:
 
     @property
     def lost(self) -> tuple[str, ...]:
-        """Tasks that had a record which could not be read."""
+        """Ids of tasks whose record could not be read."""
         kept = {task_id for _, task_id in self.kept}
         return tuple(task_id for task_id in self._gone if task_id not in kept)
 
     def take(self, view: View) -> None:
-        """Everything that the view shows."""
+        """Copy all readable live records of the view, and note the unreadable ones."""
         roots, _ = schema.layout()
         table = pages.walk(view.fetch, roots["records"], pages.TABLE)
         index = pages.walk(view.fetch, roots[_BY_TASK], pages.INDEX)
         others = pages.walk(view.fetch, roots[_BY_DUE], pages.INDEX)
-        table_whole = table.whole and view.spares(table.pages)
-        index_whole = index.whole and view.spares(index.pages)
+        table_whole = table.whole and view.up_to_date(table.pages)
+        index_whole = index.whole and view.up_to_date(index.pages)
         known = {*table.pages, *index.pages, *others.pages}
         indexes = [*index.pages, *(() if index_whole else others.pages)]
         strays = view.torn(indexes) if index.whole else view.strays(known)
@@ -142,7 +142,7 @@ class Rescue:
         self.unnamed += len(gone - {number for number, _ in named})
 
     def _put(self, found: "_Found") -> None:
-        """The first that is found stood where it should; another one of the same task counts when it is newer."""
+        """Store a record. The first of a task comes from the table; a later one replaces it only when it is newer."""
         record = found.record
         task = record.receipt.source, record.receipt.id
         if self.kept.get(task, float("-inf")) < record.finished_at:
@@ -152,7 +152,7 @@ class Rescue:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A record that could be read. ``key``: as its file's index has it, (task id,) or (task id, source)."""
+    """A readable record. ``key``: as in its file's index, (task id,) or (task id, source)."""
 
     record: Record
     state: schema.State
@@ -160,7 +160,7 @@ class _Found:
 
 
 def _indexed(view: View, images: Iterable[bytes]) -> tuple[dict[tuple[str, ...], int], set[int]]:
-    """The row of each task, and all rows, that an index knows."""
+    """Of an index: the rowid by key, and all rowids."""
     names, numbers = dict[tuple[str, ...], int](), set[int]()
     for image in images:
         for *values, number in pages.entries(image, view.fetch):
@@ -172,13 +172,13 @@ def _indexed(view: View, images: Iterable[bytes]) -> tuple[dict[tuple[str, ...],
 
 
 def _key(values: Sequence[pages.Value]) -> tuple[str, ...]:
-    """The key of a task; empty when these values are none."""
+    """The values as a key; empty when they are not all texts."""
     texts = tuple(value for value in values if isinstance(value, str))
     return texts if len(texts) == len(values) else ()
 
 
 def _record(values: Sequence[pages.Value] | None) -> _Found | None:
-    """A record and its state, None when it cannot be read or makes no sense any more."""
+    """The record of a row; None when it is unreadable or invalid."""
     if values is None:
         return None
     version = 1 if len(values) == _FIRST_WIDTH else schema.VERSION

@@ -1,7 +1,7 @@
-"""A damaged outbox: every record that can still be read moves into a new file, the old ones are kept.
+"""Repairs a damaged outbox: copies every readable record into a new file, and keeps the old files under another name.
 
-``fault`` looks at the files before SQLite does, ``rebuild`` writes a new one beside them, ``replace`` puts it in their
-place. How records are found: ``rescue``.
+``fault`` checks the files before SQLite opens them, ``rebuild`` writes a new one beside them, ``replace`` renames it
+over them. ``rescue`` finds the records.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ from ai_task_processor.stores.sqlite.wal import Log
 
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _HEAD_BYTES = 100
-#: a new file on its way; whole, it has the other name
+#: suffixes of the new file: while it is written, and when it is complete
 _PARTIAL, _WHOLE = ".salvaging", ".salvaged"
 
 
 @dataclass(frozen=True, slots=True)
 class Salvage:
-    """What became of a damaged outbox. ``lost``: the tasks whose records could not be read, as far as known.
-    ``unnamed``: how many more there were. ``unreadable_bytes``: parts of the log that were committed and are gone.
+    """The result of a repair. ``lost``: known ids of tasks whose records could not be read; ``unnamed``: how many more
+    there were. ``unreadable_bytes``: committed parts of the log that are damaged or gone.
     """
 
     aside: Path
@@ -38,13 +38,13 @@ class Salvage:
 
 
 def damaged(error: BaseException) -> bool:
-    """Does this error say that the file is not what SQLite wrote?"""
+    """Whether this error of SQLite means a damaged file."""
     return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
 
 
 def fault(path: Path) -> str:
-    """Why SQLite must not open this database, which nobody has open: it would lose something. Empty when it may."""
-    # Twice: an operator's command may have written between two of the looks.
+    """Why SQLite would lose data if it opened this database; empty if it would not. Nobody may have it open."""
+    # Twice: an operator's command may write while the files are read.
     return _fault(path) and _fault(path)
 
 
@@ -84,10 +84,10 @@ def _size(path: Path) -> int | None:
 
 
 def leave(db: sqlite3.Connection, path: Path) -> None:
-    """Close the last connection to a damaged database, and leave its files as they are.
+    """Close the last connection to a damaged database without changing its files.
 
-    It would copy its log, damage and all, over what is sound in the database, and delete it: not while another one
-    is open, and that one may only read.
+    On the last close SQLite copies the damaged log over sound pages of the database, and deletes it. It does not while
+    another connection is open, and that one is read-only.
     """
     with contextlib.suppress(sqlite3.Error), contextlib.closing(_reader(path)) as other:
         with contextlib.suppress(sqlite3.Error):
@@ -101,7 +101,7 @@ def _reader(path: Path) -> sqlite3.Connection:
 
 
 def rebuild(path: Path, now: datetime) -> Salvage:
-    """Write a sound outbox beside the damaged one; ``replace`` puts it in its place. Nobody may have it open.
+    """Write a new outbox beside the damaged one, for ``replace``. Nobody may have it open.
 
     Raises ``sqlite3.Error`` and ``OSError`` when it cannot be written, ``DataDirectoryError`` for a newer schema.
     """
@@ -114,8 +114,8 @@ def rebuild(path: Path, now: datetime) -> Salvage:
     log, size, page_bytes = _look(path, thorough=True)
     try:
         with _opened(path) as file:
-            alone = View(file, size or 0, Log(page_bytes=page_bytes))
-            rescue = _rescued(alone, View(file, size or 0, log), log, path, partial)
+            without_log = View(file, size or 0, Log(page_bytes=page_bytes))
+            rescue = _rescued(without_log, View(file, size or 0, log), log, path, partial)
     except BaseException:
         remove(partial)
         raise
@@ -125,11 +125,11 @@ def rebuild(path: Path, now: datetime) -> Salvage:
     return Salvage(aside, len(rescue.kept), rescue.lost, rescue.unnamed, unreadable)
 
 
-def _rescued(alone: View, together: View, log: Log, path: Path, partial: Path) -> Rescue:
-    views = [together]
-    # Either is sound by itself, and together they make no sense: they do not belong together.
-    if log.foreign or (log.latest and not log.fault and consistent(alone) and not consistent(together)):
-        views = [alone, View(None, 0, log)]
+def _rescued(without_log: View, with_log: View, log: Log, path: Path, partial: Path) -> Rescue:
+    views = [with_log]
+    # Database and log are each sound, but not in combination: the log is another database's, so read both separately.
+    if log.foreign or (log.latest and not log.fault and consistent(without_log) and not consistent(with_log)):
+        views = [without_log, View(None, 0, log)]
     with contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as new:
         new.execute("PRAGMA synchronous = FULL")
         schema.create(new, partial)
@@ -143,10 +143,10 @@ def _rescued(alone: View, together: View, log: Log, path: Path, partial: Path) -
 
 
 def replace(path: Path, aside: Path) -> None:
-    """Put what ``rebuild`` wrote in the place of the damaged files, which stay under the name ``aside``."""
+    """Rename the new file over the damaged ones, which are kept under the name ``aside``."""
     if path.exists():
         os.link(path, aside)
-    # A log that stayed behind would be taken for the new file's.
+    # SQLite would apply an old log to the new file.
     for suffix in ("-wal", "-journal"):
         if _size(_beside(path, suffix)):
             _beside(path, suffix).rename(_beside(aside, suffix))

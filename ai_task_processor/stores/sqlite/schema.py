@@ -1,7 +1,7 @@
 """The outbox in SQL: tables, statements, and how a row becomes a ``Record``.
 
-Used by the daemon's writer thread and by the operator's commands, which read beside it. Every
-function takes the connection and leaves transactions to its caller.
+Used by the daemon's writer thread and by operators' commands beside it. Functions take the connection and
+leave transactions to the caller.
 """
 
 import json
@@ -20,14 +20,14 @@ State = Literal["waiting", "dead", "quarantined"]
 
 DATABASE = "outbox.db"
 VERSION = 2
-#: what schema 1, which knew one source only, does not say
+#: the source of records in schema 1, which had no column for it
 FIRST_SOURCE = "aletheia"
-#: The usual result (6 kB) lies on one page with its row, instead of on a page and two more that continue it: half as
-#: many pages for each record go into the log. A file keeps the size that it was made with.
+#: The usual result (6 kB) fits on one page with its row, without two overflow pages: half as many pages per record go
+#: into the log. An existing file keeps its page size.
 PAGE_BYTES = 16_384
 
-#: A deferral lasts 15 minutes at most. A record due later than this was deferred before the wall
-#: clock jumped back: it counts as due, or it would be stranded for as long as the jump was.
+#: A deferral lasts 15 minutes at most. A record due later than this was deferred before the wall clock
+#: jumped back: it counts as due, or it would wait as long as the jump was.
 STRANDED_AFTER_S = 960.0
 
 # Short columns first: SQLite reads a row from its start, and the results are long.
@@ -44,7 +44,7 @@ _COLUMNS_1 = """
     reason TEXT,
 """
 _PAYLOAD = "checksum INTEGER NOT NULL, body BLOB NOT NULL, vector BLOB"
-# A dead letter keeps its row, so two indexes hold the waiting ones only.
+# Dead letters stay in the table; two indexes contain only waiting records.
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS records (
     task_id TEXT NOT NULL,
@@ -63,7 +63,7 @@ CREATE TABLE IF NOT EXISTS remembered (
 ) WITHOUT ROWID;
 PRAGMA user_version = {VERSION};
 """
-#: schema 1 of the releases until November 2026, without what was the same
+#: schema 1, of the releases until November 2026
 _TABLES_1 = f"""
 CREATE TABLE records (task_id TEXT NOT NULL UNIQUE, {_COLUMNS_1} {_PAYLOAD});
 CREATE INDEX waiting_by_due ON records (due_at) WHERE state = 'waiting';
@@ -79,7 +79,7 @@ _FIRST_COLUMNS = RECORD_COLUMNS.replace("source, task_id, token,", f"'{FIRST_SOU
 )
 _ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PUT = f"INSERT OR REPLACE INTO records (state, size, {RECORD_COLUMNS}) VALUES {_ROW}"  # noqa: S608 - constants only
-#: The most rows for one statement. There are not too many such statements, so that each is compiled once.
+#: The largest number of rows per statement. Few distinct statements, so that SQLite's cache has each compiled.
 PUT_AT_ONCE = 8
 ERASE_AT_ONCE = 64
 _PUTS = [_PUT + f", {_ROW}" * more for more in range(PUT_AT_ONCE)]
@@ -87,7 +87,7 @@ _ERASE_MANY = {
     size: f"DELETE FROM records WHERE source = ? AND task_id IN ({', '.join('?' * size)})"  # noqa: S608 - constants only
     for size in (8, ERASE_AT_ONCE)
 }
-#: conditions under which SQLite walks the whole index
+#: conditions that make SQLite read a whole index
 _WALKS = {
     "sqlite_autoindex_records_1": "task_id >= ''",
     "waiting_by_due": "state = 'waiting'",
@@ -107,7 +107,7 @@ WHERE task_id = ? RETURNING source, size
 
 DAMAGED = "the file is damaged: the daemon sets it aside at its next start and keeps what can be read"
 _NO_LOCKS = "file locks or shared memory do not work there; set DATA_DIR to a directory on a local disk"
-#: by extended code, otherwise by its class
+#: by extended error code, otherwise by primary code
 _REMEDIES = {
     sqlite3.SQLITE_BUSY: "another process is writing: try again",
     sqlite3.SQLITE_FULL: "make room on that disk",
@@ -125,25 +125,25 @@ _REMEDIES = {
 
 
 class DamagedRecord(sqlite3.DatabaseError):
-    """What was read is not what was written: the file counts as damaged."""
+    """A record's bytes do not match its checksum, or trees disagree: the file counts as damaged."""
 
     sqlite_errorcode = sqlite3.SQLITE_CORRUPT
 
 
 def choose_page_size(db: sqlite3.Connection) -> None:
-    """For a new file; to be called before anything is written, which switching to WAL does."""
+    """Set the page size of a new file. Call it before the first write; switching to WAL writes."""
     db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
 
 
 def create(db: sqlite3.Connection, path: Path) -> None:
-    """The tables of this version. Always writes one page: a disk that refuses is found at the start."""
+    """Create missing tables. Always writes one page, so that a read-only or full disk is found at the start."""
     choose_page_size(db)
     refuse_newer(db, path)
     db.executescript(f"BEGIN IMMEDIATE; {_TABLES} COMMIT;")
 
 
 def copy_first(db: sqlite3.Connection, old: Path) -> int:
-    """Take everything over from a file of schema 1; how many records there were."""
+    """Copy everything from a file of schema 1; returns the number of records."""
     db.execute("ATTACH ? AS old", (str(old),))
     db.execute("BEGIN")
     copied = db.execute(
@@ -157,20 +157,20 @@ def copy_first(db: sqlite3.Connection, old: Path) -> int:
 
 
 def record_columns(db: sqlite3.Connection) -> str:
-    """What ``to_record`` reads, in the words of this file's schema."""
+    """The columns that ``to_record`` reads, as expressions for this file's schema."""
     return RECORD_COLUMNS if version(db) > 1 else _FIRST_COLUMNS
 
 
 def version(db: sqlite3.Connection) -> int:
-    """The schema of this file; 0 for a new one."""
+    """The file's schema version; 0 for a new file."""
     (found,) = db.execute("PRAGMA user_version").fetchone()
     return int(found)
 
 
 def summaries(db: sqlite3.Connection) -> list[tuple[str, str, str, str, int]]:
-    """(source, task_id, state, fingerprint, size) of every record; none of a new file.
+    """(source, task_id, state, fingerprint, size) of every record; empty for a new file.
 
-    Walks all trees, so that damage is met now. Raises ``DamagedRecord`` when they do not hold the same records.
+    Reads all trees, so that damage is found now. Raises ``DamagedRecord`` when they do not hold the same records.
     """
     if not db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'records'").fetchone()[0]:
         return []
@@ -189,8 +189,8 @@ def summaries(db: sqlite3.Connection) -> list[tuple[str, str, str, str, int]]:
 
 @cache
 def layout(of: int = VERSION) -> tuple[Mapping[str, int], Sequence[tuple[str, str, bool]]]:
-    """Of every file of this schema: the first page of each table and index; of each column of ``records`` its name, its
-    type, and whether it must have a value. The first pages of schema 1 are those of schema 2.
+    """The layout of a schema: root page of each table and index by name; (name, type, not null) of each column of
+    ``records``. The root pages of schema 1 are those of schema 2.
     """
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         db.executescript(_TABLES_1 if of == 1 else _TABLES)
@@ -212,7 +212,7 @@ def refuse_version(found: int, path: Path) -> None:
 
 
 def unusable(path: Path, error: sqlite3.Error) -> DataDirectoryError:
-    """What SQLite says, in one line with a remedy."""
+    """SQLite's error in one line with a remedy."""
     code = getattr(error, "sqlite_errorcode", 0)
     remedy = (
         _REMEDIES.get(code)
@@ -227,7 +227,7 @@ def put(db: sqlite3.Connection, record: Record, state: State = "waiting") -> Non
 
 
 def put_all(db: sqlite3.Connection, records: Sequence[Record]) -> None:
-    """``put`` for many that wait."""
+    """``put`` for many waiting records."""
     for first in range(0, len(records), PUT_AT_ONCE):
         part = records[first : first + PUT_AT_ONCE]
         db.execute(_PUTS[len(part) - 1], [value for record in part for value in _row(record, "waiting")])
@@ -256,9 +256,9 @@ def _row(record: Record, state: State) -> tuple[object, ...]:
 
 
 def to_record(row: tuple[object, ...]) -> Record:
-    """A row of ``RECORD_COLUMNS``; the bytes stay bytes. Raises ``DamagedRecord`` when they did not.
+    """The record of a row of ``RECORD_COLUMNS``. Raises ``DamagedRecord`` when the checksum does not match.
 
-    SQLite notices a broken page, but not a broken result on it, which would be delivered as it is.
+    SQLite detects a broken page structure, but not changed bytes in a result, which would be delivered.
     """
     values = dict(zip(RECORD_COLUMNS.split(", "), row, strict=True))
     checksum, trace = values.pop("checksum"), values.pop("trace")
@@ -276,7 +276,7 @@ def _checksum(record: Record) -> int:
 
 
 def due(db: sqlite3.Connection, source: str, now: float, limit: int, exclude: Iterable[str]) -> list[Record]:
-    """Waiting records whose time has come, oldest due first, stranded ones last."""
+    """Waiting records that are due: oldest due time first, those from before a clock jump last."""
     names = {
         "source": source,
         "now": now,
@@ -318,20 +318,20 @@ RETURNING fingerprint
 
 
 def bury(db: sqlite3.Connection, source: str, task_id: str, reason: str, attempts: int) -> str | None:
-    """The fingerprint of what was buried, None when nothing waits under this id."""
+    """Make a waiting record a dead letter; returns its fingerprint, None when there is no such record."""
     rows = db.execute(_BURY, (reason, attempts, source, task_id)).fetchall()
     return rows[0][0] if rows else None
 
 
 def look(db: sqlite3.Connection) -> tuple[bool, float | None]:
-    """Are there requests of operators, and when was the oldest waiting record finished?"""
+    """Whether operators left requests, and when the oldest waiting record was finished."""
     return bool(db.execute("SELECT EXISTS (SELECT 1 FROM requests)").fetchone()[0]), oldest_finished_at(db)
 
 
 def apply_requests(db: sqlite3.Connection, limit: int) -> Sequence[tuple[str, str, str, int]]:
-    """Carry out the oldest ``limit`` requests and delete them; what was done: (action, source, task id, bytes).
+    """Carry out the oldest ``limit`` requests and delete them; returns (action, source, task id, bytes) per record.
 
-    An operator names a task by its id: a request is about the records of every source with this id.
+    A request names a task by its id: it applies to the records of every source with this id.
     """
     rows = db.execute("SELECT id, action, task_id FROM requests ORDER BY id LIMIT ?", (limit,)).fetchall()
     done = [
@@ -345,7 +345,7 @@ def apply_requests(db: sqlite3.Connection, limit: int) -> Sequence[tuple[str, st
 
 
 def _carry_out(db: sqlite3.Connection, action: str, task_id: str) -> list[tuple[str, int]]:
-    """Source and bytes of the records that were dropped, let go, or made due now."""
+    """Source and bytes of the records that were deleted or made due now."""
     gone = "" if action == "drop" else " AND state = 'quarantined'"
     done = db.execute(f"DELETE FROM records WHERE task_id = ?{gone} RETURNING source, size", (task_id,)).fetchall()  # noqa: S608 - constants only
     if action == "retry":
@@ -358,7 +358,7 @@ def remember(db: sqlite3.Connection, source: str, ids: Sequence[str], until: flo
 
 
 def forget(db: sqlite3.Connection, source: str, ids: Sequence[str], now: float) -> None:
-    """These, and those whose time is over."""
+    """Delete these ids, and all expired ones."""
     db.executemany("DELETE FROM remembered WHERE source = ? AND id = ?", [(source, id_) for id_ in ids])
     db.execute("DELETE FROM remembered WHERE until <= ?", (now,))
 

@@ -1,4 +1,4 @@
-"""The embedded store as a component: outbox and journal of one data directory, and whether they can take more."""
+"""The embedded store as a component: outbox and journal of one data directory, and whether they accept more."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -16,10 +16,10 @@ from ai_task_processor.stores.sqlite.journal import FileJournal
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 from ai_task_processor.stores.sqlite.settings import StoreSettings
 
-#: a wait for the directory (another daemon still drains) that takes longer is logged
+#: a longer wait for the directory's lock (another daemon still drains) is logged
 SILENCE_S = 1.0
-#: nothing is claimed while the file system has less left than this, and so much for each slot: what is
-#: on its way from a model must find room, in the database and in its log
+#: Nothing is claimed while the file system has fewer free bytes than this, plus some per slot: results of running
+#: tasks must fit into the database and its log.
 DISK_RESERVE, DISK_RESERVE_PER_SLOT = 4 * 2**20, 2**16
 
 log = get_logger(__name__)
@@ -46,7 +46,7 @@ class SqliteStore(Store):
         return self.outbox.recovered
 
     async def run(self, ready: asyncio.Event) -> None:
-        """Raises ``OutboxLocked`` when another daemon keeps the directory for a minute, and ``DataDirectoryError``."""
+        """Raises ``OutboxLocked`` when another daemon holds the directory for a minute, and ``DataDirectoryError``."""
         loop = asyncio.get_running_loop()
         waiting = loop.call_later(SILENCE_S, lambda: log.warning("outbox.awaited", directory=str(self.directory)))
         try:

@@ -1,8 +1,8 @@
-"""One thread, one connection, group commit: what waits together becomes durable by one fsync.
+"""Group commit: one thread with one connection writes all queued jobs with one fsync.
 
-While a commit waits for the disk, the next jobs gather in the queue; the thread takes them all into
-one transaction and answers them with one call into the event loop. At low load a job is alone and
-waits for nobody; at high load the price of the fsync is shared.
+While a commit waits for the disk, the next jobs collect in the queue. The thread takes them all into
+one transaction and answers them with one call into the event loop. At low load a job does not wait for
+others; at high load many jobs share one fsync.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 _GROUP = 512
 
-#: The disk's fault, not the job's: all that were to be written together fail together.
+#: errors of the disk and not of one job: all writes of the group fail
 _STORAGE = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -41,7 +41,7 @@ _STORAGE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """Work for several tasks at once. For up to ``at_once`` of them it is one statement."""
+    """The same work for several tasks at once; one statement for up to ``at_once`` of them."""
 
     work: Callable[[sqlite3.Connection, Sequence[Any]], object]
     at_once: int
@@ -49,12 +49,12 @@ class Many:
 
 @dataclass(slots=True, eq=False)
 class _Job(Generic[T]):
-    """``work`` runs in the thread, perhaps twice, so it touches nothing but the connection.
+    """``work`` runs in the thread, perhaps twice, so it uses nothing but the connection.
 
     ``committed`` and ``failed`` run in the event loop, whether or not the caller still waits.
 
-    A job ``about`` one task and no other may be done together with its like, by ``many`` with the ``item`` of each and
-    without an answer. That is cheaper: at each step SQLite lets the event loop run, and waits for its turn afterwards.
+    Jobs with ``many`` that are ``about`` different tasks may be merged: one call of ``many`` with the ``item`` of each,
+    without results. That is cheaper, because each statement releases the GIL and has to wait for it afterwards.
     """
 
     work: Callable[[sqlite3.Connection], T]
@@ -81,12 +81,12 @@ class _Job(Generic[T]):
             self.future.set_result(self.value)  # type: ignore[arg-type]  # there was no error, so it has its value
 
 
-class _TogetherError(Exception):
-    """One of several jobs that were done together fails for a reason of its own."""
+class _MergedCallError(Exception):
+    """A merged call failed, not because of the disk."""
 
 
-class _SpoiledError(Exception):
-    """A job failed for a reason of its own."""
+class _JobError(Exception):
+    """A single job failed, not because of the disk."""
 
     def __init__(self, job: _Job[Any], error: Exception) -> None:
         self.job = job
@@ -94,13 +94,13 @@ class _SpoiledError(Exception):
 
 
 class Writer:
-    """The thread that owns the connection which ``connect`` makes, and makes anew when the file is damaged.
+    """The thread and its connection, which ``connect`` opens, and opens again when the file is damaged.
 
-    ``writable`` is as of the last commit.
+    ``writable``: the last commit succeeded.
     """
 
     def __init__(self, connect: Callable[[sqlite3.Connection | None], sqlite3.Connection]) -> None:
-        """``connect`` gets the connection that met damage, which it closes, and None at first."""
+        """``connect`` is called with None first, later with the connection that found damage, which it closes."""
         self._connect = connect
         self._damaged = False
         self._jobs: SimpleQueue[Sequence[_Job[Any]] | None] = SimpleQueue()
@@ -114,7 +114,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.create_future()
         self._ended = self._loop.create_future()
-        # A daemon thread: after os._exit or an unhandled error nobody is left to end it.
+        # A daemon thread: after an unhandled error nothing would end it.
         self._thread = Thread(target=self._main, name="outbox-writer", daemon=True)
         self._thread.start()
         await self._started
@@ -149,7 +149,7 @@ class Writer:
         else:
             self._submitted.append(job)
             if len(self._submitted) == 1:
-                # What is submitted in one turn of the loop goes together: to wake the thread for each is dear.
+                # Jobs of one turn of the loop are queued together: waking the thread for each is expensive.
                 self._loop.call_soon(self._hand_over)
         return job.future
 
@@ -161,30 +161,30 @@ class Writer:
     def _main(self) -> None:
         try:
             self._db = self._connect(None)
-        except Exception as error:  # noqa: BLE001 - the boundary of the thread: whoever started it gets the error
-            self.tell(_resolve, self._started, error)
+        except Exception as error:  # noqa: BLE001 - the boundary of the thread: ``start`` raises the error
+            self.call_in_loop(_resolve, self._started, error)
         else:
-            self.tell(_resolve, self._started)
+            self.call_in_loop(_resolve, self._started)
             while self._serve():
                 pass
             self._db.close()
-        self.tell(_resolve, self._ended)
+        self.call_in_loop(_resolve, self._ended)
 
-    def tell(self, callback: Callable[..., object], *arguments: object) -> None:
-        """From the thread: call this in the event loop, in the order of the calls."""
-        # A closed loop has nobody waiting; what is queued is still written.
+    def call_in_loop(self, callback: Callable[..., object], *arguments: object) -> None:
+        """Run a callback in the event loop, from the thread; the order of calls is kept."""
+        # After the loop is closed nobody waits for an answer; queued jobs are still written.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(callback, *arguments)
 
     def _serve(self) -> bool:
-        """One group; false when it was the last."""
+        """Perform one group; false when it was the last."""
         group, more = self._gather()
         self._perform(group)
-        self.tell(_settle, group)
+        self.call_in_loop(_settle, group)
         return more
 
     def _gather(self) -> tuple[list[_Job[Any]], bool]:
-        """Everything that waits, up to a bound, and whether more may follow."""
+        """All queued jobs, up to about ``_GROUP``, and whether more may follow."""
         group: list[_Job[Any]] = []
         jobs = self._jobs.get()
         with contextlib.suppress(Empty):
@@ -196,24 +196,23 @@ class Writer:
         return group, jobs is not None
 
     def _perform(self, group: list[_Job[Any]]) -> None:
-        """Run the group in one transaction, its like together.
+        """Run the group in one transaction, jobs of the same kind merged.
 
-        When those fail for a reason of their own, each runs for itself; a job that does is set aside, and the
-        others run again without it.
-        When the disk refuses, all that write fail, and the others read without them.
+        When a merged call fails, the group runs again with single jobs. A single job that fails gets its error, and the
+        others run again without it. When the disk fails, all jobs that write fail, and the others run without them.
         """
-        group, together = _sorted(group), True
+        group, merged = _sorted(group), True
         while group:
             writes = any(job.writes for job in group)
             try:
-                self._transact(group, writes=writes, together=together)
+                self._transact(group, writes=writes, merged=merged)
                 self.writable |= writes
                 return
-            except _TogetherError:
-                together = False
-            except _SpoiledError as spoiled:
-                spoiled.job.error = spoiled.error
-            except Exception as error:  # noqa: BLE001 - the boundary of the thread: it must outlive every group
+            except _MergedCallError:
+                merged = False
+            except _JobError as failed:
+                failed.job.error = failed.error
+            except Exception as error:  # noqa: BLE001 - the boundary of one group: the thread must go on
                 self._damaged |= damaged(error)
                 self.writable &= not writes
                 for job in group:
@@ -222,18 +221,18 @@ class Writer:
                         job.error.__cause__ = error
             group = [job for job in group if job.error is None]
 
-    def _transact(self, group: list[_Job[Any]], *, writes: bool, together: bool) -> None:
+    def _transact(self, group: list[_Job[Any]], *, writes: bool, merged: bool) -> None:
         if self._damaged:
             self._db = self._connect(self._db)
             self._damaged = False
-        if together and _is_one_statement(group):
-            # It is a transaction by itself. At each step of a longer one the event loop runs, and the thread waits.
+        if merged and _is_one_statement(group):
+            # One statement is a transaction by itself; BEGIN and COMMIT would release the GIL twice more.
             self._run_all(group[0].many, group)
             return
-        # IMMEDIATE: turning into a writer half-way fails at once when an operator's command is writing.
+        # IMMEDIATE: upgrading a read transaction fails at once, without a busy wait, when a command is writing.
         self._db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         try:
-            for many, jobs in groupby(group, key=lambda job: job.many if together else None):
+            for many, jobs in groupby(group, key=lambda job: job.many if merged else None):
                 self._run_all(many, list(jobs))
             self._db.execute("COMMIT")
         finally:
@@ -250,7 +249,7 @@ class Writer:
         except Exception as error:
             if _storage_failed(error):
                 raise
-            raise _TogetherError from error
+            raise _MergedCallError from error
 
     def _run(self, job: _Job[Any]) -> None:
         try:
@@ -258,7 +257,7 @@ class Writer:
         except Exception as error:
             if _storage_failed(error):
                 raise
-            raise _SpoiledError(job, error) from error
+            raise _JobError(job, error) from error
 
 
 def _storage_failed(error: Exception) -> bool:
@@ -271,7 +270,7 @@ def _is_one_statement(group: list[_Job[Any]]) -> bool:
 
 
 def _sorted(group: list[_Job[Any]]) -> list[_Job[Any]]:
-    """Like beside like, where the order cannot matter: every job is about a task of its own."""
+    """Jobs of the same kind next to each other, if each is about a different task, so that their order is free."""
     if len({job.about for job in group if job.many}) < len(group):
         return group
     return sorted(group, key=lambda job: id(job.many))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ai_task_processor.core import errors
-from ai_task_processor.stores.sqlite.checks import examine, kept, no_room
+from ai_task_processor.stores.sqlite.checks import contents, examine, unusable_directory
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from ai_task_processor.stores.sqlite.checks import examine, kept, no_room
 )
 def test_a_data_directory_that_cannot_be_used_is_73(error: OSError | errors.DataDirectoryError, words: str) -> None:
     """Full, read-only or somebody else's: the remedy is about DATA_DIR."""
-    finding = no_room(error, Path("/data"))
+    finding = unusable_directory(error, Path("/data"))
     assert (finding.mark, finding.code) == ("failure", 73)
     assert words in finding.text
     assert "DATA_DIR" in finding.remedy
@@ -29,7 +29,7 @@ def test_a_data_directory_that_cannot_be_used_is_73(error: OSError | errors.Data
 def test_what_is_kept_is_told_by_source_and_state() -> None:
     """Waiting results are no warning; dead letters are, and so is what no daemon of this source will deliver."""
     records = {("ours", "waiting"): 7, ("ours", "dead"): 2, ("theirs", "waiting"): 3, ("theirs", "dead"): 9}
-    found = list(kept(records, "ours"))
+    found = list(contents(records, "ours"))
     assert [(finding.mark, finding.text) for finding in found] == [
         ("ok", "results that wait for delivery: 7"),
         ("warning", "dead letters: 2"),

@@ -15,7 +15,7 @@ import pytest
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.errors import DataDirectoryError
 from ai_task_processor.stores.sqlite import directory as data_directory
-from ai_task_processor.stores.sqlite.checks import no_room
+from ai_task_processor.stores.sqlite.checks import unusable_directory
 
 LOCAL_DISK = "file locks are not supported there; set DATA_DIR to a directory on a local disk"
 NOBODY = 65534
@@ -130,7 +130,7 @@ async def test_a_disk_that_takes_no_new_file(
     assert str(caught.value) == f"{tmp_path}/lock cannot be opened ({os.strerror(number)}): {remedy}"
     with pytest.raises(DataDirectoryError, match=re.escape(remedy)):
         data_directory.make_private(tmp_path, "outbox.db")
-    assert "DATA_DIR" in no_room(caught.value, tmp_path).remedy
+    assert "DATA_DIR" in unusable_directory(caught.value, tmp_path).remedy
 
 
 async def test_a_directory_that_takes_no_file_is_blamed_itself() -> None:

@@ -58,7 +58,7 @@ def test_a_record_on_its_way_to_replace_a_waiting_one_counts_once() -> None:
     ledger = ledger_of(10_000, [("a", "waiting", "f1", 50)])
     ledger.accept(record())
     assert ledger.depth(None).waiting == 1
-    ledger.keep(record())
+    ledger.committed(record())
     assert ledger.depth(None) == OutboxDepth(waiting=1, bytes=record().size)
 
 
@@ -79,7 +79,7 @@ def test_two_of_one_task_on_their_way() -> None:
     ledger.accept(record(body=b"[1, 2]"))
     ledger.refuse(record())
     assert held(ledger, "a") == "in_outbox"
-    ledger.keep(record(body=b"[1, 2]"))
+    ledger.committed(record(body=b"[1, 2]"))
     assert ledger.depth(None) == OutboxDepth(waiting=1, bytes=record(body=b"[1, 2]").size)
 
 
