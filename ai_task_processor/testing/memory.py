@@ -1,7 +1,6 @@
 """Outbox and journal without a disk, for tests: the same promises, except that they forget."""
 
 import asyncio
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -139,7 +138,8 @@ class MemoryJournal(FileJournal):
     def __init__(
         self,
         earlier: Iterable[bytes] = (),
-        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        monotonic: Callable[[], float],
         source: str = "aletheia",
     ) -> None:
         super().__init__(Path(), source, monotonic=monotonic)

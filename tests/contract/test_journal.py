@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def task(task_id: str = "a", content: object = None) -> Task:
 @pytest.mark.parametrize("kind", ["file", "memory"])
 def test_attempts_are_counted_until_the_task_is_settled(kind: str, start: Open) -> None:
     """What was given back counts on, what was settled begins anew."""
-    journal = start() if kind == "file" else MemoryJournal()
+    journal = start() if kind == "file" else MemoryJournal(monotonic=time.monotonic)
     assert at_once(journal.begin([task()]))[0].started == 1
     at_once(journal.give_back("a"))
     assert at_once(journal.begin([task()]))[0].started == 2
@@ -128,7 +129,7 @@ def test_deaths_in_flight_are_counted_until_they_are_forgotten(kind: str, start:
         nonlocal lines
         if kind == "file":
             return start()
-        journal = MemoryJournal(lines)
+        journal = MemoryJournal(lines, monotonic=time.monotonic)
         lines = journal.lines
         return journal
 

@@ -66,7 +66,7 @@ class Lives:
     ) -> None:
         self.time = Time()
         self.outbox = MemoryOutbox(2**30, self.time)
-        self.journal = MemoryJournal((), self.time.monotonic)
+        self.journal = MemoryJournal(monotonic=self.time.monotonic)
         self.pending = dict(takes)
         #: when each task was done, at how many deaths it was in flight, at how many of those isolated
         self.done: dict[str, float] = {}
@@ -88,7 +88,7 @@ class Lives:
     async def live(self, until: float) -> bool:
         """Start, and work until that time, the death by a killer, or the end of all work; is there work left?"""
         self.time.at += START_S
-        self.journal = MemoryJournal(self.journal.lines, self.time.monotonic)
+        self.journal = MemoryJournal(self.journal.lines, monotonic=self.time.monotonic)
         self._recovery = Recovery(self.journal, self.outbox, source="aletheia", clock=self.time)
         await self._recovery.begin()
         for name in self.quarantined & self.pending.keys():

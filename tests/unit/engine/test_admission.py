@@ -34,7 +34,7 @@ class Room:
         self.outbox = MemoryOutbox(2**30, clock)
         self.processor = Processor()
         self.asked = 0
-        self.journal = MemoryJournal()
+        self.journal = MemoryJournal(monotonic=clock.monotonic)
         self.recovery = Recovery(self.journal, self.outbox, source="aletheia", clock=clock)
         self.admission = EngineAdmission(self.running, self.outbox, self._find, self.recovery)
 
@@ -127,7 +127,7 @@ async def test_a_task_that_waits_for_an_isolated_run_is_deferred(room: Room, clo
     """By its id alone, too: a list that begins with such tasks is asked for as many more at once."""
     for _ in range(2):
         at_once(room.journal.begin([task("a")]))[0]
-        room.journal = MemoryJournal(room.journal.lines)
+        room.journal = MemoryJournal(room.journal.lines, monotonic=clock.monotonic)
     recovery = Recovery(room.journal, room.outbox, source="aletheia", clock=clock)
     await recovery.begin()
     admission = EngineAdmission(room.running, room.outbox, room._find, recovery)

@@ -25,7 +25,7 @@ class Process:
 
     async def start(self) -> "Process":
         """As after a SIGKILL: only what was written is left."""
-        self.journal = MemoryJournal(self.lines, self.clock.monotonic)
+        self.journal = MemoryJournal(self.lines, monotonic=self.clock.monotonic)
         self.lines = self.journal.lines
         self.recovery = Recovery(self.journal, self.outbox, source="aletheia", clock=self.clock)
         await self.recovery.begin()

@@ -139,7 +139,7 @@ class Room:
     def __init__(self, clock: Clock, work: Work, *, timeout_s: float = 60.0, turns: int = 0) -> None:
         self.source = Source()
         self.outbox = Disk(clock, turns)
-        self.journal = MemoryJournal()
+        self.journal = MemoryJournal(monotonic=clock.monotonic)
         self.metrics = Metrics(version="0", provider="mock", task_types=["text_embedding"])
         self.kept = 0
         self.runner = TaskRunner(

@@ -88,7 +88,7 @@ class Runner:
         self.settling_s = 0.0
         self.takes: Callable[[str], float] = lambda _: 1.0
         self.settles: Callable[[str], bool] = lambda _: True
-        self.journal = MemoryJournal()
+        self.journal = MemoryJournal(monotonic=clock.monotonic)
         self.abandoned: list[str] = []
         self.started: list[tuple[float, str]] = []
         self.ended: list[str] = []
@@ -258,7 +258,7 @@ async def crashed_with(room: Room, *task_ids: str) -> None:
     for _ in range(2):
         for task_id in task_ids:
             at_once(room.journal.begin([Task(id=task_id, type="t", content=None)]))[0]
-        journal = MemoryJournal(room.journal.lines, room.clock.monotonic)
+        journal = MemoryJournal(room.journal.lines, monotonic=room.clock.monotonic)
         room.journal.__dict__.update(journal.__dict__)
         await room.recovery.begin()
 

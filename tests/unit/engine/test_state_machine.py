@@ -150,7 +150,7 @@ class Process(StubSource):
         self.clock, self.world = clock, world
         self.metrics = Metrics(version="0", provider="mock")
         self.outbox = Disk(clock, world, stored)
-        self.journal = MemoryJournal(lines)
+        self.journal = MemoryJournal(lines, monotonic=clock.monotonic)
         self.running = RunningTasks()
         self.corpse: tuple[list[dict[str, Record]], list[bytes]] | None = None
         rng = random.Random(1)
