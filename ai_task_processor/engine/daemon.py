@@ -174,13 +174,13 @@ class Daemon:
             async with self._grace.share(TASKS_SHARE):
                 await self._parts.scheduler.run()
         except TimeoutError:
-            log.warning("drain.cut", tasks=sorted(receipt.id for receipt in self._parts.scheduler.cut))
+            log.warning("drain.cut", tasks=sorted(receipt.id for receipt in self._parts.slots.cut))
 
     async def _release(self) -> None:
         """Release the tasks that the drain cut off."""
         with suppress(TimeoutError):
             async with self._grace.share(1.0):
-                for receipt in self._parts.scheduler.cut:
+                for receipt in self._parts.slots.cut:
                     await self._parts.source.release(receipt, 0.0)
 
     async def _flush(self, timeout_s: float) -> None:
@@ -200,7 +200,7 @@ class Daemon:
             log.warning("drain.forced", signal=name)
             logs.flush()
             os._exit(128 + number)
-        log.info("drain.started", signal=name, running=len(self._parts.scheduler.running))
+        log.info("drain.started", signal=name, running=len(self._parts.slots.running))
         self._grace.begin()
         self._schedule_forced_exit()
         self.drain()
@@ -268,7 +268,7 @@ class Daemon:
         if parts.embedder is not None:
             parts.embedder.count()
         limit_s = self._settings.worker.task_timeout_s + STUCK_AFTER_S
-        parts.metrics.stuck(sum(now - task.started_at > limit_s for task in parts.scheduler.running.values()))
+        parts.metrics.stuck(sum(now - task.started_at > limit_s for task in parts.slots.running.values()))
         snapshot = self._snapshot()
         parts.metrics.log_lines_dropped(logs.dropped())
         parts.metrics.ready(not health.unready(snapshot))
@@ -320,8 +320,8 @@ class Daemon:
             tick_age_s=self._tick_age_s(),
             longest_tick_s=LONGEST_TICK_S,
             problems=self._problems(),
-            running=len(scheduler.running),
-            slots=scheduler.slots,
+            running=len(parts.slots.running),
+            slots=parts.slots.total,
             isolation=parts.recovery.isolation,
             skipped={str(reason): count for reason, count in parts.source.backlog.skipped.items()},
         )

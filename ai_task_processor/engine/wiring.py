@@ -11,7 +11,7 @@ from ai_task_processor import __version__
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.component import Component
 from ai_task_processor.core.plugins import Selected
-from ai_task_processor.core.ports import Provider, Sink, Store, TaskSource
+from ai_task_processor.core.ports import Clock, Provider, Sink, Store, TaskSource
 from ai_task_processor.core.settings import Settings
 from ai_task_processor.engine.admission import EngineAdmission, RunningTasks
 from ai_task_processor.engine.delivery import Delivery
@@ -19,6 +19,7 @@ from ai_task_processor.engine.heartbeat import Heartbeat
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.runner import TaskRunner
 from ai_task_processor.engine.scheduler import TaskScheduler
+from ai_task_processor.engine.slots import Slots
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.net.secrets import Secrets
 from ai_task_processor.net.services import Services
@@ -42,7 +43,7 @@ class Parts:
     """Every part of the daemon, wired and not started."""
 
     settings: Settings
-    clock: SystemClock
+    clock: Clock
     metrics: Metrics
     secrets: Secrets
     services: Services
@@ -55,6 +56,7 @@ class Parts:
     source: TaskSource
     recovery: Recovery
     delivery: Delivery
+    slots: Slots
     scheduler: TaskScheduler
     heartbeat: Heartbeat
 
@@ -77,25 +79,9 @@ def assemble(
     settings: Settings, selected: Selected, factory: ProcessorFactory, read: Callable[[], Settings] | None = None
 ) -> Parts:
     """Build the parts, each after those it depends on. ``read`` reads the settings again, for replaced secrets."""
-    clock, rng = SystemClock(), random.Random()  # noqa: S311 - jitter, not secrets
+    services = _services(settings, selected, factory, read)
+    clock, metrics, rng = services.clock, services.metrics, services.rng
     model, worker = settings[ModelSettings], settings.worker
-    metrics = Metrics(
-        version=__version__, provider=model.mode, models=model.counted_models(), task_types=factory.task_types
-    )
-
-    def lost(task_id: str | None) -> None:
-        metrics.result_lost()
-        log.critical("result.lost", task_id=task_id)
-
-    services = Services(
-        settings=settings,
-        secrets=Secrets(settings, read),
-        clock=clock,
-        metrics=metrics,
-        rng=rng,
-        source=selected.source.name or settings.parts.task_source,
-        lost=lost,
-    )
     store: Store = selected.store.build(services)
     services = replace(services, memory=store.memory, directory=store.directory)
     source: TaskSource = selected.source.build(services)
@@ -134,14 +120,21 @@ def assemble(
         behind_s = DELIVERY_LOOK_S if delivery.behind else 0.0
         return max(behind_s, services.gate("api_poll").wait_s(), factory.hold_s())
 
-    scheduler = TaskScheduler(
-        source,
-        runner,
+    slots = Slots(
+        worker.concurrency_limit,
+        source=source,
+        runner=runner,
         running=running,
         journal=store.journal,
         admission=admission,
         recovery=recovery,
-        slots=worker.concurrency_limit,
+        clock=clock,
+    )
+    scheduler = TaskScheduler(
+        source,
+        slots,
+        admission=admission,
+        recovery=recovery,
         interval_s=worker.polling_interval_s,
         hold_s=hold_s,
         resumes_in_s=factory.resumes_in_s,
@@ -153,7 +146,7 @@ def assemble(
         source,
         store.outbox,
         running=lambda: [task.claim.receipt for task in running.values()],
-        revoke=scheduler.revoke,
+        revoke=slots.revoke,
         clock=clock,
     )
     circuits = ModelCircuits(threshold=worker.circuit_breaker_threshold, clock=clock, metrics=metrics)
@@ -187,6 +180,31 @@ def assemble(
         source=source,
         recovery=recovery,
         delivery=delivery,
+        slots=slots,
         scheduler=scheduler,
         heartbeat=heartbeat,
+    )
+
+
+def _services(
+    settings: Settings, selected: Selected, factory: ProcessorFactory, read: Callable[[], Settings] | None
+) -> Services:
+    """What every component gets."""
+    model = settings[ModelSettings]
+    metrics = Metrics(
+        version=__version__, provider=model.mode, models=model.counted_models(), task_types=factory.task_types
+    )
+
+    def lost(task_id: str | None) -> None:
+        metrics.result_lost()
+        log.critical("result.lost", task_id=task_id)
+
+    return Services(
+        settings=settings,
+        secrets=Secrets(settings, read),
+        clock=SystemClock(),
+        metrics=metrics,
+        rng=random.Random(),  # noqa: S311 - jitter, not secrets
+        source=selected.source.name or settings.parts.task_source,
+        lost=lost,
     )

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Any
 
 import pytest
@@ -19,9 +20,10 @@ from ai_task_processor.engine.scheduler import (
     LONGEST_POLL_S,
     TICK_S,
     WOKEN_PAUSE_S,
+    Pauses,
     TaskScheduler,
-    next_pause_s,
 )
+from ai_task_processor.engine.slots import Slots
 from ai_task_processor.models.task import Claim, Failure, Receipt, Record, Task, TaskStatus, Tries
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
@@ -146,14 +148,21 @@ class Room:
         self.source.refuse = self.recovery.refuse
         self.hold_until = 0.0
         self.metrics = Metrics(version="0", provider="mock")
-        self.scheduler = TaskScheduler(
-            self.source,
-            self.runner,  # type: ignore[arg-type]  # the two words of a TaskRunner that count here
+        self.slots = Slots(
+            slots,
+            source=self.source,
+            runner=self.runner,  # type: ignore[arg-type]  # the two words of a TaskRunner that count here
             running=running,
             journal=self.journal,
             admission=self.admission,
             recovery=self.recovery,
-            slots=slots,
+            clock=clock,
+        )
+        self.scheduler = TaskScheduler(
+            self.source,
+            self.slots,
+            admission=self.admission,
+            recovery=self.recovery,
             interval_s=interval_s,
             hold_s=lambda: max(0.0, self.hold_until - clock.monotonic()),
             clock=clock,
@@ -203,7 +212,7 @@ async def test_a_slot_is_reserved_before_a_task_is_claimed(clock: Any, slots: in
     async with room.working():
         while room.source.pending:
             await clock.sleep(0.1)
-            assert len(room.scheduler.running) <= slots
+            assert len(room.slots.running) <= slots
     assert room.runner.most == slots
     assert len(room.runner.ended) == len(set(room.runner.ended)) == 200
     assert all(1 <= limit <= slots for _, limit in room.source.polls)
@@ -217,7 +226,7 @@ async def test_slots_are_refilled_one_by_one(clock: Any) -> None:
     async with room.working():
         await clock.sleep(60.0)
         assert len(room.runner.ended) == 50
-        assert list(room.scheduler.running) == ["slow"]
+        assert list(room.slots.running) == ["slow"]
 
 
 async def test_what_is_free_while_a_poll_is_under_way_is_asked_for_next(clock: Any) -> None:
@@ -246,7 +255,7 @@ async def test_a_bug_in_one_task_spares_the_others(clock: Any, logs: Logs) -> No
     async with room.working():
         await clock.sleep(120.0)
         assert len(room.runner.ended) == 20
-        assert room.scheduler.free >= 2
+        assert room.slots.free >= 2
     assert {line["task_id"] for line in logs if line["event"] == "task.crashed"} == {"bad"}
 
 
@@ -319,7 +328,7 @@ async def test_while_slots_wait_for_an_isolated_run_the_loop_is_alive_and_says_w
         polls = len(room.polls())
         assert max(await room.tick_ages(60)) <= TICK_S + 1.0
         assert len(room.polls()) == polls
-        assert room.scheduler.free == 0
+        assert room.slots.free == 0
         assert not room.scheduler.refilling()
         assert "isolated" in str(room.recovery.isolation)
     assert room.runner.started[0][1] == "a"
@@ -406,12 +415,11 @@ async def test_an_empty_list_is_asked_for_calmly(clock: Any, interval_s: float, 
 
 def test_pauses_double_up_to_the_interval_with_jitter() -> None:
     """Half a second, one, two, … and never more than the interval; no two daemons in step."""
-    rng = random.Random(1)
-    bounds = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
-    pauses = [next_pause_s(polls, 30.0, rng) for polls in range(1, 9)]
-    assert all(0.75 * bound <= pause <= bound for pause, bound in zip(pauses, bounds, strict=True))
-    assert next_pause_s(10**6, 30.0, rng) <= 30.0
-    assert len({next_pause_s(9, 30.0, rng) for _ in range(100)}) == 100
+    pauses = Pauses(30.0, lambda: inf, random.Random(1))
+    bounds = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, *[30.0] * 2_000]
+    lengths = [pauses.next_s(fruitless=False) for _ in bounds]
+    assert all(0.75 * bound <= length <= bound for length, bound in zip(lengths, bounds, strict=True))
+    assert len(set(lengths)) == len(lengths)
 
 
 async def test_daemons_that_start_together_do_not_poll_together(clock: Any) -> None:
@@ -419,7 +427,7 @@ async def test_daemons_that_start_together_do_not_poll_together(clock: Any) -> N
     first = []
     for seed in range(20):
         room = Room(clock)
-        room.scheduler._rng = random.Random(seed)
+        room.scheduler._pauses._rng = random.Random(seed)
         began = clock.monotonic()
         async with room.working():
             await clock.sleep(1.1)
@@ -715,7 +723,7 @@ async def test_a_drain_gives_up_the_poll_and_finishes_the_tasks(clock: Any) -> N
     assert room.source.cut_claims == 1
     assert clock.monotonic() - began < 20.0
     assert room.runner.ended == ["a"]
-    assert (len(room.polls()), room.scheduler.cut) == (polls, [])
+    assert (len(room.polls()), room.slots.cut) == (polls, [])
 
 
 async def test_a_drain_before_the_start_claims_nothing(clock: Any) -> None:
@@ -745,8 +753,8 @@ async def test_what_a_drain_cuts_off_is_named(clock: Any) -> None:
     room.source.pending = ["b", "a"]
     async with room.working():
         await clock.sleep(5.0)
-    assert sorted(receipt.id for receipt in room.scheduler.cut) == ["a", "b"]
-    assert room.scheduler.running == {}
+    assert sorted(receipt.id for receipt in room.slots.cut) == ["a", "b"]
+    assert room.slots.running == {}
 
 
 async def test_the_next_tasks_are_asked_for_while_the_last_results_are_written(clock: Any) -> None:
@@ -790,14 +798,14 @@ async def test_refilling_only_while_polls_bring_as_many_as_asked(clock: Any) -> 
         await clock.sleep(0.5)
         assert scheduler.refilling() is False, "nothing is known of the source yet"
         await clock.sleep(2.0)
-        assert (scheduler.free, scheduler.refilling()) == (0, False), "the house is full"
+        assert (room.slots.free, scheduler.refilling()) == (0, False), "the house is full"
         room.runner.settling = 1
         assert scheduler.refilling() is True, "a slot is about to be free"
         room.runner.settling = 0
         await clock.sleep(9.6)
-        assert (scheduler.free, scheduler.refilling()) == (2, True), "a poll is under way"
+        assert (room.slots.free, scheduler.refilling()) == (2, True), "a poll is under way"
         await clock.sleep(25.0)
-        assert (scheduler.free, scheduler.refilling()) == (2, False), "the list is empty"
+        assert (room.slots.free, scheduler.refilling()) == (2, False), "the list is empty"
 
 
 async def test_refilling_ends_with_a_hold_and_a_drain(clock: Any) -> None:
@@ -810,7 +818,7 @@ async def test_refilling_ends_with_a_hold_and_a_drain(clock: Any) -> None:
         await clock.sleep(5.0)
         room.hold_until = clock.monotonic() + 10.0
         await clock.sleep(5.0)
-        assert (room.scheduler.free, room.scheduler.refilling()) == (2, False)
+        assert (room.slots.free, room.scheduler.refilling()) == (2, False)
         await clock.sleep(7.0)
         room.scheduler.draining = True
         assert room.scheduler.refilling() is False
@@ -911,11 +919,11 @@ async def test_a_revoked_task_stops_and_its_slot_is_free(clock: Any, reason: Any
     room.source.pending = ["a", "b"]
     async with room.working():
         await clock.sleep(2.0)
-        room.scheduler.revoke("a", reason)
-        room.scheduler.revoke("unknown", reason)
+        room.slots.revoke("a", reason)
+        room.slots.revoke("unknown", reason)
         room.source.pending.remove("a")
         await clock.sleep(10.0)
-    assert (room.runner.ended, room.runner.abandoned, room.scheduler.cut) == (["b"], abandoned, [])
+    assert (room.runner.ended, room.runner.abandoned, room.slots.cut) == (["b"], abandoned, [])
 
 
 async def test_a_heartbeat_renews_what_runs_and_what_waits(clock: Any) -> None:

@@ -33,6 +33,7 @@ from ai_task_processor.engine.delivery import Delivery
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.runner import TaskRunner
 from ai_task_processor.engine.scheduler import TaskScheduler
+from ai_task_processor.engine.slots import Slots
 from ai_task_processor.models.task import Claim, Completed, Failure, Outcome, Receipt, Record, Task, TaskResult
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops import logs
@@ -169,14 +170,21 @@ class Process(StubSource):
             timeout_s=1e6,
             **common,
         )
-        self.scheduler = TaskScheduler(
-            self,
-            runner,
+        slots = Slots(
+            SLOTS,
+            source=self,
+            runner=runner,
             running=self.running,
             journal=self.journal,
             admission=self.admission,
             recovery=self.recovery,
-            slots=SLOTS,
+            clock=clock,
+        )
+        self.scheduler = TaskScheduler(
+            self,
+            slots,
+            admission=self.admission,
+            recovery=self.recovery,
             interval_s=10.0,
             hold_s=lambda: 0.5 if not self.outbox.writable or not self.journal.usable() else self.gates[0].wait_s(),
             **common,
