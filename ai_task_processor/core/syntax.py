@@ -5,6 +5,7 @@ never repeats the text, which may be a secret.
 """
 
 import ipaddress
+import os
 import re
 import ssl
 from contextlib import suppress
@@ -114,18 +115,19 @@ def client_certificate_problems(cert: Path, key: Path | None, password: str | No
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    name = "CLIENT_CERT_FILE" if key is None else "CLIENT_KEY_FILE"
+    certificate_name = _named("CLIENT_CERT_FILE", cert)
+    key_name = certificate_name if key is None else _named("CLIENT_KEY_FILE", key)
     try:
-        certificate_pem = _read("CLIENT_CERT_FILE", cert)
-        key_pem = _read(name, key or cert)
+        certificate_pem = _read(certificate_name, cert)
+        key_pem = _read(key_name, key or cert)
     except ValueError as error:
         return [str(error)]
     try:
         own = x509.load_pem_x509_certificates(certificate_pem)[0]
     except ValueError:
-        return ["CLIENT_CERT_FILE must name a file of PEM certificates: the client's own first"]
+        return [f"{certificate_name} must name a file of PEM certificates: the client's own first"]
     if b"PRIVATE KEY-----" not in key_pem:
-        return [f"{name} holds no private key: set CLIENT_KEY_FILE to the PEM file of the certificate's key"]
+        return [f"{key_name} holds no private key: set CLIENT_KEY_FILE to the PEM file of the certificate's key"]
     encrypted = b"ENCRYPTED" in key_pem
     if encrypted and password is None:
         return ["CLIENT_KEY_PASSWORD is missing: set it to the password of the client's private key"]
@@ -133,16 +135,23 @@ def client_certificate_problems(cert: Path, key: Path | None, password: str | No
         private = load_pem_private_key(key_pem, (password or "").encode() if encrypted else None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         if encrypted:
-            return [f"CLIENT_KEY_PASSWORD does not open the private key in {name}: correct it"]
-        return [f"{name} must name a file with a private key in PEM format"]
+            return [f"CLIENT_KEY_PASSWORD does not open the private key in {key_name}: correct it"]
+        return [f"{key_name} must name a file with a private key in PEM format"]
     if private.public_key() != own.public_key():
-        return [f"{name} holds a key that does not fit the certificate in CLIENT_CERT_FILE: take both from one issue"]
+        return [
+            f"{key_name} holds a key that does not fit the certificate in {certificate_name}: take both from one issue"
+        ]
     if own.not_valid_after_utc <= now:
-        return [f"CLIENT_CERT_FILE holds a certificate that expired on {own.not_valid_after_utc:%Y-%m-%d}: renew it"]
+        return [f"{certificate_name} holds a certificate that expired on {own.not_valid_after_utc:%Y-%m-%d}: renew it"]
     if own.not_valid_before_utc > now:
         since = f"{own.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
-        return [f"CLIENT_CERT_FILE holds a certificate that is valid from {since}: set the clock of this machine"]
+        return [f"{certificate_name} holds a certificate that is valid from {since}: set the clock of this machine"]
     return []
+
+
+def _named(name: str, path: Path) -> str:
+    """A setting with its file. What names no file is not shown: it may be a secret at the wrong place."""
+    return f"{name} ({path})" if os.path.exists(path) else name  # Path.exists raises for a PEM
 
 
 def _read(name: str, path: Path) -> bytes:

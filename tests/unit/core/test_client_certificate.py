@@ -65,21 +65,33 @@ def test_a_certificate_and_its_key(folder: Path, given: dict[str, str]) -> None:
     [
         ({CERT: "missing.pem"}, "CLIENT_CERT_FILE names a file that cannot be read (No such file or directory): "),
         ({CERT: "good.pem", KEY: "missing.pem"}, "CLIENT_KEY_FILE names a file that cannot be read (No such file "),
-        ({CERT: "garbage.pem"}, "CLIENT_CERT_FILE must name a file of PEM certificates"),
-        ({CERT: "good.pem", KEY: "garbage.pem"}, "CLIENT_KEY_FILE holds no private key: set CLIENT_KEY_FILE to "),
-        ({CERT: "good.pem", KEY: "torn.pem"}, "CLIENT_KEY_FILE must name a file with a private key in PEM format"),
-        ({CERT: "alone.pem"}, "CLIENT_CERT_FILE holds no private key: set CLIENT_KEY_FILE to "),
-        ({CERT: "other.pem", KEY: "key.pem"}, "CLIENT_KEY_FILE holds a key that does not fit the certificate in "),
+        ({CERT: "garbage.pem"}, "CLIENT_CERT_FILE ({}/garbage.pem) must name a file of PEM certificates"),
+        ({CERT: "good.pem", KEY: "garbage.pem"}, "CLIENT_KEY_FILE ({}/garbage.pem) holds no private key: set "),
+        ({CERT: "good.pem", KEY: "torn.pem"}, "CLIENT_KEY_FILE ({}/torn.pem) must name a file with a private key in "),
+        ({CERT: "alone.pem"}, "CLIENT_CERT_FILE ({}/alone.pem) holds no private key: set CLIENT_KEY_FILE to "),
+        (
+            {CERT: "other.pem", KEY: "key.pem"},
+            "CLIENT_KEY_FILE ({}/key.pem) holds a key that does not fit the certificate in "
+            "CLIENT_CERT_FILE ({}/other.pem): ",
+        ),
         ({CERT: "hidden.pem"}, "CLIENT_KEY_PASSWORD is missing: set it to "),
         ({CERT: "hidden.pem", PASSWORD: "wrong"}, "CLIENT_KEY_PASSWORD does not open the private key in "),
-        ({CERT: "old.pem"}, "CLIENT_CERT_FILE holds a certificate that expired on "),
+        ({CERT: "old.pem"}, "CLIENT_CERT_FILE ({}/old.pem) holds a certificate that expired on "),
         ({KEY: "key.pem"}, "CLIENT_KEY_FILE is set without CLIENT_CERT_FILE: "),
     ],
 )
 def test_a_mistake_is_named(folder: Path, given: dict[str, str], problem: str) -> None:
-    """One line, the variable first, what to do last, and no password in it."""
+    """One line, the variable and its file first, what to do last, and no password in it."""
     with pytest.raises(ConfigurationError) as raised:
         loaded(folder, **given)
     assert len(raised.value.problems) == 1
-    assert raised.value.problems[0].startswith(problem)
+    assert raised.value.problems[0].startswith(problem.replace("{}", str(folder)))
     assert "wrong" not in raised.value.problems[0]
+
+
+def test_a_key_instead_of_its_file_is_not_shown(folder: Path) -> None:
+    pem = (folder / "key.pem").read_text()
+    with pytest.raises(ConfigurationError) as raised:
+        load_settings({**NEEDED, CERT: str(folder / "good.pem"), KEY: pem}, None, groups=())
+    assert raised.value.problems[0].startswith("CLIENT_KEY_FILE names a file that cannot be read (")
+    assert "BEGIN" not in str(raised.value)
