@@ -150,13 +150,13 @@ def test_the_most_specific_code_wins(codes: list[int], expected: int) -> None:
     assert report.exit_code([*harmless, *(Finding("failure", "x", "y", code) for code in codes)]) == expected
 
 
-def test_the_verdict_counts() -> None:
+def test_the_summary_counts() -> None:
     """Problems are counted; without any it says what to do next, and how many warnings to read first."""
     bad, warned = wrong("x", "y"), warning("x")
-    assert report.verdict([bad, warned]) == "1 problem found"
-    assert report.verdict([bad, skipped("x"), bad]) == "2 problems found"
-    assert report.verdict([warned, warned]) == "Ready, with 2 warnings: start with `ai-task-processor run`"
-    assert report.verdict([ok("x", daemon=True)]) == "Ready: a daemon is running"
+    assert report.summary([bad, warned]) == "1 problem found"
+    assert report.summary([bad, skipped("x"), bad]) == "2 problems found"
+    assert report.summary([warned, warned]) == "Ready, with 2 warnings: start with `ai-task-processor run`"
+    assert report.summary([ok("x", daemon=True)]) == "Ready: a daemon is running"
 
 
 def test_a_list_is_counted_by_what_can_be_done() -> None:
@@ -305,7 +305,7 @@ def test_ascii_screens_get_ascii() -> None:
 
 
 def test_secrets_are_masked_wherever_they_stand() -> None:
-    """Finding, remedy and verdict pass the same mask as the logs."""
+    """Finding, remedy and summary pass the same mask as the logs."""
     target, raw = on_screen()
     target.mask = Masker(["planted-secret"])
     target.add("token", wrong("it says planted-secret", "not planted-secret"), "planted-secret")
