@@ -28,7 +28,7 @@ Exit codes: 0 done, 69 a remote is down, 70 a bug of ours, 73 data directory unu
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the process's exit code. Without ``argv`` this is the process's own command line."""
+    """Run one command; returns the exit code. Without ``argv`` it reads the command line and guards the streams."""
     if argv is None:
         return process.guarded(lambda: main(sys.argv[1:]))
     arguments = _parser().parse_args(argv)
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare_for_signals(command: Command) -> None:
-    """Until a command's own handlers stand, what came early is remembered; others end in the usual way."""
+    """Commands with own handlers get early signals when those are installed; the others end as usual."""
     if command in (_sandbox, _demo):
         process.restore_interrupt()
     elif command not in (_run, _drain):
@@ -110,7 +110,7 @@ def _drain(_arguments: "argparse.Namespace") -> int:
 
 
 def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
-    """Settings, logs, loop: then the daemon's life. A bug ends it with one structured line and 70."""
+    """Load settings, configure logs, run the daemon. An unexpected error is logged in one line; the exit code is 70."""
     import asyncio
     import signal
 
@@ -123,7 +123,7 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
     from ai_task_processor.ops import logs
     from ai_task_processor.processors.factory import ProcessorFactory
 
-    # Who replaces secrets sends it, perhaps before the loop listens: the secrets have not been read yet.
+    # SIGHUP means new secrets. Before the loop handles it, it can be ignored: the secrets are read below.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     process.raise_descriptor_limit()
     factory = ProcessorFactory()
@@ -144,11 +144,11 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
         except (AiTaskProcessorError, KeyboardInterrupt):
             raise
         except BaseException as error:
-            # A plug-in's SystemExit is a crash like any other: its code says nothing about us.
+            # A plug-in's SystemExit is a crash, too: its code is not ours.
             log.critical("daemon.crashed", exc_info=error)
             code = EX_SOFTWARE
-        # All is closed. Whoever waited here would wait for the look-up of a name that nobody answers,
-        # which cannot be cancelled, or for a thread that a plug-in has left behind.
+        # Everything is closed. A normal exit would wait for threads: a name lookup that hangs and
+        # cannot be cancelled, or one that a plug-in has left running.
         logs.flush()
         os._exit(code)
 
@@ -172,7 +172,7 @@ def _outbox(arguments: "argparse.Namespace") -> int:
 
 
 def _sandbox(arguments: "argparse.Namespace") -> int:
-    """Until Ctrl-C or SIGTERM; as process one of a container it has no other way to end than a handler of its own."""
+    """Serve until Ctrl-C or SIGTERM, which needs a handler: PID 1 of a container ignores it otherwise."""
     import asyncio
     import signal
 
@@ -191,7 +191,7 @@ def _sandbox(arguments: "argparse.Namespace") -> int:
 
 
 def _healthcheck(_arguments: "argparse.Namespace") -> int:
-    """For the container: no curl in the image, and no heavy import every fifteen seconds."""
+    """The container's health check: the image has no curl, and this runs every 15 seconds without heavy imports."""
     from http.client import HTTPConnection, HTTPException
 
     given = _ops_settings()
@@ -214,7 +214,7 @@ def _healthcheck(_arguments: "argparse.Namespace") -> int:
 
 
 def _targets(host: str) -> Sequence[str]:
-    """Where a daemon of this machine answers that listens on ``host``: the loopback of its family first."""
+    """The addresses at which a local daemon that listens on ``host`` may answer; loopback of its family first."""
     if host in ("0.0.0.0", "127.0.0.1"):  # noqa: S104 - compared with, not bound to
         return "127.0.0.1", "::1"
     if host == "::1" or set(host) <= {":", "0"}:
@@ -223,7 +223,7 @@ def _targets(host: str) -> Sequence[str]:
 
 
 def _ops_settings() -> Mapping[str, str]:
-    """Where the daemon listens, from the same places as its settings. Their parser is too heavy for this."""
+    """The daemon's host and port, from the same sources as its settings, without their slow parser."""
     names = ("METRICS_HOST", "METRICS_PORT")
     given = {name: text for name in names if (text := os.environ.get(name, "").strip())}
     if len(given) < len(names) and os.path.exists(".env"):  # noqa: PTH110 - pathlib takes as long as the whole check

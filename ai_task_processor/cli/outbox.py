@@ -1,4 +1,4 @@
-"""``ai-task-processor outbox …``: look at kept results beside a running daemon, and leave it requests."""
+"""``ai-task-processor outbox …``: shows stored results beside a running daemon, and leaves requests for it."""
 
 import argparse
 import sys
@@ -19,13 +19,13 @@ from ai_task_processor.stores.sqlite.inspection import Summary
 from ai_task_processor.stores.sqlite.settings import StoreSettings
 
 EX_OK, EX_NOINPUT = 0, 66
-#: how long a request may wait for the daemon before the command stops watching
+#: seconds for which the command waits until the daemon has carried out a request
 WATCH_S: Final = 3.0
 _ROW: Final = "{:<28} {:<16} {:<10} {:<11} {:>8} {:>20} {:>9}  {}"
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Carry out the action that was asked for; the process's exit code."""
+    """Carry out the action; returns the exit code."""
     actions = {"list": _list, "show": _show, "retry": _request, "drop": _request}
     return actions[arguments.action](arguments)
 
@@ -51,7 +51,7 @@ def _list(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     found = inspection.load_records(load_group(StoreSettings).data_dir, arguments.task_id)
     for summary, record in found:
-        # What would be sent, so that a result can be taken to its place by hand.
+        # The body as it would be sent, so that a result can be reported by hand.
         body = codec.dumps(_shown(summary)).removesuffix(b"}") + b',"body":' + _body(record) + b"}"
         _say(body.decode())
     return EX_OK if found else _missing(arguments.task_id)
@@ -65,12 +65,12 @@ def _request(arguments: argparse.Namespace) -> int:
     known = [task_id for task_id in arguments.task_ids if task_id not in unknown]
     if known:
         inspection.leave_request(directory, arguments.action, known)
-        _say(_fate(directory, len(known)))
+        _say(_await_requests(directory, len(known)))
     return EX_NOINPUT if unknown else EX_OK
 
 
-def _fate(directory: Path, count: int) -> str:
-    """What became of a request that was just left."""
+def _await_requests(directory: Path, count: int) -> str:
+    """Wait for the daemon to carry out requests; returns what to print."""
     if not inspection.daemon_running(directory):
         return f"{count} noted; no daemon is running here, it will be done at the next start"
     ends_at = time.monotonic() + WATCH_S

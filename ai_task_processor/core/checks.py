@@ -1,4 +1,4 @@
-"""What a component tells ``doctor``: which servers it talks to, what to check, and what was found."""
+"""The interface between components and ``doctor``: remotes to reach, checks to run, findings."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ from ai_task_processor.core.errors import InvalidAnswer, Misconfigured, NoToken,
 from ai_task_processor.models.task import Task
 
 EX_OK, EX_UNAVAILABLE, EX_CANTCREAT, EX_CONFIG = 0, 69, 73, 78
-#: so many names are shown, and so many characters of each
+#: number of names that are shown, and characters of each
 MAX_NAMES, MAX_NAME = 3, 30
 
 Mark = Literal["ok", "warning", "failure", "skipped"]
@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. A failure has a remedy that names a setting, and an exit code.
+    """One line of the report. A failure has an exit code, and a remedy that names a setting.
 
-    ``daemon``: it shows that a daemon is running with these settings.
+    ``daemon``: this finding shows that a daemon is running with these settings.
     """
 
     mark: Mark
@@ -35,14 +35,14 @@ class Finding:
 
 
 ok, warning, skipped = partial(Finding, "ok"), partial(Finding, "warning"), partial(Finding, "skipped")
-#: an operator must change something; a remote is down; what is kept here cannot be written
+#: an operator must change something; a remote is down; the store cannot be written
 wrong, down = partial(Finding, "failure", code=EX_CONFIG), partial(Finding, "failure", code=EX_UNAVAILABLE)
 unusable = partial(Finding, "failure", code=EX_CANTCREAT)
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What a source has pending, or the first ``seen`` tasks of it; ``doctor`` says which can be processed here."""
+    """The pending tasks of a source, or the first ``seen`` of them; ``doctor`` reports which can be processed here."""
 
     tasks: Sequence[Task]
     seen: int
@@ -52,10 +52,10 @@ class Listed:
 
 @dataclass(slots=True, eq=False)
 class Remote:
-    """A server that a component talks to; ``setting`` holds its URL, which names a port unless it is HTTP.
+    """A server that a component talks to. ``setting``: the variable with its URL, which has a port unless it is HTTP.
 
-    ``doctor`` notes here what it saw of the last HTTP answer: status, whether it was a web page, how far that clock is
-    ahead of ours.
+    ``doctor`` stores here what the last HTTP answer showed: status, whether it was a web page, and by how much its
+    clock is ahead of ours.
     """
 
     name: str
@@ -68,10 +68,10 @@ class Remote:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Check:
-    """One question. It is skipped when one of ``needs`` (earlier checks, remotes that must be reachable) failed.
+    """One check. It is skipped when one of ``needs`` (earlier checks, remotes that must be reachable) failed.
 
-    ``work`` yields what it finds. ``setting`` is where to look when that takes too long, which is reported as ``late``.
-    ``proves``: what is in doubt when it fails, if that is not the check itself.
+    ``work`` yields findings. After a timeout ``late`` makes the finding, and ``setting`` is named in its remedy.
+    ``proves``: the remote that counts as unreachable when the check fails.
     """
 
     title: str
@@ -87,7 +87,7 @@ class Check:
 
 
 class Stopwatch:
-    """Shows as the time since it was made."""
+    """Formats as the time since its creation."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
@@ -97,7 +97,7 @@ class Stopwatch:
 
 
 def refused(error: Exception, remote: Remote, remedies: Mapping[type[Exception], str], about: str = "") -> Finding:
-    """Whose fault it is that a remote does not do what we ask; ``remedies`` for what it says about us."""
+    """The finding for a refused request. ``remedies``: by error class, for errors that an operator here must mend."""
     if isinstance(error, NoToken) and isinstance(error.__cause__, RemoteError):
         error = error.__cause__
     for kind, remedy in remedies.items():
@@ -113,7 +113,7 @@ def refused(error: Exception, remote: Remote, remedies: Mapping[type[Exception],
 
 
 def halves(text: str) -> tuple[str, str]:
-    """What is wrong, and its remedy: they stand on both sides of the first colon outside of brackets."""
+    """Split a message at the first colon outside brackets, into problem and remedy."""
     depth = 0
     for at, char in enumerate(text):
         depth += (char in "([{") - (char in ")]}")
@@ -123,12 +123,12 @@ def halves(text: str) -> tuple[str, str]:
 
 
 def printable(text: str) -> str:
-    """What a remote or a task wrote must not move the cursor."""
+    """Replace control characters: text of a remote or a task must not control the terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def shown(names: Iterable[str]) -> str:
-    """A few distinct names, shortened: they may be anything."""
+    """A few distinct names, shortened, because they are untrusted."""
     distinct = list(dict.fromkeys(names))
     few = [printable(name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "~") for name in distinct[:MAX_NAMES]]
     more = len(distinct) - len(few)
@@ -136,14 +136,14 @@ def shown(names: Iterable[str]) -> str:
 
 
 async def aside(work: Callable[[], T]) -> T:
-    """Blocking work in a thread that the process does not wait for: a dead resolver, a hung network disk."""
+    """Run blocking work in a daemon thread: the process must not wait for a dead resolver or a hung network disk."""
     outcome: Future[T] = Future()
-    outcome.set_running_or_notify_cancel()  # whoever stops waiting does not cancel the thread
+    outcome.set_running_or_notify_cancel()  # cancelling the waiting task does not cancel the thread
 
     def run() -> None:
         try:
             outcome.set_result(work())
-        except Exception as error:  # noqa: BLE001 - handed over to whoever waits
+        except Exception as error:  # noqa: BLE001 - raised in the waiting task
             outcome.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()

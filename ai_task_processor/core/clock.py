@@ -1,4 +1,4 @@
-"""The real clock. Everything that needs time is handed one, so that tests can hand another."""
+"""The real clock. A clock is always an argument, so that tests can pass another one."""
 
 import asyncio
 import time

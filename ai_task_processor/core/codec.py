@@ -1,8 +1,8 @@
-"""JSON and float32: the one place where bytes become values and values become bytes.
+"""Reads and writes JSON and float32 vectors.
 
-Vectors stay four-byte floats all the way and are written with the shortest digits that read back
-as the same float32: half the bytes of the usual seventeen digits. What a processor returns is
-written strictly: NaN and infinity are errors, because JSON has no word for them.
+Vectors stay four-byte floats everywhere and are written with the shortest digits that read back
+as the same float32: half the bytes of the usual seventeen digits. Output of processors is
+written strictly: NaN and infinity are errors, because JSON cannot represent them.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from pydantic import BaseModel
 from ai_task_processor.models.task import Vector
 
 _FLOAT32 = np.dtype("<f4")
-#: what the largest component of an embedding is between, whatever its norm
+#: range of the largest component of a usable embedding, whatever its norm
 SMALLEST_MAX, LARGEST = 1e-6, 1e6
-#: of float32, relative to the largest component: below it a component says nothing
+#: precision of float32 relative to the largest component; smaller components carry no information
 PRECISION = 2.0**-24
-#: so many whole numbers are no accident
+#: from this many components on, whole numbers only are no coincidence
 QUANTIZED_FROM = 16
 
 
@@ -31,7 +31,7 @@ def loads(data: bytes) -> object:
 
 
 def dumps(value: object) -> bytes:
-    """Write what a processor returned; pydantic models are welcome anywhere inside. Raises ``ValueError``."""
+    """Write a processor's output, which may contain pydantic models anywhere. Raises ``ValueError``."""
     try:
         return json.dumps(value, default=_plain, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except (TypeError, RecursionError) as error:
@@ -39,7 +39,7 @@ def dumps(value: object) -> bytes:
 
 
 def line(value: Mapping[str, object]) -> bytes:
-    """A JSON object of our own on one line."""
+    """A JSON object on one line, for values that are known to be JSON."""
     return orjson.dumps(value)
 
 
@@ -63,9 +63,9 @@ def _plain(value: object) -> object:
 
 
 def fingerprint(content: object) -> str:
-    """32 hex digits that identify a task's content: a dead letter stands only for the content it was made of.
+    """32 hex digits that identify a task's content: a dead letter applies only to the content it was made of.
 
-    Content that JSON cannot hold, or that is nested too deep to be written, is all the same.
+    All content that JSON cannot represent, or that is nested too deep, has the same fingerprint.
     """
     try:
         written = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
@@ -78,9 +78,9 @@ def vector(values: str | Sequence[float], dimensions: int | None = None) -> Vect
     """A model's vector from base64 float32 or a list of numbers; None when it is not usable.
 
     Usable means: the expected number of ``dimensions`` (any, when None), and values that an embedding can have:
-    every component finite in float32, the largest between a millionth and a million, and hardly any of less than
-    the precision of float32 beside it. Base64 of float64, of float16 or of big-endian numbers, read as float32,
-    breaks that. So do, where no length is expected, whole numbers alone: they are quantized (int8).
+    every component finite in float32, the largest between a millionth and a million, and few below the precision
+    of float32 relative to it. Base64 of float64, of float16 or of big-endian numbers does not pass when it is read
+    as float32. Without expected ``dimensions``, whole numbers only do not pass: they are quantized (int8).
     """
     try:
         if isinstance(values, str):
@@ -101,14 +101,14 @@ def vector(values: str | Sequence[float], dimensions: int | None = None) -> Vect
     lost = array.size - np.count_nonzero(sizes >= largest * PRECISION)
     if lost > array.size // 16:
         if array.size >= QUANTIZED_FROM and not array[::2].any():
-            return None  # float64 that hold no more than float16 did: every other word is empty
+            return None  # float64 converted from float16: every other word is zero
         if lost - (array.size - np.count_nonzero(sizes)) > array.size // 16:
             return None
     return Vector(array.tobytes())
 
 
 def pseudo_vector(seed: bytes, dimensions: int) -> Vector:
-    """A unit vector that depends on the seed alone, the same on every machine and in every version."""
+    """A unit vector that depends only on the seed: the same on every machine and in every version."""
     words = np.frombuffer(hashlib.shake_256(seed).digest(4 * dimensions), "<u4").astype(np.float64)
     centred = words / 2**31 - 1.0
     return Vector((centred / np.linalg.norm(centred)).astype(_FLOAT32).tobytes())

@@ -1,7 +1,7 @@
 """The one life cycle of everything that the wiring builds: source, store, sink, provider, processor.
 
-A component is told its settings and services by its constructor, which only stores. ``run`` is its whole life. Health,
-``/status``, ``doctor`` and the settings are loops over components: what one has to say, it says here.
+The constructor takes settings and services and only stores them. ``run`` is the component's whole life. Health,
+``/status``, ``doctor`` and the settings are loops over the components.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from ai_task_processor.core.checks import Check, Finding, Remote
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a component cannot work now, in a word for machines and a sentence for people.
+    """Why a component cannot work now: a code for machines and a message for people.
 
-    ``ready``: it does not keep the daemon from being ready (a pause that ends by itself, something that is not
-    configured). Such a problem only explains idleness: ``when`` something is ``running`` (tasks in slots wait for it),
-    when listed tasks are ``unserved`` (have no processor), or ``always``.
+    ``ready``: the daemon is ready nevertheless (a pause that ends by itself, something that is not configured). Such a
+    problem only explains idleness, ``when`` tasks are ``running`` and wait for it, when listed tasks are ``unserved``
+    (have no processor), or ``always``.
     """
 
     code: str
@@ -31,17 +31,17 @@ class Problem:
 
 
 class Component(Protocol):
-    """Has a life that does nothing, and no problems: implementations inherit this and override what they have."""
+    """The defaults do nothing and report no problems: implementations inherit and override what they need."""
 
     name: str = ""
-    #: the groups of settings that it reads; only those of selected components are required and parsed
+    #: the groups of settings that it reads; only groups of selected components are parsed
     settings_groups: ClassVar[tuple[type[Any], ...]] = ()
 
     @classmethod
     def build(cls, services: Any) -> Any:
-        """Make one from ``net.services.Services``. An implementation whose constructor takes other things overrides it.
+        """Construct from ``net.services.Services``; override it for a constructor with other arguments.
 
-        A provider may answer None: there is nobody to call.
+        A provider may return None: no model is configured.
         """
         return cls(services)  # type: ignore[call-arg]  # the constructor is the implementation's own
 
@@ -51,7 +51,7 @@ class Component(Protocol):
         await asyncio.get_running_loop().create_future()
 
     async def reload(self) -> None:
-        """An operator has changed something (SIGHUP): secrets were read again, try at once what was refused."""
+        """After SIGHUP: secrets were read again; retry at once what was refused."""
         return
 
     def problems(self) -> Sequence[Problem]:
@@ -59,7 +59,7 @@ class Component(Protocol):
         return ()
 
     def status(self) -> Mapping[str, object]:
-        """What it shows in ``/status``, as JSON. From memory."""
+        """Its fields in ``/status``, as JSON. From memory."""
         return {}
 
     def remotes(self) -> Sequence[Remote]:
@@ -67,12 +67,12 @@ class Component(Protocol):
         return ()
 
     def checks(self) -> Sequence[Check]:
-        """What ``doctor`` asks beyond that. Nothing is claimed, reported or kept, and ``run`` is not called."""
+        """Further checks of ``doctor``. They claim, report and store nothing; ``run`` is not called."""
         return ()
 
     def explain(self, problem: Problem) -> Finding | None:  # noqa: ARG002 - for components that know more
-        """What ``doctor`` says of a problem that the running daemon has, after its checks; None for the problem itself.
+        """The finding of ``doctor`` for a problem of the running daemon, after its checks; None shows it as it is.
 
-        The daemon may have been started with other secrets than those that the checks have used.
+        The daemon may have been started with other secrets than the checks used.
         """
         return None

@@ -1,13 +1,12 @@
-"""Deadlines that count only the time in which this process ran.
+"""Deadlines that count only the time in which this process ran, and cost less than ``asyncio.timeout``.
 
-Two needs meet here. ``asyncio.timeout`` is too dear: a task stands under three deadlines, nearly none of them
-ever strikes, and what asyncio has beside (rescheduling, states, an asynchronous entrance) costs five microseconds
-each time, a twentieth of all that a task costs, and a timer of the loop three. So long deadlines share a timer.
+Cost: every task has three deadlines, and nearly all of them end unused. ``asyncio.timeout`` takes five microseconds
+each time, a twentieth of the whole cost of a task, and a timer of the loop three. So long deadlines share a timer.
 
-And after a stall (SIGSTOP, a paused machine, a plug-in that blocks the loop) every timer of the loop is due before
-anything that arrived meanwhile has been read. A deadline that struck then would throw away answers that lie in the
-socket: work would be done and paid for again. So a stall does not count, and a deadline that fires late lets the
-loop read before it strikes. Apart from that the rules are those of ``asyncio.timeout``; one suite tests both.
+Stalls: after SIGSTOP, a paused machine or a plug-in that blocks the loop, all timers are due before the loop has read
+what arrived meanwhile. A deadline that expired then would discard answers that are already in the socket, and the work
+would be paid for twice. So a stall does not count, and a deadline that fires late lets the loop read first. Apart from
+that the rules are those of ``asyncio.timeout``; one suite tests both.
 """
 
 import asyncio
@@ -17,37 +16,37 @@ from asyncio import AbstractEventLoop, CancelledError, TimerHandle
 from types import TracebackType
 from weakref import WeakKeyDictionary
 
-#: a deadline of at least so many seconds may strike so much later, together with others
+#: deadlines of at least ``LONG_S`` share a timer, and may expire up to ``GRAIN_S`` late
 LONG_S, GRAIN_S = 10.0, 0.25
-#: a timer that fires so many seconds late was held up: the loop reads what has arrived, for at least ``GRACE_S``
+#: a deadline whose timer fires this many seconds late is moved by ``GRACE_S``, so that the loop can read first
 LATE_S, GRACE_S = 0.005, 0.1
-#: a delay of the loop that is no longer the usual work of a busy one
+#: a delay of the loop from which on it is a stall and not a busy loop
 STALL_S = 0.25
-#: so often one deadline moves: a task that blocks the loop again and again must end some day
+#: how often one deadline may move: a task that blocks the loop again and again must end
 MOVES = 10
 
 _thread = threading.local()
 
 
 class Stalls:
-    """How long one event loop has stood still, as far as timers that fired late have shown."""
+    """The stalls of one event loop, as measured by timers that fired late."""
 
     __slots__ = ("_began_at", "ended_at", "grains", "total_s")
 
     def __init__(self) -> None:
         self.total_s = 0.0
-        #: the last one, in the loop's time
+        #: the last stall, in the loop's time
         self._began_at = self.ended_at = -math.inf
-        #: long deadlines by the moment at which they strike, in grains of the loop's time
+        #: long deadlines by expiry, in units of ``GRAIN_S`` of the loop's time
         self.grains: dict[int, set[Deadline]] = {}
 
     @property
     def lasted_s(self) -> float:
-        """How long the last one was."""
+        """How long the last stall was."""
         return self.ended_at - self._began_at if self.total_s else 0.0
 
     def note(self, due_at: float, now: float) -> None:
-        """A timer was due then and fired now, in the loop's time. A stall counts once, however many timers show it."""
+        """Note when a timer was due and when it fired, in the loop's time. Several timers count one stall once."""
         if now - due_at < STALL_S:
             return
         if due_at < self.ended_at:
@@ -68,15 +67,15 @@ def stalls_of(loop: AbstractEventLoop) -> Stalls:
 
 
 def stalled_s() -> float:
-    """For how many seconds the running loop has stood still so far. To be called in a task."""
+    """Total seconds of stalls of the running loop so far. Call it in a task."""
     return _running()[1].total_s
 
 
 class Deadline:
-    """``with Deadline(seconds):`` cancels its task inside the block when the time is over, and raises ``TimeoutError``.
+    """``with Deadline(seconds):`` cancels the block when the time is over, and raises ``TimeoutError``.
 
-    A cancellation from outside stays one, also when both come at once. For one use, in a task. ``math.inf`` seconds:
-    never, unless ``strike_in`` says otherwise.
+    A cancellation from outside stays one, also when both come at once. For one use, in a task. With ``math.inf``
+    seconds it expires only after a call of ``strike_in``.
     """
 
     __slots__ = ("_before", "_due_at", "_loop", "_moves", "_others", "_seconds", "_stalled_s", "_stalls", "_struck",
@@ -106,11 +105,11 @@ class Deadline:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._forget()
         if self._struck and self._task.uncancel() <= self._before and kind is CancelledError:
-            # Whoever cancelled the task meanwhile is answered; otherwise it was this deadline alone.
+            # Nobody else has cancelled the task: it was only this deadline.
             raise TimeoutError from error
 
     def strike_in(self, seconds: float) -> None:
-        """So many seconds from now, whatever was said before. To be called inside the block, by anybody in the loop."""
+        """Expire this many seconds from now instead. Call it while the block runs, from any task of the loop."""
         self._forget()
         self._stalled_s = self._stalls.total_s
         self._due_at = self._loop.time() + seconds
@@ -123,7 +122,7 @@ class Deadline:
             self._others.discard(self)
 
     def _fire(self) -> None:
-        """The time is over, or seems to be. Was it ours to use?"""
+        """The timer fired: expire, or move the deadline by the time of stalls."""
         now = self._loop.time()
         self._stalls.note(self._due_at, now)
         stalled_s = self._stalls.total_s - self._stalled_s
@@ -137,9 +136,10 @@ class Deadline:
 
 
 def _running() -> tuple[AbstractEventLoop, Stalls, asyncio.Task[object]]:
-    """The running loop, its stalls and its present task. To ask asyncio for the loop makes a system call until 3.12.
+    """The running loop, its stalls and the current task.
 
-    The loop that ran in this thread before and has a present task is the one that runs.
+    ``get_running_loop`` makes a system call before Python 3.12. The cached loop of this thread is the running one if
+    it has a current task.
     """
     loop: AbstractEventLoop | None = getattr(_thread, "loop", None)
     task = None if loop is None else asyncio.current_task(loop)
@@ -154,7 +154,7 @@ def _running() -> tuple[AbstractEventLoop, Stalls, asyncio.Task[object]]:
 
 
 def _those_at(loop: AbstractEventLoop, by_grain: dict[int, set[Deadline]], grain: int) -> set[Deadline]:
-    """The deadlines that strike at this moment; their timer is set with the first of them."""
+    """The deadlines that expire in this grain; the first one sets their timer."""
     deadlines = by_grain.get(grain)
     if deadlines is None:
         deadlines = by_grain[grain] = set()

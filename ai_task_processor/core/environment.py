@@ -1,6 +1,6 @@
-"""What the environment, ``.env`` and secret files hold, as text. Mistakes are sentences that never repeat a value.
+"""Reads the environment, ``.env`` and secret files as text. Error messages never contain a value.
 
-It imports no library but the parser of ``.env``: a health check reads with it every 15 seconds.
+The parser of ``.env`` is the only library imported here, because a health check uses this module every 15 seconds.
 """
 
 import io
@@ -13,14 +13,14 @@ from dotenv.parser import Binding, parse_stream
 
 _QUOTED = re.compile(r"""(["']).*\1|[\u201c\u2018\u201e].*[\u201d\u2019\u201c]""", re.DOTALL)
 _IN_QUOTES = "in quotation marks, which arrived as part of it: remove them"
-#: Looks like a space, or like nothing: from a web page, a chat, an editor. Line breaks and tabs may stand in JSON.
+#: Invisible characters, pasted from a web page, a chat, an editor. Line breaks and tabs are allowed, for JSON.
 _INVISIBLE = re.compile(r"[^\S \t\r\n]|[\x00-\x08\x0e-\x1f\x7f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 #: Not a ``#`` inside JSON, which ends in a brace.
 _COMMENT = re.compile(r"(?:^#\s|\s#)[^}]*$")
 
 
 class Dotenv(NamedTuple):
-    """A ``.env`` file. ``warnings``: by variable, those that Docker Compose reads with another value."""
+    """A parsed ``.env`` file. ``warnings``: by variable, for values that Docker Compose would read differently."""
 
     texts: Mapping[str, str] = {}
     problems: Sequence[str] = ()
@@ -58,16 +58,16 @@ def _in_single_quotes(binding: Binding) -> bool:
 
 
 def filled(texts: Mapping[str, str]) -> dict[str, str]:
-    """Without surrounding white space (the ``\\r`` of a file from Windows, too); what is empty then is not set."""
+    """Strip surrounding white space (also the ``\\r`` of a file from Windows), and leave out empty values."""
     return {name: stripped for name, text in texts.items() if (stripped := text.strip())}
 
 
 def remarks(text: str) -> Sequence[str]:
-    """What is in a value although nobody meant it: sentences to follow the variable's name.
+    """Problems of a value that contains unintended characters: sentences to follow the variable's name.
 
     ``docker run --env-file`` and Kubernetes pass quotation marks and comments on as part of a value. They are refused,
-    not removed: another reader of the same file would use another secret. A secret that does contain `` #`` can come
-    from a file.
+    not removed: another program with the same file would use another secret. A secret that does contain `` #`` can
+    come from a file.
     """
     visible = _INVISIBLE.sub("", text)
     found = [] if visible == text else ["has an invisible character in its value: type the value by hand"]
@@ -78,7 +78,7 @@ def remarks(text: str) -> Sequence[str]:
 
 
 def secret_in(path: str) -> str:
-    """The content of a secret file, without what editors add: surrounding white space, a byte order mark.
+    """The content of a secret file, without surrounding white space and byte order mark, which editors add.
 
     Raises ``ValueError`` with sentences to follow the variable's name.
     """

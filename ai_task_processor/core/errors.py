@@ -1,9 +1,9 @@
-"""The error tree, by whose fault it is: that alone decides what happens next.
+"""The error tree, ordered by whose fault it is. The class of an error decides what happens next.
 
 ::
 
     AiTaskProcessorError
-    ├── ConfigurationError        ours, knowable without the network: exit 78
+    ├── ConfigurationError        wrong settings, found without the network: exit 78
     ├── DataDirectoryError        the data directory cannot be used: exit 73
     │   └── OutboxLocked          another daemon holds it: exit 75
     ├── OutboxUnwritable          a commit failed: the result stays in memory, intake stops
@@ -13,8 +13,8 @@
     ├── Rejected                  the source refuses this very result: dead letter
     └── RemoteError            somebody else's fault: the task stays pending
         ├── Unsent                nothing was sent: DNS, refused, TLS
-        │   └── CircuitOpen       we did not even try: circuit open or remote paused
-        ├── SetAside              we did not try: this input fails again and again while others are served
+        │   └── CircuitOpen       not tried: circuit open or remote paused
+        ├── SetAside              not tried: this input fails again and again while others are served
         ├── Transient             5xx, 408, 425
         │   └── InvalidAnswer     an answer that makes no sense
         ├── CallRefused           one model call is refused: its texts or its size may be at fault, or the model
@@ -23,22 +23,21 @@
         │   ├── TimedOut          no answer in time
         │   └── Unacknowledged    a report was answered, and the answer does not acknowledge it
         ├── Unauthorized          401 after a refresh, 403
-        │   └── NoToken           the token endpoint gave us none
+        │   └── NoToken           no token from the token endpoint
         ├── Misconfigured         wrong configuration, seen from outside
         │   ├── NeverAcknowledged reports are answered, and never acknowledged
         │   └── ModelRefused      the same, but about one model only
-        └── QuotaExhausted        the provider wants money
+        └── QuotaExhausted        the provider's account is empty
 
-What a class means for retries and for the circuit breaker are attributes of the class, not
-tuples at the caller. Messages never contain answers, user text or secrets; ``detail`` holds what a
-remote says about its refusal in its own words, cleaned by whoever read it.
+Retries and the circuit breaker read attributes of the class. Messages never contain answers, user text or secrets.
+``detail`` holds a remote's own explanation of its refusal; the caller that read the answer has sanitized it.
 """
 
 from typing import ClassVar, Literal
 
 
 class AiTaskProcessorError(Exception):
-    """The root: nothing else is raised on purpose."""
+    """The root of all errors that are raised on purpose."""
 
 
 class ConfigurationError(AiTaskProcessorError):
@@ -58,7 +57,7 @@ class OutboxLocked(DataDirectoryError):
 
 
 class OutboxUnwritable(AiTaskProcessorError):
-    """A commit failed (disk full, read-only): what was to be kept is still in the caller's hands."""
+    """A commit failed (disk full, read-only). The caller still has the data and must keep it."""
 
 
 class TaskError(AiTaskProcessorError):
@@ -75,7 +74,7 @@ class InputRefused(TaskError):
 
 
 class Retry(AiTaskProcessorError):
-    """A processor gives its task back untried; it may run again after ``delay_s`` seconds."""
+    """A processor releases its task without an outcome; it may run again after ``delay_s`` seconds."""
 
     def __init__(self, delay_s: float = 0.0) -> None:
         super().__init__(f"again in {delay_s:g} s")
@@ -83,9 +82,9 @@ class Retry(AiTaskProcessorError):
 
 
 class Rejected(AiTaskProcessorError):
-    """The source refuses this result for good. ``lost``: its claim belongs to somebody else by now.
+    """The source refuses this result for good. ``lost``: another worker has the claim now.
 
-    ``status``: of HTTP; 0 where there is none.
+    ``status``: the HTTP status; 0 when there is none.
     """
 
     def __init__(self, outcome: Literal["refused", "gone", "conflict", "lost"], status: int = 0) -> None:
@@ -101,11 +100,11 @@ class RemoteError(AiTaskProcessorError):
     ``retry_after_s`` is the delay that the remote asked for, when it named one.
     """
 
-    #: is this evidence that the remote is down? (counted by the circuit breaker)
+    #: this is evidence that the remote is down (counted by the circuit breaker)
     trips_breaker: ClassVar[bool] = False
-    #: is a repetition within seconds worth while?
+    #: a retry within seconds may succeed
     retryable: ClassVar[bool] = False
-    #: first and longest pause in seconds before one probe is sent (doubled each time); None: a pause is not the answer
+    #: first and longest pause in seconds before one probe is sent (doubled each time); None: no pause
     pause_s: ClassVar[tuple[float, float] | None] = None
 
     def __init__(self, message: str, *, status: int | None = None, retry_after_s: float | None = None) -> None:
@@ -130,25 +129,26 @@ class CircuitOpen(Unsent):
 
 
 class SetAside(RemoteError):
-    """Not tried: a model fails for this input again and again and serves others. ``retry_after_s``: the next try."""
+    """Not tried: the model fails for this input repeatedly and serves others. ``retry_after_s``: until the next try."""
 
 
 class Transient(RemoteError):
-    """The remote answered that it cannot now (5xx, 408, 425)."""
+    """The remote cannot serve the request now (5xx, 408, 425)."""
 
     trips_breaker = True
     retryable = True
 
 
 class InvalidAnswer(Transient):
-    """The remote answered something that makes no sense (HTML, truncated JSON, a wrong vector)."""
+    """The remote's answer is invalid (HTML, truncated JSON, a wrong vector)."""
 
 
 class CallRefused(RemoteError):
-    """A model refuses one call, in words that do not say whether its texts, their number or the request is at fault.
+    """A model refuses one call without naming the cause: its texts, their number or the request itself.
 
-    ``final``: what a text that is alone at fault ends with, None when that must not end it. ``explained``: the
-    refusal itself says that it is about the text. ``too_large``: it says that the call is, and ``limit`` of what.
+    ``final``: the error for a text that is refused in a call of its own; None when that must not fail its task.
+    ``explained``: the refusal names the text as the cause. ``too_large``: the call is too large; ``limit``: the
+    limit that the refusal names.
     """
 
     pause_s = (1.0, 300.0)
@@ -171,7 +171,7 @@ class CallRefused(RemoteError):
 
 
 class Throttled(RemoteError):
-    """The remote asks for patience (429, 503 with Retry-After): one hold for all, no evidence of an outage."""
+    """The remote asks for a delay (429, 503 with Retry-After): pauses all calls, is no evidence of an outage."""
 
     retryable = True
     pause_s = (1.0, 60.0)
@@ -191,7 +191,7 @@ class TimedOut(Ambiguous):
 class Unacknowledged(Ambiguous):
     """A report was answered with 2xx, and the answer does not acknowledge it.
 
-    ``page``: by something that is not the task API, as far as one can tell, so that no callback ran.
+    ``page``: the answer seems to come from something other than the task API, so that no callback ran.
     """
 
     def __init__(self, message: str, *, status: int | None = None, page: bool = False) -> None:
@@ -206,19 +206,19 @@ class Unauthorized(RemoteError):
 
 
 class NoToken(Unauthorized):
-    """The token endpoint is down or refuses us; ``retry_after_s`` says when it is asked again."""
+    """The token endpoint is down or refuses the client; ``retry_after_s``: seconds until the next request to it."""
 
     pause_s = (0.2, 5.0)
 
 
 class Misconfigured(RemoteError):
-    """A refusal that is not about one task: unknown model, refused parameter, a 404 that is not the API's own."""
+    """A refusal that concerns every task: unknown model, refused parameter, a 404 that is not the API's own."""
 
     pause_s = (10.0, 300.0)
 
 
 class NeverAcknowledged(Misconfigured):
-    """Answers that do not acknowledge, several in a row. Each further probe may run the upstream's callback again."""
+    """Several consecutive reports were not acknowledged. Each further probe may run the upstream's callback again."""
 
     pause_s = (300.0, 300.0)
 
@@ -226,7 +226,7 @@ class NeverAcknowledged(Misconfigured):
 class ModelRefused(Misconfigured):
     """The provider refuses one model or its parameters: tasks of that model wait, the others go on.
 
-    ``sure``: it says so in a code of its own, and not only in words that can mean a wrong address.
+    ``sure``: an error code says so, not only a message that can also mean a wrong address.
     """
 
     def __init__(
@@ -237,11 +237,11 @@ class ModelRefused(Misconfigured):
 
 
 class QuotaExhausted(RemoteError):
-    """The provider's account is empty, or a throttle is named so: first a short pause when it served a moment ago."""
+    """The provider's account is empty. Some throttles use the same name: the first pause is short after a success."""
 
     pause_s = (300.0, 300.0)
 
 
 def explained(error: Rejected | RemoteError) -> str:
-    """The error in one line, with the remote's own words when it said why."""
+    """The error in one line, with the remote's own explanation if there is one."""
     return f"{error}: {error.detail}" if error.detail else str(error)

@@ -1,7 +1,7 @@
-"""A group of settings: what one component reads from the environment, from ``.env`` below it, and from secret files.
+"""A group of settings: what one component reads from the environment, from ``.env``, and from secret files.
 
-pydantic-settings does that. Our own are: ``<NAME>_FILE`` (it knows one directory of secrets), a mapping in place of
-``os.environ`` and of its reader of ``.env`` (which expands ``$``), and mistakes as lines without values.
+Built on pydantic-settings. Added here: ``<NAME>_FILE`` (the library supports one directory of secrets only), mappings
+in place of ``os.environ`` and of its reader of ``.env`` (which expands ``$``), and messages without values.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from ai_task_processor.core import environment, syntax
 
-#: what the environment sets, and what ``.env`` sets below it; empty texts are left out
+#: variables of the environment, which take precedence, and of ``.env``; without empty ones
 Layers = tuple[Mapping[str, str], Mapping[str, str]]
 
 LAYERS: ContextVar[Layers] = ContextVar("LAYERS", default=({}, {}))
@@ -23,7 +23,7 @@ G = TypeVar("G", bound="Group")
 
 
 def _exposed(url: str | SecretStr) -> str | None:
-    """How far plain http travels. A proxy, the only secret URL, passes TLS on unopened: its password is at stake."""
+    """The reach of plain http in a URL. A proxy, the only secret URL, forwards TLS: only its password is exposed."""
     if isinstance(url, SecretStr):
         url = url.get_secret_value() if "@" in url.get_secret_value() else ""
     return syntax.plain_http(url)
@@ -39,7 +39,7 @@ def _encrypted(url: Any) -> Any:
     return url
 
 
-#: a URL of a remote: https, or there is a warning or a mistake
+#: a URL of a remote: plain http leads to a warning or an error
 Encrypted = AfterValidator(_encrypted)
 Url = Annotated[str, AfterValidator(syntax.base_url), Encrypted]
 Endpoint = Annotated[str, AfterValidator(syntax.endpoint_url), Encrypted]
@@ -52,8 +52,8 @@ Lower = BeforeValidator(str.lower)
 def setting(name: str, meaning: str, default: Any = None, *, ge: int | None = None, le: int | None = None) -> Any:
     """A field of a ``Group`` that is read from the variable ``name``; several groups may read the same one.
 
-    ``meaning`` completes "set it to" and "must be". ``default``: the text that stands for it in ``.env``, parsed like
-    one; ``...`` when there must be one. What has the type ``SecretStr`` can also come from the file ``<NAME>_FILE``.
+    ``meaning`` completes "set it to" and "must be". ``default``: as text, parsed like a value in ``.env``; ``...`` for
+    a required setting. A ``SecretStr`` can also come from the file that ``<NAME>_FILE`` names.
     """
     parsed = isinstance(default, str)
     return Field(default, validation_alias=name, description=meaning, validate_default=parsed, ge=ge, le=le)
@@ -67,7 +67,7 @@ class Group(BaseSettings):
         extra="ignore",
         case_sensitive=True,
         dotenv_filtering="only_existing",
-        enable_decoding=False,  # a mistake in the library's own JSON would hide the others
+        enable_decoding=False,  # an error in the library's JSON decoding would hide all others
         hide_input_in_errors=True,
         allow_inf_nan=False,
     )
@@ -76,7 +76,7 @@ class Group(BaseSettings):
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], *_: Any, **given: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Secret files stand first: one that the environment names hides the secret of ``.env``."""
+        """Secret files first: one that the environment names takes precedence over a secret in ``.env``."""
         environ, dotenv = given["env_settings"], given["dotenv_settings"]
         environ.env_vars, dotenv.env_vars = LAYERS.get()
         return given["init_settings"], _SecretFiles(settings_cls), environ, dotenv
@@ -87,7 +87,7 @@ class Group(BaseSettings):
         if isinstance(value, PydanticCustomError):
             raise value
         if isinstance(value, SecretStr):
-            return value.get_secret_value()  # from a file, where quotation marks and comments are meant
+            return value.get_secret_value()  # from a file, where quotation marks and comments are intended
         if isinstance(value, str) and (sentences := environment.remarks(value)):
             raise ValueError("\n".join(sentences))
         return value
@@ -98,7 +98,7 @@ class Group(BaseSettings):
         return ()
 
     def warnings(self) -> Iterator[str]:
-        """Lines about what is valid, but worth a look at the start."""
+        """Warnings about valid values, logged at the start."""
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if value and Encrypted in _parts(field) and (reach := _exposed(value)):
@@ -110,13 +110,13 @@ class Group(BaseSettings):
         return [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
 
     def renewed(self, fresh: Self) -> Self:
-        """With the secrets of a group that was read later; other changes take a restart."""
+        """A copy with the secrets of a group that was read later; other changes need a restart."""
         fields = type(self).model_fields.items()
         return self.model_copy(update={name: getattr(fresh, name) for name, field in fields if is_secret(field)})
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
-    """Secrets from the files that ``<NAME>_FILE`` names, unless a layer above has the variable itself."""
+    """Secrets from the files that ``<NAME>_FILE`` names, unless a higher layer sets the variable itself."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - the library's
         name, file = names(field)
@@ -137,18 +137,18 @@ class _SecretFiles(PydanticBaseSettingsSource):
 
 
 def names(field: FieldInfo) -> Sequence[str]:
-    """The variable of a field, and for a secret the one that names its file, which may be the same."""
+    """The variable of a field, and for a secret also the one that names its file (may be the same)."""
     name = str(field.validation_alias)
     return (name, f"{name.removesuffix('_FILE')}_FILE") if is_secret(field) else (name,)
 
 
 def is_secret(field: FieldInfo) -> bool:
-    """Must it never be shown?"""
+    """Whether its value must never be shown."""
     return SecretStr in _parts(field)
 
 
 def _parts(field: FieldInfo) -> list[object]:
-    """Everything that the type of a field is made of."""
+    """The type of a field and all its parts and metadata."""
     parts: list[object] = [field.annotation, *field.metadata]
     for part in parts:
         parts += get_args(part)
@@ -156,7 +156,7 @@ def _parts(field: FieldInfo) -> list[object]:
 
 
 def parse(group: type[G], layers: Layers, problems: list[str]) -> G | None:
-    """The group, or None and a line for each mistake, with the variable and the remedy and without any value."""
+    """The group; None on errors. Appends a line per error to ``problems``: variable and remedy, never a value."""
     given, fields = {**layers[1], **layers[0]}, {names(field)[0]: field for field in group.model_fields.values()}
     missing = [name for name in group.required(given) if given.keys().isdisjoint(names(fields[name]))]
     problems += [f"{name} {_remedy('missing', fields[name])}" for name in missing]
@@ -174,7 +174,7 @@ def parse(group: type[G], layers: Layers, problems: list[str]) -> G | None:
 
 def _lines(error: ErrorDetails, fields: Mapping[str, FieldInfo]) -> list[str]:
     kind, message = error["type"], error["msg"].removeprefix("Value error, ")
-    if not error["loc"]:  # a validator of the whole group, which names its variables itself
+    if not error["loc"]:  # from a validator of the whole group, whose message names the variables
         return message.splitlines()
     field = fields[str(error["loc"][0])]
     name = names(field)[-1 if kind == "file_error" else 0]

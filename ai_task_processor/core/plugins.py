@@ -1,8 +1,8 @@
-"""Plug-ins: how a name in the settings becomes a source, a store, a sink or a provider, and how processors are found.
+"""Plug-ins: finds the class of a source, store, sink or provider by its name in the settings, and all processors.
 
-An installed package names its own as entry points (``ai_task_processor.sources`` and so on), and declares in
-``settings_groups`` of its class what it reads. The built-ins stand here, because a checkout that is not installed
-must have them, too; the same list stands in ``pyproject.toml``. Built-in processors stand in ``ProcessorFactory``.
+An installed package registers its classes as entry points (``ai_task_processor.sources`` and so on); their
+``settings_groups`` declare the settings that they read. The built-ins are listed here, so that a checkout works without
+installation, and in ``pyproject.toml``. Built-in processors are listed in ``ProcessorFactory``.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     "sinks": {},
     "processors": {},
 }
-#: what one of the kind is called, and the variable that selects it
+#: the noun for one of the kind, and the variable that selects it
 _WORDS: Mapping[Kind, tuple[str, str]] = {
     "sources": ("source", "TASK_SOURCE"),
     "providers": ("provider", "EMBEDDING_PROVIDER"),
@@ -40,7 +40,7 @@ _WORDS: Mapping[Kind, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """Something that can be loaded by its name."""
+    """A class that can be loaded by its name."""
 
     kind: Kind
     entry_point: EntryPoint
@@ -50,11 +50,11 @@ class Plugin:
         return f"the {_WORDS[self.kind][0]} {self.entry_point.name!r} of the package {self.package!r}"
 
     def unusable(self, reason: str) -> ConfigurationError:
-        """For whoever tries to use it, too."""
+        """The error for a plug-in that cannot be used."""
         return ConfigurationError(f"{self} {reason}: mend or uninstall that package")
 
     def load(self) -> Any:
-        """What it names. Raises ``ConfigurationError``."""
+        """The class. Raises ``ConfigurationError``."""
         try:
             return self.entry_point.load()
         except Exception as error:
@@ -62,11 +62,11 @@ class Plugin:
 
 
 def installed(kind: Kind) -> Sequence[Plugin]:
-    """All of a kind, in the order of their names. Raises ``ConfigurationError`` when two packages have one name."""
+    """All of a kind, sorted by name. Raises ``ConfigurationError`` when two packages use the same name."""
     group = f"ai_task_processor.{kind}"
     found = [Plugin(kind, EntryPoint(name, value, group), PACKAGE) for name, value in BUILT_IN[kind].items()]
-    strangers = ((each, getattr(each.dist, "name", "unknown")) for each in entry_points(group=group))
-    found += [Plugin(kind, each, package) for each, package in strangers if package != PACKAGE]
+    others = ((each, getattr(each.dist, "name", "unknown")) for each in entry_points(group=group))
+    found += [Plugin(kind, each, package) for each, package in others if package != PACKAGE]
     by_name: dict[str, Plugin] = {}
     for plugin in sorted(found, key=lambda plugin: plugin.entry_point.name):
         first = by_name.setdefault(plugin.entry_point.name, plugin)
@@ -76,7 +76,7 @@ def installed(kind: Kind) -> Sequence[Plugin]:
 
 
 def load(kind: Kind, name: str) -> Any:
-    """The class behind a name that was selected. Raises ``ConfigurationError``."""
+    """The class that a setting selects by name. Raises ``ConfigurationError``."""
     plugins = installed(kind)
     for plugin in plugins:
         if plugin.entry_point.name == name:
@@ -100,7 +100,7 @@ def built_in_groups() -> Sequence[type[Group]]:
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """The classes of the components that the settings name."""
+    """The classes of the components that the settings select."""
 
     source: Any
     store: Any
@@ -114,7 +114,7 @@ def load_selected(
     *,
     groups: Collection[type[Group]] = (),
 ) -> tuple[Settings, Selected]:
-    """The settings of this process, and the components that they name. ``groups``: those of processors.
+    """The settings of this process, and the components that they select. ``groups``: those of processors.
 
     Raises ``ConfigurationError`` with a line for every mistake.
     """

@@ -1,7 +1,7 @@
-"""The ports between the engine and the world: what a source, a store, a sink, a model and a clock promise.
+"""The ports: protocols of sources, stores, sinks, providers and the clock.
 
-The engine knows these protocols only. Every implementation passes the contract suite of its port
-(``ai_task_processor.testing``), a stranger's too.
+The engine depends on these protocols only. Every implementation, also one of another package, passes the
+contract suite of its port (``ai_task_processor.testing``).
 """
 
 import asyncio
@@ -30,23 +30,23 @@ SkipReason = Literal[Standing, "running", "stale", "unknown_type", "invalid", "d
 
 
 class Clock(Protocol):
-    """Time as an argument, so that tests need not wait for it."""
+    """Time as an argument, so that tests need not wait."""
 
     def monotonic(self) -> float:
-        """Seconds of a clock that never jumps; for durations and deadlines."""
+        """Seconds on a clock that never jumps; for durations and deadlines."""
 
     def now(self) -> datetime:
-        """The wall clock, aware, UTC; for what is shown or survives a restart."""
+        """The wall clock, aware, UTC; for times that are shown or stored."""
 
     async def sleep(self, seconds: float) -> None:
         """Suspend for that long."""
 
 
 class Admission(Protocol):
-    """Which listed tasks may start now, asked by a source while it reads its list. Both answer for a whole batch."""
+    """Decides which listed tasks may start now; a source calls it, with batches, while it reads its list."""
 
     async def busy(self, task_ids: Sequence[str]) -> Mapping[str, SkipReason]:
-        """``refuse``, as far as the id alone can say: those that run, or whose outcome waits."""
+        """``refuse`` by id only, as a first filter: tasks that run, or whose outcome is in the outbox."""
 
     async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
         """For each task, why it must not start now, or None when it may."""
@@ -54,7 +54,7 @@ class Admission(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What a claim asks for: at most ``limit`` tasks of these types (None: of any) that ``admission`` lets start."""
+    """A request for claims: at most ``limit`` tasks of these types (None: any) that ``admission`` lets start."""
 
     limit: int
     admission: Admission
@@ -63,10 +63,10 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What the last look at the source saw.
+    """What the last successful claim saw.
 
-    ``seen`` tasks, of which ``skipped`` could not start; ``complete``: that was all of them; ``read_ahead``: so many
-    wait here for free slots.
+    ``seen``: number of listed tasks; ``skipped``: those that could not start, by reason; ``complete``: the list was
+    read to its end; ``read_ahead``: tasks that were read and wait for free slots.
     """
 
     seen: int = 0
@@ -78,8 +78,8 @@ class Backlog:
 class TaskSource(Component, Protocol):
     """Where tasks come from and where their outcomes go back to. Delivery is at least once.
 
-    ``claims`` says how strong a claim is: ``none`` (whoever lists a task may process it), ``advisory`` (a mark that
-    nothing enforces), ``exclusive``. ``renew_every_s``: how often running claims must be renewed, None for never.
+    ``claims``: the strength of a claim: ``none`` (every worker that lists a task may process it), ``advisory`` (a mark
+    that is not enforced), ``exclusive``. ``renew_every_s``: the interval of renewals, None when claims do not expire.
     """
 
     name: str
@@ -88,11 +88,11 @@ class TaskSource(Component, Protocol):
 
     @property
     def backlog(self) -> Backlog:
-        """What the last good look saw."""
+        """What the last successful claim saw."""
         return Backlog()
 
     async def claim(self, want: Want) -> Sequence[Claim]:
-        """At most ``want.limit`` tasks that may start now; empty when there are none; does not wait for more.
+        """At most ``want.limit`` tasks that may start now; empty when there are none; does not wait for tasks.
 
         Raises ``RemoteError`` when the source cannot be read.
         """
@@ -100,25 +100,25 @@ class TaskSource(Component, Protocol):
     async def wait(self, timeout_s: float) -> bool:
         """False after ``timeout_s``; true, at once, when there may be work (push, notify, wake-up).
 
-        A call of ``wake`` while nobody waits ends the next wait, and any number of calls ends one. One waits at a time.
+        ``wake`` without a wait under way ends the next one; several calls end only one. One caller waits at a time.
         """
         await asyncio.sleep(timeout_s)
         return False
 
     def wake(self) -> None:
-        """There may be work that was not there: end the wait under way, or the next one, and look anew."""
+        """There may be new work: end the wait under way, or the next one, and list again."""
         self.resume()
 
     def resume(self) -> None:
-        """Something changed here that lets tasks start: like ``wake``, but what was listed is as good as before."""
+        """Tasks that were skipped may start now: like ``wake``, but the last listing stays valid."""
         return
 
     async def renew(self, receipts: Sequence[Receipt]) -> Collection[Receipt]:  # noqa: ARG002 - for sources whose claims end
-        """Keep these claims alive; answers those that are lost: somebody else owns them now, or they are gone."""
+        """Renew these claims; returns the lost ones: another worker owns the task now, or it is gone."""
         return ()
 
     def cancelled(self) -> Collection[Receipt]:
-        """Claims whose result nobody wants any more."""
+        """Claims that were cancelled upstream."""
         return ()
 
     async def report(self, receipt: Receipt, outcome: Outcome) -> None:
@@ -129,15 +129,15 @@ class TaskSource(Component, Protocol):
         """
 
     async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:
-        """Give an unfinished task back; it is not claimed again here before ``delay_s`` seconds have passed."""
+        """Release an unfinished task; this process does not claim it again for ``delay_s`` seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxDepth:
     """How full the outbox is.
 
-    ``oldest_finished_at`` is in seconds since the epoch, of the waiting records, as of the last ``apply_requests``.
-    ``foreign``: waiting records of sources that are not selected, by source; they are kept and not counted above.
+    ``oldest_finished_at``: of the waiting records, in seconds since the epoch, as of the last ``apply_requests``.
+    ``foreign``: number of records of sources that are not selected, by source; only ``bytes`` includes them, too.
     """
 
     waiting: int = 0
@@ -150,75 +150,75 @@ class OutboxDepth:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What stands in the outbox for a task, and the fingerprint of the content it was made of."""
+    """The state of a task's record in the outbox, and the fingerprint of the content that it belongs to."""
 
     standing: Standing
     fingerprint: str
 
 
 class Outbox(Protocol):
-    """Outcomes that are finished and not yet acknowledged: at most one record for a task of a source.
+    """Finished outcomes that are not acknowledged yet: at most one record per task of a source.
 
-    A record is *waiting* until it is delivered, deferred (waiting, but not before a time) or buried
-    as a *dead letter*, which keeps the result until an operator retries or drops it. A task that must not
-    be started any more stands here without a result, *quarantined*.
+    A record is *waiting* (perhaps deferred to a due time) until it is delivered or becomes a *dead letter*, which
+    stays with its result until an operator retries or drops it. A task that must not be started any more has a
+    *quarantined* record without a result.
 
-    All methods are about tasks of the selected source. Records of others are kept as they are.
+    All methods concern tasks of the selected source. Records of other sources are not changed.
     """
 
     @property
     def full(self) -> bool:
-        """Is the byte limit reached? Once true it stays true until 90 % of the limit."""
+        """Whether the byte limit was reached; stays true until the size falls to 90 % of the limit."""
 
     @property
     def writable(self) -> bool:
-        """Did the last commit succeed?"""
+        """Whether the last commit succeeded."""
 
     def put(self, record: Record) -> Awaitable[None]:
-        """Keep an outcome. Accepted at once (no await inside); the awaitable resolves when it is durable.
+        """Store an outcome. Accepted at once (no await inside); the awaitable resolves when it is durable.
 
-        Replaces what stands for the same task. The awaitable raises ``OutboxUnwritable``.
+        Replaces the record of the same task. The awaitable raises ``OutboxUnwritable``.
         """
 
     def quarantine(self, record: Record) -> Awaitable[None]:
-        """Keep a task from being started: like ``put``, but never due. An operator's ``retry`` lets it go."""
+        """Prevent a task from being started: like ``put``, but never due. An operator's ``retry`` deletes it."""
 
     async def held(self, task_ids: Sequence[str]) -> Mapping[str, Held]:
-        """What stands for these tasks; those for which nothing stands are not in the answer."""
+        """The records of these tasks; tasks without a record are left out."""
 
     async def due(self, now: float, limit: int, exclude: frozenset[str] = frozenset()) -> Sequence[Record]:
-        """At most ``limit`` waiting records whose time has come, oldest due first, without those excluded."""
+        """At most ``limit`` waiting records that are due at ``now``, oldest due time first, without the excluded."""
 
     async def delivered(self, task_id: str) -> None:
-        """The outcome is acknowledged: forget it."""
+        """The outcome is acknowledged: delete the record."""
 
     async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
         """Try again at ``due_at``."""
 
     async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
-        """Refused for good, after so many attempts: keep as a dead letter with this reason."""
+        """Refused for good after this many attempts: make the record a dead letter with this reason."""
 
     async def apply_requests(self) -> Mapping[str, str]:
-        """Carry out what operators left (``retry``, ``drop``); what was done by task id."""
+        """Carry out operators' requests (``retry``, ``drop``); returns the actions done, by task id."""
 
     async def receipts(self) -> Sequence[Receipt]:
-        """Of all waiting records: their claims must be renewed until the outcome is acknowledged."""
+        """The receipts of all waiting records: their claims are renewed until the outcome is acknowledged."""
 
     def depth(self) -> OutboxDepth:
-        """How much is in it, from memory."""
+        """How full it is, from memory."""
 
 
 class Journal(Protocol):
-    """Which tasks are under way and what their earlier attempts came to, written before the work begins.
+    """The attempts at unfinished tasks, written before each attempt starts.
 
-    It survives every death of the process; a loss of power may take its last lines.
+    It survives every crash of the process; a loss of power may take its last lines.
     """
 
     @property
     def in_flight_at_crash(self) -> Mapping[str, InFlight]:
-        """Tasks that were running when an earlier process died, and were neither begun nor settled since.
+        """Tasks that were running when an earlier process crashed, and were neither begun nor settled since.
 
-        One that is begun runs isolated; ``clear`` takes those out that need not.
+        Such a task runs isolated when it is begun, unless ``clear`` has removed it.
         """
 
     @property
@@ -226,60 +226,60 @@ class Journal(Protocol):
         """The task that runs isolated."""
 
     async def begin(self, tasks: Sequence[Task]) -> Sequence[Tries]:
-        """Count an attempt at each; they are written when this returns. Raises ``OutboxUnwritable``: then at none."""
+        """Count an attempt at each task; written when this returns. Counts none when it raises ``OutboxUnwritable``."""
 
     async def give_back(self, task_id: str) -> None:
-        """The attempt ended without an outcome: what ``begin`` returned, as it is by now, is kept."""
+        """The attempt ended without an outcome: store the counts that ``begin`` returned, as they are now."""
 
     async def settle(self, task_id: str) -> None:
-        """The outcome is durable, or somebody else has the task: forget it."""
+        """The outcome is durable, or another worker has the task: delete its attempts."""
 
     def clear(self, task_id: str) -> None:
-        """It need not run isolated; its counts are kept."""
+        """It need not run isolated; its counts stay."""
 
     @property
     def crashes(self) -> int:
-        """How often a process died while tasks ran that were not isolated, since ``forget_crashes``."""
+        """The number of crashes since ``forget_crashes`` at which tasks ran that were not isolated."""
 
     def forget_crashes(self) -> None:
-        """The process has lived for long: what killed it before is over."""
+        """Set ``crashes`` to 0: the process has run for long without one."""
 
     def stopping(self) -> None:
-        """From here on the process may end at any moment, and no task is to blame."""
+        """Shutdown has begun: if the process ends from here on, that is no crash."""
 
     def usable(self) -> bool:
-        """Could an attempt be written now?"""
+        """Whether an attempt could be written now."""
 
 
 class SourceMemory(Protocol):
-    """Ids that the selected source must know after a restart."""
+    """Ids that the selected source needs after a restart."""
 
     async def remember(self, ids: Sequence[str], until: float) -> None:
-        """Durable when it returns, until that time in seconds since the epoch. Raises ``OutboxUnwritable``."""
+        """Store ids until that time (seconds since the epoch); durable when it returns. Raises ``OutboxUnwritable``."""
 
     async def forget(self, ids: Sequence[str]) -> None:
-        """They need not be remembered any more."""
+        """Delete these ids."""
 
     async def remembered(self) -> Collection[str]:
-        """All of them."""
+        """All ids that have not expired."""
 
 
 class Store(Component, Protocol):
-    """What outlives the process: outcomes, attempts, and what a source must remember. For one selected source."""
+    """Durable state of one selected source: outcomes, attempts, and the ids that the source stores."""
 
     outbox: Outbox
     journal: Journal
     memory: SourceMemory
-    #: where small files of the daemon may stand, None when there is no such place
+    #: a directory for small files of the daemon, None when there is none
     directory: Path | None = None
 
     @property
     def accepting(self) -> bool:
-        """May something be started whose result must be kept?"""
+        """Whether the results of further tasks can be stored."""
 
     @property
     def recovered(self) -> int:
-        """How many waiting records an earlier process left."""
+        """The number of waiting records that earlier processes left."""
 
 
 class Sink(Component, Protocol):
@@ -289,16 +289,16 @@ class Sink(Component, Protocol):
     order: Literal["before_report", "after_report"] = "before_report"
 
     async def write(self, record: Record) -> None:
-        """Idempotent by (source, id). Raises ``RemoteError``: the record is tried again later."""
+        """Write a result; idempotent by (source, id). After a ``RemoteError`` it is called again later."""
 
     async def discard(self, record: Record) -> None:  # noqa: ARG002 - for sinks that can
-        """The claim was lost, gone or cancelled: take back what was written before the report."""
+        """The claim was lost, gone or cancelled: delete what was written before the report."""
         return
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """A limit of a provider: ``remaining`` of ``limit`` are left, and all of it again in ``reset_s`` seconds.
+    """A rate limit of a provider: ``remaining`` of ``limit`` are left; ``limit`` again after ``reset_s`` seconds.
 
     0 ≤ ``remaining`` ≤ ``limit``, 0 ≤ ``reset_s`` and finite.
     """
@@ -310,7 +310,7 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class RateLimits:
-    """What a provider tells about its limits for a model; None where it tells nothing that makes sense."""
+    """A provider's rate limits for a model; None where it reports none, or an invalid one."""
 
     requests: Allowance | None = None
     tokens: Allowance | None = None
@@ -333,7 +333,7 @@ class Provider(Component, Protocol):
     """Models of one provider: texts to vectors. ``name`` is a label of metrics: ``openai``, ``mock``."""
 
     async def prepare(self) -> None:
-        """Do what the first call would have to wait for; nothing is asked of the model."""
+        """Do the slow preparation of the first call, such as imports; makes no model call."""
 
     async def embed(self, texts: Sequence[str], model: str) -> Embeddings:
         """One model call, one vector for each text. ``model`` is the provider's name for it.
@@ -342,7 +342,7 @@ class Provider(Component, Protocol):
         """
 
     async def check(self, model: str) -> None:
-        """The cheapest proof that the key and the model are accepted; raises ``RemoteError``."""
+        """Check as cheaply as possible that key and model are accepted; raises ``RemoteError``."""
 
     async def aclose(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""

@@ -1,8 +1,8 @@
-"""What comes before and after every command: signals that come too early, standard streams that are closed or broken.
+"""Setup and end of every command: early signals, and standard streams that are closed or broken.
 
-``begin`` is the first thing that the process does, before any larger import: as process one of a container
-a signal without a handler is lost, and a file that is opened while a standard stream is closed gets its number,
-so that an outbox would receive log lines. Only small modules of the standard library are imported here.
+``begin`` runs before any larger import. PID 1 of a container ignores signals without a handler. A file opened
+while a standard stream is closed gets that stream's descriptor, and log lines would be written into the outbox.
+Only small modules of the standard library are imported here.
 """
 
 import contextlib
@@ -17,17 +17,17 @@ from types import FrameType
 from typing import Any, TextIO
 
 EX_IOERR = 74
-#: a signal that ends a command adds its number to this, as shells have it
+#: exit code of a command that a signal ended: this plus the signal's number, as in shells
 EX_SIGNALLED = 128
 
-#: the handlers of before ``begin``
+#: the signal handlers before ``begin``
 _before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 _early: list[int] = []
-_mended: "dict[int, _Lasting]" = {}
+_streams: "dict[int, _SafeStream]" = {}
 
 
-class _Lasting(io.FileIO):
-    """A stream that can always be written to: after an error the rest is lost, and nobody fails by it."""
+class _SafeStream(io.FileIO):
+    """A stream whose writes never fail: after an error all further output is discarded."""
 
     lost: OSError | None = None
 
@@ -41,26 +41,26 @@ class _Lasting(io.FileIO):
 
 
 def begin() -> None:
-    """Remember SIGTERM and SIGINT from now on, and mend the standard streams. A second call does nothing."""
+    """Record SIGTERM and SIGINT from now on, and repair the standard streams. A second call does nothing."""
     if _before:
         return
     for number in (signal.SIGTERM, signal.SIGINT):
-        _before[number] = signal.signal(number, _remember)
+        _before[number] = signal.signal(number, _record)
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            # The lowest number that is free is this one.
+            # open() returns the lowest free descriptor, which is this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - for the life of the process
-    sys.stdout, sys.stderr = _lasting(sys.stdout, 1), _lasting(sys.stderr, 2)
+    sys.stdout, sys.stderr = _safe(sys.stdout, 1), _safe(sys.stderr, 2)
 
 
 def raise_descriptor_limit() -> None:
-    """As many open files as the system lets this process have: each connection is one, and 1,024 is a usual limit."""
+    """Raise the limit of open files to the hard limit: each connection is one, and 1,024 is a usual soft limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with contextlib.suppress(OSError, ValueError):  # macOS calls its own limit unlimited
+        with contextlib.suppress(OSError, ValueError):  # macOS reports unlimited and refuses it
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
@@ -71,9 +71,9 @@ def descriptor_limit() -> int:
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Run a command between ``begin`` and a last look at its output; the exit code.
+    """Run a command after ``begin``, and check its output at the end; returns the exit code.
 
-    A reader that went away changes nothing. Output that was lost for another reason (a full disk) is an error.
+    A closed pipe is no error. Output that was lost for another reason (a full disk) is one.
     """
     begin()
     try:
@@ -85,7 +85,7 @@ def guarded(command: Callable[[], int]) -> int:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    lost = _mended[1].lost if 1 in _mended else None
+    lost = _streams[1].lost if 1 in _streams else None
     if lost is None or lost.errno == errno.EPIPE or code:
         return code
     sys.stderr.write(f"ai-task-processor: standard output cannot be written: {lost.strerror}\n")
@@ -93,12 +93,12 @@ def guarded(command: Callable[[], int]) -> int:
 
 
 def early_signals() -> list[int]:
-    """The signals that were remembered, for a command that has handlers of its own by now."""
+    """The recorded signals, for a command that has now installed its own handlers."""
     return _early
 
 
 def restore_interrupt() -> None:
-    """For a command that Ctrl-C interrupts: SIGINT does what it did before ``begin``, and so does an early one."""
+    """For a command that Ctrl-C interrupts: restore SIGINT, and raise it again if it came early."""
     if _before:
         signal.signal(signal.SIGINT, _before[signal.SIGINT])
         if signal.SIGINT in _early:
@@ -106,7 +106,7 @@ def restore_interrupt() -> None:
 
 
 def end_by_signals() -> None:
-    """For a command without handlers of its own: SIGTERM ends it even as process one, and so does an early one."""
+    """For a command without own handlers: SIGTERM ends it even as PID 1, also one that came early."""
     restore_interrupt()
     if _before:
         signal.signal(signal.SIGTERM, _end)
@@ -114,8 +114,8 @@ def end_by_signals() -> None:
             _end(signal.SIGTERM, None)
 
 
-def _remember(number: int, _frame: FrameType | None) -> None:
-    """The second signal does not wait."""
+def _record(number: int, _frame: FrameType | None) -> None:
+    """Record the first signal; the second one exits at once."""
     if _early:
         os._exit(EX_SIGNALLED + number)
     _early.append(number)
@@ -125,12 +125,12 @@ def _end(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(EX_SIGNALLED + number)
 
 
-def _lasting(stream: TextIO | None, descriptor: int) -> TextIO:
-    """The same stream, but one that lasts. None: it was closed when Python started."""
-    raw = _mended[descriptor] = _Lasting(descriptor, "w", closefd=False)
+def _safe(stream: TextIO | None, descriptor: int) -> TextIO:
+    """The same stream with writes that never fail. None: it was closed when Python started."""
+    raw = _streams[descriptor] = _SafeStream(descriptor, "w", closefd=False)
     if not isinstance(stream, io.TextIOWrapper):
         return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", "\n")
-    buffer = raw if stream.write_through else io.BufferedWriter(raw)  # PYTHONUNBUFFERED has no buffer either
+    buffer = raw if stream.write_through else io.BufferedWriter(raw)  # no buffer with PYTHONUNBUFFERED
     return io.TextIOWrapper(
         buffer,
         stream.encoding,

@@ -1,4 +1,4 @@
-"""Outcomes as records of the outbox, and back."""
+"""Converts outcomes to records of the outbox, and back."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ from ai_task_processor.models.task import (
 
 
 def to_record(task: Task, receipt: Receipt, outcome: Outcome, finished_at: float) -> Record:
-    """The record of an outcome. Raises ``ValueError`` when a result is no JSON."""
+    """The record of an outcome. Raises ``ValueError`` when a result cannot be written as JSON."""
     body, vector = b"null", None
     match outcome:
         case Completed(result):
@@ -45,7 +45,7 @@ def to_record(task: Task, receipt: Receipt, outcome: Outcome, finished_at: float
 
 
 def to_outcome(record: Record) -> Outcome:
-    """What a record reports to its source. Raises ``ValueError``, ``KeyError`` or ``TypeError`` for a damaged one."""
+    """The outcome of a record. Raises ``ValueError``, ``KeyError`` or ``TypeError`` for a damaged one."""
     body: Any = None if record.body == b"null" else json.loads(record.body)
     match record.status:
         case TaskStatus.FAILED:

@@ -1,6 +1,6 @@
-"""The settings: read once at the edge and handed in. Each component declares its own group beside itself.
+"""The settings, read once at the start and passed as arguments. Each component declares its own group.
 
-The groups here belong to every daemon, whatever its components are. A new setting is one field of a group and one line
+The groups here belong to every daemon, whatever its components. A new setting is one field of a group and one line
 in ``.env.example``.
 """
 
@@ -23,7 +23,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(syntax.name_list)]
 
 
 class PartsSettings(Group):
-    """Which components work: names of built-ins or of what is installed."""
+    """Which components are used: names of built-ins or of installed plug-ins."""
 
     task_source: str = setting("TASK_SOURCE", "the name of the source of tasks", "aletheia")
     store: str = setting("STORE", "the name of the store that keeps results", "sqlite")
@@ -32,7 +32,7 @@ class PartsSettings(Group):
 
 
 class WorkerSettings(Group):
-    """The scheduler: how often to ask, how much at once, how long to wait."""
+    """The scheduler: polling, concurrency, timeouts."""
 
     polling_interval_s: Seconds = setting(
         "POLLING_INTERVAL_SECONDS", "the longest pause in seconds between two polls with nothing to do", "30"
@@ -62,7 +62,7 @@ class DeliverySettings(Group):
 
 
 class OpsSettings(Group):
-    """Where ``/health``, ``/ready``, ``/metrics`` and ``/status`` are served, and ``/wake`` to who knows the token."""
+    """Where ``/health``, ``/ready``, ``/metrics`` and ``/status`` are served, and the token of ``/wake``."""
 
     metrics_host: Annotated[str, Field(pattern=r"^([\w.-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*)$")] = setting(
         "METRICS_HOST", "an address or host name to listen on, without scheme and port", "127.0.0.1"
@@ -74,7 +74,7 @@ class OpsSettings(Group):
 
 
 class NetworkSettings(Group):
-    """What every HTTP client shares; nothing else of the environment reaches one."""
+    """What every HTTP client uses; clients read nothing else from the environment."""
 
     ca_bundle: Annotated[Path, AfterValidator(syntax.ca_file)] | None = setting(
         "CA_BUNDLE", "a file of PEM certificates to trust"
@@ -94,7 +94,7 @@ class NetworkSettings(Group):
     allow_insecure_http: bool = setting("ALLOW_INSECURE_HTTP", "true to permit plain http to public hosts", "false")
 
     def secrets(self) -> Iterable[str]:
-        """Of the proxy only its password, in both spellings: its address may be shown."""
+        """Of the proxy only its password, percent-encoded and decoded: its address may be shown."""
         proxy = self.https_proxy.get_secret_value() if self.https_proxy else ""
         password = urlsplit(proxy).password or ""
         return [*(secret for secret in super().secrets() if secret != proxy), password, unquote(password)]
@@ -106,7 +106,7 @@ class NetworkSettings(Group):
         return self
 
     def client_certificate_problems(self) -> list[str]:
-        """What is wrong with the client certificate just now."""
+        """What is wrong with the client certificate now; a line for each problem."""
         password = self.client_key_password
         if self.client_cert_file is not None:
             secret = None if password is None else password.get_secret_value()
@@ -119,7 +119,7 @@ class NetworkSettings(Group):
 
 
 class LogSettings(Group):
-    """What is logged, and how it looks."""
+    """Level and format of logs."""
 
     level: Level = setting("LOG_LEVEL", "the least severe level that is logged", "INFO")
     format: Annotated[Literal["auto", "json", "console"], Lower] = setting(
@@ -129,9 +129,9 @@ class LogSettings(Group):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything the daemon was told. ``settings[AGroup]``: a group, if a component that is selected has it.
+    """All settings. ``settings[AGroup]``: a group of the core or of a selected component.
 
-    ``warnings``: valid, but worth a line at start.
+    ``warnings``: lines about valid values, to be logged at the start.
     """
 
     parts: PartsSettings
@@ -147,7 +147,7 @@ class Settings:
         return cast("G", {type(each): each for each in self.groups()}[group])
 
     def groups(self) -> Iterator[Group]:
-        """All of them."""
+        """All groups."""
         yield from (getattr(self, name) for name in _CORE)
         yield from self.components.values()
 
@@ -165,7 +165,7 @@ _CORE: Mapping[str, type[Group]] = {
 
 
 class Reading:
-    """One look at the environment, and at ``.env`` below it. ``problems``: every mistake so far, one line each."""
+    """A snapshot of the environment and of ``.env``. ``problems``: every error so far, one line each."""
 
     def __init__(self, environ: Mapping[str, str] | None, dotenv: Path | None) -> None:
         below = environment.read_dotenv(dotenv) if dotenv else environment.Dotenv()
@@ -175,7 +175,7 @@ class Reading:
         self._layers = environment.filled(above), environment.filled(below.texts)
 
     def parse(self, group: type[G]) -> G | None:
-        """The group, or None when it has mistakes."""
+        """The group, or None when it has errors."""
         return parse(group, self._layers, self.problems)
 
     def settings(self, groups: Iterable[type[Group]]) -> Settings:
@@ -190,7 +190,7 @@ class Reading:
         return Settings(**core, components=parsed, warnings=tuple(warnings))
 
     def check(self) -> None:
-        """Raises ``ConfigurationError`` when there are mistakes."""
+        """Raises ``ConfigurationError`` when there are errors."""
         if self.problems:
             raise ConfigurationError(*dict.fromkeys(self.problems))
 
@@ -198,15 +198,15 @@ class Reading:
 def load_settings(
     environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env"), *, groups: Collection[type[Group]]
 ) -> Settings:
-    """The core's groups and those of the components that are selected.
+    """The core's groups and those of the selected components.
 
-    Raises ``ConfigurationError`` with a line for every mistake; none repeats a value.
+    Raises ``ConfigurationError`` with a line for every error; none contains a value.
     """
     return Reading(environ, dotenv).settings(groups)
 
 
 def load_group(group: type[G], environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env")) -> G:
-    """One group alone, for commands that need nothing else. Raises ``ConfigurationError``."""
+    """A single group, for commands that need no other. Raises ``ConfigurationError``."""
     reading = Reading(environ, dotenv)
     parsed = reading.parse(group)
     reading.check()

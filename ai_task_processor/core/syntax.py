@@ -1,7 +1,7 @@
-"""The syntax of single settings: a text of the environment in, a value out.
+"""Parses single settings: a text of the environment in, a value out.
 
-A check returns the value, or raises ``ValueError`` with a sentence that follows the variable's name and
-never repeats the text, which may be a secret.
+A function raises ``ValueError`` with a sentence that follows the variable's name. It never contains the text,
+which may be a secret.
 """
 
 import ipaddress
@@ -15,7 +15,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 MIN_SHARED_SECRET = 16
-#: what pydantic takes for true
+#: texts that pydantic parses as true
 TRUE = frozenset({"true", "yes", "on", "1", "t", "y"})
 _PRIVATE_SUFFIXES = (".local", ".internal", ".svc", ".svc.cluster.local")
 
@@ -28,7 +28,7 @@ def printable(text: str) -> str:
 
 
 def shared_secret(text: str) -> str:
-    """A credential that somebody chooses, and that must not be guessed: nothing here slows down who tries."""
+    """A credential that a person chooses. It must be long, because guesses are not rate-limited."""
     if len(printable(text)) < MIN_SHARED_SECRET:
         raise ValueError(f"must have at least {MIN_SHARED_SECRET} characters: openssl rand -hex 32 makes a good one")
     return text
@@ -40,7 +40,7 @@ def name_list(text: str) -> tuple[str, ...]:
 
 
 def byte_count(text: str) -> str:
-    """The texts that pydantic's ``ByteSize`` may see: alone it reads ``5,5GiB`` as five bytes."""
+    """Check a text for pydantic's ``ByteSize``, which would read ``5,5GiB`` as five bytes."""
     if not re.fullmatch(r"\d{1,18}(\.\d{1,3})?\s*([kmgtp]i?)?b?", text, re.IGNORECASE):
         raise ValueError("must be a number of bytes such as 1073741824, 512MiB or 1GiB")
     return text
@@ -56,7 +56,7 @@ def ca_file(path: Path) -> Path:
 
 
 def endpoint_url(text: str, *, credentials: bool = False) -> str:
-    """An absolute http(s) URL, exactly as given; ``credentials``: a user and password may stand in it."""
+    """An absolute http(s) URL, exactly as given; ``credentials``: it may contain a user and password."""
     try:
         parts = urlsplit(text)
         whole = parts.scheme in {"http", "https"} and _is_host(parts.hostname or "") and parts.port != 0
@@ -72,7 +72,7 @@ def endpoint_url(text: str, *, credentials: bool = False) -> str:
 
 
 def _is_host(host: str) -> bool:
-    """An address, or labels that a resolver could be asked for: ``api..example.com`` is a slip of the keyboard."""
+    """Whether it is an address or a valid host name; ``api..example.com`` is none."""
     labels = host.removesuffix(".").split(".")
     return ip_address(host) is not None or all(re.fullmatch(r"(?!-)[\w-]{1,63}(?<!-)", label) for label in labels)
 
@@ -83,12 +83,12 @@ def base_url(text: str) -> str:
 
 
 def proxy_url(text: str) -> str:
-    """A proxy, which alone may carry its credentials in the URL."""
+    """The URL of a proxy, the only one that may contain credentials."""
     return endpoint_url(text, credentials=True).rstrip("/")
 
 
 def ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that a host is written as, None for a name. IPv4 inside IPv6 counts as IPv4."""
+    """The host as an address, None for a name. IPv4 mapped into IPv6 counts as IPv4."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -97,7 +97,7 @@ def ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 
 
 def plain_http(url: str) -> Literal["private", "public"] | None:
-    """How far unencrypted requests to this URL travel; None for https, and inside this machine."""
+    """The kind of network that unencrypted requests to this URL cross; None for https and for this machine."""
     parts = urlsplit(url)
     host = (parts.hostname or "").rstrip(".")
     if parts.scheme != "http" or host == "localhost":
@@ -110,7 +110,7 @@ def plain_http(url: str) -> Literal["private", "public"] | None:
 
 
 def client_certificate_problems(cert: Path, key: Path | None, password: str | None, now: datetime) -> list[str]:
-    """Why these files cannot be shown to a server; a sentence for each reason, with the variable and the remedy."""
+    """Why these files cannot be used as a client certificate; each reason with the variable and the remedy."""
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key

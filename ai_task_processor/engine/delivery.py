@@ -88,8 +88,7 @@ class Delivery:
         self._acknowledged_at = -inf
         # Due times are compared with a clock that never jumps: setting the wall clock must not delay records.
         self._epoch = clock.now().timestamp() - clock.monotonic()
-        #: per failed record: how often others were acknowledged between two of its failures, and the count of
-        #: acknowledgements at its last failure
+        #: per failed record: its failures with others acknowledged since the one before, ``_acknowledged`` at the last
         self._own_failures: dict[str, tuple[int, int]] = {}
 
     def offer(self, record: Record) -> None:

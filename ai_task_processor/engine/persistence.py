@@ -73,10 +73,7 @@ class Persistence:
             self._persisted(record)
 
     async def _commit(self, record: Record, direct: _Direct) -> bool:
-        """Commit the record; false when the disk fails. An acknowledged one is put as a test of the disk, and deleted.
-
-        A refused one becomes a dead letter.
-        """
+        """Commit; false when the disk fails. Acknowledged: put as a test of the disk, and deleted. Refused: buried."""
         try:
             if direct.acknowledged or direct.refused:
                 # So that delivery does not find it before it is deleted or buried.

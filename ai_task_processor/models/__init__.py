@@ -1,1 +1,1 @@
-"""The words everyone uses. Nothing here imports anything of ours."""
+"""Value types that all packages use. Imports no other package of the project."""

@@ -1,7 +1,7 @@
-"""Task, result, record: the words of a task's life, from the poll to the acknowledged result.
+"""The value types of a task, from the poll to the acknowledged result.
 
-These are trusted values (frozen dataclasses): whatever came from outside was parsed before it
-became one of them. User content never appears in a ``repr``, so that it cannot slip into a log.
+Frozen dataclasses of trusted values: input from outside is parsed before it becomes one of them.
+User content never appears in a ``repr``, so that it does not get into a log.
 """
 
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ from enum import StrEnum
 
 
 class TaskType(StrEnum):
-    """The kinds of task this package knows by name. A new built-in processor starts with a line here."""
+    """The built-in task types. A new built-in processor starts with a line here."""
 
     TEXT_EMBEDDING = "text_embedding"
 
     @classmethod
     def named(cls, name: str) -> "TaskType | str":
-        """``text-embedding`` and ``text_embedding`` mean the same; an unknown name is data and stays a string."""
+        """The type with this name, with ``-`` or ``_``; an unknown name stays a string."""
         try:
             return cls(name.replace("-", "_"))
         except ValueError:
@@ -25,7 +25,7 @@ class TaskType(StrEnum):
 
 
 class TaskStatus(StrEnum):
-    """The states of a task; ``pending`` in the outbox is a quarantined one."""
+    """The states of a task; ``pending`` in the outbox means quarantined."""
 
     PENDING = "pending"
     IN_PROGRESS = "in_progress"
@@ -36,14 +36,14 @@ class TaskStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One piece of work, as a source listed it.
+    """One task, as a source listed it.
 
-    ``content`` is JSON as it came: a processor parses what it understands. ``raw`` is the whole
-    record, callback fields included, which belong to the upstream and are never interpreted here.
+    ``content``: JSON as received; the processor parses it. ``raw``: the whole record with its callback fields, which
+    belong to the upstream and are not interpreted here.
 
-    What only some sources know: ``timeout_s`` and ``attempt_limit`` bound its attempts where they are stricter than
-    the daemon's own bounds, ``priority`` (higher is more urgent) and ``tenant`` say whom it belongs to, ``trace`` is
-    the carrier of its trace (W3C Trace Context: ``traceparent``, ``tracestate``).
+    Set by some sources only: ``timeout_s`` and ``attempt_limit``, which apply when they are stricter than the daemon's
+    own limits; ``priority`` (higher is more urgent); ``tenant``, the owner; ``trace``, the carrier of its trace (W3C
+    Trace Context: ``traceparent``, ``tracestate``).
     """
 
     id: str
@@ -61,7 +61,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a model charged, in tokens."""
+    """The tokens that a model charged."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -84,7 +84,7 @@ class Vector:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """One text's vector. ``usage``: its share of the call, by bytes; nothing when the vector was remembered."""
+    """One text's vector. ``usage``: its share of the call, by bytes; zero when the vector was cached."""
 
     vector: Vector
     usage: Usage
@@ -92,13 +92,12 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """What a processor made of a task.
+    """The result of a processor.
 
-    ``output`` is JSON (pydantic models are welcome inside) and becomes ``result`` upstream. A
-    ``vector`` alone becomes a plain array of numbers; beside an object it becomes its ``embedding``.
+    ``output``: JSON, which may contain pydantic models; it becomes ``result`` upstream. A ``vector`` without an output
+    becomes an array of numbers; with an object it becomes the object's ``embedding``.
 
-    Raises ``ValueError`` when there is neither: a bare ``succeeded`` would lose the result silently,
-    because the upstream runs its callback only when there is a ``result``.
+    Raises ``ValueError`` when there is neither: the upstream runs its callback only when there is a ``result``.
     """
 
     output: object = field(default=None, repr=False)
@@ -116,8 +115,8 @@ class TaskResult:
 class Tries:
     """Earlier attempts at an unfinished task.
 
-    ``started``: all of them; ``failed``: without a result, whoever was at fault; ``crashed``: its processor did;
-    ``kills``: the process died while the task ran; ``kills_isolated``: in its isolated runs.
+    ``started``: all; ``failed``: ended without a result for any reason; ``crashed``: ended by an error of the
+    processor; ``kills``: the process crashed meanwhile; ``kills_isolated``: the same in isolated runs.
     """
 
     started: int = 0
@@ -129,7 +128,7 @@ class Tries:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """A task that was running when an earlier process died. ``ran_s``: it had been running for at least so long."""
+    """A task that was running when an earlier process crashed, and for at least how many seconds (``ran_s``)."""
 
     task_type: str
     fingerprint: str
@@ -139,7 +138,7 @@ class InFlight:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a task failed for a reason of its own: a short code and a sentence without user text."""
+    """Why a task failed: a short code and a sentence without user text."""
 
     code: str
     message: str = ""
@@ -147,9 +146,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a source needs to be given the outcome: plain strings, so that it survives a restart in the outbox.
+    """What a source needs to accept the outcome: plain strings, stored in the outbox across restarts.
 
-    (``source``, ``id``) is the key of the task. ``token`` is opaque to everybody but its source (an owner, an epoch).
+    (``source``, ``id``) is the key of the task. ``token`` is opaque outside its source (an owner, an epoch).
     """
 
     source: str
@@ -159,7 +158,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A task, and the receipt under which its outcome goes back."""
+    """A task, and the receipt with which its outcome is reported."""
 
     task: Task
     receipt: Receipt
@@ -181,7 +180,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Somebody else is at fault, or the processor asked for more time: the task stays pending for ``delay_s``."""
+    """A remote failed, or the processor asked for a retry: the task stays pending for at least ``delay_s``."""
 
     delay_s: float
     reason: str
@@ -189,7 +188,7 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Nobody wants the result any more."""
+    """The task was cancelled upstream."""
 
 
 Outcome = Completed | Failed | Cancelled
@@ -198,11 +197,11 @@ Outcome = Completed | Failed | Cancelled
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A finished outcome in the outbox: everything delivery needs, in bytes.
+    """A finished outcome as stored in the outbox: everything that delivery needs.
 
-    ``body`` is JSON: the output (``null`` when the vector stands alone) or, for a failed task,
-    ``{"code", "message"}``. Times are seconds since the epoch, so that they survive a restart.
-    ``fingerprint`` identifies the content the outcome belongs to (see ``codec.fingerprint``).
+    ``body``: JSON, the output (``null`` when there is only a vector) or, for a failed task, ``{"code", "message"}``.
+    Times are seconds since the epoch. ``fingerprint``: of the content that the outcome belongs to
+    (see ``codec.fingerprint``).
     """
 
     receipt: Receipt

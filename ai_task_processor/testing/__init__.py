@@ -1,7 +1,7 @@
 """Contract suites and fakes for authors of sources, stores, sinks, providers and processors. It needs no pytest.
 
-Each suite is a list of promises, and a function that holds an implementation to all of them; the implementations of
-this package pass the same ones.
+Each suite is a list of promises (tests), and a function that runs them all against an implementation. The
+implementations of this package pass the same suites.
 """
 
 from ai_task_processor.testing.context import processor_context

@@ -1,4 +1,4 @@
-"""Outbox and journal without a disk, for tests: the same promises, except that they forget."""
+"""Outbox and journal in memory, for tests: they pass the same suite, but nothing survives a restart."""
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -38,18 +38,18 @@ class MemoryOutbox:
         return self._watermark.full
 
     def put(self, record: Record) -> asyncio.Future[None]:
-        return self._keep(record, self._waiting)
+        return self._store(record, self._waiting)
 
     def quarantine(self, record: Record) -> asyncio.Future[None]:
-        return self._keep(record, self._quarantined)
+        return self._store(record, self._quarantined)
 
-    def _keep(self, record: Record, place: dict[str, Record]) -> asyncio.Future[None]:
+    def _store(self, record: Record, place: dict[str, Record]) -> asyncio.Future[None]:
         self._remove(record.task_id)
         place[record.task_id] = record
         self._measure()
-        kept = asyncio.get_running_loop().create_future()
-        kept.set_result(None)
-        return kept
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
 
     async def held(self, task_ids: Sequence[str]) -> Mapping[str, Held]:
         found: dict[str, Held] = {}
@@ -96,7 +96,7 @@ class MemoryOutbox:
         return [id_ for id_, until in self._remembered.items() if until > now]
 
     def leave_request(self, action: str, task_ids: Iterable[str]) -> None:
-        """What an operator's command does beside a running daemon."""
+        """Leave a request, as an operator's command does."""
         self._requests += [(action, task_id) for task_id in task_ids]
 
     async def apply_requests(self) -> Mapping[str, str]:
@@ -133,7 +133,7 @@ class MemoryOutbox:
 
 
 class MemoryJournal(FileJournal):
-    """``ports.Journal`` as a list of lines, perhaps those of an earlier life; while ``broken`` it takes none."""
+    """``ports.Journal`` as a list of lines, after ``earlier`` ones of another process; while ``broken`` writes fail."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class MemoryJournal(FileJournal):
 
 
 class MemoryStore(Store):
-    """``ports.Store`` that forgets everything when it ends."""
+    """``ports.Store`` in memory: nothing survives its end."""
 
     name = "memory"
 

@@ -1,4 +1,4 @@
-"""What every processor promises (``processors.base.BaseProcessor``), and ``check_processor``."""
+"""The contract suite of processors (``processors.base.BaseProcessor``): ``check_processor``."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -9,13 +9,13 @@ from ai_task_processor.core.records import to_outcome, to_record
 from ai_task_processor.models.task import Completed, Receipt, Task, TaskResult
 from ai_task_processor.processors.base import BaseProcessor
 
-#: contents that somebody will send one day
+#: unusual contents that a task may have
 STRANGE: Sequence[object] = (None, "", 0, [], {}, {"text": None}, {"text": "\ud800"}, [[[]]], "x" * 100_000)
 
 
 @dataclass
 class ProcessorCase:
-    """A processor that has its context. ``good`` tasks end with a result, ``bad`` ones with a ``TaskError``."""
+    """A processor with its context. ``good`` tasks end with a result, ``bad`` ones with a ``TaskError``."""
 
     processor: BaseProcessor
     good: Sequence[Task]
@@ -26,14 +26,14 @@ ProcessorPromise = Callable[[ProcessorCase], Awaitable[None]]
 
 
 async def check_processor(make: Callable[[], AbstractAsyncContextManager[ProcessorCase]]) -> None:
-    """Raises ``AssertionError``."""
+    """Run every promise. Raises ``AssertionError``."""
     for promise in PROCESSOR_PROMISES:
         async with make() as case:
             await promise(case)
 
 
 async def it_knows_its_tasks(case: ProcessorCase) -> None:
-    """By their type alone: strange content and unknown types raise nothing, and hold nothing up."""
+    """It accepts its types, whatever the content; strange content and unknown types raise nothing."""
     for task in (*case.good, *case.bad):
         assert case.processor.can_process(task)
         assert case.processor.hold_s() >= 0
@@ -45,7 +45,7 @@ async def it_knows_its_tasks(case: ProcessorCase) -> None:
 
 
 async def good_tasks_have_results_that_can_be_stored(case: ProcessorCase) -> None:
-    """JSON without NaN, which reads back as what it was."""
+    """The results are JSON without NaN, and can be read back."""
     for task in case.good:
         result = await case.processor.process(task)
         assert isinstance(result, TaskResult)

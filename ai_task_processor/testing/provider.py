@@ -1,4 +1,4 @@
-"""What every provider of embeddings promises (``ports.Provider``), and ``check_provider``, which holds one to it."""
+"""The contract suite of providers of embeddings (``ports.Provider``): ``check_provider``."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -9,19 +9,19 @@ from ai_task_processor.core.ports import Provider
 
 @dataclass
 class ProviderCase:
-    """A provider that is running, and a model that it has."""
+    """A running provider, and one of its models."""
 
     provider: Provider
     model: str
 
 
 ProviderPromise = Callable[[ProviderCase], Awaitable[None]]
-#: whatever Unicode a task brings
+#: unusual Unicode texts
 TEXTS = ("\x00", "😀" * 50, " ", "a" * 20_000, "\u2028", '"}]')
 
 
 async def check_provider(make: Callable[[], AbstractAsyncContextManager[ProviderCase]]) -> None:
-    """Raises ``AssertionError``."""
+    """Run every promise. Raises ``AssertionError``."""
     for promise in PROVIDER_PROMISES:
         async with make() as case:
             await promise(case)
@@ -41,7 +41,7 @@ async def each_text_has_its_vector_in_its_place(case: ProviderCase) -> None:
 
 
 async def any_text_is_a_text(case: ProviderCase) -> None:
-    """It arrives as it is, and tokens are counted for all texts of a call together."""
+    """Every Unicode text has a vector, and the usage counts all texts of a call."""
     answer = await case.provider.embed(TEXTS, case.model)
     assert all(answer.vectors)
     assert answer.usage.prompt_tokens > 0

@@ -1,4 +1,4 @@
-"""What every sink promises (``ports.Sink``), and ``check_sink``, which holds one to it."""
+"""The contract suite of sinks (``ports.Sink``): ``check_sink``."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -11,7 +11,7 @@ from ai_task_processor.testing.store import record
 
 @dataclass
 class SinkCase:
-    """A sink that is running. ``written`` answers the ids of the tasks whose results are there."""
+    """A running sink. ``written`` returns the ids of the tasks whose results it holds."""
 
     sink: Sink
     written: Callable[[], Sequence[str]]
@@ -21,14 +21,14 @@ SinkPromise = Callable[[SinkCase], Awaitable[None]]
 
 
 async def check_sink(make: Callable[[], AbstractAsyncContextManager[SinkCase]]) -> None:
-    """Raises ``AssertionError``."""
+    """Run every promise. Raises ``AssertionError``."""
     for promise in SINK_PROMISES:
         async with make() as case:
             await promise(case)
 
 
 async def what_is_written_is_there_once(case: SinkCase) -> None:
-    """Delivery is at least once: the same record, and a later one of the same task, take the place of the first."""
+    """Delivery is at least once: the same record, and a later one of the same task, replace the first."""
     for one in (record("a"), record("a"), replace(record("a"), body=b"[2]"), record("b")):
         await case.sink.write(one)
     assert sorted(case.written()) == ["a", "b"]
@@ -47,7 +47,7 @@ async def every_record_can_be_written(case: SinkCase) -> None:
 
 
 async def a_discarded_result_does_no_harm(case: SinkCase) -> None:
-    """A sink that is written before the report takes its result back; what it never had is no error."""
+    """A sink that is written before the report deletes the result; an unknown record is no error."""
     await case.sink.write(record("a"))
     await case.sink.discard(record("a"))
     await case.sink.discard(record("unknown"))

@@ -1,6 +1,6 @@
-"""What every source of tasks promises (``ports.TaskSource``). For each promise the source is made anew.
+"""The contract suite of task sources (``ports.TaskSource``). Each promise gets a new source.
 
-Used like the promises of a store (see ``testing.store``): ``await check_source(make)``, or each as a test of its own.
+Used like the suite of a store (see ``testing.store``): ``await check_source(make)``, or each promise as a test.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from ai_task_processor.core.ports import SkipReason, TaskSource, Want
 from ai_task_processor.models.task import Claim, Completed, Failed, Failure, Receipt, Task, TaskResult, Vector
 
 VECTOR = Completed(TaskResult(vector=Vector(b"\0\0\x80?\0\0\0\xbf")))
-OUTPUT = Completed(TaskResult({"told": ["yes"]}))
+OUTPUT = Completed(TaskResult({"labels": ["yes"]}))
 TOO_LONG = Failed(Failure("too_long", "the text is too long"))
 
 
 class HandClock:
-    """A clock that moves when it is set, and when somebody sleeps; ``stopped``, no sleep ends."""
+    """A clock that moves when it is set and when a task sleeps; while ``stopped``, no sleep ends."""
 
     def __init__(self) -> None:
         self.time = 1_000.0
@@ -54,7 +54,7 @@ class Gatekeeper:
 
 
 class SourceCase(Protocol):
-    """A source under test that uses ``clock``, and the hand that moves what is behind it."""
+    """A source under test that uses ``clock``, and control over its upstream."""
 
     clock: HandClock
     admission: Gatekeeper
@@ -62,16 +62,16 @@ class SourceCase(Protocol):
     @property
     def source(self) -> TaskSource: ...
     def add(self, text: str) -> str:
-        """A new pending task with the content ``{"text": text}``; its id. Tasks are listed in this order."""
+        """Add a pending task with the content ``{"text": text}``; returns its id. Tasks are listed in this order."""
 
     def put_back(self, task_id: str) -> None:
-        """Somebody sets a settled task to pending again."""
+        """Set a settled task to pending again."""
 
     def refuse(self, task_id: str) -> None:
-        """From now on results of this task are refused for good."""
+        """Refuse results of this task for good from now on."""
 
     def break_down(self) -> None:
-        """From now on nothing answers."""
+        """Stop answering from now on."""
 
     def state(self, task_id: str) -> str:
         """``pending``, ``succeeded`` or ``failed``."""
@@ -81,7 +81,7 @@ SourcePromise = Callable[[Any], Awaitable[None]]
 
 
 async def check_source(make: Callable[[], AbstractAsyncContextManager[SourceCase]]) -> None:
-    """Hold a source to every promise. Raises ``AssertionError``."""
+    """Run every promise against a source. Raises ``AssertionError``."""
     for promise in SOURCE_PROMISES:
         async with make() as case:
             await promise(case)
@@ -96,7 +96,7 @@ async def claimed(case: SourceCase, limit: int = 10) -> list[str]:
 
 
 async def receipt_of_new(case: SourceCase, text: str = "hello") -> Receipt:
-    """Of a task that was just added, and is the only one that can be claimed."""
+    """The receipt of a new task, which must be the only one that can be claimed."""
     case.add(text)
     (claim,) = await claims(case, 1)
     return claim.receipt
@@ -116,7 +116,7 @@ async def nothing_to_do_is_no_error(case: SourceCase) -> None:
 
 
 async def a_claim_carries_its_task(case: SourceCase) -> None:
-    """Content arrives, and the receipt names the source and the task."""
+    """The claim has the task's content, and the receipt names the source and the task."""
     task_id = case.add("hello")
     (claim,) = await claims(case, 5)
     assert (claim.receipt.source, claim.receipt.id) == (case.source.name, task_id)
@@ -124,7 +124,7 @@ async def a_claim_carries_its_task(case: SourceCase) -> None:
 
 
 async def no_more_than_asked_for(case: SourceCase) -> None:
-    """``limit`` bounds what comes back, 0 included."""
+    """At most ``limit`` claims are returned, also for 0."""
     for n in range(5):
         case.add(f"text {n}")
     assert await claimed(case, 0) == []
@@ -132,7 +132,7 @@ async def no_more_than_asked_for(case: SourceCase) -> None:
 
 
 async def what_admission_refuses_does_not_start(case: SourceCase) -> None:
-    """Refused tasks are passed over, and do not use up the limit."""
+    """Refused tasks are skipped, and do not use up the limit."""
     ids = [case.add(f"text {n}") for n in range(6)]
     case.admission.refused = dict.fromkeys(ids[:4], "running")
     assert await claimed(case, 2) == ids[4:]
@@ -164,7 +164,7 @@ async def reporting_twice_is_allowed(case: SourceCase) -> None:
 
 
 async def a_receipt_survives_a_restart(case: SourceCase) -> None:
-    """One that is made anew from its three strings is as good."""
+    """A receipt that is built again from its three strings is valid."""
     receipt = await receipt_of_new(case)
     again = Receipt(str(receipt.source), str(receipt.id), str(receipt.token))
     await case.source.report(again, OUTPUT)
@@ -184,7 +184,7 @@ async def a_released_task_comes_back_after_its_delay(case: SourceCase) -> None:
 
 
 async def a_task_that_was_put_back_runs_again(case: SourceCase) -> None:
-    """Nothing remembers an acknowledged task: an operator may want it once more."""
+    """An acknowledged task that is set to pending again is claimed again."""
     receipt = await receipt_of_new(case)
     await case.source.report(receipt, VECTOR)
     case.put_back(receipt.id)
@@ -192,7 +192,7 @@ async def a_task_that_was_put_back_runs_again(case: SourceCase) -> None:
 
 
 async def a_refused_result_is_rejected(case: SourceCase) -> None:
-    """A refusal of this very result is final, and says how it was refused."""
+    """A refusal of the result is final, and names its kind."""
     receipt = await receipt_of_new(case)
     case.refuse(receipt.id)
     for outcome in (VECTOR, TOO_LONG):
@@ -201,7 +201,7 @@ async def a_refused_result_is_rejected(case: SourceCase) -> None:
 
 
 async def an_unknown_task_is_gone(case: SourceCase) -> None:
-    """A result for a task that is not known there is refused for good."""
+    """A result for an unknown task is refused for good."""
     receipt = Receipt(case.source.name, "no-such-task")
     assert await rejection(case.source.report(receipt, VECTOR)) in ("gone", "lost")
 
@@ -220,14 +220,14 @@ async def an_outage_is_the_remotes_fault(case: SourceCase) -> None:
 
 
 async def running_claims_are_renewed(case: SourceCase) -> None:
-    """What was claimed a moment ago is not lost, and nobody has cancelled it."""
+    """A new claim is neither lost nor cancelled."""
     receipt = await receipt_of_new(case)
     assert not await case.source.renew([receipt])
     assert not case.source.cancelled()
 
 
 async def it_says_what_it_is(case: SourceCase) -> None:
-    """A name, how strong its claims are, a status that is JSON, and what it saw last."""
+    """It has a name, the strength of its claims, a status and a backlog."""
     case.add("hello")
     await claims(case)
     source = case.source

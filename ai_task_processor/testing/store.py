@@ -1,6 +1,6 @@
-"""What every store promises (``ports.Store``). For each promise the store is made anew, with ``case.clock``.
+"""The contract suite of stores (``ports.Store``). Each promise gets a new store, with a ``FixedClock``.
 
-A store of a stranger's package is held to the same: ``await check_store(make)``, or each promise as a test of its own::
+A store of another package runs it, too: ``await check_store(make)``, or each promise as a test::
 
     @pytest.mark.parametrize("promise", STORE_PROMISES, ids=name_of)
     async def test_my_store(promise):
@@ -37,10 +37,10 @@ class FixedClock:
 
 @dataclass
 class StoreCase:
-    """A store that is open and empty, of the source ``SOURCE``, with a ``FixedClock`` and room for ``MAX_BYTES``.
+    """An open, empty store of the source ``SOURCE``, with a ``FixedClock`` and a limit of ``MAX_BYTES``.
 
-    ``request`` does what an operator's command does: it leaves a request about tasks. ``restart`` ends the process as a
-    kill would, and answers the store as the next process opens it; None when it forgets everything.
+    ``request`` leaves a request about tasks, as an operator's command does. ``restart`` simulates a kill, and returns
+    the store as the next process opens it; None when nothing survives a restart.
     """
 
     store: Store
@@ -52,7 +52,7 @@ StorePromise = Callable[[StoreCase], Awaitable[None]]
 
 
 async def check_store(make: Callable[[], AbstractAsyncContextManager[StoreCase]]) -> None:
-    """Hold a store to every promise. Raises ``AssertionError``."""
+    """Run every promise against a store. Raises ``AssertionError``."""
     for promise in STORE_PROMISES:
         async with make() as case:
             await promise(case)
@@ -80,7 +80,7 @@ def ids(records: Iterable[Record]) -> list[str]:
 
 
 async def standing(outbox: Outbox, task_id: str, fingerprint: str | None = None) -> Standing | None:
-    """What stands for a task; with a fingerprint: for this content."""
+    """The standing of a task's record, with a fingerprint: only if it applies to this content."""
     held = (await outbox.held([task_id])).get(task_id)
     if held is None or (held.standing != "in_outbox" and fingerprint not in (None, held.fingerprint)):
         return None
@@ -91,7 +91,7 @@ async def standing(outbox: Outbox, task_id: str, fingerprint: str | None = None)
 
 
 async def an_empty_outbox_has_nothing(case: StoreCase) -> None:
-    """Nothing put: nothing held, due or counted, and there is room."""
+    """Without a put nothing is held, due or counted, and the outbox is not full."""
     outbox = case.store.outbox
     assert await standing(outbox, "a") is None
     assert await outbox.due(NOW, 10) == []
@@ -121,7 +121,7 @@ async def due_gives_back_every_field(case: StoreCase) -> None:
     assert await outbox.due(NOW, 10) == [full, bare]
 
 
-async def due_is_ordered_limited_and_patient(case: StoreCase) -> None:
+async def due_is_ordered_and_limited(case: StoreCase) -> None:
     """The oldest due come first, at most ``limit``, and none before its time."""
     outbox = case.store.outbox
     for task_id, due_at in [("b", NOW - 1), ("c", NOW), ("a", NOW - 2), ("later", NOW + 0.001)]:
@@ -131,7 +131,7 @@ async def due_is_ordered_limited_and_patient(case: StoreCase) -> None:
 
 
 async def excluded_records_do_not_use_up_the_limit(case: StoreCase) -> None:
-    """``exclude`` hides records and lets the next ones move up."""
+    """``exclude`` leaves records out, and the next ones are returned instead."""
     outbox = case.store.outbox
     for task_id in ("a", "b", "c"):
         await outbox.put(record(task_id, due_at=NOW - 10 + ord(task_id) / 1000))
@@ -139,7 +139,7 @@ async def excluded_records_do_not_use_up_the_limit(case: StoreCase) -> None:
 
 
 async def a_record_from_before_a_clock_jump_is_due(case: StoreCase) -> None:
-    """A due time further away than any deferral can be counts as due, after the ordinary ones."""
+    """A record whose due time is later than any deferral counts as due, after the others."""
     outbox = case.store.outbox
     await outbox.put(record("stranded", due_at=NOW + 3601))
     await outbox.put(record("deferred", due_at=NOW + 900))
@@ -158,7 +158,7 @@ async def defer_moves_the_due_time(case: StoreCase) -> None:
 
 
 async def delivered_is_forgotten(case: StoreCase) -> None:
-    """After the acknowledgement nothing is left that could suppress a later listing."""
+    """After the acknowledgement the task is unknown, so that it can be claimed again."""
     outbox = case.store.outbox
     await outbox.put(record())
     await outbox.delivered("a")
@@ -190,7 +190,7 @@ async def a_dead_letter_stands_for_its_own_content_only(case: StoreCase) -> None
 
 
 async def a_dead_letter_starts_anew_when_it_is_retried(case: StoreCase) -> None:
-    """What it took to be refused is kept with it, and forgotten when an operator lets it try again."""
+    """A retry by an operator resets attempts and reason."""
     outbox = case.store.outbox
     await outbox.put(record())
     await outbox.bury("a", "refused", attempts=7)
@@ -201,7 +201,7 @@ async def a_dead_letter_starts_anew_when_it_is_retried(case: StoreCase) -> None:
 
 
 async def put_replaces_a_dead_letter(case: StoreCase) -> None:
-    """A new outcome of the same task takes the place of its dead letter."""
+    """A new outcome of the same task replaces its dead letter."""
     outbox = case.store.outbox
     await outbox.put(record())
     await outbox.bury("a", "refused")
@@ -246,7 +246,7 @@ async def full_holds_until_nine_tenths(case: StoreCase) -> None:
 
 
 async def replacing_at_the_limit_stays_full(case: StoreCase) -> None:
-    """A full outbox whose one record is replaced by an equal one was full all the time."""
+    """A full outbox whose only record is replaced by an equal one stays full."""
     outbox = case.store.outbox
     big = record(body=b" " * MAX_BYTES)
     await outbox.put(big)
@@ -280,7 +280,7 @@ async def retry_hurries_a_waiting_record(case: StoreCase) -> None:
 
 
 async def drop_removes_whatever_the_state(case: StoreCase) -> None:
-    """``drop`` forgets a waiting record and a dead letter alike, once."""
+    """``drop`` deletes waiting records and dead letters."""
     outbox = case.store.outbox
     await outbox.put(record("a"))
     await outbox.put(record("b"))
@@ -294,7 +294,7 @@ async def drop_removes_whatever_the_state(case: StoreCase) -> None:
 
 
 async def a_quarantined_task_is_never_due(case: StoreCase) -> None:
-    """It stands for its content, is counted apart, and nothing of it waits to be delivered."""
+    """It is held for its content, counted separately, and never delivered."""
     outbox = case.store.outbox
     await outbox.quarantine(record(status=TaskStatus.PENDING, reason="it kills"))
     assert await standing(outbox, "a") == await standing(outbox, "a", "f1") == "quarantined"
@@ -305,7 +305,7 @@ async def a_quarantined_task_is_never_due(case: StoreCase) -> None:
 
 
 async def an_operator_lets_a_quarantined_task_go(case: StoreCase) -> None:
-    """Both requests take it away whole: it has no result that could be delivered."""
+    """Both requests delete it, because it has no result that could be delivered."""
     outbox = case.store.outbox
     for action in ("retry", "drop"):
         await outbox.quarantine(record(status=TaskStatus.PENDING))
@@ -317,7 +317,7 @@ async def an_operator_lets_a_quarantined_task_go(case: StoreCase) -> None:
 
 
 async def a_result_takes_the_place_of_a_quarantine(case: StoreCase) -> None:
-    """Should a task be finished after all, its result is delivered."""
+    """When a quarantined task is finished nevertheless, its result is delivered."""
     outbox = case.store.outbox
     await outbox.quarantine(record(status=TaskStatus.PENDING))
     await outbox.put(record(body=b"1"))
@@ -327,7 +327,7 @@ async def a_result_takes_the_place_of_a_quarantine(case: StoreCase) -> None:
 
 
 async def receipts_of_waiting_records_are_known(case: StoreCase) -> None:
-    """Their claims must live until the outcome is acknowledged: tokens included, dead letters not."""
+    """Their claims are renewed until the outcome is acknowledged: with tokens, without dead letters."""
     outbox = case.store.outbox
     await outbox.put(record("a"))
     await outbox.put(record("b"))
@@ -339,7 +339,7 @@ async def receipts_of_waiting_records_are_known(case: StoreCase) -> None:
 
 
 async def attempts_are_counted_until_the_task_is_settled(case: StoreCase) -> None:
-    """A batch at a time, each on its own; what was given back goes on counting, what was settled begins anew."""
+    """In batches, per task: the count continues after ``give_back`` and starts again after ``settle``."""
     journal = case.store.journal
     assert [tries.started for tries in await journal.begin([task("a"), task("b")])] == [1, 1]
     await journal.give_back("a")
@@ -349,7 +349,7 @@ async def attempts_are_counted_until_the_task_is_settled(case: StoreCase) -> Non
 
 
 async def what_was_counted_in_vain_is_kept(case: StoreCase) -> None:
-    """``begin`` answers a value that the engine counts in: it is kept when the task is given back."""
+    """``begin`` returns counts that the engine changes; ``give_back`` stores them."""
     journal = case.store.journal
     (tries,) = await journal.begin([task()])
     tries.crashed += 1
@@ -359,7 +359,7 @@ async def what_was_counted_in_vain_is_kept(case: StoreCase) -> None:
 
 
 async def what_ran_at_a_kill_is_known_afterwards(case: StoreCase) -> None:
-    """Attempts are not forgotten; neither what was settled nor what was given back is under suspicion."""
+    """Only the running task is in flight at the crash, not settled or released ones; attempts are still counted."""
     journal = case.store.journal
     await journal.begin([task("ran"), task("settled"), task("given back")])
     await journal.settle("settled")
@@ -374,7 +374,7 @@ async def what_ran_at_a_kill_is_known_afterwards(case: StoreCase) -> None:
 
 
 async def results_survive_a_kill(case: StoreCase) -> None:
-    """What ``put`` has resolved for is there, whatever happens to the process."""
+    """A record whose ``put`` has resolved survives a kill."""
     if case.restart is not None:
         await case.store.outbox.put(record(vector=bytes(range(16)), trace={"traceparent": "00-ab-cd-01"}))
         store = await case.restart()
@@ -387,7 +387,7 @@ async def results_survive_a_kill(case: StoreCase) -> None:
 
 
 async def a_source_remembers_until_its_time(case: StoreCase) -> None:
-    """Ids are known until then, and until they are forgotten."""
+    """Ids are known until they expire or are deleted."""
     memory = case.store.memory
     await memory.remember(["a", "b"], NOW + 60)
     await memory.remember(["over"], NOW - 1)
@@ -405,7 +405,7 @@ STORE_PROMISES: Sequence[StorePromise] = (
     an_empty_outbox_has_nothing,
     put_is_held_before_it_is_awaited,
     due_gives_back_every_field,
-    due_is_ordered_limited_and_patient,
+    due_is_ordered_and_limited,
     excluded_records_do_not_use_up_the_limit,
     a_record_from_before_a_clock_jump_is_due,
     defer_moves_the_due_time,

@@ -1,4 +1,4 @@
-"""The demo's course: fill the sandbox, start the daemon, watch, check, tell."""
+"""Runs the demo: fills the sandbox, starts the daemon, waits, checks the results, prints them."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from ai_task_processor.cli.demo import daemon
 from ai_task_processor.cli.demo.figures import broken, expectation, figures, table
-from ai_task_processor.cli.demo.screen import Show, complain, progress, tell
+from ai_task_processor.cli.demo.screen import Show, complain, print_table, progress
 from ai_task_processor.cli.demo.words import EX_INTERRUPTED, EX_OK, DemoFailed, Figures, Rows
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.process import early_signals
@@ -31,12 +31,12 @@ LOG_LINES = 15
 
 
 def main() -> int:
-    """Run the demo; the exit code."""
+    """Run the demo; returns the exit code."""
     return run(Sandbox(api_latency_s=API_LATENCY_S, model_latency_s=MODEL_LATENCY_S))
 
 
 def run(sandbox: Sandbox, *, stall_s: float = STALL_S) -> int:
-    """Run the demo with a sandbox that is not started; the files of a failed one are kept."""
+    """Run the demo with a sandbox that is not started; returns the exit code. A failed demo keeps its files."""
     console = Console(force_terminal=sys.stdout.isatty(), highlight=False, markup=False)
     try:
         folder = Path(tempfile.mkdtemp(prefix="ai-task-processor-demo-"))
@@ -54,7 +54,7 @@ def run(sandbox: Sandbox, *, stall_s: float = STALL_S) -> int:
     finally:
         if not failed:
             shutil.rmtree(folder, ignore_errors=True)
-    tell(rows, console)
+    print_table(rows, console)
     return EX_OK
 
 
@@ -80,7 +80,7 @@ async def _demonstrate(sandbox: Sandbox, folder: Path, console: Console, stall_s
 
 
 def _end_on_signals() -> None:
-    """SIGTERM and a closed terminal end the demo like Ctrl-C: the daemon must not be left behind."""
+    """SIGTERM and a closed terminal end the demo like Ctrl-C, so that the daemon is stopped."""
     demo = asyncio.current_task()
     assert demo is not None  # noqa: S101 - called from a coroutine
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -97,7 +97,7 @@ async def _watch(
     show: Show,
     stall_s: float,
 ) -> None:
-    """Return when every wanted task is settled. Raises ``DemoFailed`` when that will not happen."""
+    """Return when every wanted task is settled. Raises ``DemoFailed`` when the daemon ends or makes no progress."""
     settled, moved_at = 0, time.monotonic()
     done = False
     while not done:

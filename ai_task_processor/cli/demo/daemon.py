@@ -1,4 +1,4 @@
-"""The demo's daemon: a process of its own, as an operator would start it, and what it says about itself."""
+"""The demo's daemon: starts and stops it as an operator would, and reads its metrics and status."""
 
 import asyncio
 import json
@@ -14,18 +14,18 @@ import httpx2
 from ai_task_processor.cli.demo.words import DemoFailed, Scrape
 from ai_task_processor.models.task import TaskStatus
 
-#: four times the daemon's default, so that nobody waits for 20 seconds
+#: four times the daemon's default: with that the demo would take 20 seconds
 SLOTS = 20
 STOP_S, SCRAPE_S = 5.0, 10.0
 
 _LOG: Final = "daemon.log"
-#: all that the daemon inherits: nothing here changes what it does
+#: the only inherited variables; none of them changes what the daemon does
 _INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 _PROCESSED: Final = "ai_task_processor_tasks_processed_total{"
 
 
 def daemon_environment(remotes: Mapping[str, str], folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """Where the remotes are, where the files go, and next to nothing of our own environment."""
+    """The daemon's environment: URLs of the remotes, directories, and few variables of our own environment."""
     return {
         **{name: environ[name] for name in _INHERITED if name in environ},
         **remotes,
@@ -40,7 +40,7 @@ def daemon_environment(remotes: Mapping[str, str], folder: Path, environ: Mappin
 
 @asynccontextmanager
 async def running(folder: Path, environment: Mapping[str, str]) -> AsyncIterator[Process]:
-    """The running daemon; at the end it has ended. Its own session keeps the terminal's Ctrl-C away from it."""
+    """Run the daemon during the block. It has its own session, so that Ctrl-C in the terminal does not reach it."""
     command = (sys.executable, "-m", "ai_task_processor", "run")
     with (folder / _LOG).open("wb") as log:
         process = await asyncio.create_subprocess_exec(
@@ -53,14 +53,14 @@ async def running(folder: Path, environment: Mapping[str, str]) -> AsyncIterator
 
 
 async def _stop(process: Process) -> None:
-    """SIGTERM; SIGKILL when it takes too long, or when we are cancelled again meanwhile."""
+    """Send SIGTERM, and SIGKILL when it takes too long or this task is cancelled meanwhile."""
     with suppress(ProcessLookupError):
         process.terminate()
     try:
         async with asyncio.timeout(STOP_S):
             await process.wait()
     except TimeoutError:
-        pass  # its exit code will tell
+        pass  # the caller checks the exit code
     finally:
         with suppress(ProcessLookupError):
             process.kill()
@@ -68,7 +68,7 @@ async def _stop(process: Process) -> None:
 
 
 def ops_url(folder: Path) -> str:
-    """The system chose the port: the daemon's log knows it."""
+    """The URL of the ops server; the port, chosen by the system, is read from the daemon's log."""
     events = (json.loads(line) for line in log_lines(folder) if '"daemon.started"' in line)
     return f"http://127.0.0.1:{next(events)['port']}"
 
@@ -78,7 +78,7 @@ def log_lines(folder: Path) -> list[str]:
 
 
 async def scrape(url: str) -> Scrape:
-    """Raises ``DemoFailed`` when the daemon does not answer."""
+    """Read ``/metrics`` and ``/status``. Raises ``DemoFailed`` when the daemon does not answer."""
     try:
         async with asyncio.timeout(SCRAPE_S), httpx2.AsyncClient(base_url=url, trust_env=False) as client:
             metrics, status = [(await client.get(path)).raise_for_status() for path in ("/metrics", "/status")]
@@ -88,7 +88,7 @@ async def scrape(url: str) -> Scrape:
 
 
 def scraped(url: str, metrics: str, status: Mapping[str, Any]) -> Scrape:
-    """What is used of Prometheus's text and of ``/status``."""
+    """The fields used of ``/metrics`` (Prometheus text) and of ``/status``."""
     samples = [line for line in metrics.splitlines() if not line.startswith("#")]
 
     def processed(word: str) -> int:

@@ -1,4 +1,4 @@
-"""What was promised, and what was measured. Pure, but for looking into the sandbox."""
+"""The expected results and the measured ones. Pure but for reading the sandbox."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ def expectation(sandbox: Sandbox, task_id: str, task: Mapping[str, Any]) -> Expe
 
 
 def figures(tasks: Iterable[StoredTask], started_at: datetime) -> Figures:
-    """Out of the task API's memory, for a daemon that was started then."""
+    """The figures from the task API's memory, for a daemon started at ``started_at``."""
     tasks = list(tasks)
     settled = [task for task in tasks if task.acknowledged_at is not None]
     times = sorted(task.acknowledged_at for task in settled if task.acknowledged_at is not None)
@@ -47,7 +47,7 @@ def _code(error: object) -> str:
 
 
 def broken(plan: Sequence[Expected], sandbox: Sandbox, scrape: Scrape) -> list[str]:
-    """A sentence for every promise that was not kept; empty when all is well."""
+    """A sentence for every result that differs from the expected one; empty when all are right."""
     problems = [problem for task in plan if (problem := _wrong(task, sandbox.tasks[task.id])) is not None]
     states, reasons = Counter(task.state for task in plan), Counter(task.reason for task in plan if task.reason)
     for state, count in scrape.processed.items():
@@ -71,7 +71,7 @@ def _wrong(expected: Expected, task: StoredTask) -> str | None:
 
 
 def table(measured: Figures, plan: Sequence[Expected], sandbox: Sandbox, scrape: Scrape) -> Rows:
-    """What is told at the end: names, and what was measured."""
+    """The rows of the final table: name and measured value."""
     stats = sandbox.stats
     exact = sum(sandbox.tasks[task.id].result == task.vector for task in plan if task.vector is not None)
     why = {words: scrape.skipped.get(reason, 0) for reason, words in _WHY_PENDING.items()}

@@ -1,4 +1,4 @@
-"""What the demo shows: a bar and a table on a terminal, plain lines elsewhere."""
+"""The demo's output: a bar and a table on a terminal, plain lines elsewhere."""
 
 import shutil
 import sys
@@ -30,7 +30,7 @@ _FAULT: Final = '{"endpoint": "patch", "status": 503, "times": 20}'
 
 @contextmanager
 def progress(console: Console, total: int) -> Iterator[Show]:
-    """A bar on a terminal, a line every second elsewhere."""
+    """Show progress: a bar on a terminal, a line every second elsewhere."""
     if not _lively(console):
         yield PlainProgress(total, time.monotonic)
         return
@@ -42,22 +42,22 @@ def progress(console: Console, total: int) -> Iterator[Show]:
 
 
 class PlainProgress:
-    """A line a second at most, and one at the end."""
+    """Prints at most one line a second, and one at the end."""
 
     def __init__(self, total: int, monotonic: Callable[[], float]) -> None:
         self._total = total
         self._monotonic = monotonic
-        self._started_at = self._told_at = monotonic()
+        self._started_at = self._printed_at = monotonic()
 
     def __call__(self, now: Figures) -> None:
         at = self._monotonic()
-        if now.settled == self._total or at - self._told_at >= 1.0:
-            self._told_at = at
+        if now.settled == self._total or at - self._printed_at >= 1.0:
+            self._printed_at = at
             speed = f"{now.per_second:.0f}/s, {at - self._started_at:.0f} s"
             print(f"{now.settled:>5} of {self._total} settled, {speed}", flush=True)
 
 
-def tell(rows: Rows, console: Console) -> None:
+def print_table(rows: Rows, console: Console) -> None:
     if _lively(console):
         grid = Table(box=SIMPLE, show_header=False)
         grid.add_column(style="bold")
@@ -74,7 +74,7 @@ def _lively(console: Console) -> bool:
 
 
 def _command(script: str) -> str:
-    """How this very program is started: to be copied."""
+    """The command that started this program, to be copied."""
     if Path(script).name != _COMMAND:
         return "python -m ai_task_processor"
     return _COMMAND if shutil.which(_COMMAND) == script else script

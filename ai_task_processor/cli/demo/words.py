@@ -1,4 +1,4 @@
-"""The words of the demo, and its one error."""
+"""The value types of the demo, and its error."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ Rows = list[tuple[str, str]]
 
 
 class DemoFailed(Exception):
-    """A promise of the demo was not kept: a sentence for each. ``log``: will the daemon's log help?"""
+    """The demo failed; a sentence for each problem. ``log``: show the end of the daemon's log, too."""
 
     def __init__(self, *problems: str, log: bool = False) -> None:
         super().__init__(*problems)
@@ -24,7 +24,7 @@ class DemoFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What must become of one task. ``reason``: why it stays pending, in the daemon's own word."""
+    """The expected end of one task. ``reason``: why it stays pending, as in the daemon's ``skipped``."""
 
     id: str
     state: TaskStatus
@@ -34,7 +34,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What the task API has seen so far. ``failed`` counts by error code, ``repeated`` superfluous reports.
+    """What the task API has seen so far. ``failed``: counts by error code; ``repeated``: number of repeated reports.
 
     ``first_s``: from the start of the daemon to the first acknowledged task; ``span_s``: from there to the latest.
     """
@@ -52,13 +52,13 @@ class Figures:
 
     @property
     def per_second(self) -> float:
-        """0 until there is enough to measure: the first results come in one burst."""
+        """Settled tasks per second; 0 until ``SHORTEST_SPAN_S``, because the first results come in one burst."""
         return (self.settled - 1) / self.span_s if self.span_s >= SHORTEST_SPAN_S else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scrape:
-    """What the daemon said about itself. ``processed`` counts by status, ``skipped`` listed tasks by reason."""
+    """From the daemon's metrics and status. ``processed``: counts by status; ``skipped``: listed tasks by reason."""
 
     url: str
     series: int

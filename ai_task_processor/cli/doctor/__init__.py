@@ -1,7 +1,7 @@
-"""``ai-task-processor doctor``: what stands between this configuration and a working daemon, and how to mend it.
+"""``ai-task-processor doctor``: checks configuration and remotes, and names a remedy for each problem.
 
-The daemon's own components are asked, with the clients that they would use, so that what passes here works there.
-Nothing is claimed, reported or kept.
+The checks are those of the daemon's own components, with the clients that the daemon uses. Nothing is claimed,
+reported or stored.
 """
 
 from ai_task_processor.cli.doctor.main import main

@@ -1,4 +1,4 @@
-"""The doctor's own checks, of every server that a component names and of the daemon beside; and what they mean."""
+"""The doctor's own checks: of every server that a component names, of the clock, and of a running daemon."""
 
 import asyncio
 import socket
@@ -33,18 +33,18 @@ from ai_task_processor.net.answers import Head
 from ai_task_processor.net.client import deadline, make_client, translate
 from ai_task_processor.net.services import Services
 
-#: for one probe, and of that to connect, so that it can still say which of both it was
+#: timeouts of one probe, and of its connect: a shorter one, so that the finding can name the failed step
 STEP_S, CONNECT_S = 5.0, 4.0
 SKEW_S: Final = 30.0
 CERTIFICATE_DAYS: Final = 14
-#: characters of what a daemon says about itself
+#: characters of a daemon's problem that are shown
 MAX_REASON: Final = 300
 
 Now = Callable[[], datetime]
 
 
 def mistake(problem: str) -> Finding:
-    """A mistake of the configuration; the remedy names the variable."""
+    """The finding for an error of the configuration; the remedy names the variable."""
     text, remedy = halves(problem)
     name = "" if text[0].islower() else text.split()[0].rstrip(",")
     remedy = remedy.replace("set it to", f"set {name} to", 1)
@@ -52,17 +52,17 @@ def mistake(problem: str) -> Finding:
 
 
 def _proxied(remote: Remote, network: NetworkSettings) -> bool:
-    """May a proxy stand in between? (``NO_PROXY`` can still exempt the host.)"""
+    """Whether requests may go through a proxy. (``NO_PROXY`` can still exempt the host.)"""
     return network.https_proxy is not None and remote.url.startswith("https:")
 
 
 def _place(url: str) -> str:
-    """Host and port: a URL may hold a password."""
+    """Host and port, without the password that a URL may contain."""
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
 async def resolve(remote: Remote, network: NetworkSettings) -> AsyncIterator[Finding]:
-    """Has the host an address?"""
+    """Check that the host has an address."""
     host, watch = urlsplit(remote.url).hostname or "", Stopwatch()
     try:
         found = await aside(lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
@@ -78,11 +78,11 @@ async def resolve(remote: Remote, network: NetworkSettings) -> AsyncIterator[Fin
 
 
 async def connect(remote: Remote, network: NetworkSettings, now: Now) -> AsyncIterator[Finding]:
-    """Without a credential, and on the way that the daemon takes: through the proxy, against CA_BUNDLE."""
+    """Check the connection as the daemon makes it, through the proxy and with CA_BUNDLE, but without credentials."""
     place, watch, parts, peer = _place(remote.url), Stopwatch(), urlsplit(remote.url), None
     http = parts.scheme in ("http", "https")
     if not http and parts.port is None:
-        return  # nobody knows where
+        return  # without a port there is nothing to check
     try:
         async with deadline(STEP_S):
             peer = await (_head(remote, network, now) if http else _open(parts.hostname, parts.port))
@@ -106,7 +106,7 @@ async def _head(remote: Remote, network: NetworkSettings, now: Now) -> Mapping[s
 
 
 async def _open(host: str | None, port: int | None) -> None:
-    """Another protocol: is there somebody at all?"""
+    """For protocols other than HTTP: check that the port accepts connections."""
     try:
         async with asyncio.timeout(CONNECT_S):
             _, writer = await asyncio.open_connection(host, port)
@@ -116,11 +116,11 @@ async def _open(host: str | None, port: int | None) -> None:
 
 
 def note(remotes: Iterable[Remote], now: Now, answer: Head) -> None:
-    """What an answer of theirs shows. Its date is cut to seconds."""
+    """Store what an HTTP answer shows about its servers: status, web page, clock skew (``Date`` has full seconds)."""
     for remote in remotes:
         remote.status, remote.page = answer.status_code, "html" in answer.headers.get("content-type", "")
         if "age" in answer.headers:
-            continue  # a cache answers with the date of long ago
+            continue  # a cache answers with an old date
         try:
             theirs = parsedate_to_datetime(answer.headers.get("date", ""))
             remote.skew_s = (theirs.replace(tzinfo=theirs.tzinfo or UTC) - now()).total_seconds() + 0.5
@@ -129,9 +129,9 @@ def note(remotes: Iterable[Remote], now: Now, answer: Head) -> None:
 
 
 def unreachable(error: RemoteError, remote: Remote, *, proxied: bool, bundled: bool) -> Finding:
-    """Why there is no connection. One that was there and gave no answer is left to the checks that follow.
+    """The finding for a failed connection; only a warning when the server accepts connections but does not answer.
 
-    ``bundled``: is CA_BUNDLE set?
+    ``bundled``: CA_BUNDLE is set.
     """
     place = _place(remote.url) + (" (or the proxy)" if proxied else "")
     where = f"{remote.setting}, HTTPS_PROXY or NO_PROXY" if proxied else remote.setting
@@ -165,7 +165,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def distrusted(code: int, message: str, setting: str, *, bundled: bool) -> Finding:
-    """``code``: OpenSSL's X509_V_ERR_…; ``bundled``: is CA_BUNDLE set?"""
+    """The finding for a refused certificate. ``code``: OpenSSL's X509_V_ERR_…; ``bundled``: CA_BUNDLE is set."""
     match code:
         case 9:
             return down("its certificate is not valid yet", f"set the clock of this machine, or correct {setting}")
@@ -179,14 +179,14 @@ def distrusted(code: int, message: str, setting: str, *, bundled: bool) -> Findi
 
 
 def certificate(peer: Mapping[str, object], now: float, text: str) -> Finding:
-    """How long it lasts. ``peer``: as ``SSLObject.getpeercert`` tells it."""
+    """When the certificate expires. ``peer``: as from ``SSLObject.getpeercert``; ``now``: seconds since the epoch."""
     days = int((ssl.cert_time_to_seconds(str(peer["notAfter"])) - now) // 86400)
     text = f"{text}, certificate expires in {days} days"
     return ok(text) if days >= CERTIFICATE_DAYS else warning(text, "have it renewed")
 
 
 async def clocks(remotes: Iterable[Remote]) -> AsyncIterator[Finding]:
-    """Are the clocks close enough for tokens? Only HTTP tells."""
+    """Check that clocks are close enough for tokens; only HTTP servers send their time."""
     for remote in (remote for remote in remotes if remote.url.startswith("http")):
         if remote.skew_s is None:
             yield skipped(f"{remote.name}: skipped: it has told no date")
@@ -200,7 +200,7 @@ async def clocks(remotes: Iterable[Remote]) -> AsyncIterator[Finding]:
 
 
 def listed(seen: Listed, can_process: Callable[[Task], bool]) -> Iterator[Finding]:
-    """What the head of a source's list says."""
+    """Findings about the head of a source's list."""
     foreign = [str(task.type) for task in seen.tasks if not can_process(task)]
     part = "all that is pending" if seen.complete else "the head of the list"
     able = len(seen.tasks) - len(foreign)
@@ -211,7 +211,7 @@ def listed(seen: Listed, can_process: Callable[[Task], bool]) -> Iterator[Findin
 
 
 async def beside(services: Services, components: Sequence[Component]) -> AsyncIterator[Finding]:
-    """What a running daemon says about itself: it may have been started with other secrets, or met more."""
+    """Ask a running daemon for its problems: it may use other secrets, and has made more calls."""
     ops = services.settings.ops
     host = "127.0.0.1" if ops.metrics_host in ("0.0.0.0", "::") else ops.metrics_host  # noqa: S104 - compared with, not bound to
     url = f"http://{f'[{host}]' if ':' in host else host}:{ops.metrics_port}"
@@ -219,13 +219,13 @@ async def beside(services: Services, components: Sequence[Component]) -> AsyncIt
         answer = await services.client(url, 1).exchange("GET", f"{url}/status", timeout_s=STEP_S)
         status = codec.loads(answer.content)
     except (RemoteError, ValueError):
-        return  # nobody, or something else
+        return  # no daemon there
     for finding in reported(status, components):
         yield finding
 
 
 def reported(status: object, components: Sequence[Component]) -> Iterator[Finding]:
-    """What ``/status`` of a running daemon says against it, in the words of the component that knows the problem."""
+    """Findings about the problems in a daemon's ``/status``, explained by the component that knows the problem."""
     fields = status if isinstance(status, dict) else {}
     reasons = fields.get("not_ready_because")
     if not isinstance(reasons, list):

@@ -1,4 +1,4 @@
-"""The order of the checks: configuration, servers, components, their clocks and the store, the daemon beside."""
+"""Runs the checks in order: configuration, servers, components, clocks, store, running daemon."""
 
 import asyncio
 import sys
@@ -10,7 +10,7 @@ from typing import Final
 from rich.console import Console
 
 from ai_task_processor.cli.doctor import checks
-from ai_task_processor.cli.doctor.report import Report, verdict
+from ai_task_processor.cli.doctor.report import Report, summary
 from ai_task_processor.core.checks import Check, Finding, Listed, down, ok, skipped, warning, wrong
 from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import ConfigurationError, RemoteError
@@ -24,7 +24,7 @@ DEADLINE_S: Final = 10.0
 
 
 def main(environ: Mapping[str, str] | None = None) -> int:
-    """Check everything; the exit code: 78 to be mended by an operator, 73 store unusable, 69 a remote is down."""
+    """Check everything; returns the exit code: 78 wrong configuration, 73 store unusable, 69 a remote is down."""
     report = Report(Console(highlight=False, force_terminal=sys.stdout.isatty()))
     try:
         factory = ProcessorFactory()
@@ -40,7 +40,7 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         for problem in error.problems:
             report.add("configuration", checks.mistake(problem))
         report.add("everything else", skipped("skipped: needs a valid configuration"))
-    return report.close(verdict(report.findings))
+    return report.close(summary(report.findings))
 
 
 async def _check(parts: Parts, report: Report) -> None:
@@ -57,7 +57,7 @@ async def _check(parts: Parts, report: Report) -> None:
 
 
 def checks_of(parts: Parts) -> Iterator[Check]:
-    """In the order in which one thing depends on another; the clocks when most servers have told the time."""
+    """All checks, each after those it depends on; the clock check late, when most servers have answered."""
     network, now = parts.settings.network, parts.clock.now
     store, *others = parts.components
     components = [*others, store]
@@ -79,17 +79,17 @@ def checks_of(parts: Parts) -> Iterator[Check]:
 
 async def run(
     todo: Iterable[Check],
-    tell: Callable[[str, Finding, str], None],
+    report: Callable[[str, Finding, str], None],
     can_process: Callable[[Task], bool] = lambda _: True,
     deadline_s: float = DEADLINE_S,
 ) -> None:
-    """The checks in their order, each under its deadline; one whose needs did not pass is skipped."""
+    """Run the checks, each with a deadline, and ``report`` (title, finding, subject); skip those with failed needs."""
     unproven: dict[object, Check] = {}
 
     def found(check: Check, finding: Finding) -> None:
         if finding.mark in ("failure", "skipped"):
             unproven.setdefault(check.proves or check, check)
-        tell(check.title, finding, check.subject)
+        report(check.title, finding, check.subject)
 
     for check in todo:
         if missing := [unproven[need] for need in check.needs if need in unproven]:
@@ -105,7 +105,7 @@ async def run(
             found(check, check.late(f"no answer within {deadline_s:g} s", remedy))
         except RemoteError as error:
             found(check, down(str(error), f"look at {check.setting}"))
-        except Exception as error:  # noqa: BLE001 - the boundary around somebody's code
+        except Exception as error:  # noqa: BLE001 - the boundary of one check, perhaps a plug-in's
             at = traceback.extract_tb(error.__traceback__)[-1]
             text = f"this check cannot be made ({type(error).__name__} in {at.filename}, line {at.lineno})"
             found(check, wrong(text, f"look at {check.setting}, or tell whoever wrote this check"))

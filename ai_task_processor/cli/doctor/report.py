@@ -1,4 +1,4 @@
-"""How findings are shown: the report, its last line and the exit code."""
+"""Prints findings, the last line of the report, and computes the exit code."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from rich.text import Text
 from ai_task_processor.core.checks import EX_CANTCREAT, EX_CONFIG, EX_OK, EX_UNAVAILABLE, Finding, Mark, printable
 from ai_task_processor.ops import masking
 
-#: a sign, its stand-in where only ASCII can be shown, its colour
+#: a sign, its ASCII replacement, its colour
 _SIGNS: Final[Mapping[Mark, tuple[str, str, str]]] = {
     "ok": ("✓", "+", "green"),
     "warning": ("!", "!", "yellow"),
@@ -20,7 +20,7 @@ _SIGNS: Final[Mapping[Mark, tuple[str, str, str]]] = {
 
 
 class Report:
-    """Prints findings as they come, masked, and remembers them for the verdict."""
+    """Prints findings as they come, with secrets masked, and collects them for the summary."""
 
     def __init__(self, console: Console) -> None:
         self.findings: list[Finding] = []
@@ -36,9 +36,9 @@ class Report:
         if finding.remedy:
             self._print("    ", "", finding.remedy)
 
-    def close(self, verdict: str) -> int:
-        """Print the last line; the exit code."""
-        self._print("", "", verdict)
+    def close(self, summary: str) -> int:
+        """Print the last line; returns the exit code."""
+        self._print("", "", summary)
         return exit_code(self.findings)
 
     def _print(self, sign: str, colour: str, text: str) -> None:
@@ -48,13 +48,13 @@ class Report:
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
-    """What an operator has to mend comes before what may mend itself."""
+    """The code of the most severe failure: first what an operator must change, then what may recover by itself."""
     codes = {finding.code for finding in findings}
     return next((code for code in (EX_CONFIG, EX_CANTCREAT, EX_UNAVAILABLE) if code in codes), EX_OK)
 
 
-def verdict(findings: Sequence[Finding]) -> str:
-    """The last line."""
+def summary(findings: Sequence[Finding]) -> str:
+    """The last line of the report."""
     count = Counter(finding.mark for finding in findings)
     if failures := count["failure"]:
         return f"{failures} problem{'s' * (failures > 1)} found"

@@ -1,4 +1,4 @@
-"""``doctor``: what an error means, whose fault it is, in which order things are checked, and how that is shown."""
+"""``doctor``: the finding for each error, the order of the checks, and the report."""
 
 import asyncio
 import io
@@ -85,14 +85,14 @@ def test_an_unknown_authority_is_looked_for_in_the_bundle_when_there_is_one() ->
 
 
 def test_a_proxy_in_between_is_named() -> None:
-    """A refused connection may be the proxy's: both are told."""
+    """A refused connection may be the proxy's: the finding names both."""
     finding = unreachable(caused(errors.Unsent("x"), ConnectionRefusedError(111, "no")), proxied=True)
     assert "(or the proxy)" in finding.text
     assert "HTTPS_PROXY" in finding.remedy
 
 
 def test_a_connection_without_an_answer_is_left_to_later_checks() -> None:
-    """Some servers drop HEAD requests: that alone must not keep the true question from being asked."""
+    """Some servers drop HEAD requests: the checks that follow must run nevertheless."""
     assert unreachable(errors.Ambiguous("no answer within 5 s")).mark == "warning"
 
 
@@ -136,7 +136,7 @@ def test_a_client_with_a_key_is_not_sent_to_its_secret() -> None:
     ],
 )  # fmt: skip
 def test_a_mistake_names_its_variable_in_the_remedy(problem: str, text: str, remedy: str) -> None:
-    """What is wrong on one line, what to do on the next, which can be read alone."""
+    """The problem on one line, the remedy on the next, which can be understood without the first."""
     assert checks.mistake(problem) == Finding("failure", text, remedy, 78)
 
 
@@ -150,13 +150,13 @@ def test_the_most_specific_code_wins(codes: list[int], expected: int) -> None:
     assert report.exit_code([*harmless, *(Finding("failure", "x", "y", code) for code in codes)]) == expected
 
 
-def test_the_verdict_counts() -> None:
+def test_the_summary_counts() -> None:
     """Problems are counted; without any it says what to do next, and how many warnings to read first."""
     bad, warned = wrong("x", "y"), warning("x")
-    assert report.verdict([bad, warned]) == "1 problem found"
-    assert report.verdict([bad, skipped("x"), bad]) == "2 problems found"
-    assert report.verdict([warned, warned]) == "Ready, with 2 warnings: start with `ai-task-processor run`"
-    assert report.verdict([ok("x", daemon=True)]) == "Ready: a daemon is running"
+    assert report.summary([bad, warned]) == "1 problem found"
+    assert report.summary([bad, skipped("x"), bad]) == "2 problems found"
+    assert report.summary([warned, warned]) == "Ready, with 2 warnings: start with `ai-task-processor run`"
+    assert report.summary([ok("x", daemon=True)]) == "Ready: a daemon is running"
 
 
 def test_a_list_is_counted_by_what_can_be_done() -> None:
@@ -201,7 +201,7 @@ async def test_thirty_seconds_of_skew_are_too_much(skew: float | None, mark: str
 
 @pytest.mark.parametrize(("days", "mark"), [(15, "ok"), (13, "warning")])
 def test_a_certificate_that_ends_soon_is_a_warning(days: int, mark: str) -> None:
-    """The days that remain are told, and less than fourteen are worth a word."""
+    """The remaining days are shown; fewer than fourteen are a warning."""
     ends = (NOW + timedelta(days=days, hours=1)).strftime("%b %d %H:%M:%S %Y GMT")
     finding = checks.certificate({"notAfter": ends}, NOW.timestamp(), "api.example.com answers TLSv1.3")
     assert finding.mark == mark
@@ -254,7 +254,7 @@ async def test_who_needs_a_server_is_told_which_check_of_it_failed() -> None:
 
 
 async def test_a_check_that_hangs_ends_at_its_deadline() -> None:
-    """It counts as a failure of its own kind, what it had found stays told, and the next one is made."""
+    """It is a failure of its own kind, its earlier findings stay, and the next check runs."""
 
     async def hang() -> AsyncIterator[Finding]:
         yield ok("so far")
@@ -264,8 +264,8 @@ async def test_a_check_that_hangs_ends_at_its_deadline() -> None:
     assert [finding.code for _, finding in await told(disk, answering(ok("x")), deadline_s=0.01)] == [0, 73, 0]
 
 
-async def test_a_check_that_crashes_ends_alone() -> None:
-    """An error of a remote is the remote's; any other is told by its kind and place, without its text."""
+async def test_a_check_that_crashes_does_not_end_the_others() -> None:
+    """A ``RemoteError`` is shown as the remote's; any other error with type and place, without its text."""
     remote, bug = answering(errors.Transient("it answered 503")), answering(KeyError("secret"))
     (_, first), (_, second), (_, third) = await told(remote, bug, answering(ok("x")))
     assert (first.text, first.code, second.code, third.mark) == ("it answered 503", 69, 78, "ok")
@@ -305,7 +305,7 @@ def test_ascii_screens_get_ascii() -> None:
 
 
 def test_secrets_are_masked_wherever_they_stand() -> None:
-    """Finding, remedy and verdict pass the same mask as the logs."""
+    """Finding, remedy and summary pass the same mask as the logs."""
     target, raw = on_screen()
     target.mask = Masker(["planted-secret"])
     target.add("token", wrong("it says planted-secret", "not planted-secret"), "planted-secret")

@@ -95,7 +95,7 @@ def deep(levels: int) -> object:
     ids=lambda value: type(value).__name__,
 )
 def test_what_json_has_no_word_for_is_a_value_error(value: object) -> None:
-    """A processor's NaN or object is its error, told as one type."""
+    """A processor's NaN or unknown object raises ``ValueError``."""
     with pytest.raises(ValueError):  # noqa: PT011  the writer's own words, not ours to promise
         codec.dumps(value)
 

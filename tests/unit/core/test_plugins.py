@@ -76,12 +76,12 @@ def problems(call: Callable[[], object]) -> list[str]:
     ],
 )
 def test_a_built_in_is_found_without_any_installation(install: Install, kind: Kind, name: str, found: object) -> None:
-    """``python run.py`` in a checkout has them all, and nothing is in the way of a stranger's."""
+    """``python run.py`` in a checkout finds all built-ins, and other packages can add theirs."""
     assert load(kind, name) is found
 
 
 def test_a_checkout_and_an_installation_have_the_same_built_ins() -> None:
-    """The entry points in pyproject.toml are the list in the code; processors stand in their factory alone."""
+    """The entry points in pyproject.toml equal the list in the code; processors are listed only in their factory."""
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
     declared = {group.removeprefix("ai_task_processor."): found for group, found in project["entry-points"].items()}
     assert declared == {kind: dict(found) for kind, found in plugins.BUILT_IN.items() if found}

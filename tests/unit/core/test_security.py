@@ -59,7 +59,7 @@ TEMPTATIONS = {
 
 @pytest.fixture
 def tempted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An environment full of advice, a ``.netrc`` for every host, and a wish to have the TLS keys written down."""
+    """An environment with proxies, a ``.netrc`` for every host, and a variable that makes TLS keys be logged."""
     netrc = tmp_path / "netrc"
     netrc.write_text("default login somebody password else\n")
     netrc.chmod(0o600)

@@ -471,7 +471,7 @@ def test_a_secret_can_come_from_a_file(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_bad_secret_file_is_one_line(name: str, tmp_path: Path) -> None:
-    """Missing, a directory, empty, not text: each is told once, under the name of the ``_FILE`` variable."""
+    """Missing, a directory, empty, not text: each is reported once, under the name of the ``_FILE`` variable."""
     (tmp_path / "empty").write_text(" \n", "utf-8")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     for path, reason in {"missing": "No such file", ".": "directory", "empty": "empty", "binary": "UTF-8"}.items():

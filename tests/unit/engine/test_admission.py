@@ -124,7 +124,7 @@ async def test_tasks_of_a_paused_processor_wait(room: Room) -> None:
 
 
 async def test_a_task_that_waits_for_an_isolated_run_is_deferred(room: Room, clock: Any) -> None:
-    """By its id alone, too: a list that begins with such tasks is asked for as many more at once."""
+    """Also by its id only: a source whose list begins with such tasks can skip them at once."""
     for _ in range(2):
         at_once(room.journal.begin([task("a")]))[0]
         room.journal = MemoryJournal(room.journal.lines, monotonic=clock.monotonic)

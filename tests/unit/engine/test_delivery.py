@@ -71,7 +71,7 @@ class Source(StubSource):
 
 
 class Disk(MemoryOutbox):
-    """Counts what is asked of it, and refuses to write or to read while told to."""
+    """Counts its calls, and fails to write or to read on demand."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(2**30, clock)
@@ -194,7 +194,7 @@ async def test_results_and_failures_are_told_and_forgotten(clock: Any) -> None:
 
 
 async def test_what_was_just_put_is_not_read_back(clock: Any) -> None:
-    """It is told from memory, once; the next look at the outbox finds nothing of it."""
+    """It is reported from memory, once; the next look into the outbox does not find it."""
     room = Room(clock)
     async with room.working():
         await clock.sleep(0.5)
@@ -208,7 +208,7 @@ async def test_what_was_just_put_is_not_read_back(clock: Any) -> None:
 
 
 async def test_more_than_memory_should_hold_is_read_from_the_outbox(clock: Any) -> None:
-    """Only so many are held as may be told at once; the others are found at once all the same."""
+    """Memory holds only as many as may be reported at once; the others are read from the outbox at once."""
     room = Room(clock, concurrency=3)
     names = [f"{number:02}" for number in range(20)]
     async with room.working():
@@ -267,7 +267,7 @@ async def test_what_fills_the_room_is_not_read_back_again_and_again(clock: Any) 
 
 
 async def test_an_operator_can_drop_what_was_just_put(clock: Any) -> None:
-    """After a request nothing is told from memory that the outbox no longer holds."""
+    """After a request nothing is reported from memory that the outbox no longer holds."""
     room = Room(clock)
     room.offer("a", "b")
     await room.outbox.delivered("a")
@@ -469,7 +469,7 @@ async def test_a_closed_gate_charges_nothing(clock: Any) -> None:
 
 
 async def test_an_unreadable_record_neither_stops_the_others_nor_is_lost(clock: Any, logs: Logs) -> None:
-    """A body that makes no sense is deferred like any failure, and told."""
+    """A record with an invalid body is deferred like any failure, and logged."""
     room = Room(clock)
     room.put("bad", body=b"not json")
     room.put("a", "b")
@@ -573,7 +573,7 @@ async def test_a_record_that_always_fails_does_not_keep_the_others_waiting(clock
 
 
 async def test_flushed_gives_up_on_a_source_that_is_away_and_uses_a_blip(clock: Any) -> None:
-    """With patience it returns when nothing has left for that long; what comes back in time is used."""
+    """With a timeout it returns when nothing was delivered for that long; a source that recovers in time is used."""
     room = Room(clock)
     room.source.error = Unsent("connection refused")
     room.put("a", "b")
@@ -601,7 +601,7 @@ async def test_flushed_does_not_count_the_time_of_a_stop(clock: Any) -> None:
 
 
 async def test_flushed_waits_for_an_answer_that_is_on_its_way(clock: Any) -> None:
-    """A request in flight is not given up for impatience: its answer tells whether it must be repeated."""
+    """A request in flight is not abandoned at the timeout: its answer shows whether it must be repeated."""
     room = Room(clock)
     room.source.latency_s = 20.0
     room.put("a")

@@ -65,7 +65,7 @@ Work = Callable[[Task], Awaitable[TaskResult]]
 
 
 class Source(StubSource):
-    """Remembers what it was told; ``answers`` are raised, one for each report, before it acknowledges."""
+    """Records reports; ``answers`` are raised, one for each report, before it acknowledges."""
 
     def __init__(self) -> None:
         self.released: list[tuple[str, float]] = []
@@ -197,7 +197,7 @@ def logs() -> Iterator[Logs]:
 
 @given(st.lists(st.tuples(st.sampled_from(REMOTES), st.one_of(st.none(), st.floats())), max_size=50))
 def test_a_remote_never_fails_a_task(faults: list[tuple[type[RemoteError], float | None]]) -> None:
-    """However often, whoever, whatever patience it asks for: the task is given back, for a bounded time."""
+    """A remote's failure releases the task for a bounded time, whatever the count, class and Retry-After."""
     tries = Tries()
     for kind, wish_s in faults:
         outcome = classify(kind("away", retry_after_s=wish_s), tries, random.Random(1))
@@ -219,7 +219,7 @@ def test_only_the_third_crash_ends_a_task(kinds: list[Any]) -> None:
 
 @pytest.mark.parametrize("kind", [TaskError, InputRefused])
 def test_the_tasks_own_fault_ends_it_at_once_with_a_short_message(kind: type[TaskError]) -> None:
-    """Code and message are told, cut to length, and can always be written as UTF-8."""
+    """Code and message are reported, cut to length, and can always be written as UTF-8."""
     outcome = classify(kind("no_text" * 100, "\ud800" + "m" * 1_000), Tries(), random.Random(1))
     assert isinstance(outcome, Failed)
     assert (len(outcome.failure.code), len(outcome.failure.message)) == (64, 500)
@@ -227,7 +227,7 @@ def test_the_tasks_own_fault_ends_it_at_once_with_a_short_message(kind: type[Tas
 
 
 def test_a_crash_tells_nothing_of_its_message() -> None:
-    """A foreign exception's text may be the user's: only its type is told."""
+    """The text of a foreign exception may contain user text: only its type is reported."""
     tries = Tries(crashed=2)
     outcome = classify(ValueError(f"cannot parse {SECRET}"), tries, random.Random(1))
     assert outcome == Failed(Failure("processor_error", "3 attempts ended with ValueError"))
@@ -246,8 +246,8 @@ def test_retry_is_honoured(asked: float, given: float) -> None:
     assert (outcome.delay_s, tries) == (given, Tries())
 
 
-def test_patience_grows_and_a_wish_is_kept() -> None:
-    """Releases double up to a minute, a longer Retry-After wins; a closed door costs no patience."""
+def test_delays_grow_and_a_requested_delay_is_used() -> None:
+    """Release delays double up to a minute, a longer Retry-After wins; an open circuit does not count as a failure."""
     tries, rng = Tries(), random.Random(1)
     delays = [classify(Transient("503"), tries, rng) for _ in range(10)]
     bounds = [min(2.0**n, 60.0) for n in range(1, 11)]
@@ -281,7 +281,7 @@ async def test_a_result_is_on_disk_when_the_slot_is_free(clock: Any, logs: Logs)
 
 
 async def test_a_failed_task_is_a_record_too(clock: Any, logs: Logs) -> None:
-    """A TaskError is kept like a result: the upstream will be told."""
+    """A TaskError is persisted like a result, and reported upstream."""
     room = Room(clock, raising(TaskError("no_text", "there is no text")))
     assert await room.run() is True
     assert room.outbox.records["a"].status is TaskStatus.FAILED
@@ -328,7 +328,7 @@ async def test_nothing_a_user_wrote_reaches_the_log(clock: Any, logs: Logs) -> N
         lambda: TaskResult(vector=b"raw bytes"),  # type: ignore[arg-type]  # what a stranger might do
     ],
 )
-async def test_a_result_that_cannot_be_told_is_the_processors_error(clock: Any, make: Callable[[], Any]) -> None:
+async def test_a_result_that_cannot_be_written_is_the_processors_error(clock: Any, make: Callable[[], Any]) -> None:
     """NaN, sets, lone surrogates, nothing at all: two more attempts, then ``processor_error``, and no crash."""
 
     async def work(task: Task) -> TaskResult:
@@ -444,7 +444,7 @@ async def test_the_memory_of_attempts_is_bounded(clock: Any, monkeypatch: pytest
     assert seen == [("a", 1), ("b", 1), ("c", 1), ("c", 2), ("b", 2), ("a", 1)]
 
 
-async def test_a_cut_task_is_nobodys_suspect(clock: Any) -> None:
+async def test_a_cut_task_is_not_in_flight_at_a_crash(clock: Any) -> None:
     """A drain that cuts a task off gives it back in the journal, too."""
     room = Room(clock, lambda task: asyncio.Event().wait())  # type: ignore[arg-type, return-value]  # it never returns
     running = asyncio.ensure_future(room.run())
@@ -505,7 +505,7 @@ async def test_a_drain_that_is_cut_is_no_attempt(clock: Any) -> None:
 
 
 async def test_a_commit_that_fails_after_the_cancellation_is_counted(clock: Any, logs: Logs) -> None:
-    """Nobody is left to try again: the loss is told, never silent."""
+    """No caller is left to try again: the loss is logged."""
     room = Room(clock, good, turns=5)
     running = asyncio.ensure_future(room.run())
     for _ in range(3):
@@ -524,7 +524,7 @@ async def test_a_commit_that_fails_after_the_cancellation_is_counted(clock: Any,
 
 @pytest.mark.parametrize("error", [OutboxUnwritable("disk full"), RuntimeError("a bug of the store")])
 async def test_a_full_disk_holds_the_slot_until_it_takes_the_result(clock: Any, logs: Logs, error: Exception) -> None:
-    """While disk and API refuse, the result stays in its slot; it is told once when it begins and ends."""
+    """While disk and API fail, the result stays in its slot; begin and end are logged once."""
     room = Room(clock, good)
     room.outbox.error = error
     room.source.answers = [Unsent("refused")] * 1_000
@@ -555,7 +555,7 @@ async def test_while_the_disk_is_full_the_result_is_reported_directly(clock: Any
     assert len(room.source.told) == 1
 
 
-async def test_direct_reports_are_as_patient_as_delivery(clock: Any) -> None:
+async def test_direct_reports_have_the_delays_of_delivery(clock: Any) -> None:
     """An ambiguous answer is counted and not repeated every second; a refusal is never repeated from memory."""
     room = Room(clock, good)
     room.outbox.error = OutboxUnwritable("disk full")

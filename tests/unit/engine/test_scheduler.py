@@ -242,7 +242,7 @@ async def test_what_is_free_while_a_poll_is_under_way_is_asked_for_next(clock: A
 
 
 async def test_a_bug_in_one_task_spares_the_others(clock: Any, logs: Logs) -> None:
-    """An exception that leaves the runner ends that task's turn, is told, and nothing else."""
+    """An exception that leaves the runner ends only that task's attempt, and is logged."""
     room = Room(clock)
 
     def takes(name: str) -> float:
@@ -648,7 +648,7 @@ async def test_a_drain_ends_a_pause_that_was_called(clock: Any) -> None:
     assert (clock.monotonic(), len(room.polls())) == (began, polls)
 
 
-# --- trouble
+# --- failures
 
 
 async def test_a_failing_source_is_asked_less_and_less_and_told_three_times(clock: Any, logs: Logs) -> None:
@@ -747,7 +747,7 @@ async def test_a_drain_with_nothing_running_ends_at_once(clock: Any) -> None:
 
 
 async def test_what_a_drain_cuts_off_is_named(clock: Any) -> None:
-    """When patience is over the scheduler says which tasks did not end."""
+    """After the timeout the scheduler names the tasks that did not end."""
     room = Room(clock, slots=2)
     room.runner.takes = lambda _: 500.0
     room.source.pending = ["b", "a"]
@@ -883,7 +883,7 @@ async def test_it_ticks_while_a_poll_takes_its_time_but_not_for_ever(clock: Any)
 
 
 async def test_the_gauges_follow(clock: Any) -> None:
-    """Slots and tasks in flight are told as they change."""
+    """The gauges of slots and running tasks follow each change."""
     room = Room(clock, slots=2)
     room.runner.takes = lambda _: 10.0
     room.source.pending = ["a"]

@@ -1,4 +1,4 @@
-"""A data directory that cannot be used: the file is named that stands in the way, and the remedy fits."""
+"""A data directory that cannot be used: the error names the file at fault and a fitting remedy."""
 
 import errno
 import fcntl
@@ -37,7 +37,7 @@ async def refused(directory: Path) -> list[str]:
 async def test_without_file_locks_a_local_disk_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """A network share without locks: not the directory is to blame, and no permission helps."""
+    """A network share without locks: the remedy is not about the directory or its permissions."""
     (tmp_path / "lock").touch()
 
     def flock(*_: object) -> None:
@@ -133,7 +133,7 @@ async def test_a_disk_that_takes_no_new_file(
     assert "DATA_DIR" in unusable_directory(caught.value, tmp_path).remedy
 
 
-async def test_a_directory_that_takes_no_file_is_blamed_itself() -> None:
+async def test_the_error_names_a_directory_that_takes_no_file() -> None:
     """Without a lock file there is nothing else to mend."""
     refusal = pytest.raises(DataDirectoryError, match=r"DATA_DIR .* cannot be used \(Permission denied\): ")
     with somebody_elses("other", 0o555) as directory, refusal:
