@@ -151,7 +151,7 @@ def client_certificate_problems(cert: Path, key: Path | None, password: str | No
 
 def _named(name: str, path: Path) -> str:
     """A setting with its file. What names no file is not shown: it may be a secret at the wrong place."""
-    return f"{name} ({path})" if os.path.exists(path) else name  # Path.exists raises for a PEM
+    return f"{name} ({path})" if os.path.exists(path) else name  # noqa: PTH110 - Path.exists raises for a PEM
 
 
 def _read(name: str, path: Path) -> bytes:

@@ -71,8 +71,7 @@ def test_a_certificate_and_its_key(folder: Path, given: dict[str, str]) -> None:
         ({CERT: "alone.pem"}, "CLIENT_CERT_FILE ({}/alone.pem) holds no private key: set CLIENT_KEY_FILE to "),
         (
             {CERT: "other.pem", KEY: "key.pem"},
-            "CLIENT_KEY_FILE ({}/key.pem) holds a key that does not fit the certificate in "
-            "CLIENT_CERT_FILE ({}/other.pem): ",
+            "CLIENT_KEY_FILE ({}/key.pem) holds a key that does not fit the certificate in CLIENT_CERT_FILE ({}/other.",
         ),
         ({CERT: "hidden.pem"}, "CLIENT_KEY_PASSWORD is missing: set it to "),
         ({CERT: "hidden.pem", PASSWORD: "wrong"}, "CLIENT_KEY_PASSWORD does not open the private key in "),
