@@ -1,4 +1,4 @@
-"""What a remote answered, and whose fault a refusing status is. Pure."""
+"""Answers of remotes, and the error for each status that is not a success. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer. ``headers`` are asked for by lower-case names; a compressed refusal has no ``content``."""
+    """A whole answer. ``headers`` have lower-case names; a compressed refusal has no ``content``."""
 
     status_code: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Answer:
 
 
 class Head(Protocol):
-    """What is looked at of a refusal: an ``Answer`` has it, and a streamed one."""
+    """The part of an answer that classifies a refusal; a streamed one has it, too."""
 
     @property
     def status_code(self) -> int: ...
@@ -51,17 +51,17 @@ class Head(Protocol):
 
 
 def status_error(answer: Head, service: str, *, setting: str = "") -> RemoteError:
-    """Whose fault a refusing status is, when nothing in the body says that it is about one task.
+    """The error for a refusing status, when the body does not say that it is about one task.
 
-    ``setting``: what holds the URL (known for the usual services).
+    ``setting``: the variable that holds the URL (known for the usual services).
     """
     status = answer.status_code
     text = f"{service} answered {status}"
-    # A date is read by the clock that wrote it: ours may be wrong.
+    # A date in Retry-After is relative to the remote's clock: the local one may be wrong.
     now = _date(answer.headers.get("date", "")) or datetime.now(UTC)
-    wish = retry_after_s(answer.headers.get("retry-after"), now)
-    if status == HTTPStatus.TOO_MANY_REQUESTS or (status == HTTPStatus.SERVICE_UNAVAILABLE and wish is not None):
-        return Throttled(text, status=status, retry_after_s=wish)
+    delay_s = retry_after_s(answer.headers.get("retry-after"), now)
+    if status == HTTPStatus.TOO_MANY_REQUESTS or (status == HTTPStatus.SERVICE_UNAVAILABLE and delay_s is not None):
+        return Throttled(text, status=status, retry_after_s=delay_s)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY):
         return Transient(text, status=status)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
@@ -92,7 +92,7 @@ def _redirection(asked: str, location: str, setting: str) -> str:
 
 
 def retry_after_s(value: str | None, now: datetime) -> float | None:
-    """Seconds out of a Retry-After header (RFC 9110 §10.2.3: seconds or a date); None for garbage, at most 900."""
+    """Seconds in a Retry-After header (RFC 9110 §10.2.3: seconds or a date), at most 900; None for anything else."""
     if value is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""HTTP, the one place where a client is made: aiohttp below, and httpx2's API over it for libraries that want that.
+"""The HTTP client of the daemon, on aiohttp; it has an adapter with httpx2's API for SDKs that need one.
 
 Every client of the daemon (task API, token endpoint, model) speaks to one server, follows no redirect, keeps no
 cookie, takes nothing from the environment, verifies TLS 1.2 or later, asks for uncompressed answers and refuses
@@ -43,7 +43,7 @@ CONNECT_TIMEOUT_S, POOL_TIMEOUT_S = 10.0, 30.0
 KEEPALIVE_S = 55.0
 #: larger bodies are written piece by piece
 LARGE_BYTES = 2**20
-#: how long a resolved name is believed, seconds
+#: life of a resolved name, seconds
 DNS_TTL_S = 10
 
 _KEEPALIVE = re.compile(r"\btimeout=(\d{1,5})\b")
@@ -263,7 +263,7 @@ class HttpClient:
 
 
 class _Request(aiohttp.ClientRequest):
-    """Looks at its connection once more before it is written."""
+    """A request that checks its connection once more before it is written."""
 
     async def send(self, conn: Any) -> aiohttp.ClientResponse:
         if conn.protocol.should_close:
@@ -275,9 +275,9 @@ class _Request(aiohttp.ClientRequest):
 
 
 class Response(aiohttp.ClientResponse):
-    """Knows its transport, and ends it at once when it is closed with something still on its way.
+    """An answer that aborts its transport when it is closed before its end.
 
-    aiohttp would let it write what it holds first: to a server that reads nothing any more, for ever.
+    aiohttp would first write what is buffered: to a server that does not read any more, for ever.
     """
 
     transport: asyncio.Transport | None = None
@@ -371,9 +371,9 @@ class Pool:
         return self._session
 
     def _heed(self, session: aiohttp.ClientSession, hint: str | None) -> None:
-        """``Keep-Alive: timeout=5``: who asks in the last second may meet the server as it hangs up.
+        """Obey ``Keep-Alive: timeout=5``, less a second: a request in the last one may meet a closing connection.
 
-        aiohttp ignores it, and its pool has no public way to change its mind.
+        aiohttp ignores the header, and its pool has no public setting that can change.
         """
         self._hint = hint
         told = _KEEPALIVE.search(hint or "")

@@ -1,7 +1,7 @@
-"""OAuth2 client credentials: one token for all, renewed in good time, fetched by one caller at a time.
+"""OAuth2 client credentials: one shared token, renewed before it expires, requested by one caller at a time.
 
-authlib builds and signs the token request. Its session is not used: it lets every waiter fetch for
-itself, takes any JSON for a token, follows the wall clock and does nothing about a 401.
+authlib builds and signs the token request. Its session is not used: with it every waiter requests a token, any JSON
+passes for one, expiry follows the wall clock, and a 401 does not renew.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 
 TOKEN_TIMEOUT_S = 15.0
-#: of the deadline of a request, the part that a token request inside it may take: so that its failure is told apart
+#: share of a request's deadline for a token request inside it, so that its timeout is not taken for the request's own
 TOKEN_SHARE = 0.5
-#: an assertion is used at once; servers refuse those that could be used for long
+#: an assertion is used at once; servers refuse long-lived ones, seconds
 ASSERTION_LIFE_S = 300
 _HEADERS = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
 
@@ -37,12 +37,12 @@ log = get_logger(__name__)
 
 
 class TokenSource:
-    """Hands out the current token; renews it at 80 % of its life, or when an answer says it is no good.
+    """Returns the current token; renews it at 80 % of its life, or after a 401.
 
-    Single flight: whoever needs a renewal first makes it, the others wait for that one, unless the
-    present token is still alive. A failed renewal is told to all who wait and not repeated before its
-    backoff is over. ``timeout_s`` is the total for one token request: keep it below the deadline of the
-    requests that wait for it, or they are blamed on their own remote.
+    Single flight: the first caller that needs a renewal makes it, the others wait for it, unless the current token is
+    still valid. A failed renewal fails all that wait, and is not retried before its backoff is over. ``timeout_s`` is
+    the total for one token request: it must be below the deadline of the requests that wait for it, or their timeout
+    counts against their own remote.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class TokenSource:
         )
 
     def status(self) -> Mapping[str, object]:
-        """What ``/status`` shows."""
+        """For ``/status``."""
         expires_in_s = None if self.current is None else round(self.current.expires_at - self._clock.monotonic(), 1)
         return {"held": self.held, "trouble": self.problem, "expires_in_seconds": expires_in_s}
 
@@ -102,7 +102,7 @@ class TokenSource:
 
     @property
     def problem(self) -> str | None:
-        """Why there is no token; None while one is alive, or none was refused since the last expired."""
+        """Why there is no token; None while one is valid, or no renewal has failed since."""
         return None if self.held else self._condition
 
     def check(self) -> Check:
@@ -138,7 +138,7 @@ class TokenSource:
         return await self._renew(stale)
 
     def refused(self, token: Token) -> None:
-        """A request under ``token`` was answered with 401: told until one is good for its whole life again."""
+        """A request with ``token`` was answered with 401: a condition until a later token lasts for its whole life."""
         self._metrics.token_refused()
         self._doubted = max(self._doubted, token.generation)
         what = "had expired" if self._clock.monotonic() >= token.expires_at else "had not expired"
@@ -190,7 +190,7 @@ class TokenSource:
         (log.warning if changed else log.debug)("token.failed", reason=self._condition, **remedy)
 
     async def _requested(self) -> Token:
-        """A token; when the client is refused, once more with a secret that has been replaced meanwhile."""
+        """Request a token; when the client is refused, once more if its secret was replaced meanwhile."""
         try:
             return await self._request()
         except Unauthorized:
@@ -199,7 +199,7 @@ class TokenSource:
         return await self._request()
 
     async def _reread(self) -> bool:
-        """Is there another secret than the one that was used last?"""
+        """Read the secrets; is there another one than was used last?"""
         if self._secrets is None:
             return False
         used = self._settings.client_secret, self._settings.private_key_pem
@@ -208,7 +208,7 @@ class TokenSource:
         return used != (self._settings.client_secret, self._settings.private_key_pem)
 
     async def look_again(self) -> None:
-        """An operator says that something has changed: read the secrets, and let the next caller ask at once."""
+        """On SIGHUP: read the secrets, and let the next caller request a token at once."""
         await self._reread()
         self._retry_at = 0.0
 

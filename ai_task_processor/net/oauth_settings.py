@@ -12,7 +12,7 @@ AuthMethod = Annotated[Literal["client_secret_basic", "client_secret_post", "pri
 
 
 class AuthSettings(Group):
-    """The OAuth2 client, and the server that gives it tokens."""
+    """The OAuth2 client and its token endpoint."""
 
     #: one DNS label: it becomes part of a host name
     project_slug: Annotated[str, Field(pattern="^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")] | None = setting(
@@ -41,12 +41,12 @@ class AuthSettings(Group):
 
     @property
     def token_url(self) -> str:
-        """Where tokens come from."""
+        """The URL of the token endpoint."""
         return self.custom_token_url or f"https://{self.project_slug}.projects.oryapis.com/oauth2/token"
 
     @property
     def url_setting(self) -> str:
-        """The variable that says so."""
+        """The variable that it comes from."""
         return "OAUTH2_TOKEN_URL" if self.custom_token_url else "ORY_PROJECT_SLUG"
 
     @classmethod
@@ -57,6 +57,6 @@ class AuthSettings(Group):
         yield "OAUTH2_PRIVATE_KEY_FILE" if signed else "OAUTH2_CLIENT_SECRET"
 
     def secrets(self) -> Iterable[str]:
-        """The lines of the key, too: a log line rarely holds the whole of it."""
+        """The single lines of the key, too: a log line rarely holds the whole key."""
         key = self.private_key_pem.get_secret_value() if self.private_key_pem else ""
         return [*super().secrets(), *(line for line in key.splitlines() if not line.startswith("-----"))]

@@ -1,4 +1,4 @@
-"""Which remotes are reached through the proxy, and how."""
+"""The proxy of a remote, by ``HTTPS_PROXY`` and ``NO_PROXY``."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from ai_task_processor.core.settings import NetworkSettings
 
 
 def proxy_of(network: NetworkSettings, url: str) -> tuple[str, Mapping[str, str]] | None:
-    """The proxy's URL without its credentials, which texts of errors may show, and the header that holds them."""
+    """The proxy's URL without its credentials, which error messages could show, and the header that holds them."""
     if network.https_proxy is None or bypassed(urlsplit(url).netloc, network.no_proxy):
         return None
     parts = urlsplit(network.https_proxy.get_secret_value())

@@ -1,8 +1,8 @@
-"""Patience with remotes: one gate for each, and the backoff of a repeated call.
+"""Circuit breakers and pauses (one ``Gate`` per remote), and the backoff of retries.
 
-pybreaker keeps the state, the counter and the listeners of a circuit, but knows nothing of asyncio
-and counts a cancelled call as a failure. A ``Gate`` awaits outside, replays the outcome into it,
-lets exactly one probe through when a pause is over, and leaves cancellation neutral.
+pybreaker holds the state and the counter of a circuit, but does not support asyncio and counts a cancelled call as a
+failure. A ``Gate`` awaits the call itself and passes the outcome to pybreaker. It admits exactly one probe after a
+pause, and ignores cancelled calls.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ State = Literal["closed", "open", "half-open"]
 
 #: seconds a circuit stays open, first and longest: three probes in the first minute of an outage, then two a minute
 OPEN_S = (10.0, 30.0)
-#: how soon to look again while somebody else's probe is under way
+#: delay before the next try while another caller's probe is under way, seconds
 PROBE_POLL_S = 0.2
-#: no repetition waits for longer in its slot, seconds
+#: longest backoff within a slot, seconds
 LONGEST_WAIT_S = 20.0
-#: this process stood still for so long during a call: that it failed is no evidence about the remote
+#: when the process stalled this long during a call, its failure is no evidence about the remote, seconds
 STALLED_S = 1.0
 
 log = get_logger(__name__)
@@ -40,7 +40,7 @@ def backoff_s(attempt: int, *, base: float, longest: float, rng: random.Random) 
 
 
 class BreakerMetrics(Protocol):
-    """Where the state of a circuit is shown."""
+    """The metric of circuits."""
 
     def breaker(self, service: str, state: State) -> None:
         """The circuit of this service is ``closed``, ``open`` or ``half-open``."""
@@ -48,9 +48,9 @@ class BreakerMetrics(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A call that was let through: after how many holds, and whether it is the probe that ends one.
+    """An admitted call: ``holds`` counts the pauses before it, ``probe``: its success ends a pause.
 
-    ``stalled_s``: for how long this process had stood still until then.
+    ``stalled_s``: for how long in total this process had stalled until then.
     """
 
     holds: int
@@ -58,17 +58,16 @@ class Entry:
     stalled_s: float
 
     def is_evidence(self, error: RemoteError) -> bool:
-        """Does the failure say anything about the remote? Not without an answer while this process stood still."""
+        """Is the failure evidence about the remote? Not when there was no answer and this process stalled."""
         return error.status is not None or stalled_s() - self.stalled_s < STALLED_S
 
 
 class Gate:
-    """The door to one remote: circuit breaker, Retry-After and pauses, for all who call it.
+    """Admits the calls to one remote: circuit breaker, Retry-After and pauses, shared by all callers.
 
-    Closed circuit and no hold: everyone passes. After a hold (open circuit, Retry-After, a refusal
-    that is about our configuration) exactly one probe passes. Its success opens the door to all, its
-    failure begins the next hold, twice as long. What calls from before a hold bring says nothing
-    about now: only the patience that the remote asks for is heeded.
+    Without a pause every call is admitted. After a pause (open circuit, Retry-After, a refusal because of the
+    configuration) exactly one probe is. Its success admits all, its failure begins the next pause, twice as long.
+    Outcomes of calls that began before a pause are no evidence: only the delay that Retry-After asks for counts.
     """
 
     def __init__(self, service: str, *, threshold: int, clock: Clock, metrics: BreakerMetrics) -> None:
@@ -82,17 +81,17 @@ class Gate:
         self._pause_s = 0.0
         self._bounds = OPEN_S
         self._probing = False
-        self._blamed: set[str] = set()
+        self._at_fault: set[str] = set()
         metrics.breaker(service, "closed")
 
     @property
     def state(self) -> State:
-        """The circuit's state; a pause for another reason than failures leaves it closed."""
+        """The circuit's state; a pause that is no outage leaves it closed."""
         state: State = self._breaker.current_state  # type: ignore[assignment]  # pybreaker types it as str
         return state
 
     def wait_s(self) -> float:
-        """Seconds until a call may start: 0 when it may now."""
+        """Seconds until a call may start; 0 when one may now."""
         if self.reason is None:
             return 0.0
         left = self._held_until - self._clock.monotonic()
@@ -129,7 +128,7 @@ class Gate:
         return entry
 
     def leave(self, entry: "Entry") -> None:
-        """A call has ended, whatever became of it: a cancelled one says nothing."""
+        """A call has ended, in whatever way. Without ``answered`` or ``failed`` (a cancelled one) it is no evidence."""
         if entry.probe:
             self._probing = False
 
@@ -140,12 +139,12 @@ class Gate:
             self._metrics.breaker(self.service, self.state)
 
     def answered(self, entry: "Entry") -> None:
-        """A call was answered: the remote is well. Calls from before a hold say nothing about now."""
+        """A call was answered: the remote is well. One that began before a pause is no evidence."""
         if entry.holds != self._holds:
             return
-        if self.reason is None and not self._blamed and not self._breaker.fail_counter:
-            return  # all is well, as before
-        self._blamed.clear()
+        if self.reason is None and not self._at_fault and not self._breaker.fail_counter:
+            return  # nothing changes
+        self._at_fault.clear()
         event = "remote.resumed" if self.state == "closed" else "breaker.closed"
         self._breaker.call(lambda: None)
         if self.reason is not None:
@@ -156,9 +155,8 @@ class Gate:
     def failed(self, entry: "Entry", error: RemoteError, *, about: str | None = None) -> None:
         """A call failed.
 
-        ``about``: what the call is about, when that may be at fault, too. Until a call succeeds, what was
-        answered with a failure counts once however often it is tried: one task whose callback throws
-        must not open the circuit for all.
+        ``about``: the id of the task that may be at fault instead. Until a call succeeds, its failures count once:
+        one task whose callback raises upstream must not open the circuit for all.
         """
         if not entry.is_evidence(error):
             return
@@ -166,17 +164,17 @@ class Gate:
             if self.reason is not None:
                 self._hold_for(error.retry_after_s or 0.0)
             return
-        if error.trips_breaker and not self._blames_again(error, about):
+        if error.trips_breaker and not self._failed_before(error, about):
             self._count(error)
         if self.reason is not None or self.state == "open" or error.pause_s is not None:
             self._hold(error)
 
-    def _blames_again(self, error: RemoteError, about: str | None) -> bool:
-        """Does this failure say nothing new? Nobody is to blame for a remote that was not reached."""
+    def _failed_before(self, error: RemoteError, about: str | None) -> bool:
+        """Has a call about the same failed already? Calls that did not reach the remote always count."""
         if about is None or isinstance(error, Unsent):
             return False
-        again = about in self._blamed
-        self._blamed.add(about)
+        again = about in self._at_fault
+        self._at_fault.add(about)
         return again
 
     def _count(self, error: RemoteError) -> None:
@@ -188,10 +186,10 @@ class Gate:
         self._metrics.breaker(self.service, self.state)
 
     def _hold(self, error: RemoteError, bounds: tuple[float, float] | None = None) -> None:
-        """Nobody passes for a while: twice the pause before, within the bounds of this kind of error."""
+        """Begin a pause: twice as long as the last one, within the bounds of this kind of error."""
         if bounds or error.pause_s or self.state == "open":
             self._bounds = bounds or error.pause_s or OPEN_S
-        # Otherwise a probe failed after a hold that was no outage: that hold goes on, twice as long.
+        # Otherwise a probe failed after a pause that was no outage: its bounds remain.
         first, longest = self._bounds
         self._pause_s = min(max(first, 2.0 * self._pause_s), longest)
         seconds = max(self._pause_s, error.retry_after_s or 0.0)
@@ -204,9 +202,9 @@ class Gate:
         )
 
     def hold(self, entry: "Entry", error: RemoteError, *, bounds: tuple[float, float] | None = None) -> None:
-        """Hold everybody at once, because enough was seen elsewhere. ``bounds``: first and longest pause in seconds.
+        """Begin a pause without counting failures. ``bounds``: first and longest pause in seconds.
 
-        An error that speaks of an outage opens the circuit. A call that began before the last hold holds nobody anew.
+        An error of an outage opens the circuit. A call that began before the last pause begins no new one.
         """
         if entry.holds != self._holds and self.reason is not None:
             self._hold_for(error.retry_after_s or 0.0)
@@ -217,7 +215,7 @@ class Gate:
         self._hold(error, bounds)
 
     def due(self) -> None:
-        """The next call is a probe, at once: there is news from elsewhere that the remote is back."""
+        """End the wait: the next call is a probe, because the remote may be back."""
         self._held_until = 0.0
 
     def _hold_for(self, seconds: float) -> None:
@@ -225,11 +223,10 @@ class Gate:
 
 
 class Retries:
-    """How often, and how patiently, a call is repeated within a slot. tenacity knows when to stop and how long to wait.
+    """Retry policy within a slot: when to stop and how long to wait (tenacity), and a retry budget.
 
-    The budget bounds what repetitions add to the load of a remote that fails already: each success earns a
-    fifth of a repetition, and so many may be saved up. Without it, ``MAX_RETRIES`` of everybody would come on
-    top of the first attempts just when there is too much of them.
+    The budget bounds the load that retries add to a remote that fails already: each success earns ``EARNED`` of a
+    retry, and at most ``SAVED`` are saved. Without it an overload would be multiplied by ``MAX_RETRIES``.
     """
 
     EARNED, SAVED = 0.2, 10.0
@@ -240,7 +237,7 @@ class Retries:
         self._left = self.SAVED
 
     def again_in_s(self, failures: int) -> float | None:
-        """Seconds before the next attempt after so many failed ones, with full jitter; None when there is none."""
+        """Seconds before the next attempt after ``failures`` failed ones, with full jitter; None: do not retry."""
         state = tenacity.RetryCallState(None, None, (), {})  # type: ignore[arg-type]  # no call of tenacity's own
         state.attempt_number = failures
         if self._stop(state) or self._left < 1.0:

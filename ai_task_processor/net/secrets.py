@@ -1,7 +1,7 @@
-"""Secrets that are replaced while the process runs: read again after a refusal, and when an operator says so.
+"""Secrets that may be replaced while the process runs: read again after a refusal, and on SIGHUP.
 
-Kubernetes, Vault agents and people rewrite secret files, and a token or a call is refused from then on. The
-settings are frozen, so what may change is kept here.
+Kubernetes, Vault agents and people rewrite secret files; the old secret is refused from then on. The settings are
+frozen, so the current secrets are here.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Secrets:
         return cast("G", self._groups[group])
 
     async def reread(self) -> None:
-        """Take what has been replaced. What cannot be read, in the middle of a replacement perhaps, stays as it was."""
+        """Use the secrets that were replaced. When they cannot be read (amid a replacement), the old ones stay."""
         if self._read is None:
             return
         async with self._lock:
@@ -42,7 +42,7 @@ class Secrets:
             except ConfigurationError as error:
                 log.warning("settings.rejected", reason="; ".join(error.problems))
                 return
-            except Exception as error:  # noqa: BLE001 - the boundary of one look: a file that is odd just now ends nothing
+            except Exception as error:  # noqa: BLE001 - the boundary of one rereading
                 log.warning("settings.rejected", reason=type(error).__name__)
                 return
             logs.learn(settings.secrets())

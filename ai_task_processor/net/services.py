@@ -1,4 +1,4 @@
-"""What a component is built with: the settings that it declared, and what all of them share."""
+"""What a component is built with: its settings, and the objects that all components share."""
 
 import random
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from ai_task_processor.net.secrets import Secrets
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 
-#: descriptors that no client takes: for the ops port, the store, logs, plug-ins. One client may have half of the rest.
+#: descriptors reserved for the ops port, the store, logs and plug-ins; one client may use half of the others
 RESERVED_DESCRIPTORS = 64
 
 log = get_logger(__name__)
@@ -23,12 +23,12 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """``source`` is the name of the selected source: what a store keeps belongs to it.
+    """``source`` is the name of the selected source: the records of a store belong to it.
 
     ``secrets[AGroup]`` has the secrets as they were read last, ``settings[AGroup]`` as they were at the start.
     ``memory`` (for the source) and ``directory`` (for small files, None when the store has none) come from the store.
-    ``lost`` is called with the id of each task whose stored result turns out to be gone, None for one without a name.
-    ``clients``: those that were made, with the URL each was made for.
+    ``lost`` is called with the id of each task whose stored result is gone, None when the id is unknown.
+    ``clients``: those that were made, each with its URL.
     """
 
     settings: Settings
@@ -44,10 +44,7 @@ class Services:
     clients: list[tuple[str, HttpClient]] = field(default_factory=list)
 
     def gate(self, service: str) -> Gate:
-        """The circuit breaker and pauses of a remote service: one for each name, shared by all who ask for it.
-
-        ``api_poll`` is asked before a poll, ``api_delivery`` before a report.
-        """
+        """The gate of a remote service, shared by all callers: ``api_poll`` for polls, ``api_delivery`` for reports."""
         if service not in self.gates:
             threshold = self.settings.worker.circuit_breaker_threshold
             self.gates[service] = Gate(service, threshold=threshold, clock=self.clock, metrics=self.metrics)
@@ -61,22 +58,22 @@ class Services:
         tokens: Tokens | None = None,
         max_answer_bytes: int | None = MAX_ANSWER_BYTES,
     ) -> HttpClient:
-        """An HTTP client for the server at ``url``; whoever asks for it closes it.
+        """An HTTP client for the server at ``url``; the caller closes it.
 
-        It has fewer ``connections`` than that when the process may not have so many files open.
+        It has fewer ``connections`` when the limit of open files demands it.
         """
-        room = max(1, (descriptor_limit() - RESERVED_DESCRIPTORS) // 2)
-        if connections > room:
+        most = max(1, (descriptor_limit() - RESERVED_DESCRIPTORS) // 2)
+        if connections > most:
             log.warning(
                 "settings.warned",
                 reason=f"{connections} connections to {urlsplit(url).hostname} are asked for, but this process may "
                 f"have {descriptor_limit()} files open (ulimit -n) and keeps {RESERVED_DESCRIPTORS} of them for other "
-                f"things: at most {room} are used at once",
+                f"things: at most {most} are used at once",
             )
         client = make_client(
             self.settings.network,
             url=url,
-            connections=min(connections, room),
+            connections=min(connections, most),
             tokens=tokens,
             max_answer_bytes=max_answer_bytes,
         )

@@ -1,4 +1,4 @@
-"""TLS for every client: version, authorities, the client certificate; made anew when a file of it has changed."""
+"""The TLS context of every client: version, authorities, client certificate; reloaded when one of the files changes."""
 
 import ssl
 import time
@@ -10,7 +10,7 @@ import httpx2
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.ops.logs import get_logger
 
-#: how often files are looked at, seconds: cert-manager replaces them long before the old ones expire
+#: interval of checking the files, seconds: cert-manager replaces them long before the old ones expire
 LOOK_EVERY_S = 5.0
 
 log = get_logger(__name__)
@@ -29,7 +29,7 @@ class Tls:
 
     @property
     def context(self) -> ssl.SSLContext:
-        """The present one. While a changed file cannot be used, the context from before stays."""
+        """The current context. While a changed file cannot be used, the previous context stays."""
         now = time.monotonic()
         if self._paths and now - self._looked_at >= LOOK_EVERY_S:
             self._looked_at = now
@@ -45,7 +45,7 @@ class Tls:
         try:
             if not problems:
                 self._context = tls_context(self._network)
-        except OSError:  # ssl.SSLError, too: the authorities, or a file that was replaced in this moment
+        except OSError:  # ssl.SSLError, too: the authorities, or a file that is just being replaced
             problems = ["CA_BUNDLE must name a readable file of PEM certificates"]
         if problems:
             log.warning("tls.rejected", reason="; ".join(problems))
@@ -55,7 +55,7 @@ class Tls:
 
 @lru_cache(maxsize=2)
 def shared_tls(network: NetworkSettings) -> Tls:
-    """One for all clients of these settings."""
+    """The context that all clients of these settings share."""
     return Tls(network)
 
 
@@ -74,7 +74,7 @@ def tls_context(network: NetworkSettings) -> ssl.SSLContext:
 
 
 def _versions(paths: list[Path]) -> list[tuple[int, int, int] | None]:
-    """What tells one content of a file from another, also behind a symbolic link that was moved."""
+    """Values that change with the content of a file, also when a symbolic link is moved."""
     found: list[tuple[int, int, int] | None] = []
     for path in paths:
         try:
@@ -86,7 +86,7 @@ def _versions(paths: list[Path]) -> list[tuple[int, int, int] | None]:
     return found
 
 
-#: parts of the names that OpenSSL has for a server's alerts, and what to do
+#: parts of OpenSSL's names of a server's alerts, and the remedy
 _ALERTS = {
     "ALERT_CERTIFICATE_REQUIRED": "the server demands a client certificate: set CLIENT_CERT_FILE",
     "ALERT_UNKNOWN_CA": "the server does not know who signed our client certificate: correct CLIENT_CERT_FILE",
@@ -103,9 +103,9 @@ _ALERTS = {
 
 
 def alert(error: BaseException) -> str | None:
-    """What a server says against our certificate; None when the error says nothing of it.
+    """The server's objection to the client certificate, with the remedy; None for another error.
 
-    Under TLS 1.3 it comes when the request is on its way already. The server has not looked at it.
+    Under TLS 1.3 it arrives after the request was sent. The server has not processed that request.
     """
     reason = getattr(error, "reason", None) if isinstance(error, ssl.SSLError) else None
-    return next((told for part, told in _ALERTS.items() if part in str(reason)), None)
+    return next((text for part, text in _ALERTS.items() if part in str(reason)), None)

@@ -1,7 +1,7 @@
-"""What the token endpoint answers: a token, or why there is none and where to mend that. Pure.
+"""Parses answers of the token endpoint: a token, or an error with its remedy. Pure.
 
-RFC 6749 §5.1 for tokens, §5.2 and RFC 8707 for refusals; and the habits of servers that differ: any 2xx (NestJS
-answers a POST with 201), no ``token_type``, an error with 200.
+RFC 6749 §5.1 for tokens, §5.2 and RFC 8707 for errors. Deviations of servers are accepted: any 2xx (NestJS answers a
+POST with 201), no ``token_type``, an error with 200.
 """
 
 import re
@@ -16,11 +16,11 @@ from ai_task_processor.net.oauth_settings import AuthSettings
 
 #: renew when this part of a token's life is over
 RENEW_AT = 0.8
-#: RFC 6749 §5.1 only recommends ``expires_in``; a server that says nothing gets this guess, and a 401 corrects it
+#: life of a token without ``expires_in``, which RFC 6749 §5.1 only recommends; a 401 corrects it
 ASSUMED_LIFE_S = 300.0
-#: a life beyond these bounds is taken for the nearer one: no token request per API request, and one a day at least
+#: bounds of a life: not a token request for every API request, and at least one a day
 SHORTEST_LIFE_S, LONGEST_LIFE_S = 1.0, 86_400.0
-#: refusals that repeating does not mend, and where each is mended; None: it is about the client itself
+#: refusals that a retry does not change, and the remedy of each; None: it is about the client itself
 _REFUSALS: Final[Mapping[str, str | None]] = {
     "access_denied": (
         "grant this client the API that OAUTH2_AUDIENCE names and the grant client_credentials, "
@@ -38,8 +38,8 @@ _REFUSALS: Final[Mapping[str, str | None]] = {
     "unsupported_grant_type": "this server gives no client_credentials tokens: OAUTH2_TOKEN_URL",
 }
 _CODE: Final = re.compile(r"[a-z_]{1,40}")
-#: statuses that are about the moment, whatever the body says
-_PASSING: Final = frozenset({408, 425, 429})
+#: statuses of a temporary failure, whatever the body says
+_TEMPORARY: Final = frozenset({408, 425, 429})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def granted(answer: Answer, settings: AuthSettings, *, generation: int, now: flo
 
 
 def token_remedy(text: str, settings: AuthSettings) -> str:
-    """Where to mend a refusal of the token endpoint. ``text`` holds its code."""
+    """The remedy of a refusal of the token endpoint. ``text`` contains its code."""
     signed = settings.auth_method == "private_key_jwt"
     secret = "OAUTH2_PRIVATE_KEY_FILE, OAUTH2_ISSUER" if signed else "OAUTH2_CLIENT_SECRET"
     client = f"compare with the client's registration: OAUTH2_CLIENT_ID, {secret}, OAUTH2_AUTH_METHOD"
@@ -110,7 +110,7 @@ def token_remedy(text: str, settings: AuthSettings) -> str:
 
 
 def _error(content: bytes) -> str | None:
-    """The code of an error answer; None when it is something else, a token that comes with an ``error`` included."""
+    """The code of an error answer; None for anything else, also for a token that comes with an ``error``."""
     try:
         body = codec.loads(content)
     except ValueError:
@@ -122,9 +122,9 @@ def _error(content: bytes) -> str | None:
 
 
 def _refusal(answer: Answer, settings: AuthSettings) -> RemoteError:
-    """A 429 or 5xx is about the moment, whatever its body says; of the others the body knows best."""
+    """The error of an answer: by the status for 408, 425, 429 and 5xx, otherwise by the body."""
     status, code = answer.status_code, _error(answer.content)
-    if code in _REFUSALS and status < 500 and status not in _PASSING:
+    if code in _REFUSALS and status < 500 and status not in _TEMPORARY:
         return Unauthorized(f"the token endpoint refuses the client: {code}", status=status)
     if answer.is_success:
         shown = code if code and _CODE.fullmatch(code) else "of an unknown kind"

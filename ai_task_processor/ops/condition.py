@@ -1,4 +1,4 @@
-"""A failure that lasts is told when it begins, when it changes and when it ends, not each time it is met."""
+"""Logs a lasting failure when it begins, changes and ends, not at each attempt."""
 
 import logging
 
@@ -8,10 +8,7 @@ log = get_logger(__name__)
 
 
 class Condition:
-    """One thing that may fail over and over. ``reason`` says how it fails at present, None that it does not.
-
-    ``began`` and ``ended`` are the events that are logged, the first one at ``level``.
-    """
+    """``reason``: the present failure, or None. ``began`` (at ``level``) and ``ended``: the logged events."""
 
     def __init__(self, began: str, ended: str, level: int = logging.WARNING) -> None:
         self.reason: str | None = None
@@ -20,7 +17,7 @@ class Condition:
         self._level = level
 
     def note(self, reason: str | None) -> None:
-        """How the latest attempt failed, or None when it succeeded."""
+        """The failure of the latest attempt, or None when it succeeded."""
         if reason == self.reason:
             return
         if reason is None:

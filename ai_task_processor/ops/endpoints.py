@@ -11,30 +11,30 @@ from ai_task_processor.ops.listener import Listener, Response
 
 Status = Mapping[str, object]
 
-#: to render the metrics takes milliseconds of the event loop: no more often than this, however many ask
+#: shortest interval between two renderings of the metrics, seconds: each takes milliseconds of the event loop
 RENDERED_S = 0.1
 WAKE = "/wake"
 
 
 @dataclass(frozen=True, slots=True)
 class WakeUp:
-    """What ``POST /wake`` calls, for whoever knows the token."""
+    """What ``POST /wake`` calls, and the token that it needs."""
 
     token: str = field(repr=False)
     call: Callable[[], None]
 
     def allowed(self, authorization: str) -> bool:
-        """Is this the token (RFC 6750 §2.1)? How long the answer takes does not tell how much of it is right."""
+        """Is this the token (RFC 6750 §2.1)? Compared in constant time."""
         scheme, _, given = authorization.partition(" ")
         right = hmac.compare_digest(given.encode(errors="surrogateescape"), self.token.encode())
         return right and scheme.lower() == "bearer"
 
 
 class MetricsServer:
-    """Answers GET and HEAD of its own four paths, POST of ``/wake`` when there is a ``wake_up``, and nothing else.
+    """Serves GET and HEAD of four paths, and POST of ``/wake`` when there is a ``wake_up``.
 
-    ``unhealthy`` names why the process should be restarted, ``unready`` every reason why work does not
-    flow; both are asked at each request. ``exposition`` is Prometheus's text and its content type.
+    ``unhealthy`` returns why the process should be restarted, ``unready`` every reason why tasks are not processed;
+    both are called at each request. ``exposition`` returns Prometheus's text and its content type.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class MetricsServer:
         )
 
     async def start(self, host: str, port: int) -> int:
-        """Listen; answers the bound port. Raises ``OSError`` when the address is taken."""
+        """Listen; returns the bound port. Raises ``OSError`` when the address is taken."""
         return await self._listener.start(host, port)
 
     async def aclose(self) -> None:
         await self._listener.aclose()
 
     def answer(self, method: str, target: str, authorization: str = "") -> Response:
-        """``target``: as it was sent, not percent-decoded. A body is not looked at."""
+        """``target``: as it was sent, not percent-decoded. A body is ignored."""
         path = target.partition("?")[0]
         if path == WAKE and self._wake_up is not None:
             return _wake(self._wake_up, method, authorization)
@@ -95,7 +95,7 @@ class MetricsServer:
 
 
 def _wake(wake_up: WakeUp, method: str, authorization: str) -> Response:
-    """Accepted, whatever comes of it: polling remains the truth."""
+    """202: the wake-up only brings the next poll forward."""
     if method != "POST":
         return _not_allowed("POST")
     if not wake_up.allowed(authorization):

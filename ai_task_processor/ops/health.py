@@ -1,7 +1,7 @@
-"""What the probes answer: pure decisions over a snapshot of the process.
+"""Health and readiness, decided from a snapshot of the process. Pure.
 
-``/health`` is about this process alone, never about a remote: a restart does not mend those.
-``/ready`` says whether work flows; ``why_idle`` says in a sentence why it does not.
+``/health`` is about this process only, never about a remote, which a restart would not repair. ``/ready``: are tasks
+processed? ``why_idle``: one sentence that says why not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ POLL_FAILED = "upstream_unavailable"
 class Snapshot:
     """The state of the process at one moment. Reasons are sentences, ages and waits seconds.
 
-    ``problems`` are those of all components, the most telling first. ``isolation``: why slots are kept empty for a task
+    ``problems`` are those of all components, the most specific first. ``isolation``: why slots stay empty for a task
     that runs isolated.
     """
 
@@ -40,7 +40,7 @@ def unhealthy(snapshot: Snapshot) -> str | None:
 
 
 def unready(snapshot: Snapshot) -> list[str]:
-    """Every reason why work does not flow, each beginning with a constant code; empty when it does."""
+    """Every reason why tasks are not processed, each beginning with a constant code; empty when they are."""
     reasons = []
     if snapshot.draining:
         reasons.append("draining")
@@ -50,7 +50,7 @@ def unready(snapshot: Snapshot) -> list[str]:
 
 
 def state(snapshot: Snapshot) -> str:
-    """In a word of the metrics' catalogue."""
+    """The state as a label of the ``state`` metric."""
     if snapshot.draining:
         return "draining"
     reasons = unready(snapshot)
@@ -58,7 +58,7 @@ def state(snapshot: Snapshot) -> str:
 
 
 def why_idle(snapshot: Snapshot) -> str | None:
-    """One sentence for whoever wonders why nothing is being processed; None while something is."""
+    """One sentence that says why no task is processed; None while one is."""
     passing = [problem for problem in snapshot.problems if problem.ready]
     busy = [problem.message for problem in passing if problem.when == "running"]
     if snapshot.running and busy:

@@ -27,13 +27,13 @@ RESERVE: Final = 32
 HEAD_S: Final = 5.0
 #: for everything else of one request: to send its body, to take the answer
 REQUEST_S: Final = 30.0
-#: for what is still to be done on a connection: the rest of a body that nobody reads, an answer at the end
+#: for the end of a connection: the unread rest of a body, a last answer
 LINGER_S: Final = 1.0
 #: for the answer to a peer that has closed its side
 EOF_S: Final = 0.1
-#: how often connections that are too old are looked for, and the pause when ``accept`` fails
+#: interval of closing old connections, and the pause after ``accept`` fails, seconds
 SWEEP_S, RETRY_S = 1.0, 0.05
-#: aiohttp would tell versions
+#: aiohttp's default shows versions
 SERVER: Final = "ai-task-processor"
 
 Response = web.Response
@@ -43,8 +43,8 @@ Handler = Callable[[web.BaseRequest], Response]
 class Listener:
     """Answers every request by ``handler``, which does not wait: an exception in it is a bare 500 and one log line.
 
-    A peer's connection has ``HEAD_S`` and ``REQUEST_S``. When there are ``MAX_CONNECTIONS``, the one whose last
-    request or accept is the longest ago makes room.
+    A connection has ``HEAD_S`` and ``REQUEST_S``. Beyond ``MAX_CONNECTIONS``, the one whose last request or accept is
+    the longest ago is dropped.
     """
 
     def __init__(self, handler: Handler) -> None:
@@ -65,7 +65,7 @@ class Listener:
         return int(self._sockets[0].getsockname()[1])
 
     async def aclose(self) -> None:
-        """Stop listening, let answers under way be taken for a moment, and drop every connection."""
+        """Stop listening, wait ``LINGER_S`` for answers under way, and drop every connection."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -119,7 +119,7 @@ class Listener:
 
 
 class _Connection(web.RequestHandler):
-    """One peer: aiohttp's protocol, which also tells the listener when it begins and ends."""
+    """aiohttp's protocol for one connection; it notifies the listener of its begin and end."""
 
     def __init__(self, listener: Listener, server: web.Server) -> None:
         super().__init__(
@@ -148,9 +148,9 @@ class _Connection(web.RequestHandler):
         return True
 
     def handle_error(self, request: web.BaseRequest, status: int = 500, *_: Any, **__: Any) -> Response:  # noqa: ARG002
-        """A bare answer. Only a failure of the handler is logged: a malformed request is for its peer to know."""
+        """An answer without details. Only an exception of the handler is logged, not a malformed request."""
         if status >= 500:
-            status = 500  # aiohttp takes a TimeoutError for a 504, without telling it
+            status = 500  # aiohttp answers 504 to a TimeoutError, which is not documented
             log.error("request.failed", error=type(sys.exception()).__name__)
         response = web.Response(status=status, text=f"{HTTPStatus(status).phrase}\n", headers={"Server": SERVER})
         response.force_close()
@@ -158,7 +158,7 @@ class _Connection(web.RequestHandler):
 
 
 async def _listening(host: str, port: int) -> list[socket.socket]:
-    """A socket for each address of the host. ``::`` takes IPv4 as well, and IPv4 alone where there is no IPv6."""
+    """A socket for each address of the host. ``::`` accepts IPv4 as well, and only IPv4 where there is no IPv6."""
     if set(host) <= {":", "0"} and not socket.has_dualstack_ipv6():
         host = "0.0.0.0"  # noqa: S104 - all interfaces, as it was asked for
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -177,14 +177,14 @@ async def _listening(host: str, port: int) -> list[socket.socket]:
 
 
 def _keep_reserve() -> None:
-    """Nobody gets the last descriptors: lower the soft limit where it leaves no room below the hard one."""
+    """Reserve descriptors for the ops port: lower the soft limit where it equals the hard one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard - min(RESERVE, hard // 4)), hard))
 
 
 async def _accepted(listening: socket.socket) -> socket.socket:
-    """The next connection, with a descriptor of the reserve when there is no other."""
+    """The next connection, with a reserved descriptor when there is no other."""
     try:
         return (await asyncio.get_running_loop().sock_accept(listening))[0]
     except OSError:

@@ -1,10 +1,9 @@
-"""Log lines on their way out of the process: whoever logs never waits for whoever reads.
+"""Writes log lines without blocking.
 
-A reader may stop reading (a stopped container runtime, a pipe that a parent forgot, a terminal under Ctrl-S), and
-``write(2)`` would then hold up the event loop, and with it probes and signals. A line goes out at once when there
-is room for it, so that it is kept even if the process is killed in the next moment. Otherwise it waits in memory
-for a thread; beyond ``MAX_BYTES`` lines are dropped and counted. A reader that has gone away (EPIPE) and a full
-disk cost lines, too, and nothing else.
+A reader may stop reading (a stopped container runtime, a forgotten pipe, a terminal under Ctrl-S); ``write(2)`` would
+then block the event loop, and with it probes and signals. A line is written at once when that does not block, so that
+it survives a kill in the next moment. Otherwise a thread writes it later; beyond ``MAX_BYTES`` lines are dropped and
+counted. When the reader is gone (EPIPE) or the disk is full, lines are lost and nothing else happens.
 """
 
 import os
@@ -15,17 +14,17 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
-#: what may wait for the reader
+#: bytes that may wait for the thread
 MAX_BYTES = 4 * 2**20
-#: what the thread writes at once
+#: bytes that the thread writes at once
 BATCH_BYTES = 2**16
 
 
 class LineWriter:
     """Writes whole lines to a file descriptor. ``notice`` makes the line that says how many were dropped.
 
-    ``write`` is for one thread at a time: a logging handler's lock sees to that. There is no other lock, because a
-    destructor may log in the middle of anything. Each counter is changed by one side only, or by the one at work.
+    ``write`` is for one thread at a time, which a logging handler's lock ensures. There is no other lock, because a
+    destructor may log at any point. No counter is changed by two threads at the same time.
     """
 
     def __init__(self, descriptor: int, notice: Callable[[int], bytes]) -> None:
@@ -37,21 +36,21 @@ class LineWriter:
         self._poll = _polled(descriptor)
         self._thread: threading.Thread | None = None
         self._waiting: SimpleQueue[bytes] = SimpleQueue()
-        #: bytes that the thread was given, and that it has done with
+        #: bytes that were queued for the thread, and that it has processed
         self._given = self._done = 0
-        #: lines that were not taken, that the thread could not write, and that were reported so far
+        #: lines that were not queued, that the thread could not write, and that were reported as dropped
         self._refused = self._failed = self._reported = 0
 
     @property
     def dropped(self) -> int:
-        """How many lines nobody will ever read."""
+        """How many lines are lost."""
         return self._refused + self._failed
 
     def write(self, line: bytes) -> None:
-        """Take this line. Neither blocks nor raises."""
+        """Write or queue this line. Neither blocks nor raises."""
         if self._given == self._done:
             try:
-                if self._has_room(len(line)):
+                if self._is_ready(len(line)):
                     os.write(self._descriptor, line)
                     self._report(self.write)
                     return
@@ -68,10 +67,10 @@ class LineWriter:
         while self._given != self._done and time.monotonic() < ends_at:
             time.sleep(0.001)
 
-    def _has_room(self, size: int) -> bool:
-        """Can so many bytes be written without waiting? A file takes all, a pipe that is ready takes PIPE_BUF.
+    def _is_ready(self, size: int) -> bool:
+        """Can ``size`` bytes be written without blocking? A file accepts all, a pipe that is ready PIPE_BUF.
 
-        A terminal and a socket that are ready may take less, and are left to the thread.
+        A terminal and a socket that are ready may accept less: the thread writes to them.
         """
         return self._is_file or (not self._is_slow and size <= select.PIPE_BUF and bool(self._poll.poll(0)))
 
@@ -98,14 +97,14 @@ class LineWriter:
             self._done += len(batch)
 
     def _report(self, write: Callable[[bytes], object]) -> None:
-        """Lines flow again: say how many did not."""
+        """After a line was written: write how many were lost before it."""
         lost = self.dropped - self._reported
         if lost:
             self._reported += lost
             write(self._notice(lost))
 
     def _write_all(self, data: bytes | bytearray) -> bool:
-        """Write, however long it takes; false when nobody will read it."""
+        """Write, however long it takes; false after an error."""
         rest = memoryview(data)
         while rest:
             try:
@@ -118,7 +117,7 @@ class LineWriter:
 
 
 def _polled(descriptor: int) -> "select.poll":
-    """A poll object for writing, which serves one thread."""
+    """A poll object for writing; each thread needs its own."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return poll

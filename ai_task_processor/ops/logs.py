@@ -6,18 +6,18 @@ would carry user text. Messages of ``AiTaskProcessorError`` are ours and stay.
 
 The events, as ``noun.verb_in_past``; callers add the details as keywords::
 
-    settings.warned         a setting works but deserves a second look
+    settings.warned         a setting works but may be a mistake
     settings.rejected       read again for replaced secrets, and not valid: the old secrets stay
     secret.replaced         another one was read and is used from now on
     tls.replaced            CA_BUNDLE or the client certificate has changed: for new connections
     tls.rejected            a changed file of them cannot be used: the one before stays
     plugin.loaded           an installed package added a processor
-    plugin.failed           a processor raised where it was only asked
+    plugin.failed           a processor raised outside of ``process``
     daemon.started          it polls from now on
     daemon.hung_up          SIGHUP: secrets are read again, what was paused is tried
-    daemon.stopped          it ended as it was told to
+    daemon.stopped          it ended after a signal
     daemon.crashed          an exception nobody handled, in the main or another thread
-    exception.caught        an exception in a callback, task or destructor that nobody waited for
+    exception.caught        an exception in a callback, asyncio task or destructor that nothing awaits
     poll.failed             the first failed poll of a row
     poll.recovered          the first good poll after it
     poll.cut                the list ended too early; the tasks before the end are used
@@ -27,50 +27,50 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     type.gone               none of that type is listed any more
     task.completed          settled with a result
     task.failed             settled, the task itself is at fault
-    task.released           given back
+    task.released           returned to the source, to run again after a delay
     task.taken              marked in_progress, it turned out to be gone or final: not processed
-    task.state_repaired     a mark without an answer may have overwritten the outcome: the state is told again
-    task.attempt_failed     what an attempt ended with
+    task.state_repaired     a mark without an answer may have overwritten the outcome: the state was sent again
+    task.attempt_failed     an attempt failed, with its error
     task.crashed            a bug of ours in one task
-    task.isolated           it was in flight at two crashes and runs now, with nothing beside it
-    task.revoked            its claim is lost to somebody else, or nobody wants its result any more: it was stopped
+    task.isolated           it was in flight at two crashes and runs now by itself
+    task.revoked            its claim was lost or it was cancelled upstream: it was stopped
     claims.not_renewed      a source cannot be asked to keep claims alive
     claims.renewed          it can again
     task.quarantined        three of its isolated runs killed the process: not started again
     recovery.started        these tasks were in flight when a process died, and so many of them wait to run isolated
     result.lost             disk and process failed together: put the task back to pending
-    text.set_aside          a model fails for one text and serves others: it is tried again later and later
-    call.given_up           it hangs while later ones are served: its texts go on in parts
+    text.set_aside          a model fails for one text and serves others: it is retried, each time after a longer delay
+    call.given_up           it hangs while later ones are served: its texts are sent again in parts
     model.crashed           a bug of ours in one model call
     delivery.acknowledged   (debug) the upstream has the outcome
     delivery.deferred       to be tried again later
     delivery.refused        refused for good: a dead letter
-    delivery.lost           somebody else has the task by now: the result is not needed
+    delivery.lost           the claim belongs to somebody else by now: the result is not needed
     delivery.unverified     the upstream acknowledges without naming task and state
     delivery.crashed        a bug of ours in one delivery
     outbox.awaited          another daemon holds it
     outbox.recovered        outcomes of an earlier run were found
-    outbox.failed           the disk refuses
-    outbox.restored         it takes again
-    outbox.migrated         it was of the release before
-    outbox.foreign          it holds records of a source that is not selected: kept, and never delivered to another
-    outbox.salvaged         it was damaged: set aside, what could be read is kept
+    outbox.failed           a commit failed
+    outbox.restored         commits succeed again
+    outbox.migrated         it had the schema of an earlier release
+    outbox.foreign          it holds records of a source that is not selected: they stay, and are never delivered
+    outbox.salvaged         it was damaged and set aside: what could be read was copied
     outbox.requested        an operator's retry or drop was carried out
     token.refreshed         a new access token
-    token.failed            no access token to be had
+    token.failed            a token request failed
     token.refused           the task API answered 401: the request is repeated under another token
-    token.accepted          the last one was not refused in its whole life
+    token.accepted          a token was valid for its whole life again
     breaker.opened          a remote counts as down
     breaker.closed          it answers again
-    remote.paused           a remote asked for a pause, or needs an operator
-    remote.resumed          it is asked again
+    remote.paused           a remote asked for a pause, or an operator must act
+    remote.resumed          it is called again
     request.failed          a bug of ours in one answer of the ops port
     drain.started           nothing new is claimed
-    drain.cut               the grace period was over for these tasks
+    drain.cut               these tasks were stopped at the end of the grace period
     drain.finished          everything that ran has ended
-    drain.forced            left at once
+    drain.forced            the process ended at once
     log.failed              a line of another library that could not be rendered
-    log.dropped             nobody read the log for a while: so many lines are missing
+    log.dropped             the log was not read for a while: so many lines are missing
 """
 
 import asyncio
@@ -108,7 +108,7 @@ from ai_task_processor.ops.masking import MASK, MIN_SECRET, SENSITIVE_KEY, Maske
 if _rich is None:
     del sys.modules["rich"]
 
-#: so long the end of the process waits for whoever reads the log
+#: the end of the process waits this long for the reader of the log, seconds
 FLUSH_S = 0.5
 MAX_TEXT = 2_000
 MAX_TRACEBACK = 10_000  # the one longer value: a chain of causes with its frames
@@ -116,7 +116,7 @@ MAX_ITEMS = 30
 MAX_DEPTH = 3
 MAX_EXCEPTIONS = 20
 MAX_FRAMES = 30
-#: events and fields that are remembered
+#: events and fields that are cached
 MAX_HEADS = 512
 #: their INFO prints whole URLs, their DEBUG headers and bodies
 QUIET = frozenset({"asyncio", "authlib", "httpcore", "httpcore2", "httpx", "httpx2", "openai", "pydantic_settings"})
@@ -145,7 +145,7 @@ _masks = _Masks()
 
 
 def masked(text: str) -> str:
-    """A text as a log line would show it: for what is kept or served beside the log."""
+    """A text with secrets masked, for values that are stored or served."""
     return _masks.masker(text)
 
 
@@ -155,7 +155,7 @@ def learn(secrets: Iterable[str]) -> None:
 
 
 def _forget() -> None:
-    """Loggers are assembled anew. structlog keeps what it has assembled for ever, if at all."""
+    """Assemble the loggers anew: structlog caches them for ever."""
     for logger in _loggers.values():
         vars(logger).pop("bind", None)
 
@@ -168,7 +168,7 @@ def reset() -> None:
 
 @contextlib.contextmanager
 def task_context(task_id: str) -> Iterator[None]:
-    """Everything logged inside, by anyone, carries this ``task_id``."""
+    """Every line that is logged inside carries this ``task_id``."""
     before = _TASK.set(task_id)
     try:
         yield
@@ -226,13 +226,13 @@ def configure(
 
 
 def flush(timeout_s: float = FLUSH_S) -> None:
-    """Let the reader have every line, if it takes them within this time. For the end of the process."""
+    """Wait until every line is written, but no longer than this. For the end of the process."""
     for handler in _handlers():
         handler.drain(timeout_s)
 
 
 def dropped() -> int:
-    """Lines that nobody will read, because the log was not read or could not be written."""
+    """Lines that were lost, because the log was not read or could not be written."""
     return sum(handler.dropped for handler in _handlers())
 
 
@@ -265,7 +265,7 @@ def install_crash_hooks() -> Callable[[object, dict[str, Any]], None]:
 
 
 class _Handler(logging.Handler):
-    """Writes a line whatever it contains: a log line must never hurt the one who logs, nor tell what it hides."""
+    """Writes a line whatever it contains: logging never raises, and never shows a secret."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -285,12 +285,12 @@ class _Handler(logging.Handler):
         return line
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Whoever logs is not to be hurt, and the standard answer to an error would print the record's arguments.
+        # Logging must not raise, and the standard library would print the record's arguments.
         with contextlib.suppress(Exception):
             self._write(self.format(record) + "\n")
 
     def write(self, line: str) -> None:
-        """A line that was rendered elsewhere."""
+        """Write a line that is rendered already."""
         with self.lock, contextlib.suppress(Exception):  # type: ignore[union-attr]  # a handler in use has a lock
             self._write(line)
 
@@ -307,7 +307,7 @@ class _Handler(logging.Handler):
         return 0 if self._writer is None else self._writer.dropped
 
     def drain(self, timeout_s: float) -> None:
-        """Wait for lines that wait for the reader."""
+        """Wait for the thread to write its lines."""
         if self._writer is not None:
             self._writer.flush(timeout_s)
 
@@ -323,10 +323,10 @@ class _Handler(logging.Handler):
 
 
 class _Shortcut:
-    """Writes most of our own events at once: plain values in which nothing looks as if it had to be cleaned.
+    """The fast path of logging: renders events of the daemon whose values are plain and need no cleaning.
 
-    The whole chain takes ten times as long, and a settled task logs a line. What is not plain beyond doubt (a
-    container, an exception in flight, an escape, a long text, anything that might be a secret) goes that way.
+    The whole chain takes ten times as long, and a settled task logs a line. Events with anything else (a container, an
+    exception in flight, an escape, a long text, anything that may be a secret) go through the chain.
     """
 
     def __init__(self, handler: _Handler, mask: Masker) -> None:
@@ -351,7 +351,7 @@ class _Shortcut:
         return event
 
     def _head(self, name: str, method: str, event: object) -> str | None:
-        """What every line of this event begins with; None when it is no event of ours."""
+        """The beginning of every line of this event; None when it is no event of the daemon."""
         if not isinstance(event, str) or not _EVENT.fullmatch(event) or self._mask.suspects(f"{name} {event}"):
             return None
         return f'"level":"{method}","logger":{json.dumps(name)},"event":"{event}"'
@@ -381,7 +381,7 @@ class _Shortcut:
 
 @lru_cache(maxsize=2)
 def _second(seconds: int) -> str:
-    """Most lines are of the same second as the one before."""
+    """Cached: most lines are of the same second as the one before."""
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
 
 
@@ -420,27 +420,27 @@ def _arrange(_logger: object, _method: str, event: EventDict) -> EventDict:
 
 
 def _explain(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """``exc_info`` becomes ``exception``; the message of an exception in flight leaves the event's text."""
+    """``exc_info`` becomes ``exception``; the message of an exception in flight is removed from the event's text."""
     event.pop("stack_info", None)
     given, in_flight = event.pop("exc_info", None), sys.exc_info()[1]
     error = given[1] if isinstance(given, tuple) else given if isinstance(given, BaseException) else in_flight
-    told: list[BaseException] = []
-    lines = list(_trace(error, told))
+    seen: list[BaseException] = []
+    lines = list(_trace(error, seen))
     if given and lines:
         event["exception"] = "\n".join(lines)
     if isinstance(event["event"], str):
-        for each in told:
+        for each in seen:
             for text in (_shown(each, repr), _shown(each, str)):
                 if len(text) >= MIN_SECRET:
                     event["event"] = event["event"].replace(text, _describe(each))
     return event
 
 
-def _trace(error: BaseException | None, told: list[BaseException], lead: str = "") -> Iterator[str]:
-    """Types and frames of an exception, its members and its causes. ``told`` collects them and stops circles."""
-    if error is None or len(told) >= MAX_EXCEPTIONS or any(error is other for other in told):
+def _trace(error: BaseException | None, seen: list[BaseException], lead: str = "") -> Iterator[str]:
+    """Types and frames of an exception, its members and its causes. ``seen`` collects them and stops cycles."""
+    if error is None or len(seen) >= MAX_EXCEPTIONS or any(error is other for other in seen):
         return
-    told.append(error)
+    seen.append(error)
     yield lead + _describe(error)
     frames = deque(traceback.walk_tb(error.__traceback__), maxlen=MAX_FRAMES)
     for frame, line in frames:
@@ -448,13 +448,13 @@ def _trace(error: BaseException | None, told: list[BaseException], lead: str = "
         yield f"  {'/'.join(Path(code.co_filename).parts[-3:])}:{line}:{code.co_name}"
     if isinstance(error, BaseExceptionGroup):
         for member in error.exceptions:
-            yield from _trace(member, told, "with ")
+            yield from _trace(member, seen, "with ")
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    yield from _trace(cause, told, "caused by ")
+    yield from _trace(cause, seen, "caused by ")
 
 
 def _describe(error: BaseException) -> str:
-    """The type, and what is known to be harmless: our own message, the name of an operating system's error."""
+    """The type, and a message that is known to be harmless: the daemon's own, or the name of an OS error."""
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     if isinstance(error, AiTaskProcessorError):
@@ -471,8 +471,8 @@ def _shown(value: object, how: Callable[[object], str]) -> str:
         return f"<{type(value).__name__}>"
 
 
-def _told(value: object) -> str:
-    """A leaf of an event as text."""
+def _as_text(value: object) -> str:
+    """A value of an event as text."""
     if isinstance(value, BaseException):
         return _describe(value)
     if isinstance(value, bytes | bytearray):
@@ -483,7 +483,7 @@ def _told(value: object) -> str:
 
 
 class _Cleaner:
-    """The last step before rendering: plain, masked, printable, bounded values in place of anything."""
+    """The last step before rendering: makes every value plain, masked, printable and bounded."""
 
     def __init__(self, mask: Masker) -> None:
         self._mask = mask
@@ -493,13 +493,13 @@ class _Cleaner:
         trace = event.pop("exception", None)
         clean = self._mapping(event, MAX_DEPTH)
         if trace is not None:
-            clean["exception"] = self._text(_told(trace), MAX_TRACEBACK)
+            clean["exception"] = self._text(_as_text(trace), MAX_TRACEBACK)
         return clean
 
     def _mapping(self, mapping: Mapping[Any, object], depth: int) -> dict[str, object]:
         clean = {}
         for given, value in itertools.islice(mapping.items(), MAX_ITEMS):
-            key, sensitive = self._key(_told(given))
+            key, sensitive = self._key(_as_text(given))
             clean[key] = MASK if sensitive else self._value(value, depth - 1)
         return clean
 
@@ -511,7 +511,7 @@ class _Cleaner:
             return value
         if isinstance(value, Mapping | list | tuple | set | frozenset):
             return self._container(value, depth)
-        text = _told(value)
+        text = _as_text(value)
         clean = self._text(text)
         # neither a secret of digits nor NaN, which is no JSON, stays a number
         return value if isinstance(value, int | float) and clean == text and text[-1:].isdigit() else clean

@@ -1,4 +1,4 @@
-"""Masks secrets in texts: those that are known, in every notation they may appear in, and what looks like one."""
+"""Masks secrets in texts: known ones in every usual notation, and whatever looks like a credential."""
 
 import base64
 import json
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import quote, quote_plus
 
 MASK = "***"
-#: a shorter secret would shred every line it is masked in
+#: a shorter secret is not masked: it would occur by chance in most lines
 MIN_SECRET = 4
 
 _NAME = r"(?:access|refresh|id)_token|client_(?:secret|assertion)|api[_-]?key|password|authorization"
@@ -24,39 +24,39 @@ _CREDENTIALS = (
     # a form field, or a member of a JSON object
     (re.compile(rf"((?:{_NAME})(?:=|\\?[\"']\s*:\s*\\?[\"']))[^\s\"'\\&]+", re.IGNORECASE), rf"\1{MASK}"),
 )
-# what every match of the above contains in lower case: most texts are looked at once instead of five times
-_SUSPECT = re.compile(rf"bearer|basic|sk-|://|eyj|{_NAME}")
-# and what every match of that contains: to look for words in a text is faster than any expression
+# every match of the above contains one of these in lower case: one search instead of five for most texts
+_HINTED = re.compile(rf"bearer|basic|sk-|://|eyj|{_NAME}")
+# every match of that contains one of these: a search for words is faster than any expression
 _HINTS = ("bearer", "basic", "sk-", "://", "eyj", "_token", "client_", "api", "password", "authorization")
 
 
-def _suspicious(text: str) -> bool:
+def _may_hold_credentials(text: str) -> bool:
     lower = text.lower()
     for hint in _HINTS:
         if hint in lower:
-            return _SUSPECT.search(lower) is not None
+            return _HINTED.search(lower) is not None
     return False
 
 
 class Masker:
-    """Replaces known secrets, in every notation they are likely to appear in, and whatever looks like one."""
+    """Replaces known secrets, in every usual notation, and whatever looks like a credential."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         self._patterns: set[str] = set()
         self.learn(secrets)
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """Know these secrets, too."""
+        """Mask these secrets, too."""
         self._patterns |= {pattern for secret in secrets for part in _parts(secret) for pattern in _patterns(part)}
         self._known = re.compile("|".join(sorted(self._patterns, key=len, reverse=True)) or r"(?!)")
 
     def suspects(self, text: str) -> bool:
-        """Might there be anything to mask?"""
-        return self._known.search(text) is not None or _suspicious(text)
+        """May ``text`` contain anything to mask?"""
+        return self._known.search(text) is not None or _may_hold_credentials(text)
 
     def __call__(self, text: str) -> str:
         text = self._known.sub(MASK, text)
-        if _suspicious(text):
+        if _may_hold_credentials(text):
             for pattern, replacement in _CREDENTIALS:
                 text = pattern.sub(replacement, text)
         return text
@@ -71,7 +71,7 @@ def _patterns(secret: str) -> Iterator[str]:
     """As it is, in a URL or form, as a JSON or Python literal, and inside base64, as in Basic credentials."""
     literals = (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret), ascii(secret))
     for text in (secret, *(literal[1:-1] for literal in literals)):
-        # a literal inside a literal doubles its backslashes: any number of them is as good as one
+        # a literal inside a literal doubles its backslashes: any number of them matches
         yield "".join(map(_loosely, re.sub(r"\\+", r"\\", text)))
     raw = secret.encode("utf-8", "surrogatepass")
     for encoded in (raw, quote(raw, safe="").encode(), quote(raw).encode(), quote_plus(raw).encode()):

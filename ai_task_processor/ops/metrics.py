@@ -1,10 +1,9 @@
-"""Every metric of the product, in one catalogue, told as verbs.
+"""All metrics of the daemon, with a method for each event (``metrics.task_settled(...)``).
 
-The rest of the package says what happened (``metrics.task_settled(...)``) and knows no name, label
-or bucket. Labels come from closed sets that are complete at construction: every series exists with
-0 from the start, and a value from outside (a type, a model, a status) that is not in its set counts
-as ``other``. So neither memory nor the size of a scrape depends on input, and no label can hold an
-id, a URL or a string that cannot be encoded.
+No other module knows a name, label or bucket. Labels come from closed sets that are complete at construction: every
+series exists with 0 from the start, and a value from outside (a type, a model, a status) that is not in its set counts
+as ``other``. So neither memory nor the size of a scrape depends on input, and no label can hold an id, a URL or a
+string that cannot be encoded.
 """
 
 import platform
@@ -48,7 +47,7 @@ _M = TypeVar("_M", Counter, Gauge, Histogram)
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Labels that vary together: what a caller says, and the label values it stands for."""
+    """Labels that vary together: a caller's key, and the label values that it stands for."""
 
     names: tuple[str, ...]
     values: Mapping[Hashable, tuple[str, ...]]
@@ -92,7 +91,7 @@ def _printable(label: str) -> str:
 
 
 def _amount(value: float) -> float:
-    """Nothing negative, absurd or NaN: a remote's nonsense must not raise here or spoil a sum for ever."""
+    """0 for a negative, huge or NaN value: a wrong value of a remote must not raise here or corrupt a sum for ever."""
     return value if 0 < value < 1e15 else 0.0
 
 
@@ -248,7 +247,7 @@ class Metrics:
         self._listed.inc(_amount(count))
 
     def read_ahead(self, count: Callable[[], int]) -> None:
-        """``count`` is asked at every scrape."""
+        """``count`` is called at every scrape."""
         self._read_ahead.set_function(count)
 
     def poll_interval(self, seconds: float) -> None:
@@ -277,7 +276,7 @@ class Metrics:
         self._slots.set(_amount(total))
 
     def in_flight(self, count: Callable[[], int]) -> None:
-        """``count`` is asked at every scrape."""
+        """``count`` is called at every scrape."""
         self._in_flight.set_function(count)
 
     def stuck(self, count: int) -> None:
@@ -323,7 +322,7 @@ class Metrics:
         self._ratelimit(kind).set(_amount(value))
 
     def model_pace(self, model: str, rate: float) -> None:
-        """``rate``: calls a second; infinite when the model is not held to any."""
+        """``rate``: calls per second; infinite when the model is not limited."""
         for gauge in self._pace:
             gauge(model).set(_amount(rate))
 
@@ -359,7 +358,7 @@ class Metrics:
         self._api_duration(route).observe(_amount(duration_s))
 
     def breaker(self, service: str, state: Literal["closed", "open", "half-open"]) -> None:
-        """Say the state of a circuit as often as you like: only a change counts as a transition."""
+        """Set the state of a circuit; only a change counts as a transition."""
         if state not in BREAKER_STATES:
             return
         gauge = self._breaker_state(service)
@@ -377,7 +376,7 @@ class Metrics:
         self._loop_lag.observe(_amount(seconds))
 
     def log_lines_dropped(self, total: int) -> None:
-        """How many in all: what is more than last time is counted."""
+        """``total`` so far: the counter grows by the difference to the last call."""
         self._dropped.inc(max(0, total - self._dropped_before))
         self._dropped_before = total
 

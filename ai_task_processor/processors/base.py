@@ -1,4 +1,4 @@
-"""The door for processors: everything a plug-in author imports stands here."""
+"""The base class of processors, and everything else that the author of one imports."""
 
 from abc import ABC, abstractmethod
 from math import inf
@@ -33,8 +33,8 @@ __all__ = [
 class BaseProcessor(Component, ABC):
     """Turns tasks of some types into results. One instance serves many tasks at the same time.
 
-    It is made without arguments; ``context`` is set before its first task, and ``run`` (see ``Component``) is its
-    life, for what it has to open and close.
+    It is made without arguments; ``context`` is set before its first task. ``run`` (see ``Component``) opens and
+    closes what it needs.
     """
 
     context: ProcessorContext
@@ -45,7 +45,7 @@ class BaseProcessor(Component, ABC):
 
     @property
     def kit(self) -> ProcessorContext:
-        """``context`` by its name of before."""
+        """The former name of ``context``."""
         return self.context
 
     @kit.setter
@@ -54,25 +54,25 @@ class BaseProcessor(Component, ABC):
 
     @abstractmethod
     def can_process(self, task: Task) -> bool:
-        """Is this task ours? Cheap and without IO: asked for every listed task."""
+        """Does it serve this task? Called for every listed task: cheap and without IO."""
 
     def hold_s(self) -> float:
-        """For how many seconds none of its tasks should be claimed (a paused remote); 0 for now."""
+        """Seconds for which none of its tasks should be claimed (a paused remote); 0 when they may be now."""
         return 0.0
 
     def lane(self, task: Task) -> str | None:  # noqa: ARG002 - for processors that know one
-        """What the task shares with others of its kind, and may hold up all of them (a model); None for nothing.
+        """The lane of a task: a resource that many tasks share and that may be paused (a model); None for none.
 
-        Cheap and without IO: asked for every listed task.
+        Called for every listed task: cheap and without IO.
         """
         return None
 
     def lane_hold_s(self, lane: str, running: int) -> float:  # noqa: ARG002 - as above
-        """For how many seconds no task of this lane should be started, when so many run; 0 for now."""
+        """Seconds for which no task of this lane should start while ``running`` of them run; 0 when one may now."""
         return 0.0
 
     def resumes_in_s(self) -> float:
-        """Seconds until some lane that is held may be tried again; infinite when none is."""
+        """Seconds until a paused lane may be tried again; infinite when none is paused."""
         return inf
 
     @abstractmethod
@@ -80,6 +80,6 @@ class BaseProcessor(Component, ABC):
         """Make the result; awaits must be cancellable.
 
         Raise ``TaskError(code, message)`` when the task itself is at fault: it ends ``failed``. Raise
-        ``Retry(delay_s)`` to give it back untried. Any other exception, or the ``TASK_TIMEOUT``, is an
-        attempt: after three the task ends ``failed`` with ``processor_error``.
+        ``Retry(delay_s)`` to release it without counting an attempt. Any other exception, or the ``TASK_TIMEOUT``,
+        counts as an attempt: after three the task ends ``failed`` with ``processor_error``.
         """

@@ -1,4 +1,4 @@
-"""What a processor is given: everything it may use of the daemon, and nothing else."""
+"""What a processor may use of the daemon."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from ai_task_processor.ops.metrics import Metrics
 
 
 class Embedder(Protocol):
-    """Embeds one text; the calls of many tasks are joined behind it."""
+    """Embeds one text; texts of many tasks are joined into micro-batches."""
 
     async def embed(self, text: str, model: str) -> Embedded:
         """Raises ``InputRefused`` when the model refuses this text, a ``RemoteError`` otherwise."""
@@ -20,10 +20,10 @@ class Embedder(Protocol):
         """Seconds until a call of any model may start; 0 when one may now."""
 
     def lane_hold_s(self, model: str, running: int) -> float:
-        """Seconds until one more task of this model may start, when so many of it run; 0 when it may now."""
+        """Seconds until one more task of this model may start while ``running`` run; 0 when one may now."""
 
     def resumes_in_s(self) -> float:
-        """Seconds until some model that is held may be tried again; infinite when none is held."""
+        """Seconds until a paused model may be tried again; infinite when none is paused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class ProcessorContext:
 
     ``settings[AGroup]`` has the groups that the processor declares in ``settings_groups``. ``embedder`` is None when
     no model is configured. ``model_aliases`` maps the names that tasks use to the provider's. ``wait_s`` is how long a
-    processor may wait for a remote before it should give its task back: a little less than ``TASK_TIMEOUT``.
+    processor may wait for a remote before it should release its task: a little less than ``TASK_TIMEOUT``.
     """
 
     clock: Clock
@@ -46,9 +46,9 @@ class ProcessorContext:
 
     @property
     def patience_s(self) -> float:
-        """``wait_s`` by its name of before."""
+        """The former name of ``wait_s``."""
         return self.wait_s
 
 
-#: the name of before
+#: the former name
 Kit = ProcessorContext

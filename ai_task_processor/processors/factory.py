@@ -1,4 +1,4 @@
-"""ProcessorFactory: which processor serves a task. Built-ins stand in its list; installed packages add theirs."""
+"""ProcessorFactory: finds the processor of a task among the built-ins and those of installed packages."""
 
 from collections.abc import Sequence
 from math import inf
@@ -15,10 +15,9 @@ log = get_logger(__name__)
 
 
 class ProcessorFactory:
-    """Holds every processor; the first that wants a task gets it, built-ins before strangers.
+    """Every processor, built-ins first; the first whose ``can_process`` is true gets the task.
 
-    Raises ``ConfigurationError`` when an installed processor cannot be loaded: a worker that quietly
-    leaves a kind of task undone helps nobody.
+    Raises ``ConfigurationError`` when an installed processor cannot be loaded: its tasks would stay pending unnoticed.
     """
 
     def __init__(self) -> None:
@@ -41,16 +40,16 @@ class ProcessorFactory:
             log.info("plugin.loaded", processor=type(processor).__name__, package=package)
 
     def hold_s(self) -> float:
-        """For how many seconds no task of any kind should be claimed: 0 as soon as one processor can work."""
+        """Seconds for which no task at all should be claimed: 0 as soon as one processor can work."""
         return min(map(self._pause_s, self._processors))
 
     def resumes_in_s(self) -> float:
-        """Seconds until some processor may take tasks that it holds back now; infinite when none is waited for."""
+        """Seconds until a paused lane of some processor may be tried again; infinite when none is paused."""
         return min(map(self._resumes_in_s, self._processors), default=inf)
 
     @property
     def task_types(self) -> frozenset[str]:
-        """Every task type that a processor declares."""
+        """The task types that processors declare."""
         return frozenset().union(*(processor.task_types for processor in self._processors))
 
     @property
@@ -83,7 +82,7 @@ class ProcessorFactory:
             return inf
 
     def _failed(self, processor: BaseProcessor, error: Exception) -> None:
-        """It is asked for every listed task: each kind of failure is told once."""
+        """Processors are called for every listed task: each type of error is logged once per processor."""
         failure = type(processor).__name__, type(error).__name__
         if failure not in self._reported:
             self._reported.add(failure)
@@ -91,7 +90,7 @@ class ProcessorFactory:
 
 
 def _answers(processor: BaseProcessor, task: Task) -> bool:
-    """Admission asks for these next: a package that cannot answer them gets no task, and the others go on."""
+    """Admission calls these methods next. A processor whose methods raise gets no task; the others go on."""
     lane = processor.lane(task)
     return (lane is None or processor.lane_hold_s(lane, 0) >= 0) and _hold_s(processor) >= 0
 

@@ -1,4 +1,4 @@
-"""The model side: who turns texts into vectors."""
+"""Providers: the APIs that turn texts into vectors, and the limits of their models."""
 
 OPENAI_URL = "https://api.openai.com/v1"
 #: how many components the vectors of OpenAI's models have, unless fewer are asked for

@@ -1,4 +1,4 @@
-"""Answers of a model API, checked: a vector is right, or it is none. Pure."""
+"""Parses and checks the answers of a model API. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ LONGEST_RESET_S = 86_400.0
 def parse_embeddings(content: bytes, count: int, dimensions: int | None) -> Embeddings:
     """Check an answer: as many vectors as texts, each index once, finite, not zero, of ``dimensions`` when given.
 
-    A single unusable vector becomes None; raises ``InvalidAnswer`` when the answer as a whole is not to be
-    trusted, and what ``classify`` says of an error that comes with status 200.
+    A single unusable vector becomes None. Raises ``InvalidAnswer`` when the answer as a whole is unusable, and what
+    ``classify`` makes of an error that comes with status 200.
     """
     try:
         answer = codec.loads(content)
@@ -33,7 +33,7 @@ def parse_embeddings(content: bytes, count: int, dimensions: int | None) -> Embe
         raise InvalidAnswer("the model API answered another number of vectors than texts")
     vectors: list[Vector | None] = [None] * count
     for index, item in zip(_places(data), data, strict=True):
-        # Taken out: of a large batch, texts and vectors need not be in memory together.
+        # ``pop``: the text form and the vectors of a large batch need not be in memory together.
         vectors[index] = codec.vector(item.pop("embedding", None), dimensions)
     if not any(vectors):
         raise InvalidAnswer("the model API answered no usable vector")
@@ -41,10 +41,10 @@ def parse_embeddings(content: bytes, count: int, dimensions: int | None) -> Embe
 
 
 def _places(data: list[object]) -> list[int]:
-    """Which text each item belongs to.
+    """The index of the text that each item belongs to.
 
-    Without any ``index`` it is the order. Servers that leave out what is 0 (protobuf's JSON) leave it out once. A
-    server that writes 0 everywhere can be trusted with one text a call.
+    Without any ``index`` it is the order. Servers that omit zeros (protobuf's JSON) omit it once. A server that
+    writes 0 everywhere gets one text per call.
     """
     places: list[int | None] = []
     for item in data:
@@ -65,7 +65,7 @@ def _places(data: list[object]) -> list[int]:
 
 
 def _error_in_answer(content: bytes) -> RemoteError:
-    """An error although the status was 200: it pauses, or is about this call, but no text ends ``failed`` by it."""
+    """An error with status 200: it pauses the model or is about this call, but no text ends ``failed`` by it."""
     if not (refusal := read_refusal(content)).words and not refusal.codes:
         return InvalidAnswer("the model API answered something else than vectors")
     error = classify(400, content, InvalidAnswer("the model API answered 200 with an error"))
@@ -81,7 +81,7 @@ def _usage(value: object) -> Usage:
 
 
 def parse_limits(headers: Mapping[str, str]) -> RateLimits:
-    """What ``x-ratelimit-*`` tells, of each kind all three headers or nothing."""
+    """The limits in ``x-ratelimit-*``; each kind needs all three headers."""
     return RateLimits(_allowance(headers, "requests"), _allowance(headers, "tokens"))
 
 

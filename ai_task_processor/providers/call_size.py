@@ -1,12 +1,11 @@
-"""How large one call of a model may be, in inputs and in bytes: learnt from what passes, is refused or takes too long.
+"""How large one call of a model may be, in inputs and bytes: learnt from calls that pass, are refused or time out.
 
 A refused size is halved until a call passes, then bisected until the largest that passes is known within a quarter.
-That is kept, over restarts too (``state``, ``CallSize.restored``). Of n inputs with a cap of c, at most
-log2(n / c) + 3 calls are refused. A provider that raises its cap is found by one larger call in 10,000.
+It is persisted (``state``, ``CallSize.restored``). Of n inputs with a cap of c, at most log2(n / c) + 3 calls are
+refused. One larger call in 10,000 finds out that a provider has raised its cap.
 
-Providers limit inputs, tokens, or bytes. Bytes are all that is known before a call, so that limits of size are
-learnt in tokens and turned into bytes with the density of the densest texts that are likely.
-Nothing here reads a clock. Sizes are bytes of UTF-8.
+Providers limit inputs, tokens, or bytes. Only bytes are known before a call: limits are learnt in tokens and
+converted to bytes with the highest density that is likely. Nothing here reads a clock. Sizes are bytes of UTF-8.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,28 +17,29 @@ from typing import Any
 #: tokens from above without a tokenizer.
 MAX_INPUTS = 2_048
 MAX_TOKENS = 300_000
-#: a cap is known well enough when what is refused is larger than what passes by this share
+#: a cap is known well enough when the least refused size exceeds the largest passed one by this share
 PRECISION = 0.25
 #: calls that pass before one larger is tried, because the provider may have raised its cap
 PROBE_AFTER = 10_000
-#: Calls that pass before one of twice the size is tried after time-outs: first, and at most. Such a call costs a whole
-#: time-out, and it is all that tells a slow model from an outage that is over.
+#: Calls that pass before one of twice the size is tried after timeouts: first, and at most. Such a call may cost a
+#: whole timeout, and nothing else shows whether the model is slow or was down.
 SLOW_PROBE_AFTER = (10, 1_000)
-#: The densest call is remembered over so many calls, so that about one in a thousand is denser; the usual over fewer.
+#: Calls over which the usual density is averaged, and (first, later) over which the densest call fades: about one call
+#: in a thousand is denser.
 USUAL_OVER, LIKELY_OVER = 16, (400, 4_000)
-#: A smaller call says nothing about density: what is charged for each call or text beside its words is most of it.
-TELLING_BYTES = 512
-#: what is likely when one call is known; how much more after a call that was refused against all likelihood
+#: a smaller call is no evidence of density: fixed charges for each call or text are most of it
+DENSITY_FROM_BYTES = 512
+#: likely over usual density after one call; factor after a call that was refused although that was not likely
 MARGIN, WIDER = 1.25, 1.1
 
 
 @dataclass(slots=True)
 class Cap:
-    """One limit: the most that has ``passed``, the least that was ``refused``, and what the provider ``told``."""
+    """One limit: the most that has ``passed``, the least that was ``refused``, and the cap that the provider states."""
 
     passed: float = 0.0
     refused: float = inf
-    told: float = inf
+    stated: float = inf
 
     @property
     def settled(self) -> bool:
@@ -48,11 +48,11 @@ class Cap:
 
     @property
     def most(self) -> float:
-        """What to try next: what was told, and once a little more; half of what was refused, or the middle."""
-        if self.told < self.refused:
-            more = self.told + max(1.0, PRECISION * self.told)
-            verified = self.passed * (1 + PRECISION) >= self.told
-            return more if verified and more < self.refused else self.told
+        """What to try next: the stated cap, and once a little more; half of what was refused, or the middle."""
+        if self.stated < self.refused:
+            more = self.stated + max(1.0, PRECISION * self.stated)
+            verified = self.passed * (1 + PRECISION) >= self.stated
+            return more if verified and more < self.refused else self.stated
         if self.refused == inf:
             return inf
         if not self.passed:
@@ -60,21 +60,21 @@ class Cap:
         return self.passed if self.settled else (self.passed + self.refused) / 2
 
     def pass_(self, amount: float) -> None:
-        """So much passed. Far more than was refused or told before: that was about something else, or is over."""
-        if amount > self.told:
-            self.told = inf
+        """This amount passed. If it is far more than was refused or stated before, that limit is gone."""
+        if amount > self.stated:
+            self.stated = inf
         self.passed = max(self.passed, amount)
         if self.passed >= self.refused:
             far = max(self.refused + 1, (1 + PRECISION) * self.refused)
             self.refused = inf if self.passed >= far else self.passed
 
-    def hear(self, told: float, amount: float) -> None:
-        """So much was refused, and the provider named its cap."""
-        self.told, self.passed = told, min(self.passed, told)
-        self.refuse(max(amount, told + 1))
+    def refuse_stated(self, stated: float, amount: float) -> None:
+        """This amount was refused, and the provider stated its cap."""
+        self.stated, self.passed = stated, min(self.passed, stated)
+        self.refuse(max(amount, stated + 1))
 
     def refuse(self, amount: float) -> None:
-        """So much was refused. What passed before is kept below it."""
+        """This amount was refused; ``passed`` stays below it."""
         self.refused = min(self.refused, max(1.0, amount))
         if self.passed >= self.refused:
             self.passed = self.refused / (1 + PRECISION / 2)
@@ -82,14 +82,14 @@ class Cap:
 
 @dataclass(slots=True)
 class Density:
-    """Tokens a byte of the calls that passed: the usual, and the most that is ``likely``. At first one."""
+    """Tokens per byte of the calls that passed: the usual, and the most that is ``likely``. Both begin at 1."""
 
     usual: float = 1.0
     likely: float = 1.0
     calls: float = 0
 
     def see(self, density: float) -> None:
-        """A call that passed was this dense. The densest fades away slowly."""
+        """A call that passed was this dense. ``likely`` decays slowly."""
         density = min(1.0, density)
         if self.usual == 1.0:
             self.usual, self.likely = density, min(1.0, MARGIN * density)
@@ -98,35 +98,35 @@ class Density:
         self.likely = max(density, self.likely + (self.usual - self.likely) / max(self.calls, LIKELY_OVER[0]))
 
     def widen(self, density: float) -> None:
-        """A call that was refused was denser than this, though that was not likely."""
+        """A refused call was denser than this, although that was not likely."""
         self.likely = min(1.0, max(self.likely, density) * WIDER)
 
 
 @dataclass(slots=True)
 class Slowness:
-    """What to stay below because larger calls were not answered in time."""
+    """The bounds that timeouts of larger calls set. ``probe_after``: calls that must pass before a larger one."""
 
     inputs: float = inf
     size: float = inf
     passed: float = 0
-    patience: float = SLOW_PROBE_AFTER[0]
+    probe_after: float = SLOW_PROBE_AFTER[0]
 
     @property
     def factor(self) -> int:
         """2 when a larger call is due."""
-        return 2 if self.passed >= self.patience else 1
+        return 2 if self.passed >= self.probe_after else 1
 
     def pass_(self, inputs: int, size: int) -> None:
-        """A call was answered. One beyond the bounds was a probe, and the next is larger still."""
+        """A call was answered. One beyond the bounds was a probe: the next one is larger still."""
         if inputs > self.inputs or size > self.size:
             self.inputs, self.size = max(self.inputs, inputs), max(self.size, size)
-            self.passed, self.patience = 0, 1
+            self.passed, self.probe_after = 0, 1
         self.passed += 1
 
     def time_out(self, inputs: int, size: int) -> None:
-        """A call was not answered: half of it. When it was a probe, the next has time."""
+        """A call timed out: the bounds become half of it. After a probe, the next one waits 10 times as long."""
         probe = inputs > self.inputs or size > self.size
-        self.patience = min(SLOW_PROBE_AFTER[1], max(SLOW_PROBE_AFTER[0], 10 * self.patience if probe else 0))
+        self.probe_after = min(SLOW_PROBE_AFTER[1], max(SLOW_PROBE_AFTER[0], 10 * self.probe_after if probe else 0))
         self.inputs, self.size = min(self.inputs, _half(inputs)), min(self.size, max(1, size // 2))
         self.passed = 0
 
@@ -137,7 +137,7 @@ class CallSize:
     def __init__(self) -> None:
         self._inputs, self._tokens = Cap(), Cap()
         self._density, self._slowness = Density(), Slowness()
-        self._suspected = 0.0
+        self._inputs_or_tokens = 0.0
         self._passed_since = 0
         self._contradictions = self._time_outs = 0
 
@@ -149,7 +149,7 @@ class CallSize:
 
     @property
     def most_bytes(self) -> int:
-        """Bytes that the next call should not exceed. A single text may: nothing else would help it."""
+        """Bytes that the next call should not exceed. A single text may: it cannot be divided."""
         slow, cap = self._slowness, self._stretch * self._tokens.most / self._density.likely
         return max(1, int(min(cap, slow.factor * slow.size, MAX_TOKENS)))
 
@@ -159,7 +159,7 @@ class CallSize:
 
     def passed(self, inputs: int, size: int, tokens: int) -> None:
         """A call was served. ``tokens``: what was charged for it, 0 when that is unknown."""
-        if size >= TELLING_BYTES and tokens > 0:
+        if size >= DENSITY_FROM_BYTES and tokens > 0:
             self._density.see(tokens / size)
         self._inputs.pass_(inputs)
         self._tokens.pass_(tokens or size * self._density.usual)
@@ -168,23 +168,23 @@ class CallSize:
         self._contradictions = self._time_outs = 0
 
     def too_large(self, inputs: int, size: int, told: int | None = None) -> None:
-        """A call was refused as too large. One of a single input says nothing about others.
+        """A call was refused as too large. One with a single input is no evidence about others.
 
-        ``told``: a cap for the whole call that the provider's words name. Below the inputs it is taken for one of
-        inputs, below the bytes for one of tokens, else it is ignored. One call that is a little larger verifies it.
+        ``told``: the cap that the provider's message states for a call. Below the number of inputs it is taken for one
+        of inputs, below the bytes for one of tokens, else it is ignored. One call that is a little larger verifies it.
         """
         if inputs <= 1:
             return
         self._passed_since = 0
         if told is not None and 0 < told < inputs:
-            self._inputs.hear(told, inputs)
+            self._inputs.refuse_stated(told, inputs)
         elif told is not None and 0 < told < size:
-            self._tokens.hear(told, size * self._density.usual)
+            self._tokens.refuse_stated(told, size * self._density.usual)
         else:
-            self._blame(inputs, size)
+            self._refused_without_cap(inputs, size)
 
     def timed_out(self, inputs: int, size: int) -> None:
-        """A call was not answered in time. One as large as others that passed counts from the second in a row on."""
+        """A call timed out. If calls as large have passed, it counts only from the second in a row on."""
         if inputs <= 1:
             return
         usual = inputs <= self._inputs.passed and size * self._density.usual <= self._tokens.passed
@@ -196,17 +196,17 @@ class CallSize:
         """What is known, for ``restored``, as JSON allows it."""
         slow, density = self._slowness, self._density
         known = {
-            "inputs": (self._inputs.passed, self._inputs.refused, self._inputs.told),
-            "tokens": (self._tokens.passed, self._tokens.refused, self._tokens.told),
+            "inputs": (self._inputs.passed, self._inputs.refused, self._inputs.stated),
+            "tokens": (self._tokens.passed, self._tokens.refused, self._tokens.stated),
             "density": (density.usual, density.likely, density.calls),
-            "slowness": (slow.inputs, slow.size, slow.passed, slow.patience),
+            "slowness": (slow.inputs, slow.size, slow.passed, slow.probe_after),
             "calls": (self._passed_since,),
         }
         return {name: [None if x == inf else x for x in values] for name, values in known.items()}
 
     @classmethod
     def restored(cls, mapping: Mapping[str, Any]) -> "CallSize":
-        """As ``state`` left it. Anything else is as good as nothing."""
+        """From ``state``; a new one when the mapping is not valid."""
         made = cls()
         try:
             inputs, tokens = (Cap(*_numbers(mapping[name], 3)) for name in ("inputs", "tokens"))
@@ -215,8 +215,8 @@ class CallSize:
             (passed,) = _numbers(mapping["calls"], 1)
         except (KeyError, TypeError, ValueError):
             return made
-        finite = max(inputs.passed, tokens.passed, slowness.passed, slowness.patience, passed) < inf
-        positive = min(inputs.refused, inputs.told, tokens.refused, tokens.told) >= 1
+        finite = max(inputs.passed, tokens.passed, slowness.passed, slowness.probe_after, passed) < inf
+        positive = min(inputs.refused, inputs.stated, tokens.refused, tokens.stated) >= 1
         if finite and positive and 0 < density.usual <= density.likely <= 1:
             made._inputs, made._tokens, made._density, made._slowness = inputs, tokens, density, slowness
             made._passed_since = int(passed)
@@ -227,11 +227,11 @@ class CallSize:
         """2 when a larger call is due."""
         return 2 if self._passed_since >= PROBE_AFTER else 1
 
-    def _blame(self, inputs: int, size: int) -> None:
-        """A refused call has too many inputs or too many tokens: one of them, but which?
+    def _refused_without_cap(self, inputs: int, size: int) -> None:
+        """A refused call without a stated cap has too many inputs or too many tokens: decide which.
 
-        What passed before is not too many. Where both are possible it is the cap that is known, else the inputs: calls
-        of as many inputs and other sizes will show whether that was right.
+        An amount that passed before is not too many. Where both are possible, it is the one with a known cap, else the
+        inputs: later calls with as many inputs and other sizes correct a wrong choice.
         """
         tokens = size * self._density.usual
         many, heavy = inputs > self._inputs.passed, size * self._density.likely > self._tokens.passed
@@ -239,14 +239,14 @@ class CallSize:
             self._contradict(size)
         elif many and not (heavy and self._tokens.refused < self._inputs.refused == inf):
             self._inputs.refuse(inputs)
-            self._suspected = tokens if heavy else 0.0
+            self._inputs_or_tokens = tokens if heavy else 0.0
         else:
             self._tokens.refuse(tokens)
-            if self._suspected:  # that call may have had too many tokens as well
-                self._inputs.refused, self._suspected = inf, 0.0
+            if self._inputs_or_tokens:  # that call may have had too many tokens as well
+                self._inputs.refused, self._inputs_or_tokens = inf, 0.0
 
     def _contradict(self, size: int) -> None:
-        """So much passed before, so these texts are denser. Twice in a row: the provider lowered its cap."""
+        """A call as large passed before, so these texts are denser. Twice in a row: the provider lowered its cap."""
         self._contradictions += 1
         if self._contradictions == 1 and self._tokens.refused < inf:
             self._density.widen(self._tokens.passed / size)
@@ -256,12 +256,12 @@ class CallSize:
 
 
 def _half(amount: float) -> float:
-    """The largest power of two within the half or a little above it: caps in the field are such numbers."""
+    """Half, rounded up to a power of two: usual caps are such numbers."""
     return max(1.0, 2.0 ** ceil(log2(amount) - 1))
 
 
 def _numbers(values: Sequence[float | None], n: int) -> list[float]:
-    """So many numbers from 0 to a quadrillion, with infinity for None. Raises ``TypeError``, ``ValueError``."""
+    """``n`` numbers from 0 to 1e15, with infinity for None. Raises ``TypeError``, ``ValueError``."""
     if len(values) != n or not all(x is None or (type(x) in (int, float) and 0 <= x < 1e15) for x in values):
         raise ValueError(values)
     return [inf if x is None else x for x in values]

@@ -1,4 +1,4 @@
-"""What ``doctor`` asks of a model API."""
+"""The checks of ``doctor`` for a model API."""
 
 from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
@@ -32,7 +32,8 @@ async def try_models(provider: Provider, settings: ModelSettings, remote: Remote
 
 
 def accepted(model: str, remote: Remote, took: str) -> Finding:
-    """The provider has no objection; nor has it to a web page, or to a server that has no cards of models."""
+    """The finding after ``Provider.check`` raised nothing: that also happens with a web page instead of an API, and
+    with a server that has no endpoint for models."""
     if remote.page:
         return refused(errors.InvalidAnswer(""), remote, {}, about=f"{model}: ")
     if remote.status >= HTTPStatus.BAD_REQUEST:

@@ -1,4 +1,4 @@
-"""A provider that is made when it is first needed, or prepared for."""
+"""A provider that is constructed when it is first used or prepared."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -7,9 +7,9 @@ from ai_task_processor.core.ports import Embeddings, Provider
 
 
 class DeferredProvider(Provider):
-    """``ports.Provider`` in front of one whose library takes the better part of a second to import.
+    """Wraps a provider whose library takes most of a second to import, so that delivery after a restart starts at once.
 
-    Old results must not wait for that after a restart. ``make`` runs once, in a thread.
+    ``make`` runs once, in a thread.
     """
 
     def __init__(self, name: str, make: Callable[[], Provider]) -> None:

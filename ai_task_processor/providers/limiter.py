@@ -1,8 +1,8 @@
-"""When the next call of one model may start: pace, pause and calls at once, learnt from its answers alone.
+"""Rate limiting of one model: decides when its next call may start. The limits are learnt from the answers.
 
-``Limiter`` asks its parts, each of which knows one kind of limit: ``Pace`` (calls a second), ``CallsAtOnce``, ``Pause``
-(nothing is answered but 429s; ``Retry-After``) and ``ToldLimit`` (``x-ratelimit-*``).
-Nothing here waits, reads a clock or draws a number. Moments are seconds of a monotonic clock.
+``Limiter`` combines four parts, one for each kind of limit: ``Pace`` (calls per second), ``CallsAtOnce`` (concurrency),
+``Pause`` (only 429s; ``Retry-After``) and ``ToldLimit`` (``x-ratelimit-*``).
+Nothing here waits, reads a clock or draws random numbers. Times are seconds of a monotonic clock.
 """
 
 from math import ceil, inf
@@ -13,64 +13,64 @@ from ai_task_processor.providers.told_limit import ToldLimit
 
 __all__ = ["Call", "Limiter"]
 
-#: no Retry-After is believed beyond this, and no pause is longer, seconds
+#: a longer Retry-After is ignored, and no pause is longer, seconds
 LONGEST_S = 60.0
-#: calls pause when so many in a row are refused that it is odd, with as much noise as is known and this much at least
+#: calls pause when so many in a row are refused that known noise, and this share at least, does not explain it
 SOME_NOISE = 0.15
-#: The first pause, and what Retry-After makes of it at most. Each next one is twice as long.
+#: the first pause, and the most that Retry-After makes of it, seconds; each next one is twice as long
 FIRST_PAUSE_S, FIRST_ASKED_PAUSE_S = 0.05, 0.25
-#: No pause is longer than this, or than this share of the time since something was served: so soon is its end seen.
+#: longest pause: seconds, or this share of the time since a call was served; so its end is noticed soon
 PAUSE_S, PAUSE_SHARE = 5.0, 1 / 8
-#: a 429 before so much silence says nothing about now
+#: after so long without a call a 429 is no evidence any more, seconds
 FORGOTTEN_S = 120.0
-#: repeats in a row say nothing new about the rate, and an outage says nothing at all
-TELLING_RUN = 2
-#: calls that are served before one more at once is tried than was refused
+#: refusals in a row that count for the rate: more of them are repeats or an outage
+COUNTED_RUN = 2
+#: served calls before one more concurrent call is tried than was refused
 ONE_MORE_AFTER = 4 * TRIAL
-#: refused with so many more calls in flight than when others were served: it is about the calls in flight
+#: calls in flight at refusals beyond those at served calls, from which on concurrency is the limit
 MORE_IN_FLIGHT = 0.5
 
 
 class CallsAtOnce:
-    """How many calls may be in flight: what usually passes, and now and then one more."""
+    """How many calls may be in flight: as many as usually pass, and now and then one more."""
 
     def __init__(self) -> None:
         self.most = inf
-        self._served, self._patience = 0, ONE_MORE_AFTER
+        self._served, self._one_more_after = 0, ONE_MORE_AFTER
 
     def allows(self, in_flight: int) -> bool:
-        """May another call start beside these?"""
-        return in_flight < self.most + (self._served >= self._patience)
+        """May another call start?"""
+        return in_flight < self.most + (self._served >= self._one_more_after)
 
     def begin(self, in_flight: int) -> None:
-        """A call starts; so many are in flight."""
+        """A call starts as the last of ``in_flight``."""
         if in_flight > self.most:
             self._served = 0
 
     def served(self, in_flight: int) -> None:
-        """A call that began as the last of so many was served."""
+        """A call that began as the last of ``in_flight`` was served."""
         self._served += 1
         if in_flight > self.most:
-            self.most, self._patience = in_flight, self._patience // 2
+            self.most, self._one_more_after = in_flight, self._one_more_after // 2
 
     def refused(self, in_flight: int) -> None:
-        """A call that began as the last of so many was refused."""
+        """A call that began as the last of ``in_flight`` was refused."""
         if in_flight > self.most:
-            self._patience = ONE_MORE_AFTER
+            self._one_more_after = ONE_MORE_AFTER
 
     def explains(self, sample: Sample) -> bool:
-        """Were calls refused only while more were in flight than usually pass? Then that is the limit, and no rate."""
+        """Were calls refused only while more were in flight than usually pass? Then concurrency is the limit."""
         usual = sample.usually_in_flight
         if sample.least_in_flight_refused <= usual + MORE_IN_FLIGHT or ceil(usual) >= self.most:
             return False
-        self.most, self._served, self._patience = ceil(usual), 0, ONE_MORE_AFTER
+        self.most, self._served, self._one_more_after = ceil(usual), 0, ONE_MORE_AFTER
         return True
 
 
 class Pause:
-    """No call for a while, when nothing is answered but 429s.
+    """No calls for a while, when only 429s are answered.
 
-    ``Retry-After`` lengthens the first pause only: calls in ever longer steps show when it is over, whatever was asked.
+    ``Retry-After`` lengthens the first pause only: after that, single calls at doubling intervals show when it is over.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Pause:
         return max(0.0, self._until - now)
 
     def refused_for_s(self, now: float) -> float:
-        """Since when nothing but 429s has been answered; 0 after a good answer, or when nothing was asked for long."""
+        """Seconds for which only 429s have been answered; 0 after a served call, or a long time without calls."""
         if self._run_began_at is None or now - self._refused_at > FORGOTTEN_S:
             return 0.0
         return now - self._run_began_at
@@ -101,7 +101,7 @@ class Pause:
             self._hold_s, self._until, self.asked_until = 0.0, -inf, -inf
 
     def refused(self, now: float, call: Call, retry_after_s: float | None, noise: float) -> None:
-        """A call was refused. ``noise``: the usual share."""
+        """A call was refused. ``noise``: the usual share of refusals."""
         if self._run_began_at is None or now - self._refused_at > FORGOTTEN_S:
             self.run, self._run_began_at = 0, now
         self.run += 1
@@ -128,7 +128,7 @@ class Limiter:
 
     @property
     def rate(self) -> float:
-        """Calls a second, infinite as long as no limit is known."""
+        """Calls per second; infinite as long as no limit is known."""
         return self._pace.rate
 
     @property
@@ -148,7 +148,7 @@ class Limiter:
         )
 
     def reason(self, now: float, tokens: int) -> str | None:
-        """Why a call of this size does not start at once, for people; None when it does."""
+        """Why a call of this size may not start now, for status; None when it may."""
         if not self._at_once.allows(self._in_flight):
             return f"at most {self._at_once.most:.0f} calls at once"
         wait_s = self.wait_s(now, tokens)
@@ -165,7 +165,7 @@ class Limiter:
         return f"{max(0.0, self._tokens.left):,.0f} tokens are left for {wait_s:.0f} s"
 
     def refused_for_s(self, now: float) -> float:
-        """For how long nothing but 429s has been answered; 0 when the last answer was good, or long ago."""
+        """See ``Pause.refused_for_s``."""
         return self._pause.refused_for_s(now)
 
     def begin(self, now: float, tokens: int, *, repeated: bool) -> Call:
@@ -179,11 +179,11 @@ class Limiter:
         return Call(now, tokens, self._in_flight, repeated)
 
     def failed(self, call: Call) -> None:  # noqa: ARG002 - the same shape as the other two
-        """A call ended in a way that says nothing about limits: no answer, 5xx, 400, cancelled."""
+        """A call ended without evidence about limits: no answer, 5xx, 400, cancelled."""
         self._in_flight -= 1
 
     def served(self, now: float, call: Call, limits: RateLimits) -> None:
-        """A call was answered well. ``limits``: what was told with the answer."""
+        """A call was served. ``limits``: those in the headers of the answer."""
         self._in_flight -= 1
         took_s = now - call.began_at
         self._usual_s = self._usual_s + 0.1 * (took_s - self._usual_s) if self._usual_s else took_s
@@ -194,7 +194,7 @@ class Limiter:
         self._learn(now, call, refused=False)
 
     def refused(self, now: float, call: Call, retry_after_s: float | None) -> None:
-        """A call was answered with 429. ``retry_after_s``: any number, however wrong."""
+        """A call was answered with 429. ``retry_after_s`` may be any number."""
         self._in_flight -= 1
         self._at_once.refused(call.in_flight)
         self._requests.refused()
@@ -202,7 +202,7 @@ class Limiter:
         self._pace.refused(now)
         self._pause.refused(now, call, retry_after_s, self._pace.noise)
         self._pace.run(self._pause.run)
-        if self._pause.run <= TELLING_RUN:
+        if self._pause.run <= COUNTED_RUN:
             self._learn(now, call, refused=True)
 
     def _learn(self, now: float, call: Call, *, refused: bool) -> None:

@@ -1,4 +1,4 @@
-"""What was learnt of models, kept in the data directory: a restart need not be refused again to know it."""
+"""Persists what was learnt about models in the data directory, so that it is not learnt again by refused calls."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ _MOST_BYTES = 2**20
 
 
 class ModelMemory:
-    """``models.json``: an object by model names. Without it everything works, and is learnt anew."""
+    """``models.json``: an object by model name. Without the file everything is learnt again."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / _FILE
@@ -30,7 +30,7 @@ class ModelMemory:
         return learnt if isinstance(learnt, dict) else {}
 
     def save(self, learnt: dict[str, Any]) -> None:
-        """Write it when it has changed, as one: a reader finds the old file or the new one."""
+        """Write it atomically when it has changed."""
         data = codec.line(learnt)
         if data == self._saved or not learnt:
             return
@@ -40,5 +40,5 @@ class ModelMemory:
                 file.write(data)
             fresh.replace(self._path)
         except OSError:
-            return  # a full disk is reported by what must be kept
+            return  # the outbox reports a full disk
         self._saved = data

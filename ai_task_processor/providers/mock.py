@@ -15,7 +15,7 @@ BYTES_PER_TOKEN = 4
 
 
 class MockProvider(Provider):
-    """Unit vectors of the model's dimensions that depend on model and text alone, with usage statistics."""
+    """Unit vectors of the model's dimensions that depend only on model and text, with usage statistics."""
 
     name = "mock"
     settings_groups: ClassVar = (ModelSettings,)
@@ -45,4 +45,4 @@ class MockProvider(Provider):
         """There is nothing that could be wrong."""
 
     async def aclose(self) -> None:
-        """There is nothing to let go of."""
+        """There is nothing to close."""

@@ -1,8 +1,8 @@
-"""OpenAI, and whatever speaks its API: embeddings through the official client, every answer checked.
+"""Embeddings of OpenAI and compatible servers, through the official client; every answer is checked.
 
-The client's own retries are off (they would multiply with ours and sleep inside a slot), its
-environment variables too. Answers are decoded here: the client lets NaN, missing and misindexed
-vectors pass, and takes a page of HTML for an answer.
+The client's retries are off, because they would multiply with those of the batcher and sleep inside a slot; so are
+its environment variables. Answers are decoded here, because the client accepts NaN, missing and misindexed vectors
+and a page of HTML.
 """
 
 import time
@@ -37,9 +37,9 @@ from ai_task_processor.providers.refusals import classify
 from ai_task_processor.providers.settings import ModelSettings
 
 CHECK_TIMEOUT_S = 15.0
-#: no more models are remembered
+#: the most models whose form of request is stored
 MAX_MODELS = 256
-#: other forms of a request are tried at most this often, seconds, as long as none was served
+#: shortest interval between trials of other forms of a request, while none was served, seconds
 SHAPES_AGAIN_S = 60.0
 _OUTCOMES: Mapping[type[Exception], str] = {
     InputRefused: "refused_input",
@@ -59,14 +59,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The form of a request: how vectors are to be written, and whether their length is asked for."""
+    """The form of a request: the encoding of vectors, and whether ``dimensions`` is sent."""
 
     encoding: str
     dimensions: bool
 
 
 class OpenAIProvider(Provider):
-    """``ports.Provider`` over an OpenAI-compatible API. The HTTP client is handed in and closed with it."""
+    """``ports.Provider`` over an OpenAI-compatible API. It closes the HTTP client that it is given."""
 
     name = "openai"
 
@@ -79,8 +79,8 @@ class OpenAIProvider(Provider):
             max_retries=0,
             timeout=None,
         )
-        # The client has read OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS, which can replace even
-        # the key, and has no switch against it.
+        # The client reads OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS, which can replace even the key;
+        # no option prevents that.
         self._api.organization = self._api.project = None
         self._api._custom_headers = {}
         self._client = client
@@ -93,16 +93,16 @@ class OpenAIProvider(Provider):
         self._metrics = metrics
         asks = (False,) if settings.embedding_dimensions is None else (True, False)
         self._shapes = [Shape(encoding, dimensions) for dimensions in asks for encoding in ("base64", "float")]
-        #: by model: the form that was served, and when others were tried in vain
+        #: by model: the form that was served, and when all others failed
         self._served: dict[str, Shape] = {}
         self._tried_at: dict[str, float] = {}
 
     async def prepare(self) -> None:
-        """All is there."""
+        """There is nothing to prepare."""
 
     async def embed(self, texts: Sequence[str], model: str) -> Embeddings:
-        """A model that has served no form yet and refuses the usual one is asked in the others, once; what it
-        serves is remembered."""
+        """If a model refuses the usual form of request and has served none yet, the other forms are tried once each;
+        the one that it serves is stored."""
         shape = self._served.get(model)
         if shape is not None:
             try:
@@ -157,7 +157,7 @@ class OpenAIProvider(Provider):
         return {**body, "dimensions": self._dimensions} if shape.dimensions else body
 
     async def check(self, model: str) -> None:
-        """Ask for the model's card: it costs nothing and needs a valid key. Servers without such a page pass."""
+        """Get ``/models/{model}``: it costs nothing and needs a valid key. Compatible servers may lack it."""
         try:
             await self._request(lambda: self._api.models.with_raw_response.retrieve(model), CHECK_TIMEOUT_S)
         except Misconfigured as error:
@@ -175,9 +175,9 @@ class OpenAIProvider(Provider):
         return NATIVE_DIMENSIONS.get(model) if self._official else None
 
     async def _post(self, url: str, body: Mapping[str, object]) -> Answer:
-        """What the client's own ``post`` sends, without what it makes anew for every call.
+        """Send what the client's own ``post`` would send.
 
-        Its copies of options, headers and URLs take half a millisecond, more than all the rest of a small batch.
+        That one copies options, headers and URLs in half a millisecond, more than the rest of a small batch takes.
         """
         answer = await self._client.exchange(
             "POST", url, headers=self._headers, content=codec.line(body), timeout_s=self._timeout_s

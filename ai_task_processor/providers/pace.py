@@ -1,11 +1,12 @@
-"""How many calls a second a model takes, learnt from its 429s.
+"""The rate of calls of one model, learnt from its 429s.
 
-A 429 may be about the rate, or noise: an overloaded shard, another client. Only an experiment can tell. When refusals
-become too many (a CUSUM test), the rate is cut and the next calls are watched. Fewer refusals: a limit, and the rate
-comes back to just below what was refused, then rises further (CUBIC, RFC 9438, counted in successes). As many refusals:
-noise, and the rate is let go. Most calls refused, or a cut too shallow to tell: another cut, a few times at most.
+A 429 may be about the rate, or noise: an overloaded shard, another client. Only an experiment can distinguish them.
+When refusals become too many (a CUSUM test), the rate is cut and the next calls are a trial. If fewer are refused, it
+is a limit: the rate returns to just below the refused one, then rises further (CUBIC, RFC 9438, counted in successes).
+If as many are refused, it is noise: the limit is removed. If most are refused, or the cut was too small to decide, the
+rate is cut again, a few times at most.
 
-The rate that is cut is what the calls in flight and their usual length allow, never what was asked for: an idle
+A cut starts from the rate that the calls in flight and their usual duration allow, not from the rate of tasks: an idle
 application is no congestion. Calls are spaced by GCRA, the cell rate algorithm of ATM.
 """
 
@@ -13,50 +14,50 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from math import ceil, inf, log
 
-#: calls that a cut is watched; successes in which the rate comes back
+#: calls of a trial; successes in which the rate returns
 TRIAL = 20
-#: The test: this share of refusals is tolerated, and so many more than that are too many. About 5 in 85 at a limit.
+#: CUSUM test: the tolerated share of refusals, and the excess that is too many. About 5 in 85 at a limit.
 TOLERATED, TOO_MANY = 0.06, 3.0
-#: noise that is known is tolerated, with this margin, up to the share that the trials call a limit
+#: margin with which known noise is tolerated, up to ``HALF``
 NOISE_MARGIN = 1.5
-#: A cut goes to this share of what was accepted, so that a bucket refills; what was accepted counts as this at least.
+#: a cut goes to this share of the accepted rate, so that a bucket refills; the least share of calls taken as accepted
 CUT, LEAST_ACCEPTED = 0.9, 0.7
-#: no rate is lower, calls a second: to find out that a limit is gone takes a minute at most
+#: lowest rate, calls per second: it takes a minute at most to find out that a limit is gone
 SLOWEST = 0.05
-#: the rate comes back to this share of the one that was refused
+#: the rate returns to this share of the refused one
 TOP = 0.92
-#: refusals at a rate that the limit allows
+#: share of refusals at a rate that the limit allows
 FEW = 0.02
-#: Noise has no memory. Of the calls right after a refusal, within so many times the distance of calls, an empty bucket
-#: refuses about this share, and noise as many as before the cut, if these were ``MANY``. Most ask for another cut.
+#: Noise has no memory. Of the calls within ``RIGHT_AFTER`` intervals of a refusal an empty bucket refuses about
+#: ``STILL_EMPTY``, noise as many as before the cut (used when those were ``MANY``). ``CLUSTERED`` needs another cut.
 RIGHT_AFTER, STILL_EMPTY, MANY, CLUSTERED = 2.0, 0.7, 0.2, 0.5
-#: After a second cut in a row so many calls are seen at least.
+#: least calls of a trial after a second cut in a row
 LEAST_SEEN = 9
-#: More refusals than this ask for another cut (Google SRE: a limit is beyond twice what is accepted), once there are
-#: so many of them; after such a cut a smaller share does, too.
+#: A larger share of refusals than ``HALF`` needs another cut (Google SRE: a limit is beyond twice what is accepted),
+#: once there are ``SHOWN`` of them; after such a cut, a share of ``STILL_MANY`` does.
 HALF, SHOWN, STILL_MANY = 0.5, 3, 0.25
-#: So many cuts in a row make a sixth of the rate. A limit serves as many calls a second as before. When in so many
-#: calls fewer are served, by this factor at least, the refusals are noise, however many they are.
+#: ``CUTS`` in a row leave a sixth of the rate. A limit then serves as many calls per second as before. If after
+#: ``ENOUGH`` calls fewer are served, by the factor ``FELL``, the refusals are noise, however many they are.
 CUTS, ENOUGH, FELL = 4, 6, 2.5
-#: Log odds of noise are kept within this; a new trial of a limit that is sure is short.
+#: bound of the log odds of noise; at the lower one a trial is half as long
 SURE = 4.0
-#: log odds when most calls are refused and it is no limit: soon put to the test again
+#: log odds when most calls are refused and it is no limit: it is soon tested again
 UNSURE = 0.2
-#: log odds after a cut that was shallower than what was accepted: only the next one can tell
+#: log odds after a cut that was smaller than the share of refusals: the next cut decides
 UNDECIDED = 2.0
-#: log odds of noise that are lost with each call, and with refusals in a row that noise would not make
+#: log odds of noise that are lost with each call, and with a run of refusals that noise does not explain
 FORGET, FORGET_AT_RUN = 0.002, 1.0
-#: refusals in a row that are rarer than this at random are odd; at so much noise at least, as long as none is known
+#: a run of refusals is odd below this probability; the share of noise assumed at least
 ODD, MUCH_NOISE = 0.01, 0.3
-#: Limits are by the minute: so many seconds of unused time may be made up for at once.
+#: limits are per minute: unused time up to this may be used at once, seconds
 BURST_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call in flight. ``in_flight``: how many there were when it began, this one included.
+    """A call in flight. ``in_flight``: how many there were when it began, itself included.
 
-    ``repeated``: its work was refused before, so that one more refusal says little that is new.
+    ``repeated``: its texts were refused before, so that one more refusal is weak evidence.
     """
 
     began_at: float
@@ -66,7 +67,7 @@ class Call:
 
 
 class Finding(Enum):
-    """What a call was the last piece of evidence for."""
+    """A conclusion that one more call made possible."""
 
     TOO_MANY = auto()
     NOISE = auto()
@@ -74,7 +75,7 @@ class Finding(Enum):
 
 @dataclass(slots=True)
 class Sample:
-    """Calls since refusals began to be too many. ``rate``: the one at its beginning."""
+    """Calls since the CUSUM score was last 0. ``rate``: that of its beginning."""
 
     began_at: float
     rate: float
@@ -105,9 +106,9 @@ class Sample:
 class Trial:
     """Calls since a cut.
 
-    ``share``: of refusals before it. ``cuts``: in a row; ``goodput``: calls served a second before them. ``shallow``:
-    less was cut than was refused. ``calls`` and ``refused`` leave out repeats, ``served`` does not. ``next_calls``:
-    those that began right after a refusal.
+    ``share``: of refusals before it. ``cuts``: in a row; ``goodput``: calls served per second before them. ``shallow``:
+    the cut was smaller than the share of refusals. ``calls`` and ``refused`` exclude repeats, ``served`` does not.
+    ``next_calls``: those that began right after a refusal.
     """
 
     began_at: float
@@ -124,7 +125,7 @@ class Trial:
     next_refused: int = 0
 
     def note(self, now: float, call: Call, refused: bool, within_s: float) -> bool:
-        """Was the call refused right after another one? Those that began right after a refusal are counted."""
+        """Count a call that began right after a refusal; was it refused as well?"""
         follows = 0 <= call.began_at - self.refused_at <= within_s
         self.next_calls += follows
         self.next_refused += follows and refused
@@ -134,18 +135,18 @@ class Trial:
 
     @property
     def clustered(self) -> bool:
-        """Are most calls refused that follow a refusal?"""
+        """Are most calls refused that began right after a refusal?"""
         return self.next_refused >= SHOWN and self.next_refused > CLUSTERED * self.next_calls
 
     def log_odds(self, refused: bool) -> float:
-        """What a call says about noise: at nearly the share before the cut, instead of at few."""
+        """The evidence of one call for noise: nearly the share of refusals before the cut, against ``FEW``."""
         share = min(HALF, max(3 * FEW, 0.7 * self.share))
         return log(share / FEW) if refused else log((1 - share) / (1 - FEW))
 
 
 @dataclass(slots=True)
 class Curve:
-    """How a rate comes back, in successes: from ``base`` to ``top`` in ``TRIAL``, level there, then ever faster."""
+    """How a rate returns, in successes: from ``base`` to ``top`` in ``TRIAL``, flat there, then faster and faster."""
 
     base: float
     top: float
@@ -158,7 +159,7 @@ class Curve:
 
 
 class Pace:
-    """The rate of one model's calls: watched (``_trial`` is None), or on trial after a cut."""
+    """The rate of one model's calls. ``_trial`` is None except after a cut."""
 
     def __init__(self) -> None:
         self.rate = inf
@@ -180,11 +181,11 @@ class Pace:
         self._due = max(self._due, now - BURST_S) + 1 / self.rate
 
     def refused(self, now: float) -> None:
-        """Nothing is left to make up for."""
+        """A call was refused: no unused time is left."""
         self._due = max(self._due, now)
 
     def run(self, refusals: int) -> None:
-        """So many calls were refused in a row. More than noise would make are no noise."""
+        """``refusals`` calls were refused in a row. A run that noise does not explain lowers the odds of noise."""
         if refusals == ceil(log(ODD) / log(max(MUCH_NOISE, NOISE_MARGIN * self.noise))):
             self._noise_odds = max(-SURE, self._noise_odds - FORGET_AT_RUN)
 
@@ -211,15 +212,15 @@ class Pace:
 
     @property
     def sample(self) -> Sample:
-        """What was seen since refusals began to be too many."""
+        """Calls since the CUSUM score was last 0."""
         return self._sample
 
     def restart(self, now: float) -> None:
-        """The sample is explained, or over."""
+        """Begin a new sample."""
         self._sample = Sample(now, self.rate)
 
     def cut(self, now: float, usual_s: float) -> None:
-        """Too many refusals: a trial begins. ``usual_s``: how long a call takes."""
+        """Too many refusals: begin a trial. ``usual_s``: how long a call takes."""
         sample = self._sample
         calls = sample.served + sample.refused
         possible = min(sample.rate, sample.most_in_flight / usual_s)
@@ -236,7 +237,7 @@ class Pace:
     def _begin_trial(
         self, now: float, rate: float, refused: float, share: float, goodput: float = 0.0, cuts: int = 1
     ) -> None:
-        """Cut a rate at which this share was ``refused``; ``share`` is what the trial compares with."""
+        """Cut ``rate``, at which this share was ``refused``; the trial compares with ``share``."""
         shallow = 1 - refused < LEAST_ACCEPTED
         base = max(SLOWEST, CUT * max(LEAST_ACCEPTED, 1 - refused) * rate)
         self._curve = Curve(base, max(base, TOP * rate))
@@ -245,7 +246,7 @@ class Pace:
         self._trial = Trial(now, TRIAL if self._noise_odds > -SURE else TRIAL // 2, share, goodput, cuts, shallow)
 
     def _try(self, now: float, trial: Trial, refused: bool) -> Finding | None:
-        """Did the cut help? The log odds are kept from trial to trial."""
+        """Decide whether the cut helped. The log odds carry over from trial to trial."""
         trial.calls, trial.refused = trial.calls + 1, trial.refused + refused
         seen = trial.refused / trial.calls
         if trial.refused >= SHOWN and (seen > HALF or trial.clustered):
@@ -266,11 +267,11 @@ class Pace:
         return self._end_trial(now, trial, noise or fell)
 
     def _goodput(self, now: float, trial: Trial) -> float:
-        """Calls served a second."""
+        """Calls served per second."""
         return trial.served * self.rate / max(1.0, self.rate * (now - trial.began_at))
 
     def _cut_again(self, now: float, trial: Trial, seen: float, share: float) -> Finding | None:
-        """Too many calls are still refused. If several cuts in a row changed nothing, it is not about the rate."""
+        """Too many calls are still refused. If several cuts in a row did not help, the rate is not the limit."""
         goodput = self._goodput(now, trial)
         if trial.cuts >= CUTS:
             if trial.calls < ENOUGH:

@@ -1,4 +1,4 @@
-"""What a refusal of a model API means: by its status, headers and error code first, by its words last. Pure.
+"""Classifies a refusal of a model API: by its status, headers and error code first, by its message last. Pure.
 
 Error bodies differ from server to server, and all of these are read (documented or reported by their users)::
 
@@ -10,7 +10,7 @@ Error bodies differ from server to server, and all of these are read (documented
     [{"error": {"code", "message", "status"}}]           Gemini
     HTML                                                 a proxy or a firewall in front
 
-The words only sort a refusal. They are not repeated, because they may quote the text.
+The message is only used to classify. It is not logged or reported, because it may quote the text.
 """
 
 import re
@@ -29,13 +29,13 @@ from ai_task_processor.core.errors import (
     Transient,
 )
 
-#: more of an error is not looked at
+#: characters of an error message that are read
 MAX_WORDS = 2_000
-#: parameters of the request that are ours: a refusal that names one of them is not about a text
+#: parameters that the daemon sets: a refusal that names one of them is not about a text
 REQUEST_PARAMETERS = frozenset({"model", "dimensions", "encoding_format", "user"})
-#: statuses with which a request is refused for what is in it
+#: statuses of a request that is refused for its content
 _CONTENT_STATUSES = frozenset({400, 413, 422})
-#: statuses of a call that took too long for somebody on the way: 408, Cloudflare's 522 and 524, a gateway's 504
+#: statuses of a timeout: 408, Cloudflare's 522 and 524, a gateway's 504
 TOO_SLOW = frozenset({408, 504, 522, 524})
 
 _MODEL_CODES = frozenset(
@@ -48,7 +48,7 @@ _LENGTH_CODES = frozenset(
 _FILTER_CODES = frozenset(
     {"content_filter", "content_policy_violation", "data_inspection_failed", "datainspectionfailed"}
 )
-#: of error codes and types, whoever made them up: who pays is the question
+#: error codes and types about payment, of any server
 _QUOTA_CODE = re.compile(
     r"quota|billing|budget|arrear|overdue|credit|(?<!load_)balance|payment|insufficient_funds", re.IGNORECASE
 )
@@ -64,7 +64,7 @@ _TOO_LONG = re.compile(
     r"|\b(less|longer|more|greater) than [0-9,]+ tokens\b|\brequested [0-9,]+ tokens\b",
     re.IGNORECASE | re.DOTALL,
 )
-#: words of money and of time: what is exceeded then is no length
+#: words about money or time: what is exceeded then is no length
 _NOT_A_LENGTH = re.compile(
     r"\b(budget|quota|credits?|spend|billing|balance|plan|rate|daily|monthly|today|access token|api (key|token)"
     r"|per (second|minute|hour|day|month))\b",
@@ -81,7 +81,7 @@ _TOO_MANY = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _REQUEST_TOO_LARGE = re.compile(r"\brequest (is )?too large\b", re.IGNORECASE)
-#: the number behind such words, as far as it can be told apart from what was sent: "maximum … 32", "at most 100"
+#: the limit in such a message, as opposed to the size that was sent: "maximum … 32", "at most 100"
 _LIMIT = re.compile(
     r"\b(?:max(?:imum)?|limit(?:ed)?|at most|no more than|up to|(?:less|larger|greater|more) than)\b[^0-9]{0,40}?"
     r"\b([0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,9})\b",
@@ -99,12 +99,12 @@ _NO_SUCH_MODEL = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An error body, as far as it could be read. ``codes``: of all fields that sort errors, in lower case."""
+    """An error body, as far as it could be read. ``codes``: of all fields with a code or type, in lower case."""
 
     codes: frozenset[str] = frozenset()
     param: str | None = None
     words: str = field(default="", repr=False)
-    #: was it JSON? A page of HTML comes from somebody in front of the model API
+    #: was it JSON? A page of HTML comes from a proxy in front of the model API
     structured: bool = False
 
 
@@ -130,7 +130,7 @@ def read_refusal(content: bytes) -> Refusal:
 
 
 def _error_objects(body: object) -> Iterator[Mapping[str, object]]:
-    """The objects of an error body that can hold a code or a message: itself and what is wrapped in it."""
+    """The objects of an error body that can hold a code or a message: the body and those nested in it."""
     todo, left = [body], 20
     while todo and left:
         left -= 1
@@ -147,7 +147,7 @@ def _short(value: object) -> bool:
 
 
 def classify(status: int, content: bytes, otherwise: RemoteError) -> RemoteError:
-    """Whose fault a refusal is. ``otherwise``: what its status and headers alone say (429, 401, Retry-After)."""
+    """The error for a refusal. ``otherwise``: the error by status and headers only (429, 401, Retry-After)."""
     refusal = read_refusal(content)
     codes = refusal.codes
     named_quota = any(map(_QUOTA_CODE.search, codes)) and not any(map(_RATE_CODE.search, codes))
@@ -202,7 +202,7 @@ def _too_large(status: int, refusal: Refusal, *, final: bool = True) -> CallRefu
         f"the model API answered {status}: the call or a text in it is too large",
         status=status,
         final=too_long if final else None,
-        # A page of a proxy says nothing about the model: what it refuses is seen by trying.
+        # A page of a proxy is no evidence about the model: its limits are found by trying.
         explained=final and refusal.structured,
         too_large=True,
         limit=None if limit is None else int(limit[1].replace(",", "")),

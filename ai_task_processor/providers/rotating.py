@@ -1,4 +1,4 @@
-"""A provider whose key may be replaced while the process runs."""
+"""A provider whose API key may be replaced while the process runs."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class RotatingProvider(Provider):
-    """``ports.Provider``: a new one for each key. A refused call is repeated once if there is another key by then."""
+    """Makes a new provider for each key. A call refused with 401 or 403 is repeated once if the key was replaced."""
 
     settings_groups: ClassVar = (ModelSettings,)
 
@@ -87,7 +87,7 @@ class RotatingProvider(Provider):
         return await call(self._provider)
 
     def _current(self) -> Provider:
-        """The provider with the present key. One that is replaced has calls under way, and shares its client."""
+        """The provider with the current key. A replaced one stays open: its calls go on, and the client is shared."""
         if self._secrets[ModelSettings].api_key != self._key:
             self._key = self._secrets[ModelSettings].api_key
             self._provider = self._make()

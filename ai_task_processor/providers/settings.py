@@ -16,7 +16,7 @@ _WARNINGS: Mapping[str, str] = {
 
 
 class ModelSettings(Group):
-    """The model side: whom to call, with what, and how patiently."""
+    """The model API: its address, key, models, timeout and retries."""
 
     provider: str = setting("EMBEDDING_PROVIDER", "the name of the provider of embeddings", "openai")
     api_key: Annotated[SecretStr | None, Printable] = setting(
@@ -48,7 +48,7 @@ class ModelSettings(Group):
 
     @property
     def mode(self) -> str:
-        """The provider that is called: ``mock`` with the placeholder, too; ``none`` when there is nobody to call."""
+        """The provider that is called: ``mock`` with the placeholder, too; ``none`` without key and server."""
         if self.provider != "openai":
             return self.provider
         if self.api_key is not None and self.api_key.get_secret_value() == PLACEHOLDER_KEY:
@@ -60,7 +60,7 @@ class ModelSettings(Group):
         return list(dict.fromkeys((self.default_embedding_model, *self.aliases.values(), *NATIVE_DIMENSIONS)))[:3]
 
     def vector_length(self, name: str) -> tuple[int | None, int | None]:
-        """What is known of the length of a model's vectors, and what its name speaks for."""
+        """The dimension of a model's vectors, if it is known, and the one that is usual for its name."""
         native = NATIVE_DIMENSIONS.get(name)
         known = self.embedding_dimensions or (native if self.base_url is None else None)
         return (known or native or 1536 if self.mode == "mock" else known), native
@@ -71,5 +71,5 @@ class ModelSettings(Group):
             yield _WARNINGS[self.mode]
 
     def renewed(self, fresh: Self) -> Self:
-        """A key that comes or goes would be another mode: that takes a restart."""
+        """A key that is added or removed changes the mode: that needs a restart."""
         return super().renewed(fresh) if fresh.mode == self.mode else self

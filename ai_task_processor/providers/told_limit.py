@@ -1,21 +1,21 @@
-"""A limit that the provider tells in its headers (``x-ratelimit-*``): obeyed, until it contradicts itself."""
+"""A limit that the provider states in its headers (``x-ratelimit-*``): obeyed until calls disprove it."""
 
 from dataclasses import dataclass
 from math import inf
 
 from ai_task_processor.core.ports import Allowance
 
-#: no reset is believed beyond this, seconds
+#: a longer reset counts as this, seconds
 LONGEST_RESET_S = 60.0
-#: a limit that a test bore out is tested again after twice as long, up to this
+#: a limit that a test confirmed is tested again after twice as long, up to this, seconds
 LONGEST_TRUST_S = 3_600.0
-#: so many calls served beyond what was told prove it wrong; so many refused bear it out
-PROOF, BORNE_OUT = 3, 2
+#: calls served beyond a limit that disprove it; 429s that confirm it
+DISPROVED, CONFIRMED = 3, 2
 
 
 @dataclass(slots=True)
 class _Test:
-    """Calls are sent regardless of what was told. ``allowed``: of which so much comes back in a second."""
+    """Calls are sent regardless of the limit. It allows ``allowed`` at the beginning, and ``per_s`` more per second."""
 
     began_at: float
     allowed: float
@@ -27,9 +27,9 @@ class _Test:
 class ToldLimit:
     """One limit of one model, of requests or of tokens.
 
-    It is *silent* as long as nothing was told or there is room, else *obeyed*: calls wait for what comes back. A limit
-    that was used up for longer than its own reset is *tested*, because a header that does not move would tell the same.
-    When more is served than it allows it is *disproved*, and ignored until it moves; 429s bear it out.
+    It is *inactive* as long as the headers are absent or leave enough, else *obeyed*: calls wait until it refills. A
+    limit that was used up for longer than its own reset is *tested*, since a header that never changes looks the same.
+    When more is served than it allows it is *disproved*, and ignored until it changes; 429s confirm it.
     """
 
     def __init__(self) -> None:
@@ -52,17 +52,17 @@ class ToldLimit:
         """A call of this amount starts."""
         self.left -= amount
 
-    def served(self, now: float, amount: float, told: Allowance | None) -> None:
-        """A call was served, and this was told with the answer."""
-        if told is None or told.reset_s <= 0 or told.remaining >= min(max(amount, 1), told.limit):
+    def served(self, now: float, amount: float, stated: Allowance | None) -> None:
+        """A call was served. ``stated``: the limit in the headers of its answer."""
+        if stated is None or stated.reset_s <= 0 or stated.remaining >= min(max(amount, 1), stated.limit):
             self._used_up_since, self._test, self._disproved = None, None, False
         elif self._used_up_since is None:
-            self._used_up_since, self._trust_s = now, max(self._trust_s, min(told.reset_s, LONGEST_RESET_S))
-        self._hear(now, told)
+            self._used_up_since, self._trust_s = now, max(self._trust_s, min(stated.reset_s, LONGEST_RESET_S))
+        self._update(now, stated)
         if self._test is not None:
             self._test.served += amount
             allowed = self._test.allowed + self._test.per_s * (now - self._test.began_at)
-            if self._test.served > allowed + PROOF * amount:
+            if self._test.served > allowed + DISPROVED * amount:
                 self._test, self._disproved = None, True
         elif self._used_up_since is not None and now - self._used_up_since >= self._trust_s and not self._disproved:
             self._test = _Test(now, self.left, self._per_s)
@@ -72,13 +72,13 @@ class ToldLimit:
         if self._test is None:
             return
         self._test.refused += 1
-        if self._test.refused >= BORNE_OUT:
+        if self._test.refused >= CONFIRMED:
             self._test, self._used_up_since = None, None
             self._trust_s = min(2 * self._trust_s, LONGEST_TRUST_S)
 
-    def _hear(self, now: float, told: Allowance | None) -> None:
-        if told is None or told.reset_s <= 0 or told.remaining >= told.limit:
+    def _update(self, now: float, stated: Allowance | None) -> None:
+        if stated is None or stated.reset_s <= 0 or stated.remaining >= stated.limit:
             self.left = inf
             return
-        self.left, self._limit, self._at = told.remaining, told.limit, now
-        self._per_s = (told.limit - told.remaining) / min(told.reset_s, LONGEST_RESET_S)
+        self.left, self._limit, self._at = stated.remaining, stated.limit, now
+        self._per_s = (stated.limit - stated.remaining) / min(stated.reset_s, LONGEST_RESET_S)

@@ -1,4 +1,4 @@
-"""The sandbox: one small server that plays token endpoint, task API and model API, with faults on demand."""
+"""The sandbox: one local server with a token endpoint, a task API and a model API, with faults on demand."""
 
 from ai_task_processor.sandbox.app import Sandbox, serve
 from ai_task_processor.sandbox.corpus import demo_tasks

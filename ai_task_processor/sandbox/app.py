@@ -1,4 +1,4 @@
-"""The sandbox as one server: routes, faults in front of them, and paths of its own for the standalone mode."""
+"""The sandbox's server: routes, faults, and paths for its administration in the standalone mode."""
 
 import asyncio
 import random
@@ -22,11 +22,11 @@ from ai_task_processor.sandbox.vectors import DIMENSIONS, unit_vector
 API_KEY: Final = "sk-sandbox"
 _TASKS: Final = "/api/ai-tasks/"
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
-#: of a request line and of a header
+#: longest request line or header, bytes
 _MAX_LINE: Final = 65536
 _CLOSING_S: Final = 1.0
 
-#: An endpoint's own work; it is told whether its answer will arrive.
+#: The work of an endpoint. The argument: will its answer arrive?
 Work = Callable[[bool], Response]
 
 _PAGE: Final = """\
@@ -47,7 +47,7 @@ Mend them:    curl -X DELETE {url}/sandbox/faults
 
 @dataclass(slots=True)
 class Stats:
-    """Requests that arrived, failed ones included; and what the model charged for."""
+    """Counts of requests that arrived, failed ones included, and of what the model charged for."""
 
     token_requests: int = 0
     polls: int = 0
@@ -59,9 +59,9 @@ class Stats:
 
 
 class Sandbox:
-    """Start it, point the daemon at ``environment()``, add tasks, break things, and look what arrived.
+    """Three remotes for a daemon that runs with ``environment()``: add tasks and faults, then see what arrived.
 
-    Constructing it opens nothing. ``async with Sandbox() as sandbox`` starts it on a free loopback port.
+    ``async with Sandbox() as sandbox`` starts it on a free loopback port.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Sandbox:
     ) -> None:
         self.api_latency_s = api_latency_s
         self.model_latency_s = model_latency_s
-        #: so long a connection is kept that is not used
+        #: an unused connection is closed after this, seconds
         self.idle_s = 60.0
         self.faults = Faults(random.Random(seed))  # noqa: S311 - repeatable on purpose, guards nothing
         self.tokens = TokenEndpoint(credentials or Credentials(), monotonic)
@@ -113,7 +113,7 @@ class Sandbox:
         )
 
     async def aclose(self) -> None:
-        """Stop at once: whoever waits for an answer gets none."""
+        """Stop at once: requests under way get no answer."""
         self._listening.close()
         for connection in self._server.connections:
             if connection.transport is not None:
@@ -216,7 +216,7 @@ class Sandbox:
 
 
 def _tried(work: Callable[[], object]) -> Response:
-    """The administrator's mistakes are told, unlike other people's."""
+    """The answer to a request for administration: 201, or 400 with the error."""
     try:
         return answer(work(), 201)
     except (ValueError, TypeError, KeyError) as error:
@@ -224,7 +224,7 @@ def _tried(work: Callable[[], object]) -> Response:
 
 
 async def serve(host: str, port: int, *, announce: Callable[[str], None]) -> None:
-    """Run a sandbox until cancelled; ``announce`` is handed the text of its page, environment included."""
+    """Run a sandbox until cancelled; ``announce`` is called with the text of its page."""
     sandbox = Sandbox()
     await sandbox.start(host, port)
     try:

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - texts in other scripts are the point of this file
-"""The demo's tasks: 300 texts in ten languages, and three records that do not end well.
+"""The demo's tasks: 300 texts in ten languages, and three records that do not succeed.
 
 Composition of ``demo_tasks()``, 303 records in this order:
 
@@ -13,7 +13,7 @@ Composition of ``demo_tasks()``, 303 records in this order:
 
 from typing import Any, Final
 
-#: subjects, what they did, when or why: any three of a language make a sentence.
+#: by language: subjects, predicates, times or reasons; any three make a sentence
 _PARTS: Final[tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str], ...]] = (
     (
         ("The old lighthouse keeper", "A customer from Leeds", "Our night train", "The committee"),
@@ -94,12 +94,12 @@ def text(n: int) -> str:
 
 
 def numbered_text(n: int) -> str:
-    """As many different texts as wanted."""
+    """The ``n``-th of any number of different texts."""
     return f"{text(n % _DIFFERENT)} ({n})"
 
 
 def demo_tasks() -> list[dict[str, Any]]:
-    """The arguments of one ``tasks.add`` call for each record; the module says what they are."""
+    """The arguments of ``tasks.add`` for each record; see the module."""
     tasks: list[dict[str, Any]] = [{"text": text(n % _DIFFERENT)} for n in range(_TEXTS)]
     for task in tasks[::9]:
         task["model"] = "text-embedding-3-large"

@@ -1,7 +1,7 @@
-"""Faults on demand: which endpoint misbehaves, how, and how often.
+"""Faults on demand: which endpoint fails, how, and how often.
 
-A fault is chosen when a request arrives and played around the endpoint's true work: before it
-(nothing was done) or after it (the work was done and only the answer is lost).
+A fault is chosen when a request arrives and injected before the endpoint's work (nothing was done) or after it (the
+work was done and only the answer is lost).
 """
 
 import asyncio
@@ -23,10 +23,9 @@ _HTML: Final = b"<!doctype html><html><body><h1>Please log in</h1></body></html>
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """One way to misbehave. Without ``status``, ``content``, ``hang`` and ``reset`` the true answer is sent.
+    """One fault. Without ``status``, ``content``, ``hang`` and ``reset`` the true answer is sent.
 
-    ``callback`` as the endpoint: the task's callback throws after the state was saved, and the API
-    answers ``status``.
+    ``callback`` as the endpoint: the task's callback raises after the state was saved, and the API answers ``status``.
     """
 
     endpoint: Endpoint
@@ -43,17 +42,17 @@ class Fault:
     reset: bool = False
     #: send half of the body, then close
     truncate: bool = False
-    #: send one byte in so many seconds
+    #: seconds between two bytes of the answer
     drip_s: float = 0.0
-    #: do the work first: only the answer suffers
+    #: do the work first: only the answer is affected
     after: bool = False
     #: how often (None: always), and how likely
     times: int | None = None
     probability: float = 1.0
-    #: only for this task (patch, callback), or for calls with this piece of text in an input (model)
+    #: only for this task (patch, callback), or for calls with this text within an input (model)
     task_id: str | None = None
     text: str | None = None
-    #: how often it was played
+    #: how often it was injected
     hits: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -82,7 +81,7 @@ class Fault:
 
 
 class Faults:
-    """The faults in force, oldest first; the first one that suits a request is played."""
+    """The active faults, oldest first; the first one that matches a request is injected."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -92,7 +91,7 @@ class Faults:
         return len(self._faults)
 
     def add(self, endpoint: Endpoint, **how: object) -> Fault:
-        """Put a fault in force. Raises ``TypeError`` or ``ValueError`` when it makes no sense."""
+        """Activate a fault. Raises ``TypeError`` or ``ValueError`` when it is not valid."""
         fault = Fault(endpoint=endpoint, **how)  # type: ignore[arg-type]  # the fields come from tests or from JSON
         self._faults.append(fault)
         return fault
@@ -171,7 +170,7 @@ _OPENAI_CODES: Final[Mapping[int, tuple[str, str | None]]] = {
 
 
 def _reset(request: web.BaseRequest) -> Response:
-    """A TCP reset, and an answer that nobody gets."""
+    """Reset the TCP connection; the answer that is returned does not arrive."""
     if (transport := request.transport) is not None:
         linger = struct.pack("ii", 1, 0)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)

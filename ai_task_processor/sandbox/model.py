@@ -1,7 +1,7 @@
 """The model API: OpenAI's published rules for embeddings, with OpenAI's error shape.
 
 A token is counted as four bytes of UTF-8, rounded up: close to the real tokenizer for English, and
-the same on every machine. Vectors are made up, but always the same for the same text.
+the same on every machine. Vectors are a hash of the text.
 """
 
 import base64
@@ -42,7 +42,7 @@ class Refusal(Exception):
 
 
 class Allowance:
-    """So much a minute, refilled all the time, and at most ``depth`` at once: a minute's, unless it is told."""
+    """A token bucket that refills ``per_minute``; it holds ``depth``, by default a minute's amount."""
 
     def __init__(self, per_minute: int, monotonic: Callable[[], float], depth: int | None = None) -> None:
         self.limit = per_minute if depth is None else depth
@@ -57,7 +57,7 @@ class Allowance:
         return self._left
 
     def wait_s(self, amount: int) -> float:
-        """Seconds until so much is left."""
+        """Seconds until ``amount`` is left."""
         return max(0.0, (amount - self.left) / self._per_second)
 
     def take(self, amount: int) -> None:
@@ -95,16 +95,16 @@ class ModelApi:
         depth: int | None = None,
         told: bool = True,
     ) -> None:
-        """From now on answer 429 to what exceeds this. Without it an allowance is shown, and never enforced.
+        """Answer 429 to calls beyond these limits from now on. By default an allowance is shown, but not enforced.
 
-        ``depth``: how many requests may come at once. ``told``: whether headers show what is left.
+        ``depth``: how many requests may arrive at once. ``told``: do headers show what is left?
         """
         self._requests = Allowance(requests_per_minute, self._monotonic, depth)
         self._tokens = Allowance(tokens_per_minute, self._monotonic)
         self._enforced, self._told = True, told
 
     def times_charged(self, text: str) -> int:
-        """How often an answer for this text was paid for."""
+        """How often this text was charged for."""
         return self._charged[_digest(text)]
 
     def models(self, authorization: str, name: str = "") -> Response:

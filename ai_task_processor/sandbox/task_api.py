@@ -1,7 +1,7 @@
-"""The task API as NestJS serves it, with the habits of the public upstream.
+"""The task API as NestJS serves it, with the behaviour of the public upstream.
 
-A PATCH saves the state first and runs the callback afterwards; a callback runs for every
-``succeeded`` with a result, repeated ones included. Switches turn on what other installations do.
+A PATCH saves the state first and runs the callback afterwards; a callback runs for every ``succeeded`` with a result,
+repeated ones included. Attributes switch to the behaviour of other installations.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ _FINAL: Final = (TaskStatus.SUCCEEDED, TaskStatus.FAILED)
 
 
 class TaskApi:
-    """``GET …/pending`` and ``PATCH …/{id}``, without the bearer check, which stands in front."""
+    """``GET …/pending`` and ``PATCH …/{id}``. The caller checks the bearer token."""
 
     def __init__(self, store: TaskStore, callback_fault: Callable[[str], Fault | None]) -> None:
         self.store = store
         self._callback_fault = callback_fault
-        #: what becomes of ``?limit=N``; a strict query check refuses it
+        #: how ``?limit=N`` is treated; a strict query check refuses it
         self.limit: Literal["honoured", "ignored", "refused"] = "honoured"
         self.max_body = 10_000_000
         #: ``forbidNonWhitelisted``: a key that the DTO does not know (``error``) is a 400
@@ -40,7 +40,7 @@ class TaskApi:
         return sent(self.store.listed(int(limit)))
 
     def patch(self, task_id: str, body: bytes, *, answered: bool = True) -> Response:
-        """Apply a PATCH; ``answered`` is False when a fault will keep the answer from the caller."""
+        """Apply a PATCH; ``answered`` is False when a fault will suppress the answer."""
         if len(body) > self.max_body:
             return nest_error(413, "request entity too large")
         if (task := self.store.find(task_id)) is None:
@@ -58,7 +58,7 @@ class TaskApi:
         return self._apply(task, fields, answered=answered)
 
     def _apply(self, task: StoredTask, fields: dict[str, object], *, answered: bool) -> Response:
-        """Save, run the callback, answer: in this order, so that a throwing callback leaves the state saved."""
+        """Save, run the callback, answer: in this order, so that the state is saved although a callback raises."""
         result = fields.get("result")
         state = TaskStatus(str(fields["state"]))
         self.store.settle(task, state, result=result, error=fields.get("error"), answered=answered)

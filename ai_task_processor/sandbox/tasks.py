@@ -1,4 +1,4 @@
-"""The upstream's memory: every task, what is pending, and what was PATCHed."""
+"""The task API's store: every task, which are pending, and what was PATCHed."""
 
 import asyncio
 import os
@@ -38,7 +38,7 @@ class StoredTask:
     answers_lost: int = 0
     updated_at: datetime | None = None
     acknowledged_at: datetime | None = None
-    #: further records with the same id, listed right behind
+    #: further records with the same id, listed directly after it
     copies: tuple[bytes, ...] = field(default=(), repr=False)
 
     @property
@@ -111,8 +111,8 @@ class TaskStore:
     def add_raw(self, record: bytes) -> str:
         """List these bytes as they are, JSON or not.
 
-        Returns the record's ``_id`` if it has one; otherwise a name for this record alone, which no
-        PATCH reaches. A second record with the same id is listed behind the first and leaves with it.
+        Returns the record's ``_id`` if it has one; otherwise a unique name, which no PATCH can have. A record with
+        an id that exists is listed after the first one and removed with it.
         """
         try:
             fields = parsed(record)
@@ -123,7 +123,7 @@ class TaskStore:
     def settle(
         self, task: StoredTask, state: TaskStatus, *, result: object = None, error: object = None, answered: bool = True
     ) -> None:
-        """Apply a PATCH. ``answered``: will the caller learn of it?"""
+        """Apply a PATCH. ``answered``: will its answer arrive?"""
         task.state = state
         task.updated_at = self._now()
         task.patches += 1
@@ -137,7 +137,7 @@ class TaskStore:
             task.answers_lost += 1
 
     def acknowledge(self, task: StoredTask) -> None:
-        """The caller is being told 200."""
+        """The PATCH is answered with 200."""
         if task.state not in _FINAL:
             return
         task.acknowledged_at = self._now()

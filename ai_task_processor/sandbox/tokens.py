@@ -15,7 +15,7 @@ _ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What one token was given for."""
+    """The grant of one token."""
 
     method: str
     scope: str
@@ -33,13 +33,13 @@ class Credentials:
 
 
 class TokenEndpoint:
-    """Gives tokens out and knows which of them are good. Tokens look like JWTs and are opaque."""
+    """Grants tokens and checks them. Tokens look like JWTs and are opaque."""
 
     def __init__(self, credentials: Credentials, monotonic: Callable[[], float]) -> None:
         self.credentials = credentials
         self.expires_in: float = 3600
         self.grants: deque[Grant] = deque(maxlen=1000)
-        #: where a signed assertion must be addressed to
+        #: the audience that a signed assertion must have
         self.audiences: set[str] = set()
         self._monotonic = monotonic
         self._valid_until: dict[str, float] = {}
@@ -51,7 +51,7 @@ class TokenEndpoint:
         return scheme.lower() == "bearer" and self._valid_until.get(token, 0.0) > self._monotonic()
 
     def revoke(self) -> None:
-        """Forget every token: each request with one of them is answered 401 from now on."""
+        """Revoke every token: each request with one of them is answered with 401 from now on."""
         self._valid_until.clear()
 
     def answer(self, authorization: str, body: bytes) -> Response:
@@ -78,7 +78,7 @@ class TokenEndpoint:
         return answer(fields, headers={"Cache-Control": "no-store"})
 
     def _authenticate(self, header: str, form: Mapping[str, str]) -> tuple[str, bool]:
-        """The method by its registered name, and whether the client is who it says."""
+        """The method by its registered name, and whether the client's credentials are right."""
         if form.get("client_assertion_type") == _ASSERTION:
             return "private_key_jwt", self._signed_by_client(form.get("client_assertion", ""))
         if header:
@@ -91,7 +91,7 @@ class TokenEndpoint:
         return known.public_key is None and (client_id, secret) == (known.client_id, known.client_secret)
 
     def _signed_by_client(self, assertion: str) -> bool:
-        """RFC 7523, section 3: issuer and subject are the client, the audience is us, it expires, it is used once."""
+        """RFC 7523, section 3: issuer and subject are the client, the audience is this, it expires, it is used once."""
         if self.credentials.public_key is None:
             return False
         from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey

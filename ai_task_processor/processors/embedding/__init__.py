@@ -1,10 +1,10 @@
-"""Micro-batches across tasks: many tasks' texts in few model calls, with no task waiting for a full house.
+"""Micro-batches: the texts of many tasks travel in few model calls, and no task waits until a batch is full.
 
-A batch leaves when a call may start and no refill is on its way (waiting at most 50 ms, or a tenth of what a
-call usually takes): a lone task leaves at once, refilled slots leave together. Each model has a ``Lane`` with a
-pace (``providers/limiter.py``), a size of call (``providers/call_size.py``) and a circuit of its own: what is
-wrong with one model, or with one text, does not stop the others. Equal texts are paid for once: whoever brings one
-that waits or is on its way shares its answer, and vectors are remembered (``vector_cache.py``).
+A batch is sent when a call may start and no slot is being refilled (it waits at most 50 ms, or a tenth of the usual
+call): a single task is sent at once, tasks of refilled slots together. A ``Lane`` is one model's queue of calls. It
+has its own pace (``providers/limiter.py``), size of call (``providers/call_size.py``) and circuit, so that a failing
+model or text does not stop the others. Equal texts are paid for once: they share an input or a call under way, and
+vectors are cached (``cache.py``).
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ __all__ = ["MAX_LANES", "Intake", "MicroBatcher", "ModelCircuits", "micro_batche
 def micro_batcher(
     provider: Provider, services: Services, circuits: ModelCircuits, *, intake: Intake, opened: Callable[[], None]
 ) -> MicroBatcher:
-    """One in front of this provider, as the settings say. ``opened`` is called when a held model may be asked again."""
+    """The micro-batcher of a provider. ``opened`` is called when a paused model may be used again."""
     model, directory = services.settings[ModelSettings], services.directory
     size = model.vector_cache_bytes
     return MicroBatcher(

@@ -1,4 +1,4 @@
-"""The lanes of all models, and the one door to them: ``embed``."""
+"""``MicroBatcher``: takes one text at a time (``embed``) and puts it into the lane of its model."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,39 +14,39 @@ from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.processors.embedding.cache import VectorCache
 from ai_task_processor.processors.embedding.calls import Tools, usage_of
 from ai_task_processor.processors.embedding.circuits import ModelCircuits
-from ai_task_processor.processors.embedding.doubts import offence_key
+from ai_task_processor.processors.embedding.failed_texts import text_key
 from ai_task_processor.processors.embedding.lane import Intake, Lane
 from ai_task_processor.processors.embedding.vector_length import VectorLength
 from ai_task_processor.processors.embedding.waiting import Texts, Waiting
 from ai_task_processor.providers.call_size import CallSize
 
-#: model names come from tasks: no more than so many lanes exist
+#: the most lanes: model names come from tasks
 MAX_LANES = 256
-#: how soon to look again whether a lane that has its share of the slots may have one more
+#: until a lane that has its share of the slots is asked again, seconds
 SHARE_LOOK_S = 0.25
-#: for so long a model counts as wanted after one of its tasks was listed
+#: a model counts as wanted this long after one of its tasks was listed, seconds
 WANTED_S = 60.0
-#: calls that hang are looked for this often, and what was learnt of models is saved, when it has changed, seconds
+#: interval of the search for hung calls and of saving what was learnt, seconds
 REMEMBER_S = 1.0
-#: no more models are remembered from one run to the next
+#: the most models that are saved
 MAX_REMEMBERED = 64
 
 
 class Memory(Protocol):
-    """Keeps a JSON object from one process to the next, by the names of models; what is lost is learnt again."""
+    """Persists a JSON object by model name over restarts; what is lost is learnt again."""
 
     def load(self) -> dict[str, Any]:
         """What was saved last; empty when that cannot be read."""
 
     def save(self, learnt: dict[str, Any]) -> None:
-        """Keep it, if it has changed."""
+        """Persist it, if it has changed."""
 
 
 class MicroBatcher(Component):
-    """Joins the texts that tasks bring into model calls; ``run`` must be running for them to leave.
+    """Joins the texts of tasks into model calls, while ``run`` runs.
 
-    ``call`` is one model call. ``length_of(model)``: the components that its vectors must have (None: not known),
-    and those that its name speaks for. ``memory`` keeps what was learnt of models over restarts.
+    ``call`` makes one model call. ``length_of(model)``: the dimension that its vectors must have (None: not known),
+    and the one that is usual for its name. ``memory`` persists what was learnt about models.
     """
 
     name = "embedding"
@@ -88,7 +88,7 @@ class MicroBatcher(Component):
         self._group: asyncio.TaskGroup | None = None
 
     async def run(self, ready: asyncio.Event) -> None:
-        """The parent of every lane and every call; runs until cancelled. Who still waits then is sent away."""
+        """The parent of every lane and every call; runs until cancelled, and fails the texts that still wait then."""
         self._loop = asyncio.get_running_loop()
         if self._memory is not None:
             self._remembered = self._memory.load()
@@ -110,9 +110,9 @@ class MicroBatcher(Component):
             self._lanes.clear()
 
     async def embed(self, text: str, model: str) -> Embedded:
-        """The vector of one text: remembered, or of a call that equal texts share, even when it is under way.
+        """The vector of one text, from the cache or from a call; a call under way with an equal text is joined.
 
-        Raises ``InputRefused`` when the model refuses this very text, a ``RemoteError`` otherwise.
+        Raises ``InputRefused`` when the model refuses this text, a ``RemoteError`` otherwise.
         """
         if self._group is None:
             raise Texts.stopped()
@@ -129,7 +129,7 @@ class MicroBatcher(Component):
         try:
             return await self._bring(lane, text, len(encoded), key, self._group)
         except SetAside:
-            lane.calls.doubts.offenders.name(offence_key(text), _task_name())
+            lane.calls.failed_texts.set_aside.name(text_key(text), _task_name())
             raise
 
     async def _bring(self, lane: Lane, text: str, size: int, key: bytes, group: asyncio.TaskGroup) -> Embedded:
@@ -149,7 +149,7 @@ class MicroBatcher(Component):
         return self._tools.circuits.wait_s()
 
     def lane_hold_s(self, model: str, running: int) -> float:
-        """Seconds until one more task of this model may start, when so many of it run; 0 when it may now."""
+        """Seconds until one more task of this model may start while ``running`` run; 0 when one may now."""
         now = self._clock.monotonic()
         self._want(model, now)
         lane = self._lanes.get(model)
@@ -161,16 +161,16 @@ class MicroBatcher(Component):
             return hold_s
         share = lane.share(slots, others=len(self._wanted_at) > 1)
         if running < share or share >= slots:
-            return 0.0  # of those that run some may have been answered, and be about to leave their slots
+            return 0.0  # some of those that run may have their answer, and be about to free their slots
         lane.calls.refused_share = True
         return SHARE_LOOK_S
 
     def resumes_in_s(self) -> float:
-        """Seconds until some model that is held may be tried again; infinite when none is held."""
+        """Seconds until a paused model may be tried again; infinite when none is paused."""
         return min((hold_s for lane in self._lanes.values() if (hold_s := lane.hold_s()) > 0), default=inf)
 
     def count(self) -> None:
-        """Set the gauges that show the lanes."""
+        """Set the gauges of the lanes."""
         for lane in self._lanes.values():
             self._metrics.model_waiting(lane.model, 0 if lane.pace() is None else lane.waiting)
             self._metrics.model_batch_cap(lane.model, lane.calls.size.most_inputs)
@@ -183,18 +183,17 @@ class MicroBatcher(Component):
         ]
 
     def paces(self) -> dict[str, str]:
-        """Why which model's calls wait."""
+        """By model: why its calls wait."""
         return {lane.model[:64]: reason for lane in self._lanes.values() if (reason := lane.pace())}
 
     def paused(self) -> dict[str, str]:
-        """Why which model is paused."""
+        """By model: why it is paused."""
         return dict(self._tools.circuits.held())
 
     def offenders(self) -> dict[str, str]:
-        """The texts that are set aside: how many of which model, how the last one failed, of whom."""
-        return {
-            lane.model[:64]: reason for lane in self._lanes.values() if (reason := lane.calls.doubts.offenders.reason())
-        }
+        """By model: how many texts are set aside, of which tasks, and how the last one failed."""
+        reasons = {lane.model[:64]: lane.calls.failed_texts.set_aside.reason() for lane in self._lanes.values()}
+        return {model: reason for model, reason in reasons.items() if reason}
 
     def status(self) -> Mapping[str, object]:
         return {"paused_models": self.paused(), "paced_models": self.paces(), "texts_set_aside": self.offenders()}
@@ -222,7 +221,7 @@ class MicroBatcher(Component):
             self._wanted_at = {name: at for name, at in self._wanted_at.items() if now - at < WANTED_S}
 
     def _lane(self, model: str) -> Lane:
-        """The lane of a model. The one that was idle for longest makes room for a new one."""
+        """The lane of a model, made when it is first needed. At ``MAX_LANES`` the one longest idle is removed."""
         lane = self._lanes.pop(model, None) or self._new_lane(model)
         if len(self._lanes) >= MAX_LANES:
             idle = next((name for name, other in self._lanes.items() if not other.served), None)
@@ -247,7 +246,7 @@ class MicroBatcher(Component):
 
 
 def _encoded(text: str) -> bytes:
-    """UTF-8. Raises ``InputRefused`` for what cannot be sent: it would spoil the call of others."""
+    """UTF-8. Raises ``InputRefused`` for what has none: in a batch it would fail the texts of other tasks."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -255,7 +254,7 @@ def _encoded(text: str) -> bytes:
 
 
 def _task_name() -> str:
-    """``task 6a…``, as the scheduler names the asyncio tasks that run its tasks; empty for others."""
+    """``task 6a…``, the name that the scheduler gives to the asyncio task of a task; empty for others."""
     task = asyncio.current_task()
     name = "" if task is None else task.get_name()
     return name[:64] if name.startswith("task ") else ""

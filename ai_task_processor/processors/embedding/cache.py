@@ -1,16 +1,16 @@
-"""Vectors that were paid for, kept in memory: a text is not paid for again while its vector is here."""
+"""A cache of vectors in memory: no text is paid for twice while its vector is cached."""
 
 from collections import OrderedDict
 from functools import lru_cache
 from hashlib import blake2b
 
-#: What an entry takes beside its vector: key, objects, its part of the table, and that of the table's next growth.
-#: The most that was measured are 390 bytes.
+#: Memory of an entry beside its vector, bytes: key, objects, its part of the table and of the table's next growth.
+#: The most that was measured are 390.
 ENTRY_BYTES = 448
 
 
 class VectorCache:
-    """At most ``max_bytes``, and the least recently used vector goes first. No text is kept, only its hash.
+    """At most ``max_bytes``; the least recently used vector is evicted. Texts are not stored, only their hashes.
 
     ``dimensions``: what every model is asked for; None for its own.
     """
@@ -25,7 +25,7 @@ class VectorCache:
         return len(self._entries)
 
     def key(self, model: str, text: bytes) -> bytes:
-        """16 bytes that stand for a text of this model."""
+        """A hash of 16 bytes of a text for this model."""
         digest = _begun(model, self._dimensions).copy()
         digest.update(text)
         return digest.digest()
@@ -38,7 +38,7 @@ class VectorCache:
         return entry
 
     def put(self, key: bytes, vector: bytes, tokens: int) -> None:
-        """Keep a vector, in place of the one that was kept for the same text."""
+        """Store a vector, in place of an earlier one of the same text."""
         size = len(vector) + ENTRY_BYTES
         if size > self._max_bytes:
             return

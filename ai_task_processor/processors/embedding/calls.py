@@ -1,7 +1,7 @@
-"""One model's calls: what each one carries to the model, and what follows from how it ended.
+"""The calls of one model: makes each one, and decides what follows from its outcome.
 
-What may be about texts is searched for in parts (``findings.py``) and put to the test (``doubts.py``). What says
-nothing about texts (no connection, a key, a quota) holds the model.
+After a failure that may be about texts they are sent in parts (``findings.py``), at last one by one
+(``failed_texts.py``). A failure that is not about texts (no connection, a key, a quota) pauses the model.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.processors.embedding.cache import VectorCache
 from ai_task_processor.processors.embedding.circuits import ModelCircuits, Passage
-from ai_task_processor.processors.embedding.doubts import Doubts, offence_key
+from ai_task_processor.processors.embedding.failed_texts import FailedTexts, text_key
 from ai_task_processor.processors.embedding.findings import Findings, is_slow
 from ai_task_processor.processors.embedding.served import TRUSTED_S, ServedCalls
 from ai_task_processor.processors.embedding.vector_length import VectorLength
@@ -39,20 +39,20 @@ from ai_task_processor.processors.embedding.waiting import Line, Part, Texts, Wa
 from ai_task_processor.providers.call_size import CallSize
 from ai_task_processor.providers.limiter import Limiter
 
-#: a model that answers nothing but 429s for so long gives its tasks back
+#: after so long with nothing but 429s the tasks of a model are released, seconds
 ONLY_429S_S = 60.0
-#: first and longest pause after a throttle that is named quota and follows calls that were served
+#: first and longest pause, seconds, after an exhausted quota; and how recently a call was served for these to hold
 QUOTA_S, SERVED_LATELY_S = (1.0, 300.0), 60.0
 
 log = get_logger(__name__)
 
-#: a frozen object takes longer to build than to find
+#: cached: a frozen object takes longer to build than to find
 usage_of = lru_cache(maxsize=1024)(Usage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What the calls of all models share. ``call`` is one model call; ``opened``: a model is well that was not."""
+    """What the calls of all models share. ``call`` makes one; ``opened`` is called when a model is well again."""
 
     call: Callable[[Sequence[str], str], Awaitable[Embeddings]]
     circuits: ModelCircuits
@@ -66,9 +66,9 @@ class Tools:
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """A call under way; ``slow_at``: from when it counts as abnormally slow. ``probe``: was the model paused before?
+    """A call under way; ``slow_at``: when it starts to count as abnormally slow. ``probe``: was the model paused?
 
-    ``witnessed``: was a text of ours sent because it hangs? ``given_up``: it is cancelled for that.
+    ``witnessed``: was the daemon's own text sent because it hangs? ``given_up``: it was cancelled because it hangs.
     """
 
     part: Part
@@ -81,7 +81,7 @@ class Running:
 
 
 class Calls:
-    """The calls of one model. ``not_before``: after failures, when the next one starts."""
+    """The calls of one model. ``not_before``: no call starts earlier, after failures (monotonic, seconds)."""
 
     def __init__(
         self, model: str, tools: Tools, texts: Texts, line: Line, *, size: CallSize, length: VectorLength, known: bool
@@ -93,21 +93,21 @@ class Calls:
         self.length = length
         self.served = ServedCalls(known=known)
         self.findings = Findings(size, tools.threshold)
-        self.doubts = Doubts(model, texts, line, self.findings, self.served, tools.clock)
+        self.failed_texts = FailedTexts(model, texts, line, self.findings, self.served, tools.clock)
         self.running: list[Running] = []
         #: answers that wait until the length of the model's vectors is known
         self.held: list[tuple[Part, Embeddings]] = []
         self.answered_at, self.answered_tasks = 0.0, 0
         self.not_before = 0.0
         self.refused_share = False
-        #: the last probe was a text of a task and may have failed for it: the next one is a text of ours
+        #: the last probe was a text of a task, which may have been at fault: the next one is the daemon's own
         self.witness_is_next = False
         self._tools = tools
         self._texts = texts
         self._line = line
 
     def well(self) -> bool:
-        """Has the model been served, a moment ago if calls have failed since, and is it not hanging?"""
+        """Has the model served calls, lately if some have failed since, and does none hang?"""
         now = self._tools.clock.monotonic()
         if not self.served.ever or self._tools.circuits.probing(self.model):
             return False
@@ -117,7 +117,7 @@ class Calls:
         return not hung and self.limiter.refused_for_s(now) < TRUSTED_S
 
     def begin(self, part: Part) -> Running:
-        """From here on the part is on its way; ``run`` must follow."""
+        """Count the part as a call under way; ``run`` must follow."""
         now = self._tools.clock.monotonic()
         call = Running(part, now, self.served.slow_at(now), self._tools.circuits.probing(self.model))
         self.running.append(call)
@@ -131,13 +131,13 @@ class Calls:
         return self._tools.clock.monotonic() - call.began_at >= hangs_after_s
 
     def give_up(self, call: Running) -> None:
-        """It ends as if its time were over."""
+        """Cancel it; it ends like a timeout."""
         if call.task is not None and not call.given_up:
             call.given_up = True
             call.task.cancel()
 
     async def run(self, call: Running) -> None:
-        """One call, and what follows from its end; a bug in it harms its own texts only."""
+        """Make one call and handle its outcome; a bug fails the texts of this call only."""
         error: Exception | None = Texts.stopped()
         try:
             await self._attempt(call)
@@ -148,7 +148,7 @@ class Calls:
         finally:
             self.running.remove(call)
             if error is not None:
-                self._texts.send_away(call.part.texts, error)
+                self._texts.fail(call.part.texts, error)
                 self.findings.end_part(call.part, served=False)
 
     async def _attempt(self, call: Running) -> None:
@@ -176,7 +176,7 @@ class Calls:
                 raise
             self._answered(call, passage, answer, size)
         except InputRefused as error:
-            # Of another provider than ours: what it says of an input is put to the test like any refusal.
+            # From a provider of a plug-in: handled like any refusal, since the text need not be at fault.
             self._failed(part, passage, CallRefused(str(error), final=error))
         except RemoteError as error:
             self._failed(part, passage, error)
@@ -224,9 +224,9 @@ class Calls:
         self._tools.circuits.answered(passage)
         self._tools.retries.earn()
         self.size.passed(len(part.texts), size, tokens)
-        self.doubts.passed(part, size)
+        self.failed_texts.passed(part, size)
         self._hand_out(part, answer)
-        self.doubts.resolve(call.began_at)
+        self.failed_texts.resolve(call.began_at)
         if self.refused_share and self.well():
             self.refused_share = False
             self._tools.opened()
@@ -248,12 +248,12 @@ class Calls:
             share = round(tokens * waiting.size / (size or 1))
             if cache is not None and not waiting.witness:
                 cache.put(waiting.key, vector.data, share)
-            self.doubts.acquit(waiting)
+            self.failed_texts.cleared(waiting)
             self._texts.answer(waiting, Embedded(vector, usage_of(share)))
         self.findings.end_part(part, served=not unusable)
         for waiting in unusable:
-            self._note_failure(waiting, alone=len(part.texts) == 1, slow=False)
-            self.doubts.failed_beside_others(waiting, "the model answered an unusable vector")
+            self._note_failure(waiting, isolated=len(part.texts) == 1, slow=False)
+            self.failed_texts.failed_beside_others(waiting, "the model answered an unusable vector")
 
     # --- it failed
 
@@ -273,7 +273,7 @@ class Calls:
             self._again_or_hold(part, passage, error)
 
     def _may_be_the_texts(self, error: RemoteError) -> bool:
-        """Could the same model serve other texts? A model that was served is also asked what a refusal of us means."""
+        """Could the model serve other texts? After it served calls, also for refusals of the key or configuration."""
         if isinstance(error, CallRefused | Transient | Ambiguous):
             return True
         if isinstance(error, Unauthorized):
@@ -281,7 +281,7 @@ class Calls:
         return isinstance(error, Misconfigured) and self.served.count > 0
 
     def _throttled(self, part: Part, passage: Passage, error: Throttled) -> None:
-        """429: the limiter knows how long to wait. Tasks are given back only when nothing else is answered any more."""
+        """429: the limiter knows how long to wait. Tasks are released only when nothing but 429s is answered."""
         self._tools.metrics.model_throttled(self.model)
         if passage.probe or self.limiter.refused_for_s(self._tools.clock.monotonic()) >= ONLY_429S_S:
             self._hold(part, passage, error)
@@ -291,14 +291,14 @@ class Calls:
         self._line.put_back(part)
 
     def _again_or_hold(self, part: Part, passage: Passage, error: RemoteError) -> None:
-        """Nothing was reached, or what was says that it cannot now: again in a while, or it is an outage."""
+        """The remote was not reached or cannot answer now: retry after a backoff, or pause the model."""
         outage = self.findings.failures >= self._tools.threshold
         if error.pause_s is not None or passage.probe or outage:
             self._hold(part, passage, error)
             return
         again_s = self._tools.retries.again_in_s(self.findings.failures) if error.retryable else None
         if again_s is None:
-            self._texts.send_away(part.texts, error)
+            self._texts.fail(part.texts, error)
             self.findings.end_part(part, served=False)
         else:
             self.not_before = self._tools.clock.monotonic() + again_s
@@ -307,7 +307,7 @@ class Calls:
     def _hold(
         self, part: Part, passage: Passage, error: RemoteError, *, bounds: tuple[float, float] | None = None
     ) -> None:
-        """Nobody asks this model for a while: whoever waits is sent away, to come back when the pause is over."""
+        """Pause the model: the tasks that wait are released, to run again when the pause is over."""
         circuits = self._tools.circuits
         if passage.probe and bounds is None:
             circuits.failed(passage, error)
@@ -317,14 +317,14 @@ class Calls:
         paused = CircuitOpen(f"this model is paused: {error}", retry_after_s=max(circuits.wait_s(self.model), 0.1))
         self.witness_is_next = passage.probe and not part.texts[0].witness and self._may_be_the_texts(error)
         if self.witness_is_next:
-            self.doubts.offenders.probed(offence_key(part.texts[0].text), str(error))
-        self._texts.send_away(part.texts, paused)
+            self.failed_texts.set_aside.probed(text_key(part.texts[0].text), str(error))
+        self._texts.fail(part.texts, paused)
         self.findings.end_part(part, served=False)
-        self._line.send_all_away(paused)
+        self._line.fail_all(paused)
         self.findings.settled()
 
     def _failed_for_content(self, part: Part, passage: Passage, error: RemoteError) -> None:
-        """The texts, their size or the model: what is served of the rest will show."""
+        """The texts, their size or the model may be at fault: send parts, or decide about a single text."""
         if not (isinstance(error, CallRefused) and error.explained):
             self._tools.circuits.doubt(passage, error)
         part.texts = self._texts.wanted(part.texts)
@@ -333,47 +333,47 @@ class Calls:
         elif passage.probe:
             self._hold(part, passage, error)
         else:
-            alone, now = len(part.texts) == 1, self._tools.clock.monotonic()
+            isolated, now = len(part.texts) == 1, self._tools.clock.monotonic()
             beside = any(waiting.failures and self.served.count > waiting.served_before for waiting in part.texts)
-            if not beside and not (alone and isinstance(error, CallRefused) and error.explained):
+            if not beside and not (isolated and isinstance(error, CallRefused) and error.explained):
                 self.not_before = now + self.findings.failed(len(part.texts), error, trusted=self.served.lately(now))
             for waiting in part.texts:
-                self._note_failure(waiting, alone=alone, slow=is_slow(error))
-            if alone:
-                self._failed_alone(part, passage, error, beside=beside)
+                self._note_failure(waiting, isolated=isolated, slow=is_slow(error))
+            if isolated:
+                self._isolated_failed(part, passage, error, beside=beside)
             else:
                 self._tools.metrics.batch_isolated()
                 self._line.add_parts(self.findings.cut(part, error))
 
-    def _note_failure(self, waiting: Waiting, *, alone: bool, slow: bool) -> None:
-        """``slow``: it was not answered in time; alone, to wait as long for it again would show little more."""
-        waiting.failures += 1 + (alone and slow)
-        waiting.alone |= alone
+    def _note_failure(self, waiting: Waiting, *, isolated: bool, slow: bool) -> None:
+        """``slow``: it was not answered in time. An isolated timeout counts twice, because each one takes so long."""
+        waiting.failures += 1 + (isolated and slow)
+        waiting.isolated |= isolated
         waiting.failed_at = self._tools.clock.monotonic()
         waiting.served_before = self.served.count
 
-    def _failed_alone(self, part: Part, passage: Passage, error: RemoteError, *, beside: bool) -> None:
-        """``beside``: others were served since the text failed before."""
+    def _isolated_failed(self, part: Part, passage: Passage, error: RemoteError, *, beside: bool) -> None:
+        """An isolated text failed. ``beside``: others were served since it failed before."""
         waiting = part.texts[0]
         final = error.final if isinstance(error, CallRefused) else None
         self.findings.end_part(part, served=False)
         if waiting.witness:
             self._witness_failed(part, passage, error)
-        elif isinstance(error, CallRefused) and final is not None and self.doubts.believes(waiting, error):
-            self.doubts.refused(waiting, final, too_long=error.too_large)
-        elif self.findings.conclusive and not beside:
+        elif isinstance(error, CallRefused) and final is not None and self.failed_texts.ends_text(waiting, error):
+            self.failed_texts.refused(waiting, final, too_long=error.too_large)
+        elif self.findings.outage_likely and not beside:
             self._hold(part, passage, _nothing_is_served(error))
         elif final is not None:
-            self.doubts.refused_without_reason(waiting, final)
-        elif beside or self.doubts.is_known(waiting):
-            self.doubts.failed_beside_others(waiting, str(error))
+            self.failed_texts.refused_without_reason(waiting, final)
+        elif beside or self.failed_texts.was_set_aside(waiting):
+            self.failed_texts.failed_beside_others(waiting, str(error))
         elif self.served.lately(self._tools.clock.monotonic()):
-            self.doubts.waiting.append(waiting)
+            self.failed_texts.waiting.append(waiting)
         else:
             self._again_or_hold(part, passage, error)
 
     def _witness_failed(self, part: Part, passage: Passage, error: RemoteError) -> None:
-        """A text of ours is at no fault. When even that is refused, the request is."""
+        """The daemon's own text is not at fault: when it is refused, the request is."""
         if isinstance(error, CallRefused):
             self._hold(part, passage, _nothing_is_served(error))
         else:

@@ -1,4 +1,4 @@
-"""The circuits of one provider's models: each model has its own, and what two of them show is the provider's fault."""
+"""The circuit breakers of one provider: one for each model, and one for the provider when several models fail."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -9,16 +9,16 @@ from ai_task_processor.core.ports import Clock
 from ai_task_processor.net.resilience import BreakerMetrics, Entry, Gate, State
 
 SERVICE = "model"
-#: a model that has been the probe lets others be the next one for so long, seconds
+#: delay of a model that was the last probe, so that another one can be the next, seconds
 GIVE_WAY_S = 1.0
 
 
 class ModelCircuits:
     """One ``Gate`` for each model, and one for the provider.
 
-    The provider is held when a second model is, or when calls of several models fail and none is served. Then one probe
-    goes out for all of them, and goes round: the first model that is served ends it for all.
-    To the rest of the daemon it looks like a single gate named ``model``.
+    The provider is paused when a second model is, or when calls of several models fail and none is served. Then one
+    probe at a time is sent, each of another model: the first that is served ends the pause for all.
+    To the rest of the daemon this is a single gate named ``model``.
     """
 
     service = SERVICE
@@ -31,20 +31,20 @@ class ModelCircuits:
         self._shown = ""
         self._models: dict[str, Gate] = {}
         self._provider = self._gate(None)
-        #: who was the probe since the hold began, and who of them has let others go first
+        #: models that were the probe since the pause began, and those of them that were delayed for others
         self._probed: set[str] = set()
         self._gave_way: set[str] = set()
-        #: calls of which models, that are not held, have failed since one was served
+        #: by model that is not paused: calls that failed since one was served
         self._failures: Counter[str] = Counter()
         self._answered_at = -inf
-        #: when each model that is held was first held, in the order of time
+        #: when each paused model was paused first, in the order of time
         self._held_at: dict[str, float] = {}
 
     def _gate(self, model: str | None) -> Gate:
         return Gate(SERVICE, threshold=self._threshold, clock=self._clock, metrics=_Shown(self._show, model))
 
     def _show(self, model: str | None, state: State) -> None:
-        """The worst state of all is what the metric shows."""
+        """The metric shows the worst state of all gates."""
         self._states[model] = state
         worst = self.state
         if worst != self._shown:
@@ -58,14 +58,14 @@ class ModelCircuits:
 
     @property
     def reason(self) -> str | None:
-        """Why some model is held; None when none is."""
+        """Why some model is paused; None when none is."""
         if self._provider.reason is not None:
             return self._provider.reason
         held = self.held()
         return None if not held else "; ".join(f"{model}: {reason}" for model, reason in list(held.items())[:3])
 
     def held(self) -> Mapping[str, str]:
-        """The models that are held, and why."""
+        """The paused models, and why they are."""
         return {model[:64]: gate.reason for model, gate in self._models.items() if gate.reason is not None}
 
     def wait_s(self, model: str | None = None) -> float:
@@ -75,12 +75,12 @@ class ModelCircuits:
         return wait_s if gate is None or gate.reason is None else max(wait_s, gate.wait_s())
 
     def resumes_in_s(self) -> float:
-        """Seconds until some model that is held may be tried again; infinite when none is held."""
+        """Seconds until a paused model may be tried again; infinite when none is paused."""
         waits = [gate.wait_s() for gate in self._models.values() if gate.reason is not None]
         return max(min(waits, default=inf), self._provider.wait_s())
 
     def due(self) -> None:
-        """The next call of every model is tried at once: somebody has changed what was wrong."""
+        """End every wait: the next call of each model is tried at once, because the cause may be gone."""
         for gate in (self._provider, *self._models.values()):
             gate.due()
 
@@ -90,7 +90,7 @@ class ModelCircuits:
         return self._provider.reason is not None or (gate is not None and gate.reason is not None)
 
     def forget(self, model: str) -> None:
-        """Nothing is asked of this model any more."""
+        """Drop the state of a model that is not used any more."""
         self._models.pop(model, None)
         self._states.pop(model, None)
         self._held_at.pop(model, None)
@@ -113,7 +113,7 @@ class ModelCircuits:
             raise
 
     def _give_way(self, model: str, reason: str) -> None:
-        """Another model shows more than one that has been the probe, if one is asked for at all."""
+        """Delay a model that was the last probe once, so that another one can be the next, if there is one."""
         if model in self._probed and model not in self._gave_way and len(self._models) > 1:
             self._gave_way.add(model)
             raise CircuitOpen(f"another model is the next probe: {reason}", retry_after_s=GIVE_WAY_S)
@@ -140,25 +140,25 @@ class ModelCircuits:
                 self.due()
 
     def failed(self, passage: "Passage", error: RemoteError) -> None:
-        """A call failed in a way that speaks of the model or the provider, not of the texts."""
+        """A call failed, and the model or the provider is at fault, not the texts."""
         passage.gate.failed(passage.own, error)
         self._conclude(passage, error)
 
     def hold(self, passage: "Passage", error: RemoteError, *, bounds: tuple[float, float] | None = None) -> None:
-        """Enough calls of a model have failed: nobody asks it for a while. ``bounds``: see ``Gate.hold``."""
+        """Pause a model after enough failures. ``bounds``: see ``Gate.hold``."""
         passage.gate.hold(passage.own, error, bounds=bounds)
         self._conclude(passage, error)
 
     def doubt(self, passage: "Passage", error: RemoteError) -> None:
-        """A call failed for whatever reason; many in a row, of several models, are the provider's fault."""
+        """Count a failed call, whatever its reason; many in a row, of several models, are the provider's fault."""
         if isinstance(error, ModelRefused):
-            return  # a model that the provider does not serve says nothing about the others
+            return  # that the provider does not serve one model is no evidence about the others
         self._failures[passage.model] += 1
         if self._failures.total() >= self._threshold and len(self._failures) > 1 and self._provider.reason is None:
             self._provider.hold(passage.shared, error)
 
     def _conclude(self, passage: "Passage", error: RemoteError) -> None:
-        """Is it the provider? A second model is held, and since the one before was held no model has been served."""
+        """Pause the provider when a second model is paused and none was served since the first was."""
         if passage.shared.probe:
             self._probed.add(passage.model)
             self._provider.failed(passage.shared, error)
@@ -173,7 +173,7 @@ class ModelCircuits:
 
 
 class Passage:
-    """A call that both gates have let through."""
+    """A call that both gates have admitted."""
 
     __slots__ = ("gate", "model", "own", "shared")
 

@@ -1,8 +1,8 @@
-"""One model's queue: when its next call starts, and what it carries.
+"""A lane: the queue of calls for one model. It decides when the next call starts and which texts it carries.
 
-One call at a time; another, up to four, only while the running one is abnormally slow, so that a hung call holds
-its own batch and nobody else's. A large batch goes in two halves: while one is at the model, the other's results
-are written down and its slots refilled. What follows from a call's end is in ``calls.py``.
+One call runs at a time. Up to three more start only while it is abnormally slow, so that a hung call delays its own
+batch only. A large batch is sent in two halves: while one is at the model, the results of the other are stored and
+its slots refilled. ``calls.py`` handles the end of a call.
 """
 
 import asyncio
@@ -18,40 +18,40 @@ from ai_task_processor.processors.embedding.vector_length import VectorLength
 from ai_task_processor.processors.embedding.waiting import Line, Part, TextQueue, Texts, Waiting
 from ai_task_processor.providers.call_size import CallSize
 
-#: how long a batch waits for a refill: so many seconds, or this share of the usual call if that is more
+#: how long a batch waits for slots to be refilled: seconds, or this share of the usual call if that is more
 GATHERING_S, GATHERING_SHARE = 0.05, 0.1
-#: that a refill comes to nothing is seen this late at most; that it is complete is seen at once
+#: interval of looking whether a refill still goes on, seconds; that it is complete is seen at once
 LOOK_AGAIN_S = 0.005
-#: calls at once while the running ones are slow, and calls of single texts beside them
-MAX_CALLS, MAX_LONE_CALLS = 4, 8
-#: calls at once that are as large as a call of this model may be: to wait would not make them larger
+#: concurrent calls while the running ones are slow, and isolated texts or parts beside them
+MAX_CALLS, MAX_ISOLATED_CALLS = 4, 8
+#: concurrent calls of the largest size: to wait would not make them larger
 MAX_FULL_CALLS = 16
-#: to join more texts than this saves next to nothing: of twice as many, half go while the others are under way,
-#: unless the model answers so soon that there is nothing to do meanwhile
+#: More texts in one call than this save next to nothing: of twice as many, half are sent while the others are under
+#: way, unless the usual call takes less than this, seconds.
 FULL_BATCH, HALVED_FROM_S = 128, 0.05
-#: a call that takes longer than usual is named after so long, seconds
-WORTH_NAMING_S = 3.0
-#: tasks that would wait for longer than this for their model's pace are given back
+#: a slow call is reported by ``pace`` after this, seconds
+REPORTED_FROM_S = 3.0
+#: tasks that would wait longer than this for their model's pace are released, seconds
 LONGEST_WAIT_S = 20.0
-#: what is sent when nothing else is there to show whether a model is well: a token
+#: the daemon's own text (one token), sent when no other text can show whether a model is well
 WITNESS = "ok"
 
 
 class Intake(Protocol):
-    """What batching asks of the scheduler."""
+    """What batching needs to know of the scheduler."""
 
     @property
     def slots(self) -> int:
-        """How many tasks may run at once."""
+        """How many tasks may run concurrently."""
 
     def refilling(self) -> bool:
-        """Are more tasks on their way into free slots right now?"""
+        """Are tasks being started in free slots right now?"""
 
 
 class Lane(Line):
-    """The texts that wait for one model. They are served by ``serve`` as long as there are any.
+    """The texts that wait for one model; ``serve`` runs as long as there are any.
 
-    ``texts``: those in the queue and those on their way, for whoever brings the same.
+    ``texts``: those in the queue and those in calls, so that an equal text can join.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class Lane(Line):
         self._changed = asyncio.Event()
         self._gathering = False
         self._gathered_by = 0.0
-        #: tasks that were answered last and whose slots have not brought a text since
+        #: tasks that were answered last and whose slots have not sent a text since
         self._returned = 0
 
-    # --- what others ask
+    # --- state, for admission and status
 
     @property
     def waiting(self) -> int:
@@ -79,22 +79,22 @@ class Lane(Line):
         return len(self._parts) + bool(self._queue)
 
     def hold_s(self) -> float:
-        """Seconds for which nothing of this model should be started; 0 when a task may start now."""
+        """Seconds for which no task of this model should start; 0 when one may now."""
         hold_s = self._tools.circuits.wait_s(self.model)
         paced_s = self.calls.limiter.wait_s(self._tools.clock.monotonic(), 1)
         return max(hold_s, paced_s if LONGEST_WAIT_S < paced_s < inf else 0.0)
 
     def share(self, slots: int, *, others: bool) -> int:
-        """How many slots its tasks may take: not all while the model is not well, or is paced and others wait."""
+        """The most slots for its tasks: not all while the model is not well, or is rate-limited and others wait."""
         if not self.calls.well():
             return max(1, slots // 4)
         return slots - max(1, slots // 8) if others and slots > 1 and self.calls.limiter.rate < inf else slots
 
     def pace(self) -> str | None:
-        """Why the calls that are ready do not start, or one does not end; None when all is as usual."""
+        """Why calls that are ready do not start, or one does not end; None when neither is so."""
         now = self._tools.clock.monotonic()
         oldest = min([call for call in self.calls.running if call.slow_at <= now], key=_began_at, default=None)
-        if oldest is not None and now - oldest.began_at >= WORTH_NAMING_S:
+        if oldest is not None and now - oldest.began_at >= REPORTED_FROM_S:
             return f"no answer to a call for {now - oldest.began_at:.0f} s"
         if not self.waiting:
             return None
@@ -104,7 +104,7 @@ class Lane(Line):
         return f"the next attempt in {left_s:.1f} s" if left_s > 0 else None
 
     def held_because(self) -> str:
-        """Why nothing should be started, for those who try."""
+        """Why no task should start: the message of ``CircuitOpen``."""
         now = self._tools.clock.monotonic()
         held = self._tools.circuits.held().get(self.model[:64]) or self._tools.circuits.reason
         return f"this model is paused: {held or self.calls.limiter.reason(now, 1) or 'it asks for patience'}"
@@ -112,38 +112,38 @@ class Lane(Line):
     # --- texts come and go
 
     def add(self, waiting: Waiting, group: asyncio.TaskGroup) -> None:
-        """A text has come. Raises ``SetAside`` when it is left alone for now."""
-        offence = self.calls.doubts.offence(waiting)
-        if offence is not None and (left_s := offence.until - self._tools.clock.monotonic()) > 0:
-            raise SetAside(f"set aside: {offence.reason}", retry_after_s=left_s)
+        """Queue a text. Raises ``SetAside`` while it is set aside."""
+        known = self.calls.failed_texts.known_failures(waiting)
+        if known is not None and (left_s := known.until - self._tools.clock.monotonic()) > 0:
+            raise SetAside(f"set aside: {known.reason}", retry_after_s=left_s)
         self.texts.add(waiting)
-        if self.calls.doubts.goes_alone(waiting):
-            self._parts.append(Part([waiting], lone=True))
+        if self.calls.failed_texts.must_isolate(waiting):
+            self._parts.append(Part([waiting], isolated=True))
             self.wake(group, at_once=True)
         else:
             self._queue.append(waiting)
 
     def arrived(self, group: asyncio.TaskGroup) -> None:
-        """One more waits, in the queue or with a text that is on its way."""
+        """One more task waits, for a text in the queue or in a call."""
         if self.calls.answered_tasks:
             self.calls.answered_tasks -= 1
         if not self.served or self._gathering or len(self._queue) == 1 or self._fills_a_call(len(self.calls.running)):
             self.wake(group)
 
     def wake(self, group: asyncio.TaskGroup, *, at_once: bool = False) -> None:
-        """A lane that gathers is left alone until there is nobody else to wait for."""
+        """Start ``serve`` or let it look again; while a batch gathers, only when no other text is expected."""
         if not self.served:
             self.served = True
-            # A context of its own: the task that happens to be first must not sign what is logged for all.
+            # A context of its own: log lines of the lane must not carry the id of the task that came first.
             group.create_task(self.serve(group), name="batch-lane", context=Context())
         elif at_once or not self._gathering or not self._expects():
             self._changed.set()
 
     def put_back(self, part: Part) -> None:
-        """Texts of the queue may travel with others then; another text of ours is made when one is needed."""
+        """Texts of the queue may be batched anew. The daemon's own text is dropped: it is made again when needed."""
         if part.texts[0].witness:
             return
-        if part.split is not None or part.lone:
+        if part.split is not None or part.isolated:
             self._parts.appendleft(part)
         else:
             self._queue.put_back(part.texts)
@@ -151,27 +151,27 @@ class Lane(Line):
     def add_parts(self, parts: Iterable[Part]) -> None:
         self._parts.extend(parts)
 
-    def send_all_away(self, error: Exception) -> None:
+    def fail_all(self, error: Exception) -> None:
         parts = [*self._parts, *(part for part, _ in self.calls.held)]
-        self.texts.send_away([*self._queue.clear(), *self.calls.doubts.waiting], error)
+        self.texts.fail([*self._queue.clear(), *self.calls.failed_texts.waiting], error)
         self._parts.clear()
-        self.calls.doubts.waiting.clear()
+        self.calls.failed_texts.waiting.clear()
         self.calls.held.clear()
         for part in parts:
-            self.texts.send_away(part.texts, error)
+            self.texts.fail(part.texts, error)
 
     def stop(self) -> None:
-        """Batching ends."""
-        self.send_all_away(Texts.stopped())
+        """Batching ends: fail all texts."""
+        self.fail_all(Texts.stopped())
         for call in self.calls.running:
-            self.texts.send_away(call.part.texts, Texts.stopped())
+            self.texts.fail(call.part.texts, Texts.stopped())
 
     # --- the loop
 
     async def serve(self, group: asyncio.TaskGroup) -> None:
-        """Start the calls of this model until nobody waits and nothing is under way."""
+        """Start the calls of this model until no text waits and no call is under way."""
         calls = self.calls
-        while self._queue or self._parts or calls.running or calls.doubts.waiting or calls.held:
+        while self._queue or self._parts or calls.running or calls.failed_texts.waiting or calls.held:
             wait_s = self._wait_s()
             if wait_s > 0:
                 await self._pause(group, wait_s)
@@ -184,7 +184,7 @@ class Lane(Line):
         self.served = False
 
     async def _start(self, group: asyncio.TaskGroup, part: Part) -> None:
-        """The call has passed the circuits, or was turned away by them, when this is over."""
+        """Returns when the circuits have admitted or rejected the call."""
         self._begin(group, part)
         await asyncio.sleep(0)
 
@@ -193,9 +193,9 @@ class Lane(Line):
         call.task = group.create_task(self._call(call), name="model-call")
 
     def look(self, group: asyncio.TaskGroup) -> None:
-        """To be called about once a second: a call that hangs while a later one is served is given up.
+        """Call this about once a second: it cancels a call that hangs while a later one was served.
 
-        When no later one is under way, a text of ours shows whether the model is well.
+        When no later one is under way, the daemon's own text is sent to see whether the model is well.
         """
         calls, now = self.calls, self._tools.clock.monotonic()
         for call in [call for call in calls.running if calls.hangs(call)]:
@@ -240,16 +240,16 @@ class Lane(Line):
         if hold_s <= 0 and not self._probing():
             hold_s = self.calls.limiter.wait_s(now, self._next_tokens())
         if LONGEST_WAIT_S < hold_s < inf:
-            self.send_all_away(CircuitOpen(self.held_because(), retry_after_s=hold_s))
+            self.fail_all(CircuitOpen(self.held_because(), retry_after_s=hold_s))
             return inf if self.calls.running else 0.0
         return hold_s
 
     def _ask_witness(self) -> bool:
-        """When nothing else is left that could show whether the model is well, a text of ours is sent."""
+        """Queue the daemon's own text when texts wait for a served call and no other call is left."""
         calls = self.calls
-        calls.doubts.waiting = self.texts.wanted(calls.doubts.waiting)
+        calls.failed_texts.waiting = self.texts.wanted(calls.failed_texts.waiting)
         calls.held = [held for held in calls.held if any(one.futures and one.wanted for one in held[0].texts)]
-        if calls.running or not (calls.doubts.waiting or calls.held):
+        if calls.running or not (calls.failed_texts.waiting or calls.held):
             return False
         self._parts.append(_witness())
         return True
@@ -265,37 +265,37 @@ class Lane(Line):
         if self._parts and not self._queues_turn():
             if not self._part_fits():
                 return inf
-            if findings.side_by_side:
+            if findings.concurrent:
                 return 0.0
         counted = findings.failures > 0
         known = findings.passes(texts=min(len(self._queue), self._most_inputs()))
-        joined = [call for call in running if counted or not (call.part.lone or (known and call.part.split))]
+        joined = [call for call in running if counted or not (call.part.isolated or (known and call.part.split))]
         if not joined or (not counted and self._fills_a_call(len(joined))):
             return 0.0
         if len(joined) >= MAX_CALLS:
             return inf
-        # Only the youngest call is looked at: it could start because the older ones were slow already.
+        # The youngest call is enough: it could start because the older ones were slow already.
         return max(0.0, joined[-1].slow_at - now)
 
     def _queues_turn(self) -> bool:
-        """Is the next call made from the queue? Parts go first, as many as may be under way beside it."""
+        """Is the next call made from the queue? Parts go first, as many as may be under way."""
         if not self._parts:
             return True
-        return bool(self._queue) and self.calls.findings.side_by_side and not self._part_fits()
+        return bool(self._queue) and self.calls.findings.concurrent and not self._part_fits()
 
     def _part_fits(self) -> bool:
-        """May the next part start beside the parts that are under way?"""
-        beside = [call.part.lone for call in self.calls.running if call.part.lone or call.part.split]
-        if self._parts[0].lone:
-            return sum(beside) < MAX_LONE_CALLS
-        return len(beside) < MAX_LONE_CALLS
+        """May the next part start, besides the parts that are under way?"""
+        beside = [call.part.isolated for call in self.calls.running if call.part.isolated or call.part.split]
+        if self._parts[0].isolated:
+            return sum(beside) < MAX_ISOLATED_CALLS
+        return len(beside) < MAX_ISOLATED_CALLS
 
     def _next_tokens(self) -> int:
         size = min(self._queue.size, self.calls.size.most_bytes) if self._queues_turn() else self._parts[0].size
         return self.calls.size.tokens(size)
 
     def _next_part(self) -> Part | None:
-        """The next part of a call that failed, or a text that goes alone; None when it is the queue's turn."""
+        """The next part of a failed call, or an isolated text; None when it is the queue's turn."""
         probing = self._probing()
         if probing and self.calls.witness_is_next and (self._parts or self._queue):
             return _witness()
@@ -316,12 +316,9 @@ class Lane(Line):
         return None
 
     def _has_probe(self) -> bool:
-        """Is there a part whose text may show whether the model is well? It is the next one then.
-
-        A text that the model has failed for again and again does not show that.
-        """
+        """Is there a part that can be the probe? It is put first. A text that is known to fail cannot."""
         for _ in range(len(self._parts)):
-            if self.calls.doubts.offence(self._parts[0].texts[0]) is None:
+            if self.calls.failed_texts.known_failures(self._parts[0].texts[0]) is None:
                 return True
             self._parts.rotate(-1)
         return False
@@ -329,7 +326,7 @@ class Lane(Line):
     # --- gathering
 
     async def _gather(self, group: asyncio.TaskGroup) -> None:
-        """Give a refill that is on its way the chance to come along."""
+        """Wait for the texts of slots that are being refilled, for ``_longest_s`` at most."""
         await asyncio.sleep(0)
         self._gathered_by = self._tools.clock.monotonic() + self._longest_s
         if not self._expects():
@@ -343,9 +340,9 @@ class Lane(Line):
         watch.cancel()
 
     async def _watch(self) -> None:
-        """Wake the lane whenever nothing is on its way any more, though nothing has come; until cancelled.
+        """Wake the lane when no text is expected any more; until cancelled.
 
-        What it sees once may have changed when the lane looks: it looks again.
+        The lane may expect one again by the time it looks: so this goes on.
         """
         while True:
             left_s = self._gathered_by - self._tools.clock.monotonic()
@@ -355,11 +352,11 @@ class Lane(Line):
 
     @property
     def _longest_s(self) -> float:
-        """For how long a batch waits for a refill."""
+        """The most seconds that a batch waits for slots to be refilled."""
         return max(GATHERING_S, GATHERING_SHARE * self.calls.served.usual_s)
 
     def _expects(self) -> bool:
-        """Is a text on its way that the batch should wait for?"""
+        """Is a text expected that the batch should wait for?"""
         now = self._tools.clock.monotonic()
         if now >= self._gathered_by or len(self._queue) >= self._most_inputs():
             return False
@@ -378,7 +375,7 @@ class Lane(Line):
         return min(most, -(-self._intake.slots // 2)) if self._halves() else most
 
     def _fills_a_call(self, beside: int) -> bool:
-        """May a call start beside so many others because it is as large as it may be, and such calls are served?"""
+        """May a call start beside ``beside`` others because it has the largest size, and such calls are served?"""
         most = self._most_inputs()
         if self._halves() and most >= self._intake.slots // 2:
             return beside <= 1 and len(self._queue) >= self._intake.slots // 2
@@ -386,12 +383,12 @@ class Lane(Line):
         full = (len(self._queue) >= most and findings.passes(texts=most)) or (
             self._queue.size >= most_bytes and findings.passes(size=most_bytes)
         )
-        return full and beside < MAX_FULL_CALLS and findings.side_by_side
+        return full and beside < MAX_FULL_CALLS and findings.concurrent
 
 
 def _witness() -> Part:
-    """A text of ours. It goes beside others: those who come meanwhile need not wait for it."""
-    return Part([Waiting(WITNESS, len(WITNESS), witness=True)], lone=True)
+    """The daemon's own text, isolated: texts that come meanwhile need not wait for it."""
+    return Part([Waiting(WITNESS, len(WITNESS), witness=True)], isolated=True)
 
 
 def _began_at(call: Running) -> float:

@@ -1,23 +1,23 @@
-"""Texts for which a model fails again and again while it serves others: sent alone, later and later, and named.
+"""Texts that are set aside: a model fails for them while it serves others. Each failure doubles the delay.
 
-A text that was the probe of a model that is paused, in vain, is remembered, too: it may be at no fault, but the next
-probe must be another one.
+A text with which the probe of a paused model failed is stored as well, with 0 failures: it may not be at fault, but
+the next probe must be another text.
 """
 
 from collections import OrderedDict
 from dataclasses import dataclass
 
-#: the first and the longest time that such a text is left alone, seconds; doubled with each further failure
+#: the first and the longest delay of such a text, seconds; doubled with each further failure
 FIRST_S, LONGEST_S = 15.0, 900.0
-#: no more are remembered: those that failed longest ago are forgotten
+#: the most texts that are stored: those that failed longest ago are dropped
 MOST = 10_000
-#: so many tasks are named
+#: the most tasks that ``reason`` names
 NAMED = 5
 
 
 @dataclass(slots=True)
-class Offence:
-    """``times`` that it was set aside; ``until``: not tried before, on the monotonic clock; ``task``: who had it."""
+class AtFault:
+    """``times`` that it was set aside; ``until``: not sent before, on the monotonic clock; ``task``: whose text."""
 
     times: int
     until: float
@@ -25,52 +25,52 @@ class Offence:
     task: str = ""
 
 
-class Offenders:
-    """By the key of a text; no text is kept."""
+class SetAsideTexts:
+    """By the key of a text; texts are not stored."""
 
     def __init__(self) -> None:
-        self._offences: OrderedDict[bytes, Offence] = OrderedDict()
+        self._by_key: OrderedDict[bytes, AtFault] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._offences)
+        return len(self._by_key)
 
-    def get(self, key: bytes) -> Offence | None:
-        return self._offences.get(key) if self._offences else None
+    def get(self, key: bytes) -> AtFault | None:
+        return self._by_key.get(key) if self._by_key else None
 
     def again(self, key: bytes, now: float, reason: str) -> float:
-        """The text has failed alone once more; answers the seconds that it is left alone now."""
-        offence = self._offences.pop(key, None) or Offence(0, 0.0, reason)
-        delay_s = min(FIRST_S * 2.0 ** min(offence.times, 16), LONGEST_S)
-        self._add(key, Offence(offence.times + 1, now + delay_s, reason, offence.task))
+        """The text has failed by itself once more; returns the seconds until it may be sent again."""
+        entry = self._by_key.pop(key, None) or AtFault(0, 0.0, reason)
+        delay_s = min(FIRST_S * 2.0 ** min(entry.times, 16), LONGEST_S)
+        self._add(key, AtFault(entry.times + 1, now + delay_s, reason, entry.task))
         return delay_s
 
     def probed(self, key: bytes, reason: str) -> None:
-        """The text was a probe in vain."""
-        if key not in self._offences:
-            self._add(key, Offence(0, 0.0, reason))
+        """A probe with this text failed."""
+        if key not in self._by_key:
+            self._add(key, AtFault(0, 0.0, reason))
 
     def name(self, key: bytes, task: str) -> None:
-        """Who has brought the text."""
-        offence = self._offences.get(key)
-        if offence is not None:
-            offence.task = task
+        """The task whose text it is."""
+        entry = self._by_key.get(key)
+        if entry is not None:
+            entry.task = task
 
-    def _add(self, key: bytes, offence: Offence) -> None:
-        self._offences[key] = offence
-        if len(self._offences) > MOST:
-            self._offences.popitem(last=False)
+    def _add(self, key: bytes, entry: AtFault) -> None:
+        self._by_key[key] = entry
+        if len(self._by_key) > MOST:
+            self._by_key.popitem(last=False)
 
     def clear(self, key: bytes) -> None:
         """The text was served, or refused for good."""
-        if self._offences:
-            self._offences.pop(key, None)
+        if self._by_key:
+            self._by_key.pop(key, None)
 
     def reason(self) -> str | None:
-        """How many there are, of which tasks, and how the last one failed; None when there is none."""
-        aside = [offence for offence in self._offences.values() if offence.times]
+        """How many are set aside, of which tasks, and how the last one failed; None when none is."""
+        aside = [entry for entry in self._by_key.values() if entry.times]
         if not aside:
             return None
-        named = ", ".join([offence.task for offence in reversed(aside) if offence.task][:NAMED])
+        named = ", ".join([entry.task for entry in reversed(aside) if entry.task][:NAMED])
         return f"{len(aside)} texts fail alone while others are served, last: {aside[-1].reason}" + (
             f" ({named})" if named else ""
         )

@@ -20,7 +20,7 @@ class EmbeddingInput(BaseModel):
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True, protected_namespaces=())
 
     text: StrictStr
-    #: of bounded length, because models are remembered
+    #: of bounded length, because model names are stored
     model: StrictStr | None = Field(None, max_length=256)
 
     @classmethod
@@ -37,7 +37,7 @@ class EmbeddingInput(BaseModel):
 
 
 class TextEmbeddingProcessor(BaseProcessor):
-    """Embeds the text of a task; the model calls of many tasks are joined behind ``context.embedder``."""
+    """Embeds the text of a task; ``context.embedder`` joins the calls of many tasks."""
 
     task_types = frozenset({TaskType.TEXT_EMBEDDING.value})
     settings_groups = (ModelSettings,)
@@ -79,7 +79,7 @@ class TextEmbeddingProcessor(BaseProcessor):
         assert context.embedder is not None  # noqa: S101 - can_process has checked
         wanted = EmbeddingInput.of(task.content)
         try:
-            # A slow model is not the task's fault: give the task back before its own deadline strikes.
+            # A slow model is not the task's fault: release the task before its own timeout counts an attempt.
             with Deadline(context.wait_s):
                 embedded = await context.embedder.embed(wanted.text, self._at_provider(wanted.model))
         except TimeoutError as error:

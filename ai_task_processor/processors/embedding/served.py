@@ -1,13 +1,13 @@
-"""What the served calls of one model have shown: is it well, how long does a call take, does one hang?"""
+"""Statistics of the served calls of one model: when the last one was, how long they take, when a call hangs."""
 
 from math import inf
 
-#: the model is trusted to be well for so long after it was served, seconds, or this many times the usual call
+#: the model counts as healthy this long after it served a call: seconds, or this many times the usual call
 TRUSTED_S, TRUSTED_FACTOR = 2.0, 3.0
 #: a call is abnormally slow when it takes this many times the usual, and at least a second
 SLOW_FACTOR, SLOW_AT_LEAST_S = 3.0, 1.0
-#: A call hangs after so many seconds, and so many times the longest that was served, or that times as much if it is
-#: larger. It is given up when one that began later is served: its texts go on in parts, before the time-out.
+#: A call hangs after so many seconds and so many times the longest that was served, in proportion to its size. It is
+#: cancelled when one that began later is served: its texts are sent again in parts, before the timeout.
 HANGS_S, HANGS_FACTOR, LONGEST_FADES = 5.0, 5.0, 0.99
 
 
@@ -21,7 +21,7 @@ class ServedCalls:
         self.usual_s = 0.0
         self._known = known
         self._longest_s = 0.0
-        #: when the youngest of them had begun
+        #: the latest start of a served call
         self._began_at = -inf
 
     def add(self, began_at: float, now: float) -> None:
@@ -38,17 +38,17 @@ class ServedCalls:
         return self._known or self.count > 0
 
     def lately(self, now: float) -> bool:
-        """Was the model served a moment ago?"""
+        """Has the model served a call within ``TRUSTED_S``?"""
         return now - self.at < max(TRUSTED_S, TRUSTED_FACTOR * self.usual_s)
 
     def slow_at(self, began_at: float) -> float:
-        """From when on a call counts as abnormally slow."""
+        """The moment from which a call counts as abnormally slow."""
         return began_at + max(SLOW_AT_LEAST_S, SLOW_FACTOR * self.usual_s)
 
     def hangs_after_s(self, times_larger: float) -> float:
-        """After how long a call hangs that is so many times as large as those that were served."""
+        """Seconds after which a call hangs; ``times_larger`` than those that were served."""
         return max(HANGS_S, HANGS_FACTOR * self._longest_s * times_larger) if self._longest_s else inf
 
     def overtook(self, began_at: float) -> bool:
-        """Was a call served that began later?"""
+        """Was a call served that began after this moment?"""
         return self._began_at > began_at

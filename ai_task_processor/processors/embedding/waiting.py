@@ -1,4 +1,4 @@
-"""A text on its way to a vector, and the groups of texts that one call carries."""
+"""Texts that wait for their vectors, and the groups in which calls carry them."""
 
 import asyncio
 from collections import deque
@@ -12,31 +12,31 @@ from ai_task_processor.models.task import Embedded
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A text, and everyone who waits for its vector. ``key``: its place in the cache; ``size``: bytes of UTF-8.
+    """A text and the futures of its vector. ``key``: of the cache; ``size``: bytes of UTF-8.
 
-    ``failures``: calls that carried it and failed, the last one at ``failed_at``; ``alone``: did it travel alone in one
-    of them? ``served_before``: how many calls of the model had been served by then. ``refused_alone``: refusals that
-    do not say enough, while it was alone; ``final``: what it ends with after enough of them.
+    ``failures``: calls that carried it and failed, the last one at ``failed_at``; ``isolated``: was one isolated?
+    ``served_before``: how many calls of the model had been served by then. ``refusals``: isolated refusals
+    without a reason; ``final``: what the text ends with after enough of them.
     """
 
     text: str
     size: int
     key: bytes = b""
     futures: list[asyncio.Future[Embedded]] = field(default_factory=list)
-    #: a text of ours that shows whether the model is well; nobody waits for its vector
+    #: the daemon's own text, sent to see whether the model is well; no task waits for its vector
     witness: bool = False
     #: was it in a call that was answered with 429?
     throttled: bool = False
     failures: int = 0
     failed_at: float = 0.0
-    alone: bool = False
+    isolated: bool = False
     served_before: int = 0
-    refused_alone: int = 0
+    refusals: int = 0
     final: InputRefused | None = None
 
     @property
     def wanted(self) -> bool:
-        """Does anybody still wait for it?"""
+        """Does a task still wait for it?"""
         for future in self.futures:
             if not future.done():
                 return True
@@ -44,7 +44,7 @@ class Waiting:
 
 
 class Texts:
-    """The texts of one model that wait or are on their way, for whoever brings the same."""
+    """The texts of one model that wait or are in a call, so that an equal text can join."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, Waiting] = {}
@@ -59,12 +59,12 @@ class Texts:
         self._waiting[waiting.text] = waiting
 
     def forget(self, waiting: Waiting) -> None:
-        """Nobody can join it any more."""
+        """No equal text can join it any more."""
         if self._waiting.get(waiting.text) is waiting:
             del self._waiting[waiting.text]
 
     def wanted(self, texts: list[Waiting]) -> list[Waiting]:
-        """Without the texts that nobody waits for any more."""
+        """Without the texts that no task waits for any more."""
         wanted = []
         for waiting in texts:
             if waiting.wanted:
@@ -74,14 +74,14 @@ class Texts:
         return wanted
 
     def answer(self, waiting: Waiting, embedded: Embedded) -> None:
-        """Hand the vector to everyone who waits for it."""
+        """Resolve the futures with the vector."""
         self.forget(waiting)
         for future in waiting.futures:
             if not future.done():
                 future.set_result(embedded)
 
-    def send_away(self, texts: Iterable[Waiting], error: Exception) -> None:
-        """Tell everyone who waits for these texts why they have to go without."""
+    def fail(self, texts: Iterable[Waiting], error: Exception) -> None:
+        """Fail the futures of these texts."""
         for waiting in texts:
             self.forget(waiting)
             for future in waiting.futures:
@@ -90,12 +90,12 @@ class Texts:
 
     @staticmethod
     def stopped() -> Transient:
-        """What those are told who still wait when batching ends."""
+        """The error of texts that still wait when batching ends."""
         return Transient("the model calls have been stopped")
 
 
 class TextQueue:
-    """Texts that wait to travel together, oldest first; ``size``: their bytes."""
+    """Texts that wait for the next batch, oldest first; ``size``: their bytes."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -114,7 +114,7 @@ class TextQueue:
         self.size += sum([waiting.size for waiting in texts])
 
     def take(self, most: int, most_bytes: int, known: Texts) -> list[Waiting]:
-        """The next batch, within the size of one call. Texts nobody waits for any more are dropped."""
+        """The next batch, within the size of one call. Texts that no task waits for any more are dropped."""
         batch: list[Waiting] = []
         queue, size = self._texts, 0
         while queue and len(batch) < most:
@@ -131,13 +131,13 @@ class TextQueue:
         return batch
 
     def clear(self) -> list[Waiting]:
-        """Take all of them off."""
+        """Remove and return all of them."""
         texts, self.size = list(self._texts), 0
         self._texts.clear()
         return texts
 
 
-#: how a call failed: refused in words that speak of its size, or not answered in time, or otherwise
+#: how a call failed: refused because of its size, not answered in time, or otherwise
 How = Literal["too_large", "slow", "failed"]
 
 
@@ -167,7 +167,7 @@ class Split:
         return max(self.largest_served, min(2 * self.largest_served, -(-self.smallest_failed // 2)))
 
     def ended(self, *, served: bool) -> "Iterable[Split]":
-        """One of its parts has ended; answers the calls, this one and those above, of which all parts were served."""
+        """One of its parts has ended; yields the calls, this one and those above, of which all parts were served."""
         self.parts -= 1
         self.harmless &= served
         if self.parts:
@@ -180,22 +180,22 @@ class Split:
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """Texts that travel together. ``split``: the failed call that they are a part of.
+    """Texts for one call. ``split``: the failed call that they are a part of.
 
-    ``lone``: one text that is better sent without others, beside the model's other calls.
+    ``isolated``: one text in isolation, sent concurrently with the model's other calls.
     """
 
     texts: list[Waiting]
     split: Split | None = None
-    lone: bool = False
+    isolated: bool = False
 
     @property
     def size(self) -> int:
         return sum([waiting.size for waiting in self.texts])
 
     def after(self, count: int) -> "Part":
-        """Take off all but the first ``count`` texts; what is taken off is a part of the same call."""
-        rest = Part(self.texts[count:], self.split, self.lone)
+        """Remove all but the first ``count`` texts; returns the removed ones as a part of the same split."""
+        rest = Part(self.texts[count:], self.split, self.isolated)
         self.texts = self.texts[:count]
         if self.split is not None:
             self.split.parts += 1
@@ -203,7 +203,7 @@ class Part:
 
 
 class Line:
-    """What a call gives back to the queue that it came from."""
+    """The queue that a call came from, and to which it returns texts."""
 
     def put_back(self, part: Part) -> None:
         """To be sent again, before anything else."""
@@ -213,6 +213,6 @@ class Line:
         """To be sent as they are, after those that wait."""
         raise NotImplementedError
 
-    def send_all_away(self, error: Exception) -> None:
-        """Tell everyone who waits and is not in a call under way."""
+    def fail_all(self, error: Exception) -> None:
+        """Fail every text that waits and is not in a call under way."""
         raise NotImplementedError

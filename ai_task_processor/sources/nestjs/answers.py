@@ -1,7 +1,7 @@
-"""What an answer to a report means: acknowledged, refused in the API's own words, or neither. Pure.
+"""Classifies the answer to a report: acknowledged, refused by the API itself, or ambiguous. Pure.
 
-The API answers the updated task, or nothing. Everything else that is answered with a success status leaves it
-open whether the result arrived; its sentence says what to change at the API.
+The API answers the updated task, or nothing. After any other answer with a success status it is unknown whether the
+result arrived; the error's message says what to change at the API.
 """
 
 import json
@@ -14,17 +14,17 @@ from ai_task_processor.core import codec
 from ai_task_processor.core.errors import Misconfigured, NeverAcknowledged, Rejected, RemoteError, Unacknowledged
 from ai_task_processor.models.task import TaskStatus
 
-#: so many answers in a row that acknowledge nothing for the same reason are no accident; nor so many for any
+#: answers in a row without acknowledgement, for the same reason and for any, that are no coincidence any more
 ACCIDENTS: Final = 3
 MIXED_ACCIDENTS: Final = 6
-#: members under which APIs wrap the document (JSON:API, JSend), and those that may be anything else as well
-#: (``value``: a raw result of MongoDB's driver; ``result``: perhaps the result that we sent)
+#: members under which APIs wrap the document (JSON:API, JSend), and ambiguous ones
+#: (``value``: a raw result of MongoDB's driver; ``result``: perhaps the reported result)
 _ENVELOPES: Final = ("data", "task", "aiTask", "document", "doc", "item")
 _VAGUE: Final = ("result", "value")
-#: an envelope in an envelope in an envelope
+#: the deepest nesting of envelopes
 _DEPTH: Final = 3
 _STATES: Final = frozenset(TaskStatus)
-#: ids that are the same in both cases of letters: ObjectIds and UUIDs
+#: ids without distinction of case: ObjectIds and UUIDs
 _HEX_ID: Final = re.compile(r"[0-9a-f]{24}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _REJECTIONS: Final[Mapping[int, str]] = {400: "refused", 404: "gone", 409: "conflict", 413: "refused", 422: "refused"}
 
@@ -42,9 +42,9 @@ _ERROR: Final = "the task API answers results with an error and a success status
 
 
 def acknowledged(status: int, body: bytes, task_id: str, state: TaskStatus) -> bool:
-    """Does a 2xx answer name our task or our state? Raises ``Unacknowledged`` when it does not acknowledge at all.
+    """Does a 2xx answer name this task or state? Raises ``Unacknowledged`` when it does not acknowledge at all.
 
-    An empty body acknowledges, and JSON that contradicts neither: bare, in an envelope, or alone in a list.
+    An empty body acknowledges, and so does JSON that contradicts neither: bare, in an envelope, or in a list of one.
     """
     text = _bare(body)
     if status == 204 or not text:
@@ -59,18 +59,18 @@ def acknowledged(status: int, body: bytes, task_id: str, state: TaskStatus) -> b
     document = next(ours, documents[0] if documents else {})
     if contradiction := _contradiction(document, task_id, state):
         raise Unacknowledged(contradiction, status=status)
-    if not document and _tells_an_error(answer):
+    if not document and _is_error(answer):
         raise Unacknowledged(_ERROR, status=status)
     return bool(document)
 
 
 def _bare(body: bytes) -> bytes:
-    """A body without byte order mark and white space around it."""
+    """A body without byte order mark and surrounding white space."""
     return body.removeprefix(b"\xef\xbb\xbf").strip()
 
 
 def _parsed(text: bytes) -> object:
-    """JSON, in the usual deviations too: a task's own content may come back in it. Raises ``ValueError``."""
+    """JSON, also with the deviations that a task's content may bring into it. Raises ``ValueError``."""
     try:
         return codec.loads(text)
     except ValueError:
@@ -81,7 +81,7 @@ def _parsed(text: bytes) -> object:
 
 
 def _documents(answer: object, depth: int = _DEPTH) -> Iterator[Mapping[str, object]]:
-    """What may be the task's document: the answer, and what its envelopes hold, from the outside in."""
+    """The objects that may be the task's document: the answer, then the contents of its envelopes."""
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
     if not isinstance(answer, dict):
@@ -110,7 +110,7 @@ def _same(answered: object, task_id: str) -> bool:
 
 
 def _state(fields: Mapping[str, object]) -> object:
-    """``state``, or ``status`` when that is the word of a state; spelled as ours when it is one of ours."""
+    """``state``, or ``status`` when it is the name of a state; in lower case with underscores."""
     value = fields.get("state")
     if value is None:
         status = _spelled(fields.get("status"))
@@ -126,7 +126,7 @@ def _spelled(value: object) -> str | None:
 
 def _contradiction(document: Mapping[str, object], task_id: str, state: TaskStatus) -> str | None:
     answered_id, answered_state = _id(document), _state(document)
-    attributes = document.get("attributes")  # JSON:API keeps all but the id there
+    attributes = document.get("attributes")  # JSON:API has everything but the id there
     if answered_state is None and isinstance(attributes, dict):
         answered_state = _state(attributes)
     if answered_id is not None and not _same(answered_id, task_id):
@@ -136,8 +136,8 @@ def _contradiction(document: Mapping[str, object], task_id: str, state: TaskStat
     return _BEFORE if answered_state in (TaskStatus.PENDING, TaskStatus.IN_PROGRESS) else _ANOTHER_STATE
 
 
-def _tells_an_error(answer: object) -> bool:
-    """Does an answer without id and state say that it did not work?"""
+def _is_error(answer: object) -> bool:
+    """Does an answer without id and state report an error?"""
     if not isinstance(answer, dict):
         return False
     code = answer.get("statusCode")
@@ -146,10 +146,10 @@ def _tells_an_error(answer: object) -> bool:
 
 
 class Acknowledgements:
-    """Tells an accident (a lagging replica, a race) from an API that never acknowledges.
+    """Distinguishes a coincidence (a lagging replica, a race) from an API that never acknowledges.
 
-    A repeated report that is acknowledged proves nothing: an API that answers the task as it was before answers
-    the first report's state to the second, and has run its callback twice.
+    An acknowledged repetition is no evidence: an API that answers the task as it was before answers the first report's
+    state to the second, and has run its callback twice.
     """
 
     def __init__(self) -> None:
@@ -165,7 +165,7 @@ class Acknowledgements:
             self._open.clear()
 
     def missing(self, task_id: str, error: Unacknowledged) -> RemoteError:
-        """A report was answered without: what to raise, after several of them what pauses the remote."""
+        """A report was not acknowledged: the error to raise, after several in a row one that pauses the remote."""
         self._in_a_row[str(error)] += 1
         self._open.add(task_id)
         if self._in_a_row[str(error)] < ACCIDENTS and self._in_a_row.total() < MIXED_ACCIDENTS:
@@ -174,11 +174,11 @@ class Acknowledgements:
 
 
 def rejection(status: int, body: bytes) -> Rejected | RemoteError | None:
-    """A refusal that is about this very result, told apart from one about our configuration; None for neither.
+    """``Rejected`` for a refusal of this result, ``Misconfigured`` for one by the wrong server; None for neither.
 
-    The API's own error shape is ``{"statusCode", "message"}``. A page of a proxy, a gateway's 404 (which
-    has a message at most) and Nest's ``Cannot PATCH /…`` for a route that it does not have say that we
-    talk to the wrong place. A body that is too large is about this result, whoever refuses it.
+    The API's own error shape is ``{"statusCode", "message"}``. A page of a proxy, a gateway's 404 (which has a message
+    at most) and Nest's ``Cannot PATCH /…`` for an unknown route mean a wrong URL. 413 is about this result, whatever
+    server answers it.
     """
     outcome = _REJECTIONS.get(status)
     if outcome is None:

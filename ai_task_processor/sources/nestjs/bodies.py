@@ -1,4 +1,4 @@
-"""What the NestJS API is sent: the PATCH bodies of an outcome."""
+"""The PATCH bodies of outcomes for the NestJS API."""
 
 from ai_task_processor.core import codec
 from ai_task_processor.models.task import Completed, Failed, Outcome
@@ -9,7 +9,7 @@ BARE_FAILURE = b'{"state":"failed"}'
 def body_of(outcome: Outcome) -> bytes:
     """``{"state": "succeeded", "result": …}`` or ``{"state": "failed", "error": {"code": …, "message": …}}``.
 
-    A cancelled task is one that failed: the API knows no other end.
+    A cancelled task is reported as failed: the API has no state for it.
     """
     match outcome:
         case Completed(result):

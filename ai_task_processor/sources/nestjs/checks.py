@@ -1,4 +1,4 @@
-"""What ``doctor`` asks of the task API."""
+"""The checks of ``doctor`` for the task API."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
@@ -20,7 +20,7 @@ REMEDIES: Final[Mapping[type[Exception], str]] = {
 
 
 class _Everything:
-    """``ports.Admission`` of a list that is only looked at."""
+    """An ``Admission`` that admits every task: the list is only read."""
 
     async def busy(self, task_ids: Sequence[str]) -> Mapping[str, SkipReason]:  # noqa: ARG002 - the port's
         return {}
@@ -43,7 +43,7 @@ async def list_pending(settings: ApiSettings, client: HttpClient, remote: Remote
 
 
 def explain(problem: Problem, *, granted: bool) -> Finding | None:
-    """``Component.explain``. ``granted``: we were given a token just now."""
+    """``Component.explain``. ``granted``: ``doctor`` was granted a token just now."""
     text = problem.message
     if problem.code == "token_unavailable" and granted and ("refuses the client" in text or "answered 401" in text):
         remedy = "send it SIGHUP to read secret files and .env again, or restart it"

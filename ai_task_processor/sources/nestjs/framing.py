@@ -1,9 +1,8 @@
 """Splits the bytes of a JSON array into its records while they arrive, holding one record at most.
 
-The pending list can be a gigabyte, and one record of it too. Only brackets and strings are followed
-here, so a record that is not valid JSON inside spoils itself and not the records beside it; what a record
-means is for others to parse. A million records must pass within one request's deadline, so the
-scanning is left to the regular expression engine: one match for a usual record.
+The pending list can be a gigabyte, and so can one record. Only brackets and strings are parsed here, so that a record
+that is not valid JSON does not affect the others. A million records must pass within one request's deadline: the
+regular expression engine scans a usual record in one match.
 """
 
 import re
@@ -34,11 +33,11 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class RecordTooLarge(bytes):
-    """Stands in for a record that was over the limit; holds its first bytes."""
+    """The first bytes of a record that is over the limit."""
 
 
 class ArrayFramer:
-    """Feed it chunks, take records; ``done`` once the array has been closed. What follows it is ignored.
+    """Feed it chunks, get records; ``done`` once the array is closed. What follows it is ignored.
 
     Raises ``InvalidAnswer`` when the bytes are no array, and from ``finish`` when they end too early.
     """
@@ -77,7 +76,7 @@ class ArrayFramer:
             raise InvalidAnswer("the list ends in the middle")
 
     def _opened(self, chunk: bytes) -> bytes:
-        """What follows the opening bracket; the little that may stand in front of it is kept until it comes."""
+        """What follows the opening bracket; a part of a byte order mark before it is stored until it is whole."""
         head = bytes(self._record) + chunk
         self._record.clear()
         if not self._started and _BOM.startswith(head):
@@ -92,7 +91,7 @@ class ArrayFramer:
         return b""
 
     def _next(self, chunk: bytes, position: int) -> int:
-        """Where the next byte is that matters; the length of the chunk when it holds no more of them."""
+        """The position of the next bracket or comma that matters; the length of the chunk when there is none."""
         if not self._depth:
             return len(chunk)
         while position < len(chunk):
@@ -124,10 +123,10 @@ class ArrayFramer:
         return self._depth == 0
 
     def _keep(self, chunk: bytes, start: int, end: int) -> None:
-        room = self._max - len(self._record)
-        if end - start > room:
+        left = self._max - len(self._record)
+        if end - start > left:
             self._too_large = True
-            end = start + room
+            end = start + left
         self._record += memoryview(chunk)[start:end]
 
     def _take(self, chunk: bytes, start: int, end: int) -> bytes:

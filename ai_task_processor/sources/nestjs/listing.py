@@ -1,16 +1,15 @@
 """Reads the pending list of the NestJS API as a stream, as far as it is needed.
 
-The list holds every pending task, unsorted; ``limit`` may be honoured, ignored, or refused with 400.
-So the limit asks for the tasks that are known to be skipped too, grows while a full page brings
-nothing new, and the reader stops by itself when it has enough.
+The list holds every pending task, unsorted; ``limit`` may be obeyed, ignored, or refused with 400. So the limit
+includes the tasks that are known to be skipped, grows while a full page has nothing new, and the reader stops by itself
+when it has enough.
 
-A list that is longer than what was needed costs the API more than it brings. The rest of it becomes candidates
-(``read_ahead``), and the next lists are not asked for. How far to read was measured with NestJS 11, 120,000 tasks,
-58 MB: a handler that returns an array makes all of it in 0.8 to 1.6 s before the first byte, and closing the
-connection saves it nothing; a ``StreamableFile`` stops within 40 records of what was taken; a loop over
-``response.write`` goes on to the end for nobody. So the API is spared by asking less often. Closing never costs
-it anything, saves the transfer and, from some, the work: the answer is read until the candidates are full, then to
-its end if that is near, because then the connection lives on, and is closed otherwise.
+A list that is longer than needed is expensive for the API. The rest of it becomes candidates (``read_ahead``), so that
+the next lists are not requested. How far to read was measured with NestJS 11, 120,000 tasks, 58 MB: a handler that
+returns an array builds all of it in 0.8 to 1.6 s before the first byte, and closing the connection saves nothing; a
+``StreamableFile`` stops within 40 records of what was read; a loop over ``response.write`` goes on to the end. So only
+fewer requests reduce the load of every API. Closing saves the transfer and, with some, the work: the answer is read
+until the candidates are full, then to its end if that is near, which keeps the connection; otherwise it is closed.
 """
 
 import asyncio
@@ -38,12 +37,12 @@ from ai_task_processor.sources.nestjs.wire import Invalid, parse_record, to_task
 
 PENDING = "/api/ai-tasks/pending"
 MAX_RECORD_BYTES = 2**20
-#: so much is looked at in one go, then others run: nothing but brackets takes a second for a megabyte
+#: bytes scanned before other asyncio tasks may run: a megabyte of brackets takes a second
 PIECE_BYTES = 2**14
 #: An answer of a known length up to this is parsed in one go, in a few milliseconds: a third of what it costs record
 #: by record, which is for lists that do not end and for those with a faulty record.
 WHOLE_BYTES = 2**19
-#: once enough is in hand, so much more is read to reach the end of the answer and keep the connection
+#: bytes and seconds that are read further to reach the end of the answer and keep the connection
 TAIL_BYTES, TAIL_S = 2**16, 0.2
 #: With the tasks for free slots in hand, candidates are read for as long as the list had taken until then, and at least
 #: so long: a slow list must not keep slots empty.
@@ -67,7 +66,7 @@ log = get_logger(__name__)
 
 @dataclass(slots=True)
 class _Looked:
-    """A record of the list. ``found``: its task, or why it is none; None for one that need not be parsed again.
+    """A record of the list. ``found``: its task, or why it is invalid; None when it need not be parsed again.
 
     ``reason``: why it must not start now.
     """
@@ -81,7 +80,7 @@ class _Looked:
 class PendingList:
     """The list behind ``GET /api/ai-tasks/pending``. ``admission`` says which of its tasks may start now.
 
-    Without ``ahead`` nothing is kept: a list is left when it has brought enough.
+    Without ``ahead`` there are no candidates: reading stops when enough tasks are found.
     """
 
     def __init__(
@@ -172,7 +171,7 @@ class PendingList:
         return before.lasting + len(await self._admission.busy(list(before.created)))
 
     def _worth_asking(self, needed: int) -> int:
-        """The limit: what is needed, and as many candidates again where thousands of records are in the way."""
+        """The limit: what is needed, and twice that when thousands of records are skipped at the head of the list."""
         lasting = self.last_page.lasting
         if not self._ahead.enabled or lasting <= HEAVY_RECORDS:
             return needed
@@ -180,7 +179,7 @@ class PendingList:
         return wide if needed > USUAL_MAX_LIMIT else max(needed, min(wide, USUAL_MAX_LIMIT))
 
     async def answers(self) -> None:
-        """Prove that the list can be read: its first record, or its end. Raises ``RemoteError``."""
+        """Check that the list can be read: its first record, or its end. Raises ``RemoteError``."""
         framer = ArrayFramer(MAX_RECORD_BYTES)
         async with deadline(self._settings.request_timeout_s), self._request(None) as answer:
             if not answer.is_success:
@@ -323,7 +322,7 @@ class PendingList:
         return longer and ended
 
     async def _keep(self, records: AsyncIterator[_Looked], page: Page, later: Page) -> bool:
-        """Until there is no room for more, or none to be found: then false."""
+        """Keep candidates; false when no more fit or none are found, before the end of the list."""
         barren = 0
         async for looked in records:
             kept = later.kept
@@ -335,7 +334,7 @@ class PendingList:
         return True
 
     def _consider(self, looked: _Looked, page: Page, later: Page) -> bool:
-        """Count it in ``later``, which is ``page`` until that has enough; false when there is no room for it."""
+        """Count it in ``later``, which is ``page`` until that has enough; false when it does not fit."""
         if isinstance(looked.found, Task):
             return self._admit(looked.found, looked, page, later)
         if looked.found is None and looked.reason is not None:
@@ -391,7 +390,7 @@ async def _joined(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
 
 
 async def _read_tail(chunks: AsyncIterator[bytes]) -> None:
-    """Reach the end of the answer if it is near: then the connection lives on. Nothing depends on it."""
+    """Read to the end of the answer if that is near, which keeps the connection; failures are ignored."""
     left = TAIL_BYTES
     with suppress(TimeoutError, RemoteError):
         async with asyncio.timeout(TAIL_S):

@@ -1,9 +1,9 @@
-"""``in_progress`` while a task is being worked on: a word for people and dashboards, and no claim.
+"""Marks tasks as ``in_progress`` while they run: information for people and dashboards, and no claim.
 
-It has no owner and no expiry upstream, and it takes the task out of the pending list: whoever says it must
-take it back, even after a kill. So the store remembers what was marked, what does not end settled is set to
-``pending`` again, and a mark whose answer was lost is followed, after the outcome was acknowledged, by the
-bare final state: such a mark may arrive late, and a state without a result runs no callback.
+The state has no owner and no expiry upstream, and removes the task from the pending list: it must be reset even after a
+kill. So the store persists the marks, and a task that is not settled is set to ``pending`` again. After a mark without
+an answer, which may arrive late, the final state is sent once more when the outcome was acknowledged; without a result
+it runs no callback.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from ai_task_processor.models.task import TaskStatus
 from ai_task_processor.ops.logs import get_logger
 
 TEND_S = 1.0
-#: a claimed task runs after so long, or never
+#: a claimed task that does not run after so long never will, seconds
 STARTED_AFTER_S = 5.0
 
 log = get_logger(__name__)
 
 
 class Marks:
-    """``patch`` sets a bare state; ``late_s``: after so long a request without an answer is over.
+    """``patch`` sets a bare state; ``late_s``: a request without an answer cannot arrive later than this, seconds.
 
     ``admission`` knows which tasks run or wait for their report: those stay marked.
     """
@@ -43,16 +43,16 @@ class Marks:
         self._admission = admission
         self._late_s = late_s
         self._clock = clock
-        #: marked and neither acknowledged nor set back
+        #: marked, and neither acknowledged nor set to pending
         self._marked: set[str] = set()
-        #: claimed a moment ago: until when they need not be running yet
+        #: claimed a moment ago: the moment from which they must be running
         self._claimed: dict[str, float] = {}
         self._unsure: set[str] = set()
         self._withdrawing: set[str] = set()
         self._repairs: dict[str, tuple[TaskStatus, float]] = {}
 
     async def begin(self, task_ids: Sequence[str]) -> list[bool]:
-        """Mark these tasks; false for those that the source says are gone or somebody else's.
+        """Mark these tasks; false for those that are gone or taken according to the API.
 
         Raises ``OutboxUnwritable``: then none is marked.
         """
@@ -71,13 +71,13 @@ class Marks:
         except Ambiguous:
             self._unsure.add(task_id)
         except RemoteError:
-            pass  # the mark is a courtesy: work goes on without it
+            pass  # the mark is only information: the task runs without it
         return True
 
     async def withdraw(self, task_id: str) -> None:
-        """Pending again; what does not succeed is tried again by ``run``.
+        """Set to pending; ``run`` retries it after a failure.
 
-        Once at a time: a second ``pending`` could arrive when the task has been started again.
+        One request at a time: a second ``pending`` could arrive after the task was started again.
         """
         if task_id in self._withdrawing or task_id not in self._marked:
             return
@@ -86,7 +86,7 @@ class Marks:
         try:
             await self._patch(task_id, TaskStatus.PENDING)
         except Rejected:
-            pass  # deleted, or final by somebody else's word
+            pass  # deleted, or set to a final state by somebody else
         except RemoteError:
             return
         finally:
@@ -95,21 +95,21 @@ class Marks:
         await self._forget(task_id)
 
     async def acknowledged(self, task_id: str, state: TaskStatus) -> None:
-        """The upstream has the outcome. A mark that may still be on its way would overwrite it."""
+        """The upstream has the outcome. A mark without an answer may arrive later and overwrite it: repair it then."""
         if task_id in self._unsure:
             self._unsure.discard(task_id)
             self._repairs[task_id] = state, self._clock.monotonic() + self._late_s
         await self._forget(task_id)
 
     async def run(self) -> None:
-        """Repair until cancelled."""
+        """Maintain the marks until cancelled."""
         self._marked.update(await self._memory.remembered())
         while True:
             await self.tend()
             await self._clock.sleep(TEND_S)
 
     async def tend(self, *, leaving: bool = False) -> None:
-        """Give back what is marked and not under way, and repeat final states when their time has come, or now."""
+        """Reset marks of tasks that do not run, and repeat final states that are due; ``leaving``: all of them now."""
         busy, now = await self._admission.busy(list(self._marked)), self._clock.monotonic()
         for task_id in list(self._marked):
             if busy.get(task_id) in ("running", "in_outbox"):

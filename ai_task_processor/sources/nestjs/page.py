@@ -1,4 +1,4 @@
-"""What one reading of the pending list brought, and what is logged about records that nobody here can use."""
+"""The outcome of one reading of the pending list, and the log of records that cannot be used."""
 
 import re
 from collections import Counter
@@ -9,14 +9,14 @@ from ai_task_processor.models.task import Task
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.sources.nestjs.wire import Invalid
 
-#: invalid records are reported once each, not at every poll, and no more than so many until a list is clean again
+#: the most invalid records that are logged, once each, until a list has none
 REPORTED_RECORDS = 100
-#: types come from outside: so many are told of at a time, and so much of a name
+#: types come from outside: the most that are logged at a time, and the most characters of each
 REPORTED_TYPES, REPORTED_TYPE_CHARS = 20, 64
-#: reasons of which the source says by the id alone, and at any time, whether they still hold
+#: temporary reasons: the source knows by the id whether they still hold
 PASSING: tuple[SkipReason, ...] = ("running", "in_outbox", "deferred")
 
-#: what a log line does not repeat of a type
+#: characters of a type that are masked in the log
 _ODD = re.compile(r"[^A-Za-z0-9._:/-]")
 
 log = get_logger(__name__)
@@ -24,9 +24,9 @@ log = get_logger(__name__)
 
 @dataclass(slots=True)
 class Page:
-    """What one reading brought. ``complete``: the list was read to its end, and ``limit`` did not cut it.
+    """The outcome of one reading. ``complete``: the list was read to its end, and ``limit`` did not cut it.
 
-    ``kept``: how many records became candidates. ``listed``: how many records were looked at.
+    ``kept``: records that became candidates. ``listed``: records that were read.
     """
 
     tasks: dict[str, Task] = field(default_factory=dict)
@@ -35,9 +35,9 @@ class Page:
     bytes_read: int = 0
     oldest: float | None = None
     complete: bool = False
-    #: when the tasks were created that were handed out or skipped for a passing reason, in seconds since the epoch
+    #: creation times of the tasks that were returned or skipped for a temporary reason, seconds since the epoch
     created: dict[str, float | None] = field(default_factory=dict)
-    #: the types of those skipped as ``unknown_type``, as far as they are told of
+    #: the types of those skipped as ``unknown_type``, as far as they are logged
     unknown: set[str] = field(default_factory=set)
     listed: int = 0
 
@@ -46,7 +46,7 @@ class Page:
             self.oldest = created_at if self.oldest is None else min(self.oldest, created_at)
 
     def add(self, later: "Page") -> None:
-        """Count what was kept and skipped further down the same list as well."""
+        """Add the counts of a later part of the same list."""
         self.kept += later.kept
         self.skipped += later.skipped
         self.created |= later.created
@@ -59,12 +59,12 @@ class Page:
 
     @property
     def lasting(self) -> int:
-        """How many records every list will bring again to be skipped: unknown types, dead letters, invalid ones."""
+        """Records that every list will have again, to be skipped: unknown types, dead letters, invalid ones."""
         return self.skipped.total() - sum(self.skipped[reason] for reason in PASSING)
 
 
 class Oddities:
-    """Logs records and types that are skipped, each once, until a whole list is without them."""
+    """Logs skipped records and types, each once until a whole list has none of them."""
 
     def __init__(self) -> None:
         self._records: set[int] = set()
@@ -86,7 +86,7 @@ class Oddities:
         page.unknown.add(known)
 
     def whole(self, page: Page) -> None:
-        """A list was read to its end: what it does not have is gone."""
+        """A list was read to its end: records and types that it does not have are gone."""
         if not page.skipped["invalid"]:
             self._records.clear()
         for gone in sorted(self._types - page.unknown):

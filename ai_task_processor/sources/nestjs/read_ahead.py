@@ -1,12 +1,11 @@
-"""Candidates: listed records that wait here for the next free slots, so that one list serves many refills.
+"""Candidates: listed records that wait for the next free slots, so that one list fills many slots.
 
-For lists that cost more than they bring: an API that ignores ``limit`` makes the whole list for every request.
-Candidates are kept as the bytes of their records: 470 bytes and 150 for the index, where a parsed task takes
-1,600, and parsing again costs 6 µs. So the bound in bytes is one of memory. Long records are compressed: twice as
-many fit, for 50 µs each. Pure: no clock, no IO.
+They save requests to an API that ignores ``limit`` and builds the whole list for each one. Candidates are stored as
+the bytes of their records: 470 bytes and 150 for the index, where a parsed task takes 1,600; parsing again costs 6 µs.
+Long records are compressed: twice as many fit, for 50 µs each. Pure: no clock, no IO.
 
-A candidate is only a record that was listed. Whether it may start is asked when it is taken. An acknowledged
-id is dropped at once, which is the same as remembering every acknowledgement since the list was asked for.
+A candidate is only a record that was listed. Whether it may start is decided when it is taken. An acknowledged id is
+dropped at once, which has the effect of storing every acknowledgement since the list was requested.
 """
 
 import zlib
@@ -15,12 +14,12 @@ from collections.abc import Callable
 
 #: memory of a candidate beside its record: its id, a place in the order and one in the index
 ENTRY_BYTES = 160
-#: From so many bytes on a record is compressed: below, the API spends less on listing it again than we on that.
+#: records from this size on are compressed: to list a shorter one again costs less
 LONG_BYTES = 1_024
-#: what a compressed record begins with, and no JSON does
+#: the first byte of a compressed record; JSON never begins with it
 _COMPRESSED = zlib.compress(b"")[:1]
-#: After a sign that the list is out of date, candidates are used until this many times as long as it took to read
-#: has passed: however often such signs come, they cost a tenth of the time.
+#: After a sign that the list is out of date, candidates are used for this many times as long as the list took to read:
+#: so at most a tenth of the time is spent on reading lists, however often such signs come.
 WORTH = 10.0
 
 
@@ -52,27 +51,27 @@ class ReadAhead:
 
     @property
     def used_bytes(self) -> int:
-        """What is charged against ``max_bytes``."""
+        """The memory that counts against ``max_bytes``."""
         return self._bytes
 
     @property
     def reading_s(self) -> float:
-        """For how long the list has been read that was asked for last."""
+        """Seconds since the last list was requested."""
         return self._monotonic() - self._asked_at
 
     def asked(self) -> None:
-        """A list is about to be asked for: it replaces what is here."""
+        """A list is about to be requested: it replaces the candidates."""
         self.clear()
         self._reading, self._doubted = True, False
         self._asked_at = self._monotonic()
 
     def answered(self) -> None:
-        """The list begins to arrive: it is as old as this moment."""
+        """The list begins to arrive: its age counts from now."""
         self.clear()
         self._ends_at = self._monotonic() + self._max_age_s
 
     def keep(self, task_id: str, record: bytes) -> bool:
-        """Add a candidate to the end; false when there is no room for it."""
+        """Add a candidate to the end; false when it does not fit."""
         if len(record) >= LONG_BYTES:
             record = zlib.compress(record, 1)
         size = len(record) + ENTRY_BYTES
@@ -84,14 +83,14 @@ class ReadAhead:
         return True
 
     def read(self) -> None:
-        """No more of the list is kept."""
+        """The list has been read."""
         self._read_at = self._monotonic()
         self._reading = False
         if self._doubted:
             self.doubt()
 
     def doubt(self) -> None:
-        """Something says that the list is out of date: a wake-up, or a task of it that is gone.
+        """A sign that the list is out of date: a wake-up, or a task of it that is gone.
 
         A list that was read in 5 ms is dropped 50 ms later or now, one that took 3 s serves for 30 s.
         """
@@ -100,7 +99,7 @@ class ReadAhead:
             self._ends_at = min(self._ends_at, self._read_at + WORTH * (self._read_at - self._asked_at))
 
     def take(self) -> bytes | None:
-        """The next candidate's record; None when there is none that is fresh enough."""
+        """The next candidate's record; None when there is none, or the list is too old."""
         if self._monotonic() >= self._ends_at:
             self.clear()
         while self._order:
@@ -111,12 +110,12 @@ class ReadAhead:
         return None
 
     def drop(self, task_id: str) -> None:
-        """This one must not start any more."""
+        """Remove a candidate that must not start any more."""
         if task_id in self._records:
             self._dropped(task_id)
 
     def clear(self) -> None:
-        """Keep none."""
+        """Remove all candidates."""
         self._order.clear()
         self._records.clear()
         self._bytes = 0

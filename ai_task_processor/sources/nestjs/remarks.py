@@ -1,7 +1,7 @@
-"""The task API's own words about a refusal, for logs and dead letters: without what we sent, and without content.
+"""The task API's message about a refusal, for logs and dead letters, without content of the task or the report.
 
-A validator likes to quote what it refuses. Whatever of the message occurs in the report, decimal numbers, and
-quotations that are not names of fields are replaced; words that such messages are made of stay.
+Validators often quote what they refuse. Parts of the message that occur in the report, decimal numbers, and quotations
+that are not names of fields are replaced; the usual words of such messages stay.
 """
 
 import re
@@ -11,17 +11,17 @@ from typing import Final
 from ai_task_processor.core import codec
 
 LONGEST: Final = 500
-#: characters that are looked at
+#: characters of a message that are read
 _READ: Final = 4000
 _LEFT_OUT: Final = "…"
-#: a text of so many letters is found in the middle of a word, too
+#: texts of this length or more are replaced inside a word, too
 _GLUED: Final = 4
 #: names of members of a task, which a message may quote
 _NAMES: Final = (
     "_id id state status result error code message type content text model callbackRoute callbackParams documentId "
     "targetId field embedding dimensions usage createdAt updatedAt limit body"
 )
-#: what messages of validators, of databases and of NestJS are made of
+#: the usual words in messages of validators, databases and NestJS
 _USUAL: Final = (
     "a above after all allowed already an and any api are array at bad be because been before below body "
     "boolean by callback can cannot cast characters code conflict constraint constraints conforming content could "
@@ -38,7 +38,7 @@ _FIELDS: Final = frozenset(_NAMES.split())
 _WORDS: Final = frozenset(_USUAL.split())
 _QUOTED: Final = re.compile(r"\"[^\"]*(?:\"|\Z)|“[^”]*(?:”|\Z)|`[^`]*(?:`|\Z)|(?<!\w)'[^']*(?:'(?!\w)|\Z)")
 _NESTED: Final = re.compile(r"\{[^{}]*(?:\}|\Z)|\[[^\[\]]*[^\[\]\d][^\[\]]*(?:\]|\Z)")
-#: with an exponent alone only as a word: an ObjectId may hold ``0e9``
+#: an exponent without a point only as a whole word: an ObjectId may contain ``0e9``
 _DECIMAL: Final = re.compile(r"-?\d+\.\d+(?:[eE][+-]?\d+)?|(?<!\w)-?\d+[eE][+-]?\d+(?!\w)")
 _WORD: Final = re.compile(r"\w+")
 _PATH: Final = re.compile(r"[\w$]+(?:\.[\w$]+)*")
@@ -47,28 +47,28 @@ _IDENTIFIER: Final = re.compile(r"[a-z]+(?:_[a-z0-9]+)+|[a-z]+(?:[A-Z][a-z0-9]*)
 
 
 def remark(body: bytes, sent: bytes, mask: Callable[[str], str]) -> str:
-    """What a refusing JSON answer says in ``message`` or ``error``, cleaned and short; empty when it says nothing.
+    """``message`` or ``error`` of a refusing JSON answer, cleaned and shortened; empty when it has none.
 
-    ``sent``: the report that it answers. ``mask`` takes secrets out.
+    ``sent``: the report that was refused. ``mask`` removes secrets.
     """
     try:
-        told = _told(codec.loads(body))
+        message = _message(codec.loads(body))
     except ValueError:
         return ""
-    text = "".join(char if char.isprintable() else " " for char in mask(told[:_READ]))
+    text = "".join(char if char.isprintable() else " " for char in mask(message[:_READ]))
     text = _without(" ".join(text.split()), _Content(sent))
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + _LEFT_OUT
 
 
-def _told(answer: object) -> str:
-    """Nest says ``message`` (a text or a list of texts) and the status's name as ``error``; others nest them."""
+def _message(answer: object) -> str:
+    """Nest has ``message`` (a text or a list of texts) and the status's name as ``error``; others nest them."""
     if isinstance(answer, str):
         return answer
     if isinstance(answer, list):
-        return "; ".join(part for part in map(_told, answer[:20]) if part)
+        return "; ".join(part for part in map(_message, answer[:20]) if part)
     if not isinstance(answer, dict):
         return ""
-    return next((told for name in ("message", "detail", "error", "errors") if (told := _told(answer.get(name)))), "")
+    return next((text for name in ("message", "detail", "error", "errors") if (text := _message(answer.get(name)))), "")
 
 
 class _Content:
@@ -86,7 +86,7 @@ class _Content:
         self._words = set(_WORD.findall(self._text))
 
     def holds(self, word: str) -> bool:
-        """Does it occur in them? Short words of an alphabet only as words."""
+        """Does ``word`` occur in them? A short ASCII word only as a whole word."""
         word = word.lower()
         return word in self._words if word.isascii() and len(word) < 4 else word in self._text
 
@@ -118,7 +118,7 @@ def _without(text: str, content: _Content) -> str:
 
 def _is_name(text: str, content: _Content) -> bool:
     if _PATH.fullmatch(text) and text.partition(".")[0] in _FIELDS:
-        return True  # its other parts are looked at word by word
+        return True  # its other parts are checked word by word
     return _IDENTIFIER.fullmatch(text) is not None and not content.holds(text)
 
 

@@ -9,7 +9,7 @@ from ai_task_processor.core.groups import Bytes, Group, Seconds, Url, setting
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    """pydantic's own reader of patterns lets an overflow pass."""
+    """pydantic's own validator of patterns does not catch ``OverflowError``."""
     try:
         return re.compile(text)
     except (re.error, OverflowError, RecursionError):

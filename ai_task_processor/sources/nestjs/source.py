@@ -1,9 +1,8 @@
-"""The NestJS task API as a task source: claims out of the pending list, a PATCH for every outcome.
+"""The NestJS task API as a task source: claims from the pending list, a PATCH for every outcome.
 
-Whoever lists a task may process it (``in_progress`` has no owner there), so this source itself
-keeps what must not start again: what was acknowledged after the list was asked for, and what was
-given back a moment ago. Nothing else suppresses a listing: a task that an operator puts back to
-pending runs again. All of this is asked again when a candidate of an earlier list starts.
+``in_progress`` has no owner there, so every listed task may be processed, except those that this source excludes:
+tasks acknowledged after the list was requested, and tasks released a moment ago. Nothing else excludes a task: one that
+an operator sets to pending runs again. The same applies when a candidate of an earlier list starts.
 """
 
 import asyncio
@@ -56,7 +55,7 @@ from ai_task_processor.sources.nestjs.settings import ApiSettings
 TASKS = "/api/ai-tasks/"
 #: characters of an id in a path: longer request lines are refused by servers (RFC 9112 §3 asks for 8,000 octets)
 MAX_ID = 4096
-#: for how long a task is skipped that the API says is somebody else's
+#: a task that is taken according to the API is skipped for this long, seconds
 TAKEN_S = 60.0
 _POLL_OUTCOMES: tuple[tuple[type[RemoteError], str], ...] = (
     (Unauthorized, "auth_error"),
@@ -70,9 +69,9 @@ log = get_logger(__name__)
 
 
 class NestTaskSource(TaskSource):
-    """``ports.TaskSource`` over the NestJS API; ``polling`` may answer without a bound, ``delivering`` not.
+    """``ports.TaskSource`` over the NestJS API. Answers to ``polling`` are unbounded, to ``delivering`` bounded.
 
-    ``memory``: tasks are marked ``in_progress`` while they are worked on, and the marks are remembered there.
+    With ``memory``, tasks are marked ``in_progress`` while they run, and the marks are persisted there.
     """
 
     name = "aletheia"
@@ -112,7 +111,7 @@ class NestTaskSource(TaskSource):
         self._deferred: dict[str, float] = {}
         self._bare_failures = False
         self._acknowledgements = Acknowledgements()
-        #: why reports are not taken until somebody changes something; None when they are
+        #: why the API refuses all reports until an operator acts; None when it accepts them
         self.report_problem: str | None = None
         self._warned = False
         self._called = False
@@ -136,7 +135,7 @@ class NestTaskSource(TaskSource):
         )
 
     async def run(self, ready: asyncio.Event) -> None:
-        """Keep the marks in order until cancelled; what is left undone then must not read ``in_progress``."""
+        """Maintain the marks until cancelled, then reset those of unfinished tasks."""
         ready.set()
         try:
             while self._marks is None:
@@ -149,7 +148,7 @@ class NestTaskSource(TaskSource):
                 await client.aclose()
 
     async def reload(self) -> None:
-        """Ask for a token with the secrets as they are now, and for the list."""
+        """Request a token with the current secrets, and the list."""
         if self._tokens is not None:
             await self._tokens.look_again()
             if not self._tokens.held:
@@ -198,7 +197,7 @@ class NestTaskSource(TaskSource):
         return [Claim(task, Receipt(self.name, task.id)) for task in tasks.values()]
 
     async def _mark(self, tasks: Mapping[str, Task], marks: Marks) -> Mapping[str, Task]:
-        """Those that are ours. A task that the API says is somebody else's is skipped for a minute."""
+        """Mark these tasks and return those that are not taken. Taken ones are skipped for ``TAKEN_S``."""
         try:
             ours = await marks.begin(list(tasks))
         except OutboxUnwritable:
@@ -236,8 +235,8 @@ class NestTaskSource(TaskSource):
         return called
 
     def wake(self) -> None:
-        """A push has one way in, whatever it comes from: the scheduler pauses by asking its source to wait, and alone
-        decides when it asks and what may not be cut short.
+        """Every push calls this: it ends ``wait``, in which the scheduler sleeps between polls. The scheduler decides
+        when to poll next, and which pauses a push does not shorten.
         """
         self._metrics.woken()
         self._ahead.doubt()
@@ -249,7 +248,7 @@ class NestTaskSource(TaskSource):
             self._pause.cancel()
 
     async def report(self, receipt: Receipt, outcome: Outcome) -> None:
-        """A strict API refuses keys it does not know: then a failure is reported without its reason, from now on."""
+        """A strict API refuses unknown keys: then failures are reported without ``error`` from now on."""
         state = TaskStatus.SUCCEEDED if isinstance(outcome, Completed) else TaskStatus.FAILED
         bare = self._bare_failures and state is TaskStatus.FAILED
         try:
@@ -261,7 +260,7 @@ class NestTaskSource(TaskSource):
             self._bare_failures = True
 
     async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:  # noqa: ARG002 - the API has no place for a failure that is not final
-        """The task is still pending upstream: only this process leaves it alone until the delay is over."""
+        """The task is still pending upstream: this process skips it until the delay is over."""
         self._defer(receipt.id, delay_s)
         if self._marks is not None:
             await self._marks.withdraw(receipt.id)
@@ -270,11 +269,11 @@ class NestTaskSource(TaskSource):
         self._deferred[task_id] = self._clock.monotonic() + delay_s
 
     async def check(self) -> None:
-        """The cheapest proof that the list can be read. Raises ``RemoteError``."""
+        """Read the first bytes of the list. Raises ``RemoteError``."""
         await self._list.answers()
 
     async def busy(self, task_ids: Sequence[str]) -> Mapping[str, SkipReason]:
-        """``Admission.busy``, and what was given back a moment ago."""
+        """``Admission.busy``, and tasks released a moment ago."""
         now = self._clock.monotonic()
         found: dict[str, SkipReason] = {id_: "deferred" for id_ in task_ids if self._deferred.get(id_, 0.0) > now}
         if self._admission is not None:
@@ -282,7 +281,7 @@ class NestTaskSource(TaskSource):
         return found
 
     async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
-        """``Admission.refuse``, and what was given back a moment ago, or acknowledged since the list was asked for."""
+        """``Admission.refuse``, and tasks released a moment ago, or acknowledged since the list was requested."""
         now, stale = self._clock.monotonic(), self._acknowledged_meanwhile or ()
         reasons = [None] * len(tasks) if self._admission is None else await self._admission.refuse(tasks)
         return [
@@ -320,7 +319,7 @@ class NestTaskSource(TaskSource):
             await self._marks.acknowledged(receipt.id, state)
 
     async def _deliver(self, task_id: str, state: TaskStatus, body: bytes) -> None:
-        """Report an outcome. A repeated report runs the upstream's callback again, so there must be an end of them."""
+        """Report an outcome. Repetitions are bounded, because each one runs the upstream's callback again."""
         try:
             await self._patch(task_id, state, body)
         except Unacknowledged as error:
@@ -352,7 +351,7 @@ class NestTaskSource(TaskSource):
 
 
 def _refusal(answer: Answer, sent: bytes) -> Rejected | RemoteError:
-    """What a status that is no success says, with the API's own words."""
+    """The error for a status that is no success, with the API's message as ``detail``."""
     refusal = rejection(answer.status_code, answer.content) or status_error(answer, "the task API")
     if answer.is_server_error and not isinstance(refusal, Throttled):
         # The state may have been saved before the upstream's callback failed.
@@ -362,7 +361,7 @@ def _refusal(answer: Answer, sent: bytes) -> Rejected | RemoteError:
 
 
 def task_url(tasks: str, task_id: str) -> str:
-    """The task's own path below ``tasks``, and no other: ids come from outside, and our bearer goes with the request.
+    """The path of the task below ``tasks``, whatever its id: ids come from outside, and the request has a token.
 
     Raises ``Rejected`` for an id that no path can hold.
     """

@@ -1,4 +1,4 @@
-"""The words of the NestJS task API: a listed record becomes a task. Pure."""
+"""Parses a listed record of the NestJS task API into a task. Pure."""
 
 import re
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from ai_task_processor.sources.nestjs.framing import RecordTooLarge
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """A record that cannot become a task, and why. Nothing of its content is kept, except a valid id."""
+    """A record that cannot become a task, and why. It has nothing of the record's content but a valid id."""
 
     reason: str
     task_id: str | None = None
 
 
 def parse_record(record: bytes, id_pattern: re.Pattern[str]) -> Task | Invalid:
-    """A listed record as a task. Its id has been checked against the pattern: only such ids reach a URL."""
+    """A listed record as a task. Its id matches the pattern: only such ids reach a URL."""
     if isinstance(record, RecordTooLarge):
         return Invalid("larger than 1 MiB")
     try:
