@@ -16,7 +16,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     daemon.started          it polls from now on
     daemon.hung_up          SIGHUP: secrets are read again, what was paused is tried
     daemon.stopped          it ended after a signal
-    daemon.crashed          an exception nobody handled, in the main or another thread
+    daemon.crashed          an unhandled exception, in the main or another thread
     exception.caught        an exception in a callback, asyncio task or destructor that nothing awaits
     poll.failed             the first failed poll of a row
     poll.recovered          the first good poll after it
@@ -95,7 +95,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TextIO, cast
 
-# structlog would load rich for tracebacks in colour, which nobody gets from us: three megabytes, for nothing.
+# structlog would load rich (three megabytes) for tracebacks in colour, which are not used.
 _rich = cast("ModuleType | None", sys.modules.setdefault("rich", None))  # type: ignore[arg-type]  # forbids the import
 import structlog  # noqa: E402 - as above
 from structlog.typing import EventDict, FilteringBoundLogger, Processor  # noqa: E402 - as above
@@ -399,7 +399,7 @@ def _without_exceptions(record: logging.LogRecord) -> logging.LogRecord:
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    # Levels alone do not hold: a library may set its own when it is imported later (OPENAI_LOG does).
+    # Levels are not enough: a library may set its own when it is imported later (OPENAI_LOG does).
     return record.levelno >= logging.WARNING or record.name.partition(".")[0] not in QUIET
 
 

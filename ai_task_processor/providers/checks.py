@@ -32,8 +32,7 @@ async def try_models(provider: Provider, settings: ModelSettings, remote: Remote
 
 
 def accepted(model: str, remote: Remote, took: str) -> Finding:
-    """The finding after ``Provider.check`` raised nothing: that also happens with a web page instead of an API, and
-    with a server that has no endpoint for models."""
+    """The finding when ``Provider.check`` passed, as it also does for a web page or a server without ``/models``."""
     if remote.page:
         return refused(errors.InvalidAnswer(""), remote, {}, about=f"{model}: ")
     if remote.status >= HTTPStatus.BAD_REQUEST:

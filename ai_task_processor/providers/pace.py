@@ -3,8 +3,7 @@
 A 429 may be about the rate, or noise: an overloaded shard, another client. Only an experiment can distinguish them.
 When refusals become too many (a CUSUM test), the rate is cut and the next calls are a trial. If fewer are refused, it
 is a limit: the rate returns to just below the refused one, then rises further (CUBIC, RFC 9438, counted in successes).
-If as many are refused, it is noise: the limit is removed. If most are refused, or the cut was too small to decide, the
-rate is cut again, a few times at most.
+If as many are, it is noise: the limit is removed. After too small a cut, or if most are, it is cut again, a few times.
 
 A cut starts from the rate that the calls in flight and their usual duration allow, not from the rate of tasks: an idle
 application is no congestion. Calls are spaced by GCRA, the cell rate algorithm of ATM.

@@ -49,7 +49,7 @@ TAIL_BYTES, TAIL_S = 2**16, 0.2
 AHEAD_S = 1.0
 #: after so many records in a row without a candidate the rest of the list is left for another time
 BARREN_RECORDS = 2_000
-#: With more lasting records than this in the way of every list, each is asked for twice as much. Some APIs refuse a
+#: With more lasting records than this at the head of the list, the limit is doubled. Some APIs refuse a
 #: limit over 1,000: only those that have answered more than that are asked for more.
 HEAVY_RECORDS, USUAL_MAX_LIMIT = 100, 1_000
 #: so many candidates in a row that must not start: the list is out of date. Those that only have to wait stay, and
