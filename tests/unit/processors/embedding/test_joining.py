@@ -14,6 +14,7 @@ from ai_task_processor.core.errors import (
     CircuitOpen,
     InputRefused,
     ModelRefused,
+    SetAside,
     Transient,
 )
 from ai_task_processor.core.ports import Embeddings
@@ -149,7 +150,7 @@ def test_everybody_is_answered_whatever_is_shared(clock: "FakeClock", data: st.D
                     return
                 error = task.exception()
                 if text == "x":
-                    assert isinstance(error, InputRefused | CircuitOpen | CallRefused)
+                    assert isinstance(error, InputRefused | CircuitOpen | CallRefused | SetAside)
                 elif error is None:
                     assert task.result().vector == vector(text)
                 else:
