@@ -31,7 +31,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
 #: the noun for one of the kind, and the variable that selects it
 _WORDS: Mapping[Kind, tuple[str, str]] = {
     "sources": ("source", "TASK_SOURCE"),
-    "providers": ("provider", "EMBEDDING_PROVIDER"),
+    "providers": ("provider", "EMBEDDING_PROVIDER or CHAT_PROVIDER"),
     "stores": ("store", "STORE"),
     "sinks": ("sink", "SINKS"),
     "processors": ("processor", ""),
@@ -100,12 +100,13 @@ def built_in_groups() -> Sequence[type[Group]]:
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """The classes of the components that the settings select."""
+    """The classes of the components that the settings select. ``provider``: of embeddings; ``chat``: of chat models."""
 
     source: Any
     store: Any
     sinks: Sequence[Any]
     provider: Any
+    chat: Any
 
 
 def load_selected(
@@ -122,8 +123,9 @@ def load_selected(
     parts = reading.parse(PartsSettings)
     chosen: list[tuple[Kind, str]] = []
     if parts is not None:
-        chosen = [("sources", parts.task_source), ("providers", parts.embedding_provider), ("stores", parts.store)]
-        chosen += [("sinks", name) for name in parts.sinks]
+        providers = parts.embedding_provider, parts.chat_provider
+        chosen = [("sources", parts.task_source), ("stores", parts.store)]
+        chosen += [("providers", name) for name in providers] + [("sinks", name) for name in parts.sinks]
     found = []
     for kind, name in chosen:
         try:
@@ -131,5 +133,5 @@ def load_selected(
         except ConfigurationError as error:
             reading.problems += error.problems
     settings = reading.settings([*groups_of(found), *groups])
-    source, provider, store, *sinks = found
-    return settings, Selected(source=source, provider=provider, store=store, sinks=sinks)
+    source, store, provider, chat, *sinks = found
+    return settings, Selected(source=source, provider=provider, chat=chat, store=store, sinks=sinks)

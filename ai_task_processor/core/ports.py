@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from ai_task_processor.core.component import Component
+from ai_task_processor.core.errors import Misconfigured
 from ai_task_processor.models.task import (
     Claim,
     Failure,
@@ -329,17 +330,71 @@ class Embeddings:
     limits: RateLimits = RateLimits()
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """One chat call.
+
+    ``model``: the provider's name for it. ``schema``: the JSON Schema of the answer, None for a text. ``max_tokens``:
+    the longest answer. None leaves a choice to the provider.
+    """
+
+    model: str
+    messages: Sequence[Message] = field(repr=False)
+    schema: Mapping[str, object] | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatAnswer:
+    """A model's answer to one chat call.
+
+    ``finish``: ``complete`` is the only one that counts as an answer; ``truncated``: ``max_tokens`` were not enough;
+    ``filtered``: by the provider's content filter; ``refused``: by the model; ``other``: it wants to call a tool, say.
+    """
+
+    text: str = field(repr=False)
+    finish: Literal["complete", "truncated", "filtered", "refused", "other"]
+    usage: Usage
+    limits: RateLimits = RateLimits()
+
+
 class Provider(Component, Protocol):
-    """Models of one provider: texts to vectors. ``name`` is a label of metrics: ``openai``, ``mock``."""
+    """Models of one provider: texts to vectors, and conversations. ``name`` (``openai``) is a label of metrics.
+
+    ``build`` makes one for embeddings, ``build_chat`` one for conversations. A provider that cannot do one of the two
+    leaves its method as it is here.
+    """
+
+    @classmethod
+    def build_chat(cls, services: Any) -> Any:  # noqa: ARG003 - for providers that can chat
+        """Construct for ``complete``; None when it cannot chat, or is not configured for it."""
+        return None
 
     async def prepare(self) -> None:
         """Do the slow preparation of the first call, such as imports; makes no model call."""
 
-    async def embed(self, texts: Sequence[str], model: str) -> Embeddings:
+    async def embed(self, texts: Sequence[str], model: str) -> Embeddings:  # noqa: ARG002 - for providers that can
         """One model call, one vector for each text. ``model`` is the provider's name for it.
 
         Raises ``InputRefused`` when an input is at fault, a ``RemoteError`` otherwise.
         """
+        raise Misconfigured(f"the provider {self.name} makes no embeddings")
+
+    async def complete(self, request: ChatRequest) -> ChatAnswer:  # noqa: ARG002 - for providers that can
+        """One chat call.
+
+        Raises ``InputRefused`` when the messages are at fault, a ``RemoteError`` otherwise.
+        """
+        raise Misconfigured(f"the provider {self.name} cannot chat")
 
     async def check(self, model: str) -> None:
         """Check as cheaply as possible that key and model are accepted; raises ``RemoteError``."""

@@ -29,6 +29,7 @@ class PartsSettings(Group):
     store: str = setting("STORE", "the name of the store that keeps results", "sqlite")
     sinks: Names = setting("SINKS", "the names of further destinations of results, separated by commas", "")
     embedding_provider: str = setting("EMBEDDING_PROVIDER", "the name of the provider of embeddings", "openai")
+    chat_provider: str = setting("CHAT_PROVIDER", "the name of the provider of chat models", "openai")
 
 
 class WorkerSettings(Group):

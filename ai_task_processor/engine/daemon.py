@@ -162,8 +162,9 @@ class Daemon:
         """Import heavy libraries before the first task needs them, but after an earlier process's results are sent."""
         if self._parts.store.recovered:
             await self._clock.sleep(PREPARED_AFTER_S)
-        if self._parts.provider is not None:
-            await self._parts.provider.prepare()
+        for provider in (self._parts.provider, self._parts.chat_provider):
+            if provider is not None:
+                await provider.prepare()
         # These objects live as long as the process. Collecting them again and again took a fifth of the time.
         gc.collect()
         gc.freeze()

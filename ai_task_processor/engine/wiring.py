@@ -25,10 +25,12 @@ from ai_task_processor.net.secrets import Secrets
 from ai_task_processor.net.services import Services
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.processors.chat.caller import ChatCaller, chat_caller
 from ai_task_processor.processors.context import ProcessorContext
-from ai_task_processor.processors.embedding import MicroBatcher, ModelCircuits, micro_batcher
+from ai_task_processor.processors.embedding import MicroBatcher, micro_batcher
 from ai_task_processor.processors.factory import ProcessorFactory
-from ai_task_processor.providers.settings import ModelSettings
+from ai_task_processor.providers.circuits import ModelCircuits
+from ai_task_processor.providers.settings import ChatSettings, ModelSettings
 
 #: seconds until the next check whether something may be claimed: store not accepting, delivery behind
 STORAGE_LOOK_S, DELIVERY_LOOK_S = 0.5, 0.005
@@ -47,11 +49,13 @@ class Parts:
     metrics: Metrics
     secrets: Secrets
     services: Services
-    circuits: ModelCircuits
+    circuits: Sequence[ModelCircuits]
     store: Store
     sinks: Sequence[Sink]
     provider: Provider | None
     embedder: MicroBatcher | None
+    chat_provider: Provider | None
+    chat: ChatCaller | None
     factory: ProcessorFactory
     source: TaskSource
     recovery: Recovery
@@ -66,19 +70,21 @@ class Parts:
         yield self.store
         yield self.source
         yield from self.sinks
-        yield from (part for part in (self.provider, self.embedder) if part is not None)
+        models = self.provider, self.embedder, self.chat_provider, self.chat
+        yield from (part for part in models if part is not None)
         yield from self.factory.processors
 
     @property
     def gates(self) -> Sequence[Gate | ModelCircuits]:
         """The circuit breakers of all remotes."""
-        return (*self.services.gates.values(), self.circuits)
+        return (*self.services.gates.values(), *self.circuits)
 
 
 def assemble(
     settings: Settings, selected: Selected, factory: ProcessorFactory, read: Callable[[], Settings] | None = None
 ) -> Parts:
     """Build the parts, each after those it depends on. ``read`` reads the settings again, for replaced secrets."""
+    factory.configure(settings)
     services = _services(settings, selected, factory, read)
     clock, metrics, rng = services.clock, services.metrics, services.rng
     model, worker = settings[ModelSettings], settings.worker
@@ -87,6 +93,7 @@ def assemble(
     source: TaskSource = selected.source.build(services)
     sinks: Sequence[Sink] = [sink.build(services) for sink in selected.sinks]
     provider: Provider | None = selected.provider.build(services)
+    chat_provider: Provider | None = selected.chat.build_chat(services) if factory.chats else None
 
     recovery = Recovery(store.journal, store.outbox, source=services.source, clock=clock)
     running = RunningTasks()
@@ -149,10 +156,18 @@ def assemble(
         revoke=slots.revoke,
         clock=clock,
     )
-    circuits = ModelCircuits(threshold=worker.circuit_breaker_threshold, clock=clock, metrics=metrics)
-    embedder = None
+    circuits = {
+        service: ModelCircuits(
+            threshold=worker.circuit_breaker_threshold, clock=clock, metrics=metrics, service=service
+        )
+        for service, used in (("model", True), ("chat", chat_provider is not None))
+        if used
+    }
+    embedder = chat = None
     if provider is not None:
-        embedder = micro_batcher(provider, services, circuits, intake=scheduler, opened=source.resume)
+        embedder = micro_batcher(provider, services, circuits["model"], intake=scheduler, opened=source.resume)
+    if chat_provider is not None:
+        chat = chat_caller(chat_provider, services, circuits["chat"], opened=source.resume)
     factory.equip(
         ProcessorContext(
             clock=clock,
@@ -160,6 +175,7 @@ def assemble(
             metrics=metrics,
             wait_s=WAIT_SHARE * worker.task_timeout_s,
             embedder=embedder,
+            chat=chat,
             default_model=model.default_embedding_model,
             model_aliases=model.aliases,
             result_as_object=model.embedding_result == "object",
@@ -171,11 +187,13 @@ def assemble(
         metrics=metrics,
         secrets=services.secrets,
         services=services,
-        circuits=circuits,
+        circuits=list(circuits.values()),
         store=store,
         sinks=sinks,
         provider=provider,
         embedder=embedder,
+        chat_provider=chat_provider,
+        chat=chat,
         factory=factory,
         source=source,
         recovery=recovery,
@@ -191,9 +209,8 @@ def _services(
 ) -> Services:
     """What every component gets."""
     model = settings[ModelSettings]
-    metrics = Metrics(
-        version=__version__, provider=model.mode, models=model.counted_models(), task_types=factory.task_types
-    )
+    models = [*model.counted_models(), *([settings[ChatSettings].model] if factory.chats else [])]
+    metrics = Metrics(version=__version__, provider=model.mode, models=models, task_types=factory.task_types)
 
     def lost(task_id: str | None) -> None:
         metrics.result_lost()

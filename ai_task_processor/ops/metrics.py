@@ -38,7 +38,7 @@ POLL_OUTCOMES = ("tasks", "empty", "throttled", "auth_error", "client_error", "s
 TASK_STATUSES = ("succeeded", "failed", "released")
 DELIVERY_OUTCOMES = ("acknowledged", "retried", "refused", "gone", "conflict")
 TOKEN_OUTCOMES = ("ok", "rejected", "error")
-SERVICES = ("api_poll", "api_delivery", "model", "token")
+SERVICES = ("api_poll", "api_delivery", "model", "chat", "token")
 STATES = ("starting", "running", "draining", "degraded")
 BREAKER_STATES = {"closed": 0, "open": 1, "half-open": 2}
 

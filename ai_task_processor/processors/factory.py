@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from math import inf
 
 from ai_task_processor.core import plugins
+from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.groups import Group
+from ai_task_processor.core.settings import Settings
 from ai_task_processor.models.task import Task
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.processors.base import BaseProcessor
+from ai_task_processor.processors.chat.processor import PromptProcessor
 from ai_task_processor.processors.context import ProcessorContext
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 
@@ -26,11 +29,27 @@ class ProcessorFactory:
         ]
         self._installed = {_made(plugin): plugin.package for plugin in plugins.installed("processors")}
         self._processors += self._installed
+        self._processors.append(PromptProcessor())  # last: the types of others are not taken from them
         self._reported: set[tuple[str, str]] = set()
 
     @property
     def processors(self) -> Sequence[BaseProcessor]:
         return self._processors
+
+    def configure(self, settings: Settings) -> None:
+        """Let every processor read what decides its task types. Raises ``ConfigurationError``."""
+        taken: dict[str, str] = {}
+        for processor in self._processors:
+            processor.configure(settings)
+            name = type(processor).__name__
+            problems = [
+                f"TASK_TYPES: the type {task_type!r} of {name} belongs to {taken[task_type]}: give it another name"
+                for task_type in sorted(processor.task_types & taken.keys())
+                if isinstance(processor, PromptProcessor)
+            ]
+            if problems:
+                raise ConfigurationError(*problems)
+            taken |= dict.fromkeys(processor.task_types, name)
 
     def equip(self, context: ProcessorContext) -> None:
         """Give every processor its context; before the first task."""
@@ -51,6 +70,11 @@ class ProcessorFactory:
     def task_types(self) -> frozenset[str]:
         """The task types that processors declare."""
         return frozenset().union(*(processor.task_types for processor in self._processors))
+
+    @property
+    def chats(self) -> bool:
+        """Whether some processor uses chat models."""
+        return any(processor.chats for processor in self._processors)
 
     @property
     def settings_groups(self) -> frozenset[type[Group]]:

@@ -1,15 +1,14 @@
 """The checks of ``doctor`` for a model API."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from http import HTTPStatus
 from typing import Final
 
 from ai_task_processor.core import errors
 from ai_task_processor.core.checks import Finding, Remote, Stopwatch, ok, refused, warning
 from ai_task_processor.core.ports import Provider
-from ai_task_processor.providers.settings import ModelSettings
 
-_NAMES: Final = "correct DEFAULT_EMBEDDING_MODEL, MODEL_ALIASES or OPENAI_BASE_URL"
+_NAMES: Final = "correct DEFAULT_EMBEDDING_MODEL, CHAT_MODEL, MODEL_ALIASES or OPENAI_BASE_URL"
 REMEDIES: Final[Mapping[type[Exception], str]] = {
     errors.Unauthorized: "correct OPENAI_API_KEY",
     errors.ModelRefused: _NAMES,
@@ -18,10 +17,9 @@ REMEDIES: Final[Mapping[type[Exception], str]] = {
 }
 
 
-async def try_models(provider: Provider, settings: ModelSettings, remote: Remote) -> AsyncIterator[Finding]:
-    """Are the key and every configured model accepted?"""
-    default = settings.aliases.get(settings.default_embedding_model, settings.default_embedding_model)
-    for name in dict.fromkeys((default, *settings.aliases.values())):
+async def try_models(provider: Provider, models: Iterable[str], remote: Remote) -> AsyncIterator[Finding]:
+    """Are the key and every one of these models accepted?"""
+    for name in models:
         watch = Stopwatch()
         try:
             await provider.check(name)
