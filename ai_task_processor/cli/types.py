@@ -13,7 +13,7 @@ from ai_task_processor import __version__
 from ai_task_processor.core import codec, plugins
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.errors import ConfigurationError, RemoteError, TaskError
-from ai_task_processor.core.settings import Settings, load_group, load_settings
+from ai_task_processor.core.settings import PartsSettings, Settings, load_group, load_settings
 from ai_task_processor.engine.daemon import alive
 from ai_task_processor.models.task import Task, Usage
 from ai_task_processor.net.secrets import Secrets
@@ -22,7 +22,6 @@ from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.processors.chat.caller import chat_caller
 from ai_task_processor.processors.chat.processor import PromptProcessor
 from ai_task_processor.processors.chat.prompt_type import PromptType, load_prompt_types
-from ai_task_processor.processors.chat.settings import PromptSettings
 from ai_task_processor.processors.context import ProcessorContext
 from ai_task_processor.providers.circuits import ModelCircuits
 from ai_task_processor.providers.settings import ChatSettings, ModelSettings
@@ -38,7 +37,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _list(_arguments: argparse.Namespace) -> int:
-    types = load_prompt_types(load_group(PromptSettings).paths)
+    types = load_prompt_types(load_group(PartsSettings).task_types)
     if not types:
         _say("there are none: set TASK_TYPES to TOML files, or folders of them")
         return EX_OK
@@ -51,7 +50,7 @@ def _list(_arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    found = load_prompt_types(load_group(PromptSettings).paths).get(arguments.name)
+    found = load_prompt_types(load_group(PartsSettings).task_types).get(arguments.name)
     if found is None:
         return _unknown(arguments.name)
     _say(json.dumps(found.model_dump(by_alias=True, exclude_none=True), ensure_ascii=False, indent=2))
@@ -59,7 +58,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _try(arguments: argparse.Namespace) -> int:
-    settings = load_settings(groups=(ChatSettings, ModelSettings, PromptSettings))
+    settings = load_settings(groups=(ChatSettings, ModelSettings))
     processor = PromptProcessor()
     processor.configure(settings)
     prompt_type = processor.types.get(arguments.name)

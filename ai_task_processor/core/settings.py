@@ -20,6 +20,7 @@ from ai_task_processor.core.groups import Encrypted, G, Group, Lower, Seconds, n
 
 Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)]
 Names = Annotated[tuple[str, ...], BeforeValidator(syntax.name_list)]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(syntax.path_list)]
 
 
 class PartsSettings(Group):
@@ -29,6 +30,7 @@ class PartsSettings(Group):
     store: str = setting("STORE", "the name of the store that keeps results", "sqlite")
     sinks: Names = setting("SINKS", "the names of further destinations of results, separated by commas", "")
     embedding_provider: str = setting("EMBEDDING_PROVIDER", "the name of the provider of embeddings", "openai")
+    task_types: Paths = setting("TASK_TYPES", "files or folders with prompt types in TOML, with colons between", "")
     chat_provider: str = setting("CHAT_PROVIDER", "the name of the provider of chat models", "openai")
 
 

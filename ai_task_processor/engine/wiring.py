@@ -209,8 +209,15 @@ def _services(
 ) -> Services:
     """What every component gets."""
     model = settings[ModelSettings]
-    models = [*model.counted_models(), *([settings[ChatSettings].model] if factory.chats else [])]
-    metrics = Metrics(version=__version__, provider=model.mode, models=models, task_types=factory.task_types)
+    chat_models = [settings[ChatSettings].model] if factory.chats else []
+    metrics = Metrics(
+        version=__version__,
+        provider=model.mode,
+        models=[*model.counted_models(), *chat_models],
+        task_types=factory.task_types,
+        chat_models=chat_models,
+        chat_types=factory.chat_types,
+    )
 
     def lost(task_id: str | None) -> None:
         metrics.result_lost()

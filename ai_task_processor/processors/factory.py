@@ -77,6 +77,11 @@ class ProcessorFactory:
         return any(processor.chats for processor in self._processors)
 
     @property
+    def chat_types(self) -> frozenset[str]:
+        """The task types of processors that use chat models."""
+        return frozenset().union(*(processor.task_types for processor in self._processors if processor.chats))
+
+    @property
     def settings_groups(self) -> frozenset[type[Group]]:
         """The settings that processors declare."""
         return frozenset(plugins.groups_of(self._processors))

@@ -17,7 +17,6 @@ from ai_task_processor.core.ports import ChatAnswer, ChatRequest, Message
 from ai_task_processor.core.settings import Settings
 from ai_task_processor.models.task import Task, TaskResult, Usage
 from ai_task_processor.processors.base import BaseProcessor
-from ai_task_processor.processors.chat.settings import PromptSettings
 from ai_task_processor.providers.settings import ChatSettings
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ _MESSAGES = {
     "refused": "the model refuses to answer",
     "invalid_output": "the model's answers do not fit the schema",
 }
-OUTCOMES = ("ok", "repaired", *_MESSAGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +45,14 @@ class _Usable:
 class PromptProcessor(BaseProcessor):
     """``types``: the prompt types by name."""
 
-    settings_groups: ClassVar = (ChatSettings, PromptSettings)
+    settings_groups: ClassVar = (ChatSettings,)
 
     def __init__(self) -> None:
         self.types: Mapping[str, PromptType] = {}
-        self._counted: Any = None
 
     def configure(self, settings: Settings) -> None:
         """Load the prompt types. Raises ``ConfigurationError``."""
-        paths = settings[PromptSettings].paths
+        paths = settings.parts.task_types
         if paths:
             from ai_task_processor.processors.chat.prompt_type import load_prompt_types
 
@@ -129,7 +126,7 @@ class PromptProcessor(BaseProcessor):
             )
             usable, request = self._judge(prompt_type, first, request, answer)
             outcome = _CODES.get(answer.finish, "invalid_output") if usable is None else usable.outcome
-            self._count(first.model, prompt_type.type, outcome)
+            self.context.metrics.model_answer(model=first.model, task_type=prompt_type.type, outcome=outcome)
             if usable is not None:
                 return usable.value, spent
         raise TaskError(outcome, _MESSAGES[outcome])
@@ -148,23 +145,12 @@ class PromptProcessor(BaseProcessor):
         if prompt_type.answer_schema is None:
             return _Usable({TEXT_KEY: answer.text.strip()}, "ok"), first
         try:
-            value, repaired = read_answer(answer.text, prompt_type.validator)
+            value, repaired = read_answer(answer.text, prompt_type.checked_schema)
         except UnusableAnswer as error:
             again = f"Your answer cannot be used: {error.reason}\nAnswer again, with JSON that fits the schema only."
             shown = Message("assistant", answer.text[:MAX_SHOWN])
             return None, replace(request, messages=[*first.messages, shown, Message("user", again)])
         return _Usable(prompt_type.shaped(value), "repaired" if repaired else "ok"), first
-
-    def _count(self, model: str, task_type: str, outcome: str) -> None:
-        if self._counted is None:
-            self._counted = self.context.metrics.counter(
-                "model_answers_total",
-                "Answers of chat models, by what they were.",
-                model=[self.context.settings[ChatSettings].model],
-                task_type=sorted(self.types),
-                outcome=OUTCOMES,
-            )
-        self._counted(model, task_type, outcome).inc()
 
 
 def _text(prompt_type: "PromptType", fields: Mapping[str, object]) -> str:

@@ -24,10 +24,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from jsonschema import Draft202012Validator, SchemaError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ai_task_processor.core.errors import ConfigurationError
+from ai_task_processor.processors.chat.answers import Schema
 from ai_task_processor.processors.chat.template import Template
 
 #: the key of a text answer in the result
@@ -55,15 +55,18 @@ class PromptType(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        Template.parse(self.instructions)
+        try:
+            Template.parse(self.instructions)
+        except ValueError as error:
+            raise ValueError(f"instructions: {error}") from None
         if self.answer_schema is None:
             if self.result is not None:
                 raise ValueError("result needs a schema: without one the answer is a text")
             return self
         try:
-            Draft202012Validator.check_schema(self.answer_schema)
-        except SchemaError as error:
-            raise ValueError(f"schema is no JSON Schema: {error.json_path}: {error.message[:200]}") from None
+            Schema(self.answer_schema)
+        except ValueError as error:
+            raise ValueError(f"schema is no JSON Schema: {error}") from None
         if self.result is not None and self.result not in self.answer_schema.get("required", ()):
             raise ValueError(f"result names {self.result!r}, which the schema does not require")
         return self
@@ -73,8 +76,8 @@ class PromptType(BaseModel):
         return Template.parse(self.instructions)
 
     @cached_property
-    def validator(self) -> Draft202012Validator:
-        return Draft202012Validator(self.answer_schema or {})
+    def checked_schema(self) -> Schema:
+        return Schema(self.answer_schema or {})
 
     def shaped(self, value: Any) -> object:
         """The result of a checked answer."""
@@ -120,18 +123,19 @@ def _load(file: Path, problems: list[str]) -> PromptType | None:
         problems.append(f"{file} is not valid TOML: {error}")
     except ValidationError as error:
         for part in error.errors(include_input=False, include_context=False, include_url=False):
-            key = str(part["loc"][0]) if part["loc"] else _named(part["msg"])
-            message = part["msg"].removeprefix("Value error, ")
-            problems.append(
-                f"{file}:{_line(data, key)}: {key}: {message}"
-                if part["loc"]
-                else f"{file}:{_line(data, key)}: {message}"
-            )
+            key, message = _mistake(part["type"], part["loc"], part["msg"])
+            problems.append(f"{file}:{_line(data, key)}: {message}")
     return None
 
 
-def _named(message: str) -> str:
-    return message.removeprefix("Value error, ").split(" ", 1)[0]
+def _mistake(kind: str, place: tuple[int | str, ...], message: str) -> tuple[str, str]:
+    """The key that is wrong, and the sentence about it."""
+    if not place:
+        message = message.removeprefix("Value error, ")
+        return message.partition(":")[0].partition(" ")[0], message
+    key = str(place[0])
+    words = {"extra_forbidden": "is no key of a prompt type: remove or correct it", "missing": "is missing: add it"}
+    return key, f"{key} {words[kind]}" if kind in words else f"{key}: {message}"
 
 
 def _line(text: str, key: str) -> int:

@@ -11,7 +11,7 @@ from ai_task_processor.providers.checks import REMEDIES, accepted
     ("error", "words"),
     [
         (errors.Unauthorized("401"), "OPENAI_API_KEY"),
-        (errors.ModelRefused("unknown"), "DEFAULT_EMBEDDING_MODEL, MODEL_ALIASES or OPENAI_BASE_URL"),
+        (errors.ModelRefused("unknown"), "DEFAULT_EMBEDDING_MODEL, CHAT_MODEL, MODEL_ALIASES or OPENAI_BASE_URL"),
         (errors.InputRefused("input_refused"), "DEFAULT_EMBEDDING_MODEL"),
         (errors.QuotaExhausted("empty"), "billing"),
         (errors.Misconfigured("404"), "OPENAI_BASE_URL"),
