@@ -16,13 +16,11 @@ from ai_task_processor.core.errors import (
     CallRefused,
     CircuitOpen,
     InputRefused,
-    Misconfigured,
     QuotaExhausted,
     RemoteError,
     SetAside,
     Throttled,
     Transient,
-    Unauthorized,
 )
 from ai_task_processor.core.ports import ChatAnswer, ChatRequest, Clock, Provider
 from ai_task_processor.net.resilience import Retries
@@ -45,6 +43,10 @@ QUOTA_S, SERVED_LATELY_S = (1.0, 300.0), 60.0
 UNPROVEN_SHARE, SHARE_LOOK_S = 4, 0.25
 #: refusals of the same messages, while others are served, that are final
 REFUSED_AT = 3
+#: the most messages that are stored because they failed while no others were served
+MAX_FAILED = 10_000
+#: delay of messages with which a probe failed, so that others can be the next, seconds
+GIVE_WAY_S = 1.0
 #: characters for a token, roughly, of any language: only for limits by tokens
 CHARACTERS_PER_TOKEN = 4
 
@@ -90,17 +92,19 @@ class ChatCaller(Component):
         self._opened = opened
         self._models: dict[str, _Model] = {}
         self._set_aside = SetAsideTexts()
+        #: by messages that failed: how many calls of the model had been served before their first failure
+        self._failed_at: dict[bytes, int] = {}
+        #: messages with which a probe failed
+        self._probes: set[bytes] = set()
 
     async def complete(self, request: ChatRequest) -> ChatAnswer:
         """The model's answer. Raises ``InputRefused`` when it refuses these messages, a ``RemoteError`` otherwise."""
-        model, key, failures, throttled = self._model(request.model), _key(request), 0, False
-        aside = self._set_aside.get(key)
-        if aside is not None and (left_s := aside.until - self._clock.monotonic()) > 0:
-            raise SetAside(f"its messages fail while others are served: {aside.reason}", retry_after_s=left_s)
+        key = self._admitted(request)
+        model, failures, throttled = self._model(request.model), 0, False
+        served = min(model.served, self._failed_at.get(key, model.served))
         while True:
-            served = model.served
             try:
-                answer = await self._one_call(model, request, throttled=throttled)
+                answer = await self._one_call(model, request, key, throttled=throttled)
             except CircuitOpen:
                 raise
             except Throttled as error:
@@ -117,9 +121,23 @@ class ChatCaller(Component):
                 await self._clock.sleep(again_s)
             else:
                 self._set_aside.clear(key)
+                self._failed_at.pop(key, None)
                 return answer
 
-    async def _one_call(self, model: _Model, request: ChatRequest, *, throttled: bool) -> ChatAnswer:
+    def _admitted(self, request: ChatRequest) -> bytes:
+        """The key of the messages. Raises ``CircuitOpen`` and ``SetAside`` when they must not be sent now."""
+        key = _key(request)
+        aside = self._set_aside.get(key)
+        if aside is not None and (left_s := aside.until - self._clock.monotonic()) > 0:
+            raise SetAside(f"its messages fail while others are served: {aside.reason}", retry_after_s=left_s)
+        if self._paused(request):
+            raise self._circuit_open(request.model)
+        if key in self._probes and self._circuits.probing(request.model):
+            self._probes.discard(key)  # others are the probe first, if there are any
+            raise CircuitOpen("other messages are the next probe", retry_after_s=GIVE_WAY_S)
+        return key
+
+    async def _one_call(self, model: _Model, request: ChatRequest, key: bytes, *, throttled: bool) -> ChatAnswer:
         passage, ticket = await self._turn(model, request, throttled=throttled)
         model.running += 1
         learnt = False
@@ -136,6 +154,8 @@ class ChatCaller(Component):
                 self._failed(model, passage, error)
             raise
         except RemoteError as error:
+            if passage.probe and len(self._probes) < MAX_FAILED:
+                self._probes.add(key)
             self._failed(model, passage, error)
             raise
         finally:
@@ -157,7 +177,7 @@ class ChatCaller(Component):
                 while True:
                     now, hold_s = self._clock.monotonic(), self._circuits.wait_s(request.model)
                     if hold_s > LONGEST_WAIT_S:
-                        raise CircuitOpen(f"this model is paused: {self._why(request.model)}", retry_after_s=hold_s)
+                        raise self._circuit_open(request.model)
                     if not self._circuits.probing(request.model):
                         hold_s = max(hold_s, model.limiter.wait_s(now, tokens))
                     if hold_s <= 0:
@@ -190,6 +210,7 @@ class ChatCaller(Component):
         model.served += 1
         model.served_at = self._clock.monotonic()
         model.failures = 0
+        self._probes.clear()
         self._circuits.answered(passage)
         self._retries.earn()
         if paused or model.served == 1:
@@ -201,7 +222,7 @@ class ChatCaller(Component):
         self._metrics.model_throttled(name)
         if passage.probe or model.limiter.refused_for_s(now) >= ONLY_429S_S:
             self._circuits.hold(passage, error)
-            raise CircuitOpen(f"this model is paused: {error}", retry_after_s=self._circuits.wait_s(name)) from error
+            raise self._circuit_open(name) from error
 
     def _failed(self, model: _Model, passage: Passage, error: RemoteError) -> None:
         """Pause the model after an outage, or when it is configured wrongly."""
@@ -218,28 +239,27 @@ class ChatCaller(Component):
         self._circuits.doubt(passage, error)
         if passage.probe:
             self._circuits.failed(passage, error)
-        elif (
-            (isinstance(error, Unauthorized | Misconfigured) and not isinstance(error, CallRefused))
-            or error.pause_s is not None
-            or model.failures >= self._threshold
-        ):
+        elif model.failures >= self._threshold or (error.pause_s is not None and not isinstance(error, CallRefused)):
             self._circuits.hold(passage, error)
 
     def _refused(self, model: _Model, key: bytes, error: CallRefused, served: int) -> Exception:
         """400 and the like. Without a reason these messages count as the cause only while others are served."""
-        if error.explained and error.final is not None:
+        aside = self._set_aside.get(key)
+        again = aside is not None and aside.times >= REFUSED_AT - 1 and model.served > served
+        if error.final is not None and (error.explained or again):
             self._set_aside.clear(key)
+            self._failed_at.pop(key, None)
             return error.final
-        if error.final is not None and model.served > served:
-            aside = self._set_aside.get(key)
-            if aside is not None and aside.times >= REFUSED_AT - 1:
-                self._set_aside.clear(key)
-                return error.final
         return self._given_up(model, key, error, served)
 
     def _given_up(self, model: _Model, key: bytes, error: RemoteError, served: int) -> RemoteError:
         """Set the messages aside when others were served meanwhile: then the model is well."""
-        if not isinstance(error, Transient | Ambiguous | CallRefused) or model.served <= served:
+        if not isinstance(error, Transient | Ambiguous | CallRefused):
+            return error
+        if model.served <= served:
+            while len(self._failed_at) >= MAX_FAILED:
+                del self._failed_at[next(iter(self._failed_at))]
+            self._failed_at[key] = served
             return error
         delay_s = self._set_aside.again(key, self._clock.monotonic(), str(error))
         return SetAside(f"its messages fail while others are served: {error}", retry_after_s=delay_s)
@@ -277,6 +297,10 @@ class ChatCaller(Component):
         now = self._clock.monotonic()
         found = {name: model.limiter.reason(now, 1) for name, model in self._models.items() if model.waiting}
         return {name[:64]: reason for name, reason in found.items() if reason}
+
+    def _circuit_open(self, model: str) -> CircuitOpen:
+        wait_s = self._circuits.wait_s(model)
+        return CircuitOpen(f"this model is paused: {self._why(model)}", retry_after_s=max(wait_s, 0.1))
 
     def _why(self, model: str) -> str:
         return self._circuits.held().get(model[:64]) or self._circuits.reason or self._paces().get(model[:64]) or "429s"
