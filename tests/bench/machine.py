@@ -2,6 +2,7 @@
 
 import os
 import platform
+import socket
 import subprocess
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -48,6 +49,12 @@ def _status_kb(pid: int, field: str) -> int:
         if line.startswith(f"{field}:"):
             return int(line.split()[1])
     return 0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
 
 
 def description() -> dict[str, object]:

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import orjson
 import pytest
 import uvloop
 import yaml
+
+from tests.commands import ran
 
 ROOT = Path(__file__).parents[2]
 DAEMON = "ai-task-processor"
@@ -202,11 +203,10 @@ def test_only_debug_symbols_are_cut_off(tmp_path: Path) -> None:
         return [sum(file.stat().st_size for file in folder.glob("*.so")) for folder in folders]
 
     before, untouched = sizes()
-    subprocess.run([sys.executable, ROOT / "deploy/strip_debug.py", tmp_path], check=True, timeout=30)
+    ran(sys.executable, ROOT / "deploy/strip_debug.py", tmp_path).check_returncode()
     after, still = sizes()
     assert after < before / 4, "uvloop comes without debug symbols now: the script has nothing to do"
     assert still == untouched
     code = "import asyncio, uvloop; uvloop.run(asyncio.sleep(0.01)); print(uvloop.__file__)"
-    environment = {"PYTHONPATH": str(tmp_path)}
-    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=30)
-    assert ran.stdout.startswith(str(tmp_path)), ran.stderr
+    done = ran(sys.executable, "-c", code, env={"PYTHONPATH": str(tmp_path)})
+    assert done.stdout.startswith(str(tmp_path)), done.stderr

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.commands import ran
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "ai_task_processor"
@@ -169,14 +170,7 @@ print(json.dumps({"seen": seen, "loaded": sorted(sys.modules)}))
 
 def import_watched(package: Path, *names: str) -> tuple[list[str], set[str]]:
     """What was done while importing, and what was loaded, in a fresh process."""
-    answer = subprocess.run(
-        [sys.executable, "-c", WATCH, str(package.resolve()), *names],
-        cwd=package.parent,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    answer = ran(sys.executable, "-c", WATCH, package.resolve(), *names, cwd=package.parent)
     assert answer.returncode == 0, answer.stderr
     told = json.loads(answer.stdout.splitlines()[-1])
     return told["seen"], set(told["loaded"])
@@ -227,24 +221,11 @@ print(json.dumps([code, sorted(set(sys.modules) - before)]))
 
 def test_a_health_check_loads_next_to_nothing() -> None:
     """A container pays for it every 15 s: no library, no event loop, and of ours only the command line."""
-    answer = subprocess.run(
-        [sys.executable, "-c", HEALTH_CHECK],
-        cwd=ROOT,
-        env={"METRICS_PORT": "0"},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
+    answer = ran(sys.executable, "-c", HEALTH_CHECK, cwd=ROOT, env={"METRICS_PORT": "0"})
+    assert answer.returncode == 0, answer.stderr
     code, loaded = json.loads(answer.stdout)
     assert code == 1
-    assert {name for name in loaded if name.startswith(PACKAGE.name)} == {
-        "ai_task_processor",
-        "ai_task_processor.cli",
-        "ai_task_processor.cli.main",
-        "ai_task_processor.core",
-        "ai_task_processor.core.errors",
-        "ai_task_processor.core.process",
-    }
+    own = {name.removeprefix(PACKAGE.name) for name in loaded if name.startswith(PACKAGE.name)}
+    assert own == {"", ".cli", ".cli.main", ".core", ".core.errors", ".core.process"}
     assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {PACKAGE.name}
     assert "asyncio" not in loaded

@@ -4,16 +4,19 @@ hadolint and kubernetes-validate need neither an engine nor a cluster. The compo
 Python: ``make ops-check`` asks it.
 """
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.commands import ran
+
 ROOT = Path(__file__).parents[2]
+TOOLS = Path(sys.executable).parent
 FOLDER = ROOT / "deploy/kubernetes"
 BASE = [FOLDER / name for name in yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["resources"]]
 #: the oldest version that knows every field without a feature gate but the budget's policy, and the newest schema
@@ -22,18 +25,13 @@ VERSIONS = ("1.31", "1.37")
 Break = Callable[[dict[str, Any]], None]
 
 
-def ran(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [Path(sys.executable).parent / name, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
-
-
-def kubernetes_validate(version: str, *files: Path) -> subprocess.CompletedProcess[str]:
-    return ran("kubernetes-validate", "--strict", "--kubernetes-version", version, *files)
+def kubernetes_validate(version: str, *files: Path) -> CompletedProcess[str]:
+    return ran(TOOLS / "kubernetes-validate", "--strict", "--kubernetes-version", version, *files, cwd=ROOT)
 
 
 def test_the_dockerfile_is_clean() -> None:
     """hadolint has nothing to say, at its lowest threshold."""
-    linted = ran("hadolint", "--failure-threshold", "style", "Dockerfile")
+    linted = ran(TOOLS / "hadolint", "--failure-threshold", "style", "Dockerfile", cwd=ROOT)
     assert (linted.returncode, linted.stdout) == (0, "")
 
 
