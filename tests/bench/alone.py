@@ -4,7 +4,6 @@ import http.client
 import json
 import random
 import secrets
-import socket
 import statistics
 import subprocess
 import sys
@@ -16,10 +15,9 @@ from pathlib import Path
 
 from tests.bench import machine
 from tests.bench.contest import Plan, tell
-from tests.bench.machine import ROOT, WORKER_CORE
-from tests.bench.promise import p99
+from tests.bench.machine import ROOT, WORKER_CORE, LoopLag
 from tests.bench.report import Section, at_most
-from tests.bench.runner import DaemonWorker, Upstream, Workload, serving
+from tests.bench.runner import DaemonWorker, Upstream, Workload
 
 #: tasks that are added one at a time; without a wake-up each takes seconds
 WOKEN, UNWOKEN, UNWOKEN_INTERVAL_S = 200, 20, 2
@@ -27,7 +25,6 @@ WOKEN, UNWOKEN, UNWOKEN_INTERVAL_S = 200, 20, 2
 QUIET_S = 0.1
 PENDING, WATCHED_S = 1_000_000, 20.0
 STARTS = 5
-LAG = "ai_task_processor_event_loop_lag_seconds_bucket"
 IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 
 
@@ -37,7 +34,7 @@ def idle_daemon(settings: Mapping[str, str], *arguments: str) -> Iterator[tuple[
     with tempfile.TemporaryDirectory() as name:
         directory, workload = Path(name), Workload(0, 0)
         with (
-            serving(workload, directory, *arguments) as upstream,
+            Upstream(workload, directory, *arguments) as upstream,
             DaemonWorker(upstream.url, workload, directory, settings) as worker,
         ):
             upstream.until(worker, polls=1)
@@ -77,7 +74,7 @@ def with_wake_up(tasks: int) -> list[float]:
                 raise RuntimeError(f"POST /wake answers {answer.status}")
             upstream.until(worker, acknowledged=number)
         door.close()
-        return upstream.latencies_s()
+        return latencies_s(upstream)
 
 
 def without_wake_up(tasks: int) -> list[float]:
@@ -90,7 +87,13 @@ def without_wake_up(tasks: int) -> list[float]:
             time.sleep(rng.uniform(0.0, UNWOKEN_INTERVAL_S))
             upstream.ask("add?count=1")
             upstream.until(worker, acknowledged=number)
-        return upstream.latencies_s()
+        return latencies_s(upstream)
+
+
+def latencies_s(upstream: Upstream) -> list[float]:
+    """From creation to acknowledgement, of every task."""
+    latencies: list[float] = upstream.ask("latencies")
+    return latencies
 
 
 def _spread(latencies_s: list[float]) -> tuple[str, ...]:
@@ -106,26 +109,14 @@ def percentile(values: list[float], share: float) -> float:
 def endless(plan: Plan) -> list[Section]:
     """A million tasks in one answer, whatever was asked for."""
     section = Section("d", f"{PENDING:,} tasks pending, `limit` ignored")
-    section.rows = [
-        (
-            "daemon",
-            "idle MB",
-            "peak MB over it",
-            "first PATCH s",
-            "lag p99 ms",
-            "tasks/s",
-            "polls",
-            "repeated",
-            "wrong",
-        ),
-    ]
+    heads = ("idle MB", "peak MB over it", "first PATCH s", "lag p99 ms", "tasks/s", "polls", "repeated", "wrong")
+    section.rows = [("daemon", *heads)]
     watched_s = WATCHED_S / 5 if plan.quick else WATCHED_S
     for slots in (32, 256):
         name = f"CONCURRENCY_LIMIT={slots}"
         tell(f"d: {watched_s:.0f} s with {PENDING:,} tasks, {name}")
         seen = watch_endless(slots, watched_s)
-        forms = ("{:,.0f}", "{:,.0f}", "{:.2f}", "{:,.0f}", "{:,.0f}", "{:,.0f}", "{:,.0f}", "{:,.0f}")
-        section.rows.append((name, *(form.format(figure) for form, figure in zip(forms, seen.values(), strict=True))))
+        section.rows.append((name, *(f"{seen[each]:,.{2 * (each == 'first_report_s')}f}" for each in seen)))
         section.figures[name] = seen
         section.bounds += [
             at_most(f"{name}: repeated or wrong results", seen["repeated"] + seen["wrong"], 0, "{:,.0f}"),
@@ -141,28 +132,19 @@ def watch_endless(slots: int, watched_s: float) -> dict[str, float]:
     with idle_daemon(settings, "--ignore-limit") as (upstream, worker):
         upstream.until(worker, polls=3)
         idle_mb = machine.memory_mb(worker.process.pid, "VmRSS")
-        before = lag_buckets(worker.port())
+        lag = LoopLag(worker.port())
         upstream.ask(f"add?count={PENDING}")
         upstream.until(worker, reports=1)
         time.sleep(watched_s)
-        after, counts = lag_buckets(worker.port()), upstream.ask("counts")
+        lag_p99_ms, counts = lag.p99_ms(), upstream.ask("counts")
         return {
             "idle_mb": idle_mb,
             "grown_mb": machine.memory_mb(worker.process.pid, "VmHWM") - idle_mb,
             "first_report_s": counts["first_report_s"],
-            "lag_p99_ms": p99(before, after) * 1000,
+            "lag_p99_ms": lag_p99_ms,
             "tasks_per_s": counts["acknowledged"] / counts["seconds"],
             **{name: counts[name] for name in ("polls", "repeated", "wrong")},
         }
-
-
-def lag_buckets(port: int) -> dict[float, float]:
-    door = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    door.request("GET", "/metrics")
-    lines = door.getresponse().read().decode().splitlines()
-    door.close()
-    found = [line.split('le="')[1].split('"} ') for line in lines if line.startswith(LAG)]
-    return {float(bound): float(count) for bound, count in found}
 
 
 def start(plan: Plan) -> list[Section]:
@@ -189,12 +171,10 @@ def _import_s(name: str) -> float:
 
 
 def _start_s() -> float:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = machine.free_port()
     with tempfile.TemporaryDirectory() as name:
         directory, workload = Path(name), Workload(0, 0)
-        with serving(workload, directory) as upstream:
+        with Upstream(workload, directory) as upstream:
             began = time.perf_counter()
             with DaemonWorker(upstream.url, workload, directory, {"METRICS_PORT": str(port)}) as worker:
                 while not _healthy(port):
@@ -204,14 +184,10 @@ def _start_s() -> float:
 
 
 def _healthy(port: int) -> bool:
-    door = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        door.request("GET", "/health")
-        return door.getresponse().status == http.client.OK
+        return machine.fetched(port, "/health")[0] == http.client.OK
     except ConnectionRefusedError:
         return False
-    finally:
-        door.close()
 
 
 def outbox(plan: Plan) -> list[Section]:

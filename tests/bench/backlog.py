@@ -8,9 +8,9 @@ import statistics
 import time
 
 from tests.bench import machine
-from tests.bench.alone import idle_daemon, lag_buckets
+from tests.bench.alone import idle_daemon
 from tests.bench.contest import Plan, tell
-from tests.bench.promise import p99
+from tests.bench.machine import LoopLag
 from tests.bench.report import Section, at_least, at_most
 
 SIZES = (1_000, 3_000, 12_000, 30_000, 120_000)
@@ -35,17 +35,9 @@ def backlog(plan: Plan) -> list[Section]:
     usual = medians[SIZES[0]]["tasks_per_s"]
     for size, run in medians.items():
         share = run["tasks_per_s"] / usual
-        section.rows.append(
-            (
-                f"{size:,}",
-                f"{run['tasks_per_s']:,.0f}",
-                f"{share:.2f}",
-                f"{run['listed_per_task']:,.1f}",
-                f"{run['polls']:,.0f}",
-                f"{run['grown_mb']:,.0f}",
-                f"{run['lag_p99_ms']:,.0f}",
-            )
-        )
+        rest = (f"{run[name]:,.0f}" for name in ("polls", "grown_mb", "lag_p99_ms"))
+        first = (f"{run['tasks_per_s']:,.0f}", f"{share:.2f}", f"{run['listed_per_task']:,.1f}")
+        section.rows.append((f"{size:,}", *first, *rest))
         section.bounds.append(at_least(f"{size:,} pending: tasks/s beside 1,000 pending", share, 0.8))
     most = medians[SIZES[-1]]
     section.bounds += [
@@ -64,10 +56,10 @@ def watch(size: int) -> dict[str, float]:
     with idle_daemon(settings, "--whole-list", "--model-latency", "0.005") as (upstream, worker):
         upstream.ask("add?count=200")
         upstream.until(worker, acknowledged=200)
-        idle_mb, lag = machine.memory_mb(worker.process.pid, "VmRSS"), lag_buckets(worker.port())
+        idle_mb, lag = machine.memory_mb(worker.process.pid, "VmRSS"), LoopLag(worker.port())
         upstream.ask(f"add?count={size}")
         before = upstream.until(worker, acknowledged=200 + min(500, size // 2))
-        began, counts = time.monotonic(), before
+        began = time.monotonic()
         while True:
             time.sleep(0.25)
             counts = upstream.ask("counts")
@@ -82,6 +74,6 @@ def watch(size: int) -> dict[str, float]:
             "listed_per_task": (counts["listed"] - before["listed"]) / max(done, 1),
             "polls": counts["polls"] - before["polls"],
             "grown_mb": machine.memory_mb(worker.process.pid, "VmHWM") - idle_mb,
-            "lag_p99_ms": p99(lag, lag_buckets(worker.port())) * 1000,
+            "lag_p99_ms": lag.p99_ms(),
             "bad": counts["repeated"] + counts["wrong"],
         }

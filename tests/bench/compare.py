@@ -19,7 +19,7 @@ from tests.bench import alone, backlog, contests, machine, report
 from tests.bench.contest import Plan, tell
 from tests.bench.habits import habits
 from tests.bench.machine import UPSTREAM_CORE
-from tests.bench.pace.section import pace
+from tests.bench.pace.__main__ import pace
 from tests.bench.report import Bound, Section
 from tests.bench.runner import BENCH_PYTHON
 from tests.bench.throttled import throttled

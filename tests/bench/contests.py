@@ -17,59 +17,47 @@ RIVALS = {"taskiq over aiohttp": 2.0, "arq over aiohttp": 2.5, "conductor-python
 def throughput(plan: Plan) -> list[Section]:
     """No latency: what a task costs."""
     workload = Workload(20_000, 256)
-    section = Section("a", "no latency, 220 characters, 1,536 floats, CONCURRENCY_LIMIT=256")
-    entries = _bare(workload)
-    if plan.rivals:
-        entries += _rivals(workload)
-    runs = _fill(section, compete(plan, "a", entries))
-    section.bounds += [
-        at_most("model calls per 1,000 tasks", runs.median(DAEMON, lambda run: run.calls_per_1000), 10, "{:,.1f}"),
-        at_most("peak RSS of the daemon, MB", runs.median(DAEMON, lambda run: run.rss_mb), 100, "{:,.0f}"),
-    ]
-    if plan.rivals:
-        section.bounds += [
-            at_least(f"CPU of {name} to that of the daemon", runs.cheapest_us(name) / runs.cpu_us(DAEMON), least)
-            for name, least in RIVALS.items()
-        ]
-    return [section]
+    runs = compete(plan, "a", _bare(workload) + (_rivals(workload) if plan.rivals else []))
+    least, rival_us, own_us = RIVALS.items() if plan.rivals else (), runs.cheapest_us, runs.cpu_us(DAEMON)
+    return _section(
+        "a",
+        "no latency, 220 characters, 1,536 floats, CONCURRENCY_LIMIT=256",
+        runs,
+        _ratio(runs),
+        at_most("model calls per 1,000 tasks", runs.median(DAEMON, "calls_per_1000"), 10, "{:,.1f}"),
+        at_most("peak RSS of the daemon, MB", runs.median(DAEMON, "rss_mb"), 100, "{:,.0f}"),
+        *(at_least(f"CPU of {each} to that of the daemon", rival_us(each) / own_us, ratio) for each, ratio in least),
+    )
 
 
 def encrypted(plan: Plan) -> list[Section]:
     """The same over TLS."""
-    section = Section("e", "as (a), over TLS")
-    _fill(section, compete(plan, "e", _bare(Workload(20_000, 256, tls=True))))
-    return [section]
+    runs = compete(plan, "e", _bare(Workload(20_000, 256, tls=True)))
+    return _section("e", "as (a), over TLS", runs, _ratio(runs))
 
 
 def latencies(plan: Plan) -> list[Section]:
     """How close to what the remotes allow."""
     sections = []
     for slots, tasks in ((32, 1_280), (256, 10_240)):
-        workload = Workload(tasks, slots, model_s=0.2, api_s=0.02)
+        workload, name = Workload(tasks, slots, model_s=0.2, api_s=0.02), f"b {slots}"
         most = slots / (workload.api_s + workload.model_s)
-        section = Section(
-            f"b {slots}", f"model 200 ms, API 20 ms, CONCURRENCY_LIMIT={slots}: at most {most:,.0f} tasks/s"
-        )
-        runs = compete(replace(plan, quick=False), section.name, [(daemon, workload), (loop("aiohttp"), workload)])
-        section.rows, section.figures = runs.rows(), runs.figures()
-        rate = runs.median(DAEMON, lambda run: run.tasks_per_s)
-        section.bounds = [*runs.correct(), at_least("of the most that latencies allow", rate / most, 0.9, "{:.1%}")]
-        sections.append(section)
+        title = f"model 200 ms, API 20 ms, CONCURRENCY_LIMIT={slots}: at most {most:,.0f} tasks/s"
+        runs = compete(replace(plan, quick=False), name, [(daemon, workload), (loop("aiohttp"), workload)])
+        share = runs.median(DAEMON, "tasks_per_s") / most
+        sections += _section(name, title, runs, at_least("of the most that latencies allow", share, 0.9, "{:.1%}"))
     return sections
 
 
 def defaults(plan: Plan) -> list[Section]:
     """Nothing is set that need not be."""
-    section = Section("f", "defaults as shipped, as (a) otherwise: CONCURRENCY_LIMIT=5")
     workload = Workload(2_000, 5)
     runs = compete(plan, "f", [(daemon_as_shipped, workload), *_bare(workload)[1:]])
-    section.rows, section.figures, section.bounds = runs.rows(), runs.figures(), runs.correct()
-    return [section]
+    return _section("f", "defaults as shipped, as (a) otherwise: CONCURRENCY_LIMIT=5", runs)
 
 
 def growth(plan: Plan) -> list[Section]:
     """A task costs the same however many wait. Small lists are measured several times, all after a warm-up."""
-    section = Section("growth", "as (a), with so many tasks pending at once")
     sizes = [
         (daemon, Workload(size, 256, warm_up=1_000, batches=max(1, 5_000 // size)))
         for size in (SIZES[:2] if plan.quick else SIZES)
@@ -77,9 +65,8 @@ def growth(plan: Plan) -> list[Section]:
     runs = compete(replace(plan, quick=False), "growth", sizes)
     runs = Runs(replace(run, worker=f"{DAEMON}, {run.pending:,} pending") for run in runs.all)
     costs = [runs.cpu_us(each) for each in runs.labels]
-    section.rows, section.figures = runs.rows(), runs.figures()
-    section.bounds = [*runs.correct(), at_most("largest CPU per task to the smallest", max(costs) / min(costs), 1.1)]
-    return [section]
+    bound = at_most("largest CPU per task to the smallest", max(costs) / min(costs), 1.1)
+    return _section("growth", "as (a), with so many tasks pending at once", runs, bound)
 
 
 def _bare(workload: Workload) -> list[tuple[Start, Workload]]:
@@ -98,8 +85,9 @@ def _rivals(workload: Workload) -> list[tuple[Start, Workload]]:
     return entries
 
 
-def _fill(section: Section, runs: Runs) -> Runs:
-    section.rows, section.figures = runs.rows(), runs.figures()
-    ratio: Bound = at_most(f"CPU of the daemon to that of the {BASE}", runs.ratio(DAEMON), 2.0)
-    section.bounds = [*runs.correct(), ratio]
-    return runs
+def _section(name: str, title: str, runs: Runs, *bounds: Bound) -> list[Section]:
+    return [Section(name, title, runs.rows(), [*runs.correct(), *bounds], runs.figures())]
+
+
+def _ratio(runs: Runs) -> Bound:
+    return at_most(f"CPU of the daemon to that of the {BASE}", runs.ratio(DAEMON), 2.0)

@@ -166,10 +166,7 @@ def test_every_alert_has_cases() -> None:
     """``tests/ops/alerts.yml`` has for each alert a case in which it fires and one in which it does not."""
     assert CASES.keys() == ALERTS.keys()
     for name, about in CASES.items():
-        assert {word for case in about["cases"].values() for word in ("fires", "silent") if case.get(word)} == {
-            "fires",
-            "silent",
-        }, name
+        assert {"fires", "silent"} <= {word for case in about["cases"].values() for word in case if case[word]}, name
 
 
 def test_every_panel_explains_itself() -> None:

@@ -33,18 +33,7 @@ def test_a_skip_is_a_failure_where_all_is_required(tmp_path: Path, required: str
     """The reason is shown in both cases; a test that is known to fail is no skip."""
     (tmp_path / "test_skipped.py").write_text(SKIPPED)
     plugins = ["-p", "no:cacheprovider", "-p", "tests.conftest"]
-    command: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-c",
-        os.devnull,
-        *plugins,
-        "-rs",
-        tmp_path,
-        "--rootdir",
-        tmp_path,
-    ]
+    command = [sys.executable, "-m", "pytest", "-c", os.devnull, *plugins, "-rs", "--rootdir", *[str(tmp_path)] * 2]
     answer = ran(*command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "REQUIRE_ALL": required})
     assert answer.returncode == code, answer.stdout + answer.stderr
     assert summary in answer.stdout

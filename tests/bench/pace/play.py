@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 from ai_task_processor.core.ports import RateLimits
 from tests.bench.pace.provider import Answer, Provider, Text
@@ -43,19 +43,19 @@ class Sent:
         return len(self.tasks)
 
 
-class Controller(Protocol):
-    """Decides when a call starts and how large it is. Methods that end a call return how long its tasks stay away."""
+class Controller:
+    """Decides when a call starts and how large it is. This one never waits, and knows no bound."""
 
-    @property
-    def most_inputs(self) -> float:
-        """Inputs of the next call."""
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
 
-    @property
-    def most_bytes(self) -> float:
-        """Bytes of the next call."""
+    def most(self) -> tuple[float, float]:
+        """Inputs and bytes of the next call."""
+        return inf, inf
 
     def wait_s(self, now: float, size: int, in_flight: int) -> float:
         """Until a call of so many bytes may start; infinite: until another ends."""
+        return 0.0
 
     def started(self, now: float, call: Sent) -> None:
         """A call starts."""
@@ -64,19 +64,15 @@ class Controller(Protocol):
         """200."""
 
     def throttled(self, now: float, call: Sent, retry_after_s: float | None) -> float:
-        """429."""
+        """429. How long its tasks stay away."""
+        return 0.0
 
-    def too_large(self, now: float, call: Sent) -> float:
-        """413."""
-
-    def timed_out(self, now: float, call: Sent) -> float:
-        """504."""
-
-    def failed(self, now: float, call: Sent) -> float:
-        """503."""
+    def failed(self, now: float, call: Sent, status: int) -> None:
+        """413, 503, 504."""
 
     def restarted(self) -> "Controller":
         """What a new process would have: what is kept, and nothing else."""
+        return type(self)(self.rng)
 
 
 Make = Callable[[random.Random], Controller]
@@ -179,7 +175,6 @@ class Stage:
     def _answered(self, now: float, call: Sent, answer: Answer, generation: int) -> None:
         if generation != self.generation:
             return
-        controller = self.controller
         self.in_flight -= 1
         self.played.calls.append((now, answer.status))
         if answer.status in (200, 504):
@@ -187,18 +182,13 @@ class Stage:
         if answer.status == 200:
             self.inside -= call.inputs
             self.played.done.append((now, call.inputs))
-            controller.served(now, call, answer.limits)
+            self.controller.served(now, call, answer.limits)
             return
         away_s = 0.0
-        match answer.status:
-            case 429:
-                away_s = controller.throttled(now, call, answer.retry_after_s)
-            case 413:
-                away_s = controller.too_large(now, call)
-            case 504:
-                away_s = controller.timed_out(now, call)
-            case _:
-                away_s = controller.failed(now, call)
+        if answer.status == 429:
+            away_s = self.controller.throttled(now, call, answer.retry_after_s)
+        else:
+            self.controller.failed(now, call, answer.status)
         for task in call.tasks:
             task.refusals += 1
         self._later(now + away_s, self._back, call.tasks)
@@ -218,8 +208,8 @@ class Stage:
             self._send(now, tasks, size)
 
     def _batch(self) -> tuple[list[Task], int]:
-        most = self.controller.most_inputs if self.scene.parallel == 1 else 1
-        most_bytes = self.controller.most_bytes
+        most, most_bytes = self.controller.most()
+        most = most if self.scene.parallel == 1 else 1
         tasks: list[Task] = []
         size = 0
         for task in self.waiting:
