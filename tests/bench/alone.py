@@ -9,15 +9,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.bench import machine
 from tests.bench.contest import Plan, tell
 from tests.bench.machine import ROOT, WORKER_CORE, LoopLag
 from tests.bench.report import Section, at_most
-from tests.bench.runner import DaemonWorker, Upstream, Workload
+from tests.bench.runner import DaemonWorker, Upstream, Workload, for_throughput
 
 #: tasks that are added one at a time; without a wake-up each takes seconds
 WOKEN, UNWOKEN, UNWOKEN_INTERVAL_S = 200, 20, 2
@@ -116,7 +117,8 @@ def endless(plan: Plan) -> list[Section]:
         name = f"CONCURRENCY_LIMIT={slots}"
         tell(f"d: {watched_s:.0f} s with {PENDING:,} tasks, {name}")
         seen = watch_endless(slots, watched_s)
-        section.rows.append((name, *(f"{seen[each]:,.{2 * (each == 'first_report_s')}f}" for each in seen)))
+        shown = {what: f"{figure:,.0f}" for what, figure in seen.items()}
+        section.rows.append((name, *(shown | {"first_report_s": f"{seen['first_report_s']:.2f}"}).values()))
         section.figures[name] = seen
         section.bounds += [
             at_most(f"{name}: repeated or wrong results", seen["repeated"] + seen["wrong"], 0, "{:,.0f}"),
@@ -128,8 +130,7 @@ def endless(plan: Plan) -> list[Section]:
 
 
 def watch_endless(slots: int, watched_s: float) -> dict[str, float]:
-    settings = {"CONCURRENCY_LIMIT": str(slots), "POLLING_INTERVAL_SECONDS": "1"}
-    with idle_daemon(settings, "--ignore-limit") as (upstream, worker):
+    with idle_daemon(for_throughput(slots), "--ignore-limit") as (upstream, worker):
         upstream.until(worker, polls=3)
         idle_mb = machine.memory_mb(worker.process.pid, "VmRSS")
         lag = LoopLag(worker.port())
@@ -149,25 +150,26 @@ def watch_endless(slots: int, watched_s: float) -> dict[str, float]:
 
 def start(plan: Plan) -> list[Section]:
     """From nothing to /health, and what the imports are of that."""
-    section = Section("start", f"cold start and imports, seconds, medians of {STARTS}")
     tell(f"start: {STARTS} cold starts, {STARTS} imports each")
     names = ("ai_task_processor", "ai_task_processor.cli.main", "ai_task_processor.engine.daemon")
-    took_s = {f"import {name}": [_import_s(name) for _ in range(STARTS)] for name in names}
+    took_s: dict[str, list[float]] = {}
+    for name in names:
+        took_s[f"import {name}"] = [_told("-c", IMPORT.format(name)) for _ in range(STARTS)]
     took_s["start of the process to 200 from /health"] = [_start_s() for _ in range(STARTS)]
     medians = {what: statistics.median(times) for what, times in took_s.items()}
-    section.rows = [("what", "median", "longest")]
-    section.rows += [(what, f"{medians[what]:.3f}", f"{max(times):.3f}") for what, times in took_s.items()]
-    section.figures = {"seconds": took_s}
-    section.bounds = [
+    shown = ((what, f"{medians[what]:.3f}", f"{max(times):.3f}") for what, times in took_s.items())
+    bounds = [
         at_most("start to /health, s", list(medians.values())[-1], 1.5),
         at_most("import ai_task_processor, s", medians["import ai_task_processor"], 0.3),
     ]
-    return [section]
+    title = f"cold start and imports, seconds, medians of {STARTS}"
+    return [Section("start", title, [("what", "median", "longest"), *shown], bounds, {"seconds": took_s})]
 
 
-def _import_s(name: str) -> float:
-    command = [sys.executable, "-c", IMPORT.format(name)]
-    return float(subprocess.check_output(command, cwd=ROOT, preexec_fn=machine.pin(WORKER_CORE)))
+def _told(*arguments: str) -> Any:
+    """What a Python on the worker's core prints."""
+    command = [sys.executable, *arguments]
+    return json.loads(subprocess.check_output(command, cwd=ROOT, preexec_fn=machine.pin(WORKER_CORE)))
 
 
 def _start_s() -> float:
@@ -192,10 +194,7 @@ def _healthy(port: int) -> bool:
 
 def outbox(plan: Plan) -> list[Section]:
     """What durability costs, without anything around it: ``tests.bench.outbox``."""
-    section = Section("outbox", "the outbox alone, records with 1,536 floats")
     tell("outbox: 20 s")
-    command = [sys.executable, "-m", "tests.bench.outbox", "--rounds", str(plan.rounds)]
-    told: dict[str, float] = json.loads(subprocess.check_output(command, cwd=ROOT, preexec_fn=machine.pin(WORKER_CORE)))
-    section.rows = [("figure", "measured"), *((what, f"{figure:,.1f}") for what, figure in told.items())]
-    section.figures = {"figures": told}
-    return [section]
+    told: dict[str, float] = _told("-m", "tests.bench.outbox", "--rounds", str(plan.rounds))
+    rows: list[Sequence[str]] = [("figure", "measured"), *((what, f"{figure:,.1f}") for what, figure in told.items())]
+    return [Section("outbox", "the outbox alone, records with 1,536 floats", rows, figures={"figures": told})]

@@ -12,6 +12,7 @@ from tests.bench.alone import idle_daemon
 from tests.bench.contest import Plan, tell
 from tests.bench.machine import LoopLag
 from tests.bench.report import Section, at_least, at_most
+from tests.bench.runner import for_throughput
 
 SIZES = (1_000, 3_000, 12_000, 30_000, 120_000)
 #: a size is measured with so many tasks in front of it at least, and for so long at least
@@ -52,8 +53,7 @@ def backlog(plan: Plan) -> list[Section]:
 
 def watch(size: int) -> dict[str, float]:
     """Work with about ``size`` tasks pending: as many as are done are added again, twice a second."""
-    settings = {"CONCURRENCY_LIMIT": str(SLOTS), "POLLING_INTERVAL_SECONDS": "1"}
-    with idle_daemon(settings, "--whole-list", "--model-latency", "0.005") as (upstream, worker):
+    with idle_daemon(for_throughput(SLOTS), "--whole-list", "--model-latency", "0.005") as (upstream, worker):
         upstream.ask("add?count=200")
         upstream.until(worker, acknowledged=200)
         idle_mb, lag = machine.memory_mb(worker.process.pid, "VmRSS"), LoopLag(worker.port())

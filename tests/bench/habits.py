@@ -109,11 +109,10 @@ class Run:
     def _count(self) -> None:
         seen, server = self.seen, self.server
         acknowledged = [task.acknowledged_at.timestamp() for _, task in self._good if task.acknowledged_at]
-        seen.good, seen.done = len(self._good), sum(task.state is TaskStatus.SUCCEEDED for _, task in self._good)
+        done = [(content, task) for content, task in self._good if task.state is TaskStatus.SUCCEEDED]
+        seen.good, seen.done = len(self._good), len(done)
         seen.failed = sum(task.state is TaskStatus.FAILED for _, task in self._good)
-        seen.wrong = sum(
-            task.state is TaskStatus.SUCCEEDED and task.result != right_vector(content) for content, task in self._good
-        )
+        seen.wrong = sum(task.result != right_vector(content) for content, task in done)
         if server.began_at is not None and acknowledged:
             seen.seconds = max(acknowledged) - server.began_at
         seen.calls, seen.refused = len(server.asked), server.refused
@@ -188,19 +187,10 @@ HEADS = ("row", "good done", "s", "usual s", "calls/task", "refused", "late", "f
 
 def cells(row: Row, seen: Seen, usual_s: float) -> Sequence[str]:
     said = " | ".join(f"{name}: {words}" for name, words in seen.said.items() if words)
-    return (
-        row.name,
-        f"{seen.done} of {seen.good}",
-        f"{seen.seconds:.1f}",
-        f"{usual_s:.1f}",
-        f"{seen.calls / seen.tasks:.2f}",
-        f"{seen.refused}",
-        f"{seen.refused_late}",
-        f"{seen.failed}",
-        f"{seen.wrong}",
-        ", ".join(f"{count} {fate}" for fate, count in seen.fates.items()),
-        said[:160],
-    )
+    rates = (f"{seen.seconds:.1f}", f"{usual_s:.1f}", f"{seen.calls / seen.tasks:.2f}")
+    counts = map(str, (seen.refused, seen.refused_late, seen.failed, seen.wrong))
+    fates = ", ".join(f"{count} {fate}" for fate, count in seen.fates.items())
+    return (row.name, f"{seen.done} of {seen.good}", *rates, *counts, fates, said[:160])
 
 
 async def measure(rows: Sequence[Row], told: Callable[[Sequence[str], Bound], None]) -> Section:

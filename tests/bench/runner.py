@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import Any, Self
@@ -247,15 +248,17 @@ class DaemonWorker(Worker):
         return next(int(line["port"]) for line in lines if line["event"] == "daemon.started")
 
 
+def for_throughput(slots: int) -> dict[str, str]:
+    return {"CONCURRENCY_LIMIT": str(slots), "POLLING_INTERVAL_SECONDS": "1"}
+
+
 def daemon(url: str, workload: Workload, directory: Path) -> DaemonWorker:
     """The daemon as it is set up for throughput."""
-    settings = {"CONCURRENCY_LIMIT": str(workload.concurrency), "POLLING_INTERVAL_SECONDS": "1"}
-    return DaemonWorker(url, workload, directory, settings)
+    return DaemonWorker(url, workload, directory, for_throughput(workload.concurrency))
 
 
-def daemon_as_shipped(url: str, workload: Workload, directory: Path) -> DaemonWorker:
-    """The daemon with all its defaults."""
-    return DaemonWorker(url, workload, directory, {})
+#: with all its defaults
+daemon_as_shipped = partial(DaemonWorker, settings={})
 
 
 def loop(library: str) -> Start:

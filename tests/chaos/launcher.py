@@ -13,17 +13,9 @@ PROGRAM = Path(__file__).parent / "daemon.py"
 READY_S = 60.0
 #: where an incarnation can be told to kill itself
 POINTS = (
-    "claimed",
-    "started",
-    "model-asked",
-    "model-answered",
-    "accepted",
-    "committed",
-    "report",
-    "acknowledged",
-    "erased",
+    "claimed", "started", "model-asked", "model-answered", "accepted", "committed", "report", "acknowledged", "erased",
     "draining",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

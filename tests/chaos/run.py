@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -55,9 +55,7 @@ class Run:
 
     def __init__(self, launcher: Launcher, directory: Path, progress: Progress) -> None:
         self.lines: list[Line] = []
-        self._launcher = launcher
-        self._directory = directory
-        self._progress = progress
+        self._launcher, self._directory, self._progress = launcher, directory, progress
 
     async def campaign(self, name: str, seed: int, scale: Scale) -> None:
         """A main run, or a short one."""
@@ -92,7 +90,7 @@ class Run:
             wrong = await points.killed_at(point, self._launcher, self._directory / f"point-{point}")
             self.lines.append(Line("points", point, "; ".join(wrong) or "as it must be", not wrong))
 
-        await self._all("points", [lambda point=point: one(point) for point in POINTS])  # type: ignore[misc]  # bound now
+        await self._all("points", one, POINTS)
 
     async def bugs(self) -> None:
         """Every scenario with its bug, and without."""
@@ -105,22 +103,22 @@ class Run:
             said = found if not without.violations else f"without the bug: {'; '.join(without.violations)}"
             self.lines.append(Line("bugs", name, said, good))
 
-        await self._all("bugs", [lambda name=name: one(name) for name in scenarios.SCENARIOS])  # type: ignore[misc]  # bound now
+        await self._all("bugs", one, scenarios.SCENARIOS)
 
-    async def _all(self, name: str, works: Iterable[Callable[[], Awaitable[None]]]) -> None:
+    async def _all(self, part: str, play: Callable[[str], Awaitable[None]], names: Collection[str]) -> None:
         """A few at a time: most of each is waiting."""
-        works, done, room = list(works), 0, asyncio.Semaphore(AT_ONCE)
+        done, room = 0, asyncio.Semaphore(AT_ONCE)
 
-        async def within(work: Callable[[], Awaitable[None]]) -> None:
+        async def within(name: str) -> None:
             nonlocal done
             async with room:
-                await work()
+                await play(name)
             done += 1
-            self._progress.at(name, done, len(works), "")
+            self._progress.at(part, done, len(names), "")
 
         async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(within(work))
+            for name in names:
+                group.create_task(within(name))
 
 
 async def everything(run: Run, only: str | None, seed: int | None, minutes: float | None) -> None:

@@ -4,11 +4,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 
 from tests.chaos import checker
-from tests.chaos.faults import Asked
+from tests.chaos.history import Event
 from tests.chaos.launcher import Launcher
 from tests.chaos.supervisor import CONCURRENCY, World
 
@@ -48,17 +49,21 @@ class Scenario:
     open_s: tuple[float, float] | None = None
 
 
-async def killed_under(world: World, fault: str) -> list[str]:
-    """Every PATCH meets this fault until the daemon is killed with 12 results that wait."""
+async def killed_under(fault: str, world: World) -> list[str]:
+    """Every PATCH meets this fault until the daemon is killed with 12 results that wait.
+
+    It is busy, or it saves states, loses callbacks, and the process is killed before it can tell again.
+    """
     world.upstream.book.add(12)
     killed = False
 
-    async def choose(asked: Asked) -> str | None:
+    async def choose(asked: Event) -> str | None:
         return fault if asked.kind == "patch" and not killed else None
 
     world.upstream.choose = choose
     await world.start()
-    await world.until(lambda: len(patched(world)) == 12, SETTLE_S)
+    events = world.history.events
+    await world.until(lambda: len({event.tasks for event in events if event.kind == "patch"}) == 12, SETTLE_S)
     await asyncio.sleep(0.2)
     await world.kill()
     killed = True
@@ -66,28 +71,21 @@ async def killed_under(world: World, fault: str) -> list[str]:
     return []
 
 
-async def killed_while_reporting(world: World) -> list[str]:
-    """The API is busy; the daemon is killed while results wait for it."""
-    return await killed_under(world, "500")
+async def first_of_each(kind: str, fault: str, world: World) -> list[str]:
+    """The first request about any new task meets this fault.
 
-
-async def callback_lost(world: World) -> list[str]:
-    """The first PATCH of every task saves its state, loses its callback and is answered with 500."""
+    A PATCH saves its state, loses its callback and is answered with 500; or the model lets its first callers wait for
+    longer than anybody does.
+    """
     world.upstream.book.add(12)
-    world.upstream.choose = first_of_each("patch", "callback-lost")
-    await world.start()
-    return []
+    met: set[str] = set()
 
+    async def choose(asked: Event) -> str | None:
+        new = asked.kind == kind and not met.issuperset(asked.tasks)
+        met.update(asked.tasks if asked.kind == kind else ())
+        return fault if new else None
 
-async def killed_in_a_lost_callback(world: World) -> list[str]:
-    """States are saved, callbacks lost, and the process is killed before it can tell again."""
-    return await killed_under(world, "callback-lost")
-
-
-async def slow_model(world: World) -> list[str]:
-    """The model lets its first callers wait for longer than anybody does."""
-    world.upstream.book.add(12)
-    world.upstream.choose = first_of_each("model", "drip")
+    world.upstream.choose = choose
     await world.start()
     return []
 
@@ -98,7 +96,7 @@ async def stale_list(world: World) -> list[str]:
     world.upstream.model_s = (0.3, 0.3)
     polls = 0
 
-    async def choose(asked: Asked) -> None:
+    async def choose(asked: Event) -> None:
         nonlocal polls
         polls += asked.kind == "poll"
         if asked.kind == "poll" and polls == 2:
@@ -117,7 +115,7 @@ async def storm_of_401(world: World) -> list[str]:
     world.upstream.book.add(600)
     waiting, rotated = 0, asyncio.Event()
 
-    async def choose(asked: Asked) -> None:
+    async def choose(asked: Event) -> None:
         nonlocal waiting
         if asked.kind != "patch" or rotated.is_set():
             return
@@ -152,7 +150,7 @@ async def outage_of_the_model(world: World) -> list[str]:
         world.upstream.book.add(1, model=f"model-{number % 4}")
     down = True
 
-    async def choose(asked: Asked) -> str | None:
+    async def choose(asked: Event) -> str | None:
         return "500" if asked.kind == "model" and down else None
 
     world.upstream.choose = choose
@@ -196,27 +194,13 @@ async def refusals(world: World) -> list[str]:
     return []
 
 
-def first_of_each(kind: str, fault: str) -> Callable[[Asked], Awaitable[str | None]]:
-    """The first request about any new task meets this fault."""
-    met: set[str] = set()
-
-    async def choose(asked: Asked) -> str | None:
-        new = asked.kind == kind and not met.issuperset(asked.tasks)
-        met.update(asked.tasks if asked.kind == kind else ())
-        return fault if new else None
-
-    return choose
-
-
-def patched(world: World) -> set[str]:
-    return {event.tasks[0] for event in world.history.events if event.kind == "patch"}
-
-
 SCENARIOS: Mapping[str, Scenario] = {
-    "no-outbox": Scenario(killed_while_reporting, "paid again after stored"),
-    "acknowledged-before-patch": Scenario(callback_lost, "lost"),
-    "kept-after-patch": Scenario(killed_in_a_lost_callback, "lost"),
-    "failed-on-timeout": Scenario(slow_model, "falsely failed", {"OPENAI_TIMEOUT": "0.5", "MAX_RETRIES": "0"}),
+    "no-outbox": Scenario(partial(killed_under, "500"), "paid again after stored"),
+    "acknowledged-before-patch": Scenario(partial(first_of_each, "patch", "callback-lost"), "lost"),
+    "kept-after-patch": Scenario(partial(killed_under, "callback-lost"), "lost"),
+    "failed-on-timeout": Scenario(
+        partial(first_of_each, "model", "drip"), "falsely failed", {"OPENAI_TIMEOUT": "0.5", "MAX_RETRIES": "0"}
+    ),
     "no-stale-filter": Scenario(
         stale_list, "duplicated, unexplained", {"POLLING_INTERVAL_SECONDS": "0.2", "REQUEST_TIMEOUT": "10"}
     ),

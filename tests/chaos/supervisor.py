@@ -62,16 +62,12 @@ class World:
         self.log = directory / "daemon.log"
         self.incarnation = ""
         self.crashes: list[str] = []
-        self._directory = directory
+        self._directory, self._launcher, self._bug, self._open_s = directory, launcher, bug, open_s
         self._settings = {**SETTINGS, **(settings or {})}
-        self._launcher = launcher
-        self._bug = bug
-        self._open_s = open_s
         self._control = directory / "control.json"
         self._surroundings = {"disk_full": False, "clock_offset_s": 0.0}
         self._process: Process | None = None
-        self._number = 0
-        self._log_begins = 0
+        self._number = self._log_begins = 0
 
     async def __aenter__(self) -> "World":
         self._directory.mkdir(parents=True)

@@ -26,21 +26,13 @@ SETTINGS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Asked:
-    """One query of one panel, and the series that answered: labels and points."""
+    """One query of one panel, and the series that answered: labels and points. ``name``: board, panel, legend."""
 
-    board: str
-    panel: str
-    kind: str
-    unit: str
-    legend: str
+    name: str
     query: str
     series: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        return f"{self.board}: {self.panel}: {self.legend}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +52,10 @@ def questions() -> list[Asked]:
     for file in sorted((ROOT / "grafana/dashboards").glob("*.json")):
         board = json.loads(file.read_text())
         for panel in board["panels"]:
-            unit = panel.get("fieldConfig", {}).get("defaults", {}).get("unit", "")
-            about = {"board": file.stem, "panel": panel["title"], "kind": panel["type"], "unit": unit}
-            targets = panel.get("targets", ())
-            found += [Asked(**about, legend=target["legendFormat"], query=target["expr"]) for target in targets]
-        for note in board["annotations"]["list"]:
-            about = {"board": file.stem, "panel": note["name"], "kind": "annotation", "unit": ""}
-            found.append(Asked(**about, legend=note["titleFormat"], query=note["expr"]))
+            name = f"{file.stem}: {panel['title']}"
+            found += [Asked(f"{name}: {one['legendFormat']}", one["expr"]) for one in panel.get("targets", ())]
+        notes = board["annotations"]["list"]
+        found += [Asked(f"{file.stem}: {note['name']}: {note['titleFormat']}", note["expr"]) for note in notes]
     return found
 
 

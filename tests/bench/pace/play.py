@@ -24,7 +24,6 @@ class Task:
     """A text on its way. ``refusals``: how often it was refused."""
 
     text: Text
-    began_at: float
     refusals: int = 0
 
 
@@ -32,7 +31,6 @@ class Task:
 class Sent:
     """One call. ``in_flight``: calls under way, this one included."""
 
-    at: float
     tasks: Sequence[Task]
     bytes: int
     tokens: int
@@ -196,7 +194,7 @@ class Stage:
     def _start_calls(self, now: float) -> None:
         while self.backlog and self.inside < self.scene.slots:
             self.backlog, self.inside = self.backlog - 1, self.inside + 1
-            self.waiting.append(Task(self.scene.text(self.rng), now))
+            self.waiting.append(Task(self.scene.text(self.rng)))
         while self.waiting and self.in_flight < self.scene.parallel:
             tasks, size = self._batch()
             wait_s = self.controller.wait_s(now, size, self.in_flight)
@@ -210,8 +208,7 @@ class Stage:
     def _batch(self) -> tuple[list[Task], int]:
         most, most_bytes = self.controller.most()
         most = most if self.scene.parallel == 1 else 1
-        tasks: list[Task] = []
-        size = 0
+        tasks, size = list[Task](), 0
         for task in self.waiting:
             if tasks and (len(tasks) >= most or size + task.text.bytes > most_bytes):
                 break
@@ -224,7 +221,7 @@ class Stage:
             self.waiting.popleft()
         self.in_flight += 1
         texts = [task.text for task in tasks]
-        call = Sent(now, tasks, size, sum(text.tokens for text in texts), self.in_flight)
+        call = Sent(tasks, size, sum(text.tokens for text in texts), self.in_flight)
         self.controller.started(now, call)
         answer = self.provider.answer(now, texts)
         self._later(now + answer.after_s, self._answered, call, answer, self.generation)
