@@ -1,6 +1,6 @@
 """Nine bugs, planted into the product one at a time: a judge that never convicts proves nothing.
 
-Each is a patch of a few lines, installed by the launcher in its own process. The product has no
+Each is a patch of a few lines, installed in the daemon's own process. The product has no
 switch for any of them.
 """
 

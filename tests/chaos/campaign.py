@@ -11,7 +11,7 @@ from typing import Literal
 from tests.chaos import faults
 from tests.chaos.book import Sort
 from tests.chaos.history import Exchange
-from tests.chaos.launcher import POINTS, Launcher
+from tests.chaos.launcher import POINTS
 from tests.chaos.supervisor import World
 from tests.chaos.upstream import Limit
 
@@ -88,12 +88,10 @@ def _life(end: End, happening: Happening | None, rng: random.Random) -> Life:
 class Campaign:
     """Lives a schedule through. ``tell`` is called with how many tasks have settled, and what goes on."""
 
-    def __init__(
-        self, launcher: Launcher, directory: Path, seed: int, scale: Scale, tell: Callable[[int, str], None]
-    ) -> None:
+    def __init__(self, directory: Path, seed: int, scale: Scale, tell: Callable[[int, str], None]) -> None:
         rng = random.Random(seed)
         self.scale = scale
-        self.world = World(launcher, directory, random.Random(rng.random()), limit=rng.choice(LIMITS))
+        self.world = World(directory, random.Random(rng.random()), limit=rng.choice(LIMITS))
         self.world.upstream.choose = faults.drawn(random.Random(rng.random()))
         self.lives = schedule(scale, rng)
         self._rng, self._tell = rng, tell

@@ -1,4 +1,4 @@
-"""The hooks of the launcher: kill points, a full disk, a wrong clock, and a signature on every request.
+"""The hooks in the daemon: kill points, a full disk, a wrong clock, and a signature on every request.
 
 They hang on names of the product, from outside. The product knows nothing of them.
 """

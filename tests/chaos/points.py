@@ -5,7 +5,7 @@ from pathlib import Path
 from random import Random
 from signal import SIGTERM
 
-from tests.chaos.launcher import POINTS, Launcher
+from tests.chaos.launcher import POINTS
 from tests.chaos.supervisor import World
 
 REACH_S, SETTLE_S = 15.0, 20.0
@@ -16,10 +16,10 @@ PAID: Mapping[str, tuple[int, ...]] = {"model-answered": TWICE, "accepted": ONCE
 DELIVERED: Mapping[str, tuple[int, ...]] = {"acknowledged": TWICE}
 
 
-async def killed_at(point: str, launcher: Launcher, directory: Path) -> list[str]:
+async def killed_at(point: str, directory: Path) -> list[str]:
     """Everything that was wrong with one kill."""
     assert point in POINTS
-    async with World(launcher, directory, Random(0)) as world:
+    async with World(directory, Random(0)) as world:
         world.upstream.book.add(1)
         (task_id,) = world.upstream.book.entries
         await world.start(f"{point}:1")

@@ -19,7 +19,7 @@ from tests.chaos import points, scenarios, selfcheck
 from tests.chaos.campaign import FULL, SHORT, Campaign, Scale
 from tests.chaos.checker import Finding
 from tests.chaos.history import History
-from tests.chaos.launcher import POINTS, Launcher
+from tests.chaos.launcher import POINTS, prepare
 from tests.chaos.report import Line, Progress, figures, table
 
 FIXED_SEED = 20_261
@@ -53,18 +53,16 @@ the same faults, but not the same moments.
 class Run:
     """What was asked for, and the lines of the final table."""
 
-    def __init__(self, launcher: Launcher, directory: Path, progress: Progress) -> None:
+    def __init__(self, directory: Path, progress: Progress) -> None:
         self.lines: list[Line] = []
-        self._launcher, self._directory, self._progress = launcher, directory, progress
+        self._directory, self._progress = directory, progress
 
     async def campaign(self, name: str, seed: int, scale: Scale) -> None:
         """A main run, or a short one."""
         place = self._directory / f"{name}-{seed}"
         self._progress.say(f"{name}: seed {seed}")
         began = time.monotonic()
-        run = Campaign(
-            self._launcher, place, seed, scale, lambda done, what: self._progress.at(name, done, scale.tasks, what)
-        )
+        run = Campaign(place, seed, scale, lambda done, what: self._progress.at(name, done, scale.tasks, what))
         async with run.world as world:
             await run.run()
             verdict = world.judge()
@@ -87,7 +85,7 @@ class Run:
         """One kill at each named point."""
 
         async def one(point: str) -> None:
-            wrong = await points.killed_at(point, self._launcher, self._directory / f"point-{point}")
+            wrong = await points.killed_at(point, self._directory / f"point-{point}")
             self.lines.append(Line("points", point, "; ".join(wrong) or "as it must be", not wrong))
 
         await self._all("points", one, POINTS)
@@ -96,8 +94,8 @@ class Run:
         """Every scenario with its bug, and without."""
 
         async def one(name: str) -> None:
-            without = await scenarios.play(name, self._launcher, self._directory / f"no-{name}")
-            caught = await scenarios.play(name, self._launcher, self._directory / f"bug-{name}", planted=True)
+            without = await scenarios.play(name, self._directory / f"no-{name}")
+            caught = await scenarios.play(name, self._directory / f"bug-{name}", planted=True)
             found = "; ".join(caught.violations) or "nothing"
             good = not without.violations and caught.convicted
             said = found if not without.violations else f"without the bug: {'; '.join(without.violations)}"
@@ -146,13 +144,6 @@ async def everything(run: Run, only: str | None, seed: int | None, minutes: floa
         await run.campaign("random", draw.getrandbits(32), SHORT)
 
 
-async def launched(directory: Path, progress: Progress, arguments: argparse.Namespace) -> list[Line]:
-    async with Launcher() as launcher:
-        run = Run(launcher, directory, progress)
-        await everything(run, arguments.only, arguments.seed, arguments.minutes)
-    return run.lines
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -167,14 +158,16 @@ def main() -> int:
     console = Console()
     directory = Path(tempfile.mkdtemp(prefix="chaos-"))
     began = time.monotonic()
+    prepare()
     with Progress(console) as progress:
+        run = Run(directory, progress)
         try:
-            lines = asyncio.run(launched(directory, progress, arguments))
+            asyncio.run(everything(run, arguments.only, arguments.seed, arguments.minutes))
         except KeyboardInterrupt:
             shutil.rmtree(directory)
             return 130
-    console.print(table(lines, time.monotonic() - began))
-    if all(line.good for line in lines):
+    console.print(table(run.lines, time.monotonic() - began))
+    if all(line.good for line in run.lines):
         shutil.rmtree(directory)
         return 0
     print(f"logs, data and timelines: {directory}")

@@ -10,7 +10,6 @@ from random import Random
 
 from tests.chaos import checker
 from tests.chaos.history import Event
-from tests.chaos.launcher import Launcher
 from tests.chaos.supervisor import CONCURRENCY, World
 
 #: An outage of a minute in a twentieth of the time. A probe is decided within milliseconds, so that is fair.
@@ -216,11 +215,11 @@ SCENARIOS: Mapping[str, Scenario] = {
 }
 
 
-async def play(name: str, launcher: Launcher, directory: Path, *, planted: bool = False) -> Result:
+async def play(name: str, directory: Path, *, planted: bool = False) -> Result:
     """One scenario to its end, with its bug or without, and everything that was wrong in it."""
     scenario = SCENARIOS[name]
     bug, settings = name if planted else "", scenario.settings
-    async with World(launcher, directory, Random(0), settings=settings, bug=bug, open_s=scenario.open_s) as world:
+    async with World(directory, Random(0), settings=settings, bug=bug, open_s=scenario.open_s) as world:
         objections = await scenario.play(world)
         await world.seen("poll", 1, SETTLE_S)
         await world.settled(PLANTED_S if planted else SETTLE_S)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.chaos import checker
 from tests.chaos.checker import Verdict
 from tests.chaos.history import History, Kind
-from tests.chaos.launcher import Launcher, Order, Process
+from tests.chaos.launcher import Order, Process
 from tests.chaos.upstream import MODEL_KEY, Limit, Upstream
 
 #: a daemon that says nothing for so long after its start is broken
@@ -48,7 +48,6 @@ class World:
 
     def __init__(
         self,
-        launcher: Launcher,
         directory: Path,
         rng: random.Random,
         *,
@@ -62,7 +61,7 @@ class World:
         self.log = directory / "daemon.log"
         self.incarnation = ""
         self.crashes: list[str] = []
-        self._directory, self._launcher, self._bug, self._open_s = directory, launcher, bug, open_s
+        self._directory, self._bug, self._open_s = directory, bug, open_s
         self._settings = {**SETTINGS, **(settings or {})}
         self._control = directory / "control.json"
         self._surroundings = {"disk_full": False, "clock_offset_s": 0.0}
@@ -92,7 +91,7 @@ class World:
         own = {"DATA_DIR": str(self._directory / "data")}
         self.history.note("started", self.incarnation, note=kill_at)
         self._log_begins = self.log.stat().st_size if self.log.exists() else 0
-        self._process = await self._launcher.start(
+        self._process = Process(
             Order(
                 incarnation=self.incarnation,
                 directory=str(self._directory),

@@ -31,6 +31,10 @@ KEYS = {
     "volumes",
 }  # fmt: skip
 
+#: ``up -d ai-task-processor`` starts only the daemon: nothing is pulled in, no network is shared by force
+PULLED_IN = {"depends_on", "links", "network_mode", "volumes_from"}
+RIGHTS = {"privileged", "cap_add", "pid", "ipc", "devices"}
+
 every_service = pytest.mark.parametrize("name", SERVICES)
 
 
@@ -41,13 +45,11 @@ def instructions(word: str) -> list[str]:
 
 
 def test_the_services_are_the_documented_ones() -> None:
-    """The daemon, Prometheus and Grafana start together; the sandbox only with its profile."""
-    assert {name: service.get("profiles", []) for name, service in SERVICES.items()} == {
-        DAEMON: [],
-        "prometheus": [],
-        "grafana": [],
-        "sandbox": ["sandbox"],
-    }
+    """The daemon (8001), Prometheus (9090) and Grafana (3001) start together; the sandbox only with its profile."""
+    profiles = {name: service.get("profiles", []) for name, service in SERVICES.items()}
+    assert profiles == {DAEMON: [], "prometheus": [], "grafana": [], "sandbox": ["sandbox"]}
+    ports = {DAEMON: "8001:8001", "prometheus": "9090:9090", "grafana": "3001:3000"}
+    assert {name: SERVICES[name]["ports"] for name in ports} == {name: [f"127.0.0.1:{ports[name]}"] for name in ports}
 
 
 @every_service
@@ -56,23 +58,18 @@ def test_a_service_has_known_keys(name: str) -> None:
     assert COMPOSE.keys() == {"x-hardened", "x-image", "services", "volumes"}
     assert SERVICES[name].keys() <= KEYS
     assert SERVICES[name]["healthcheck"].keys() == {"test", "interval", "timeout", "start_period", "retries"}
-
-
-@every_service
-def test_a_service_starts_alone(name: str) -> None:
-    """``up -d ai-task-processor`` starts only the daemon: nothing is pulled in, no network is shared by force."""
-    assert not SERVICES[name].keys() & {"depends_on", "links", "network_mode", "volumes_from"}
+    assert not KEYS & PULLED_IN
+    assert not KEYS & RIGHTS
 
 
 @every_service
 def test_a_service_has_few_rights(name: str) -> None:
-    """Read-only root, no capability, no new privileges, no host access."""
+    """Read-only root, no capability, no new privileges."""
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["tmpfs"] == ["/tmp"]
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert not service.keys() & {"privileged", "cap_add", "pid", "ipc", "devices"}
 
 
 @every_service
@@ -86,25 +83,10 @@ def test_a_service_has_limits_and_a_probe(name: str) -> None:
 
 
 @every_service
-def test_ports_are_published_on_loopback_only(name: str) -> None:
-    """Nothing is reachable from another machine."""
+def test_images_are_pinned_and_ports_are_on_loopback(name: str) -> None:
+    """An image has the tag of a full version, and no registry host. Nothing is reachable from another machine."""
     assert SERVICES[name]["ports"]
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in SERVICES[name]["ports"])
-
-
-def test_ports_are_the_documented_ones() -> None:
-    """8001 for the daemon, 9090 for Prometheus, 3001 for Grafana."""
-    published = {name: SERVICES[name]["ports"] for name in (DAEMON, "prometheus", "grafana")}
-    assert published == {
-        DAEMON: ["127.0.0.1:8001:8001"],
-        "prometheus": ["127.0.0.1:9090:9090"],
-        "grafana": ["127.0.0.1:3001:3000"],
-    }
-
-
-@every_service
-def test_images_are_pinned(name: str) -> None:
-    """An image has the tag of a full version, and no registry host."""
     assert re.fullmatch(r"[a-z-]+(/[a-z-]+)?:v?\d+\.\d+\.\d+", SERVICES[name]["image"])
 
 
