@@ -10,12 +10,10 @@ import argparse
 import asyncio
 import os
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ai_task_processor.models.task import TaskStatus
@@ -23,6 +21,7 @@ from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.sandbox.tasks import StoredTask
 from tests.bench import machine
 from tests.bench.contest import Plan, tell
+from tests.bench.promise import room
 from tests.bench.report import Bound, Section, text
 from tests.contract.habit_rows import BAD, ROWS, Row, Scale, Tasks
 from tests.contract.model_habits import Habit, ModelServer, right_vector
@@ -61,29 +60,22 @@ class Run:
     def __init__(self, tasks: Tasks, habit: Habit, *, latency_s: float = LATENCY_S) -> None:
         self._given = tasks
         self.server = ModelServer(habit, latency_s)
-        self.sandbox = Sandbox()
         self.seen = Seen(tasks=len(tasks))
         self._good: list[tuple[str, StoredTask]] = []
         self._bad: list[StoredTask] = []
 
     async def play(self, seconds: float, fate: str = "done", **settings: object) -> Seen:
         """Until all good tasks are done, or for so many seconds; then until the others have met their fate."""
-        with tempfile.TemporaryDirectory() as directory:
-            async with self.sandbox, self.server.open() as url:
-                given = {**self.sandbox.environment(), "DATA_DIR": f"{directory}/data", "OPENAI_BASE_URL": url}
-                given |= {"POLLING_INTERVAL_SECONDS": "1", **{name: str(value) for name, value in settings.items()}}
-                os.sched_setaffinity(0, machine.WORKER_CORE)  # the daemon's, and what it starts
-                daemon = await DaemonProcess(Path(directory), given).start()
-                os.sched_setaffinity(0, machine.UPSTREAM_CORE)
-                try:
-                    await self._watch(daemon, seconds, fate)
-                finally:
-                    await daemon.kill()
+        async with room() as here, self.server.open() as url:
+            os.sched_setaffinity(0, machine.WORKER_CORE)  # the daemon's, and what it starts
+            daemon = await here.daemon(OPENAI_BASE_URL=url, **settings)
+            os.sched_setaffinity(0, machine.UPSTREAM_CORE)
+            await self._watch(here.sandbox, daemon, seconds, fate)
         return self.seen
 
-    async def _watch(self, daemon: DaemonProcess, seconds: float, fate: str) -> None:
+    async def _watch(self, sandbox: Sandbox, daemon: DaemonProcess, seconds: float, fate: str) -> None:
         for content, model in self._given:
-            task = self.sandbox.tasks[self.sandbox.tasks.add(content, model=model)]
+            task = sandbox.tasks[sandbox.tasks.add(content, model=model)]
             if BAD in content:
                 self._bad.append(task)
             else:

@@ -7,6 +7,7 @@ units, thresholds and colours. It needs matplotlib, which ``run`` installs besid
 import json
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,8 @@ def series(panel: Json, answers: Mapping[str, list[Json]]) -> Iterator[Series]:
     """The lines of a panel by their legends."""
     for target in panel["targets"]:
         for one in answers[target["expr"]]:
-            labels: dict[str, str] = one["labels"]
-            legend = re.sub(r"{{(\w+)}}", lambda name, of=labels: of.get(name[1], ""), target["legendFormat"])
+            labels = defaultdict(str, one["labels"])
+            legend = re.sub(r"{{(\w+)}}", r"{\1}", target["legendFormat"]).format_map(labels)
             yield legend.strip() or "value", one["points"]
 
 
