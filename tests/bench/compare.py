@@ -55,7 +55,8 @@ def measure(names: list[str], plan: Plan, write: Callable[[Section], str]) -> li
             measured = MEASURES[name][0](plan)
         except (RuntimeError, subprocess.SubprocessError) as error:
             tell(f"{name}: {error}")
-            measured = [Section(name, MEASURES[name][1], bounds=[Bound("can be measured", "no", "yes", False)])]
+            bounds = [Bound("can be measured", "no", "yes", False)]
+            measured = [Section(name, MEASURES[name][1], [("not measured",)], bounds)]
         for section in measured:
             print(write(section), flush=True)
         sections += measured

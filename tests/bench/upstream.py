@@ -32,7 +32,7 @@ Query = Mapping[str, str]
 
 
 class Connection(asyncio.Protocol):
-    """HTTP/1.1 as the measured clients speak it: a length or chunks for the body, no pipelining."""
+    """HTTP/1.1 as the measured clients speak it: a length for the body, no chunks, no pipelining."""
 
     def __init__(self, book: Book, options: argparse.Namespace) -> None:
         self._book, self._options = book, options
@@ -58,35 +58,14 @@ class Connection(asyncio.Protocol):
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             head = bytes(self._buffer[:end])
-            taken = self._body(head.lower(), end + 4)
-            if taken is None:
+            length = head.lower().partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
+            whole = end + 4 + int(length or 0)
+            if len(self._buffer) < whole:
                 return
-            body, size = taken
-            del self._buffer[:size]
+            body = bytes(self._buffer[end + 4 : whole])
+            del self._buffer[:whole]
             method, target, _ = head[: head.index(b"\r\n")].decode().split(" ")
             self._serve(method, target, body)
-
-    def _body(self, head: bytes, start: int) -> tuple[bytes, int] | None:
-        """The body and where the request ends; None while it is not there as a whole."""
-        mark = head.find(b"\r\ncontent-length:")
-        if mark >= 0:
-            end = head.find(b"\r\n", mark + 2)
-            length = int(head[mark + 17 : end if end >= 0 else None])
-            whole = len(self._buffer) >= start + length
-            return (bytes(self._buffer[start : start + length]), start + length) if whole else None
-        if b"\r\ntransfer-encoding: chunked" not in head:
-            return b"", start
-        parts: list[bytes] = []
-        position = start
-        while (line := self._buffer.find(b"\r\n", position)) >= 0:
-            size = int(self._buffer[position:line], 16)
-            position = line + 2 + size + 2
-            if len(self._buffer) < position:
-                return None
-            if size == 0:
-                return b"".join(parts), position
-            parts.append(bytes(self._buffer[line + 2 : line + 2 + size]))
-        return None
 
     def _serve(self, method: str, target: str, body: bytes) -> None:
         book, options = self._book, self._options

@@ -119,9 +119,7 @@ class World:
 
     async def killed_itself(self, timeout_s: float) -> bool:
         """Did it reach its kill point in time?"""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self.running.wait()
+        await self.until(lambda: False, timeout_s)
         if self.running.returncode != -signal.SIGKILL:
             return False
         self.history.note("killed", self.incarnation, note="at a kill point")
@@ -136,24 +134,20 @@ class World:
 
     async def ended(self, expected: int) -> None:
         """Anything but the expected end is a crash."""
-        try:
-            async with asyncio.timeout(DRAIN_S):
-                code = await self.running.wait()
-        except TimeoutError:
-            self.running.send_signal(signal.SIGKILL)
-            code = await self.running.wait()
+        await self.until(lambda: False, DRAIN_S)
+        self.running.send_signal(signal.SIGKILL)  # to one that has not ended
+        code = await self.running.wait()
         if code not in (expected, -expected):
             self.crashes.append(f"{self.incarnation} ended with {code} instead of {expected}")
 
     async def freeze(self) -> None:
         """SIGSTOP, and SIGCONT after a second."""
         process = self.running
-        if process.returncode is not None:
-            return
-        self.history.note("stopped", self.incarnation)
-        process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(STOP_S)
-        process.send_signal(signal.SIGCONT)
+        if process.returncode is None:
+            self.history.note("stopped", self.incarnation)
+            process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(STOP_S)
+            process.send_signal(signal.SIGCONT)
 
     def set_disk(self, *, full: bool) -> None:
         self.history.note("disk-full" if full else "disk-free")

@@ -33,7 +33,7 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return ran(executable("promtool"), *arguments)
 
 
-def tested(alert: str, rules: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+def judged(alert: str, rules: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     """The cases of an alert against these rules."""
     (folder / "cases.yml").write_text(rule_tests(alert, rules))
     return promtool("test", "rules", folder / "cases.yml")
@@ -55,7 +55,7 @@ def test_the_configuration_is_valid(tmp_path: Path) -> None:
 @each_alert
 def test_an_alert_fires_when_it_should_and_only_then(alert: str, tmp_path: Path) -> None:
     """The cases of each alert hold in Prometheus's own test bench."""
-    done = tested(alert, MONITORING / "rules.yml", tmp_path)
+    done = judged(alert, MONITORING / "rules.yml", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -77,7 +77,7 @@ def test_a_broken_alert_is_convicted(alert: str, tmp_path: Path) -> None:
             for group in GROUPS
         ]
         (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": groups}))
-        done = tested(alert, tmp_path / "rules.yml", tmp_path)
+        done = judged(alert, tmp_path / "rules.yml", tmp_path)
         assert done.returncode != 0, kind
         assert "exp:" in done.stdout + done.stderr, done.stderr
 
