@@ -71,8 +71,10 @@ async def at_random(section: Section, tasks: int) -> None:
         left, refused = rate(seen) / fmean((usual, after)), f"{seen.refused / seen.calls:.1%}"
         said = seen.said.get("paced_models", "")[:60]
         section.rows.append((f"{share:.0%} 429", name, f"{rate(seen):.0f}", f"{left:.2f}", refused, said))
-        section.bounds.append(at_least(f"{share:.0%} of calls 429, Retry-After {name}: rate left", left, SHARES[share]))
-        section.bounds.append(at_most(f"{share:.0%}, {name}: good tasks failed", seen.failed, 0, "{:.0f}"))
+        section.bounds += [
+            at_least(f"{share:.0%} of calls 429, Retry-After {name}: rate left", left, SHARES[share]),
+            at_most(f"{share:.0%}, {name}: good tasks failed", seen.failed, 0, "{:.0f}"),
+        ]
 
 
 async def at_a_limit(section: Section) -> None:
@@ -92,14 +94,10 @@ async def at_a_limit(section: Section) -> None:
     ]
 
 
-async def measure(plan: Plan) -> Section:
-    section = Section("throttled", f"429s, {SLOTS} slots, a model of {LATENCY_S * 1000:.0f} ms")
-    section.rows.append(("", "Retry-After", "tasks/s", "of it left, or used", "refused", "said"))
-    await at_random(section, plan.tasks(TASKS))
-    await at_a_limit(section)
-    return section
-
-
 def throttled(plan: Plan) -> list[Section]:
     """For ``make bench``."""
-    return [asyncio.run(measure(plan))]
+    section = Section("throttled", f"429s, {SLOTS} slots, a model of {LATENCY_S * 1000:.0f} ms")
+    section.rows.append(("", "Retry-After", "tasks/s", "of it left, or used", "refused", "said"))
+    asyncio.run(at_random(section, plan.tasks(TASKS)))
+    asyncio.run(at_a_limit(section))
+    return [section]

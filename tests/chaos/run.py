@@ -15,7 +15,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.chaos import points, scenarios, selfcheck
+from tests.chaos import scenarios, selfcheck
 from tests.chaos.campaign import FULL, SHORT, Campaign, Scale
 from tests.chaos.checker import Finding
 from tests.chaos.history import History
@@ -85,7 +85,7 @@ class Run:
         """One kill at each named point."""
 
         async def one(point: str) -> None:
-            wrong = await points.killed_at(point, self._directory / f"point-{point}")
+            wrong = await scenarios.killed_at(point, self._directory / f"point-{point}")
             self.lines.append(Line("points", point, "; ".join(wrong) or "as it must be", not wrong))
 
         await self._all("points", one, POINTS)

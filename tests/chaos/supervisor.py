@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.chaos import checker
 from tests.chaos.checker import Verdict
@@ -44,7 +45,10 @@ SETTINGS = {
 
 
 class World:
-    """One upstream, one data directory, and one daemon at a time. Everything it writes is below ``directory``."""
+    """One upstream, one data directory, and one daemon at a time. Everything it writes is below ``directory``.
+
+    ``order``: what else the order of each incarnation says.
+    """
 
     def __init__(
         self,
@@ -52,16 +56,15 @@ class World:
         rng: random.Random,
         *,
         settings: Mapping[str, str] | None = None,
-        bug: str = "",
-        open_s: tuple[float, float] | None = None,
         limit: Limit = "honoured",
+        **order: Any,
     ) -> None:
         self.history = History()
         self.upstream = Upstream(self.history, rng, limit=limit)
         self.log = directory / "daemon.log"
         self.incarnation = ""
         self.crashes: list[str] = []
-        self._directory, self._bug, self._open_s = directory, bug, open_s
+        self._directory, self._order = directory, order
         self._settings = {**SETTINGS, **(settings or {})}
         self._control = directory / "control.json"
         self._surroundings = {"disk_full": False, "clock_offset_s": 0.0}
@@ -99,8 +102,7 @@ class World:
                 control=str(self._control),
                 environment={**kept, **self._settings, **urls, **own},
                 kill_at=kill_at,
-                bug=self._bug,
-                open_s=self._open_s,
+                **self._order,
             )
         )
 

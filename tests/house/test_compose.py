@@ -135,6 +135,12 @@ def test_monitoring_finds_its_remotes() -> None:
     assert f"./grafana/dashboards:{folder}:ro" in SERVICES["grafana"]["volumes"]
 
 
+def test_the_dockerfile_is_clean() -> None:
+    """hadolint has nothing to say, at its lowest threshold."""
+    linted = ran(Path(sys.executable).with_name("hadolint"), "--failure-threshold", "style", "Dockerfile", cwd=ROOT)
+    assert (linted.returncode, linted.stdout) == (0, "")
+
+
 def test_the_image_runs_as_a_numbered_user() -> None:
     """Kubernetes can check ``runAsNonRoot`` only for numbers; the data directory is the one writable place."""
     assert instructions("USER") == ["10001:10001"]

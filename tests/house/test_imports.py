@@ -1,12 +1,14 @@
-"""One library, one door; and importing a module does nothing."""
+"""Imports go one way, as import-linter's contracts say; one library, one door; and importing a module does nothing."""
 
 import ast
 import json
+import shutil
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from packaging.requirements import Requirement
@@ -16,6 +18,7 @@ from tests.commands import ran
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "ai_task_processor"
+LINT = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
 
 EVERYWHERE = {"pydantic", "pydantic_core", "structlog", "httpx2"}
 #: the rooms that speak to a person; rich may come in through each of them
@@ -229,3 +232,36 @@ def test_a_health_check_loads_next_to_nothing() -> None:
     assert own == {"", ".cli", ".cli.main", ".core", ".core.errors", ".core.process"}
     assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {PACKAGE.name}
     assert "asyncio" not in loaded
+
+
+def lint(folder: Path) -> CompletedProcess[str]:
+    return ran(sys.executable, "-c", LINT, "--no-cache", "--no-logo", cwd=folder)
+
+
+def test_every_contract_is_kept() -> None:
+    """No module imports one above it, or a remote on its own floor."""
+    answer = lint(ROOT)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "3 kept, 0 broken" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "imported", "told"),
+    [
+        ("core/ports", "ops.logs", "ai_task_processor.core.ports -> ai_task_processor.ops.logs"),
+        ("sources/nestjs/page", "stores.sqlite.wal", "ai_task_processor.sources is not allowed"),
+        ("engine/runner", "stores.sqlite.wal", "ai_task_processor.engine.runner ->"),
+        ("sandbox/planted", "core.settings", "ai_task_processor.sandbox.planted"),
+        ("attic", "core.errors", "attic"),
+    ],
+    ids=["upwards", "sideways", "implementation", "sandbox", "no layer"],
+)
+def test_a_planted_import_breaks_a_contract(tmp_path: Path, module: str, imported: str, told: str) -> None:
+    """An import against the layers, or a module without one, is refused by name."""
+    shutil.copytree(PACKAGE, tmp_path / "ai_task_processor")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / "ai_task_processor" / f"{module}.py").open("a") as file:
+        file.write(f"\nimport ai_task_processor.{imported}\n")
+    answer = lint(tmp_path)
+    assert answer.returncode == 1
+    assert told in answer.stdout

@@ -59,12 +59,11 @@ async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
 class Pod:
     """One pod. ``restarts`` are those that a probe or the container's end called for; ``readiness`` lists its changes.
 
-    ``containers`` makes the next container, which is not started yet and will listen on ``port``.
+    ``containers`` makes the next container, which is not started yet and knows its ``port``.
     """
 
-    def __init__(self, containers: Callable[[], DaemonProcess], port: int) -> None:
+    def __init__(self, containers: Callable[[], DaemonProcess]) -> None:
         self._containers = containers
-        self._port = port
         self._ready = False
         self._kubelet: asyncio.Task[None] | None = None
         self.container = containers()
@@ -143,8 +142,8 @@ class Pod:
     async def _asked(self, asked: Probe) -> bool:
         """An answer from 200 to 399 in time is a success."""
         try:
-            async with asyncio.timeout(asked.timeout_s), httpx2.AsyncClient(trust_env=False, verify=False) as client:
-                answer = await client.get(f"http://127.0.0.1:{self._port}{asked.path}", timeout=None)
+            async with asyncio.timeout(asked.timeout_s):
+                answer = await self.container.get(asked.path)
         except (TimeoutError, httpx2.TransportError):
             return False
         return 200 <= answer.status_code < 400

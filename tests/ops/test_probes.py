@@ -51,9 +51,11 @@ async def run_pod(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RunPod]:
         def container() -> DaemonProcess:
             directory = tmp_path / f"container{next(number)}"
             directory.mkdir()
-            return DaemonProcess(directory, given)
+            made = DaemonProcess(directory, given)
+            made.port = port
+            return made
 
-        pods.append(Pod(container, port))
+        pods.append(Pod(container))
         pods[-1].start()
         return pods[-1]
 
