@@ -17,6 +17,7 @@ from tests.chaos.checker import Verdict
 from tests.chaos.history import History, Kind
 from tests.chaos.launcher import Order, Process
 from tests.chaos.upstream import MODEL_KEY, Limit, Upstream
+from tests.chaos.wire import DRIP_PAUSE_S
 
 #: a daemon that says nothing for so long after its start is broken
 START_S = 30.0
@@ -82,7 +83,7 @@ class World:
             self._process.send_signal(signal.SIGKILL)
             await self._process.wait()
         self.upstream.stop()
-        await asyncio.sleep(0)
+        await asyncio.sleep(DRIP_PAUSE_S)  # whoever still answers notices
 
     async def start(self, kill_at: str = "") -> None:
         """The next incarnation, at the upstream's present address."""
