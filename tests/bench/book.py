@@ -15,18 +15,15 @@ DIMENSIONS = 1536
 #: vectors to choose from by a text's checksum; every so many-th result is compared with its vector
 VECTORS, COMPARED = 64, 32
 
+COUNTED = ("acknowledged", "reports", "repeated", "wrong", "model_calls", "inputs", "polls", "listed", "tokens")
+
 
 def text(number: int, length: int) -> str:
     return f"Text number {number:07d}, which is not like any other text. ".ljust(length, "x")
 
 
-def _pool() -> list[np.ndarray]:
-    rng = np.random.default_rng(7)
-    vectors = rng.standard_normal((VECTORS, DIMENSIONS))
-    return list((vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("<f4"))
-
-
-POOL = _pool()
+_DRAWN = np.random.default_rng(7).standard_normal((VECTORS, DIMENSIONS))
+POOL = (_DRAWN / np.linalg.norm(_DRAWN, axis=1, keepdims=True)).astype("<f4")
 _ENCODED = [base64.b64encode(vector.tobytes()) for vector in POOL]
 
 
@@ -44,18 +41,8 @@ class Book:
 
     def __init__(self, length: int) -> None:
         self.done: list[float] = []
-        self.acknowledged = 0
-        self.reports = 0
-        self.repeated = 0
-        self.wrong = 0
-        self.model_calls = 0
-        self.inputs = 0
-        self.polls = 0
-        self.listed = 0
-        self.tokens = 0
-        self.asked_at = 0.0
-        self.first_byte_at = 0.0
-        self.first_report_at = 0.0
+        self.counted = dict.fromkeys(COUNTED, 0)
+        self.asked_at = self.first_byte_at = self.first_report_at = 0.0
         self._length = length
         self._created: list[float] = []
         self._head = 0
@@ -104,18 +91,18 @@ class Book:
         """A result has arrived; ``values`` reads it."""
         now, number = time.perf_counter(), int(task_id, 16)
         self.first_report_at = self.first_report_at or now
-        self.reports += 1
+        self.counted["reports"] += 1
         if self.done[number]:
-            self.repeated += 1
+            self.counted["repeated"] += 1
             return
         self.done[number] = now
-        self.acknowledged += 1
+        self.counted["acknowledged"] += 1
         if not succeeded:
-            self.wrong += 1
-        elif self.reports % COMPARED == 1:
+            self.counted["wrong"] += 1
+        elif self.counted["reports"] % COMPARED == 1:
             expected = POOL[_choice(text(number, self._length))]
-            self.wrong += not np.array_equal(np.asarray(values(), "<f4"), expected)
-        if self.acknowledged == len(self.done):
+            self.counted["wrong"] += not np.array_equal(np.asarray(values(), "<f4"), expected)
+        if self.counted["acknowledged"] == len(self.done):
             self._ended = now, time.process_time()
 
     def latencies_s(self) -> list[float]:
@@ -128,15 +115,7 @@ class Book:
         seconds = ended_at - self._began[0] if self._began[0] else 0.0
         return {
             "tasks": len(self.done),
-            "acknowledged": self.acknowledged,
-            "reports": self.reports,
-            "repeated": self.repeated,
-            "wrong": self.wrong,
-            "model_calls": self.model_calls,
-            "inputs": self.inputs,
-            "polls": self.polls,
-            "listed": self.listed,
-            "tokens": self.tokens,
+            **self.counted,
             "seconds": seconds,
             "share": (cpu_s - self._began[1]) / seconds if seconds else 0.0,
             "quiet_s": time.perf_counter() - self.asked_at,

@@ -12,27 +12,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import alone, backlog, contests, machine, report
+from tests.bench import alone, contest, machine, report
 from tests.bench.contest import Plan, tell
 from tests.bench.habits import habits
 from tests.bench.machine import UPSTREAM_CORE
-from tests.bench.pace.section import pace
+from tests.bench.pace.__main__ import pace
 from tests.bench.report import Bound, Section
 from tests.bench.runner import BENCH_PYTHON
 from tests.bench.throttled import throttled
 
 MEASURES: dict[str, tuple[Callable[[Plan], list[Section]], str]] = {
-    "a": (contests.throughput, "no latency: CPU, memory, model calls"),
-    "b": (contests.latencies, "model 200 ms, API 20 ms: how close to what they allow"),
+    "a": (contest.throughput, "no latency: CPU, memory, model calls"),
+    "b": (contest.latencies, "model 200 ms, API 20 ms: how close to what they allow"),
     "c": (alone.idle, "one task at a time while idle: creation to acknowledged"),
     "d": (alone.endless, "1,000,000 pending tasks, `limit` ignored"),
-    "e": (contests.encrypted, "as a, over TLS"),
-    "f": (contests.defaults, "defaults as shipped"),
-    "growth": (contests.growth, "1,000, 10,000, 100,000 pending tasks: CPU per task"),
-    "backlog": (backlog.backlog, "1,000 to 120,000 pending, `limit` ignored: tasks/s, records listed per task"),
+    "e": (contest.encrypted, "as a, over TLS"),
+    "f": (contest.defaults, "defaults as shipped"),
+    "growth": (contest.growth, "1,000, 10,000, 100,000 pending tasks: CPU per task"),
+    "backlog": (alone.backlog, "1,000 to 120,000 pending, `limit` ignored: tasks/s, records listed per task"),
     "start": (alone.start, "cold start to /health, imports"),
     "outbox": (alone.outbox, "what the outbox costs by itself"),
     "habits": (habits, "what real model APIs do, the real daemon: 8 minutes"),
@@ -55,22 +56,13 @@ def measure(names: list[str], plan: Plan, write: Callable[[Section], str]) -> li
             measured = MEASURES[name][0](plan)
         except (RuntimeError, subprocess.SubprocessError) as error:
             tell(f"{name}: {error}")
-            measured = [Section(name, MEASURES[name][1], bounds=[Bound("can be measured", "no", "yes", False)])]
+            bounds = [Bound("can be measured", "no", "yes", False)]
+            measured = [Section(name, MEASURES[name][1], [("not measured",)], bounds)]
         for section in measured:
             print(write(section), flush=True)
         sections += measured
         tell(f"{name}: {time.monotonic() - began:.0f} s")
     return sections
-
-
-def circumstances(arguments: argparse.Namespace) -> dict[str, object]:
-    """When, where and with what."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine.description(),
-        "versions": machine.versions(BENCH_PYTHON, PACKAGES),
-        "options": {"rounds": arguments.rounds, "quick": arguments.quick, "rivals": arguments.rivals},
-    }
 
 
 def parsed() -> argparse.Namespace:
@@ -99,7 +91,12 @@ def parsed() -> argparse.Namespace:
 def main() -> int:
     arguments = parsed()
     plan = Plan(arguments.rounds, arguments.quick, arguments.rivals)
-    document = circumstances(arguments)
+    document = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine.description(),
+        "versions": machine.versions(BENCH_PYTHON, PACKAGES),
+        "options": asdict(plan),
+    }
     machine.pin(UPSTREAM_CORE)()
     sections = measure(arguments.names or list(MEASURES), plan, report.markdown if arguments.markdown else report.text)
     path: Path = arguments.json or RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
@@ -107,9 +104,8 @@ def main() -> int:
     document["sections"] = {section.name: section.as_dict() for section in sections}
     path.write_text(json.dumps(document, indent=1) + "\n")
     tell(f"written to {path}")
-    missed = [f"{section.name}: {bound.what}" for section in sections for bound in section.bounds if not bound.holds]
-    for line in missed:
-        print(f"MISSED {line}")
+    missed = [f"MISSED {each.name}: {bound.what}" for each in sections for bound in each.bounds if not bound.holds]
+    print(*missed, sep="\n", end="\n" if missed else "")
     return 1 if missed else 0
 
 

@@ -10,12 +10,10 @@ import argparse
 import asyncio
 import os
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ai_task_processor.models.task import TaskStatus
@@ -23,6 +21,7 @@ from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.sandbox.tasks import StoredTask
 from tests.bench import machine
 from tests.bench.contest import Plan, tell
+from tests.bench.promise import room
 from tests.bench.report import Bound, Section, text
 from tests.contract.habit_rows import BAD, ROWS, Row, Scale, Tasks
 from tests.contract.model_habits import Habit, ModelServer, right_vector
@@ -61,29 +60,22 @@ class Run:
     def __init__(self, tasks: Tasks, habit: Habit, *, latency_s: float = LATENCY_S) -> None:
         self._given = tasks
         self.server = ModelServer(habit, latency_s)
-        self.sandbox = Sandbox()
         self.seen = Seen(tasks=len(tasks))
         self._good: list[tuple[str, StoredTask]] = []
         self._bad: list[StoredTask] = []
 
     async def play(self, seconds: float, fate: str = "done", **settings: object) -> Seen:
         """Until all good tasks are done, or for so many seconds; then until the others have met their fate."""
-        with tempfile.TemporaryDirectory() as directory:
-            async with self.sandbox, self.server.open() as url:
-                given = {**self.sandbox.environment(), "DATA_DIR": f"{directory}/data", "OPENAI_BASE_URL": url}
-                given |= {"POLLING_INTERVAL_SECONDS": "1", **{name: str(value) for name, value in settings.items()}}
-                os.sched_setaffinity(0, machine.WORKER_CORE)  # the daemon's, and what it starts
-                daemon = await DaemonProcess(Path(directory), given).start()
-                os.sched_setaffinity(0, machine.UPSTREAM_CORE)
-                try:
-                    await self._watch(daemon, seconds, fate)
-                finally:
-                    await daemon.kill()
+        async with room() as here, self.server.open() as url:
+            os.sched_setaffinity(0, machine.WORKER_CORE)  # the daemon's, and what it starts
+            daemon = await here.daemon(OPENAI_BASE_URL=url, **settings)
+            os.sched_setaffinity(0, machine.UPSTREAM_CORE)
+            await self._watch(here.sandbox, daemon, seconds, fate)
         return self.seen
 
-    async def _watch(self, daemon: DaemonProcess, seconds: float, fate: str) -> None:
+    async def _watch(self, sandbox: Sandbox, daemon: DaemonProcess, seconds: float, fate: str) -> None:
         for content, model in self._given:
-            task = self.sandbox.tasks[self.sandbox.tasks.add(content, model=model)]
+            task = sandbox.tasks[sandbox.tasks.add(content, model=model)]
             if BAD in content:
                 self._bad.append(task)
             else:
@@ -109,11 +101,10 @@ class Run:
     def _count(self) -> None:
         seen, server = self.seen, self.server
         acknowledged = [task.acknowledged_at.timestamp() for _, task in self._good if task.acknowledged_at]
-        seen.good, seen.done = len(self._good), sum(task.state is TaskStatus.SUCCEEDED for _, task in self._good)
+        done = [(content, task) for content, task in self._good if task.state is TaskStatus.SUCCEEDED]
+        seen.good, seen.done = len(self._good), len(done)
         seen.failed = sum(task.state is TaskStatus.FAILED for _, task in self._good)
-        seen.wrong = sum(
-            task.state is TaskStatus.SUCCEEDED and task.result != right_vector(content) for content, task in self._good
-        )
+        seen.wrong = sum(task.result != right_vector(content) for content, task in done)
         if server.began_at is not None and acknowledged:
             seen.seconds = max(acknowledged) - server.began_at
         seen.calls, seen.refused = len(server.asked), server.refused
@@ -188,19 +179,10 @@ HEADS = ("row", "good done", "s", "usual s", "calls/task", "refused", "late", "f
 
 def cells(row: Row, seen: Seen, usual_s: float) -> Sequence[str]:
     said = " | ".join(f"{name}: {words}" for name, words in seen.said.items() if words)
-    return (
-        row.name,
-        f"{seen.done} of {seen.good}",
-        f"{seen.seconds:.1f}",
-        f"{usual_s:.1f}",
-        f"{seen.calls / seen.tasks:.2f}",
-        f"{seen.refused}",
-        f"{seen.refused_late}",
-        f"{seen.failed}",
-        f"{seen.wrong}",
-        ", ".join(f"{count} {fate}" for fate, count in seen.fates.items()),
-        said[:160],
-    )
+    rates = (f"{seen.seconds:.1f}", f"{usual_s:.1f}", f"{seen.calls / seen.tasks:.2f}")
+    counts = map(str, (seen.refused, seen.refused_late, seen.failed, seen.wrong))
+    fates = ", ".join(f"{count} {fate}" for fate, count in seen.fates.items())
+    return (row.name, f"{seen.done} of {seen.good}", *rates, *counts, fates, said[:160])
 
 
 async def measure(rows: Sequence[Row], told: Callable[[Sequence[str], Bound], None]) -> Section:

@@ -16,7 +16,7 @@ import orjson
 import uvloop
 
 Send = Callable[[str, str, bytes | None], Awaitable[bytes]]
-IDLE_S = 0.02
+MODEL, IDLE_S = "text-embedding-3-small", 0.02
 
 
 def vector(encoded: str) -> list[float]:
@@ -24,9 +24,11 @@ def vector(encoded: str) -> list[float]:
     return np.frombuffer(base64.b64decode(encoded), "<f4").tolist()  # type: ignore[no-any-return]  # one dimension
 
 
-def body(encoded: str) -> bytes:
-    """What reports them."""
-    return orjson.dumps({"state": "succeeded", "result": vector(encoded)})
+async def embedded(texts: Sequence[str], url: str, send: Send) -> list[str]:
+    """One call of the model."""
+    request = {"model": MODEL, "input": texts, "encoding_format": "base64"}
+    answer = orjson.loads(await send("POST", f"{url}/v1/embeddings", orjson.dumps(request)))
+    return [one["embedding"] for one in answer["data"]]
 
 
 async def work(url: str, concurrency: int, send: Send) -> None:
@@ -35,23 +37,20 @@ async def work(url: str, concurrency: int, send: Send) -> None:
 
     async def report(task_id: str, encoded: str) -> None:
         async with slots:
-            await send("PATCH", f"{url}/api/ai-tasks/{task_id}", body(encoded))
+            body = orjson.dumps({"state": "succeeded", "result": vector(encoded)})
+            await send("PATCH", f"{url}/api/ai-tasks/{task_id}", body)
 
     while True:
         page = orjson.loads(await send("GET", f"{url}/api/ai-tasks/pending?limit={concurrency}", None))
         if not page:
             await asyncio.sleep(IDLE_S)
             continue
-        request = {
-            "model": "text-embedding-3-small",
-            "input": [task["content"]["text"] for task in page],
-            "encoding_format": "base64",
-        }
-        answer = orjson.loads(await send("POST", f"{url}/v1/embeddings", orjson.dumps(request)))
-        vectors: Sequence[dict[str, str]] = answer["data"]
-        await asyncio.gather(
-            *(report(task["_id"], vector["embedding"]) for task, vector in zip(page, vectors, strict=True))
-        )
+        vectors = await embedded([task["content"]["text"] for task in page], url, send)
+        await asyncio.gather(*(report(task["_id"], encoded) for task, encoded in zip(page, vectors, strict=True)))
+
+
+#: the authority of the benchmark is in SSL_CERT_FILE
+trusting = ssl.create_default_context
 
 
 async def over_aiohttp(url: str, concurrency: int, stack: AsyncExitStack) -> Send:
@@ -85,11 +84,6 @@ async def over_httpx2(url: str, concurrency: int, stack: AsyncExitStack) -> Send
         return answer.raise_for_status().content
 
     return send
-
-
-def trusting() -> ssl.SSLContext:
-    """The authority of the benchmark is in SSL_CERT_FILE."""
-    return ssl.create_default_context()
 
 
 async def main(library: str, url: str, concurrency: int) -> None:

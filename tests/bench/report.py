@@ -1,16 +1,26 @@
 """What the comparison says: tables for people, bounds that hold or do not, and everything for JSON."""
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 from tests.bench.runner import Run
 
 BASE, DAEMON = "loop over aiohttp", "daemon"
-HEADS = (
-    *("worker", "tasks", "CPU µs/task", "to aiohttp", "tasks/s", "peak MB", "calls/1,000"),
-    *("repeated", "missing", "wrong", "upstream", "broker µs"),
-)
+#: medians that are shown, by their heads
+COLUMNS = {
+    "tasks": ("tasks", "{:,.0f}"),
+    "CPU µs/task": ("cpu_us", "{:,.0f}"),
+    "tasks/s": ("tasks_per_s", "{:,.0f}"),
+    "peak MB": ("rss_mb", "{:,.0f}"),
+    "calls/1,000": ("calls_per_1000", "{:,.1f}"),
+    "repeated": ("repeated", "{:,.0f}"),
+    "missing": ("missing", "{:,.0f}"),
+    "wrong": ("wrong", "{:,.0f}"),
+    "upstream": ("upstream_share", "{:.0%}"),
+    "broker µs": ("broker_us", "{:,.0f}"),
+}
+HEADS = ("worker", *list(COLUMNS)[:2], "to aiohttp", *list(COLUMNS)[2:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +31,10 @@ class Bound:
     measured: str
     bound: str
     holds: bool
+
+    @property
+    def verdict(self) -> str:
+        return "ok" if self.holds else "MISSED"
 
 
 def at_most(what: str, measured: float, limit: float, form: str = "{:,.2f}") -> Bound:
@@ -52,11 +66,11 @@ class Runs:
         self.all = list(runs)
         self.labels = list(dict.fromkeys(label(run) for run in self.all))
 
-    def median(self, worker: str, figure: Callable[[Run], float]) -> float:
-        return statistics.median(figure(run) for run in self.all if label(run) == worker)
+    def median(self, worker: str, figure: str) -> float:
+        return float(statistics.median(getattr(run, figure) for run in self.all if label(run) == worker))
 
     def cpu_us(self, worker: str) -> float:
-        return self.median(worker, lambda run: run.cpu_us)
+        return self.median(worker, "cpu_us")
 
     def cheapest_us(self, name: str) -> float:
         """The least CPU time of a worker that ran with several concurrencies."""
@@ -70,46 +84,27 @@ class Runs:
         return [HEADS, *(self._row(each) for each in self.labels)]
 
     def figures(self) -> dict[str, object]:
-        medians = {
-            each: {name: self.median(each, lambda run, name=name: getattr(run, name)) for name in FIGURES}  # type: ignore[misc]  # mypy does not see the default
-            for each in self.labels
-        }
+        medians = {each: {name: self.median(each, name) for name in FIGURES} for each in self.labels}
         ratios = {each: self.ratio(each) for each in self.labels if BASE in self.labels}
         return {"runs": [asdict(run) for run in self.all], "medians": medians, "cpu_ratios": ratios}
 
     def correct(self) -> list[Bound]:
         """Nothing missing, repeated or wrong in any run of the daemon, and no upstream that held anybody up."""
         own = [run for run in self.all if run.worker.startswith(DAEMON)]
-        counts = [sum(run.missing for run in own), sum(run.repeated for run in own), sum(run.wrong for run in own)]
-        share = max(run.upstream_share for run in self.all)
+        counts = [sum(getattr(run, name) for run in own) for name in ("missing", "repeated", "wrong")]
+        share, what = max(run.upstream_share for run in self.all), f"in {len(own)} runs of the {DAEMON}"
+        told = ", ".join(f"{count:,}" for count in counts)
         return [
-            Bound(
-                f"missing, repeated, wrong results in {len(own)} runs of the {DAEMON}",
-                ", ".join(f"{count:,}" for count in counts),
-                "0 each",
-                not any(counts),
-            ),
+            Bound(f"missing, repeated, wrong results {what}", told, "0 each", not any(counts)),
             at_most("largest share of its core that the upstream used", share, 0.8, "{:.0%}"),
         ]
 
     def _row(self, worker: str) -> Sequence[str]:
-        def figure(name: str, form: str = "{:,.0f}") -> str:
-            return form.format(self.median(worker, lambda run: getattr(run, name)))
-
-        return (
-            worker,
-            figure("tasks"),
-            figure("cpu_us"),
-            f"{self.ratio(worker):.2f}" if BASE in self.labels else "",
-            figure("tasks_per_s"),
-            figure("rss_mb"),
-            figure("calls_per_1000", "{:,.1f}"),
-            figure("repeated"),
-            figure("missing"),
-            figure("wrong"),
-            figure("upstream_share", "{:.0%}"),
-            figure("broker_us") if worker.startswith(("arq", "taskiq")) else "",
-        )
+        cells = [form.format(self.median(worker, name)) for name, form in COLUMNS.values()]
+        cells.insert(2, f"{self.ratio(worker):.2f}" if BASE in self.labels else "")
+        if not worker.startswith(("arq", "taskiq")):
+            cells[-1] = ""  # there is no broker
+        return (worker, *cells)
 
 
 FIGURES = ("seconds", "cpu_us", "tasks_per_s", "rss_mb", "calls_per_1000", "upstream_share", "broker_us")
@@ -125,10 +120,7 @@ def text(section: Section) -> str:
     widths = [max(len(row[column]) for row in section.rows) for column in range(len(section.rows[0]))]
     lines = [f"{section.name}: {section.title}"]
     lines += ["  " + "  ".join(_padded(row, widths)).rstrip() for row in section.rows]
-    lines += [
-        f"  {'ok    ' if bound.holds else 'MISSED'} {bound.what}: {bound.measured} ({bound.bound})"
-        for bound in section.bounds
-    ]
+    lines += [f"  {each.verdict:6s} {each.what}: {each.measured} ({each.bound})" for each in section.bounds]
     return "\n".join(lines) + "\n"
 
 
@@ -143,13 +135,9 @@ def markdown(section: Section) -> str:
     lines += [_line(row) for row in rows]
     if section.bounds:
         lines += ["", "| figure | bound | measured | |", "|---|---|---|---|"]
-        lines += [_line((each.what, each.bound, each.measured, _word(each))) for each in section.bounds]
+        lines += [_line((each.what, each.bound, each.measured, each.verdict)) for each in section.bounds]
     return "\n".join(lines) + "\n"
 
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _word(bound: Bound) -> str:
-    return "ok" if bound.holds else "MISSED"

@@ -16,11 +16,10 @@ import orjson
 import uvloop
 
 from tests.bench import book
-from tests.bench.loops import Send, over_aiohttp, vector
+from tests.bench.loops import MODEL, Send, embedded, over_aiohttp, vector
 
 Job = Callable[[str, str], Awaitable[None]]
 Embed = Callable[[str], Awaitable[list[float]]]
-MODEL = "text-embedding-3-small"
 #: where jobs lie until they are released
 WAITING = "waiting"
 
@@ -40,9 +39,7 @@ async def connected(stack: AsyncExitStack) -> Job:
 
 def over_http(url: str, send: Send) -> Embed:
     async def embed(content: str) -> list[float]:
-        request = {"model": MODEL, "input": [content], "encoding_format": "base64"}
-        answer = orjson.loads(await send("POST", f"{url}/v1/embeddings", orjson.dumps(request)))
-        return vector(answer["data"][0]["embedding"])
+        return vector((await embedded([content], url, send))[0])
 
     return embed
 

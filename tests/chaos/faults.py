@@ -2,9 +2,8 @@
 
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
-from tests.chaos.history import Exchange
+from tests.chaos.history import Event
 
 #: of all requests
 SHARE = 0.12
@@ -20,27 +19,19 @@ MODEL_AFTER = {**AFTER, "too-few": 3, "wrong-index": 3, "nan": 3, "short-vector"
 _AFTER = {"token": AFTER, "poll": AFTER, "patch": PATCH_AFTER, "model": MODEL_AFTER}
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request, as far as whoever chooses a fault may look at it. ``body`` identifies a PATCH's body."""
-
-    kind: Exchange
-    incarnation: str
-    tasks: tuple[str, ...] = ()
+#: Decides about a request, which is not answered yet: the name of a fault, or None. It may wait, and change the
+#: upstream meanwhile.
+Choose = Callable[[Event], Awaitable[str | None]]
 
 
-#: Decides about a request: the name of a fault, or None. It may wait, and change the upstream meanwhile.
-Choose = Callable[[Asked], Awaitable[str | None]]
-
-
-async def none(_: Asked) -> None:
+async def none(_: Event) -> None:
     """A perfect world."""
 
 
 def drawn(rng: random.Random, share: float = SHARE) -> Choose:
     """This share of all requests, half of them before they are handled."""
 
-    async def choose(asked: Asked) -> str | None:
+    async def choose(asked: Event) -> str | None:
         if rng.random() >= share:
             return None
         faults = BEFORE if rng.random() < 0.5 else _AFTER[asked.kind]

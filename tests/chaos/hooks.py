@@ -1,4 +1,4 @@
-"""The hooks of the launcher: kill points, a full disk, a wrong clock, and a signature on every request.
+"""The hooks in the daemon: kill points, a full disk, a wrong clock, and a signature on every request.
 
 They hang on names of the product, from outside. The product knows nothing of them.
 """
@@ -25,10 +25,16 @@ from ai_task_processor.sources.nestjs.source import NestTaskSource
 from ai_task_processor.stores.sqlite.journal import FileJournal
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 from ai_task_processor.stores.sqlite.writer import Writer
-from tests.chaos.patching import replaced
 from tests.chaos.upstream import INCARNATION
 
 LOOK_S = 0.02
+
+
+def replaced(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
+    """Set ``owner.name`` to ``wrap(what was there)``. A hook on nothing proves nothing: it is a ``SystemExit``."""
+    if name not in vars(owner):
+        raise SystemExit(f"chaos: {owner!r} has no {name!r} any more: the hook on it must be mended")
+    setattr(owner, name, wrap(vars(owner)[name]))
 
 
 @dataclass(slots=True)

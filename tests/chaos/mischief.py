@@ -13,29 +13,28 @@ from tests.chaos.wire import Answer
 _NAN = struct.pack("<f", float("nan"))
 
 
+_INTERNAL = Answer.error(500, "Internal server error")
+_INSTEAD = {
+    "500": _INTERNAL,
+    "502-page": Answer.page(502),
+    "503-retry-after": Answer.error(503, "Busy", **{"Retry-After": "1"}),
+    "429": Answer.error(429, "Slow down", **{"Retry-After": "1"}),
+}
+
+
 async def instead(fault: str, writer: asyncio.StreamWriter) -> int:
     """Answer without having handled anything; the status that was told, 0 for none."""
     match fault:
         case "close":
             writer.close()
-            return 0
         case "reset":
             wire.reset(writer)
-            return 0
         case "drip":
             await wire.drip(writer)
-            writer.close()
-            return 0
-        case "502-page":
-            answer = Answer.page(502)
-        case "503-retry-after":
-            answer = Answer.of(503, {"statusCode": 503, "message": "Busy"}, **{"Retry-After": "1"})
-        case "429":
-            answer = Answer.of(429, {"statusCode": 429, "message": "Slow down"}, **{"Retry-After": "1"})
         case _:
-            answer = Answer.of(500, {"statusCode": 500, "message": "Internal server error"})
-    await wire.write(writer, answer.encoded())
-    return answer.status
+            await wire.write(writer, _INSTEAD[fault].encoded())
+            return _INSTEAD[fault].status
+    return 0
 
 
 async def deliver(fault: str, answer: Answer, writer: asyncio.StreamWriter) -> int:
@@ -44,17 +43,13 @@ async def deliver(fault: str, answer: Answer, writer: asyncio.StreamWriter) -> i
         case "half":
             data = answer.encoded()
             await wire.write(writer, data[: len(data) - 1 - len(answer.body) // 2])
-            writer.close()
-            return 0
+            return await instead("close", writer)
         case "reset-after" | "callback-lost-reset":
-            wire.reset(writer)
-            return 0
+            return await instead("reset", writer)
         case "hang-after":
-            await wire.drip(writer)
-            writer.close()
-            return 0
+            return await instead("drip", writer)
         case "500-after" | "callback-lost":
-            answer = Answer.of(500, {"statusCode": 500, "message": "Internal server error"})
+            answer = _INTERNAL
         case "page":
             answer = Answer.page(200)
         case "truncated":

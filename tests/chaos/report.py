@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from types import TracebackType
 from typing import Self, get_args
 
 from rich.console import Console
@@ -36,12 +35,8 @@ def figures(part: str, verdict: Verdict, scale: Scale, crashes: Sequence[str]) -
     """Everything that a run promises."""
     share = verdict.faulted / max(verdict.requests, 1)
     yield _at_least(part, "tasks", verdict.tasks, scale.tasks)
-    yield Line(
-        part,
-        f"requests faulted ({faults.SHARE:.0%})",
-        f"{share:.1%} of {verdict.requests}",
-        abs(share - faults.SHARE) < 0.01 + 3.0 * sqrt(faults.SHARE / max(verdict.requests, 1)),
-    )
+    near = abs(share - faults.SHARE) < 0.01 + 3.0 * sqrt(faults.SHARE / max(verdict.requests, 1))
+    yield Line(part, f"requests faulted ({faults.SHARE:.0%})", f"{share:.1%} of {verdict.requests}", near)
     yield _at_least(part, "SIGKILL", verdict.kills, scale.kills)
     yield _at_least(part, "SIGTERM", verdict.terminations, scale.terminations)
     yield Line(part, "ended by itself (0)", "; ".join(crashes) or "0", not crashes)
@@ -98,9 +93,7 @@ class Progress:
         self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
     def say(self, text: str) -> None:

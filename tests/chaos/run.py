@@ -8,18 +8,18 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.chaos import points, scenarios, selfcheck
+from tests.chaos import scenarios, selfcheck
 from tests.chaos.campaign import FULL, SHORT, Campaign, Scale
 from tests.chaos.checker import Finding
 from tests.chaos.history import History
-from tests.chaos.launcher import POINTS, Launcher
+from tests.chaos.launcher import POINTS, prepare
 from tests.chaos.report import Line, Progress, figures, table
 
 FIXED_SEED = 20_261
@@ -53,20 +53,16 @@ the same faults, but not the same moments.
 class Run:
     """What was asked for, and the lines of the final table."""
 
-    def __init__(self, launcher: Launcher, directory: Path, progress: Progress) -> None:
+    def __init__(self, directory: Path, progress: Progress) -> None:
         self.lines: list[Line] = []
-        self._launcher = launcher
-        self._directory = directory
-        self._progress = progress
+        self._directory, self._progress = directory, progress
 
     async def campaign(self, name: str, seed: int, scale: Scale) -> None:
         """A main run, or a short one."""
         place = self._directory / f"{name}-{seed}"
         self._progress.say(f"{name}: seed {seed}")
         began = time.monotonic()
-        run = Campaign(
-            self._launcher, place, seed, scale, lambda done, what: self._progress.at(name, done, scale.tasks, what)
-        )
+        run = Campaign(place, seed, scale, lambda done, what: self._progress.at(name, done, scale.tasks, what))
         async with run.world as world:
             await run.run()
             verdict = world.judge()
@@ -89,38 +85,38 @@ class Run:
         """One kill at each named point."""
 
         async def one(point: str) -> None:
-            wrong = await points.killed_at(point, self._launcher, self._directory / f"point-{point}")
+            wrong = await scenarios.killed_at(point, self._directory / f"point-{point}")
             self.lines.append(Line("points", point, "; ".join(wrong) or "as it must be", not wrong))
 
-        await self._all("points", [lambda point=point: one(point) for point in POINTS])  # type: ignore[misc]  # bound now
+        await self._all("points", one, POINTS)
 
     async def bugs(self) -> None:
         """Every scenario with its bug, and without."""
 
         async def one(name: str) -> None:
-            without = await scenarios.play(name, self._launcher, self._directory / f"no-{name}")
-            caught = await scenarios.play(name, self._launcher, self._directory / f"bug-{name}", planted=True)
+            without = await scenarios.play(name, self._directory / f"no-{name}")
+            caught = await scenarios.play(name, self._directory / f"bug-{name}", planted=True)
             found = "; ".join(caught.violations) or "nothing"
             good = not without.violations and caught.convicted
             said = found if not without.violations else f"without the bug: {'; '.join(without.violations)}"
             self.lines.append(Line("bugs", name, said, good))
 
-        await self._all("bugs", [lambda name=name: one(name) for name in scenarios.SCENARIOS])  # type: ignore[misc]  # bound now
+        await self._all("bugs", one, scenarios.SCENARIOS)
 
-    async def _all(self, name: str, works: Iterable[Callable[[], Awaitable[None]]]) -> None:
+    async def _all(self, part: str, play: Callable[[str], Awaitable[None]], names: Collection[str]) -> None:
         """A few at a time: most of each is waiting."""
-        works, done, room = list(works), 0, asyncio.Semaphore(AT_ONCE)
+        done, room = 0, asyncio.Semaphore(AT_ONCE)
 
-        async def within(work: Callable[[], Awaitable[None]]) -> None:
+        async def within(name: str) -> None:
             nonlocal done
             async with room:
-                await work()
+                await play(name)
             done += 1
-            self._progress.at(name, done, len(works), "")
+            self._progress.at(part, done, len(names), "")
 
         async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(within(work))
+            for name in names:
+                group.create_task(within(name))
 
 
 async def everything(run: Run, only: str | None, seed: int | None, minutes: float | None) -> None:
@@ -148,13 +144,6 @@ async def everything(run: Run, only: str | None, seed: int | None, minutes: floa
         await run.campaign("random", draw.getrandbits(32), SHORT)
 
 
-async def launched(directory: Path, progress: Progress, arguments: argparse.Namespace) -> list[Line]:
-    async with Launcher() as launcher:
-        run = Run(launcher, directory, progress)
-        await everything(run, arguments.only, arguments.seed, arguments.minutes)
-    return run.lines
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -169,14 +158,16 @@ def main() -> int:
     console = Console()
     directory = Path(tempfile.mkdtemp(prefix="chaos-"))
     began = time.monotonic()
+    prepare()
     with Progress(console) as progress:
+        run = Run(directory, progress)
         try:
-            lines = asyncio.run(launched(directory, progress, arguments))
+            asyncio.run(everything(run, arguments.only, arguments.seed, arguments.minutes))
         except KeyboardInterrupt:
             shutil.rmtree(directory)
             return 130
-    console.print(table(lines, time.monotonic() - began))
-    if all(line.good for line in lines):
+    console.print(table(run.lines, time.monotonic() - began))
+    if all(line.good for line in run.lines):
         shutil.rmtree(directory)
         return 0
     print(f"logs, data and timelines: {directory}")

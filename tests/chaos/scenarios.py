@@ -1,15 +1,19 @@
-"""For every planted bug the shortest course of events that shows it: green without the bug, red with it."""
+"""For every planted bug the shortest course of events that shows it: green without the bug, red with it. And one kill
+at each named point.
+"""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
+from signal import SIGTERM
 
 from tests.chaos import checker
-from tests.chaos.faults import Asked
-from tests.chaos.launcher import Launcher
+from tests.chaos.history import Event
+from tests.chaos.launcher import POINTS
 from tests.chaos.supervisor import CONCURRENCY, World
 
 #: An outage of a minute in a twentieth of the time. A probe is decided within milliseconds, so that is fair.
@@ -25,6 +29,12 @@ SETTLE_S = 15.0
 FIRST_CALLS = 4
 #: with its bug a scenario need not settle
 PLANTED_S = 2.0
+REACH_S, POINT_SETTLES_S = 15.0, 20.0
+#: how often the model makes the vector, and how often the callback runs. What was received and is not on disk is paid
+#: for twice, what was acknowledged and is not erased is delivered twice: the rest happens once.
+ONCE, ONCE_OR_TWICE, TWICE = (1,), (1, 2), (2,)
+PAID: Mapping[str, tuple[int, ...]] = {"model-answered": TWICE, "accepted": ONCE_OR_TWICE, "draining": ONCE_OR_TWICE}
+DELIVERED: Mapping[str, tuple[int, ...]] = {"acknowledged": TWICE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +58,21 @@ class Scenario:
     open_s: tuple[float, float] | None = None
 
 
-async def killed_under(world: World, fault: str) -> list[str]:
-    """Every PATCH meets this fault until the daemon is killed with 12 results that wait."""
+async def killed_under(fault: str, world: World) -> list[str]:
+    """Every PATCH meets this fault until the daemon is killed with 12 results that wait.
+
+    It is busy, or it saves states, loses callbacks, and the process is killed before it can tell again.
+    """
     world.upstream.book.add(12)
     killed = False
 
-    async def choose(asked: Asked) -> str | None:
+    async def choose(asked: Event) -> str | None:
         return fault if asked.kind == "patch" and not killed else None
 
     world.upstream.choose = choose
     await world.start()
-    await world.until(lambda: len(patched(world)) == 12, SETTLE_S)
+    events = world.history.events
+    await world.until(lambda: len({event.tasks for event in events if event.kind == "patch"}) == 12, SETTLE_S)
     await asyncio.sleep(0.2)
     await world.kill()
     killed = True
@@ -66,28 +80,21 @@ async def killed_under(world: World, fault: str) -> list[str]:
     return []
 
 
-async def killed_while_reporting(world: World) -> list[str]:
-    """The API is busy; the daemon is killed while results wait for it."""
-    return await killed_under(world, "500")
+async def first_of_each(kind: str, fault: str, world: World) -> list[str]:
+    """The first request about any new task meets this fault.
 
-
-async def callback_lost(world: World) -> list[str]:
-    """The first PATCH of every task saves its state, loses its callback and is answered with 500."""
+    A PATCH saves its state, loses its callback and is answered with 500; or the model lets its first callers wait for
+    longer than anybody does.
+    """
     world.upstream.book.add(12)
-    world.upstream.choose = first_of_each("patch", "callback-lost")
-    await world.start()
-    return []
+    met: set[str] = set()
 
+    async def choose(asked: Event) -> str | None:
+        new = asked.kind == kind and not met.issuperset(asked.tasks)
+        met.update(asked.tasks if asked.kind == kind else ())
+        return fault if new else None
 
-async def killed_in_a_lost_callback(world: World) -> list[str]:
-    """States are saved, callbacks lost, and the process is killed before it can tell again."""
-    return await killed_under(world, "callback-lost")
-
-
-async def slow_model(world: World) -> list[str]:
-    """The model lets its first callers wait for longer than anybody does."""
-    world.upstream.book.add(12)
-    world.upstream.choose = first_of_each("model", "drip")
+    world.upstream.choose = choose
     await world.start()
     return []
 
@@ -98,7 +105,7 @@ async def stale_list(world: World) -> list[str]:
     world.upstream.model_s = (0.3, 0.3)
     polls = 0
 
-    async def choose(asked: Asked) -> None:
+    async def choose(asked: Event) -> None:
         nonlocal polls
         polls += asked.kind == "poll"
         if asked.kind == "poll" and polls == 2:
@@ -117,7 +124,7 @@ async def storm_of_401(world: World) -> list[str]:
     world.upstream.book.add(600)
     waiting, rotated = 0, asyncio.Event()
 
-    async def choose(asked: Asked) -> None:
+    async def choose(asked: Event) -> None:
         nonlocal waiting
         if asked.kind != "patch" or rotated.is_set():
             return
@@ -152,7 +159,7 @@ async def outage_of_the_model(world: World) -> list[str]:
         world.upstream.book.add(1, model=f"model-{number % 4}")
     down = True
 
-    async def choose(asked: Asked) -> str | None:
+    async def choose(asked: Event) -> str | None:
         return "500" if asked.kind == "model" and down else None
 
     world.upstream.choose = choose
@@ -196,27 +203,13 @@ async def refusals(world: World) -> list[str]:
     return []
 
 
-def first_of_each(kind: str, fault: str) -> Callable[[Asked], Awaitable[str | None]]:
-    """The first request about any new task meets this fault."""
-    met: set[str] = set()
-
-    async def choose(asked: Asked) -> str | None:
-        new = asked.kind == kind and not met.issuperset(asked.tasks)
-        met.update(asked.tasks if asked.kind == kind else ())
-        return fault if new else None
-
-    return choose
-
-
-def patched(world: World) -> set[str]:
-    return {event.tasks[0] for event in world.history.events if event.kind == "patch"}
-
-
 SCENARIOS: Mapping[str, Scenario] = {
-    "no-outbox": Scenario(killed_while_reporting, "paid again after stored"),
-    "acknowledged-before-patch": Scenario(callback_lost, "lost"),
-    "kept-after-patch": Scenario(killed_in_a_lost_callback, "lost"),
-    "failed-on-timeout": Scenario(slow_model, "falsely failed", {"OPENAI_TIMEOUT": "0.5", "MAX_RETRIES": "0"}),
+    "no-outbox": Scenario(partial(killed_under, "500"), "paid again after stored"),
+    "acknowledged-before-patch": Scenario(partial(first_of_each, "patch", "callback-lost"), "lost"),
+    "kept-after-patch": Scenario(partial(killed_under, "callback-lost"), "lost"),
+    "failed-on-timeout": Scenario(
+        partial(first_of_each, "model", "drip"), "falsely failed", {"OPENAI_TIMEOUT": "0.5", "MAX_RETRIES": "0"}
+    ),
     "no-stale-filter": Scenario(
         stale_list, "duplicated, unexplained", {"POLLING_INTERVAL_SECONDS": "0.2", "REQUEST_TIMEOUT": "10"}
     ),
@@ -232,11 +225,11 @@ SCENARIOS: Mapping[str, Scenario] = {
 }
 
 
-async def play(name: str, launcher: Launcher, directory: Path, *, planted: bool = False) -> Result:
+async def play(name: str, directory: Path, *, planted: bool = False) -> Result:
     """One scenario to its end, with its bug or without, and everything that was wrong in it."""
     scenario = SCENARIOS[name]
     bug, settings = name if planted else "", scenario.settings
-    async with World(launcher, directory, Random(0), settings=settings, bug=bug, open_s=scenario.open_s) as world:
+    async with World(directory, Random(0), settings=settings, bug=bug, open_s=scenario.open_s) as world:
         objections = await scenario.play(world)
         await world.seen("poll", 1, SETTLE_S)
         await world.settled(PLANTED_S if planted else SETTLE_S)
@@ -249,3 +242,29 @@ async def play(name: str, launcher: Launcher, directory: Path, *, planted: bool 
 def _told(verdict: checker.Verdict) -> Iterator[str]:
     for kind in dict.fromkeys(finding.kind for finding in verdict.findings):
         yield f"{kind}: {verdict.count(kind)}"
+
+
+async def killed_at(point: str, directory: Path) -> list[str]:
+    """One task, one kill at a named point, one restart: everything that was wrong. What is paid for is exact."""
+    assert point in POINTS
+    async with World(directory, Random(0)) as world:
+        world.upstream.book.add(1)
+        (task_id,) = world.upstream.book.entries
+        await world.start(f"{point}:1")
+        if point == "draining":
+            await world.seen("poll", 1, REACH_S)
+            world.running.send_signal(SIGTERM)
+        if not await world.killed_itself(REACH_S):
+            return [f"{point} was never reached"]
+        await world.start()
+        await world.settled(POINT_SETTLES_S)
+        await world.terminate()
+        verdict = world.judge()
+        own = [event for event in world.history.events if task_id in event.tasks]
+    paid, delivered = sum(event.paid for event in own), sum(event.callback for event in own)
+    wrong = [*world.crashes, *(f"{finding.kind}: {finding.reason}" for finding in verdict.findings)]
+    if paid not in PAID.get(point, ONCE):
+        wrong.append(f"paid for {paid} times")
+    if delivered not in DELIVERED.get(point, ONCE):
+        wrong.append(f"delivered {delivered} times")
+    return wrong

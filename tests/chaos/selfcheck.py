@@ -7,15 +7,9 @@ from tests.chaos.book import Fate
 from tests.chaos.checker import Verdict, judge
 from tests.chaos.history import Event
 
-ASKED: dict[str, Any] = {"kind": "model", "tasks": ("t",), "paid": True, "status": 200, "intact": True}
-TOLD: dict[str, Any] = {
-    "kind": "patch",
-    "tasks": ("t",),
-    "state": "succeeded",
-    "callback": True,
-    "status": 200,
-    "intact": True,
-}
+ANSWERED: dict[str, Any] = {"tasks": ("t",), "status": 200, "intact": True}
+ASKED = {**ANSWERED, "kind": "model", "paid": True}
+TOLD = {**ANSWERED, "kind": "patch", "state": "succeeded", "callback": True}
 LOST_ANSWER = {**TOLD, "status": 0, "intact": False}
 
 
@@ -27,8 +21,8 @@ def verdict(*events: Event, fate: Fate = "succeeded", outbox: Mapping[str, str] 
     return judge(events, {"t": fate}, outbox or {})
 
 
-def kinds(*events: Event, fate: Fate = "succeeded", outbox: Mapping[str, str] | None = None) -> Sequence[str]:
-    return [finding.kind for finding in verdict(*events, fate=fate, outbox=outbox).findings]
+def kinds(*events: Event, **more: Any) -> Sequence[str]:
+    return [finding.kind for finding in verdict(*events, **more).findings]
 
 
 def ends() -> None:

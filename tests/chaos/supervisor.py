@@ -10,12 +10,14 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.chaos import checker
 from tests.chaos.checker import Verdict
 from tests.chaos.history import History, Kind
-from tests.chaos.launcher import Launcher, Order, Process
+from tests.chaos.launcher import Order, Process
 from tests.chaos.upstream import MODEL_KEY, Limit, Upstream
+from tests.chaos.wire import DRIP_PAUSE_S
 
 #: a daemon that says nothing for so long after its start is broken
 START_S = 30.0
@@ -44,34 +46,31 @@ SETTINGS = {
 
 
 class World:
-    """One upstream, one data directory, and one daemon at a time. Everything it writes is below ``directory``."""
+    """One upstream, one data directory, and one daemon at a time. Everything it writes is below ``directory``.
+
+    ``order``: what else the order of each incarnation says.
+    """
 
     def __init__(
         self,
-        launcher: Launcher,
         directory: Path,
         rng: random.Random,
         *,
         settings: Mapping[str, str] | None = None,
-        bug: str = "",
-        open_s: tuple[float, float] | None = None,
         limit: Limit = "honoured",
+        **order: Any,
     ) -> None:
         self.history = History()
         self.upstream = Upstream(self.history, rng, limit=limit)
         self.log = directory / "daemon.log"
         self.incarnation = ""
         self.crashes: list[str] = []
-        self._directory = directory
+        self._directory, self._order = directory, order
         self._settings = {**SETTINGS, **(settings or {})}
-        self._launcher = launcher
-        self._bug = bug
-        self._open_s = open_s
         self._control = directory / "control.json"
         self._surroundings = {"disk_full": False, "clock_offset_s": 0.0}
         self._process: Process | None = None
-        self._number = 0
-        self._log_begins = 0
+        self._number = self._log_begins = 0
 
     async def __aenter__(self) -> "World":
         self._directory.mkdir(parents=True)
@@ -84,7 +83,7 @@ class World:
             self._process.send_signal(signal.SIGKILL)
             await self._process.wait()
         self.upstream.stop()
-        await asyncio.sleep(0)
+        await asyncio.sleep(DRIP_PAUSE_S)  # whoever still answers notices
 
     async def start(self, kill_at: str = "") -> None:
         """The next incarnation, at the upstream's present address."""
@@ -96,7 +95,7 @@ class World:
         own = {"DATA_DIR": str(self._directory / "data")}
         self.history.note("started", self.incarnation, note=kill_at)
         self._log_begins = self.log.stat().st_size if self.log.exists() else 0
-        self._process = await self._launcher.start(
+        self._process = Process(
             Order(
                 incarnation=self.incarnation,
                 directory=str(self._directory),
@@ -104,8 +103,7 @@ class World:
                 control=str(self._control),
                 environment={**kept, **self._settings, **urls, **own},
                 kill_at=kill_at,
-                bug=self._bug,
-                open_s=self._open_s,
+                **self._order,
             )
         )
 
@@ -124,9 +122,7 @@ class World:
 
     async def killed_itself(self, timeout_s: float) -> bool:
         """Did it reach its kill point in time?"""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self.running.wait()
+        await self.until(lambda: False, timeout_s)
         if self.running.returncode != -signal.SIGKILL:
             return False
         self.history.note("killed", self.incarnation, note="at a kill point")
@@ -141,24 +137,20 @@ class World:
 
     async def ended(self, expected: int) -> None:
         """Anything but the expected end is a crash."""
-        try:
-            async with asyncio.timeout(DRAIN_S):
-                code = await self.running.wait()
-        except TimeoutError:
-            self.running.send_signal(signal.SIGKILL)
-            code = await self.running.wait()
+        await self.until(lambda: False, DRAIN_S)
+        self.running.send_signal(signal.SIGKILL)  # to one that has not ended
+        code = await self.running.wait()
         if code not in (expected, -expected):
             self.crashes.append(f"{self.incarnation} ended with {code} instead of {expected}")
 
     async def freeze(self) -> None:
         """SIGSTOP, and SIGCONT after a second."""
         process = self.running
-        if process.returncode is not None:
-            return
-        self.history.note("stopped", self.incarnation)
-        process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(STOP_S)
-        process.send_signal(signal.SIGCONT)
+        if process.returncode is None:
+            self.history.note("stopped", self.incarnation)
+            process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(STOP_S)
+            process.send_signal(signal.SIGCONT)
 
     def set_disk(self, *, full: bool) -> None:
         self.history.note("disk-full" if full else "disk-free")

@@ -15,14 +15,15 @@ from typing import Literal
 
 from tests.chaos import faults, mischief, wire
 from tests.chaos.book import DIMENSIONS, FORBIDDEN, Book, owner, vector
-from tests.chaos.faults import Asked, Choose
+from tests.chaos.faults import Choose
 from tests.chaos.history import Event, Exchange, History
 from tests.chaos.wire import Answer, Request
 
 INCARNATION = "x-incarnation"
 CLIENT = "Basic " + base64.b64encode(b"chaos:chaos-secret").decode()
 MODEL_KEY = "chaos-key"
-_PENDING, _TASKS, _TOKEN, _MODEL = "/api/ai-tasks/pending", "/api/ai-tasks/", "/oauth2/token", "/v1/embeddings"
+TOKEN_LIFE_S = 20.0
+_TASKS = "/api/ai-tasks/"
 
 Limit = Literal["honoured", "ignored", "refused"]
 
@@ -30,18 +31,14 @@ Limit = Literal["honoured", "ignored", "refused"]
 class Upstream:
     """Listens on loopback. ``choose`` decides which request fails; ``model_s`` is how long the model thinks."""
 
-    def __init__(self, history: History, rng: random.Random, *, limit: Limit = "honoured", strict: bool = True) -> None:
-        self.book = Book(rng, strict=strict)
+    def __init__(self, history: History, rng: random.Random, *, limit: Limit = "honoured") -> None:
+        self.book = Book(rng)
         self.choose: Choose = faults.none
         self.model_s = (0.02, 0.06)
-        self.token_life_s = 20.0
         self.port = 0
-        self._history = history
-        self._rng = rng
-        self._limit = limit
+        self._history, self._rng, self._limit = history, rng, limit
         self._tokens: dict[str, float] = {}
-        self._issued = 0
-        self._connections = 0
+        self._issued = self._connections = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
 
@@ -88,14 +85,12 @@ class Upstream:
         kind, tasks = _sorted(request)
         event = Event(kind=kind, at=time.monotonic(), incarnation=incarnation, tasks=tasks, connection=connection)
         listed = self._listed(request) if kind == "poll" else Answer.of(500, {})
-        fault = await self.choose(Asked(kind, incarnation, tasks)) or ""
+        fault = await self.choose(event) or ""
         event = replace(event, fault=fault)
         if fault in faults.BEFORE:
             return replace(event, status=await mischief.instead(fault, writer))
         if kind in ("poll", "patch") and not self._authorized(request):
-            answer = Answer.of(401, {"statusCode": 401, "message": "Unauthorized"})
-            sent = await wire.write(writer, answer.encoded())
-            return replace(event, fault="", status=401, intact=sent)
+            kind, listed = "poll", Answer.error(401, "Unauthorized")  # a PATCH gets the same
         match kind:
             case "token":
                 answer = self._token(request)
@@ -117,9 +112,9 @@ class Upstream:
         if request.headers.get("authorization") != CLIENT:
             return Answer.of(401, {"error": "invalid_client"})
         self._issued += 1
-        self._tokens[f"token-{self._issued}"] = time.monotonic() + self.token_life_s
-        token = {"access_token": f"token-{self._issued}", "token_type": "bearer", "expires_in": self.token_life_s}
-        return Answer.of(200, token)
+        token = f"token-{self._issued}"
+        self._tokens[token] = time.monotonic() + TOKEN_LIFE_S
+        return Answer.of(200, {"access_token": token, "token_type": "bearer", "expires_in": TOKEN_LIFE_S})
 
     def _authorized(self, request: Request) -> bool:
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -128,36 +123,28 @@ class Upstream:
     def _listed(self, request: Request) -> Answer:
         asked = request.query.get("limit")
         if asked is not None and self._limit == "refused":
-            return Answer.of(400, {"statusCode": 400, "message": ["property limit should not exist"]})
+            return Answer.error(400, ["property limit should not exist"])
         limit = None if asked is None or self._limit == "ignored" else int(asked)
         return Answer(200, self.book.pending(limit), {"Content-Type": "application/json"})
 
     def _patch(self, request: Request, event: Event) -> tuple[Answer, Event]:
         (task_id,) = event.tasks
-        applied = self.book.apply(task_id, request.body, callback=not event.fault.startswith("callback-lost"))
-        event = replace(
-            event,
-            state=applied.state,
-            callback=applied.callback,
-            correct=applied.correct,
-            refused=applied.status == 400 and applied.state == "succeeded",
-            body=hashlib.sha256(request.body).hexdigest()[:12],
-        )
-        if applied.status == 200:
-            return Answer.of(200, {"_id": task_id, "state": applied.state, "updatedAt": "now"}), event
-        return Answer.of(applied.status, {"statusCode": applied.status, "message": "Bad target"}), event
+        status, done = self.book.apply(task_id, request.body, callback=not event.fault.startswith("callback-lost"))
+        event = replace(event, **done, body=hashlib.sha256(request.body).hexdigest()[:12])
+        if status == 200:
+            return Answer.of(200, {"_id": task_id, "state": event.state, "updatedAt": "now"}), event
+        return Answer.error(status, "Bad target"), event
 
     async def _model(self, request: Request, event: Event) -> tuple[Answer, Event]:
         asked = json.loads(request.body)
         if request.headers.get("authorization") != f"Bearer {MODEL_KEY}":
-            return Answer.of(401, {"error": {"message": "who are you", "type": "invalid_request_error"}}), event
+            return _model_refusal(401, "who are you"), event
         if asked.get("dimensions") != DIMENSIONS:
-            return Answer.of(400, {"error": {"message": "what length?", "type": "invalid_request_error"}}), event
+            return _model_refusal(400, "what length?"), event
         await asyncio.sleep(self._rng.uniform(*self.model_s))
         texts: list[str] = asked["input"]
         if any(FORBIDDEN in text for text in texts):
-            refusal = {"message": "this input is refused", "type": "invalid_request_error", "code": None, "param": None}
-            return Answer.of(400, {"error": refusal}), replace(event, refused=len(texts) == 1)
+            return _model_refusal(400, "this input is refused"), replace(event, refused=len(texts) == 1)
         data = [
             {"object": "embedding", "index": index, "embedding": base64.b64encode(vector(text)).decode()}
             for index, text in enumerate(texts)
@@ -168,14 +155,20 @@ class Upstream:
         return answer, replace(event, paid=True, spoiled=spoiled)
 
 
+def _model_refusal(status: int, message: str) -> Answer:
+    error = {"message": message, "type": "invalid_request_error", "code": None, "param": None}
+    return Answer.of(status, {"error": error})
+
+
 def _sorted(request: Request) -> tuple[Exchange, tuple[str, ...]]:
     """What a request is, and which tasks it is about."""
-    if (request.method, request.path) == ("POST", _TOKEN):
-        return "token", ()
-    if (request.method, request.path) == ("GET", _PENDING):
-        return "poll", ()
-    if (request.method, request.path) == ("POST", _MODEL):
-        return "model", tuple(owner(text) for text in json.loads(request.body)["input"])
-    if request.method == "PATCH" and request.path.startswith(_TASKS):
-        return "patch", (request.path.removeprefix(_TASKS),)
+    match request.method, request.path:
+        case "POST", "/oauth2/token":
+            return "token", ()
+        case "GET", "/api/ai-tasks/pending":
+            return "poll", ()
+        case "POST", "/v1/embeddings":
+            return "model", tuple(owner(text) for text in json.loads(request.body)["input"])
+        case "PATCH", path if path.startswith(_TASKS):
+            return "patch", (path.removeprefix(_TASKS),)
     raise ValueError(f"nobody serves {request.method} {request.path}")

@@ -7,10 +7,11 @@ import socket
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from urllib.parse import parse_qsl
 
 #: longer than every deadline of the daemon in these runs
 DRIP_S, DRIP_PAUSE_S = 8.0, 0.2
-_REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
 HTML = b"<html><body><h1>It works!</h1></body></html>"
 
 
@@ -39,12 +40,17 @@ class Answer:
         return cls(status, json.dumps(value).encode(), {"Content-Type": "application/json", **headers})
 
     @classmethod
+    def error(cls, status: int, message: object, **headers: str) -> "Answer":
+        """As Nest says it."""
+        return cls.of(status, {"statusCode": status, "message": message}, **headers)
+
+    @classmethod
     def page(cls, status: int) -> "Answer":
         """What a proxy says in the API's place."""
         return cls(status, HTML, {"Content-Type": "text/html"})
 
     def encoded(self) -> bytes:
-        head = [f"HTTP/1.1 {self.status} {_REASONS.get(self.status, 'Whatever')}", f"Content-Length: {len(self.body)}"]
+        head = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", f"Content-Length: {len(self.body)}"]
         head += [f"{name}: {value}" for name, value in self.headers.items()]
         return "\r\n".join([*head, "", ""]).encode() + self.body
 
@@ -59,7 +65,7 @@ async def read_request(reader: asyncio.StreamReader) -> Request | None:
         return None
     method, target, _ = head[0].split(" ")
     path, _, query = target.partition("?")
-    return Request(method, path, dict(part.split("=", 1) for part in query.split("&") if "=" in part), headers, body)
+    return Request(method, path, dict(parse_qsl(query)), headers, body)
 
 
 async def write(writer: asyncio.StreamWriter, data: bytes) -> bool:
@@ -73,13 +79,14 @@ async def write(writer: asyncio.StreamWriter, data: bytes) -> bool:
 
 
 async def drip(writer: asyncio.StreamWriter) -> None:
-    """Begin a good answer, and then a byte now and then: longer than anybody waits."""
+    """Begin a good answer, then send a byte now and then, longer than anybody waits, and close."""
     data = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
     for _ in range(int(DRIP_S / DRIP_PAUSE_S)):
         if not await write(writer, data):
-            return
+            break
         data = b" "
         await asyncio.sleep(DRIP_PAUSE_S)
+    writer.close()
 
 
 def reset(writer: asyncio.StreamWriter) -> None:

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import orjson
 import pytest
 import uvloop
 import yaml
+
+from tests.commands import ran
 
 ROOT = Path(__file__).parents[2]
 DAEMON = "ai-task-processor"
@@ -30,6 +31,10 @@ KEYS = {
     "volumes",
 }  # fmt: skip
 
+#: ``up -d ai-task-processor`` starts only the daemon: nothing is pulled in, no network is shared by force
+PULLED_IN = {"depends_on", "links", "network_mode", "volumes_from"}
+RIGHTS = {"privileged", "cap_add", "pid", "ipc", "devices"}
+
 every_service = pytest.mark.parametrize("name", SERVICES)
 
 
@@ -40,13 +45,11 @@ def instructions(word: str) -> list[str]:
 
 
 def test_the_services_are_the_documented_ones() -> None:
-    """The daemon, Prometheus and Grafana start together; the sandbox only with its profile."""
-    assert {name: service.get("profiles", []) for name, service in SERVICES.items()} == {
-        DAEMON: [],
-        "prometheus": [],
-        "grafana": [],
-        "sandbox": ["sandbox"],
-    }
+    """The daemon (8001), Prometheus (9090) and Grafana (3001) start together; the sandbox only with its profile."""
+    profiles = {name: service.get("profiles", []) for name, service in SERVICES.items()}
+    assert profiles == {DAEMON: [], "prometheus": [], "grafana": [], "sandbox": ["sandbox"]}
+    ports = {DAEMON: "8001:8001", "prometheus": "9090:9090", "grafana": "3001:3000"}
+    assert {name: SERVICES[name]["ports"] for name in ports} == {name: [f"127.0.0.1:{ports[name]}"] for name in ports}
 
 
 @every_service
@@ -55,23 +58,18 @@ def test_a_service_has_known_keys(name: str) -> None:
     assert COMPOSE.keys() == {"x-hardened", "x-image", "services", "volumes"}
     assert SERVICES[name].keys() <= KEYS
     assert SERVICES[name]["healthcheck"].keys() == {"test", "interval", "timeout", "start_period", "retries"}
-
-
-@every_service
-def test_a_service_starts_alone(name: str) -> None:
-    """``up -d ai-task-processor`` starts only the daemon: nothing is pulled in, no network is shared by force."""
-    assert not SERVICES[name].keys() & {"depends_on", "links", "network_mode", "volumes_from"}
+    assert not KEYS & PULLED_IN
+    assert not KEYS & RIGHTS
 
 
 @every_service
 def test_a_service_has_few_rights(name: str) -> None:
-    """Read-only root, no capability, no new privileges, no host access."""
+    """Read-only root, no capability, no new privileges."""
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["tmpfs"] == ["/tmp"]
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert not service.keys() & {"privileged", "cap_add", "pid", "ipc", "devices"}
 
 
 @every_service
@@ -85,25 +83,10 @@ def test_a_service_has_limits_and_a_probe(name: str) -> None:
 
 
 @every_service
-def test_ports_are_published_on_loopback_only(name: str) -> None:
-    """Nothing is reachable from another machine."""
+def test_images_are_pinned_and_ports_are_on_loopback(name: str) -> None:
+    """An image has the tag of a full version, and no registry host. Nothing is reachable from another machine."""
     assert SERVICES[name]["ports"]
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in SERVICES[name]["ports"])
-
-
-def test_ports_are_the_documented_ones() -> None:
-    """8001 for the daemon, 9090 for Prometheus, 3001 for Grafana."""
-    published = {name: SERVICES[name]["ports"] for name in (DAEMON, "prometheus", "grafana")}
-    assert published == {
-        DAEMON: ["127.0.0.1:8001:8001"],
-        "prometheus": ["127.0.0.1:9090:9090"],
-        "grafana": ["127.0.0.1:3001:3000"],
-    }
-
-
-@every_service
-def test_images_are_pinned(name: str) -> None:
-    """An image has the tag of a full version, and no registry host."""
     assert re.fullmatch(r"[a-z-]+(/[a-z-]+)?:v?\d+\.\d+\.\d+", SERVICES[name]["image"])
 
 
@@ -150,6 +133,12 @@ def test_monitoring_finds_its_remotes() -> None:
     assert source["url"] == "http://prometheus:9090"
     folder = yaml.safe_load((provisioning / "dashboards/files.yml").read_text())["providers"][0]["options"]["path"]
     assert f"./grafana/dashboards:{folder}:ro" in SERVICES["grafana"]["volumes"]
+
+
+def test_the_dockerfile_is_clean() -> None:
+    """hadolint has nothing to say, at its lowest threshold."""
+    linted = ran(Path(sys.executable).with_name("hadolint"), "--failure-threshold", "style", "Dockerfile", cwd=ROOT)
+    assert (linted.returncode, linted.stdout) == (0, "")
 
 
 def test_the_image_runs_as_a_numbered_user() -> None:
@@ -202,11 +191,10 @@ def test_only_debug_symbols_are_cut_off(tmp_path: Path) -> None:
         return [sum(file.stat().st_size for file in folder.glob("*.so")) for folder in folders]
 
     before, untouched = sizes()
-    subprocess.run([sys.executable, ROOT / "deploy/strip_debug.py", tmp_path], check=True, timeout=30)
+    ran(sys.executable, ROOT / "deploy/strip_debug.py", tmp_path).check_returncode()
     after, still = sizes()
     assert after < before / 4, "uvloop comes without debug symbols now: the script has nothing to do"
     assert still == untouched
     code = "import asyncio, uvloop; uvloop.run(asyncio.sleep(0.01)); print(uvloop.__file__)"
-    environment = {"PYTHONPATH": str(tmp_path)}
-    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=30)
-    assert ran.stdout.startswith(str(tmp_path)), ran.stderr
+    done = ran(sys.executable, "-c", code, env={"PYTHONPATH": str(tmp_path)})
+    assert done.stdout.startswith(str(tmp_path)), done.stderr

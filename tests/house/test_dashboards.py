@@ -2,21 +2,20 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
-from ai_task_processor.ops.metrics import PREFIX, Metrics
+from ai_task_processor.ops.metrics import PREFIX
 from grafana.boards import boards
+from tests.ops.monitoring import ALERTS, CASES, RULES, families
 
 ROOT = Path(__file__).parents[2]
-RULES = ROOT / "monitoring" / "rules.yml"
-DASHBOARDS = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))
-CASES = ROOT / "tests" / "ops" / "alerts"
+TEXTS = {file.name: file.read_text() for file in sorted((ROOT / "grafana" / "dashboards").glob("*.json"))}
+BOARDS: dict[str, dict[str, Any]] = {name: json.loads(text) for name, text in TEXTS.items()}
 
 KEYWORDS = {"and", "or", "unless", "bool", "offset"}
 TARGET_LABELS = {"job", "instance"}
@@ -27,30 +26,22 @@ Labels = Mapping[str, set[str]]
 
 
 def registry() -> dict[str, Labels]:
-    """Every series the daemon exposes, with its labels and their values; ``up`` and ``ALERTS`` come from Prometheus."""
-    names = {rule["alert"] for rule in rules() if "alert" in rule}
-    alerts = {"alertname": names, "alertstate": {"pending", "firing"}, "severity": {"critical", "warning"}}
+    """Every series the daemon exposes, with its labels and their values, and those that Prometheus makes itself."""
+    alerts = {"alertname": set(ALERTS), "alertstate": {"pending", "firing"}, "severity": {"critical", "warning"}}
     found: dict[str, dict[str, set[str]]] = {"up": {}, "ALERTS": alerts}
-    text, _ = Metrics(version="0", provider="openai").exposition()
-    for family in text_string_to_metric_families(text.decode()):
-        for sample in family.samples:
-            labels = found.setdefault(sample.name, {})
-            for name, value in sample.labels.items():
-                labels.setdefault(name, set()).add(value)
-    return dict(found)
-
-
-def rules() -> list[dict[str, Any]]:
-    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    for sample in (sample for family in families() for sample in family.samples):
+        labels = found.setdefault(sample.name, {})
+        for name, value in sample.labels.items():
+            labels.setdefault(name, set()).add(value)
+    return {**found, **{rule["record"]: {"job": set()} for rule in RULES if "record" in rule}}
 
 
 def rule_queries() -> Iterator[str]:
-    return (rule["expr"] for rule in rules())
+    return (rule["expr"] for rule in RULES)
 
 
 def dashboard_queries() -> Iterator[str]:
-    for file in DASHBOARDS:
-        board = json.loads(file.read_text())
+    for board in BOARDS.values():
         yield from (target["expr"] for panel in board["panels"] for target in panel.get("targets", ()))
         yield from (note["expr"] for note in board["annotations"]["list"])
         for variable in (variable for variable in board["templating"]["list"] if variable["type"] == "query"):
@@ -83,20 +74,12 @@ def faults(query: str, known: Mapping[str, Labels]) -> list[str]:
     return sorted(told)
 
 
-def test_rules_ask_for_what_exists() -> None:
-    """Every metric, label and label value in the rules is exposed by the daemon or recorded by a rule."""
-    known = registry() | {rule["record"]: {} for rule in rules() if "record" in rule}
-    queries = list(rule_queries())
-    assert len(queries) >= 10
-    assert {query: told for query in queries if (told := faults(query, known))} == {}
-
-
-def test_dashboards_ask_for_what_exists() -> None:
-    """Every metric, label and label value in the dashboards is exposed by the daemon."""
-    known = registry() | {rule["record"]: {} for rule in rules() if "record" in rule}
-    queries = list(dashboard_queries())
-    assert len(queries) >= 20
-    assert {query: told for query in queries if (told := faults(query, known))} == {}
+@pytest.mark.parametrize(("queries", "least"), [(rule_queries, 10), (dashboard_queries, 20)], ids=["rules", "boards"])
+def test_what_is_asked_for_exists(queries: Callable[[], Iterator[str]], least: int) -> None:
+    """Every metric, label and label value is exposed by the daemon or recorded by a rule."""
+    asked, known = list(queries()), registry()
+    assert len(asked) >= least
+    assert {query: told for query in asked if (told := faults(query, known))} == {}
 
 
 @pytest.mark.parametrize(
@@ -122,37 +105,29 @@ def test_a_misspelled_name_is_noticed(query: str, told: list[str]) -> None:
 def test_every_metric_is_on_a_board() -> None:
     """A metric that no board shows is one that nobody looks at: it belongs into ``grafana/boards.py``."""
     shown = {name for query in dashboard_queries() for name in re.findall(rf"\b{PREFIX}\w+", query)}
-    text, _ = Metrics(version="0", provider="openai").exposition()
     shown.add(f"{PREFIX}model_request_rate")  # the former name of the pace, until the next release
-    left_out = []
-    for family in text_string_to_metric_families(text.decode()):
-        names = {sample.name for sample in family.samples}
-        if family.name.startswith(PREFIX) and not names & shown:
-            left_out.append(family.name)
-    assert left_out == []
+    own = (family for family in families() if family.name.startswith(PREFIX))
+    assert [family.name for family in own if shown.isdisjoint(sample.name for sample in family.samples)] == []
 
 
 def test_the_boards_are_built() -> None:
     """The files are what ``python -m grafana.boards`` writes: nobody's edit of the JSON is lost with the next."""
-    written = {file.name: file.read_text() for file in DASHBOARDS}
-    assert written.keys() == boards().keys()
-    assert [name for name, text in boards().items() if written[name] != text] == []
+    assert TEXTS.keys() == boards().keys()
+    assert [name for name, text in boards().items() if TEXTS[name] != text] == []
 
 
 def test_every_variable_is_known() -> None:
     """What a board writes with a dollar is a variable of its own or one of Grafana's."""
-    for file in DASHBOARDS:
-        board = json.loads(file.read_text())
+    for name, board in BOARDS.items():
         own = {variable["name"] for variable in board["templating"]["list"]}
-        assert set(re.findall(r"\$\{?(\w+)", json.dumps(board["panels"]))) <= own | BUILT_IN, file.name
+        assert set(re.findall(r"\$\{?(\w+)", json.dumps(board["panels"]))) <= own | BUILT_IN, name
 
 
 def test_links_lead_to_boards() -> None:
     """Each detail that a panel leads to is the uid of a board."""
-    uids = {json.loads(file.read_text())["uid"] for file in DASHBOARDS}
-    linked = {uid for file in DASHBOARDS for uid in re.findall(r'"/d/([\w-]+)\?', file.read_text())}
+    linked = {uid for text in TEXTS.values() for uid in re.findall(r'"/d/([\w-]+)\?', text)}
     assert linked
-    assert linked <= uids
+    assert linked <= {board["uid"] for board in BOARDS.values()}
 
 
 def labels_left(query: str, known: Mapping[str, Labels]) -> set[str]:
@@ -167,46 +142,38 @@ def labels_left(query: str, known: Mapping[str, Labels]) -> set[str]:
 
 def test_texts_name_labels_that_are_there() -> None:
     """A label in a legend or in the words of an alert would be empty if the query does not keep it."""
-    known = registry() | {rule["record"]: {"job": set()} for rule in rules() if "record" in rule}
+    known = registry()
     told = [
-        (rule["expr"], text, r"\$labels\.(\w+)")
-        for rule in rules()
-        if "alert" in rule
+        (rule["expr"], text, re.findall(r"\$labels\.(\w+)", text))
+        for rule in ALERTS.values()
         for text in rule["annotations"].values()
     ]
-    for file in DASHBOARDS:
-        for panel in json.loads(file.read_text())["panels"]:
-            told += [(target["expr"], target["legendFormat"], r"{{(\w+)}}") for target in panel.get("targets", ())]
-    named = [(query, text, set(re.findall(pattern, text))) for query, text, pattern in told]
-    assert len([labels for _, _, labels in named if labels]) >= 20
-    assert [(query, text) for query, text, labels in named if not labels <= labels_left(query, known)] == []
+    targets = [one for board in BOARDS.values() for panel in board["panels"] for one in panel.get("targets", ())]
+    told += [(one["expr"], one["legendFormat"], re.findall(r"{{(\w+)}}", one["legendFormat"])) for one in targets]
+    assert len([labels for _, _, labels in told if labels]) >= 20
+    assert [(query, text) for query, text, labels in told if not labels_left(query, known).issuperset(labels)] == []
 
 
 def test_every_alert_tells_what_to_do() -> None:
     """An alert has a severity, a summary and a description: the person it wakes has nothing else."""
-    alerts = {rule["alert"]: rule for rule in rules() if "alert" in rule}
-    assert len(alerts) >= 10
-    for name, rule in alerts.items():
+    assert len(ALERTS) >= 10
+    for name, rule in ALERTS.items():
         assert rule["labels"]["severity"] in {"critical", "warning"}, name
         assert set(rule["annotations"]) == {"summary", "description"}, name
 
 
 def test_every_alert_has_cases() -> None:
-    """``promtool test rules`` has a file for each alert, with a case in which it fires and one in which it does not."""
-    files = {file.stem: yaml.safe_load(file.read_text()) for file in CASES.glob("*.yml")}
-    assert files.keys() == {rule["alert"] for rule in rules() if "alert" in rule}
-    for name, file in files.items():
-        expected = [test for case in file["tests"] for test in case["promql_expr_test"]]
-        assert {f'ALERTS{{alertname="{name}", alertstate="firing"}}'} == {test["expr"] for test in expected}, name
-        assert {bool(test["exp_samples"]) for test in expected} == {True, False}, name
+    """``tests/ops/alerts.yml`` has for each alert a case in which it fires and one in which it does not."""
+    assert CASES.keys() == ALERTS.keys()
+    for name, about in CASES.items():
+        assert {"fires", "silent"} <= {word for case in about["cases"].values() for word in case if case[word]}, name
 
 
 def test_every_panel_explains_itself() -> None:
     """Panels have a description, ids of their own, and the data source that is provisioned."""
     provisioned = yaml.safe_load((ROOT / "grafana/provisioning/datasources/prometheus.yml").read_text())
     uid = provisioned["datasources"][0]["uid"]
-    for file in DASHBOARDS:
-        board = json.loads(file.read_text())
+    for board in BOARDS.values():
         assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
         for panel in (panel for panel in board["panels"] if panel["type"] != "row"):
             assert panel["description"], panel["title"]

@@ -1,20 +1,24 @@
-"""One library, one door; and importing a module does nothing."""
+"""Imports go one way, as import-linter's contracts say; one library, one door; and importing a module does nothing."""
 
 import ast
 import json
-import subprocess
+import shutil
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.commands import ran
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "ai_task_processor"
+LINT = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
 
 EVERYWHERE = {"pydantic", "pydantic_core", "structlog", "httpx2"}
 #: the rooms that speak to a person; rich may come in through each of them
@@ -170,14 +174,7 @@ print(json.dumps({"seen": seen, "loaded": sorted(sys.modules)}))
 
 def import_watched(package: Path, *names: str) -> tuple[list[str], set[str]]:
     """What was done while importing, and what was loaded, in a fresh process."""
-    answer = subprocess.run(
-        [sys.executable, "-c", WATCH, str(package.resolve()), *names],
-        cwd=package.parent,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    answer = ran(sys.executable, "-c", WATCH, package.resolve(), *names, cwd=package.parent)
     assert answer.returncode == 0, answer.stderr
     told = json.loads(answer.stdout.splitlines()[-1])
     return told["seen"], set(told["loaded"])
@@ -228,24 +225,44 @@ print(json.dumps([code, sorted(set(sys.modules) - before)]))
 
 def test_a_health_check_loads_next_to_nothing() -> None:
     """A container pays for it every 15 s: no library, no event loop, and of ours only the command line."""
-    answer = subprocess.run(
-        [sys.executable, "-c", HEALTH_CHECK],
-        cwd=ROOT,
-        env={"METRICS_PORT": "0"},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
+    answer = ran(sys.executable, "-c", HEALTH_CHECK, cwd=ROOT, env={"METRICS_PORT": "0"})
+    assert answer.returncode == 0, answer.stderr
     code, loaded = json.loads(answer.stdout)
     assert code == 1
-    assert {name for name in loaded if name.startswith(PACKAGE.name)} == {
-        "ai_task_processor",
-        "ai_task_processor.cli",
-        "ai_task_processor.cli.main",
-        "ai_task_processor.core",
-        "ai_task_processor.core.errors",
-        "ai_task_processor.core.process",
-    }
+    own = {name.removeprefix(PACKAGE.name) for name in loaded if name.startswith(PACKAGE.name)}
+    assert own == {"", ".cli", ".cli.main", ".core", ".core.errors", ".core.process"}
     assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {PACKAGE.name}
     assert "asyncio" not in loaded
+
+
+def lint(folder: Path) -> CompletedProcess[str]:
+    return ran(sys.executable, "-c", LINT, "--no-cache", "--no-logo", cwd=folder)
+
+
+def test_every_contract_is_kept() -> None:
+    """No module imports one above it, or a remote on its own floor."""
+    answer = lint(ROOT)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "3 kept, 0 broken" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "imported", "told"),
+    [
+        ("core/ports", "ops.logs", "ai_task_processor.core.ports -> ai_task_processor.ops.logs"),
+        ("sources/nestjs/page", "stores.sqlite.wal", "ai_task_processor.sources is not allowed"),
+        ("engine/runner", "stores.sqlite.wal", "ai_task_processor.engine.runner ->"),
+        ("sandbox/planted", "core.settings", "ai_task_processor.sandbox.planted"),
+        ("attic", "core.errors", "attic"),
+    ],
+    ids=["upwards", "sideways", "implementation", "sandbox", "no layer"],
+)
+def test_a_planted_import_breaks_a_contract(tmp_path: Path, module: str, imported: str, told: str) -> None:
+    """An import against the layers, or a module without one, is refused by name."""
+    shutil.copytree(PACKAGE, tmp_path / "ai_task_processor")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / "ai_task_processor" / f"{module}.py").open("a") as file:
+        file.write(f"\nimport ai_task_processor.{imported}\n")
+    answer = lint(tmp_path)
+    assert answer.returncode == 1
+    assert told in answer.stdout

@@ -1,9 +1,12 @@
 """The manifests keep their promises to operators, and agree with the image, the settings, the rules and each other.
 
-Whether Kubernetes would take them is asked by ``test_validators.py``, with its published schemas.
+Whether Kubernetes would take them is asked of kubernetes-validate, with its published schemas and without a cluster.
 """
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ import yaml
 from ai_task_processor import __version__
 from ai_task_processor.core.settings import WorkerSettings
 from ai_task_processor.engine.daemon import LONGEST_TICK_S
+from tests.commands import ran
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/kubernetes"
@@ -19,6 +23,8 @@ NAME = "ai-task-processor"
 LABELS = {"app.kubernetes.io/name": NAME}
 #: before it listens, the daemon waits this long for a predecessor to let go of the outbox
 LOCK_WAIT_S = 60
+#: the oldest version that knows every field without a feature gate but the budget's policy, and the newest schema
+VERSIONS = ("1.31", "1.37")
 
 DOCUMENTS: dict[str, dict[str, Any]] = {
     document["kind"]: document
@@ -44,23 +50,11 @@ def test_the_folder_holds_what_it_names_and_nothing_else() -> None:
     named = {*KUSTOMIZATION["resources"], *(f"pod-monitor/{name}" for name in component["resources"])}
     named |= {"kustomization.yaml", "pod-monitor/kustomization.yaml", *KUSTOMIZATION["configMapGenerator"][0]["envs"]}
     assert named == {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file()}
-    assert DOCUMENTS.keys() == {
-        "NetworkPolicy",
-        "PodDisruptionBudget",
-        "PodMonitor",
-        "Service",
-        "ServiceAccount",
-        "StatefulSet",
-    }
-
-
-@pytest.mark.parametrize(("file", "keys"), [
-    ("kustomization.yaml", {"apiVersion", "kind", "resources", "configMapGenerator"}),
-    ("pod-monitor/kustomization.yaml", {"apiVersion", "kind", "resources"}),
-])  # fmt: skip
-def test_a_kustomization_has_known_keys(file: str, keys: set[str]) -> None:
-    """kustomize refuses a file with a key that it does not know."""
-    assert yaml.safe_load((FOLDER / file).read_text()).keys() == keys
+    kinds = {"NetworkPolicy", "PodDisruptionBudget", "PodMonitor", "Service", "ServiceAccount", "StatefulSet"}
+    assert DOCUMENTS.keys() == kinds
+    # kustomize refuses a file with a key that it does not know.
+    assert component.keys() == {"apiVersion", "kind", "resources"}
+    assert KUSTOMIZATION.keys() == {"apiVersion", "kind", "resources", "configMapGenerator"}
 
 
 def test_everything_is_about_the_same_pod() -> None:
@@ -92,8 +86,7 @@ def test_one_daemon_on_one_volume() -> None:
 def test_it_has_few_rights() -> None:
     """A numbered user, nothing writable but volumes, no capability, no escalation, no token, no foreign variables."""
     identity = POD["securityContext"]
-    user = ["runAsUser", "runAsGroup", "fsGroup"]
-    assert [identity[name] for name in user] == [10001] * 3
+    assert [identity[name] for name in ("runAsUser", "runAsGroup", "fsGroup")] == [10001] * 3
     assert identity["runAsNonRoot"] is True
     assert identity["seccompProfile"] == {"type": "RuntimeDefault"}
     assert CONTAINER["securityContext"] == {
@@ -189,3 +182,39 @@ def test_the_monitor_makes_the_job_that_the_rules_name() -> None:
     assert job in {scrape["job_name"] for scrape in config["scrape_configs"]}
     assert config["global"]["scrape_interval"] == monitor["podMetricsEndpoints"][0]["interval"]
     assert f'job="{job}"' in (ROOT / "monitoring/rules.yml").read_text()
+
+
+def kubernetes_validate(version: str, *files: Path) -> CompletedProcess[str]:
+    tool = Path(sys.executable).with_name("kubernetes-validate")
+    return ran(tool, "--strict", "--kubernetes-version", version, *files, cwd=ROOT)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubernetes_knows_every_key(version: str) -> None:
+    """Each resource of the base passes the published schema; none is passed over for the lack of one."""
+    base = [FOLDER / name for name in KUSTOMIZATION["resources"]]
+    done = kubernetes_validate(version, *base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert said.count(f"against version {version}") == len(base), said
+    assert "WARN" not in said
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda spec: spec.update(replica=1),
+        lambda spec: spec["template"]["spec"].update(terminationGracePeriod=30),
+        lambda spec: spec["template"]["spec"]["containers"][0]["livenessProbe"].update(failureTreshold=3),
+        lambda spec: spec["template"]["spec"]["containers"][0].update(imagePullPolicy=True),
+    ],
+    ids=["set", "pod", "probe", "type"],
+)
+def test_an_unknown_key_is_found_in_a_manifest(break_it: Callable[[dict[str, Any]], None], tmp_path: Path) -> None:
+    """The check above can fail: at any depth, and for a value of the wrong type."""
+    document = yaml.safe_load((FOLDER / "statefulset.yaml").read_text())
+    break_it(document["spec"])
+    broken = tmp_path / "statefulset.yaml"
+    broken.write_text(yaml.safe_dump(document))
+    done = kubernetes_validate(VERSIONS[-1], broken)
+    assert done.returncode != 0, done.stdout + done.stderr

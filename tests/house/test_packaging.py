@@ -3,12 +3,12 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import yaml
@@ -16,10 +16,18 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from ai_task_processor import __version__
+from tests.commands import ran
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKS = [f"requirements{kind}.txt" for kind in ("", "-dev", "-build", "-bench", "-model")]
+#: what is declared for each lock
+DECLARED: dict[str, list[str]] = {
+    "requirements.txt": PROJECT["project"]["dependencies"],
+    **{f"requirements-{name}.txt": declared for name, declared in PROJECT["dependency-groups"].items()},
+}
+for shared in ("requirements-dev.txt", "requirements-bench.txt"):
+    DECLARED[shared] = DECLARED["requirements.txt"] + DECLARED[shared]
+LOCKS = list(DECLARED)
 
 every_lock = pytest.mark.parametrize("lock", LOCKS)
 
@@ -45,22 +53,13 @@ def test_a_lock_has_pins_with_hashes_and_nothing_else(lock: str) -> None:
     assert "//" not in (ROOT / lock).read_text()
 
 
-@pytest.mark.parametrize(
-    ("lock", "declared"),
-    [
-        ("requirements.txt", PROJECT["project"]["dependencies"]),
-        ("requirements-dev.txt", PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]),
-        ("requirements-build.txt", PROJECT["dependency-groups"]["build"]),
-        ("requirements-bench.txt", PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["bench"]),
-        ("requirements-model.txt", PROJECT["dependency-groups"]["model"]),
-    ],
-)
-def test_a_lock_is_up_to_date(lock: str, declared: list[str]) -> None:
+@every_lock
+def test_a_lock_is_up_to_date(lock: str) -> None:
     """What pyproject.toml declares is locked, in a version it allows (``make lock`` after a change)."""
     locked: dict[str, list[str]] = {}
     for (name, _), specifier in pins(lock).items():
         locked.setdefault(name, []).append(specifier.removeprefix("=="))
-    for requirement in map(Requirement, declared):
+    for requirement in map(Requirement, DECLARED[lock]):
         versions = locked.get(canonicalize_name(requirement.name), [])
         assert versions, f"{requirement.name} is not in {lock}"
         assert all(requirement.specifier.contains(version) for version in versions), requirement
@@ -82,9 +81,8 @@ def test_every_version_is_the_same() -> None:
     assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
     assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    assert {services[name]["image"] for name in ("ai-task-processor", "sandbox")} == {
-        f"ai-task-processor:{__version__}"
-    }
+    images = {services[name]["image"] for name in ("ai-task-processor", "sandbox")}
+    assert images == {f"ai-task-processor:{__version__}"}
 
 
 def test_run_py_is_the_run_command(tmp_path: Path) -> None:
@@ -96,9 +94,7 @@ def test_run_py_is_the_run_command(tmp_path: Path) -> None:
         (folder / "__init__.py").touch()
     shutil.copy(ROOT / "ai_task_processor/core/process.py", stub / "core")
     (stub / "cli/main.py").write_text("def main(argv=None):\n    print(argv)\n    return 78\n")
-    answer = subprocess.run(
-        [sys.executable, "run.py", "--flag"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
-    )
+    answer = ran(sys.executable, "run.py", "--flag", cwd=tmp_path)
     assert (answer.stdout, answer.returncode) == ("['run', '--flag']\n", 78)
 
 
@@ -113,11 +109,9 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def make(folder: Path, *arguments: str) -> CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))}
-    return subprocess.run(
-        ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=30, check=False
-    )
+    return ran("make", *arguments, cwd=folder, env=environment)
 
 
 def test_a_second_make_test_only_tests(checkout: Path) -> None:
@@ -147,13 +141,7 @@ def test_make_alone_lists_every_target(checkout: Path) -> None:
 @pytest.mark.skipif(not find_spec("hatchling"), reason="hatchling is not installed here (make dev installs it)")
 def test_the_wheel_is_complete(tmp_path: Path) -> None:
     """The wheel holds every module, the type marker, the license and the command, and nothing of the tests."""
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        timeout=60,
-        check=True,
-    )
+    ran(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT).check_returncode()
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())
         entry = wheel.read(f"ai_task_processor-{__version__}.dist-info/entry_points.txt").decode()

@@ -1,11 +1,12 @@
 """A test that cannot run here is skipped by name, and fails where nothing may be missing."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.commands import ran
 
 ROOT = Path(__file__).parents[2]
 SKIPPED = """
@@ -31,16 +32,9 @@ def test_known_to_fail(): assert False
 def test_a_skip_is_a_failure_where_all_is_required(tmp_path: Path, required: str, code: int, summary: str) -> None:
     """The reason is shown in both cases; a test that is known to fail is no skip."""
     (tmp_path / "test_skipped.py").write_text(SKIPPED)
-    command = [sys.executable, "-m", "pytest", "-c", os.devnull, "-p", "no:cacheprovider", "-rs", str(tmp_path)]
-    answer = subprocess.run(
-        [*command, "-p", "tests.conftest", "--rootdir", str(tmp_path)],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "REQUIRE_ALL": required},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    plugins = ["-p", "no:cacheprovider", "-p", "tests.conftest"]
+    command = [sys.executable, "-m", "pytest", "-c", os.devnull, *plugins, "-rs", "--rootdir", *[str(tmp_path)] * 2]
+    answer = ran(*command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "REQUIRE_ALL": required})
     assert answer.returncode == code, answer.stdout + answer.stderr
     assert summary in answer.stdout
     assert "no such machine" in answer.stdout

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from ai_task_processor.sandbox.app import Sandbox
 from tests.ops.incident import Incident, Report
 
 
@@ -20,6 +21,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
         answers = [asdict(one) for one in found.asked]
         (Path(output) / "answers.json").write_text(json.dumps(answers))
     return found
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox() as running:
+        yield running
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ units, thresholds and colours. It needs matplotlib, which ``run`` installs besid
 import json
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,8 @@ def series(panel: Json, answers: Mapping[str, list[Json]]) -> Iterator[Series]:
     """The lines of a panel by their legends."""
     for target in panel["targets"]:
         for one in answers[target["expr"]]:
-            labels = one["labels"]
-            parts = re.split(r"{{(\w+)}}", target["legendFormat"])
-            legend = "".join(labels.get(part, "") if place % 2 else part for place, part in enumerate(parts))
+            labels = defaultdict(str, one["labels"])
+            legend = re.sub(r"{{(\w+)}}", r"{\1}", target["legendFormat"]).format_map(labels)
             yield legend.strip() or "value", one["points"]
 
 
@@ -107,14 +106,10 @@ def graph(axes: Axes, panel: Json, lines: list[Series], began: float) -> None:
         units[other] = panel["fieldConfig"]["overrides"][0]["properties"][0]["value"]
     for each, unit in units.items():
         each.set_ylim(bottom=0)
-        each.yaxis.set_major_formatter(FuncFormatter(partial(_tick, unit)))
+        each.yaxis.set_major_formatter(FuncFormatter(lambda value, _, unit=unit: written(value, unit)))
         each.tick_params(labelsize=6)
     handles = [handle for each in units for handle in each.get_legend_handles_labels()[0]]
     axes.legend(handles=handles, fontsize=5, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncol=6, frameon=False)
-
-
-def _tick(unit: str, value: float, _place: int) -> str:
-    return written(value, unit)
 
 
 def states(axes: Axes, panel: Json, lines: list[Series], began: float) -> None:

@@ -3,17 +3,17 @@
 What the panels answer about it is kept as JSON, for tests to judge and for ``draw.py`` to draw.
 """
 
-import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ai_task_processor.sandbox.app import Sandbox
-from tests.e2e.conftest import DaemonProcess
-from tests.ops.prometheus import DAEMON, Prometheus, filled, free_port
+from tests.bench.machine import free_port
+from tests.e2e.conftest import DaemonProcess, _eventually
+from tests.ops.prometheus import DAEMON, Prometheus, filled
 
 ROOT = Path(__file__).parents[2]
 WAKE_TOKEN = "a-token-of-the-tests"
@@ -26,21 +26,13 @@ SETTINGS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Asked:
-    """One query of one panel, and the series that answered: labels and points."""
+    """One query of one panel, and the series that answered: labels and points. ``name``: board, panel, legend."""
 
-    board: str
-    panel: str
-    kind: str
-    unit: str
-    legend: str
+    name: str
     query: str
     series: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        return f"{self.board}: {self.panel}: {self.legend}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,23 +52,11 @@ def questions() -> list[Asked]:
     for file in sorted((ROOT / "grafana/dashboards").glob("*.json")):
         board = json.loads(file.read_text())
         for panel in board["panels"]:
-            unit = panel.get("fieldConfig", {}).get("defaults", {}).get("unit", "")
-            about = {"board": file.stem, "panel": panel["title"], "kind": panel["type"], "unit": unit}
-            targets = panel.get("targets", ())
-            found += [Asked(**about, legend=target["legendFormat"], query=target["expr"]) for target in targets]
-        for note in board["annotations"]["list"]:
-            about = {"board": file.stem, "panel": note["name"], "kind": "annotation", "unit": ""}
-            found.append(Asked(**about, legend=note["titleFormat"], query=note["expr"]))
+            name = f"{file.stem}: {panel['title']}"
+            found += [Asked(f"{name}: {one['legendFormat']}", one["expr"]) for one in panel.get("targets", ())]
+        notes = board["annotations"]["list"]
+        found += [Asked(f"{file.stem}: {note['name']}: {note['titleFormat']}", note["expr"]) for note in notes]
     return found
-
-
-async def until(holds: Callable[[], Awaitable[bool]], what: str, timeout: float = 60) -> None:
-    try:
-        async with asyncio.timeout(timeout):
-            while not await holds():  # noqa: ASYNC110 - another process decides
-                await asyncio.sleep(0.2)
-    except TimeoutError:
-        raise AssertionError(f"not within {timeout:g} s: {what}") from None
 
 
 class Incident:
@@ -137,21 +117,25 @@ class Incident:
         for number in range(6):
             tasks.add(f"beside it {number}")
         await daemon.wake(WAKE_TOKEN)
-        await self._seen("ai_task_processor_dead_letters")
-        await self._seen('sum(ai_task_processor_tasks_processed_total{status="failed"})')
-        await self._seen('ai_task_processor_tasks_skipped_total{reason="unknown_type"}')
-        await self._seen("ai_task_processor_batch_isolations_total")
+        await self._seen(
+            "ai_task_processor_dead_letters",
+            'sum(ai_task_processor_tasks_processed_total{status="failed"})',
+            'ai_task_processor_tasks_skipped_total{reason="unknown_type"}',
+            "ai_task_processor_batch_isolations_total",
+        )
 
     async def _limits(self) -> None:
         """The API lists everything whatever is asked for, and the model takes two calls a second without saying so."""
         self._sandbox.api.limit = "ignored"
         self._sandbox.model.limit(requests_per_minute=120, depth=2, told=False)
         ids = [self._sandbox.tasks.add(f"while calls are limited {number}") for number in range(400)]
-        await self._seen("max(ai_task_processor_read_ahead_tasks)")
-        await self._seen("max(ai_task_processor_model_waiting_calls)")
-        await self._seen("max(ai_task_processor_model_pace_calls_per_second)")
-        await self._seen("max(ai_task_processor_model_throttled_total)")
-        await self._seen('sum(ai_task_processor_model_requests_total{outcome="throttled"})')
+        await self._seen(
+            "max(ai_task_processor_read_ahead_tasks)",
+            "max(ai_task_processor_model_waiting_calls)",
+            "max(ai_task_processor_model_pace_calls_per_second)",
+            "max(ai_task_processor_model_throttled_total)",
+            'sum(ai_task_processor_model_requests_total{outcome="throttled"})',
+        )
         self._sandbox.model.limit()
         self._sandbox.api.limit = "honoured"
         await self._sandbox.tasks.settled(ids, timeout=60)
@@ -203,20 +187,17 @@ class Incident:
         await self._seen("sum(ai_task_processor_outbox_records) == bool 0")
         return daemon
 
-    async def _seen(self, query: str) -> None:
-        """Prometheus knows that this is not 0."""
-
-        async def holds() -> bool:
-            return await self._prometheus.value(query) > 0
-
-        await until(holds, query)
+    async def _seen(self, *queries: str) -> None:
+        """Prometheus knows that none of these is 0, one after the other."""
+        for query in queries:
+            try:
+                await _eventually(partial(self._prometheus.positive, query), timeout=60)
+            except TimeoutError:
+                raise AssertionError(f"not within 60 s: {query}") from None
 
     async def _collected(self, began: float) -> Report:
         prometheus, ended = self._prometheus, time.time()
-        asked = []
-        for one in questions():
-            series = await prometheus.course(filled(one.query), began, ended)
-            asked.append(Asked(**{**asdict(one), "series": series}))
+        asked = [replace(one, series=await prometheus.course(filled(one.query), began, ended)) for one in questions()]
         fired = await prometheus.course('ALERTS{alertstate="firing"}', began, ended)
         return Report(
             targets=await prometheus.targets(),

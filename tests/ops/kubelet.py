@@ -6,7 +6,7 @@ grace is divided by ``SPEED``, the daemon's own grace too.
 
 import asyncio
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,11 @@ from tests.e2e.conftest import DaemonProcess
 
 ROOT = Path(__file__).parents[2]
 MANIFEST: dict[str, Any] = yaml.safe_load((ROOT / "deploy/kubernetes/statefulset.yaml").read_text())
+POD = MANIFEST["spec"]["template"]["spec"]
 SPEED = 5.0
+POD_GRACE_S: float = POD["terminationGracePeriodSeconds"] / SPEED
+#: the daemon's own grace in fast time
+OWN_GRACE_S = float(WorkerSettings.model_fields["shutdown_grace_s"].default) / SPEED
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,27 +38,16 @@ class Probe:
     grace_s: float
 
 
-def probe(name: str, manifest: Mapping[str, Any] = MANIFEST) -> Probe:
+def probe(name: str) -> Probe:
     """The named probe in fast time; what it leaves out has the default of Kubernetes."""
-    pod = manifest["spec"]["template"]["spec"]
-    given = pod["containers"][0][name]
+    given = POD["containers"][0][name]
     return Probe(
         path=given["httpGet"]["path"],
         period_s=given.get("periodSeconds", 10) / SPEED,
         timeout_s=given.get("timeoutSeconds", 1) / SPEED,
         failures=given.get("failureThreshold", 3),
-        grace_s=given.get("terminationGracePeriodSeconds", pod["terminationGracePeriodSeconds"]) / SPEED,
+        grace_s=given.get("terminationGracePeriodSeconds", POD["terminationGracePeriodSeconds"]) / SPEED,
     )
-
-
-def pod_grace_s(manifest: Mapping[str, Any] = MANIFEST) -> float:
-    seconds: int = manifest["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-    return seconds / SPEED
-
-
-def settings_in_fast_time() -> dict[str, str]:
-    default = float(WorkerSettings.model_fields["shutdown_grace_s"].default)
-    return {"SHUTDOWN_GRACE_SECONDS": str(default / SPEED)}
 
 
 async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
@@ -66,12 +59,11 @@ async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
 class Pod:
     """One pod. ``restarts`` are those that a probe or the container's end called for; ``readiness`` lists its changes.
 
-    ``containers`` makes the next container, which is not started yet and will listen on ``port``.
+    ``containers`` makes the next container, which is not started yet and knows its ``port``.
     """
 
-    def __init__(self, containers: Callable[[], DaemonProcess], port: int) -> None:
+    def __init__(self, containers: Callable[[], DaemonProcess]) -> None:
         self._containers = containers
-        self._port = port
         self._ready = False
         self._kubelet: asyncio.Task[None] | None = None
         self.container = containers()
@@ -94,7 +86,7 @@ class Pod:
     async def delete(self) -> int:
         """The exit code of the last container, negative for a kill after the grace of the pod."""
         await self.abandon()
-        return await self._end(pod_grace_s())
+        return await self._end(POD_GRACE_S)
 
     async def _run(self) -> None:
         while True:
@@ -150,8 +142,8 @@ class Pod:
     async def _asked(self, asked: Probe) -> bool:
         """An answer from 200 to 399 in time is a success."""
         try:
-            async with asyncio.timeout(asked.timeout_s), httpx2.AsyncClient(trust_env=False, verify=False) as client:
-                answer = await client.get(f"http://127.0.0.1:{self._port}{asked.path}", timeout=None)
+            async with asyncio.timeout(asked.timeout_s):
+                answer = await self.container.get(asked.path)
         except (TimeoutError, httpx2.TransportError):
             return False
         return 200 <= answer.status_code < 400

@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,18 +13,13 @@ from typing import Any
 import httpx2
 import yaml
 
-ROOT = Path(__file__).parents[2]
-MONITORING = ROOT / "monitoring"
+from tests.bench.machine import free_port
+from tests.ops.monitoring import MONITORING
+
 DAEMON = "ai-task-processor"
 SCRAPE_S = 1
 #: what Grafana would put in for its variables: ranges that fit a run of a minute
 VARIABLES = {"$__rate_interval": "10s", "$__range": "2m", "$instance": ".*", "$price": "0.02"}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def executable(name: str) -> str:
@@ -110,20 +104,16 @@ class Prometheus:
         """The names of all that has arrived."""
         return set(await self._data("label/__name__/values"))
 
-    async def value(self, query: str) -> float:
-        """What a query of one series is now; 0 when it finds none."""
+    async def positive(self, query: str) -> bool:
+        """Is what a query of one series finds more than 0 now?"""
         found = (await self._data("query", query=query))["result"]
-        return float(found[0]["value"][1]) if found else 0.0
+        return bool(found) and float(found[0]["value"][1]) > 0
 
     async def course(self, query: str, began: float, ended: float) -> list[dict[str, Any]]:
         """The series of a query between two times in seconds since the epoch: labels, and points that are numbers."""
         times = {"start": str(began), "end": str(ended), "step": f"{SCRAPE_S}"}
-        found = (await self._data("query_range", query=query, **times))["result"]
-        series = [
-            {
-                "labels": one["metric"],
-                "points": [[at, float(value)] for at, value in one["values"] if not re.fullmatch("NaN|.Inf", value)],
-            }
-            for one in found
-        ]
-        return [one for one in series if one["points"]]
+        series = []
+        for one in (await self._data("query_range", query=query, **times))["result"]:
+            points = [[at, float(value)] for at, value in one["values"] if not re.fullmatch("NaN|.Inf", value)]
+            series += [{"labels": one["metric"], "points": points}] if points else []
+        return series

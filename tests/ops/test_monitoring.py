@@ -7,15 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
-from ai_task_processor.ops.metrics import Metrics
+from tests.commands import ran
 from tests.ops.incident import Asked, Report, questions
-from tests.ops.prometheus import DAEMON, MONITORING, configuration, executable
+from tests.ops.monitoring import ALERTS, CASES, GROUPS, MONITORING, RULES, families, rule_tests
+from tests.ops.prometheus import DAEMON, configuration, executable
 
-ALERT_TESTS = sorted((Path(__file__).parent / "alerts").glob("*.yml"))
-RULES: dict[str, Any] = yaml.safe_load((MONITORING / "rules.yml").read_text())
-ALERTS = {rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule}
 #: what this run cannot provoke, so that its line stays at 0: panels whose queries are right all the same
 AT_REST = {
     "overview: Quarantined or stuck: tasks",
@@ -29,12 +26,17 @@ AT_REST = {
     "process: What it holds: quarantined",
 }
 
-each_alert = pytest.mark.parametrize("file", ALERT_TESTS, ids=lambda file: file.stem)
+each_alert = pytest.mark.parametrize("alert", CASES)
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [executable("promtool"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return ran(executable("promtool"), *arguments)
+
+
+def judged(alert: str, rules: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The cases of an alert against these rules."""
+    (folder / "cases.yml").write_text(rule_tests(alert, rules))
+    return promtool("test", "rules", folder / "cases.yml")
 
 
 # --- the shipped files
@@ -51,14 +53,14 @@ def test_the_configuration_is_valid(tmp_path: Path) -> None:
 
 
 @each_alert
-def test_an_alert_fires_when_it_should_and_only_then(file: Path) -> None:
+def test_an_alert_fires_when_it_should_and_only_then(alert: str, tmp_path: Path) -> None:
     """The cases of each alert hold in Prometheus's own test bench."""
-    tested = promtool("test", "rules", file)
-    assert tested.returncode == 0, tested.stdout + tested.stderr
+    done = judged(alert, MONITORING / "rules.yml", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def mutants(name: str) -> dict[str, dict[str, Any]]:
-    """The alert as it must not be: each breaks a case of its file."""
+    """The alert as it must not be: each breaks one of its cases."""
     rule = ALERTS[name]
     broken = {"always": rule | {"expr": "vector(1)"}, "never": rule | {"expr": "vector(1) < 0"}}
     if "for" in rule:
@@ -67,19 +69,17 @@ def mutants(name: str) -> dict[str, dict[str, Any]]:
 
 
 @each_alert
-def test_a_broken_alert_is_convicted(file: Path, tmp_path: Path) -> None:
-    """An alert that always fires, never fires or does not wait fails its file: the cases tell these apart."""
-    for kind, mutant in mutants(file.stem).items():
+def test_a_broken_alert_is_convicted(alert: str, tmp_path: Path) -> None:
+    """An alert that always fires, never fires or does not wait fails its cases: they tell these apart."""
+    for kind, mutant in mutants(alert).items():
         groups = [
-            group | {"rules": [mutant if rule.get("alert") == file.stem else rule for rule in group["rules"]]}
-            for group in RULES["groups"]
+            group | {"rules": [mutant if rule.get("alert") == alert else rule for rule in group["rules"]]}
+            for group in GROUPS
         ]
         (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": groups}))
-        cases = yaml.safe_load(file.read_text()) | {"rule_files": ["rules.yml"]}
-        (tmp_path / "cases.yml").write_text(yaml.safe_dump(cases))
-        tested = promtool("test", "rules", tmp_path / "cases.yml")
-        assert tested.returncode != 0, kind
-        assert "exp:" in tested.stdout + tested.stderr, tested.stderr
+        done = judged(alert, tmp_path / "rules.yml", tmp_path)
+        assert done.returncode != 0, kind
+        assert "exp:" in done.stdout + done.stderr, done.stderr
 
 
 # --- the run
@@ -93,16 +93,14 @@ def test_the_daemon_is_scraped(report: Report) -> None:
 
 def test_the_rules_are_loaded_and_well(report: Report) -> None:
     """Every shipped rule is evaluated without an error."""
-    shipped = {rule.get("alert") or rule["record"] for group in RULES["groups"] for rule in group["rules"]}
+    shipped = {rule.get("alert") or rule["record"] for rule in RULES}
     assert {rule["name"] for rule in report.rules} == shipped
     assert {rule["name"]: rule.get("lastError", "") for rule in report.rules if rule["health"] != "ok"} == {}
 
 
 def test_the_catalogue_arrives(report: Report) -> None:
     """Each metric that the daemon knows is stored by Prometheus, from the start and under its name."""
-    text, _ = Metrics(version="0", provider="openai", task_types=["text_embedding"]).exposition()
-    families = text_string_to_metric_families(text.decode())
-    names = {sample.name for family in families for sample in family.samples}
+    names = {sample.name for family in families(task_types=["text_embedding"]) for sample in family.samples}
     assert len(names) > 60
     assert names - report.metrics == set()
 
@@ -126,4 +124,4 @@ def test_what_never_moves_is_known(report: Report, tell: Callable[[str], None]) 
     assert flat == AT_REST
     answered = sum(bool(one.series) for one in report.asked)
     tell(f"monitoring: {answered} of {len(report.asked)} queries of the boards answered, {len(flat)} at rest")
-    tell(f"monitoring: {len(ALERT_TESTS)} alerts with firing and silent cases, {len(report.fired)} fired in the run")
+    tell(f"monitoring: {len(CASES)} alerts with firing and silent cases, {len(report.fired)} fired in the run")

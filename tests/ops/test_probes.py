@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ai_task_processor.sandbox.app import Sandbox
+from tests.bench.machine import free_port
 from tests.e2e.conftest import DaemonProcess, _eventually, install_wheel
-from tests.ops.kubelet import SPEED, Pod, pod_grace_s, probe, settings_in_fast_time
-from tests.ops.prometheus import free_port
+from tests.ops.kubelet import OWN_GRACE_S, POD_GRACE_S, SPEED, Pod, probe
 
 RunPod = Callable[..., Awaitable[Pod]]
 Tell = Callable[[str], None]
@@ -35,19 +35,13 @@ class BlockingProcessor(BaseProcessor):
 
 
 @pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox() as running:
-        yield running
-
-
-@pytest.fixture
 async def run_pod(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RunPod]:
     """Starts a pod against the sandbox; settings are given as keywords. Every container gets a log of its own."""
     pods: list[Pod] = []
 
     async def run(**settings: object) -> Pod:
         port = free_port()
-        given = sandbox.environment() | settings_in_fast_time()
+        given = sandbox.environment() | {"SHUTDOWN_GRACE_SECONDS": str(OWN_GRACE_S)}
         # A circuit that opens would make the way back half a minute longer.
         given |= {"POLLING_INTERVAL_SECONDS": "0.2", "CIRCUIT_BREAKER_THRESHOLD": "1000"}
         given |= {"DATA_DIR": str(tmp_path / "data"), "METRICS_PORT": str(port)}
@@ -57,9 +51,11 @@ async def run_pod(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RunPod]:
         def container() -> DaemonProcess:
             directory = tmp_path / f"container{next(number)}"
             directory.mkdir()
-            return DaemonProcess(directory, given)
+            made = DaemonProcess(directory, given)
+            made.port = port
+            return made
 
-        pods.append(Pod(container, port))
+        pods.append(Pod(container))
         pods[-1].start()
         return pods[-1]
 
@@ -152,7 +148,6 @@ async def test_a_deleted_pod_drains_within_its_grace(sandbox: Sandbox, run_pod: 
     began = time.monotonic()
     assert await pod.delete() == 0
     took_s = time.monotonic() - began
-    daemons_own_s = float(settings_in_fast_time()["SHUTDOWN_GRACE_SECONDS"])
-    assert 0.5 * daemons_own_s < took_s < pod_grace_s(), f"{took_s * SPEED:.0f} s at normal speed"
+    assert 0.5 * OWN_GRACE_S < took_s < POD_GRACE_S, f"{took_s * SPEED:.0f} s at normal speed"
     assert pod.container.events("drain.cut")
-    tell(f"probes: deleted: {counted(pod)}, exit 0 after {took_s * SPEED:.0f} of {pod_grace_s() * SPEED:.0f} s")
+    tell(f"probes: deleted: {counted(pod)}, exit 0 after {took_s * SPEED:.0f} of {POD_GRACE_S * SPEED:.0f} s")

@@ -4,7 +4,6 @@ import json
 import math
 import random
 from math import inf
-from typing import Any
 
 from ai_task_processor.core.ports import RateLimits
 from ai_task_processor.providers.call_size import CallSize
@@ -12,40 +11,23 @@ from ai_task_processor.providers.limiter import Call, Limiter
 from tests.bench.pace.play import Controller, Make, Sent
 
 
-class Free:
+class Free(Controller):
     """No control: what is refused is repeated at once. A call that is too large is halved, and that is forgotten."""
 
-    def __init__(self, rng: random.Random) -> None:
-        self.rng = rng
-        self.most_inputs: float = inf
-        self.most_bytes: float = inf
-        self._halves = 0
+    _most: float = inf
+    _halves = 0
 
-    def wait_s(self, now: float, size: int, in_flight: int) -> float:
-        return 0.0
-
-    def started(self, now: float, call: Sent) -> None: ...
+    def most(self) -> tuple[float, float]:
+        return self._most, inf
 
     def served(self, now: float, call: Sent, limits: RateLimits) -> None:
         self._halves -= call.inputs
         if self._halves <= 0:
-            self.most_inputs = inf
+            self._most = inf
 
-    def throttled(self, now: float, call: Sent, retry_after_s: float | None) -> float:
-        return 0.0
-
-    def too_large(self, now: float, call: Sent) -> float:
-        self._halves, self.most_inputs = max(self._halves, call.inputs), max(1, call.inputs // 2)
-        return 0.0
-
-    def timed_out(self, now: float, call: Sent) -> float:
-        return 0.0
-
-    def failed(self, now: float, call: Sent) -> float:
-        return 0.0
-
-    def restarted(self) -> Controller:
-        return type(self)(self.rng)
+    def failed(self, now: float, call: Sent, status: int) -> None:
+        if status == 413:
+            self._halves, self._most = max(self._halves, call.inputs), max(1, call.inputs // 2)
 
 
 class Backoff(Free):
@@ -128,20 +110,16 @@ class Aws(Free):
         self.left = min(self.left, self.cap)
 
 
-class Product:
+class Product(Controller):
     """``Limiter`` and ``CallSize``, as the daemon uses them. A crash keeps what is known of the size."""
 
     def __init__(self, rng: random.Random, size: CallSize | None = None) -> None:
+        super().__init__(rng)
         self.limiter, self.size = Limiter(), size or CallSize()
         self._calls: dict[Sent, Call] = {}
 
-    @property
-    def most_inputs(self) -> float:
-        return self.size.most_inputs
-
-    @property
-    def most_bytes(self) -> float:
-        return self.size.most_bytes
+    def most(self) -> tuple[float, float]:
+        return self.size.most_inputs, self.size.most_bytes
 
     def wait_s(self, now: float, size: int, in_flight: int) -> float:
         return self.limiter.wait_s(now, self.size.tokens(size))
@@ -158,23 +136,15 @@ class Product:
         self.limiter.refused(now, self._calls.pop(call), retry_after_s)
         return 0.0
 
-    def too_large(self, now: float, call: Sent) -> float:
+    def failed(self, now: float, call: Sent, status: int) -> None:
         self.limiter.failed(self._calls.pop(call))
-        self.size.too_large(call.inputs, call.bytes)
-        return 0.0
-
-    def timed_out(self, now: float, call: Sent) -> float:
-        self.limiter.failed(self._calls.pop(call))
-        self.size.timed_out(call.inputs, call.bytes)
-        return 0.0
-
-    def failed(self, now: float, call: Sent) -> float:
-        self.limiter.failed(self._calls.pop(call))
-        return 0.0
+        if status == 413:
+            self.size.too_large(call.inputs, call.bytes)
+        elif status == 504:
+            self.size.timed_out(call.inputs, call.bytes)
 
     def restarted(self) -> Controller:
-        kept: dict[str, Any] = json.loads(json.dumps(self.size.state()))
-        return Product(random.Random(0), CallSize.restored(kept))
+        return Product(self.rng, CallSize.restored(json.loads(json.dumps(self.size.state()))))
 
 
 #: in the order of the table

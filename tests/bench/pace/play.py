@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 from ai_task_processor.core.ports import RateLimits
 from tests.bench.pace.provider import Answer, Provider, Text
@@ -24,7 +24,6 @@ class Task:
     """A text on its way. ``refusals``: how often it was refused."""
 
     text: Text
-    began_at: float
     refusals: int = 0
 
 
@@ -32,7 +31,6 @@ class Task:
 class Sent:
     """One call. ``in_flight``: calls under way, this one included."""
 
-    at: float
     tasks: Sequence[Task]
     bytes: int
     tokens: int
@@ -43,19 +41,19 @@ class Sent:
         return len(self.tasks)
 
 
-class Controller(Protocol):
-    """Decides when a call starts and how large it is. Methods that end a call return how long its tasks stay away."""
+class Controller:
+    """Decides when a call starts and how large it is. This one never waits, and knows no bound."""
 
-    @property
-    def most_inputs(self) -> float:
-        """Inputs of the next call."""
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
 
-    @property
-    def most_bytes(self) -> float:
-        """Bytes of the next call."""
+    def most(self) -> tuple[float, float]:
+        """Inputs and bytes of the next call."""
+        return inf, inf
 
     def wait_s(self, now: float, size: int, in_flight: int) -> float:
         """Until a call of so many bytes may start; infinite: until another ends."""
+        return 0.0
 
     def started(self, now: float, call: Sent) -> None:
         """A call starts."""
@@ -64,19 +62,15 @@ class Controller(Protocol):
         """200."""
 
     def throttled(self, now: float, call: Sent, retry_after_s: float | None) -> float:
-        """429."""
+        """429. How long its tasks stay away."""
+        return 0.0
 
-    def too_large(self, now: float, call: Sent) -> float:
-        """413."""
-
-    def timed_out(self, now: float, call: Sent) -> float:
-        """504."""
-
-    def failed(self, now: float, call: Sent) -> float:
-        """503."""
+    def failed(self, now: float, call: Sent, status: int) -> None:
+        """413, 503, 504."""
 
     def restarted(self) -> "Controller":
         """What a new process would have: what is kept, and nothing else."""
+        return type(self)(self.rng)
 
 
 Make = Callable[[random.Random], Controller]
@@ -179,7 +173,6 @@ class Stage:
     def _answered(self, now: float, call: Sent, answer: Answer, generation: int) -> None:
         if generation != self.generation:
             return
-        controller = self.controller
         self.in_flight -= 1
         self.played.calls.append((now, answer.status))
         if answer.status in (200, 504):
@@ -187,18 +180,13 @@ class Stage:
         if answer.status == 200:
             self.inside -= call.inputs
             self.played.done.append((now, call.inputs))
-            controller.served(now, call, answer.limits)
+            self.controller.served(now, call, answer.limits)
             return
         away_s = 0.0
-        match answer.status:
-            case 429:
-                away_s = controller.throttled(now, call, answer.retry_after_s)
-            case 413:
-                away_s = controller.too_large(now, call)
-            case 504:
-                away_s = controller.timed_out(now, call)
-            case _:
-                away_s = controller.failed(now, call)
+        if answer.status == 429:
+            away_s = self.controller.throttled(now, call, answer.retry_after_s)
+        else:
+            self.controller.failed(now, call, answer.status)
         for task in call.tasks:
             task.refusals += 1
         self._later(now + away_s, self._back, call.tasks)
@@ -206,7 +194,7 @@ class Stage:
     def _start_calls(self, now: float) -> None:
         while self.backlog and self.inside < self.scene.slots:
             self.backlog, self.inside = self.backlog - 1, self.inside + 1
-            self.waiting.append(Task(self.scene.text(self.rng), now))
+            self.waiting.append(Task(self.scene.text(self.rng)))
         while self.waiting and self.in_flight < self.scene.parallel:
             tasks, size = self._batch()
             wait_s = self.controller.wait_s(now, size, self.in_flight)
@@ -218,10 +206,9 @@ class Stage:
             self._send(now, tasks, size)
 
     def _batch(self) -> tuple[list[Task], int]:
-        most = self.controller.most_inputs if self.scene.parallel == 1 else 1
-        most_bytes = self.controller.most_bytes
-        tasks: list[Task] = []
-        size = 0
+        most, most_bytes = self.controller.most()
+        most = most if self.scene.parallel == 1 else 1
+        tasks, size = list[Task](), 0
         for task in self.waiting:
             if tasks and (len(tasks) >= most or size + task.text.bytes > most_bytes):
                 break
@@ -234,7 +221,7 @@ class Stage:
             self.waiting.popleft()
         self.in_flight += 1
         texts = [task.text for task in tasks]
-        call = Sent(now, tasks, size, sum(text.tokens for text in texts), self.in_flight)
+        call = Sent(tasks, size, sum(text.tokens for text in texts), self.in_flight)
         self.controller.started(now, call)
         answer = self.provider.answer(now, texts)
         self._later(now + answer.after_s, self._answered, call, answer, self.generation)

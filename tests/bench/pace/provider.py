@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Literal, Protocol
+from typing import Literal
 
 from ai_task_processor.core.ports import Allowance, RateLimits
 
@@ -20,24 +20,6 @@ class Text:
     tokens: int
 
 
-class Quota(Protocol):
-    """What a provider allows of requests or tokens."""
-
-    limit: float
-
-    def wait_s(self, now: float, amount: float) -> float:
-        """Seconds until this much is allowed: 0 when it is now."""
-
-    def take(self, amount: float) -> None:
-        """A call is served."""
-
-    def scale(self, factor: float) -> None:
-        """The limit is raised or lowered."""
-
-    def allowance(self) -> Allowance:
-        """What the headers tell after a call."""
-
-
 @dataclass(slots=True)
 class Bucket:
     """A token bucket: ``per_minute``, and ``limit`` at once."""
@@ -51,16 +33,20 @@ class Bucket:
         self.left = self.limit
 
     def wait_s(self, now: float, amount: float) -> float:
+        """Seconds until this much is allowed: 0 when it is now."""
         self.left, self.at = min(self.limit, self.left + (now - self.at) * self.per_minute / 60), now
         return max(0.0, (amount - self.left) / self.per_minute * 60)
 
     def take(self, amount: float) -> None:
+        """A call is served."""
         self.left -= amount
 
     def scale(self, factor: float) -> None:
+        """The limit is raised or lowered."""
         self.per_minute, self.limit = self.per_minute * factor, max(1.0, self.limit * factor)
 
     def allowance(self) -> Allowance:
+        """What the headers tell after a call."""
         reset_s = (self.limit - self.left) / self.per_minute * 60
         return Allowance(int(self.limit), int(max(0.0, self.left)), reset_s)
 
@@ -89,6 +75,10 @@ class Window:
 
     def allowance(self) -> Allowance:
         return Allowance(int(self.limit), int(max(0.0, self.limit - self.used)), self.ends_at - self.at)
+
+
+#: what a provider allows of requests or tokens
+Quota = Bucket | Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +153,17 @@ class Provider:
         if took_s > self.timeout_s or any(silence.holds(now) for silence in self.silences):
             return Answer(504, self.timeout_s)
         if now >= self.limits_from:
-            for quota, amount in ((self.requests, 1), (self.tokens, tokens)):
-                if quota is not None:
-                    quota.take(amount)
+            for quota, amount in self._quotas(tokens):
+                quota.take(amount)
         return Answer(200, took_s, limits=self._limits())
 
     def ended(self) -> None:
         """A call that was not refused has been answered."""
         self.in_flight -= 1
+
+    def _quotas(self, tokens: float) -> list[tuple[Quota, float]]:
+        """The limits there are, and what a call takes of each."""
+        return [(quota, amount) for quota, amount in ((self.requests, 1), (self.tokens, tokens)) if quota]
 
     def _judge(self, now: float, inputs: int, tokens: int, size: int) -> tuple[int, float]:
         """The status, and the seconds until there is room."""
@@ -181,7 +174,7 @@ class Provider:
             return 503, 0.0
         waits = [outage.ends - now for outage in self.outages if outage.holds(now)]
         if now >= self.limits_from:
-            waits += [quota.wait_s(now, x) for quota, x in ((self.requests, 1), (self.tokens, tokens)) if quota]
+            waits += [quota.wait_s(now, amount) for quota, amount in self._quotas(tokens)]
         wait_s = max(waits, default=0.0)
         noise = sum(span.value for span in self.noise if span.holds(now))
         refused = wait_s > 0 or self.in_flight >= self.calls_at_once or (noise > 0 and self.rng.random() < noise)
@@ -189,9 +182,8 @@ class Provider:
 
     def _pass_time(self, now: float) -> None:
         while self._changed < len(self.changes) and now >= self.changes[self._changed][0]:
-            for quota in (self.requests, self.tokens):
-                if quota is not None:
-                    quota.scale(self.changes[self._changed][1])
+            for quota, _ in self._quotas(0):
+                quota.scale(self.changes[self._changed][1])
             self._changed += 1
         for rival in self.rivals:
             while (at := max(rival.begins, self._rival_at)) <= min(now, rival.ends):
@@ -203,7 +195,5 @@ class Provider:
         if self.told == "stale":
             return RateLimits(Allowance(60, 0, self.rng.uniform(30, 59)))
         if self.told == "honest":
-            return RateLimits(
-                self.requests.allowance() if self.requests else None, self.tokens.allowance() if self.tokens else None
-            )
+            return RateLimits(*(quota.allowance() if quota else None for quota in (self.requests, self.tokens)))
         return RateLimits()

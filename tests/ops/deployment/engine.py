@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ai_task_processor import __version__
+from tests.commands import ran
 from tests.ops.prometheus import executable
 
 ROOT = Path(__file__).parents[3]
@@ -31,22 +32,23 @@ def base_image() -> str:
 
 def build(engine: dict[str, str], folder: Path, tag: str) -> None:
     """Build a folder with a Dockerfile; with the certificates of this machine, which may trust a mirror of its own."""
-    options = ["--isolation=chroot", "--pull-never", "--format=docker"]
-    command = [executable("buildah"), "bud", "--quiet", *options, "--volume=/etc/ssl/certs:/etc/ssl/certs:ro"]
-    built = subprocess.run(
-        [*command, "--tag", tag, str(folder)], env=engine, capture_output=True, text=True, check=False, timeout=300
-    )
+    options = ["--isolation=chroot", "--pull-never", "--format=docker", "--volume=/etc/ssl/certs:/etc/ssl/certs:ro"]
+    command = [executable("buildah"), "bud", "--quiet", *options, "--tag", tag]
+    built = ran(*command, folder, env=engine, timeout=300)
     assert built.returncode == 0, built.stderr
 
 
 def podman(engine: dict[str, str], *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [executable("podman"), *arguments]
-    done = subprocess.run(command, env=engine, capture_output=True, text=True, check=False, timeout=90)
+    done = ran(executable("podman"), *arguments, env=engine, timeout=90)
     assert done.returncode == 0 or not check, done.stderr
     return done
 
 
-def inspected(engine: dict[str, str], name: str) -> dict[str, Any]:
-    (found,) = json.loads(podman(engine, "image", "inspect", name).stdout)
-    answer: dict[str, Any] = found
-    return answer
+def inspected(engine: dict[str, str], name: str, kind: str = "image") -> dict[str, Any]:
+    found: list[dict[str, Any]] = json.loads(podman(engine, kind, "inspect", name).stdout)
+    return found[0]
+
+
+def logged(engine: dict[str, str], container: str) -> str:
+    done = podman(engine, "logs", container)
+    return done.stdout + done.stderr

@@ -1,6 +1,5 @@
 """The compose file before Docker Compose itself: no key that nobody knows, no complaint. It needs no engine."""
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.commands import ran
 from tests.ops.prometheus import executable
 
 ROOT = Path(__file__).parents[3]
@@ -15,21 +15,22 @@ ROOT = Path(__file__).parents[3]
 Break = Callable[[dict[str, Any]], None]
 
 
-def compose_config(file: Path) -> subprocess.CompletedProcess[str]:
+SHIPPED = (ROOT / "docker-compose.yml").read_text()
+
+
+def compose_config(content: str, directory: Path) -> tuple[int, str]:
     """Docker Compose's own reading of the file; it refuses unknown keys. ``.env`` need not exist for that."""
-    directory = file.parent
     (directory / ".env").touch()
-    where = ["--project-directory", str(directory), "--file", str(file), "--profile", "*"]
-    command = [executable("docker-compose"), *where, "config", "--quiet"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    file = directory / "docker-compose.yml"
+    file.write_text(content)
+    where: list[str | Path] = ["--project-directory", directory, "--file", file, "--profile", "*"]
+    done = ran(executable("docker-compose"), *where, "config", "--quiet", cwd=ROOT)
+    return done.returncode, done.stderr
 
 
 def test_docker_compose_knows_every_key(tmp_path: Path) -> None:
     """Docker Compose reads the shipped file without an error or a warning."""
-    file = tmp_path / "docker-compose.yml"
-    file.write_text((ROOT / "docker-compose.yml").read_text())
-    done = compose_config(file)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert compose_config(SHIPPED, tmp_path) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -43,8 +44,6 @@ def test_docker_compose_knows_every_key(tmp_path: Path) -> None:
 )
 def test_an_unknown_key_is_found_in_a_compose_file(break_it: Break, tmp_path: Path) -> None:
     """The check above can fail."""
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    compose = yaml.safe_load(SHIPPED)
     break_it(compose)
-    file = tmp_path / "docker-compose.yml"
-    file.write_text(yaml.safe_dump(compose))
-    assert compose_config(file).returncode != 0
+    assert compose_config(yaml.safe_dump(compose), tmp_path)[0] != 0

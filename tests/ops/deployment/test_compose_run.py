@@ -6,9 +6,7 @@ checks: they are asked for by hand. And the volume whose name the file fixes get
 may be here, too.
 """
 
-import json
 import shutil
-import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +17,9 @@ import pytest
 import yaml
 
 from ai_task_processor.sandbox.app import Sandbox
+from tests.commands import ran
 from tests.e2e.conftest import _eventually
-from tests.ops.deployment.engine import ROOT, base_image, build, podman
+from tests.ops.deployment.engine import ROOT, base_image, build, inspected, logged, podman
 from tests.ops.prometheus import DAEMON, executable
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -53,15 +52,7 @@ class Project:
     def run(self, *arguments: str, check: bool = True) -> None:
         files = ["--file", "docker-compose.yml", "--file", "volumes.yml"]
         command = [executable("podman-compose"), "--project-name", self.name, *files, "--profile", "sandbox"]
-        done = subprocess.run(
-            [*command, *arguments],
-            cwd=self._folder,
-            env=self._engine,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=90,
-        )
+        done = ran(*command, *arguments, cwd=self._folder, env=self._engine, timeout=90)
         assert done.returncode == 0 or not check, done.stdout + done.stderr
 
     def port(self, service: str) -> str:
@@ -72,24 +63,21 @@ class Project:
         return f"http://127.0.0.1:{self.port(service)}"
 
     def container(self, service: str) -> dict[str, Any]:
-        done = podman(self._engine, "container", "inspect", f"{self.name}_{service}_1")
-        found: dict[str, Any] = json.loads(done.stdout)[0]
-        return found
+        return inspected(self._engine, f"{self.name}_{service}_1", "container")
 
     def healthy(self, service: str) -> bool:
         """What the health check of the file says now."""
         return podman(self._engine, "healthcheck", "run", f"{self.name}_{service}_1", check=False).returncode == 0
 
     def log(self, service: str) -> str:
-        done = podman(self._engine, "logs", f"{self.name}_{service}_1")
-        return done.stdout + done.stderr
+        return logged(self._engine, f"{self.name}_{service}_1")
 
     def remove(self) -> None:
         """Containers, network and volumes, also those without a name that images ask for."""
         known = podman(self._engine, "ps", "--all", "--quiet", f"--filter=name={self.name}").stdout.split()
-        mounts = [json.loads(podman(self._engine, "container", "inspect", one).stdout)[0]["Mounts"] for one in known]
+        mounts = [mount for one in known for mount in inspected(self._engine, one, "container")["Mounts"]]
         self.run("down", "--timeout", "0", "--volumes", check=False)
-        for mount in (mount for several in mounts for mount in several if mount["Type"] == "volume"):
+        for mount in (mount for mount in mounts if mount["Type"] == "volume"):
             podman(self._engine, "volume", "rm", "--force", mount["Name"], check=False)
 
 

@@ -4,21 +4,20 @@ Needs root, buildah, podman, runc, and the base that ``base-image.sh`` makes. No
 shares the network of this machine, where the sandbox listens on loopback.
 """
 
-import json
 import os
-import signal
 import subprocess
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ai_task_processor.sandbox.app import Sandbox
+from tests.bench.machine import free_port
 from tests.e2e.conftest import _eventually
-from tests.ops.deployment.engine import IMAGE, base_image, inspected, podman
-from tests.ops.prometheus import free_port
+from tests.ops.deployment.engine import IMAGE, base_image, inspected, logged, podman
 
 HARDENED = (
     "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--memory=512m",
@@ -35,18 +34,13 @@ def volume(engine: dict[str, str]) -> Iterator[str]:
     podman(engine, "volume", "rm", "--force", name)
 
 
-@pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox() as running:
-        yield running
-
-
 class Container:
-    """One container of the image; removed at the end."""
+    """One container of the image, at work for the sandbox; removed at the end."""
 
-    def __init__(self, engine: dict[str, str], settings: dict[str, str], volume: str, *command: str) -> None:
+    def __init__(self, engine: dict[str, str], sandbox: Sandbox, volume: str, *command: str) -> None:
         self._engine = engine
         self.name = f"ops-{uuid.uuid4().hex}"
+        settings = sandbox.environment() | {"METRICS_HOST": "127.0.0.1", "METRICS_PORT": str(free_port())}
         environment = [f"--env={name}={value}" for name, value in settings.items()]
         options = [*HARDENED, f"--volume={volume}:/data", *environment]
         podman(engine, "run", "--detach", f"--name={self.name}", *options, IMAGE, *command)
@@ -55,17 +49,16 @@ class Container:
         return podman(self._engine, "exec", self.name, *command, check=False)
 
     def state(self) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(podman(self._engine, "container", "inspect", self.name).stdout)[0]["State"]
+        answer: dict[str, Any] = inspected(self._engine, self.name, "container")["State"]
         return answer
 
     def log(self) -> str:
-        done = podman(self._engine, "logs", self.name)
-        return done.stdout + done.stderr
+        return logged(self._engine, self.name)
 
-    def kill(self, number: signal.Signals) -> None:
-        podman(self._engine, "kill", f"--signal={number.name}", self.name)
+    def terminate(self) -> None:
+        podman(self._engine, "kill", "--signal=SIGTERM", self.name)
 
-    def remove(self) -> None:
+    def close(self) -> None:
         podman(self._engine, "rm", "--force", "--time=0", self.name)
 
 
@@ -98,9 +91,7 @@ async def test_it_works_through_a_backlog_without_a_right(
 ) -> None:
     """Read-only, no capability, 512 MB: 300 tasks are delivered, it is healthy, and PID 1 drains on SIGTERM."""
     ids = [sandbox.tasks.add(text=f"text {number}") for number in range(300)]
-    settings = sandbox.environment() | {"METRICS_HOST": "127.0.0.1", "METRICS_PORT": str(free_port())}
-    container = Container(engine, settings, volume)
-    try:
+    with closing(Container(engine, sandbox, volume)) as container:
         await sandbox.tasks.settled(ids, timeout=60)
         assert container.ask("ai-task-processor", "healthcheck").returncode == 0
         assert container.ask("cat", "/proc/1/comm").stdout.strip() == "ai-task-process"
@@ -112,12 +103,10 @@ async def test_it_works_through_a_backlog_without_a_right(
         told = {name: status[name].split()[0] for name in ("Uid", "CapEff", "CapBnd", "NoNewPrivs")}
         tell("image: process 1 has " + ", ".join(f"{name} {value}" for name, value in told.items()))
         tell(f"image: {refused}")
-        container.kill(signal.SIGTERM)
+        container.terminate()
         await _eventually(lambda: not container.state()["Running"], timeout=30)
         assert container.state()["ExitCode"] == 0
         assert '"drain.finished"' in container.log()
-    finally:
-        container.remove()
     assert {sandbox.tasks[task_id].callbacks for task_id in ids} == {1}
     tell(f"image: {len(ids)} tasks delivered once each in 512 MB, SIGTERM drained, exit 0")
 
@@ -131,12 +120,8 @@ async def test_a_volume_of_kubernetes_will_do(
     os.chown(data, 0, 10001)
     data.chmod(0o2775)
     ids = [sandbox.tasks.add(text=f"text {number}") for number in range(20)]
-    settings = sandbox.environment() | {"METRICS_HOST": "127.0.0.1", "METRICS_PORT": str(free_port())}
-    container = Container(engine, settings, str(data), "run", "--until-empty")
-    try:
+    with closing(Container(engine, sandbox, str(data), "run", "--until-empty")) as container:
         await _eventually(lambda: not container.state()["Running"], timeout=60)
         assert container.state()["ExitCode"] == 0, container.log()
-    finally:
-        container.remove()
     assert all(sandbox.tasks[task_id].state == "succeeded" for task_id in ids)
     assert (data / "outbox.db").stat().st_uid == 10001
