@@ -13,7 +13,7 @@ from ai_task_processor.core.ports import ChatAnswer, ChatRequest, Embeddings, Pr
 from ai_task_processor.net.secrets import Secrets
 from ai_task_processor.net.services import Services
 from ai_task_processor.providers import MAX_ANSWER_BYTES, MAX_CHAT_BYTES, OPENAI_URL
-from ai_task_processor.providers.checks import try_models
+from ai_task_processor.providers.checks import remedies, try_models
 from ai_task_processor.providers.deferred import DeferredProvider
 from ai_task_processor.providers.memory import CHAT_FORMS_FILE, ModelMemory
 from ai_task_processor.providers.mock import MockProvider
@@ -71,7 +71,12 @@ class RotatingProvider(Provider):
             secrets,
             lambda: secrets[ModelSettings].api_key,
             Remote("model API", "OPENAI_BASE_URL", url),
-            lambda provider, remote: try_models(provider, secrets[ModelSettings].checked_models(), remote),
+            lambda provider, remote: try_models(
+                provider,
+                secrets[ModelSettings].checked_models(),
+                remote,
+                remedies("OPENAI_API_KEY", "DEFAULT_EMBEDDING_MODEL, MODEL_ALIASES or OPENAI_BASE_URL"),
+            ),
         )
 
     @classmethod
@@ -98,7 +103,12 @@ class RotatingProvider(Provider):
             secrets,
             lambda: secrets[ChatSettings].api_key,
             Remote("chat API", setting, url),
-            lambda provider, remote: try_models(provider, [secrets[ChatSettings].model], remote),
+            lambda provider, remote: try_models(
+                provider,
+                [chat.model],
+                remote,
+                remedies("CHAT_API_KEY" if chat.own_api_key else "OPENAI_API_KEY", f"CHAT_MODEL or {setting}"),
+            ),
         )
 
     async def run(self, ready: asyncio.Event) -> None:

@@ -77,7 +77,7 @@ def provider(secrets: Any, calls: list[str]) -> RotatingProvider:
         secrets,
         lambda: secrets.api_key,
         Remote("model API", "OPENAI_BASE_URL", "https://api.example.com"),
-        lambda provider, remote: try_models(provider, [], remote),
+        lambda provider, remote: try_models(provider, [], remote, {}),
     )
 
 
