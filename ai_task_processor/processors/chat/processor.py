@@ -69,7 +69,10 @@ class PromptProcessor(BaseProcessor):
         return task.type in self.types and self.context.chat is not None
 
     def hold_s(self) -> float:
-        return self.context.chat.hold_s() if self.context.chat is not None and self.types else 0.0
+        """Without a type it has no tasks at all, and must not keep polls going for the others."""
+        if not self.types:
+            return inf
+        return 0.0 if self.context.chat is None else self.context.chat.hold_s()
 
     def lane(self, task: Task) -> str | None:
         return f"chat {self._model(self.types[task.type], task.content)}"

@@ -223,6 +223,8 @@ def test_without_types_it_asks_for_no_model(clock: "FakeClock") -> None:
     factory = ProcessorFactory()
     factory.configure(load_settings({}, None, groups=[ChatSettings]))
     assert (factory.chats, factory.chat_types) == (False, frozenset())
+    (prompts,) = (each for each in factory.processors if isinstance(each, PromptProcessor))
+    assert prompts.hold_s() == inf, "polls would go on while the model of the embeddings is paused"
 
 
 def test_the_types_of_others_are_not_taken(tmp_path: Path) -> None:
