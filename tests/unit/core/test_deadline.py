@@ -197,11 +197,7 @@ def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("pieces", [1, 20])
 async def test_what_arrived_during_a_stall_is_read(
-    wire: tuple[socket.socket, socket.socket],
-    stop: Stop,
-    pieces: int,
-    shared: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    wire: tuple[socket.socket, socket.socket], stop: Stop, pieces: int, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer in the socket is not thrown away when the process goes on after 36 s, however many reads it takes."""
     if shared:

@@ -235,8 +235,7 @@ def test_a_crash_tells_nothing_of_its_message() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "given"),
-    [(0.0, 0.0), (2.5, 2.5), (7200, 7200), (-1, 0.0), (float("nan"), 0.0), (float("inf"), 86_400.0)],
+    ("asked", "given"), [(0.0, 0.0), (2.5, 2.5), (7200, 7200), (-1, 0.0), (float("nan"), 0.0), (float("inf"), 86_400.0)]
 )
 def test_retry_is_honoured(asked: float, given: float) -> None:
     """The processor names the pause, up to a day; nonsense is no pause."""

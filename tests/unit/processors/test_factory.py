@@ -154,9 +154,7 @@ def test_an_installed_package_adds_its_processor(make: Make, install: Install) -
     install(Caption=Caption)
     with capture_logs() as lines:
         factory = make()
-    assert lines == [
-        {"event": "plugin.loaded", "log_level": "info", "processor": "Caption", "package": "captions"},
-    ]
+    assert lines == [{"event": "plugin.loaded", "log_level": "info", "processor": "Caption", "package": "captions"}]
     assert isinstance(factory.find(task("caption")), Caption)
     assert factory.task_types == {"text_embedding", "caption"}
 

@@ -393,12 +393,7 @@ async def test_texts_at_fault_at_the_head_of_the_list_do_not_stop_the_rest(clock
     ids=repr,
 )
 async def test_everybody_is_told_when_to_come_back(
-    clock: "FakeClock",
-    outcome: RemoteError,
-    before: bool,
-    calls: int,
-    pauses: list[float],
-    circuit: str,
+    clock: "FakeClock", outcome: RemoteError, before: bool, calls: int, pauses: list[float], circuit: str
 ) -> None:
     """64 texts, all of which fail: after few calls all are told one time, which doubles with each probe of one text;
     nobody fails, nobody is asked for meanwhile, the condition is named and told when it begins and ends."""

@@ -11,20 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from ai_task_processor.core.errors import (
-    CircuitOpen,
-    InputRefused,
-    ModelRefused,
-    Transient,
-)
+from ai_task_processor.core.errors import CircuitOpen, InputRefused, ModelRefused, Transient
 from ai_task_processor.models.task import Embedded, Usage
 from ai_task_processor.processors.embedding import MAX_LANES
-from ai_task_processor.processors.embedding.lane import (
-    GATHERING_S,
-    GATHERING_SHARE,
-    HALVED_FROM_S,
-    LOOK_AGAIN_S,
-)
+from ai_task_processor.processors.embedding.lane import GATHERING_S, GATHERING_SHARE, HALVED_FROM_S, LOOK_AGAIN_S
 from ai_task_processor.providers.call_size import MAX_INPUTS, MAX_TOKENS
 from tests.unit.processors.embedding.house import House, errors, texts, vector
 

@@ -9,13 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ai_task_processor.core.errors import (
-    CallRefused,
-    CircuitOpen,
-    InputRefused,
-    ModelRefused,
-    Transient,
-)
+from ai_task_processor.core.errors import CallRefused, CircuitOpen, InputRefused, ModelRefused, Transient
 from ai_task_processor.core.ports import Embeddings
 from ai_task_processor.models.task import Embedded, Usage
 from ai_task_processor.processors.embedding.cache import VectorCache
