@@ -16,17 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ai_task_processor.core.errors import (
-    Ambiguous,
-    Misconfigured,
-    OutboxUnwritable,
-    QuotaExhausted,
-    Rejected,
-    TaskError,
-    Throttled,
-    Transient,
-    Unsent,
-)
+from ai_task_processor.core import errors
 from ai_task_processor.core.ports import Held, Want
 from ai_task_processor.engine.admission import EngineAdmission, RunningTasks
 from ai_task_processor.engine.delivery import Delivery
@@ -46,17 +36,17 @@ SLOTS = 3
 COMMIT_S = 0.02
 API: dict[str, Exception | None] = {
     "well": None,
-    "closed": Unsent("connection refused"),
-    "503": Transient("answered 503"),
-    "429": Throttled("answered 429", retry_after_s=5.0),
-    "401": Misconfigured("answered 404 by something else"),
-    "lost": Ambiguous("the answer was lost"),
+    "closed": errors.Unsent("connection refused"),
+    "503": errors.Transient("answered 503"),
+    "429": errors.Throttled("answered 429", retry_after_s=5.0),
+    "401": errors.Misconfigured("answered 404 by something else"),
+    "lost": errors.Ambiguous("the answer was lost"),
 }
 MODEL: dict[str, Exception | None] = {
     "well": None,
-    "down": Transient("answered 500"),
-    "lost": Ambiguous("no answer within 60 s"),
-    "broke": QuotaExhausted("insufficient_quota"),
+    "down": errors.Transient("answered 500"),
+    "lost": errors.Ambiguous("no answer within 60 s"),
+    "broke": errors.QuotaExhausted("insufficient_quota"),
 }
 KINDS = ("good", "good", "good", "bad", "crashing", "poison", "refused", "unknown")
 
@@ -87,7 +77,7 @@ class World:
         elif error is not None:
             raise error
         if self.kinds[task_id] == "refused" and state == "succeeded":
-            raise Rejected("refused", 400)
+            raise errors.Rejected("refused", 400)
         self.applied[task_id] += 1
         self.states[task_id] = state
         self.pending.pop(task_id, None)
@@ -141,7 +131,7 @@ class Disk(MemoryOutbox):
     def _check(self) -> None:
         self.writable = not self._world.disk_full
         if self._world.disk_full:
-            raise OutboxUnwritable("disk full")
+            raise errors.OutboxUnwritable("disk full")
 
 
 class Process(StubSource):
@@ -267,7 +257,7 @@ class Process(StubSource):
         await self.clock.sleep(0.05)
         match task.type:
             case "bad":
-                raise TaskError("bad")
+                raise errors.TaskError("bad")
             case "crashing":
                 raise ValueError
             case "poison":
