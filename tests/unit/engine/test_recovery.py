@@ -60,6 +60,12 @@ class Process:
         self.begin(started.task.id)
         return started.task.id
 
+    def isolate(self, task_id: str) -> None:
+        """With nothing else to do, its isolated run starts."""
+        self.poll()
+        self.poll(task_id)
+        assert self.step() == task_id
+
     def wants_poll(self) -> bool:
         return self.recovery.wants_poll
 
@@ -142,9 +148,7 @@ async def test_deaths_without_a_task_clear_it(process: Process) -> None:
 async def test_deaths_do_not_clear_a_task_that_died_isolated(process: Process) -> None:
     """There is evidence against it."""
     await process.die_with("a", times=ISOLATE_AT)
-    process.poll()
-    process.poll("a")
-    assert process.step() == "a"
+    process.isolate("a")
     await process.start()
     for number in range(3 * DEATHS_WITHOUT):
         await process.die_with(f"other {number}")
@@ -326,9 +330,7 @@ async def test_three_deaths_isolated_are_a_quarantine(process: Process, clock: A
     for deaths in range(QUARANTINE_AT):
         assert standing(process.outbox, "bad") is None
         clock.advance(QUIET_S[deaths])
-        process.poll()
-        process.poll("bad")
-        assert process.step() == "bad"
+        process.isolate("bad")
         logs.clear()
         await process.start()
     assert standing(process.outbox, "bad") == "quarantined"
@@ -341,9 +343,7 @@ async def test_three_deaths_isolated_are_a_quarantine(process: Process, clock: A
 @pytest.mark.parametrize("ends", ["settle", "give_back"])
 async def test_a_task_that_survives_its_isolated_run_is_cleared(waiting: Process, ends: str) -> None:
     """Whatever came of it."""
-    waiting.poll()
-    waiting.poll("a")
-    waiting.step()
+    waiting.isolate("a")
     await getattr(waiting.journal, ends)("a")
     assert waiting.waiting() == {"b"}
     await waiting.start()
@@ -363,9 +363,7 @@ async def test_a_task_that_died_isolated_waits_for_quiet(process: Process, clock
     """Others work meanwhile; when the process has lived for long enough it runs isolated again."""
     await process.die_with("a", times=ISOLATE_AT)
     for quiet_s in (5.0, 15.0):
-        process.poll()
-        process.poll("a")
-        assert process.step() == "a"
+        process.isolate("a")
         await process.start()
         clock.advance(quiet_s - 0.5)
         process.poll()
@@ -378,9 +376,7 @@ async def test_a_task_that_died_isolated_waits_for_quiet(process: Process, clock
 async def test_evidence_goes_first(process: Process, clock: Any) -> None:
     """Of several the one whose isolated runs ended in a crash, then the one with more deaths."""
     await process.die_with("a", "b", "c", times=2)
-    process.poll()
-    process.poll("c")
-    assert process.step() == "c"
+    process.isolate("c")
     await process.start()
     clock.advance(QUIET_S[1])
     process.poll()

@@ -148,8 +148,29 @@ class Room:
         return json.loads(self.outbox.records[task_id].body)
 
 
-async def good(task: Task) -> TaskResult:
-    return TaskResult({"answer": 42})
+def returning(result: Any) -> Work:
+    async def work(task: Task) -> Any:
+        return result
+
+    return work
+
+
+good = returning(TaskResult({"answer": 42}))
+
+
+def hanging(then: TaskResult | Exception | None = None) -> Work:
+    """Waits until it is cancelled; then it answers or raises this all the same."""
+
+    async def work(task: Task) -> TaskResult:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if isinstance(then, TaskResult):
+                return then
+            raise then or asyncio.CancelledError from None
+        raise AssertionError
+
+    return work
 
 
 def raising(error: BaseException) -> Work:
@@ -157,6 +178,11 @@ def raising(error: BaseException) -> Work:
         raise error
 
     return work
+
+
+async def cut(running: asyncio.Future[bool]) -> None:
+    running.cancel()
+    await asyncio.wait([running])
 
 
 async def turns(count: int) -> None:
@@ -272,10 +298,7 @@ async def test_a_task_that_is_given_back_leaves_no_record(clock: Any, logs: Logs
 
 async def test_nothing_a_user_wrote_reaches_the_log(clock: Any, logs: Logs) -> None:
     """Content, results and the messages of foreign exceptions stay out, whatever happens to the task."""
-
-    async def telling(task: Task) -> TaskResult:
-        return TaskResult({"text": SECRET})
-
+    telling = returning(TaskResult({"text": SECRET}))
     for work in (telling, raising(ValueError(SECRET)), raising(errors.TaskError("bad", SECRET))):
         room = Room(clock, work)
         for _ in range(3):
@@ -312,11 +335,7 @@ async def test_a_result_that_cannot_be_written_is_the_processors_error(clock: An
 
 async def test_usage_of_another_kind_does_not_spoil_a_good_result(clock: Any, logs: Logs) -> None:
     """A processor that reports its usage as a mapping still delivers."""
-
-    async def work(task: Task) -> TaskResult:
-        return TaskResult(1, usage={"tokens": 5})  # type: ignore[arg-type]  # what a stranger might do
-
-    room = Room(clock, work)
+    room = Room(clock, returning(TaskResult(1, usage={"tokens": 5})))  # type: ignore[arg-type]
     assert await room.run() is True
     assert logs[-1]["tokens"] is None
 
@@ -337,27 +356,14 @@ async def test_no_exception_of_a_processor_leaves_its_task(clock: Any, error: Ba
 
 async def test_a_timeout_counts_as_a_crash(clock: Any) -> None:
     """A processor that does not come back in time has three attempts."""
-
-    async def work(task: Task) -> TaskResult:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    room = Room(clock, work, timeout_s=0.0)
+    room = Room(clock, hanging(), timeout_s=0.0)
     assert [await room.run() for _ in range(3)] == [False, False, True]
     assert room.told() == {"code": "processor_error", "message": "3 attempts ended with timeout"}
 
 
 async def test_a_result_that_came_late_is_still_kept(clock: Any) -> None:
     """A processor that answers although its time is over was paid for."""
-
-    async def work(task: Task) -> TaskResult:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            return TaskResult("late")
-        raise AssertionError
-
-    room = Room(clock, work, timeout_s=0.0)
+    room = Room(clock, hanging(TaskResult("late")), timeout_s=0.0)
     assert await room.run() is True
     assert room.told() == "late"
 
@@ -414,12 +420,11 @@ async def test_the_memory_of_attempts_is_bounded(clock: Any, monkeypatch: pytest
 
 async def test_a_cut_task_is_not_in_flight_at_a_crash(clock: Any) -> None:
     """A drain that cuts a task off gives it back in the journal, too."""
-    room = Room(clock, lambda task: asyncio.Event().wait())  # type: ignore[arg-type, return-value]  # it never returns
+    room = Room(clock, hanging())
     running = asyncio.ensure_future(room.run())
     await asyncio.sleep(0)
     assert b'"state":"running"' in room.journal.lines[-1]
-    running.cancel()
-    await asyncio.wait([running])
+    await cut(running)
     assert b'"state":"idle"' in room.journal.lines[-1]
 
 
@@ -440,8 +445,7 @@ async def test_cancelled_anywhere_a_finished_result_is_kept(clock: Any, turn: in
     room = Room(clock, work, turns=5)
     running = asyncio.ensure_future(room.run())
     await turns(turn)
-    running.cancel()
-    await asyncio.wait([running])
+    await cut(running)
     await turns(6)
     assert (standing(room.outbox, "a") == "in_outbox") is finished
     assert finished is (turn > 5)
@@ -451,21 +455,12 @@ async def test_cancelled_anywhere_a_finished_result_is_kept(clock: Any, turn: in
 
 async def test_a_drain_that_is_cut_is_no_attempt(clock: Any) -> None:
     """What a processor makes of being cancelled does not count, even when it turns it into an error."""
-
-    async def work(task: Task) -> TaskResult:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            raise ValueError from None
-        raise AssertionError
-
-    room = Room(clock, work)
+    room = Room(clock, hanging(ValueError()))
     for _ in range(4):
         running = asyncio.ensure_future(room.run())
         await asyncio.sleep(0)
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+        await cut(running)
+        assert running.cancelled()
     assert (room.outbox.records, room.source.released) == ({}, [])
 
 
@@ -475,8 +470,7 @@ async def test_a_commit_that_fails_after_the_cancellation_is_counted(clock: Any,
     running = asyncio.ensure_future(room.run())
     await turns(3)
     room.outbox.error = FULL
-    running.cancel()
-    await asyncio.wait([running])
+    await cut(running)
     await turns(6)
     assert room.metrics.value("results_lost_total") == 1
     assert [line["task_id"] for line in logs if line["event"] == "result.lost"] == ["a"]
@@ -541,7 +535,6 @@ async def test_a_result_is_lost_only_when_disk_and_api_refuse_to_the_end(
     room = Room(clock, good, disk=FULL, answers=answers)
     running = asyncio.ensure_future(room.run())
     await clock.sleep(5.5)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    await cut(running)
+    assert running.cancelled()
     assert room.metrics.value("results_lost_total") == lost
