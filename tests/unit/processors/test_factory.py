@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterable
 from importlib.metadata import Distribution, EntryPoint
 from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import pytest
 from structlog.testing import capture_logs
@@ -16,10 +16,7 @@ from ai_task_processor.processors.base import BaseProcessor, TaskResult
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.testing.context import processor_context
-
-if TYPE_CHECKING:
-    from tests.unit.conftest import FakeClock
-
+from tests.unit.conftest import FakeClock
 
 ENTRY_POINTS = "ai_task_processor.processors"
 
@@ -110,7 +107,7 @@ class Embedder:
 
 
 @pytest.fixture
-def make(clock: "FakeClock", install: Install) -> Callable[[], ProcessorFactory]:
+def make(clock: FakeClock, install: Install) -> Callable[[], ProcessorFactory]:
     def equipped() -> ProcessorFactory:
         factory = ProcessorFactory()
         factory.equip(processor_context(clock=clock, wait_s=1.0, embedder=cast("None", Embedder()), model_aliases={}))

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager
 from typing import Self
 
+from hypothesis import settings
+
 from ai_task_processor.core.errors import InputRefused
 from ai_task_processor.core.ports import Clock, Embeddings, RateLimits
 from ai_task_processor.models.task import Embedded, Usage, Vector
@@ -13,6 +15,8 @@ from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.processors.embedding import MicroBatcher, ModelCircuits
 from ai_task_processor.processors.embedding.cache import VectorCache
 
+#: a property test makes a clock for every example
+EXAMPLES = settings(deadline=None)
 REFUSED = InputRefused("input_refused", "the model refuses this text")
 
 
@@ -82,12 +86,12 @@ class House:
         takes_s: float = 1.0,
         cache: VectorCache | None = None,
         *,
-        model: Model | None = None,
         call: Callable[[Sequence[str], str], Awaitable[Embeddings]] | None = None,
         length: int | None = 16,
     ) -> None:
         self.clock = clock
-        self.model = model or Model(clock, takes_s)
+        self.model = Model(clock, takes_s)
+        self._brought: list[asyncio.Task[list[Embedded | BaseException]]] = []
         self.intake = Intake()
         self.metrics = Metrics(version="1", provider="mock", models=["m"])
         self.circuits = ModelCircuits(threshold=5, clock=clock, metrics=self.metrics)
@@ -107,6 +111,12 @@ class House:
         """What becomes of these texts, brought at the same time."""
         return await asyncio.gather(*(self.batcher.embed(text, model) for text in texts), return_exceptions=True)
 
+    def bring(self, *texts: str, model: str = "m") -> asyncio.Task[list[Embedded | BaseException]]:
+        """The same beside the test; what still waits at its end is cancelled."""
+        task = asyncio.create_task(self.embed(*texts, model=model))
+        self._brought.append(task)
+        return task
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Self]:
         running = asyncio.create_task(self.batcher.run(asyncio.Event()))
@@ -117,6 +127,9 @@ class House:
             running.cancel()
             await asyncio.wait([running])
             assert running.cancelled()
+            for task in self._brought:
+                task.cancel()
+            await asyncio.wait(self._brought or [running])
 
 
 def texts(count: int, name: str = "t") -> list[str]:

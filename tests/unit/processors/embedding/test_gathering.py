@@ -3,11 +3,10 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -16,19 +15,8 @@ from ai_task_processor.models.task import Embedded, Usage
 from ai_task_processor.processors.embedding import MAX_LANES
 from ai_task_processor.processors.embedding.lane import GATHERING_S, GATHERING_SHARE, HALVED_FROM_S, LOOK_AGAIN_S
 from ai_task_processor.providers.call_size import MAX_INPUTS, MAX_TOKENS
-from tests.unit.processors.embedding.house import House, errors, texts, vector
-
-if TYPE_CHECKING:
-    from tests.unit.conftest import FakeClock
-
-#: the fixture only lends its class: every example makes a clock of its own
-EXAMPLES = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture
-async def house(clock: "FakeClock") -> AsyncIterator[House]:
-    async with House(clock).open() as made:
-        yield made
+from tests.unit.conftest import FakeClock
+from tests.unit.processors.embedding.house import EXAMPLES, House, errors, texts, vector
 
 
 async def test_a_lone_task_leaves_at_once(house: House) -> None:
@@ -81,7 +69,7 @@ async def test_a_house_is_not_halved_while_calls_are_short(house: House) -> None
     assert house.model.sizes == [1, 300]
 
 
-async def test_a_house_is_not_halved_for_a_model_that_answers_at_once(clock: "FakeClock") -> None:
+async def test_a_house_is_not_halved_for_a_model_that_answers_at_once(clock: FakeClock) -> None:
     """There is nothing to do meanwhile, and one call costs less than two."""
     async with House(clock, HALVED_FROM_S / 2).open() as house:
         house.intake.slots = 300
@@ -177,7 +165,7 @@ def batcher_task(name: str) -> asyncio.Task[Any] | None:
 
 
 @pytest.mark.parametrize(("takes_s", "longest_s"), [(0.0, GATHERING_S), (0.1, GATHERING_S), (10.0, 1.0)])
-async def test_nobody_waits_long_for_a_refill(clock: "FakeClock", takes_s: float, longest_s: float) -> None:
+async def test_nobody_waits_long_for_a_refill(clock: FakeClock, takes_s: float, longest_s: float) -> None:
     """A refill that never comes costs 50 ms, or a tenth of the usual call when that is more."""
     async with House(clock, takes_s).open() as house:
         for _ in range(30):
@@ -199,14 +187,10 @@ async def test_a_full_batch_waits_for_nobody(house: House) -> None:
 
 async def test_tasks_wait_while_a_call_is_running(house: House) -> None:
     """One call at a time: what arrives meanwhile is the next batch."""
-
-    async def stream() -> None:
-        async with asyncio.TaskGroup() as group:
-            for text in texts(9):
-                group.create_task(house.embed(text))
-                await house.clock.sleep(0.1)
-
-    await stream()
+    async with asyncio.TaskGroup() as group:
+        for text in texts(9):
+            group.create_task(house.embed(text))
+            await house.clock.sleep(0.1)
     assert house.model.calls == [["t0"], texts(9)[1:]]
     assert house.model.most_running == 1
 
@@ -242,7 +226,7 @@ async def test_a_text_that_cannot_be_sent_stays_behind(house: House) -> None:
     assert house.model.calls == [["a", "b"]]
 
 
-async def test_ten_thousand_texts_are_quick(clock: "FakeClock") -> None:
+async def test_ten_thousand_texts_are_quick(clock: FakeClock) -> None:
     """However many calls they need, the work is proportional to the texts."""
     async with House(clock, takes_s=0.0).open() as house:
         few, many = [f"{n:05}" * 6_000 for n in range(500)], texts(10_000)
@@ -315,7 +299,7 @@ class Shop:
     ],
 )
 async def test_a_refilled_house_leaves_full(
-    clock: "FakeClock", slots: int, call_s: float, claim_s: float, settle_s: float
+    clock: FakeClock, slots: int, call_s: float, claim_s: float, settle_s: float
 ) -> None:
     """Model calls stay below 1.5 x tasks / slots + 5, with slots refilled one by one and work that jitters."""
     rng = random.Random(1)
@@ -327,33 +311,29 @@ async def test_a_refilled_house_leaves_full(
 
 @settings(EXAMPLES, max_examples=30)
 @given(data=st.data())
-def test_no_task_is_held_back_for_long(clock: "FakeClock", data: st.DataObject) -> None:
+async def test_no_task_is_held_back_for_long(data: st.DataObject) -> None:
     """A free model is never kept waiting for more than the gathering allows while somebody wants it."""
     arrivals = data.draw(st.lists(st.floats(0, 3), min_size=1, max_size=30))
     call_s = data.draw(st.sampled_from([0.01, 0.3, 4.0]))
+    async with House(FakeClock(), call_s).open() as house:
+        await house.embed("usual")
+        house.intake.refill = lambda: True
+        began_at = house.clock.monotonic()
 
-    async def play(clock: "FakeClock") -> None:
-        async with House(clock, call_s).open() as house:
-            await house.embed("usual")
-            house.intake.refill = lambda: True
-            began_at = clock.monotonic()
+        async def arrive(n: int, after_s: float) -> None:
+            await house.clock.sleep(after_s)
+            await house.batcher.embed(f"t{n}", "m")
 
-            async def arrive(n: int, after_s: float) -> None:
-                await clock.sleep(after_s)
-                await house.batcher.embed(f"t{n}", "m")
-
-            async with asyncio.TaskGroup() as group:
-                for n, after_s in enumerate(arrivals):
-                    group.create_task(arrive(n, after_s))
-            at = {text: time for call, time in zip(house.model.calls, house.model.times, strict=True) for text in call}
-            ends = [time + call_s for time in house.model.times]
-            longest_s = max(GATHERING_S, GATHERING_SHARE * call_s) + 0.01
+        async with asyncio.TaskGroup() as group:
             for n, after_s in enumerate(arrivals):
-                left_at = at[f"t{n}"]
-                may_start_at = max([began_at + after_s, *(end for end in ends if end <= left_at + 1e-9)])
-                assert left_at - may_start_at <= longest_s
-
-    asyncio.run(play(type(clock)()))
+                group.create_task(arrive(n, after_s))
+        at = {text: time for call, time in zip(house.model.calls, house.model.times, strict=True) for text in call}
+        ends = [time + call_s for time in house.model.times]
+        longest_s = max(GATHERING_S, GATHERING_SHARE * call_s) + 0.01
+        for n, after_s in enumerate(arrivals):
+            left_at = at[f"t{n}"]
+            may_start_at = max([began_at + after_s, *(end for end in ends if end <= left_at + 1e-9)])
+            assert left_at - may_start_at <= longest_s
 
 
 # --- who waits for whom
@@ -362,7 +342,7 @@ def test_no_task_is_held_back_for_long(clock: "FakeClock", data: st.DataObject) 
 async def test_a_hung_call_holds_its_own_batch_only(house: House) -> None:
     """After a second the next call may start, and what hangs harms nobody else."""
     house.model.hanging = {"hang"}
-    stuck = asyncio.create_task(house.embed("hang"))
+    stuck = house.bring("hang")
     await house.clock.sleep(0.1)
     began_at = house.clock.monotonic()
     await house.embed("a")
@@ -370,53 +350,42 @@ async def test_a_hung_call_holds_its_own_batch_only(house: House) -> None:
     for text in texts(5):
         await house.embed(text)
     assert not stuck.done()
-    stuck.cancel()
-    await asyncio.wait([stuck])
 
 
 async def test_at_most_four_calls_hang_at_once(house: House) -> None:
     """When everything hangs, four calls are open, and no more."""
     house.model.hanging = set(texts(9))
-    stuck = [asyncio.create_task(house.embed(text)) for text in texts(1)]
-    for text in texts(9)[1:]:
+    for text in texts(9):
+        house.bring(text)
         await house.clock.sleep(10)
-        stuck.append(asyncio.create_task(house.embed(text)))
-    await house.clock.sleep(100)
+    await house.clock.sleep(90)
     assert house.model.most_running == len(house.model.calls) == 4
-    for task in stuck:
-        task.cancel()
-    await asyncio.wait(stuck)
 
 
 async def test_a_hung_model_serves_again_as_soon_as_it_can(house: House) -> None:
     """An old hung call does not count once a younger one came back: the next call starts at once."""
     house.model.hanging = {"hang"}
-    stuck = asyncio.create_task(house.embed("hang"))
+    house.bring("hang")
     await house.clock.sleep(1.5)
     await house.embed("a")
     began_at = house.clock.monotonic()
     await house.embed("b")
     assert house.clock.monotonic() - began_at == pytest.approx(1.0)
-    stuck.cancel()
-    await asyncio.wait([stuck])
 
 
 async def test_a_hung_call_does_not_split_the_batches_of_the_others(house: House) -> None:
     """Beside it there is still one call at a time: what arrives while a healthy one is running travels together."""
     house.model.hanging = {"hang"}
-    stuck = asyncio.create_task(house.embed("hang"))
+    house.bring("hang")
     await house.clock.sleep(1.5)
-    others = []
-    for text in texts(9):
-        others.append(asyncio.create_task(house.embed(text)))
-        await house.clock.sleep(0.1)
-    await asyncio.wait(others)
+    async with asyncio.TaskGroup() as group:
+        for text in texts(9):
+            group.create_task(house.embed(text))
+            await house.clock.sleep(0.1)
     assert house.model.calls == [["hang"], ["t0"], texts(9)[1:]]
-    stuck.cancel()
-    await asyncio.wait([stuck])
 
 
-async def test_a_usually_slow_model_is_not_abnormally_slow(clock: "FakeClock") -> None:
+async def test_a_usually_slow_model_is_not_abnormally_slow(clock: FakeClock) -> None:
     """Slow means three times the usual: a model that always takes ten seconds gets one call at a time."""
     async with House(clock, takes_s=10.0).open() as house:
         await house.embed("first")
@@ -435,13 +404,11 @@ async def test_failures_do_not_teach_what_is_usual(house: House) -> None:
     house.model.takes_s, house.model.error = 1.0, None
     await house.embed("well again")
     house.model.hanging = {"hang"}
-    stuck = asyncio.create_task(house.embed("hang"))
+    house.bring("hang")
     await house.clock.sleep(0.1)
     began_at = house.clock.monotonic()
     await house.embed("a")
     assert house.clock.monotonic() - began_at < 4.5
-    stuck.cancel()
-    await asyncio.wait([stuck])
 
 
 async def test_a_text_that_nobody_waits_for_is_not_sent(house: House) -> None:
@@ -474,7 +441,7 @@ async def test_a_batch_that_everybody_left_is_not_sent(house: House) -> None:
 # --- the end, and bounds
 
 
-async def test_the_end_sends_everyone_away(clock: "FakeClock") -> None:
+async def test_the_end_sends_everyone_away(clock: FakeClock) -> None:
     """Cancelled, it leaves no task behind, and whoever still waits or comes later is told."""
     before = asyncio.all_tasks()
     house = House(clock)
@@ -491,7 +458,7 @@ async def test_the_end_sends_everyone_away(clock: "FakeClock") -> None:
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_the_end_may_come_at_any_turn(clock: "FakeClock", turns: int) -> None:
+async def test_the_end_may_come_at_any_turn(clock: FakeClock, turns: int) -> None:
     """Whenever the end comes while a batch is being formed and sent, its text does not wait for ever."""
     house = House(clock)
     async with house.open():
