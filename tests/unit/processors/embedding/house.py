@@ -8,7 +8,7 @@ from typing import Self
 from hypothesis import settings
 
 from ai_task_processor.core.errors import InputRefused
-from ai_task_processor.core.ports import Clock, Embeddings, RateLimits
+from ai_task_processor.core.ports import Clock, Embeddings
 from ai_task_processor.models.task import Embedded, Usage, Vector
 from ai_task_processor.net.resilience import Retries
 from ai_task_processor.ops.metrics import Metrics
@@ -25,11 +25,13 @@ def vector(text: str) -> Vector:
     return Vector(text.encode("utf-32-le")[:64].ljust(64, b"\1"))
 
 
-class Model:
-    """One call takes ``takes_s``; calls with a text in ``culprits`` are refused, and with one in ``hanging`` hang.
+def served(texts: Sequence[str]) -> Embeddings:
+    """One token is charged for each byte."""
+    return Embeddings([vector(text) for text in texts], Usage(sum(len(text.encode()) for text in texts)))
 
-    ``limits`` are told with every answer; one token is charged for each byte.
-    """
+
+class Model:
+    """One call takes ``takes_s``; calls with a text in ``culprits`` are refused, and with one in ``hanging`` hang."""
 
     def __init__(self, clock: Clock, takes_s: float = 1.0) -> None:
         self.clock = clock
@@ -37,7 +39,6 @@ class Model:
         self.culprits: set[str] = set()
         self.hanging: set[str] = set()
         self.error: Exception | None = None
-        self.limits: Callable[[], RateLimits] = RateLimits
         self.calls: list[list[str]] = []
         self.times: list[float] = []
         self.running = self.most_running = 0
@@ -58,8 +59,7 @@ class Model:
             raise self.error
         if self.culprits & set(texts):
             raise REFUSED
-        usage = Usage(sum(len(text.encode()) for text in texts))
-        return Embeddings([vector(text) for text in texts], usage, self.limits())
+        return served(texts)
 
     @property
     def sizes(self) -> list[int]:

@@ -11,8 +11,8 @@ from typing import Any
 from ai_task_processor.core.errors import CallRefused, InputRefused, RemoteError, TaskError
 from ai_task_processor.core.ports import Clock, Embeddings
 from ai_task_processor.engine.outcome import classify
-from ai_task_processor.models.task import Embedded, Failed, Released, Tries, Usage
-from tests.unit.processors.embedding.house import House, vector
+from ai_task_processor.models.task import Embedded, Failed, Released, Tries
+from tests.unit.processors.embedding.house import House, served
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,6 @@ class Ask:
 Habit = Callable[[Ask], Exception | Embeddings | After | None]
 
 
-def served(texts: Iterable[str]) -> Embeddings:
-    texts = list(texts)
-    return Embeddings([vector(text) for text in texts], Usage(sum(len(text.encode()) for text in texts)))
-
-
 def refused() -> CallRefused:
     """400 in words that say nothing."""
     final = InputRefused("input_refused", "the model refuses this text")
@@ -59,7 +54,7 @@ class Busy(House):
         self.habit = habit
         self.takes_s = takes_s
         self.asked: list[Ask] = []
-        self.running = self.most_running = 0
+        self.running = 0
         self._began_at = clock.monotonic()
 
     async def _call(self, texts: Sequence[str], model: str) -> Embeddings:
@@ -67,7 +62,6 @@ class Busy(House):
         self.asked.append(ask)
         assert ask.number < 5_000, "calls without end"
         self.running += 1
-        self.most_running = max(self.running, self.most_running)
         try:
             outcome = self.habit(ask)
             after = outcome if isinstance(outcome, After) else After(self.takes_s, outcome)
@@ -91,6 +85,11 @@ class Busy(House):
 
     def forget(self) -> None:
         self.asked.clear()
+
+    async def prepare(self, *texts: str) -> None:
+        """These texts are asked for, and their calls forgotten."""
+        await self.embed(*texts)
+        self.forget()
 
     @property
     def now(self) -> float:

@@ -37,6 +37,10 @@ from tests.unit.processors.embedding.server import After, Ask, Busy, Habit, refu
 DOWN = Transient("the model API answered 500", status=500)
 FILTERED = CallRefused("filtered", status=400, final=InputRefused("content_filtered"), explained=True)
 LONG = CallRefused("long", status=400, final=InputRefused("text_too_long"), explained=True, too_large=True)
+NO_KEY = Unauthorized("401", status=401)
+NOT_FOUND = Misconfigured("404")
+QUOTA = QuotaExhausted("quota")
+UNKNOWN = ModelRefused("unknown")
 PAGE = CallRefused("the model API answered 403", status=403)
 
 
@@ -181,9 +185,7 @@ async def test_when_all_have_left_nothing_is_asked(clock: FakeClock) -> None:
             assert (len(lane.texts), lane.waiting, lane.served, lane.calls.running) == (0, 0, False, [])
 
 
-@pytest.mark.parametrize(
-    "kind", [DOWN, Unsent("refused"), Unauthorized("401", status=401), QuotaExhausted("q")], ids=repr
-)
+@pytest.mark.parametrize("kind", [DOWN, Unsent("refused"), NO_KEY, QuotaExhausted("q")], ids=repr)
 @pytest.mark.parametrize("calls", range(2, 10))
 async def test_an_outage_in_a_search_takes_nothing_back(clock: FakeClock, calls: int, kind: RemoteError) -> None:
     """Whenever it comes: who was served or refused stays so, nobody else is refused, and nobody is paid for twice."""
@@ -247,8 +249,7 @@ async def test_a_trickle_is_not_held_back(clock: FakeClock) -> None:
 async def test_a_lone_text_is_refused_with_the_help_of_ours(clock: FakeClock, before: int) -> None:
     """Three times refused, and ours is served after each: it was the text. Ours costs a token."""
     async with Busy(clock, blaming(refused(), "bad")).open() as house:
-        await house.embed(*texts(before, "good"))
-        house.forget()
+        await house.prepare(*texts(before, "good"))
         (answer,) = await house.embed("bad")
         assert isinstance(answer, InputRefused)
         assert answer.code == "input_refused"
@@ -281,7 +282,7 @@ async def test_a_lone_text_and_a_witness_that_are_refused_are_nobodys_fault(cloc
         assert list(house.batcher.paused()) == ["m"]
 
 
-@pytest.mark.parametrize("error", [DOWN, Unauthorized("401", status=401), QuotaExhausted("quota")], ids=repr)
+@pytest.mark.parametrize("error", [DOWN, NO_KEY, QUOTA], ids=repr)
 async def test_a_witness_that_fails_otherwise_proves_nothing(clock: FakeClock, error: RemoteError) -> None:
     """A refusal, then an outage: the text is not refused for it."""
     outcomes = {0: refused()}
@@ -365,16 +366,16 @@ async def test_texts_at_fault_at_the_head_of_the_list_do_not_stop_the_rest(clock
         (refused(), False, 6, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300], "closed"),
         (refused(), True, 6, [1, 2, 4], "closed"),
         (PAGE, False, 6, [1, 2, 4], "closed"),
-        (ModelRefused("unknown"), False, 1, [10, 20, 40, 80, 160, 300, 300], "closed"),
-        (ModelRefused("unknown"), True, 6, [10, 20, 40], "closed"),
-        (Misconfigured("404"), False, 1, [10, 20, 40, 80, 160, 300, 300], "closed"),
-        (Misconfigured("404"), True, 6, [10, 20, 40], "closed"),
-        (Unauthorized("401", status=401), False, 1, [10, 20, 40, 80, 160, 300, 300], "closed"),
-        (Unauthorized("401", status=401), True, 1, [10, 20, 40], "closed"),
+        (UNKNOWN, False, 1, [10, 20, 40, 80, 160, 300, 300], "closed"),
+        (UNKNOWN, True, 6, [10, 20, 40], "closed"),
+        (NOT_FOUND, False, 1, [10, 20, 40, 80, 160, 300, 300], "closed"),
+        (NOT_FOUND, True, 6, [10, 20, 40], "closed"),
+        (NO_KEY, False, 1, [10, 20, 40, 80, 160, 300, 300], "closed"),
+        (NO_KEY, True, 1, [10, 20, 40], "closed"),
         (Unauthorized("403", status=403), False, 1, [10, 20, 40], "closed"),
         (Unauthorized("403", status=403), True, 6, [10, 20, 40], "closed"),
-        (QuotaExhausted("quota"), False, 1, [300, 300, 300], "closed"),
-        (QuotaExhausted("quota"), True, 1, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300], "closed"),
+        (QUOTA, False, 1, [300, 300, 300], "closed"),
+        (QUOTA, True, 1, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300], "closed"),
         (DOWN, False, 6, [10, 20, 30, 30], "open"),
         (DOWN, True, 6, [10, 20, 30, 30], "open"),
         (InvalidAnswer("HTML"), False, 6, [10, 20, 30, 30], "open"),
@@ -389,8 +390,7 @@ async def test_everybody_is_told_when_to_come_back(
     nobody fails, nobody is asked for meanwhile, the condition is named and told when it begins and ends."""
     async with Busy(clock, after_good(outcome)).open() as house:
         if before:
-            await house.embed("good")
-        house.forget()
+            await house.prepare("good")
         with capture_logs() as lines:
             for number, pause_s in enumerate(pauses):
                 answers = await house.embed(*texts(64, f"{number}-"))
@@ -445,9 +445,7 @@ async def test_unsent_calls_are_repeated_whole(clock: FakeClock) -> None:
         assert house.sizes == [16] * 5
 
 
-@pytest.mark.parametrize(
-    "error", [Misconfigured("404"), ModelRefused("no"), Unauthorized("401", status=401), CircuitOpen("held")]
-)
+@pytest.mark.parametrize("error", [NOT_FOUND, UNKNOWN, NO_KEY, CircuitOpen("held")])
 async def test_what_seconds_do_not_mend_is_not_repeated(clock: FakeClock, error: RemoteError) -> None:
     """One call, and everybody is told."""
     async with Busy(clock, lambda ask: error).open() as house:
@@ -457,7 +455,7 @@ async def test_what_seconds_do_not_mend_is_not_repeated(clock: FakeClock, error:
 
 async def test_a_success_makes_the_next_pause_short_again(clock: FakeClock) -> None:
     """Three pauses, a probe that is served, and the next trouble begins as the first did."""
-    async with Busy(clock, lambda ask: ModelRefused("no") if ask.number != 3 else None).open() as house:
+    async with Busy(clock, lambda ask: UNKNOWN if ask.number != 3 else None).open() as house:
         seen = []
         for number in range(5):
             answers = await house.embed(f"{number}")
@@ -467,7 +465,7 @@ async def test_a_success_makes_the_next_pause_short_again(clock: FakeClock) -> N
 
 async def test_who_waits_when_a_model_pauses_is_sent_away(clock: FakeClock) -> None:
     """The pause holds for the texts that were already waiting, too: they make no call of their own."""
-    async with Busy(clock, lambda ask: ModelRefused("no")).open() as house:
+    async with Busy(clock, lambda ask: UNKNOWN).open() as house:
         first = asyncio.create_task(house.embed("a"))
         await house.clock.sleep(0.1)
         assert errors(await house.embed("b", "c")) == [CircuitOpen] * 2
@@ -484,9 +482,7 @@ async def test_a_throttle_named_quota_is_short_after_successes(clock: FakeClock)
             assert delays(await house.embed("a")) == {first_s}
 
 
-@pytest.mark.parametrize(
-    "error", [Unauthorized("401", status=401), QuotaExhausted("quota"), Misconfigured("404")], ids=repr
-)
+@pytest.mark.parametrize("error", [NO_KEY, QUOTA, NOT_FOUND], ids=repr)
 async def test_calls_that_fail_together_begin_one_pause(clock: FakeClock, error: RemoteError) -> None:
     """What was under way when a pause began says nothing new when it fails, too."""
 
@@ -506,19 +502,7 @@ async def test_calls_that_fail_together_begin_one_pause(clock: FakeClock, error:
         assert house.now + house.circuits.wait_s("m") == pytest.approx(max(resumes_at, house.now), abs=0.3)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        DOWN,
-        refused(),
-        PAGE,
-        ModelRefused("no"),
-        Unauthorized("401", status=401),
-        QuotaExhausted("quota"),
-        Unsent("refused"),
-    ],
-    ids=repr,
-)
+@pytest.mark.parametrize("error", [DOWN, refused(), PAGE, UNKNOWN, NO_KEY, QUOTA, Unsent("refused")], ids=repr)
 @pytest.mark.parametrize("tasks", [1, 3])
 async def test_a_few_tasks_survive_a_long_outage(clock: FakeClock, error: RemoteError, tasks: int) -> None:
     """Ten minutes of failures, and nobody else comes: all are served within a pause of its end."""
@@ -603,8 +587,7 @@ async def test_an_offender_is_never_the_probe(clock: FakeClock) -> None:
 async def test_a_text_that_hangs_costs_two_timeouts(clock: FakeClock) -> None:
     """Alone it is waited for once in vain; its companions are served meanwhile."""
     async with Busy(clock, blaming(After(30.0, TimedOut("no answer within 30 s")), "t5")).open() as house:
-        await house.embed("usual")
-        house.forget()
+        await house.prepare("usual")
         answers = await house.embed(*texts(32))
         assert Counter(errors(answers)) == {Embedded: 31, SetAside: 1}
         assert len([ask for ask in house.of("t5") if len(ask.texts) == 1]) == 1
@@ -614,8 +597,7 @@ async def test_a_text_that_hangs_costs_two_timeouts(clock: FakeClock) -> None:
 async def test_a_hung_call_is_given_up_while_others_are_served(clock: FakeClock) -> None:
     """A time-out of a minute is not waited for, and its companions are served within seconds; ours costs a token."""
     async with Busy(clock, blaming(After(60.0, TimedOut("no answer within 60 s")), "t5"), takes_s=0.2).open() as house:
-        await house.embed(*texts(32, "usual"))
-        house.forget()
+        await house.prepare(*texts(32, "usual"))
         began_at = house.now
         with capture_logs() as lines:
             answers = await house.embed(*texts(32))
@@ -630,8 +612,7 @@ async def test_a_hung_call_is_given_up_while_others_are_served(clock: FakeClock)
 async def test_a_stall_of_ours_is_no_hung_call(clock: FakeClock) -> None:
     """The process stood still: the answer lies unread, and nothing is asked for again."""
     async with Busy(clock, takes_s=1.9).open() as house:
-        await house.embed("usual")
-        house.forget()
+        await house.prepare("usual")
         task = asyncio.create_task(house.embed("a"))
         await house.clock.sleep(0.5)
         house.habit = lambda ask: DOWN
@@ -643,8 +624,7 @@ async def test_a_stall_of_ours_is_no_hung_call(clock: FakeClock) -> None:
 async def test_a_large_call_may_take_its_time(clock: FakeClock) -> None:
     """It takes as many times longer as it is larger: it does not hang."""
     async with Busy(clock, lambda ask: After(0.4 * len(ask.texts))).open() as house:
-        await house.embed("usual")
-        house.forget()
+        await house.prepare("usual")
         assert set(errors(await house.embed(*texts(32)))) == {Embedded}
         assert house.sizes == [32]
 
@@ -652,8 +632,7 @@ async def test_a_large_call_may_take_its_time(clock: FakeClock) -> None:
 async def test_a_model_that_hangs_for_all_gives_nothing_up(clock: FakeClock) -> None:
     """Our text hangs, too: nothing is known before the time-out."""
     async with Busy(clock, after_good(After(60.0, TimedOut("no answer")))).open() as house:
-        await house.embed("good")
-        house.forget()
+        await house.prepare("good")
         task = asyncio.create_task(house.embed(*texts(8)))
         await house.clock.sleep(59)
         assert [ask.texts for ask in house.asked] == [texts(8), [WITNESS]]
@@ -831,7 +810,7 @@ async def test_a_vector_of_the_right_length_only_is_remembered(clock: FakeClock)
 # --- several models
 
 
-@pytest.mark.parametrize("error", [ModelRefused("unknown"), DOWN, refused(), Unauthorized("401", status=401)], ids=repr)
+@pytest.mark.parametrize("error", [UNKNOWN, DOWN, refused(), NO_KEY], ids=repr)
 async def test_one_model_does_not_hold_another(clock: FakeClock, error: RemoteError) -> None:
     """A model that is refused, fails or asks for patience pauses alone."""
     async with Busy(clock, lambda ask: error if ask.model == "bad" else None).open() as house:
@@ -845,7 +824,7 @@ async def test_one_model_does_not_hold_another(clock: FakeClock, error: RemoteEr
 
 async def test_models_that_the_provider_does_not_know_never_hold_it(clock: FakeClock) -> None:
     """However many names are refused, the good model goes on."""
-    async with Busy(clock, lambda ask: ModelRefused("no") if ask.model != "m" else None).open() as house:
+    async with Busy(clock, lambda ask: UNKNOWN if ask.model != "m" else None).open() as house:
         for n in range(20):
             assert errors(await house.embed("a", model=f"no-such-{n}")) == [CircuitOpen]
         assert house.batcher.hold_s() == 0
