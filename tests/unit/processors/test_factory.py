@@ -17,6 +17,7 @@ from ai_task_processor.testing.context import processor_context
 from tests.unit import packages
 from tests.unit.conftest import FakeClock
 from tests.unit.packages import Install
+from tests.unit.processors.embedder import Embedder
 
 install = packages.install
 
@@ -55,35 +56,17 @@ def raising() -> BaseProcessor:
     raise AiTaskProcessorError("sk-secret")
 
 
-class Embedder:
-    """A model that is paused for as long as ``held_s`` says."""
-
-    held_s = 0.0
-
-    async def embed(self, text: str, model: str) -> object:
-        raise AssertionError("not asked here")
-
-    def hold_s(self) -> float:
-        return self.held_s
-
-    def lane_hold_s(self, model: str, running: int) -> float:
-        return 1.0 if model == "held" else 0.0
-
-    def resumes_in_s(self) -> float:
-        return 7.0
+Make = Callable[[], ProcessorFactory]
 
 
 @pytest.fixture
-def make(clock: FakeClock, install: Install) -> Callable[[], ProcessorFactory]:
+def make(clock: FakeClock, install: Install) -> Make:
     def equipped() -> ProcessorFactory:
         factory = ProcessorFactory()
         factory.equip(processor_context(clock=clock, wait_s=1.0, embedder=cast("None", Embedder()), model_aliases={}))
         return factory
 
     return equipped
-
-
-Make = Callable[[], ProcessorFactory]
 
 
 def task(kind: TaskType | str = TaskType.TEXT_EMBEDDING, content: object = "t") -> Task:

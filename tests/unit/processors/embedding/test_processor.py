@@ -1,45 +1,15 @@
 """Text embedding: which contents are understood, which model is asked, and what the result looks like."""
 
-import asyncio
 from typing import Any
 
 import pytest
 
 from ai_task_processor.core.errors import InputRefused, TaskError, Transient
-from ai_task_processor.models.task import Embedded, Task, TaskResult, TaskType, Usage, Vector
+from ai_task_processor.models.task import Task, TaskResult, TaskType
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 from ai_task_processor.testing.context import processor_context
 from tests.unit.conftest import FakeClock
-
-VECTOR = Vector(bytes(range(12)))
-USAGE = Usage(prompt_tokens=7)
-
-
-class Embedder:
-    """Answers every text with the same vector, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
-        self.error: Exception | None = None
-        self.hangs = False
-        self.held_s = 0.0
-
-    async def embed(self, text: str, model: str) -> Embedded:
-        self.asked.append((text, model))
-        if self.hangs:
-            await asyncio.Event().wait()
-        if self.error is not None:
-            raise self.error
-        return Embedded(VECTOR, USAGE)
-
-    def hold_s(self) -> float:
-        return self.held_s
-
-    def lane_hold_s(self, model: str, running: int) -> float:
-        return 1.0 if model == "held" else 0.0
-
-    def resumes_in_s(self) -> float:
-        return 7.0
+from tests.unit.processors.embedder import USAGE, VECTOR, Embedder
 
 
 @pytest.fixture
