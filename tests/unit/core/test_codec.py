@@ -13,35 +13,21 @@ from pydantic import BaseModel
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.records import to_outcome
-from ai_task_processor.models.task import Completed, Failed, Failure, Receipt, Record, TaskResult, TaskStatus, Vector
+from ai_task_processor.models.task import Completed, Failed, Failure, TaskResult, TaskStatus, Vector
 from ai_task_processor.sources.nestjs.bodies import BARE_FAILURE, body_of
+from tests.unit.records import record
 
+SCALES = st.sampled_from([1.0, -1.0, 0.001, 1000.0])
 #: components of an embedding, whose largest is one of 1 to 1000
 FLOAT32 = (
     st.lists(st.floats(-1, 1, width=32).filter(lambda value: value == 0 or abs(value) > 2**-14), max_size=50)
     .flatmap(lambda rest: st.permutations([*rest, 1.0]))
-    .flatmap(
-        lambda values: st.sampled_from([1.0, -1.0, 0.001, 1000.0]).map(
-            lambda factor: [factor * value for value in values]
-        )
-    )
+    .flatmap(lambda values: SCALES.map(lambda scale: [scale * value for value in values]))
 )
 
 
 def vector_of(*values: float) -> Vector:
     return Vector(np.array(values, "<f4").tobytes())
-
-
-def record(status: TaskStatus, body: bytes, vector: bytes | None = None) -> Record:
-    return Record(
-        receipt=Receipt("aletheia", "t"),
-        task_type="text_embedding",
-        status=status,
-        fingerprint="f",
-        finished_at=0,
-        body=body,
-        vector=vector,
-    )
 
 
 @pytest.mark.parametrize(
@@ -133,8 +119,7 @@ def test_numbers_are_written_short() -> None:
 
 def test_numbers_are_rounded_to_float32() -> None:
     """A server that answers digits of a double gives the nearest float32."""
-    parsed = codec.vector([0.1, 1 / 3])
-    assert parsed == vector_of(0.1, 1 / 3)
+    assert codec.vector([0.1, 1 / 3]) == vector_of(0.1, 1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -239,11 +224,9 @@ def test_the_length_of_a_vector_is_checked() -> None:
 
 def test_the_result_can_be_an_object_with_the_vector() -> None:
     """Beside an object the vector becomes its ``embedding``."""
-    body = body_of(Completed(TaskResult({"model": "m", "usage": {"total_tokens": 3}}, vector=vector_of(0.5))))
-    assert json.loads(body) == {
-        "state": "succeeded",
-        "result": {"embedding": [0.5], "model": "m", "usage": {"total_tokens": 3}},
-    }
+    output = {"model": "m", "usage": {"total_tokens": 3}}
+    body = body_of(Completed(TaskResult(output, vector=vector_of(0.5))))
+    assert json.loads(body) == {"state": "succeeded", "result": {"embedding": [0.5], **output}}
 
 
 @pytest.mark.parametrize("output", [{"a": 1}, [1, 2], "text", 0, False, ""])
@@ -262,10 +245,10 @@ def test_a_failure_is_told_with_and_without_its_reason() -> None:
 def test_a_record_tells_what_was_decided() -> None:
     """What the outbox kept comes back as the result or the failure it was."""
     vector = vector_of(1.0)
-    kept = to_outcome(record(TaskStatus.SUCCEEDED, b"null", vector.data))
-    assert kept == Completed(TaskResult(vector=vector))
-    assert to_outcome(record(TaskStatus.SUCCEEDED, b'{"a":1}')) == Completed(TaskResult({"a": 1}))
-    assert to_outcome(record(TaskStatus.FAILED, b'{"code":"x","message":"y"}')) == Failed(Failure("x", "y"))
+    assert to_outcome(record(body=b"null", vector=vector.data)) == Completed(TaskResult(vector=vector))
+    assert to_outcome(record(body=b'{"a":1}')) == Completed(TaskResult({"a": 1}))
+    failed = record(status=TaskStatus.FAILED, body=b'{"code":"x","message":"y"}')
+    assert to_outcome(failed) == Failed(Failure("x", "y"))
 
 
 def test_pseudo_vectors_never_change() -> None:

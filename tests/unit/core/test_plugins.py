@@ -93,10 +93,8 @@ def test_one_that_cannot_be_imported_names_its_package(install: Install, monkeyp
 def test_a_name_in_two_packages_is_nobodys(install: Install) -> None:
     """Nobody has to guess which of the two is used, whether one is ours or not."""
     install("sources", "other", aletheia=FolderSource)
-    told = (
-        "the source 'aletheia' of the package 'ai-task-processor' is in the package 'other', too: uninstall one of them"
-    )
-    assert problems(lambda: load("sources", "aletheia")) == [told]
+    both = "the source 'aletheia' of the package 'ai-task-processor' is in the package 'other', too"
+    assert problems(lambda: load("sources", "aletheia")) == [f"{both}: uninstall one of them"]
     install("processors", "a", same=NoSettings)
     install("processors", "b", same=NoSettings)
     assert "'a' is in the package 'b', too" in problems(lambda: installed("processors"))[0]

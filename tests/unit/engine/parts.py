@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from ai_task_processor.core.errors import OutboxUnwritable
-from ai_task_processor.models.task import Claim, Receipt, Record, Task, TaskStatus
+from ai_task_processor.models.task import Claim, Receipt, Task
 from ai_task_processor.testing.memory import MemoryOutbox
 
 Logs = list[MutableMapping[str, Any]]
@@ -18,11 +18,6 @@ def task(task_id: str = "a", content: object = None, **fields: Any) -> Task:
 
 def claim(task_id: str = "a", **fields: Any) -> Claim:
     return Claim(task(task_id, **fields), Receipt("aletheia", task_id))
-
-
-def record(task_id: str = "a", source: str = "aletheia", **fields: Any) -> Record:
-    given = {"task_type": "t", "status": TaskStatus.SUCCEEDED, "fingerprint": "", "finished_at": 0.0, **fields}
-    return Record(receipt=Receipt(source, task_id), **given)
 
 
 def names(count: int) -> list[str]:

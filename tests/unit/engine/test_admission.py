@@ -10,7 +10,8 @@ from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.models.task import Task
 from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
 from tests.helpers import at_once
-from tests.unit.engine.parts import claim, record, task
+from tests.unit.engine.parts import claim, task
+from tests.unit.records import record
 
 
 class Processor:

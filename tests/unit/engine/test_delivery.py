@@ -19,7 +19,8 @@ from ai_task_processor.models.task import Completed, Failed, Failure, Outcome, R
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.metrics import Metrics
 from tests.helpers import StubSource, standing
-from tests.unit.engine.parts import Logs, UnwritableOutbox, at_work, events, ids_of, names, record
+from tests.unit.engine.parts import Logs, UnwritableOutbox, at_work, events, ids_of, names
+from tests.unit.records import record
 
 CRASHED = "the task API answered 500"
 THROWN = errors.Ambiguous(CRASHED, status=500)

@@ -10,7 +10,8 @@ from ai_task_processor.engine.recovery import CALM_S, DEATHS_WITHOUT, ISOLATE_AT
 from ai_task_processor.models.task import Record, Tries
 from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
 from tests.helpers import at_once, standing
-from tests.unit.engine.parts import Logs, claim, record, task
+from tests.unit.engine.parts import Logs, claim, task
+from tests.unit.records import record
 
 SLOTS = 4
 

@@ -21,7 +21,8 @@ from ai_task_processor.models.task import Claim, Failure, Receipt, Task, Tries
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
 from tests.helpers import StubSource, at_once
-from tests.unit.engine.parts import Logs, at_work, claim, ids_of, names, record, task
+from tests.unit.engine.parts import Logs, at_work, claim, ids_of, names, task
+from tests.unit.records import record
 
 
 class Source(StubSource):

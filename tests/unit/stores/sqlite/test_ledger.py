@@ -1,19 +1,8 @@
 """The outbox's memory of itself, where commits overlap."""
 
 from ai_task_processor.core.ports import OutboxDepth
-from ai_task_processor.models.task import Receipt, Record, TaskStatus
 from ai_task_processor.stores.sqlite.ledger import Ledger, Watermark
-
-
-def record(task_id: str = "a", body: bytes = b"null") -> Record:
-    return Record(
-        receipt=Receipt("aletheia", task_id),
-        task_type="t",
-        status=TaskStatus.SUCCEEDED,
-        fingerprint="f1",
-        finished_at=1.0,
-        body=body,
-    )
+from tests.unit.records import record
 
 
 def ledger_of(max_bytes: int, rows: list[tuple[str, str, str, int]]) -> Ledger:
