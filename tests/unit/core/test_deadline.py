@@ -64,8 +64,6 @@ async def test_what_takes_too_long_is_cut_off(timeout: Timeout) -> None:
 
 
 async def test_the_block_s_own_error_is_raised(timeout: Timeout) -> None:
-    """What the block raises instead of the cancellation stands."""
-
     async def work() -> None:
         async with timeout(0.001):
             try:
@@ -238,7 +236,6 @@ async def test_a_deadline_counts_the_time_in_which_we_ran(stop: Stop, stalls: li
 
 
 async def test_a_task_that_blocks_the_loop_for_ever_is_ended(stop: Stop) -> None:
-    """A deadline moves so often and no more."""
     turns = 0
 
     async def block() -> None:

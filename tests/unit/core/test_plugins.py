@@ -124,7 +124,6 @@ def test_a_source_without_oauth2_asks_for_nothing_of_it(install: Install) -> Non
 
 
 def test_groups_of_processors_are_read_with_the_others(install: Install) -> None:
-    """They are handed in by whoever has made the processors."""
     install("sources", quiet=NoSettings)
     settings, _ = load_selected({"TASK_SOURCE": "quiet", "FOLDER": "/tasks"}, None, groups=[FolderSettings])
     assert settings[FolderSettings].folder == Path("/tasks")

@@ -124,7 +124,6 @@ def test_defaults_need_only_the_required_variables() -> None:
     ],
 )
 def test_a_variable_reaches_its_field(name: str, text: str, parsed: object) -> None:
-    """Each variable is parsed into the field that its group promises."""
     assert value(load({name: text}), name) == parsed
 
 
@@ -279,7 +278,6 @@ def test_quotes_and_byte_order_marks_of_secret_files(tmp_path: Path) -> None:
 
 
 def test_an_unknown_variable_is_nobodys_business() -> None:
-    """The environment holds what it likes beside our settings."""
     load({"PS1": "'x'", "LESS": "a # b", "EMPTY": '""'})
 
 
@@ -377,7 +375,6 @@ def test_a_dollar_that_compose_would_expand_is_a_warning(
 
 
 def test_a_missing_dotenv_is_no_mistake(tmp_path: Path) -> None:
-    """Containers have no ``.env``."""
     assert load(dotenv=tmp_path / ".env") == load()
 
 
@@ -400,7 +397,6 @@ def test_the_environment_is_read_by_load_settings_alone(monkeypatch: pytest.Monk
 
 
 def test_settings_are_frozen() -> None:
-    """Nobody changes a setting behind another's back."""
     with pytest.raises(ValidationError):
         load()[ApiSettings].base_url = "https://elsewhere.example.com"
 
@@ -427,14 +423,12 @@ def test_a_bad_secret_file_is_one_line(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_given_twice_is_a_contradiction(name: str, tmp_path: Path) -> None:
-    """Nobody has to guess which of two secrets is used."""
     (tmp_path / "secret").write_text("https://x.example.com", "utf-8")
     changes = {name: "https://x.example.com", f"{name}_FILE": str(tmp_path / "secret")}
     assert problems(changes) == [f"{name} and {name}_FILE are both set: remove one of them"]
 
 
 def test_a_secret_file_in_the_environment_hides_the_secret_of_dotenv(tmp_path: Path) -> None:
-    """The environment wins over ``.env`` whichever form the secret has."""
     (dotenv := tmp_path / ".env").write_text(f"OPENAI_API_KEY={PLACEHOLDER_KEY}\n", "utf-8")
     (secret := tmp_path / "secret").write_text("sk-file", "utf-8")
     assert load({"OPENAI_API_KEY_FILE": str(secret)}, "OPENAI_API_KEY", dotenv=dotenv)[ModelSettings].mode == "openai"
@@ -461,7 +455,6 @@ def test_a_key_that_cannot_sign_is_told(tmp_path: Path, rsa_key: rsa.RSAPrivateK
 
 
 def test_a_token_url_replaces_the_slug() -> None:
-    """With a token URL no slug is needed; with both, the URL wins."""
     url = {"OAUTH2_TOKEN_URL": "https://id.example.com/oauth2/token"}
     for without in ((), ("ORY_PROJECT_SLUG",)):
         assert load(url, *without)[AuthSettings].token_url == url["OAUTH2_TOKEN_URL"], without
@@ -563,7 +556,6 @@ def test_a_group_that_is_not_selected_is_not_read() -> None:
 
 
 def test_one_group_alone() -> None:
-    """A command that needs one group is not stopped by mistakes of the others."""
     assert load_group(StoreSettings, {"DATA_DIR": "/here", "TASK_TIMEOUT": "soon"}, None).data_dir == Path("/here")
     with pytest.raises(ConfigurationError, match="OUTBOX_MAX_BYTES must be a number of bytes"):
         load_group(StoreSettings, {"OUTBOX_MAX_BYTES": "lots"}, None)

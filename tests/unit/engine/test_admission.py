@@ -113,12 +113,10 @@ async def test_a_dead_letter_stands_for_its_own_content_only(room: Room, deep: i
 
 
 async def test_what_nobody_processes_is_named(room: Room) -> None:
-    """An unknown type stays pending, as data."""
     assert room.refuses(kind="horoscope") == "unknown_type"
 
 
 async def test_tasks_of_a_paused_processor_wait(room: Room) -> None:
-    """A processor whose remote is away takes nothing; the others do."""
     room.processor.held_s = 12.0
     assert room.refuses() == "paused"
     room.processor.held_s = 0.0
@@ -136,7 +134,6 @@ async def test_a_task_that_waits_for_an_isolated_run_is_deferred(room: Room, clo
 
 
 async def test_the_reasons_are_asked_in_their_order(room: Room) -> None:
-    """What runs or is finished here is no question for a processor."""
     room.run("a")
     room.put("a")
     room.put("b")

@@ -169,7 +169,6 @@ async def test_results_and_failures_are_told_and_forgotten(clock: Any) -> None:
 
 
 async def test_what_was_just_put_is_not_read_back(clock: Any) -> None:
-    """It is reported from memory, once; the next look into the outbox does not find it."""
     async with Room(clock).working() as room:
         await clock.sleep(0.5)
         looks = room.outbox.looks
@@ -235,7 +234,6 @@ async def test_what_fills_the_room_is_not_read_back_again_and_again(clock: Any) 
 
 
 async def test_an_operator_can_drop_what_was_just_put(clock: Any) -> None:
-    """After a request nothing is reported from memory that the outbox no longer holds."""
     room = Room(clock)
     room.offer("a", "b")
     await room.outbox.delivered("a")

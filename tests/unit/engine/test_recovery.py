@@ -106,7 +106,6 @@ async def test_what_was_in_flight_at_two_crashes_waits(process: Process) -> None
 
 
 async def test_a_given_back_attempt_forgets_no_death(process: Process) -> None:
-    """Two crashes are two, whatever happened between them."""
     await process.die_with("a")
     process.begin("a")
     at_once(process.journal.give_back("a"))
@@ -196,7 +195,6 @@ async def test_with_nothing_else_to_do_they_run_one_by_one(waiting: Process) -> 
 
 
 async def test_other_work_goes_first(waiting: Process) -> None:
-    """What came in the meantime starts, and the isolated task waits on."""
     waiting.poll()
     assert waiting.poll("a", "new") == ["new"]
     assert waiting.given_back() == ["a"]
@@ -293,7 +291,6 @@ async def test_a_cheap_run_does_not_spend_the_savings_for_a_dear_one(process: Pr
 
 
 async def test_a_stretch_goes_on_as_far_as_it_is_paid_for(waiting: Process) -> None:
-    """One drain serves several."""
     waiting.recovery.ended(1.0)
     waiting.poll("a", "b", running_s=(0.1,))
     waiting.clock.advance(86_400.0)
@@ -343,7 +340,6 @@ async def test_three_deaths_isolated_are_a_quarantine(process: Process, clock: A
 
 @pytest.mark.parametrize("ends", ["settle", "give_back"])
 async def test_a_task_that_survives_its_isolated_run_is_cleared(waiting: Process, ends: str) -> None:
-    """Whatever came of it."""
     waiting.isolate("a")
     await getattr(waiting.journal, ends)("a")
     assert waiting.waiting() == {"b"}
@@ -352,7 +348,6 @@ async def test_a_task_that_survives_its_isolated_run_is_cleared(waiting: Process
 
 
 async def test_deaths_in_company_never_quarantine(process: Process) -> None:
-    """However often."""
     for _ in range(50):
         await process.die_with("a", "b")
         process.journal.clear("a")

@@ -279,7 +279,6 @@ async def test_a_result_is_on_disk_when_the_slot_is_free(clock: Any, logs: Logs)
 
 
 async def test_a_failed_task_is_a_record_too(clock: Any, logs: Logs) -> None:
-    """A TaskError is persisted like a result, and reported upstream."""
     room = Room(clock, raising(errors.TaskError("no_text", "there is no text")))
     assert await room.run() is True
     assert room.outbox.records["a"].status is TaskStatus.FAILED
@@ -289,7 +288,6 @@ async def test_a_failed_task_is_a_record_too(clock: Any, logs: Logs) -> None:
 
 
 async def test_a_task_that_is_given_back_leaves_no_record(clock: Any, logs: Logs) -> None:
-    """A remote's fault releases the task for a while and keeps nothing."""
     room = Room(clock, raising(errors.Throttled("the model answered 429", retry_after_s=30.0)))
     assert await room.run() is False
     assert (room.source.released, room.outbox.records, room.persisted) == ([("a", 30.0)], {}, [])
@@ -334,7 +332,6 @@ async def test_a_result_that_cannot_be_written_is_the_processors_error(clock: An
 
 
 async def test_usage_of_another_kind_does_not_spoil_a_good_result(clock: Any, logs: Logs) -> None:
-    """A processor that reports its usage as a mapping still delivers."""
     room = Room(clock, returning(TaskResult(1, usage={"tokens": 5})))  # type: ignore[arg-type]
     assert await room.run() is True
     assert logs[-1]["tokens"] is None
@@ -355,14 +352,12 @@ async def test_no_exception_of_a_processor_leaves_its_task(clock: Any, error: Ba
 
 
 async def test_a_timeout_counts_as_a_crash(clock: Any) -> None:
-    """A processor that does not come back in time has three attempts."""
     room = Room(clock, hanging(), timeout_s=0.0)
     assert [await room.run() for _ in range(3)] == [False, False, True]
     assert room.told() == {"code": "processor_error", "message": "3 attempts ended with timeout"}
 
 
 async def test_a_result_that_came_late_is_still_kept(clock: Any) -> None:
-    """A processor that answers although its time is over was paid for."""
     room = Room(clock, hanging(TaskResult("late")), timeout_s=0.0)
     assert await room.run() is True
     assert room.told() == "late"

@@ -229,7 +229,6 @@ async def test_a_slot_is_reserved_before_a_task_is_claimed(clock: Any, slots: in
 
 
 async def test_slots_are_refilled_one_by_one(clock: Any) -> None:
-    """One slow task holds one slot: the others go on beside it."""
     async with Room(clock, slots=2, takes={"slow": 1_000.0}, pending=["slow", *names(50)]).working() as room:
         await clock.sleep(60.0)
         assert len(room.runner.ended) == 50
@@ -246,8 +245,6 @@ async def test_what_is_free_while_a_poll_is_under_way_is_asked_for_next(clock: A
 
 
 async def test_a_bug_in_one_task_spares_the_others(clock: Any, logs: Logs) -> None:
-    """An exception that leaves the runner ends only that task's attempt, and is logged."""
-
     def takes(name: str) -> float:
         if name == "bad":
             raise RuntimeError("a bug of ours")
@@ -356,7 +353,6 @@ async def test_a_listed_task_that_stays_deferred_is_no_storm_of_polls(clock: Any
 
 
 async def test_polls_follow_at_once_while_they_start_tasks(clock: Any) -> None:
-    """A backlog of instant tasks is done without a pause."""
     async with Room(clock, slots=5, takes=0.0, pending=100).working() as room:
         await clock.sleep(1.5)
         assert len(room.runner.ended) == 100
@@ -408,7 +404,6 @@ async def test_tasks_that_come_straight_back_are_no_hot_loop(clock: Any) -> None
 
 
 async def test_a_few_that_come_back_do_not_slow_the_rest(clock: Any) -> None:
-    """As long as something settles in between, polls follow at once."""
     room = Room(clock, slots=4, takes=0.01, pending=300)
     room.runner.settles = lambda name: int(name) % 3 > 0 or room.runner.ended.count(name) > 0
     async with room.working():
@@ -451,7 +446,6 @@ async def test_calls_that_bring_tasks_are_heard_at_once(clock: Any) -> None:
 
 
 async def test_a_call_ends_the_first_pause(clock: Any) -> None:
-    """The random moment of the first poll is not waited for by who is called."""
     async with Room(clock, interval_s=3_600.0).working() as room:
         began = room.call()
         await clock.sleep(0.001)
@@ -627,7 +621,6 @@ async def test_a_drain_gives_up_the_poll_and_finishes_the_tasks(clock: Any) -> N
 
 
 async def test_a_drain_before_the_start_claims_nothing(clock: Any) -> None:
-    """``drain`` may come before ``run``: it returns at once."""
     room = Room(clock, pending=["a"])
     room.scheduler.drain()
     await room.scheduler.run()
@@ -649,7 +642,6 @@ async def test_a_drain_with_nothing_running_ends_at_once(clock: Any, interval_s:
 
 
 async def test_what_a_drain_cuts_off_is_named(clock: Any) -> None:
-    """After the timeout the scheduler names the tasks that did not end."""
     async with Room(clock, slots=2, takes=500.0, pending=["b", "a"]).working() as room:
         await clock.sleep(5.0)
     assert sorted(receipt.id for receipt in room.slots.cut) == ["a", "b"]
@@ -698,7 +690,6 @@ async def test_refilling_only_while_polls_bring_as_many_as_asked(clock: Any) -> 
 
 
 async def test_refilling_ends_with_a_hold_and_a_drain(clock: Any) -> None:
-    """Nothing more is on its way while claiming is stopped."""
     async with Room(clock, slots=2, pending=100, latency_s=1.0).working() as room:
         await clock.sleep(5.0)
         room.hold_until = clock.monotonic() + 10.0

@@ -107,7 +107,6 @@ def test_an_installed_package_adds_its_processor(make: Make, install: Install) -
 
 
 def test_built_ins_come_first(make: Make, install: Install) -> None:
-    """A stranger that wants embeddings does not get them from the built-in."""
     install("processors", "captions", Caption=Caption)
     assert isinstance(make().find(task()), TextEmbeddingProcessor)
 
@@ -139,7 +138,6 @@ def test_a_broken_package_stops_the_start(make: Make, install: Install, broken: 
 
 
 def test_a_missing_module_stops_the_start(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An entry point that leads nowhere is a broken package, too."""
     lost = EntryPoint("lost", "no_such_package:Processor", "ai_task_processor.processors")
     monkeypatch.setattr(plugins, "entry_points", lambda group: [lost])
     with pytest.raises(ConfigurationError, match=r"'lost' .* 'unknown' cannot be loaded \(ModuleNotFoundError\)"):

@@ -257,7 +257,6 @@ async def test_a_lone_text_is_refused_with_the_help_of_ours(clock: FakeClock, be
 
 
 async def test_others_are_the_witnesses_when_there_are_any(clock: FakeClock) -> None:
-    """As long as other texts are served, ours is not sent."""
     async with Busy(clock, blaming(refused(), "bad")).open() as house:
 
         async def come(number: int) -> None:
@@ -447,7 +446,6 @@ async def test_unsent_calls_are_repeated_whole(clock: FakeClock) -> None:
 
 @pytest.mark.parametrize("error", [NOT_FOUND, UNKNOWN, NO_KEY, CircuitOpen("held")])
 async def test_what_seconds_do_not_mend_is_not_repeated(clock: FakeClock, error: RemoteError) -> None:
-    """One call, and everybody is told."""
     async with Busy(clock, lambda ask: error).open() as house:
         assert set(errors(await house.embed("a", "b"))) == {CircuitOpen}
         assert house.sizes == [2]
@@ -562,7 +560,6 @@ async def test_a_text_that_is_served_at_last_is_forgotten(clock: FakeClock) -> N
 
 
 async def test_an_offender_that_is_refused_in_the_end_is_forgotten(clock: FakeClock) -> None:
-    """It ends failed, and nothing more is said of it."""
     async with Busy(clock, lambda ask: (DOWN if ask.at < 12 else FILTERED) if ask.has("t5") else None).open() as house:
         await house.rest(await house.embed(*texts(8)))
         assert errors(await house.embed("t5")) == [InputRefused]
@@ -737,7 +734,6 @@ async def test_nothing_is_handed_out_until_two_calls_agree(clock: FakeClock) -> 
 
 
 async def test_other_calls_are_the_second_when_there_are_any(clock: FakeClock) -> None:
-    """Ours is not sent while others are served."""
     async with Busy(clock, length=None).open() as house:
         first = asyncio.create_task(house.embed("a"))
         await house.clock.sleep(0.5)
@@ -790,7 +786,6 @@ async def test_a_model_that_never_agrees_with_itself_is_no_endless_expense(clock
 
 
 async def test_a_vector_of_the_right_length_only_is_remembered(clock: FakeClock) -> None:
-    """The cache keeps nothing that was not handed out."""
     cache = VectorCache(2**20)
     tries: Counter[str] = Counter()
 
@@ -823,7 +818,6 @@ async def test_one_model_does_not_hold_another(clock: FakeClock, error: RemoteEr
 
 
 async def test_models_that_the_provider_does_not_know_never_hold_it(clock: FakeClock) -> None:
-    """However many names are refused, the good model goes on."""
     async with Busy(clock, lambda ask: UNKNOWN if ask.model != "m" else None).open() as house:
         for n in range(20):
             assert errors(await house.embed("a", model=f"no-such-{n}")) == [CircuitOpen]
@@ -908,7 +902,6 @@ async def test_the_probe_changes_when_others_come_a_moment_later(clock: FakeCloc
 
 
 async def test_many_dead_models_do_not_stop_a_good_one(clock: FakeClock) -> None:
-    """The one that is served goes on at its pace while others fail."""
     async with Busy(clock, lambda ask: DOWN if ask.model == "n" else None, takes_s=0.2).open() as house:
         tasks = [(f"{model}{n}", model) for n in range(60) for model in ("n", "m")]
         ended = await house.work(tasks, slots=8, seconds=60)

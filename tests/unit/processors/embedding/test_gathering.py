@@ -96,15 +96,7 @@ async def test_less_than_a_half_waits_for_the_call_under_way(house: House) -> No
     assert house.model.times[4] == pytest.approx(house.model.times[3] + 1.0, abs=0.11)
 
 
-async def test_equal_texts_share_one_input(house: House) -> None:
-    """A text that three tasks bring is sent once, and answered three times."""
-    answers = await house.embed("a", "b", "a", "a")
-    assert house.model.calls == [["a", "b"]]
-    assert answers[0] == answers[2] == answers[3] == Embedded(vector("a"), Usage(1))
-
-
 async def test_models_have_calls_of_their_own(house: House) -> None:
-    """Texts for two models are two calls, at the same time."""
     await asyncio.gather(house.embed("a", model="m"), house.embed("b", model="n"))
     assert house.model.calls == [["a"], ["b"]]
     assert house.model.times[0] == house.model.times[1]
@@ -178,7 +170,6 @@ async def test_nobody_waits_long_for_a_refill(clock: FakeClock, takes_s: float, 
 
 
 async def test_a_full_batch_waits_for_nobody(house: House) -> None:
-    """With as many texts as a call can hold there is nothing to wait for."""
     house.intake.refill = lambda: True
     began_at = house.clock.monotonic()
     await house.embed(*texts(MAX_INPUTS))
@@ -198,32 +189,29 @@ async def test_tasks_wait_while_a_call_is_running(house: House) -> None:
 # --- the limits of one call
 
 
-async def test_a_call_holds_a_limited_number_of_inputs(house: House) -> None:
-    """2,048 inputs, then the next call; oldest first."""
-    wanted = texts(MAX_INPUTS + 1)
-    await house.embed(*wanted)
-    assert house.model.calls == [wanted[:-1], wanted[-1:]]
+HALF, REST, LARGE = "é" * (MAX_TOKENS // 4), "x" * (MAX_TOKENS // 2), "x" * (MAX_TOKENS + 1)
+MANY = texts(MAX_INPUTS + 1)
 
 
-async def test_a_call_holds_a_limited_number_of_bytes(house: House) -> None:
-    """300,000 bytes of UTF-8, exactly; a multi-byte character counts as what it is."""
-    half, rest = "é" * (MAX_TOKENS // 4), "x" * (MAX_TOKENS // 2)
-    await house.embed(half, rest, "y")
-    assert house.model.calls == [[half, rest], ["y"]]
-
-
-async def test_an_over_long_text_goes_alone(house: House) -> None:
-    """Only the provider judges a text too long: it travels by itself and delays nobody for good."""
-    large = "x" * (MAX_TOKENS + 1)
-    await house.embed("a", large, "b")
-    assert house.model.calls == [["a"], [large], ["b"]]
-
-
-async def test_a_text_that_cannot_be_sent_stays_behind(house: House) -> None:
-    """Half a surrogate is refused before it could spoil the call of others."""
-    answers = await house.embed("a", "\ud800", "b")
-    assert errors(answers) == [Embedded, InputRefused, Embedded]
-    assert house.model.calls == [["a", "b"]]
+@pytest.mark.parametrize(
+    ("brought", "calls"),
+    [
+        pytest.param(MANY, [MANY[:-1], MANY[-1:]], id="2,048 inputs, then the next call, oldest first"),
+        pytest.param([HALF, REST, "y"], [[HALF, REST], ["y"]], id="300,000 bytes of UTF-8 exactly"),
+        pytest.param(["a", LARGE, "b"], [["a"], [LARGE], ["b"]], id="a text that only the provider judges goes alone"),
+        pytest.param(["a", "\ud800", "b"], [["a", "b"]], id="half a surrogate is refused before it is sent"),
+        pytest.param(["a", "b", "a", "a"], [["a", "b"]], id="equal texts share one input"),
+    ],
+)
+async def test_what_one_call_holds(house: House, brought: list[str], calls: list[list[str]]) -> None:
+    """Each text is in one call, and everybody who brought it has its vector."""
+    answers = await house.embed(*brought)
+    assert house.model.calls == calls
+    for text, answer in zip(brought, answers, strict=True):
+        if text == "\ud800":
+            assert isinstance(answer, InputRefused)
+        else:
+            assert answer == Embedded(vector(text), Usage(len(text.encode())))
 
 
 async def test_ten_thousand_texts_are_quick(clock: FakeClock) -> None:
@@ -353,7 +341,6 @@ async def test_a_hung_call_holds_its_own_batch_only(house: House) -> None:
 
 
 async def test_at_most_four_calls_hang_at_once(house: House) -> None:
-    """When everything hangs, four calls are open, and no more."""
     house.model.hanging = set(texts(9))
     for text in texts(9):
         house.bring(text)
@@ -425,7 +412,6 @@ async def test_a_text_that_nobody_waits_for_is_not_sent(house: House) -> None:
 
 
 async def test_a_batch_that_everybody_left_is_not_sent(house: House) -> None:
-    """With nobody left there is no call at all."""
     running = asyncio.create_task(house.embed("running"))
     await house.clock.sleep(0.1)
     gone = asyncio.create_task(house.batcher.embed("gone", "m"))

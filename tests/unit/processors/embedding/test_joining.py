@@ -162,7 +162,6 @@ async def test_a_text_that_comes_again_costs_nothing(remembering: House) -> None
 
 
 async def test_a_remembered_vector_is_there_while_its_model_pauses(remembering: House) -> None:
-    """Nobody needs to be asked for it."""
     await remembering.embed("a")
     remembering.model.error = ModelRefused("the provider does not know this model")
     assert errors(await remembering.embed("b")) == [CircuitOpen]
@@ -190,7 +189,6 @@ async def test_only_what_was_paid_for_is_remembered(remembering: House) -> None:
 
 
 async def test_an_unusable_vector_is_not_remembered(clock: FakeClock) -> None:
-    """What the model answered is asked for again."""
     calls = []
 
     async def call(texts: Sequence[str], model: str) -> Embeddings:

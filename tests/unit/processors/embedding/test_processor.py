@@ -91,14 +91,12 @@ async def test_the_result_as_an_object(clock: FakeClock, embedder: Embedder) -> 
 
 
 async def test_a_slow_model_is_not_the_tasks_fault(clock: FakeClock, embedder: Embedder) -> None:
-    """When patience ends the task is given back: no attempt, no failure."""
     embedder.hangs = True
     with pytest.raises(Transient, match=r"within 0\.01 s"):
         await equipped(clock, embedder, wait_s=0.01).process(task("t"))
 
 
 async def test_a_refused_text_is_the_tasks_fault(processor: TextEmbeddingProcessor, embedder: Embedder) -> None:
-    """What the model says about this very text passes through."""
     embedder.error = InputRefused("text_too_long")
     with pytest.raises(InputRefused):
         await processor.process(task("t"))

@@ -52,7 +52,6 @@ def test_a_record_on_its_way_to_replace_a_waiting_one_counts_once() -> None:
 
 
 def test_a_refused_record_gives_way_to_what_was_there() -> None:
-    """A failed commit leaves everything as it was before."""
     ledger = ledger_of(10_000, [("a", "dead", "f1", 50)])
     before = ledger.depth(None)
     ledger.accept(record())
