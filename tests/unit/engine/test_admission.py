@@ -112,13 +112,14 @@ async def test_a_dead_letter_stands_for_its_own_content_only(room: Room, deep: i
     assert room.refuses(content={"text": "edited"}) is None
 
 
-async def test_what_nobody_processes_is_named(room: Room) -> None:
-    assert room.refuses(kind="horoscope") == "unknown_type"
-
-
-async def test_tasks_of_a_paused_processor_wait(room: Room) -> None:
-    room.processor.held_s = 12.0
-    assert room.refuses() == "paused"
+@pytest.mark.parametrize(
+    ("kind", "held_s", "reason"), [("known", 0.0, None), ("known", 12.0, "paused"), ("horoscope", 0.0, "unknown_type")]
+)
+async def test_a_processor_must_want_the_task_and_be_free(
+    room: Room, kind: str, held_s: float, reason: str | None
+) -> None:
+    room.processor.held_s = held_s
+    assert room.refuses(kind=kind) == reason
     room.processor.held_s = 0.0
     assert room.refuses() is None
 

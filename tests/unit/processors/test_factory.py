@@ -97,18 +97,14 @@ def test_the_documented_recipe(monkeypatch: pytest.MonkeyPatch, make: Make) -> N
 
 
 def test_an_installed_package_adds_its_processor(make: Make, install: Install) -> None:
-    """It is loaded, told in the log, equipped, and its types are known."""
+    """It is loaded, told in the log and equipped, its types are known; a built-in keeps what both want."""
     install("processors", "captions", Caption=Caption)
     with capture_logs() as lines:
         factory = make()
     assert lines == [{"event": "plugin.loaded", "log_level": "info", "processor": "Caption", "package": "captions"}]
     assert isinstance(factory.find(task("caption")), Caption)
+    assert isinstance(factory.find(task()), TextEmbeddingProcessor), "built-ins come first"
     assert factory.task_types == {"text_embedding", "caption"}
-
-
-def test_built_ins_come_first(make: Make, install: Install) -> None:
-    install("processors", "captions", Caption=Caption)
-    assert isinstance(make().find(task()), TextEmbeddingProcessor)
 
 
 def test_strangers_come_in_the_order_of_their_names(make: Make, install: Install) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import Any, Self
 
 from hypothesis import settings
 
@@ -107,13 +107,15 @@ class House:
             metrics=self.metrics,
         )
 
-    async def embed(self, *texts: str, model: str = "m") -> list[Embedded | BaseException]:
+    async def embed(self, *texts: str, model: str = "m", after_s: float = 0.0) -> list[Embedded | BaseException]:
         """What becomes of these texts, brought at the same time."""
+        if after_s:
+            await self.clock.sleep(after_s)
         return await asyncio.gather(*(self.batcher.embed(text, model) for text in texts), return_exceptions=True)
 
-    def bring(self, *texts: str, model: str = "m") -> asyncio.Task[list[Embedded | BaseException]]:
+    def bring(self, *texts: str, **more: Any) -> asyncio.Task[list[Embedded | BaseException]]:
         """The same beside the test; what still waits at its end is cancelled."""
-        task = asyncio.create_task(self.embed(*texts, model=model))
+        task = asyncio.create_task(self.embed(*texts, **more))
         self._brought.append(task)
         return task
 

@@ -258,15 +258,10 @@ async def test_a_lone_text_is_refused_with_the_help_of_ours(clock: FakeClock, be
 
 async def test_others_are_the_witnesses_when_there_are_any(clock: FakeClock) -> None:
     async with Busy(clock, blaming(refused(), "bad")).open() as house:
-
-        async def come(number: int) -> None:
-            await house.clock.sleep(number / 2)
-            assert errors(await house.embed(f"{number}")) == [Embedded]
-
-        bad = asyncio.create_task(house.embed("bad"))
-        await asyncio.gather(*map(come, range(20)))
-        (answer,) = await bad
+        others = [house.embed(f"{number}", after_s=number / 2) for number in range(20)]
+        (answer,), *answers = await asyncio.gather(house.embed("bad"), *others)
         assert isinstance(answer, InputRefused)
+        assert [errors(served) for served in answers] == [[Embedded]] * 20
         assert not house.of(WITNESS)
         assert len([ask for ask in house.of("bad") if len(ask.texts) == 1]) == 3
 
@@ -311,10 +306,8 @@ async def test_a_budget_that_ends_in_a_search_fails_nobody(
         ended = await house.work(tasks, slots=64, seconds=300)
         assert not {end for text, (end, _) in ended.items() if text != culprit} - {"done"}
         ended |= await house.work([task for task in tasks if task[0] not in ended], slots=64, seconds=1200)
-        assert {text: end for text, (end, _) in ended.items() if end != "done"} in (
-            {},
-            {culprit: "input_refused"} if culprit else {},
-        )
+        failed = {text: end for text, (end, _) in ended.items() if end != "done"}
+        assert failed in ({}, {culprit: "input_refused"} if culprit else {})
         assert sum(end == "done" for end, _ in ended.values()) >= 64 - (culprit is not None)
 
 
@@ -464,7 +457,7 @@ async def test_a_success_makes_the_next_pause_short_again(clock: FakeClock) -> N
 async def test_who_waits_when_a_model_pauses_is_sent_away(clock: FakeClock) -> None:
     """The pause holds for the texts that were already waiting, too: they make no call of their own."""
     async with Busy(clock, lambda ask: UNKNOWN).open() as house:
-        first = asyncio.create_task(house.embed("a"))
+        first = house.bring("a")
         await house.clock.sleep(0.1)
         assert errors(await house.embed("b", "c")) == [CircuitOpen] * 2
         await first
@@ -491,7 +484,7 @@ async def test_calls_that_fail_together_begin_one_pause(clock: FakeClock, error:
         await house.embed("usual")
         tasks = []
         for text in texts(4):
-            tasks.append(asyncio.create_task(house.embed(text)))
+            tasks.append(house.bring(text))
             await house.clock.sleep(3.2)
         first = (await tasks[0])[0]
         assert isinstance(first, CircuitOpen)
@@ -610,7 +603,7 @@ async def test_a_stall_of_ours_is_no_hung_call(clock: FakeClock) -> None:
     """The process stood still: the answer lies unread, and nothing is asked for again."""
     async with Busy(clock, takes_s=1.9).open() as house:
         await house.prepare("usual")
-        task = asyncio.create_task(house.embed("a"))
+        task = house.bring("a")
         await house.clock.sleep(0.5)
         house.habit = lambda ask: DOWN
         clock.advance(36.0)
@@ -630,7 +623,7 @@ async def test_a_model_that_hangs_for_all_gives_nothing_up(clock: FakeClock) -> 
     """Our text hangs, too: nothing is known before the time-out."""
     async with Busy(clock, after_good(After(60.0, TimedOut("no answer")))).open() as house:
         await house.prepare("good")
-        task = asyncio.create_task(house.embed(*texts(8)))
+        task = house.bring(*texts(8))
         await house.clock.sleep(59)
         assert [ask.texts for ask in house.asked] == [texts(8), [WITNESS]]
         await task
@@ -735,12 +728,10 @@ async def test_nothing_is_handed_out_until_two_calls_agree(clock: FakeClock) -> 
 
 async def test_other_calls_are_the_second_when_there_are_any(clock: FakeClock) -> None:
     async with Busy(clock, length=None).open() as house:
-        first = asyncio.create_task(house.embed("a"))
-        await house.clock.sleep(0.5)
-        second = asyncio.create_task(house.embed("b"))
-        await house.clock.sleep(0.6)
+        first, second = house.bring("a"), house.bring("b", after_s=0.5)
+        await house.clock.sleep(1.1)
         assert not first.done()
-        assert [errors(await task) for task in (first, second)] == [[Embedded], [Embedded]]
+        assert errors([*await first, *await second]) == [Embedded] * 2
         assert not house.of(WITNESS)
 
 
@@ -887,17 +878,13 @@ async def test_a_third_model_that_is_well_ends_the_hold(clock: FakeClock) -> Non
 async def test_the_probe_changes_when_others_come_a_moment_later(clock: FakeClock) -> None:
     """Tasks start one after the other: a tenth of a second does not make one model the probe for ever."""
     async with Busy(clock, until(600, DOWN), takes_s=0.5).open() as house:
-
-        async def ask(text: str, model: str, after_s: float) -> None:
-            await house.clock.sleep(after_s)
-            await house.embed(text, model=model)
-
         for model in ("n", "o"):
             await house.embed(*texts(8), model=model)
         house.forget()
         for number in range(6):
             await house.clock.sleep(max(house.batcher.hold_s(), 0.1))
-            await asyncio.gather(ask(f"{number}", "n", 0.0), ask(f"{number}", "o", 0.1))
+            text = f"{number}"
+            await asyncio.gather(house.embed(text, model="n"), house.embed(text, model="o", after_s=0.1))
         assert {ask.model for ask in house.asked} == {"n", "o"}
 
 

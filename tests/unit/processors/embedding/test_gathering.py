@@ -29,9 +29,9 @@ async def test_a_lone_task_leaves_at_once(house: House) -> None:
 async def test_a_finished_call_leaves_nothing_behind(house: House) -> None:
     """No alarm outlives its call, and the lane rests."""
     await house.embed("usual")
-    running = asyncio.create_task(house.embed("running"))
+    running = house.bring("running")
     await house.clock.sleep(0.1)
-    waiting = asyncio.create_task(house.embed("waiting"))
+    waiting = house.bring("waiting")
     await house.clock.sleep(0.1)
     assert batcher_task("batch-alarm")
     await asyncio.wait([running, waiting])
@@ -83,15 +83,11 @@ async def test_less_than_a_half_waits_for_the_call_under_way(house: House) -> No
     await house.embed("usual")
     house.intake.slots = 256
     began_at = house.clock.monotonic()
-
-    async def later(delay_s: float, count: int) -> None:
-        await house.clock.sleep(delay_s)
-        await house.embed(*texts(count, f"{delay_s}-"))
-
-    await asyncio.gather(house.embed(*texts(128)), later(0.25, 100), later(0.5, 28))
+    second, third = house.embed(*texts(100, "y"), after_s=0.25), house.embed(*texts(28, "z"), after_s=0.5)
+    await asyncio.gather(house.embed(*texts(128)), second, third)
     assert house.model.sizes[1:] == [128, 128]
     assert house.model.times[1:] == [began_at, began_at + 0.5]
-    await asyncio.gather(house.embed(*texts(128, "x")), later(0.25, 100))
+    await asyncio.gather(house.embed(*texts(128, "x")), house.embed(*texts(100, "y"), after_s=0.25))
     assert house.model.sizes[3:] == [128, 100]
     assert house.model.times[4] == pytest.approx(house.model.times[3] + 1.0, abs=0.11)
 
@@ -106,12 +102,7 @@ async def test_a_refill_on_its_way_is_waited_for(house: House) -> None:
     """While the intake says that more is coming, a batch waits for it, and leaves when all are there."""
     began_at = house.clock.monotonic()
     house.intake.refill = lambda: house.clock.monotonic() < began_at + 0.03
-
-    async def late() -> None:
-        await house.clock.sleep(0.02)
-        await house.embed("late")
-
-    await asyncio.gather(house.embed("early"), late())
+    await asyncio.gather(house.embed("early"), house.embed("late", after_s=0.02))
     assert house.model.calls == [["early", "late"]]
     assert house.model.times[0] == pytest.approx(began_at + 0.03, abs=0.002)
 
@@ -119,7 +110,7 @@ async def test_a_refill_on_its_way_is_waited_for(house: House) -> None:
 async def test_a_batch_that_waits_is_rarely_woken(house: House) -> None:
     """Five ticks of a refill that brings 40 texts hardly wake the lane, and the last text wakes it at once."""
     house.intake.refill = lambda: len(house.batcher._lanes["m"]._queue) < 41
-    early = asyncio.create_task(house.embed("early"))
+    early = house.bring("early")
     await house.clock.sleep(0.003)
     wakes = 0
     lane = house.batcher._lanes["m"]
@@ -134,7 +125,7 @@ async def test_a_batch_that_waits_is_rarely_woken(house: House) -> None:
     late = []
     for tick in range(5):
         await house.clock.sleep(LOOK_AGAIN_S)
-        late += [asyncio.create_task(house.embed(text)) for text in texts(8, f"{tick}-")]
+        late += [house.bring(text) for text in texts(8, f"{tick}-")]
     arrived_at = house.clock.monotonic()
     await asyncio.gather(early, *late)
     assert house.model.sizes == [41]
@@ -376,7 +367,7 @@ async def test_a_usually_slow_model_is_not_abnormally_slow(clock: FakeClock) -> 
     """Slow means three times the usual: a model that always takes ten seconds gets one call at a time."""
     async with House(clock, takes_s=10.0).open() as house:
         await house.embed("first")
-        first = asyncio.create_task(house.embed("a"))
+        first = house.bring("a")
         await clock.sleep(5)
         await house.embed("b")
         await first
@@ -400,10 +391,10 @@ async def test_failures_do_not_teach_what_is_usual(house: House) -> None:
 
 async def test_a_text_that_nobody_waits_for_is_not_sent(house: House) -> None:
     """When all who brought a text have gone, it is dropped; while one of them waits, it is sent."""
-    running = asyncio.create_task(house.embed("running"))
+    running = house.bring("running")
     await house.clock.sleep(0.1)
     gone = [asyncio.create_task(house.batcher.embed(text, "m")) for text in ("gone", "gone", "shared")]
-    kept = asyncio.create_task(house.embed("kept", "shared"))
+    kept = house.bring("kept", "shared")
     await house.clock.sleep(0.1)
     for task in gone:
         task.cancel()
@@ -412,7 +403,7 @@ async def test_a_text_that_nobody_waits_for_is_not_sent(house: House) -> None:
 
 
 async def test_a_batch_that_everybody_left_is_not_sent(house: House) -> None:
-    running = asyncio.create_task(house.embed("running"))
+    running = house.bring("running")
     await house.clock.sleep(0.1)
     gone = asyncio.create_task(house.batcher.embed("gone", "m"))
     await house.clock.sleep(0.1)
@@ -471,7 +462,7 @@ async def test_hostile_model_names_take_bounded_room(house: House) -> None:
 
 async def test_too_many_models_at_once_have_to_wait(house: House) -> None:
     """While every lane is busy, a further model is told to come back."""
-    busy = [asyncio.create_task(house.embed("a", model=f"m{n}")) for n in range(MAX_LANES)]
+    busy = [house.bring("a", model=f"m{n}") for n in range(MAX_LANES)]
     await asyncio.sleep(0)
     (error,) = await house.embed("a", model="one more")
     assert isinstance(error, CircuitOpen)

@@ -20,9 +20,9 @@ from tests.unit.processors.embedding.house import EXAMPLES, House, errors, vecto
 
 async def test_a_text_on_its_way_is_not_paid_for_again(house: House) -> None:
     """Who brings a text whose call is under way shares its answer; who comes after the answer needs a new call."""
-    first = asyncio.create_task(house.embed("a", "b"))
+    first = house.bring("a", "b")
     await house.clock.sleep(0.5)
-    joined = asyncio.create_task(house.embed("b", "c", "b"))
+    joined = house.bring("b", "c", "b")
     assert errors(await first) == [Embedded] * 2
     assert await joined == [Embedded(vector(text), Usage(1)) for text in ("b", "c", "b")]
     assert house.model.calls == [["a", "b"], ["c"]]
@@ -56,7 +56,7 @@ async def test_a_text_whose_task_has_gone_can_still_be_joined(house: House) -> N
 async def test_a_failure_reaches_all_who_share_the_call(house: House) -> None:
     """Who joined late, too; and nobody can join what has failed."""
     house.model.error = Transient("503")
-    first = asyncio.create_task(house.embed("a"))
+    first = house.bring("a")
     await house.clock.sleep(0.5)
     assert errors(await house.embed("a", "a")) == [Transient] * 2
     assert errors(await first) == [Transient]
@@ -67,9 +67,9 @@ async def test_a_failure_reaches_all_who_share_the_call(house: House) -> None:
 async def test_a_refusal_reaches_all_who_share_the_text(house: House) -> None:
     """A text at fault that was joined while its batch is cut up is refused for everybody; the others are served."""
     house.model.culprits = {"bad"}
-    first = asyncio.create_task(house.embed("good", "bad"))
+    first = house.bring("good", "bad")
     await house.clock.sleep(1.5)
-    late = asyncio.create_task(house.embed("bad", "good"))
+    late = house.bring("bad", "good")
     assert errors(await first) == [Embedded, InputRefused]
     assert errors(await late) == [InputRefused, Embedded]
     assert house.model.calls[:3] == [["good", "bad"], ["good"], ["bad"]]
@@ -83,7 +83,7 @@ async def test_what_a_bisection_left_out_is_not_joined(house: House) -> None:
     for text in ("a", "b"):
         tasks[text].cancel()
     await house.clock.sleep(1.0)
-    again = asyncio.create_task(house.embed("a"))
+    again = house.bring("a")
     await asyncio.wait(tasks.values())
     assert errors(await again) == [Embedded]
     assert house.model.calls[0] == ["a", "b", "c", "bad"]
@@ -96,7 +96,7 @@ async def test_nobody_joins_what_a_pause_sent_away(house: House) -> None:
     house.model.error = ModelRefused("the provider does not know this model")
     await house.embed("a")
     await house.clock.sleep(10.0)
-    first = asyncio.create_task(house.embed("a"))
+    first = house.bring("a")
     await house.clock.sleep(0.1)
     assert errors(await house.embed("b")) == [CircuitOpen]
     await first
