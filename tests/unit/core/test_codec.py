@@ -223,16 +223,16 @@ OBJECT = {"model": "m", "usage": {"total_tokens": 3}}
 
 
 @pytest.mark.parametrize(
-    ("result", "told"),
+    ("result", "written"),
     [
         *((TaskResult(output), output) for output in ({"a": 1}, [1, 2], "text", 0, False, "")),
         (TaskResult(OBJECT, vector=vector_of(0.5)), {"embedding": [0.5], **OBJECT}),
     ],
     ids=repr,
 )
-def test_any_json_can_be_a_result(result: TaskResult, told: object) -> None:
+def test_any_json_can_be_a_result(result: TaskResult, written: object) -> None:
     """The output is sent as it is, falsy ones included; beside an object the vector becomes its ``embedding``."""
-    assert json.loads(body_of(Completed(result))) == {"state": "succeeded", "result": told}
+    assert json.loads(body_of(Completed(result))) == {"state": "succeeded", "result": written}
 
 
 def test_a_failure_is_told_with_and_without_its_reason() -> None:

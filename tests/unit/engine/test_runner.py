@@ -54,8 +54,8 @@ class Source(StubSource):
         self.answers: list[Exception] = []
 
     async def report(self, receipt: Receipt, outcome: Outcome) -> None:
-        told: object = outcome.result.output if isinstance(outcome, Completed) else outcome
-        self.told.append((receipt.id, told.failure if isinstance(told, Failed) else told))
+        said: object = outcome.result.output if isinstance(outcome, Completed) else outcome
+        self.told.append((receipt.id, said.failure if isinstance(said, Failed) else said))
         if self.answers:
             raise self.answers.pop(0)
 

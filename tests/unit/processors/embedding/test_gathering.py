@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -50,23 +51,20 @@ async def test_tasks_that_come_together_travel_together(house: House) -> None:
     assert house.metrics.value("batch_size_sum", model="m") == 100
 
 
-@pytest.mark.parametrize(("slots", "sizes"), [(255, [255]), (256, [128, 128]), (301, [151, 150])])
-async def test_a_large_house_goes_in_two_halves(house: House, slots: int, sizes: list[int]) -> None:
-    """While one half is at the model the other's slots are refilled: both calls leave at once."""
+@pytest.mark.parametrize(
+    ("slots", "rate", "sizes"),
+    [(255, None, [255]), (256, None, [128, 128]), (301, None, [151, 150]), (300, 5.0, [300])],
+)
+async def test_a_large_house_goes_in_two_halves(house: House, slots: int, rate: float | None, sizes: list[int]) -> None:
+    """While one half is at the model the other's slots are refilled: both calls leave at once. Under a limit of calls,
+    a call carries as much as it can."""
     await house.embed("usual")
     house.intake.slots = slots
+    if rate is not None:
+        house.batcher._lanes["m"].calls.limiter._pace.rate = rate
     await house.embed(*texts(slots))
     assert house.model.sizes[1:] == sizes
     assert len(set(house.model.times[1:])) == 1
-
-
-async def test_a_house_is_not_halved_while_calls_are_short(house: House) -> None:
-    """Under a limit of calls, a call carries as much as it can."""
-    house.intake.slots = 300
-    await house.embed("usual")
-    house.batcher._lanes["m"].calls.limiter._pace.rate = 5.0
-    await house.embed(*texts(300))
-    assert house.model.sizes == [1, 300]
 
 
 async def test_a_house_is_not_halved_for_a_model_that_answers_at_once(clock: FakeClock) -> None:
@@ -220,23 +218,21 @@ async def test_ten_thousand_texts_are_quick(clock: FakeClock) -> None:
 # --- a house that refills
 
 
+@dataclass
 class Shop:
     """``slots`` tasks at a time, taken from an endless list by one claim at a time; a plain copy of the scheduler."""
 
-    def __init__(self, house: House, slots: int, claim_s: float, settle_s: float, rng: random.Random) -> None:
-        self._house = house
-        self._slots = slots
-        self._claim_s = claim_s
-        self._settle_s = settle_s
-        self._rng = rng
-        self._running = self._started = self._finished = 0
-        self._claiming = False
-        self._freed = asyncio.Event()
-        self._left = 0
-        house.intake.refill = self._refilling
+    _house: House
+    _slots: int
+    _claim_s: float
+    _settle_s: float
+    _rng: random.Random
+    _running = _left = 0
+    _claiming = False
 
-    def _refilling(self) -> bool:
-        return self._left > 0 and (self._claiming or self._running < self._slots)
+    def __post_init__(self) -> None:
+        self._freed = asyncio.Event()
+        self._house.intake.refill = lambda: self._left > 0 and (self._claiming or self._running < self._slots)
 
     async def work_off(self, tasks: int) -> None:
         self._left = tasks
