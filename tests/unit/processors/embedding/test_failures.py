@@ -31,8 +31,8 @@ from ai_task_processor.models.task import Embedded, Usage, Vector
 from ai_task_processor.processors.embedding.cache import VectorCache
 from ai_task_processor.processors.embedding.lane import WITNESS
 from tests.unit.conftest import FakeClock
-from tests.unit.processors.embedding.house import EXAMPLES, errors, texts, vector
-from tests.unit.processors.embedding.server import After, Ask, Busy, Habit, refused
+from tests.unit.processors.embedding.house import EXAMPLES, After, Ask, Habit, errors, refused, texts, vector
+from tests.unit.processors.embedding.server import Busy
 
 DOWN = Transient("the model API answered 500", status=500)
 FILTERED = CallRefused("filtered", status=400, final=InputRefused("content_filtered"), explained=True)
@@ -398,7 +398,7 @@ async def test_everybody_is_told_when_to_come_back(
                 calls = 1
                 house.forget()
                 await house.clock.sleep(pause_s)
-            house.habit = lambda ask: None
+            house.model.habit = lambda ask: None
             assert errors(await house.embed("good")) == [Embedded]
         assert house.batcher.paused() == {}
         assert (house.circuits.state, house.batcher.lane_hold_s("m", 0)) == ("closed", 0)
@@ -564,9 +564,9 @@ async def test_an_offender_is_never_the_probe(clock: FakeClock) -> None:
     async with Busy(clock, lambda ask: DOWN if ask.has("t5") or 20 < ask.at < 50 else None).open() as house:
         await house.embed(*texts(8))
         await house.clock.sleep(60 - house.now)
-        house.habit = lambda ask: DOWN
+        house.model.habit = lambda ask: DOWN
         await house.embed(*texts(8, "x"))
-        house.habit = blaming(DOWN, "t5")
+        house.model.habit = blaming(DOWN, "t5")
         await house.clock.sleep(10)
         house.forget()
         answers = await asyncio.gather(house.embed("t5"), house.embed("fresh"))
@@ -596,7 +596,7 @@ async def test_a_hung_call_is_given_up_while_others_are_served(clock: FakeClock)
         assert house.now - began_at < 25
         assert len(house.of("t5")) == 3
         assert {line["event"] for line in lines} == {"call.given_up", "text.set_aside"}
-        assert house.running == 0
+        assert house.model.running == 0
 
 
 async def test_a_stall_of_ours_is_no_hung_call(clock: FakeClock) -> None:
@@ -605,7 +605,7 @@ async def test_a_stall_of_ours_is_no_hung_call(clock: FakeClock) -> None:
         await house.prepare("usual")
         task = house.bring("a")
         await house.clock.sleep(0.5)
-        house.habit = lambda ask: DOWN
+        house.model.habit = lambda ask: DOWN
         clock.advance(36.0)
         assert errors(await task) == [Embedded]
         assert [ask.texts for ask in house.asked] == [["a"]]
