@@ -129,7 +129,6 @@ async def test_check_passes_and_closing_is_repeatable(provider: Provider) -> Non
 
 
 async def test_vectors_are_the_models_own_bits(sandbox: Sandbox, openai: Make) -> None:
-    """What arrives is, bit for bit, what the model sent."""
     provider = openai()
     (vector,) = (await provider.embed(["ünïcödé"], MODEL)).vectors
     assert vector == Vector(sandbox.vector("ünïcödé", MODEL))

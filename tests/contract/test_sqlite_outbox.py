@@ -175,7 +175,6 @@ async def test_cancelling_a_put_keeps_the_record(outbox: SqliteOutbox, tmp_path:
 
 
 async def test_a_put_after_closing_is_refused(tmp_path: Path) -> None:
-    """A closed outbox says that it did not take the record."""
     outbox = store(tmp_path)
     await outbox.open()
     await outbox.aclose()
@@ -195,7 +194,6 @@ async def traced(outbox: SqliteOutbox) -> list[str]:
 
 
 async def test_a_thousand_puts_share_a_few_commits(outbox: SqliteOutbox) -> None:
-    """What waits together is committed together."""
     statements = await traced(outbox)
     with held(outbox):
         pending = [outbox.put(record(str(number))) for number in range(1000)]
@@ -454,7 +452,7 @@ async def survivors(directory: Path, told: list[str]) -> dict[str, Record]:
 
 @pytest.mark.parametrize("page", [1, 2, 3, 4, 5, 7, 8, 20, 57, 100])
 async def test_a_destroyed_page_takes_its_own_rows_only(tmp_path: Path, page: int) -> None:
-    """Whichever page it is: what can be read is kept, what cannot is  and the damaged file stays."""
+    """Whichever page it is: what can be read is kept, what cannot is named, and the damaged file stays."""
     database, told = await damaged(tmp_path), list[str]()
     overwrite(database, (page - 1) * PAGE_BYTES, noise(PAGE_BYTES))
     found = await survivors(tmp_path, told)
@@ -638,7 +636,7 @@ async def test_requests_wait_for_a_daemon(tmp_path: Path) -> None:
 
 
 def test_commands_without_an_outbox_say_so(tmp_path: Path) -> None:
-    """A wrong path is  and nothing is created by looking."""
+    """A wrong path is named, and nothing is created by looking."""
     missing = tmp_path / "missing"
     for look in (inspection.list_records, inspection.pending_requests):
         with pytest.raises(DataDirectoryError, match=r"DATA_DIR .*missing shows no outbox"):

@@ -168,7 +168,6 @@ async def proxying(answer: bytes) -> AsyncIterator[tuple[Server, str]]:
 
 
 async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HTTP_PROXY, HTTPS_PROXY and ALL_PROXY of the environment see nothing."""
     async with proxying(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n") as (proxy, url), serving(OK) as server:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, url)
