@@ -11,10 +11,11 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from ai_task_processor.core.errors import RemoteError, Unsent
+from ai_task_processor.core.errors import Unsent
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.net import tls
 from ai_task_processor.net.client import HttpClient
+from tests.contract.helpers import failing
 from tests.contract.http.servers import NETWORK, OK, Authority, Server, blocking, client_of, serving
 
 
@@ -33,10 +34,7 @@ async def get(url: str, network: NetworkSettings = NETWORK) -> bytes:
 
 
 async def failure(url: str, network: NetworkSettings = NETWORK) -> str:
-    with pytest.raises(RemoteError) as raised:
-        await get(url, network)
-    assert type(raised.value) is Unsent
-    return str(raised.value)
+    return str(await failing(Unsent, get(url, network)))
 
 
 async def test_tls_is_verified(root: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,8 +120,7 @@ async def test_replaced_files_are_used_for_new_connections(
             for target in (first, broken, second, second):
                 await ask(client, target)
             bundle.write_bytes(Authority(tmp_path, name="other").pem.read_bytes())
-            with pytest.raises(Unsent, match="TLS"):
-                await ask(client, second)
+            await failing(Unsent, ask(client, second), "TLS")
     assert served == ["first", "first", "second", "second"]
     told = [line["event"] for line in lines if line["event"].startswith("tls.")]
     assert told[:2] == ["tls.rejected", "tls.replaced"]
@@ -171,7 +168,6 @@ async def proxying(answer: bytes) -> AsyncIterator[tuple[Server, str]]:
 
 
 async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HTTP_PROXY, HTTPS_PROXY and ALL_PROXY of the environment see nothing."""
     async with proxying(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n") as (proxy, url), serving(OK) as server:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, url)
@@ -235,8 +231,7 @@ async def test_cancelled_twice_leaves_the_pool_usable(root: Authority, secure: b
             for _ in range(turns):
                 await asyncio.sleep(0)
             reading.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await reading
+            await failing(asyncio.CancelledError, reading)
         hanging = False
         answers = await asyncio.gather(*(client.exchange("GET", server.url, timeout_s=2) for _ in range(4)))
         assert [answer.content for answer in answers] == [b"ok"] * 4
