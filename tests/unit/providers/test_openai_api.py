@@ -12,19 +12,7 @@ import numpy as np
 import pytest
 import respx
 
-from ai_task_processor.core.errors import (
-    CallRefused,
-    InvalidAnswer,
-    Misconfigured,
-    ModelRefused,
-    QuotaExhausted,
-    RemoteError,
-    TaskError,
-    Throttled,
-    Transient,
-    Unauthorized,
-    Unsent,
-)
+from ai_task_processor.core import errors
 from ai_task_processor.core.ports import Allowance, RateLimits
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.models.task import Vector
@@ -87,10 +75,10 @@ def refused(message: str, code: object = None, kind: str = "invalid_request_erro
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-async def error_of(provider: OpenAIProvider, model: str = "m") -> RemoteError | TaskError:
+async def error_of(provider: OpenAIProvider, model: str = "m") -> errors.RemoteError | errors.TaskError:
     try:
         await provider.embed(["the user's text"], model)
-    except (RemoteError, TaskError) as error:
+    except (errors.RemoteError, errors.TaskError) as error:
         return error
     raise AssertionError("no error")
 
@@ -274,7 +262,7 @@ async def test_forms_that_all_fail_are_not_tried_with_every_call(metrics: Metric
     compatible = server.provider(metrics)
     for _ in range(3):
         error = await error_of(compatible)
-        assert isinstance(error, CallRefused)
+        assert isinstance(error, errors.CallRefused)
         assert error.limit == 8
     assert server.asked == [BASE64_ALONE, FLOAT_ALONE, BASE64_ALONE, BASE64_ALONE]
     compatible._tried_at["m"] -= SHAPES_AGAIN_S
@@ -290,7 +278,7 @@ async def test_a_form_that_was_served_is_the_only_one(metrics: Metrics) -> None:
     await compatible.embed(["a"], "m")
     server.serves = ()
     for _ in range(2):
-        assert type(await error_of(compatible)) is CallRefused
+        assert type(await error_of(compatible)) is errors.CallRefused
     assert server.asked == [BASE64_ALONE] * 3
 
 
@@ -300,12 +288,14 @@ async def test_a_model_that_refuses_its_form_by_name_is_asked_anew(metrics: Metr
     compatible = server.provider(metrics)
     await compatible.embed(["a"], "m")
     server.serves = (FLOAT_ALONE,)
-    assert type(await error_of(compatible)) is ModelRefused
+    assert type(await error_of(compatible)) is errors.ModelRefused
     await compatible.embed(["a"], "m")
     assert server.asked == [BASE64_ALONE, BASE64_ALONE, BASE64_ALONE, FLOAT_ALONE]
 
 
-@pytest.mark.parametrize(("status", "kind"), [(429, Throttled), (500, Transient), (401, Unauthorized)])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(429, errors.Throttled), (500, errors.Transient), (401, errors.Unauthorized)]
+)
 async def test_what_another_form_meets_is_told(metrics: Metrics, status: int, kind: type[Exception]) -> None:
     """An outage or a throttle while forms are tried is what it is, and says nothing about the form."""
     server = Server(refusals=[(400, refused("no")), (status, refused("x"))])
@@ -319,7 +309,7 @@ async def test_vectors_of_another_length_than_asked_for_are_none(metrics: Metric
     server = Server(BASE64_ALONE, FLOAT_ALONE)
     made = server.provider(metrics, 3)
     error = await error_of(made)
-    assert isinstance(error, CallRefused)
+    assert isinstance(error, errors.CallRefused)
     assert error.status == 400
     assert len(server.asked) == 4
     await made.aclose()
@@ -332,7 +322,7 @@ async def test_hostile_model_names_take_bounded_room(metrics: Metrics) -> None:
     for serves in ((BASE64_ALONE,), ()):
         server.serves = serves
         for number in range(MAX_MODELS + 50):
-            with contextlib.suppress(CallRefused):
+            with contextlib.suppress(errors.CallRefused):
                 await compatible.embed(["a"], f"{len(serves)}-{number}")
     assert len(compatible._served) <= MAX_MODELS
     assert len(compatible._tried_at) <= MAX_MODELS
@@ -344,18 +334,28 @@ async def test_hostile_model_names_take_bounded_room(metrics: Metrics) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "kind", "outcome"),
     [
-        (400, refused("'$.input' is invalid."), CallRefused, "refused_input"),
-        (400, refused("Invalid 'input': array too long.", "array_above_max_length"), CallRefused, "refused_input"),
-        (403, b"<html>blocked</html>", CallRefused, "refused_input"),
-        (400, refused("Invalid value: 0", param="dimensions"), ModelRefused, "misconfigured"),
-        (404, refused("The model `foo` does not exist.", "model_not_found"), ModelRefused, "misconfigured"),
-        (404, refused("Invalid URL (POST /v1/models/embeddings)"), Misconfigured, "misconfigured"),
-        (401, refused("Incorrect API key provided: sk-plant*3456789.", "bad_key"), Unauthorized, "unauthorized"),
-        (403, refused("Country not supported", "unsupported_country_region_territory"), Unauthorized, "unauthorized"),
-        (429, refused("Rate limit reached in org-x", "rate_limit_exceeded", "tokens"), Throttled, "throttled"),
-        (429, refused("You exceeded your current quota", "insufficient_quota"), QuotaExhausted, "quota"),
-        (500, refused("The server had an error", None, "server_error"), Transient, "server_error"),
-        (200, {"data": []}, InvalidAnswer, "invalid_answer"),
+        (400, refused("'$.input' is invalid."), errors.CallRefused, "refused_input"),
+        (
+            400,
+            refused("Invalid 'input': array too long.", "array_above_max_length"),
+            errors.CallRefused,
+            "refused_input",
+        ),
+        (403, b"<html>blocked</html>", errors.CallRefused, "refused_input"),
+        (400, refused("Invalid value: 0", param="dimensions"), errors.ModelRefused, "misconfigured"),
+        (404, refused("The model `foo` does not exist.", "model_not_found"), errors.ModelRefused, "misconfigured"),
+        (404, refused("Invalid URL (POST /v1/models/embeddings)"), errors.Misconfigured, "misconfigured"),
+        (401, refused("Incorrect API key provided: sk-plant*3456789.", "bad_key"), errors.Unauthorized, "unauthorized"),
+        (
+            403,
+            refused("Country not supported", "unsupported_country_region_territory"),
+            errors.Unauthorized,
+            "unauthorized",
+        ),
+        (429, refused("Rate limit reached in org-x", "rate_limit_exceeded", "tokens"), errors.Throttled, "throttled"),
+        (429, refused("You exceeded your current quota", "insufficient_quota"), errors.QuotaExhausted, "quota"),
+        (500, refused("The server had an error", None, "server_error"), errors.Transient, "server_error"),
+        (200, {"data": []}, errors.InvalidAnswer, "invalid_answer"),
     ],
 )
 async def test_each_failure_is_counted_as_what_it_is(
@@ -389,14 +389,14 @@ async def test_the_key_is_in_no_error(httpx2_mock: respx.Router, openai: OpenAIP
 async def test_a_redirect_is_not_followed(httpx2_mock: respx.Router, openai: OpenAIProvider) -> None:
     """The key goes to nobody else."""
     httpx2_mock.post(EMBEDDINGS).respond(307, headers={"Location": "https://elsewhere.example.com/"})
-    assert type(await error_of(openai)) is Misconfigured
+    assert type(await error_of(openai)) is errors.Misconfigured
     assert [call.request.url.host for call in httpx2_mock.calls] == ["api.openai.com"]
 
 
 async def test_a_refused_connection_was_not_sent(httpx2_mock: respx.Router, openai: OpenAIProvider) -> None:
     """The client's own exception is unwrapped to what happened."""
     httpx2_mock.post(EMBEDDINGS).mock(side_effect=httpx2.ConnectError("no"))
-    assert type(await error_of(openai)) is Unsent
+    assert type(await error_of(openai)) is errors.Unsent
 
 
 # --- answers
@@ -405,10 +405,10 @@ async def test_a_refused_connection_was_not_sent(httpx2_mock: respx.Router, open
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
-        (b"<html>Please log in</html>", InvalidAnswer),
-        (b'{"data":[{"index":1,"embedding":[1.0]}]}', InvalidAnswer),
-        (b'{"error":{"message":"no"}}', CallRefused),
-        (b'{"error":{"code":"insufficient_quota"}}', QuotaExhausted),
+        (b"<html>Please log in</html>", errors.InvalidAnswer),
+        (b'{"data":[{"index":1,"embedding":[1.0]}]}', errors.InvalidAnswer),
+        (b'{"error":{"message":"no"}}', errors.CallRefused),
+        (b'{"error":{"code":"insufficient_quota"}}', errors.QuotaExhausted),
     ],
 )
 async def test_an_answer_is_checked(
@@ -422,7 +422,7 @@ async def test_an_answer_is_checked(
 async def test_openais_own_models_have_known_dimensions(httpx2_mock: respx.Router, openai: OpenAIProvider) -> None:
     """Two floats are no vector of text-embedding-3-small."""
     httpx2_mock.post(EMBEDDINGS).respond(json=embeddings(base64_of(1, 2)))
-    assert type(await error_of(openai, SMALL)) is InvalidAnswer
+    assert type(await error_of(openai, SMALL)) is errors.InvalidAnswer
 
 
 async def test_limits_come_with_the_answer(
@@ -447,9 +447,9 @@ async def test_check_asks_for_the_model(httpx2_mock: respx.Router, openai: OpenA
     httpx2_mock.get(f"{OPENAI_URL}/models/other").respond(404, json=refused("no such model", "model_not_found"))
     httpx2_mock.get(f"{OPENAI_URL}/models/locked").respond(401, json=refused("no", "invalid_api_key"))
     await openai.check(SMALL)
-    with pytest.raises(ModelRefused):
+    with pytest.raises(errors.ModelRefused):
         await openai.check("other")
-    with pytest.raises(Unauthorized):
+    with pytest.raises(errors.Unauthorized):
         await openai.check("locked")
 
 
@@ -460,5 +460,5 @@ async def test_check_passes_a_server_without_model_pages(
     httpx2_mock.get(f"{SERVER}/models/m").respond(404, json={"detail": "Not Found"})
     httpx2_mock.get(f"{OPENAI_URL}/models/m").respond(404, content=b"<html>")
     await compatible.check("m")
-    with pytest.raises(Misconfigured):
+    with pytest.raises(errors.Misconfigured):
         await openai.check("m")
