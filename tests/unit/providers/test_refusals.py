@@ -27,12 +27,10 @@ from ai_task_processor.providers.refusals import MAX_WORDS, classify, read_refus
 Meaning = tuple[str | None, bool, bool, int | None]
 
 UNEXPLAINED: Meaning = ("input_refused", False, False, None)
-NEVER_FINAL: Meaning = (None, False, False, None)
-FILTERED: Meaning = ("input_refused", True, False, None)
-TOO_LARGE_FOR_A_PROXY: Meaning = ("text_too_long", False, True, None)
 HTML = (
     b"<html><head><title>Attention Required!</title></head><body>The model is not found, quota exceeded</body></html>"
 )
+TOKEN_BUDGET = "Authentication Error, ExceededTokenBudget: Max Budget for Token: 2e-07"
 
 
 def too_large(limit: int | None = None) -> Meaning:
@@ -67,8 +65,9 @@ def meaning(error: RemoteError) -> type[RemoteError] | Meaning:
     return None if error.final is None else error.final.code, error.explained, error.too_large, error.limit
 
 
-#: provider, status, body
+#: provider, status, body; and the number that was read
 Row = tuple[str, int, object]
+LimitRow = tuple[str, int, object, int | None]
 
 QUOTA: list[Row] = [
     ("OpenAI", 429, openai("You exceeded your current quota, please check your plan.", "insufficient_quota")),
@@ -93,16 +92,9 @@ QUOTA: list[Row] = [
     ("nothing", 402, b""),
 ]
 
+TPM_REACHED = "Rate limit reached for text-embedding-3-small in org-x on tokens per min (TPM): Limit 10."
 THROTTLED: list[Row] = [
-    (
-        "OpenAI",
-        429,
-        openai(
-            "Rate limit reached for text-embedding-3-small in org-x on tokens per min (TPM): Limit 10.",
-            "rate_limit_exceeded",
-            "tokens",
-        ),
-    ),
+    ("OpenAI", 429, openai(TPM_REACHED, "rate_limit_exceeded", "tokens")),
     ("Azure", 429, openai("Requests to the Embeddings_Create Operation have exceeded call rate limit.", "429", None)),
     ("Azure", 429, openai("Too many requests for this deployment", "RateLimitReached", None)),
     ("Gemini", 429, gemini(429, "You exceeded your current quota, please check billing.", "RESOURCE_EXHAUSTED")),
@@ -146,7 +138,9 @@ NO_SUCH_MODEL: list[Row] = [
     ("DeepInfra", 404, {"detail": {"error": "Model is not available"}}),
     ("LocalAI", 410, openai("the model m was decommissioned")),
     ("Triton", 400, {"error": "Request for unknown model: 'm' is not found"}),
-]
+    ("Gemini", 404, gemini(404, "models/m is not found for API version v1main, or is not supported for embedContent. "
+                                "Call ListModels.", "NOT_FOUND")),
+]  # fmt: skip
 
 REFUSED_PARAMETER: list[Row] = [
     ("OpenAI", 400, openai("This model does not support specifying dimensions.")),
@@ -157,7 +151,7 @@ REFUSED_PARAMETER: list[Row] = [
     ("anybody", 400, openai("maximum input length is 8 tokens", param="user")),
 ]
 
-TOO_LONG: list[tuple[str, int, object, int | None]] = [
+TOO_LONG: list[LimitRow] = [
     ("OpenAI", 400, openai("This model's maximum context length is 8192 tokens, however you requested 9001 tokens "
                            "(9001 in your prompt; 0 for the completion). Please reduce your prompt."), 8192),
     ("OpenAI", 400, openai("Invalid 'input[0]': maximum input length is 8192 tokens."), 8192),
@@ -187,7 +181,7 @@ TOO_LONG: list[tuple[str, int, object, int | None]] = [
                          "rate_limit_exceeded", "tokens"), 6000),
 ]  # fmt: skip
 
-TOO_MANY: list[tuple[str, int, object, int | None]] = [
+TOO_MANY: list[LimitRow] = [
     ("OpenAI", 400, openai("Invalid 'input': array too long. Expected an array with maximum length 2048, but got an "
                            "array with length 2049 instead.", "array_above_max_length", param="input"), 2048),
     ("Azure", 400, openai("Too many inputs. The max number of inputs is 16.  We hope to increase it soon."), 16),
@@ -200,6 +194,8 @@ TOO_MANY: list[tuple[str, int, object, int | None]] = [
     ("FastAPI", 422, {"detail": [{"loc": ["body", "input"], "msg": "List should have at most 64 items"}]}, 64),
     ("Mistral", 400, flat("Batch size too large", "invalid_request_prompt"), None),
     ("SiliconFlow", 413, {"code": 20042, "message": "input batch size 66 > maximum allowed batch size 64"}, 64),
+    ("DashScope", 400, {"code": "InvalidParameter", "message": "Value error, batch size is invalid, it should not be "
+                                                               "larger than 10.: input.contents"}, 10),
     ("a gateway", 413, {"error": "request entity too large"}, None),
     ("a gateway", 400, {"error": {"code": "request_too_large", "message": "no"}}, None),
     ("a gateway", 413, {}, None),
@@ -255,11 +251,7 @@ UNAUTHORIZED: list[Row] = [
     ("Azure", 403, {"statusCode": 403, "message": "Out of call volume quota."}),
     ("llama.cpp", 401, openai("Invalid API Key", 401, "authentication_error")),
     ("vLLM", 401, {"error": "Unauthorized"}),
-    (
-        "LiteLLM",
-        401,
-        openai("Authentication Error, ExceededTokenBudget: Max Budget for Token: 2e-07", 401, "auth_error"),
-    ),
+    ("LiteLLM", 401, openai(TOKEN_BUDGET, 401, "auth_error")),
     ("OpenRouter", 403, {"error": {"message": "Input was flagged", "code": 403, "metadata": {"reasons": ["x"]}}}),
     ("Gemini", 403, gemini(403, "Permission denied", "PERMISSION_DENIED")),
     ("Workers AI", 401, cloudflare("Authentication error", 10_000)),
@@ -296,9 +288,7 @@ WRONG_ADDRESS: list[Row] = [
 ]
 
 
-def rows(
-    table: Sequence[Row | tuple[str, int, object, int | None]], expected: type[RemoteError] | Meaning
-) -> list[Any]:
+def rows(table: Sequence[Row | LimitRow], expected: type[RemoteError] | Meaning) -> list[Any]:
     made = []
     for provider, status, body, *limit in table:
         wanted = too_large(*limit) if limit else expected
@@ -315,10 +305,10 @@ def rows(
         *rows(REFUSED_PARAMETER, ModelRefused),
         *rows(TOO_LONG, too_large()),
         *rows(TOO_MANY, too_large()),
-        *rows([("a proxy", 413, HTML), ("nothing", 413, b"")], TOO_LARGE_FOR_A_PROXY),
+        *rows([("a proxy", 413, HTML), ("nothing", 413, b"")], ("text_too_long", False, True, None)),
         *rows(UNEXPLAINED_REFUSALS, UNEXPLAINED),
-        *rows(REFUSALS_THAT_END_NO_TEXT, NEVER_FINAL),
-        *rows(FILTERED_TEXTS, FILTERED),
+        *rows(REFUSALS_THAT_END_NO_TEXT, (None, False, False, None)),
+        *rows(FILTERED_TEXTS, ("input_refused", True, False, None)),
         *rows(UNAUTHORIZED, Unauthorized),
         *rows(CANNOT_NOW, Transient),
         *rows(WRONG_ADDRESS, Misconfigured),
@@ -350,18 +340,6 @@ def test_words_about_something_else_end_no_text_at_once(message: str) -> None:
     """Budgets, quotas, rates, keys and parameters without a code: a good text is not called too long by such words."""
     error = classified(400, openai(message))
     assert not isinstance(error, CallRefused) or not error.explained
-
-
-def test_geminis_unknown_model() -> None:
-    """It speaks of models/m."""
-    words = "models/m is not found for API version v1main, or is not supported for embedContent. Call ListModels."
-    assert meaning(classified(404, gemini(404, words, "NOT_FOUND"))) == ModelRefused
-
-
-def test_dashscopes_limit_is_read() -> None:
-    """It is the number behind "larger than"."""
-    words = "Value error, batch size is invalid, it should not be larger than 10.: input.contents"
-    assert meaning(classified(400, {"code": "InvalidParameter", "message": words})) == too_large(10)
 
 
 def test_a_request_that_no_rate_limit_will_ever_allow_is_too_large() -> None:
@@ -432,8 +410,8 @@ FIELDS = st.fixed_dictionaries(
     },
 )
 BODIES = FIELDS.flatmap(
-    lambda fields: st.sampled_from(
-        [fields, {"error": fields}, [{"error": fields}], {"errors": [fields]}, {"detail": [fields]}, {"detail": fields}]
+    lambda some: st.sampled_from(
+        [some, {"error": some}, [{"error": some}], {"errors": [some]}, {"detail": [some]}, {"detail": some}]
     )
 )
 
