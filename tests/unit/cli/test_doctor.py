@@ -78,17 +78,18 @@ def test_a_missing_connection_is_explained(
     assert [word for word in words if word not in f"{finding.text} {finding.remedy}"] == []
 
 
-def test_an_unknown_authority_is_looked_for_in_the_bundle_when_there_is_one() -> None:
-    """CA_BUNDLE is set already: then it is its content that is wrong."""
-    finding = unreachable(caused(errors.Unsent("x"), distrust(20)), bundled=True)
-    assert "add the authority's root" in finding.remedy
-
-
-def test_a_proxy_in_between_is_named() -> None:
-    """A refused connection may be the proxy's: the finding names both."""
-    finding = unreachable(caused(errors.Unsent("x"), ConnectionRefusedError(111, "no")), proxied=True)
-    assert "(or the proxy)" in finding.text
-    assert "HTTPS_PROXY" in finding.remedy
+@pytest.mark.parametrize(
+    ("way", "cause", "text", "remedy"),
+    [
+        ("bundled", distrust(20), "", "add the authority's root"),
+        ("proxied", ConnectionRefusedError(111, "no"), "(or the proxy)", "HTTPS_PROXY"),
+    ],
+)
+def test_a_bundle_or_a_proxy_is_named(way: str, cause: BaseException, text: str, remedy: str) -> None:
+    """The content of a CA_BUNDLE may be wrong, and a refused connection may be the proxy's."""
+    finding = unreachable(caused(errors.Unsent("x"), cause), **{way: True})
+    assert text in finding.text
+    assert remedy in finding.remedy
 
 
 def test_a_connection_without_an_answer_is_left_to_later_checks() -> None:
@@ -141,8 +142,7 @@ def test_a_mistake_names_its_variable_in_the_remedy(problem: str, text: str, rem
 
 
 @pytest.mark.parametrize(
-    ("codes", "expected"),
-    [([], 0), ([69], 69), ([69, 73], 73), ([73, 78, 69], 78), ([69, 69], 69)],
+    ("codes", "expected"), [([], 0), ([69], 69), ([69, 73], 73), ([73, 78, 69], 78), ([69, 69], 69)]
 )
 def test_the_most_specific_code_wins(codes: list[int], expected: int) -> None:
     """78 before 73 before 69; warnings and skipped checks are no failure."""

@@ -124,8 +124,7 @@ async def test_consecutive_failures_open_the_circuit(
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [None, errors.TaskError("empty_text"), errors.InputRefused("too_long"), errors.Rejected("refused", 400)],
+    "answer", [None, errors.TaskError("empty_text"), errors.InputRefused("too_long"), errors.Rejected("refused", 400)]
 )
 async def test_every_answer_counts_as_one(gate: Gate, remote: Remote, answer: Exception | None) -> None:
     """A success, and a refusal that is about one task or one result, ends a row of failures."""

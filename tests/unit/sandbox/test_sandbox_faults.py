@@ -1,18 +1,18 @@
 """Faults: which request meets which, and what is played."""
 
 import random
+from typing import Any
 
 import pytest
 
 from ai_task_processor.sandbox.answers import parsed
 from ai_task_processor.sandbox.faults import Fault, Faults, false_answer
 
-RATE_LIMIT = {
-    "message": "Too Many Requests (a fault of the sandbox)",
-    "type": "requests",
-    "param": None,
-    "code": "rate_limit_exceeded",
-}
+MESSAGE = "Too Many Requests (a fault of the sandbox)"
+
+
+def rate_limit(kind: str, code: str) -> dict[str, object]:
+    return {"error": {"message": MESSAGE, "type": kind, "param": None, "code": code}}
 
 
 def faults() -> Faults:
@@ -60,11 +60,8 @@ def test_nonsense_is_refused(how: dict[str, object]) -> None:
         (Fault(endpoint="token", status=401), {"error": "invalid_client"}),
         (Fault(endpoint="pending", content='{"a": 1}'), {"a": 1}),
         (Fault(endpoint="pending", status=200, body="object"), {"hello": "world"}),
-        (Fault(endpoint="model", status=429), {"error": RATE_LIMIT}),
-        (
-            Fault(endpoint="model", status=429, code="insufficient_quota"),
-            {"error": RATE_LIMIT | {"type": "insufficient_quota", "code": "insufficient_quota"}},
-        ),
+        (Fault(endpoint="model", status=429), rate_limit("requests", "rate_limit_exceeded")),
+        (Fault(endpoint="model", status=429, code="insufficient_quota"), rate_limit(*["insufficient_quota"] * 2)),
     ],
 )
 def test_false_answers_have_the_shape_of_their_endpoint(fault: Fault, fields: dict[str, object]) -> None:
@@ -76,16 +73,11 @@ def test_false_answers_have_the_shape_of_their_endpoint(fault: Fault, fields: di
     assert (answered.status, answered.content_type) == (fault.status, "application/json")
 
 
-def test_only_a_harmless_fault_delivers() -> None:
+@pytest.mark.parametrize(
+    "how", [{"status": 500}, {"reset": True}, {"hang": True}, {"truncate": True}, {"drip_s": 1.0}, {"after": True}]
+)
+def test_only_a_harmless_fault_delivers(how: dict[str, Any]) -> None:
     """Whatever may keep the true answer from the caller does not count as delivered."""
-    harmful: list[dict[str, object]] = [
-        {"status": 500},
-        {"reset": True},
-        {"hang": True},
-        {"truncate": True},
-        {"drip_s": 1.0},
-        {"after": True},
-    ]
     some = faults()
-    assert not any(some.add("patch", **how).delivers for how in harmful)
+    assert not some.add("patch", **how).delivers
     assert some.add("patch", delay_s=1.0).delivers
