@@ -110,7 +110,6 @@ def test_a_connection_without_an_answer_is_left_to_later_checks() -> None:
     ],
 )
 def test_each_refusal_of_a_token_has_its_remedy(code: str, words: tuple[str, ...]) -> None:
-    """The registered codes lead to the settings that they are about."""
     remedy = token_remedy(f"the token endpoint refuses the client: {code}", auth())
     assert [word for word in words if word not in remedy] == []
 
@@ -290,7 +289,6 @@ def test_a_finding_is_one_line_and_its_remedy_another() -> None:
 
 
 def test_colours_are_for_terminals() -> None:
-    """Escape codes reach a terminal, and nothing else."""
     for terminal in (True, False):
         target, raw = on_screen(terminal=terminal)
         target.add("token", ok("fine"))

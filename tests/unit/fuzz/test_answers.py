@@ -223,7 +223,6 @@ def test_a_refusing_status_names_a_bounded_wish(status: int, wish: str | None, d
 
 @given(st.text(max_size=40) | DATES)
 def test_a_date_is_aware_or_none(text: str) -> None:
-    """No date raises, whoever wrote it."""
     when = _date(text)
     assert when is None or (isinstance(when, datetime) and when.tzinfo is not None)
 

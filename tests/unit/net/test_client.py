@@ -222,7 +222,6 @@ def test_errors_are_translated(error: Exception, kind: type[RemoteError], text: 
 
 @pytest.mark.parametrize("kind", [aiohttp.ClientError, aiohttp.ClientConnectionError, aiohttp.InvalidURL, ValueError])
 def test_a_description_quotes_no_message(kind: type[Exception]) -> None:
-    """What libraries write into their errors (URLs, header values) is never repeated."""
     error = kind("https://user:pw@host/?key=sk-secret")
     assert describe(error) == kind.__name__
     assert "secret" not in str(translate(error))
@@ -242,7 +241,6 @@ async def test_the_deadline_is_total() -> None:
 
 
 async def test_a_deadline_lets_cancellation_and_bugs_through() -> None:
-    """A cancelled call stays cancelled, and a bug is not blamed on the remote."""
     for ending in (asyncio.CancelledError(), ZeroDivisionError(), Transient("503")):
         with pytest.raises(type(ending)):
             async with deadline(5):

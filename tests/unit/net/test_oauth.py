@@ -118,7 +118,6 @@ def told(lines: Iterable[Any], *events: str) -> list[Any]:
 
 
 async def test_many_first_uses_make_one_request(tokens: TokenSource, endpoint: Endpoint, metrics: Metrics) -> None:
-    """32 callers at once get the same token from one request."""
     endpoint.takes_s = 1.0
     got = await asyncio.gather(*(tokens.token() for _ in range(32)))
     assert {token.value for token in got} == {"token1"}
@@ -186,7 +185,6 @@ async def test_the_old_token_serves_while_a_renewal_fails(tokens: TokenSource, e
 
 
 async def test_a_refused_token_is_never_handed_out_again(tokens: TokenSource, endpoint: Endpoint) -> None:
-    """After a 401 there is no token until there is a new one."""
     stale = await tokens.token()
     endpoint.answer = answering(503)
     with pytest.raises(NoToken):
@@ -272,13 +270,11 @@ async def test_a_rejected_client_is_told_once(tokens: TokenSource, endpoint: End
 
 @pytest.mark.parametrize("content", [b"{}", INVALID_CLIENT, b"<html>"])
 async def test_a_retry_after_of_the_endpoint_is_heeded(tokens: TokenSource, endpoint: Endpoint, content: bytes) -> None:
-    """429 is about the moment, whatever its body says."""
     endpoint.answer = answering(429, content, **{"Retry-After": "77"})
     assert (await refusal(tokens)).retry_after_s == 77
 
 
 async def test_a_hanging_endpoint_is_given_up(tokens: TokenSource, endpoint: Endpoint) -> None:
-    """A token request has a deadline of its own, and says so."""
     tokens._timeout_s = 0.01
     hang = asyncio.Event()
 
@@ -498,7 +494,6 @@ async def test_client_secret_basic_on_the_wire(make: Make, endpoint: Endpoint) -
 
 
 async def test_client_secret_post_on_the_wire(make: Make, endpoint: Endpoint) -> None:
-    """Id and secret stand in the form, and no Authorization header beside it."""
     source = make(client_id="a:b c%", client_secret=SecretStr("p&ä+/="), auth_method="client_secret_post")
     request, form = await sent(source, endpoint)
     assert form["client_id"] == ["a:b c%"]
@@ -562,7 +557,6 @@ def signed(tokens: TokenSource, api: Api) -> httpx2.AsyncClient:
 
 
 async def test_a_401_renews_and_repeats_once(tokens: TokenSource, endpoint: Endpoint) -> None:
-    """The same request with its body goes out again under the new token."""
     api = Api(refused_up_to=1)
     answer = await signed(tokens, api).patch(API, content=b"body")
     assert (answer.status_code, answer.content) == (200, b"body")
@@ -570,7 +564,6 @@ async def test_a_401_renews_and_repeats_once(tokens: TokenSource, endpoint: Endp
 
 
 async def test_a_storm_of_401s_is_one_renewal(tokens: TokenSource, endpoint: Endpoint) -> None:
-    """32 requests that are refused together are repeated under one new token."""
     api = Api(refused_up_to=1)
     client = signed(tokens, api)
     answers = await asyncio.gather(*(client.get(API) for _ in range(32)))
@@ -579,7 +572,6 @@ async def test_a_storm_of_401s_is_one_renewal(tokens: TokenSource, endpoint: End
 
 
 async def test_a_second_401_is_an_answer(tokens: TokenSource, endpoint: Endpoint) -> None:
-    """A token that is refused although it is fresh is returned as 401, not tried for ever."""
     api = Api(refused_up_to=99)
     assert (await signed(tokens, api).get(API)).status_code == 401
     assert api.seen == ["token1", "token2"]
@@ -636,7 +628,6 @@ async def test_without_a_token_nothing_is_sent(tokens: TokenSource, endpoint: En
 
 
 async def test_no_secret_reaches_the_log(make: Make, endpoint: Endpoint) -> None:
-    """Neither a success nor a failure names secret or token, even when the endpoint echoes them."""
     source = make(client_secret=SecretStr("hush-hush"))
     with capture_logs() as lines:
         token = await source.token()

@@ -169,7 +169,6 @@ async def test_a_full_outage_is_probed_twice_a_minute(
 
 
 async def test_the_open_times_are_10_20_30(gate: Gate, remote: Remote, clock: "FakeClock") -> None:
-    """Each failed probe doubles the pause, up to half a minute; a success starts anew."""
     await fail(gate, remote)
     seen = []
     for _ in range(4):
@@ -305,7 +304,6 @@ async def test_another_kind_of_refusal_starts_anew(gate: Gate, remote: Remote, c
 
 
 async def test_a_simultaneous_refusal_pauses_once(gate: Gate, remote: Remote) -> None:
-    """32 calls that are refused together begin one pause, not a doubled one."""
     remote.error, remote.takes_s = errors.Unauthorized("403"), 1.0
     await many(gate, remote, 32)
     assert gate.wait_s() == 10
@@ -339,7 +337,6 @@ async def test_calls_from_before_a_hold_change_nothing(
 
 
 async def test_a_late_wish_for_patience_is_heeded(gate: Gate, remote: Remote, clock: "FakeClock") -> None:
-    """A longer Retry-After from a call that was under way lengthens the hold."""
     under_way = await begun(gate, Remote(clock, errors.Throttled("429", retry_after_s=60.0), takes_s=4.0))
     await fail(gate, remote)
     await under_way
@@ -394,7 +391,6 @@ async def test_a_call_that_enters_and_leaves_says_nothing(gate: Gate, clock: "Fa
 
 
 async def test_a_call_that_was_under_way_does_not_end_the_probe_of_another(gate: Gate, clock: "FakeClock") -> None:
-    """Only the probe itself makes room for the next one when it leaves."""
     early = gate.enter()
     gate.hold(early, errors.Misconfigured("404"))
     clock.advance(10)

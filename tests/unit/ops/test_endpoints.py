@@ -85,5 +85,4 @@ def test_with_a_token_the_path_is_listed_and_the_others_are_as_they_were() -> No
 
 
 def test_the_token_is_in_no_repr() -> None:
-    """What is logged by mistake does not give it away."""
     assert TOKEN not in repr(WakeUp(TOKEN, print))

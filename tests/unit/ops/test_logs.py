@@ -289,7 +289,6 @@ def test_a_traceback_names_types_and_frames_of_the_whole_chain(open_log: Open) -
 
 
 def test_an_endless_chain_of_exceptions_is_cut(open_log: Open) -> None:
-    """A circle of causes, a thousand causes and a thousand frames still make one bounded line."""
     stream = open_log()
     first, second = ValueError(), KeyError()
     first.__cause__, second.__cause__ = second, first
@@ -339,7 +338,6 @@ def test_a_task_is_followed_by_its_id(open_log: Open) -> None:
 
 
 async def test_contexts_of_concurrent_tasks_do_not_mix(open_log: Open) -> None:
-    """Two tasks that take turns keep their own ids."""
     stream = open_log()
 
     async def work(task_id: str) -> None:
@@ -459,7 +457,6 @@ def test_a_closed_stream_hurts_nobody(open_log: Open, capsys: pytest.CaptureFixt
 
 
 def test_crashes_are_structured(open_log: Open) -> None:
-    """A crash of the main thread, of another one and of a callback are events with their exception."""
     stream = open_log()
     caught = logs.install_crash_hooks()
     error = raised(ValueError("USER-TEXT"))

@@ -49,7 +49,6 @@ def samples(metrics: Metrics) -> list[str]:
 
 
 def test_exposition_names_the_whole_catalogue_and_nothing_else() -> None:
-    """The scrape has exactly the documented families, and the standard process metrics beside them."""
     text = new().exposition()[0].decode()
     families = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")]
     assert sorted(f for f in families if not f.startswith("process_")) == sorted(PREFIX + name for name in CATALOGUE)
@@ -65,7 +64,6 @@ def test_exposition_parses_in_the_text_format_it_declares() -> None:
 
 
 def test_default_set_up_stays_below_700_series() -> None:
-    """One provider, three models and one task type cost at most 700 series."""
     assert 400 < len(samples(new())) <= 700
 
 

@@ -129,7 +129,6 @@ def test_base64_of_something_else_than_float32_is_no_vector(code: str) -> None:
 
 
 def test_digits_are_rounded_to_float32() -> None:
-    """A server that ignores base64 and answers doubles gives the nearest float32."""
     assert parse_embeddings(answer([0.1, 1 / 3]), 1, None).vectors == [vector_of(0.1, 1 / 3)]
 
 
@@ -196,7 +195,6 @@ def test_a_kind_of_which_one_header_makes_no_sense_is_ignored(missing: str, nons
 
 @pytest.mark.parametrize(("limit", "remaining"), [("0", "0"), ("10", "11")])
 def test_a_contradiction_is_ignored(limit: str, remaining: str) -> None:
-    """A limit of nothing, or more left than there is."""
     headers = ALL | {"x-ratelimit-limit-requests": limit, "x-ratelimit-remaining-requests": remaining}
     assert parse_limits(headers).requests is None
 

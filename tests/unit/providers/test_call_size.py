@@ -205,7 +205,6 @@ def test_a_model_too_slow_for_large_calls_gets_smaller_ones(size: CallSize) -> N
 
 
 def test_after_an_outage_calls_grow_again(size: CallSize) -> None:
-    """Nothing is answered for a while, then everything."""
     for _ in range(20):
         timed(size, 0)
     assert size.most_inputs == 1

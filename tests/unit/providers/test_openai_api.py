@@ -403,7 +403,6 @@ async def test_an_answer_is_checked(
 
 
 async def test_openais_own_models_have_known_dimensions(httpx2_mock: respx.Router, openai: OpenAIProvider) -> None:
-    """Two floats are no vector of text-embedding-3-small."""
     httpx2_mock.post(EMBEDDINGS).respond(json=embeddings(base64_of(1, 2)))
     assert type(await error_of(openai, SMALL)) is errors.InvalidAnswer
 

@@ -34,8 +34,6 @@ def test_a_fault_meets_what_it_names_so_many_times() -> None:
 
 
 def test_probability_is_repeatable() -> None:
-    """With the same seed the same requests are hit, about as many as asked for."""
-
     def hits() -> list[bool]:
         some = faults()
         some.add("pending", status=500, probability=0.2)

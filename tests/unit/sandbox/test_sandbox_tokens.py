@@ -65,7 +65,6 @@ def test_tokens_expire() -> None:
     ],
 )
 def test_errors_follow_rfc_6749(form: dict[str, str], authorization: str, status: int, error: str) -> None:
-    """Each mistake has its registered error code."""
     answered, body = ask(TokenEndpoint(ODD, lambda: 0.0), form, authorization)
     assert (answered, body["error"]) == (status, error)
 

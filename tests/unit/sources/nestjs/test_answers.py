@@ -45,7 +45,6 @@ def test_what_does_not_contradict_acknowledges(body: bytes) -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 202, 203, 204, 205, 206, 299])
 def test_every_success_without_a_body_acknowledges(status: int) -> None:
-    """A handler that returns nothing answers 200 or 201 with ``Content-Length: 0``."""
     assert acknowledged(status, b"", "a", TaskStatus.SUCCEEDED) is False
 
 
@@ -99,7 +98,6 @@ def test_what_contradicts_does_not_acknowledge(reason: str, body: bytes) -> None
     st.sampled_from(["_id", "id", "state", "data", "value", "result", "status", "attributes"]), v)).map(
         lambda value: json.dumps(value).encode()))  # fmt: skip
 def test_no_answer_crashes_the_reader(body: bytes) -> None:
-    """Whatever arrives acknowledges or does not."""
     with suppress(Unacknowledged):
         assert acknowledged(200, body, "a", TaskStatus.SUCCEEDED) in (True, False)
 
@@ -234,7 +232,6 @@ def test_the_apis_words_are_kept_without_ours(body: bytes, told: str) -> None:
 
 
 def test_numbers_of_a_vector_are_left_out() -> None:
-    """As the API may quote them."""
     assert remark(nest(400, "result.0 is 0.0123, -4.5e-7"), VECTOR, Masker(())) == "result.0 is …, …"
 
 
@@ -244,7 +241,6 @@ def test_numbers_of_a_vector_are_left_out() -> None:
     st.integers(0, 60),
 )
 def test_a_result_is_never_quoted(words: list[str], around: str, cut: int) -> None:
-    """However the API quotes what it was sent, whole or cut, no word of it is left."""
     text = " ".join(words)
     quoted = text[: max(4, len(text) - cut)].rsplit(" ", 1)[0] if cut else text
     told = remark(nest(400, f"bad{around}{quoted}{around}value"), json.dumps({"result": text}).encode(), Masker(()))

@@ -136,8 +136,6 @@ def test_nothing_starts_that_was_settled_since_its_list_was_asked_for(seed: int)
 
 
 def test_everything_is_started_in_the_end() -> None:
-    """Nothing that is pending is forgotten, whatever was dropped on the way."""
-
     async def live() -> World:
         world = World(random.Random(7))
         world.pending = {f"t{n}": True for n in range(200)}

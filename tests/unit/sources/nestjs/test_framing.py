@@ -50,7 +50,6 @@ def parsed(records: Iterable[bytes]) -> list[object]:
 
 @given(st.lists(VALUES, max_size=6), WRITTEN, HEADS, st.lists(st.integers(0, 9), max_size=200))
 def test_records_are_the_elements(values: list[object], how: dict[str, Any], head: bytes, sizes: list[int]) -> None:
-    """However the array is written and cut into chunks, its records are exactly its elements."""
     assert parsed(frame(head + json.dumps(values, **how).encode() + b"\n", sizes)) == values
 
 
@@ -79,14 +78,12 @@ def test_a_chunk_may_be_one_byte() -> None:
 )
 @pytest.mark.parametrize("size", [1, 100])
 def test_what_is_no_array_is_refused(data: bytes, size: int) -> None:
-    """A page, an object or junk is an invalid answer, at once or in pieces."""
     with pytest.raises(InvalidAnswer, match="not a JSON array"):
         frame(data, [size] * len(data))
 
 
 @pytest.mark.parametrize("data", [b" \n", b"\xef\xbb\xbf", b"\xef\xbb", b"[", b"[1", b'["]'])
 def test_what_ends_too_early_is_refused(data: bytes) -> None:
-    """White space or an array that is never closed is noticed at the end."""
     with pytest.raises(InvalidAnswer, match="ends in the middle"):
         frame(data)
 
@@ -113,7 +110,7 @@ def test_what_follows_the_array_is_ignored(tail: bytes) -> None:
 
 
 def test_depth_has_no_bound() -> None:
-    """A record that is nested a hundred thousand deep is framed, and a remote follows it."""
+    """A record that is nested a hundred thousand deep is framed, and another follows it."""
     deep = b"[" * 100_000 + b"]" * 100_000
     assert frame(b"[" + deep + b",7]", [1000] * 300) == [deep, b"7"]
     with pytest.raises(InvalidAnswer, match="ends in the middle"):
@@ -139,7 +136,7 @@ def huge_listing(total: int) -> Iterator[bytes]:
 
 
 def test_an_endless_record_passes_in_little_memory() -> None:
-    """64 MB in one string: never more than one record and a few chunks are held, and its remotes survive."""
+    """64 MB in one string: never more than one record and a few chunks are held, and the others survive."""
     framer = ArrayFramer(MAX)
     records: list[bytes] = []
     tracemalloc.start()
@@ -156,7 +153,6 @@ def test_an_endless_record_passes_in_little_memory() -> None:
 
 
 def test_hostile_bytes_take_linear_time() -> None:
-    """Four times the bytes take about four times as long, whatever they are: nothing is scanned over and over."""
     for piece in (b"{", b'{"', b'"\\', b"[{[{", b'{"a":', b"[[[[]]]],", b'\\"', b'{"a":{"b":{"c":{"d":1'):
         small, large = (_cpu_s(b"[" + piece * (size // len(piece))) for size in (2**16, 2**18))
         assert large < 12 * small + 0.05, piece

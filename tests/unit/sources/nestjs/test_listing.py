@@ -340,7 +340,6 @@ async def test_the_deadline_is_total(make: Make, listed: list[str]) -> None:
     ],
 )
 async def test_what_is_no_list_is_an_error(make: Make, answer: httpx2.Response, error: type[RemoteError]) -> None:
-    """It says whose fault it is."""
     with pytest.raises(error) as caught:
         await make(Upstream([], "honoured", answer)).read(5)
     assert type(caught.value) is error
@@ -527,7 +526,6 @@ async def test_no_more_is_asked_for_than_an_api_may_allow(make: Make, lasting: i
 
 
 async def test_reading_ahead_is_bounded_in_bytes(make: Make) -> None:
-    """Of ten megabytes no more is taken than fits, and a little."""
     upstream = Upstream(large(10_000, 900), "ignored")
     pending = make(upstream, ahead=(ahead := read_ahead(2**20)))
     page = await pending.read(5)

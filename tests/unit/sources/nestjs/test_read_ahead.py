@@ -97,7 +97,6 @@ def test_they_are_as_old_as_the_answer(clock: Clock) -> None:
 
 
 def test_a_new_list_replaces_the_old_one(clock: Clock) -> None:
-    """From the moment it is asked for."""
     ahead = ReadAhead(10_000, 30.0, clock)
     listed(ahead, clock, "a", "b")
     ahead.asked()

@@ -37,7 +37,6 @@ def test_a_record_becomes_a_task() -> None:
 
 
 def test_the_content_does_not_show() -> None:
-    """User text is in no representation of a task, nor of a record that is none."""
     assert "Text to process" not in repr(parsed())
     assert "Text to process" not in repr(parsed(_id="?"))
 
@@ -68,7 +67,6 @@ def test_a_creation_time_is_understood_or_left_out(value: object) -> None:
     ["../../admin", "a?x=1", "%2e%2e", "", "..", ".", "a/b", "a b", "a\n", "é", "-a", "a" * 129, None, 7, True, ["a"]],
 )
 def test_an_id_outside_the_pattern_is_never_a_task(task_id: object) -> None:
-    """Only a text that the whole pattern matches is an id."""
     assert parsed(_id=task_id) == Invalid("_id is missing or does not match TASK_ID_PATTERN")
 
 
@@ -79,7 +77,6 @@ def test_an_empty_id_is_none_whatever_the_pattern() -> None:
 
 @pytest.mark.parametrize("kind", [None, "", 3, ["text_embedding"]])
 def test_a_type_is_a_text(kind: object) -> None:
-    """A record without a usable type is invalid, and says which task it is."""
     assert parsed(type=kind) == Invalid("type is not a text", OBJECT_ID)
 
 
@@ -89,7 +86,6 @@ def test_only_pending_records_are_tasks(state: object) -> None:
 
 
 def test_a_missing_state_is_pending() -> None:
-    """The list is called pending: a record may leave it out."""
     assert isinstance(parse_record(b'{"_id":"a","type":"t"}', IDS), Task)
 
 
