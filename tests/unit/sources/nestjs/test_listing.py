@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -101,6 +101,14 @@ def only_embeddings(task: Task) -> SkipReason | None:
 
 
 Make = Callable[..., PendingList]
+Lines = list[Any]
+
+
+@pytest.fixture(autouse=True)
+def lines() -> Iterator[Lines]:
+    """What the test writes to the log."""
+    with capture_logs() as captured:
+        yield captured
 
 
 @pytest.fixture(params=[nest_list.WHOLE_BYTES, -1], ids=["whole", "streamed"])
@@ -199,9 +207,8 @@ async def test_a_limit_that_was_refused_before_a_cut_list_stays_refused(make: Ma
     """That the list works without the parameter is known as soon as it is answered."""
     upstream = Upstream(tasks("a"), "refused", ends="fails")
     pending = make(upstream)
-    with capture_logs():
-        assert list((await pending.read(3)).tasks) == ["a"]
-        await pending.read(3)
+    assert list((await pending.read(3)).tasks) == ["a"]
+    await pending.read(3)
     assert upstream.asked == [3, None, None]
 
 
@@ -232,11 +239,10 @@ async def test_a_short_rest_is_read_to_keep_the_connection(make: Make) -> None:
 
 
 @pytest.mark.parametrize("ends", ["fails", "hangs"])
-async def test_no_end_is_needed_after_the_last_task(make: Make, ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_end_is_needed(make: Make, ends: str, monkeypatch: pytest.MonkeyPatch, lines: Lines) -> None:
     """With enough in hand it does not matter how, or whether, the answer ends."""
     monkeypatch.setattr(nest_list, "TAIL_S", 0.001)
-    with capture_logs() as lines:
-        page = await make(Upstream(tasks("a", "b"), ends=ends)).read(2)
+    page = await make(Upstream(tasks("a", "b"), ends=ends)).read(2)
     assert (list(page.tasks), lines) == (["a", "b"], [])
 
 
@@ -279,38 +285,35 @@ async def test_a_task_that_is_listed_twice_is_started_once(make: Make) -> None:
     assert (list(page.tasks), page.skipped) == (["a", "b"], {"duplicate": 1})
 
 
-async def test_bad_records_spoil_only_themselves(make: Make) -> None:
+async def test_bad_records_spoil_only_themselves(make: Make, lines: Lines) -> None:
     """Among junk of every kind the good records are found, and each bad one is told once."""
     junk = [b"{", b'{"_id":"../x","type":"t"}', b"NaN", b'"\xff"', record("big", size=2**20), b'{"_id":"n"}']
     pending = make(Upstream([record("a"), *junk[1:], record("b")]))
-    with capture_logs() as lines:
-        page = await pending.read(10)
-        await pending.read(10)
+    page = await pending.read(10)
+    await pending.read(10)
     assert (list(page.tasks), page.skipped) == (["a", "b"], {"invalid": 5})
     assert [line["event"] for line in lines] == ["record.skipped"] * 5
     assert lines[-1]["task_id"] == "n"
 
 
-async def test_bad_records_do_not_flood_the_log(make: Make) -> None:
+async def test_bad_records_do_not_flood_the_log(make: Make, lines: Lines) -> None:
     """Thousands of them make a hundred lines; once a whole list was clean, they are told again."""
     bad = [b'{"_id":"n%d"}' % n for n in range(3_000)]
     upstream = Upstream(bad, "ignored")
     pending = make(upstream)
-    with capture_logs() as lines:
-        for _ in range(3):
-            await pending.read(5)
-        assert len(lines) == nest_page.REPORTED_RECORDS
-        for upstream.records in ([], bad[:1]):
-            await pending.read(5)
+    for _ in range(3):
+        await pending.read(5)
+    assert len(lines) == nest_page.REPORTED_RECORDS
+    for upstream.records in ([], bad[:1]):
+        await pending.read(5)
     assert len(lines) == nest_page.REPORTED_RECORDS + 1
 
 
-async def test_what_came_before_a_cut_is_used(make: Make) -> None:
+async def test_what_came_before_a_cut_is_used(make: Make, lines: Lines) -> None:
     """A reset in the middle costs nothing that was read before it, and a steady one is told once."""
     pending = make(Upstream(tasks("a", "b"), ends="fails"))
-    with capture_logs() as lines:
-        for _ in range(3):
-            assert list((await pending.read(5)).tasks) == ["a", "b"]
+    for _ in range(3):
+        assert list((await pending.read(5)).tasks) == ["a", "b"]
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["poll.cut"]
 
 
@@ -325,7 +328,7 @@ async def test_a_list_cut_before_its_first_record_is_an_error(make: Make, length
 async def test_the_deadline_is_total(make: Make, listed: list[str]) -> None:
     """A list that never ends is left at the deadline: with what it brought, or as an error."""
     pending = make(Upstream(tasks(*listed), ends="hangs"), REQUEST_TIMEOUT="0.05")
-    with capture_logs(), nullcontext() if listed else pytest.raises(Ambiguous):
+    with nullcontext() if listed else pytest.raises(Ambiguous):
         assert list((await pending.read(5)).tasks) == listed != []
 
 
@@ -399,47 +402,44 @@ async def test_others_run_while_a_long_list_is_read(make: Make) -> None:
 # --- types that nobody here takes
 
 
-def told(lines: list[Any]) -> list[tuple[str, str]]:
+def told(lines: Lines) -> list[tuple[str, str]]:
     return [(line["event"], line["task_type"]) for line in lines if line["event"].startswith("type.")]
 
 
-async def test_an_unknown_type_is_told_once_and_when_it_is_gone(make: Make) -> None:
+async def test_an_unknown_type_is_told_once_and_when_it_is_gone(make: Make, lines: Lines) -> None:
     """Each poll lists it again: one line at its first, one when a whole list has none of it, and one if it returns."""
     upstream = Upstream([record("1", "horoscope"), record("2", "tarot"), record("3", "horoscope"), record("4")])
     pending = make(upstream)
-    with capture_logs() as lines:
-        for _ in range(3):
-            await pending.read(2)
-        assert told(lines) == [("type.skipped", "horoscope"), ("type.skipped", "tarot")]
-        del upstream.records[1]
+    for _ in range(3):
         await pending.read(2)
-        assert told(lines[2:]) == [("type.gone", "tarot")]
-        upstream.records.append(record("5", "tarot"))
-        await pending.read(2)
+    assert told(lines) == [("type.skipped", "horoscope"), ("type.skipped", "tarot")]
+    del upstream.records[1]
+    await pending.read(2)
+    assert told(lines[2:]) == [("type.gone", "tarot")]
+    upstream.records.append(record("5", "tarot"))
+    await pending.read(2)
     assert told(lines[3:]) == [("type.skipped", "tarot")]
     assert {line["log_level"] for line in lines if line["event"] == "type.skipped"} == {"warning"}
 
 
 @pytest.mark.parametrize("limit", ["honoured", "ignored"])
-async def test_a_list_that_was_not_read_to_its_end_says_nothing_about_what_is_gone(make: Make, limit: str) -> None:
+async def test_a_list_not_read_to_its_end_says_nothing_of_what_is_gone(make: Make, limit: str, lines: Lines) -> None:
     """Behind the tasks that were enough, or behind the limit, there may be more of that type."""
     upstream = Upstream([record("1", "horoscope")], limit)
     pending = make(upstream)
-    with capture_logs() as lines:
-        await pending.read(1)
-        upstream.records[:0] = [record("2", "tarot"), record("3", "tarot"), *tasks("4", "5")]
-        await pending.read(1)
+    await pending.read(1)
+    upstream.records[:0] = [record("2", "tarot"), record("3", "tarot"), *tasks("4", "5")]
+    await pending.read(1)
     assert told(lines) == [("type.skipped", "horoscope"), ("type.skipped", "tarot")]
 
 
-async def test_types_from_outside_do_not_flood_the_log(make: Make) -> None:
+async def test_types_from_outside_do_not_flood_the_log(make: Make, lines: Lines) -> None:
     """1,000 of them are 20 lines, whatever order they come in; of a hostile name remains what is harmless."""
     upstream = Upstream([record(str(n), f"type\n{n}\u202e{'x' * 5_000}") for n in range(1_000)])
     pending = make(upstream)
-    with capture_logs() as lines:
-        for _ in range(2):
-            await pending.read(1)
-            upstream.records.reverse()
+    for _ in range(2):
+        await pending.read(1)
+        upstream.records.reverse()
     assert told(lines) == [("type.skipped", f"type?{n}?{'x' * 80}"[:64]) for n in range(20)]
 
 
@@ -536,12 +536,11 @@ async def test_reading_ahead_is_bounded_in_bytes(make: Make) -> None:
 
 
 @pytest.mark.parametrize("ends", ["fails", "hangs"])
-async def test_no_end_is_needed_while_reading_ahead(make: Make, ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_end_is_needed_ahead(make: Make, ends: str, monkeypatch: pytest.MonkeyPatch, lines: Lines) -> None:
     """What was listed before is started and kept, without a word."""
     monkeypatch.setattr(nest_list, "AHEAD_S", 0.01)
     pending = make(Upstream(tasks(*known(*range(30))), "ignored", ends=ends), ahead=read_ahead())
-    with capture_logs() as lines:
-        page = await pending.read(2)
+    page = await pending.read(2)
     assert (list(page.tasks), page.kept, page.complete) == (known(0, 1), 28, False)
     assert list(await pending.take(100)) == known(*range(2, 30))
     assert lines == []
@@ -551,8 +550,7 @@ async def test_a_deadline_while_reading_ahead_leaves_what_was_kept(make: Make) -
     """The tasks in hand are used, and so are the candidates."""
     upstream = Upstream(tasks(*known(*range(30))), "ignored", ends="hangs")
     pending = make(upstream, ahead=read_ahead(), REQUEST_TIMEOUT="0.05")
-    with capture_logs():
-        page = await pending.read(2)
+    page = await pending.read(2)
     assert (list(page.tasks), page.kept, len(await pending.take(100))) == (known(0, 1), 28, 28)
 
 
