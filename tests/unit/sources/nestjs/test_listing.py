@@ -155,8 +155,7 @@ async def test_it_brings_no_more_than_was_asked_for(make: Make) -> None:
 
 
 async def test_an_empty_list_is_complete(make: Make) -> None:
-    upstream = Upstream()
-    page = await make(upstream).read(5)
+    page = await make(upstream := Upstream()).read(5)
     assert (page.tasks, page.complete, page.seen, upstream.asked) == ({}, True, 0, [5])
 
 
@@ -196,8 +195,7 @@ async def test_the_limit_covers_what_will_be_skipped(make: Make) -> None:
 
 async def test_a_refused_limit_is_not_sent_again(make: Make) -> None:
     """A strict upstream gets the same request without the parameter, at once and from then on."""
-    upstream = Upstream(tasks("a"), "refused")
-    pending = make(upstream)
+    pending = make(upstream := Upstream(tasks("a"), "refused"))
     assert list((await pending.read(1)).tasks) == ["a"]
     await pending.read(1)
     assert upstream.asked == [1, None, None]
@@ -205,8 +203,7 @@ async def test_a_refused_limit_is_not_sent_again(make: Make) -> None:
 
 async def test_a_limit_that_was_refused_before_a_cut_list_stays_refused(make: Make) -> None:
     """That the list works without the parameter is known as soon as it is answered."""
-    upstream = Upstream(tasks("a"), "refused", ends="fails")
-    pending = make(upstream)
+    pending = make(upstream := Upstream(tasks("a"), "refused", ends="fails"))
     assert list((await pending.read(3)).tasks) == ["a"]
     await pending.read(3)
     assert upstream.asked == [3, None, None]
@@ -214,8 +211,7 @@ async def test_a_limit_that_was_refused_before_a_cut_list_stays_refused(make: Ma
 
 async def test_another_400_does_not_stick(make: Make) -> None:
     """When the list is refused without the parameter as well, the parameter was not the reason."""
-    upstream = Upstream(tasks("a"), "honoured", httpx2.Response(400), httpx2.Response(400))
-    pending = make(upstream)
+    pending = make(upstream := Upstream(tasks("a"), "honoured", httpx2.Response(400), httpx2.Response(400)))
     with pytest.raises(Misconfigured):
         await pending.read(1)
     await pending.read(1)
@@ -224,8 +220,7 @@ async def test_another_400_does_not_stick(make: Make) -> None:
 
 async def test_it_stops_reading_when_it_has_enough(make: Make) -> None:
     """Of a hundred megabytes no more is taken than the tasks need, and a little: the answer is closed."""
-    upstream = Upstream(large(10_000, 10_000), "ignored")
-    page = await make(upstream).read(5)
+    page = await make(upstream := Upstream(large(10_000, 10_000), "ignored")).read(5)
     assert len(page.tasks) == 5
     assert upstream.bodies[0].sent <= 5 * 10_200 + 2 * CHUNK + nest_list.TAIL_BYTES
     assert upstream.bodies[0].closed
@@ -248,8 +243,7 @@ async def test_no_end_is_needed(make: Make, ends: str, monkeypatch: pytest.Monke
 
 async def test_unknown_tasks_at_the_head_do_not_starve_the_rest(make: Make) -> None:
     """Ten known tasks behind five thousand unknown ones are found in a dozen requests, and later in one."""
-    upstream = Upstream(unknown(5_000) + tasks(*known(*range(10))))
-    pending = make(upstream)
+    pending = make(upstream := Upstream(unknown(5_000) + tasks(*known(*range(10)))))
     page = await pending.read(5)
     assert (list(page.tasks), page.skipped) == (known(*range(5)), {"unknown_type": 5_000})
     assert upstream.asked == [5 * 2**n for n in range(11)]
@@ -260,8 +254,7 @@ async def test_unknown_tasks_at_the_head_do_not_starve_the_rest(make: Make) -> N
 @pytest.mark.parametrize("limit", ["ignored", "refused"])
 async def test_a_list_that_is_whole_is_not_read_again(make: Make, limit: str) -> None:
     """Where the limit has no effect, nothing to start is known after one reading."""
-    upstream = Upstream(unknown(100), limit)
-    page = await make(upstream).read(5)
+    page = await make(upstream := Upstream(unknown(100), limit)).read(5)
     assert (page.tasks, page.complete) == ({}, True)
     assert len(upstream.bodies) == 1
 
@@ -299,8 +292,7 @@ async def test_bad_records_spoil_only_themselves(make: Make, lines: Lines) -> No
 async def test_bad_records_do_not_flood_the_log(make: Make, lines: Lines) -> None:
     """Thousands of them make a hundred lines; once a whole list was clean, they are told again."""
     bad = [b'{"_id":"n%d"}' % n for n in range(3_000)]
-    upstream = Upstream(bad, "ignored")
-    pending = make(upstream)
+    pending = make(upstream := Upstream(bad, "ignored"))
     for _ in range(3):
         await pending.read(5)
     assert len(lines) == nest_page.REPORTED_RECORDS
@@ -425,8 +417,7 @@ async def test_an_unknown_type_is_told_once_and_when_it_is_gone(make: Make, line
 @pytest.mark.parametrize("limit", ["honoured", "ignored"])
 async def test_a_list_not_read_to_its_end_says_nothing_of_what_is_gone(make: Make, limit: str, lines: Lines) -> None:
     """Behind the tasks that were enough, or behind the limit, there may be more of that type."""
-    upstream = Upstream([record("1", "horoscope")], limit)
-    pending = make(upstream)
+    pending = make(upstream := Upstream([record("1", "horoscope")], limit))
     await pending.read(1)
     upstream.records[:0] = [record("2", "tarot"), record("3", "tarot"), *tasks("4", "5")]
     await pending.read(1)
@@ -435,8 +426,7 @@ async def test_a_list_not_read_to_its_end_says_nothing_of_what_is_gone(make: Mak
 
 async def test_types_from_outside_do_not_flood_the_log(make: Make, lines: Lines) -> None:
     """1,000 of them are 20 lines, whatever order they come in; of a hostile name remains what is harmless."""
-    upstream = Upstream([record(str(n), f"type\n{n}\u202e{'x' * 5_000}") for n in range(1_000)])
-    pending = make(upstream)
+    pending = make(upstream := Upstream([record(str(n), f"type\n{n}\u202e{'x' * 5_000}") for n in range(1_000)]))
     for _ in range(2):
         await pending.read(1)
         upstream.records.reverse()
@@ -457,8 +447,7 @@ def known(*numbers: int) -> list[str]:
 @pytest.mark.parametrize("limit", ["ignored", "refused"])
 async def test_one_list_serves_many_refills(make: Make, limit: str) -> None:
     """Of an API that lists everything, 100 tasks in 5 slots take one list, in its order, each once."""
-    upstream = Upstream(tasks(*known(*range(100))), limit)
-    pending = make(upstream, ahead=(ahead := read_ahead()))
+    pending = make(upstream := Upstream(tasks(*known(*range(100))), limit), ahead=(ahead := read_ahead()))
     found = list((await pending.read(5)).tasks)
     page = pending.last_page
     assert (page.seen, page.kept, page.complete, len(ahead)) == (100, 95, True, 95)
@@ -500,8 +489,7 @@ async def test_a_list_that_is_honestly_limited_is_never_kept(make: Make) -> None
 
 async def test_thousands_of_unknown_tasks_are_not_listed_for_each_refill(make: Make) -> None:
     """5,000 of them ahead of 10 known ones: all ten come of one list. Ahead of 1,000 they cost one record each."""
-    upstream = Upstream(unknown(5_000) + tasks(*known(*range(10))))
-    pending = make(upstream, ahead=read_ahead())
+    pending = make(upstream := Upstream(unknown(5_000) + tasks(*known(*range(10)))), ahead=read_ahead())
     assert list((await pending.read(5)).tasks) == known(*range(5))
     before = len(upstream.asked)
     assert list(await pending.take(5)) == known(*range(5, 10))
@@ -518,16 +506,14 @@ async def test_thousands_of_unknown_tasks_are_not_listed_for_each_refill(make: M
 @pytest.mark.parametrize(("lasting", "limit"), [(100, 105), (101, 207), (600, 1_000), (996, 1_997)])
 async def test_no_more_is_asked_for_than_an_api_may_allow(make: Make, lasting: int, limit: int) -> None:
     """A hundred skipped records are cheap; 1,000 is the most that some APIs accept, unless one has answered more."""
-    upstream = Upstream(unknown(lasting), "ignored")
-    pending = make(upstream, ahead=read_ahead())
+    pending = make(upstream := Upstream(unknown(lasting), "ignored"), ahead=read_ahead())
     await pending.read(5)
     await pending.read(5)
     assert upstream.asked == [5, limit]
 
 
 async def test_reading_ahead_is_bounded_in_bytes(make: Make) -> None:
-    upstream = Upstream(large(10_000, 900), "ignored")
-    pending = make(upstream, ahead=(ahead := read_ahead(2**20)))
+    pending = make(upstream := Upstream(large(10_000, 900), "ignored"), ahead=(ahead := read_ahead(2**20)))
     page = await pending.read(5)
     assert page.kept == len(ahead) == 2**20 // (len(upstream.records[5]) + ENTRY_BYTES)
     assert not page.complete
