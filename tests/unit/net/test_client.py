@@ -178,6 +178,16 @@ ALERT = ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert c
 ALERT.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
 
 
+UNPARSED = {
+    "Content-Length can't be present with Transfer-Encoding:\n\n  b'hush'\n   ^":
+        "Content-Length can't be present with Transfer-Encoding",
+    "Bad status line:\n  Expected HTTP/:\n\n  b'hush'": "Bad status line: Expected HTTP/",
+    "Bad status line 'hush 1'": "Bad status line",
+    "Got more than 5 bytes when reading: b'hush 1'.": "Got more than 5 bytes when reading",
+    "Duplicate 'Content-Length' header found.": "Duplicate 'Content-Length' header found",
+}  # fmt: skip
+
+
 def unparsed(message: str) -> aiohttp.ClientResponseError:
     return aiohttp.ClientResponseError(INFO, (), status=400, message=message)
 
@@ -199,15 +209,7 @@ def unparsed(message: str) -> aiohttp.ClientResponseError:
          "connection reset by peer"),
         (aiohttp.ServerDisconnectedError("hush"), Ambiguous, "the server closed the connection without an answer"),
         (aiohttp.ClientPayloadError("hush"), Ambiguous, "the server closed the connection without a whole answer"),
-        (unparsed("Content-Length can't be present with Transfer-Encoding:\n\n  b'hush'\n   ^"), Ambiguous,
-         "the answer is no HTTP/1.1: Content-Length can't be present with Transfer-Encoding"),
-        (unparsed("Bad status line:\n  Expected HTTP/:\n\n  b'hush'"), Ambiguous,
-         "the answer is no HTTP/1.1: Bad status line: Expected HTTP/"),
-        (unparsed("Bad status line 'hush 1'"), Ambiguous, "the answer is no HTTP/1.1: Bad status line"),
-        (unparsed("Got more than 5 bytes when reading: b'hush 1'."), Ambiguous,
-         "the answer is no HTTP/1.1: Got more than 5 bytes when reading"),
-        (unparsed("Duplicate 'Content-Length' header found."), Ambiguous,
-         "the answer is no HTTP/1.1: Duplicate 'Content-Length' header found"),
+        *((unparsed(message), Ambiguous, f"the answer is no HTTP/1.1: {words}") for message, words in UNPARSED.items()),
         (ssl.SSLError(1, "[SSL: SOME_ALERT] x"), Ambiguous, "TLS: handshake failed"),
         (aiohttp.InvalidURL("ftp://user:pw@host"), Misconfigured, "a URL that cannot be used"),
         (ValueError("Newline in b'Bearer sk-secret'"), Misconfigured, "a header or a path that cannot be written"),

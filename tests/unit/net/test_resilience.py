@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tests.unit.conftest import FakeClock
 
 THRESHOLD = 5
+Error = errors.RemoteError
 DOWN = errors.Transient("the task API answered 503", status=503)
 
 
@@ -42,12 +43,12 @@ class Remote:
         self.error = error
         self.takes_s = takes_s
         self.calls: list[float] = []
-        self._clock = clock
+        self.clock = clock
 
     async def __call__(self) -> str:
-        self.calls.append(self._clock.monotonic())
+        self.calls.append(self.clock.monotonic())
         if self.takes_s:
-            await self._clock.sleep(self.takes_s)
+            await self.clock.sleep(self.takes_s)
         if self.error is not None:
             raise self.error
         return "answer"
@@ -93,9 +94,7 @@ async def begun(gate: Gate, remote: Remote, count: int = 1) -> Awaitable[list[st
         (DOWN, 36.0, True),
     ],
 )
-async def test_a_stall_of_ours_is_no_evidence(
-    gate: Gate, error: errors.RemoteError, stalled_s: float, opened: bool
-) -> None:
+async def test_a_stall_of_ours_is_no_evidence(gate: Gate, error: Error, stalled_s: float, opened: bool) -> None:
     """This process stood still during the calls: that they failed opens no circuit, but an answer counts."""
     stalls = stalls_of(asyncio.get_running_loop())
 
@@ -110,9 +109,7 @@ async def test_a_stall_of_ours_is_no_evidence(
 
 
 @pytest.mark.parametrize("error", [DOWN, errors.Unsent("refused"), errors.Ambiguous("no answer within 30 s")])
-async def test_consecutive_failures_open_the_circuit(
-    gate: Gate, remote: Remote, metrics: Metrics, error: errors.RemoteError
-) -> None:
+async def test_failures_in_a_row_open_the_circuit(gate: Gate, remote: Remote, metrics: Metrics, error: Error) -> None:
     """The threshold opens it, one less does not, and nobody is let through while it is open."""
     await fail(gate, remote, error, THRESHOLD - 1)
     assert (state(gate), gate.wait_s(), gate.reason) == ("closed", 0.0, None)
@@ -147,9 +144,7 @@ async def test_a_refusal_closes_a_half_open_circuit(gate: Gate, remote: Remote, 
 
 
 @pytest.mark.parametrize("error", [DOWN, errors.Ambiguous("no answer"), errors.Throttled("429", retry_after_s=None)])
-async def test_a_full_outage_is_probed_twice_a_minute(
-    gate: Gate, remote: Remote, clock: "FakeClock", error: errors.RemoteError
-) -> None:
+async def test_an_outage_is_probed_twice_a_minute(gate: Gate, remote: Remote, clock: "FakeClock", error: Error) -> None:
     """100 impatient callers in an outage of ten minutes: at most four requests in the first minute, then two."""
     await fail(gate, remote)
     remote.error = error
@@ -283,15 +278,13 @@ FROM_1_S = [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
         (errors.NoToken("none"), [0.2, 0.4, 0.8, 1.6, 3.2, 5, 5]),
     ],
 )
-async def test_pauses_grow_to_their_bound(
-    gate: Gate, remote: Remote, clock: "FakeClock", error: errors.RemoteError, pauses: list[float]
-) -> None:
+async def test_pauses_grow_to_their_bound(gate: Gate, remote: Remote, error: Error, pauses: list[float]) -> None:
     """Each kind of refusal has a first and a longest pause, doubled from probe to probe, with the circuit closed."""
     for seconds in pauses:
         await fail(gate, remote, error, 1)
         assert gate.wait_s() == pytest.approx(seconds)
         assert state(gate) == "closed"
-        clock.advance(gate.wait_s())
+        remote.clock.advance(gate.wait_s())
 
 
 async def test_another_kind_of_refusal_starts_anew(gate: Gate, remote: Remote, clock: "FakeClock") -> None:
@@ -326,11 +319,9 @@ async def test_a_probe_that_fails_always_begins_a_hold(gate: Gate, remote: Remot
 
 
 @pytest.mark.parametrize("late", [None, DOWN, errors.Misconfigured("404"), errors.Throttled("429", retry_after_s=2.0)])
-async def test_calls_from_before_a_hold_change_nothing(
-    gate: Gate, remote: Remote, clock: "FakeClock", late: errors.RemoteError | None
-) -> None:
+async def test_calls_from_before_a_hold_change_nothing(gate: Gate, remote: Remote, late: Error | None) -> None:
     """What was under way when the circuit opened neither closes it nor shortens or lengthens the hold."""
-    under_way = await begun(gate, Remote(clock, late, takes_s=4.0), 20)
+    under_way = await begun(gate, Remote(remote.clock, late, takes_s=4.0), 20)
     await fail(gate, remote)
     await under_way
     assert (state(gate), gate.wait_s(), gate.reason) == ("open", 6.0, str(DOWN))
@@ -403,7 +394,7 @@ async def test_a_call_that_was_under_way_does_not_end_the_probe_of_another(gate:
 Bounds = tuple[float, float] | None
 
 
-def hold(gate: Gate, error: errors.RemoteError, bounds: Bounds = None) -> None:
+def hold(gate: Gate, error: Error, bounds: Bounds = None) -> None:
     """A call has shown enough."""
     entry = gate.enter()
     gate.hold(entry, error, bounds=bounds)
@@ -434,7 +425,7 @@ async def test_calls_under_way_when_a_hold_begins_do_not_make_it_longer(gate: Ga
     ],
 )
 async def test_a_hold_begins_at_once(
-    gate: Gate, clock: "FakeClock", error: errors.RemoteError, bounds: Bounds, circuit: str, pauses: list[float]
+    gate: Gate, clock: "FakeClock", error: Error, bounds: Bounds, circuit: str, pauses: list[float]
 ) -> None:
     """Its caller has seen enough: one hold is a pause, each further one twice as long, within the bounds that it
     names or those of the error; one that speaks of an outage opens the circuit."""

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-import respx
+from respx import Router
 
 from ai_task_processor.core import errors
 from ai_task_processor.core.ports import Allowance, RateLimits
@@ -92,7 +92,7 @@ async def error_of(provider: OpenAIProvider, model: str = "m") -> errors.RemoteE
 # --- requests
 
 
-async def test_one_call_on_the_wire(httpx2_mock: respx.Router, openai: OpenAIProvider, metrics: Metrics) -> None:
+async def test_one_call_on_the_wire(httpx2_mock: Router, openai: OpenAIProvider, metrics: Metrics) -> None:
     """Texts, model and base64 are sent under the key, ``dimensions`` is not; vectors come in the order of the texts."""
     answer = embeddings(base64_of(*[0.5] * 1536), base64_of(*[0.25] * 1536))
     answer["data"].reverse()
@@ -109,9 +109,7 @@ async def test_one_call_on_the_wire(httpx2_mock: respx.Router, openai: OpenAIPro
     assert metrics.value("model_ratelimit_remaining", kind="tokens") == 999
 
 
-async def test_the_request_is_the_one_that_the_client_would_send(
-    httpx2_mock: respx.Router, compatible: OpenAIProvider
-) -> None:
+async def test_the_request_is_the_one_the_client_would_send(httpx2_mock: Router, compatible: OpenAIProvider) -> None:
     """Its URL, its key and its headers, but for those that count the client's own repetitions."""
     route = httpx2_mock.post(f"{SERVER}/embeddings").respond(json=embeddings(base64_of(1, 2)))
     await compatible.embed(["ä"], "m")
@@ -125,16 +123,14 @@ async def test_the_request_is_the_one_that_the_client_would_send(
     assert dict(ours.headers) == dict(theirs.headers)
 
 
-async def test_dimensions_are_sent_when_they_are_set(httpx2_mock: respx.Router, make: Make) -> None:
+async def test_dimensions_are_sent_when_they_are_set(httpx2_mock: Router, make: Make) -> None:
     """EMBEDDING_DIMENSIONS travels as ``dimensions`` and is checked in the answer."""
     route = httpx2_mock.post(EMBEDDINGS).respond(json=embeddings(base64_of(1, 2), base64_of(1, 2, 3)))
     assert (await make(embedding_dimensions=2).embed(["a", "b"], SMALL)).vectors == [vector_of(1, 2), None]
     assert json.loads(route.calls.last.request.content)["dimensions"] == 2
 
 
-async def test_the_environment_is_ignored(
-    httpx2_mock: respx.Router, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_environment_is_ignored(httpx2_mock: Router, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that the client would read from its own variables reaches a request."""
     planted = {
         "OPENAI_API_KEY": "sk-environment",
@@ -157,14 +153,14 @@ async def test_the_environment_is_ignored(
 
 
 @pytest.mark.parametrize("status", [401, 402, 404, 408, 425, 429, 500, 503, 524])
-async def test_the_client_repeats_nothing(httpx2_mock: respx.Router, openai: OpenAIProvider, status: int) -> None:
+async def test_the_client_repeats_nothing(httpx2_mock: Router, openai: OpenAIProvider, status: int) -> None:
     """Retries are ours alone: one failure is one request."""
     route = httpx2_mock.post(EMBEDDINGS).respond(status, json=refused("x"), headers={"x-should-retry": "true"})
     await error_of(openai)
     assert route.call_count == 1
 
 
-async def test_a_server_without_a_key_is_called(httpx2_mock: respx.Router, make: Make) -> None:
+async def test_a_server_without_a_key_is_called(httpx2_mock: Router, make: Make) -> None:
     """A compatible server may want none: something harmless is sent, not the environment's key."""
     route = httpx2_mock.post(f"{SERVER}/embeddings").respond(json=embeddings(base64_of(1.0)))
     await make(SERVER, api_key=None).embed(["a"], "m")
@@ -362,7 +358,7 @@ async def test_each_failure_is_counted_as_what_it_is(
     assert not any(word in said for word in ("sk-", "org-", "foo", "text-embedding", "user's"))
 
 
-async def test_the_key_is_in_no_error(httpx2_mock: respx.Router, openai: OpenAIProvider) -> None:
+async def test_the_key_is_in_no_error(httpx2_mock: Router, openai: OpenAIProvider) -> None:
     """Not in the message, even when the provider echoes it; chained errors are the log's to hide."""
     httpx2_mock.post(EMBEDDINGS).respond(401, json=refused(f"Incorrect API key provided: {KEY}"))
     error = await error_of(openai)
@@ -370,13 +366,13 @@ async def test_the_key_is_in_no_error(httpx2_mock: respx.Router, openai: OpenAIP
     assert KEY not in own + repr(error) + str(error.args)
 
 
-async def test_a_redirect_is_not_followed(httpx2_mock: respx.Router, openai: OpenAIProvider) -> None:
+async def test_a_redirect_is_not_followed(httpx2_mock: Router, openai: OpenAIProvider) -> None:
     httpx2_mock.post(EMBEDDINGS).respond(307, headers={"Location": "https://elsewhere.example.com/"})
     assert type(await error_of(openai)) is errors.Misconfigured
     assert [call.request.url.host for call in httpx2_mock.calls] == ["api.openai.com"]
 
 
-async def test_a_refused_connection_was_not_sent(httpx2_mock: respx.Router, openai: OpenAIProvider) -> None:
+async def test_a_refused_connection_was_not_sent(httpx2_mock: Router, openai: OpenAIProvider) -> None:
     """The client's own exception is unwrapped to what happened."""
     httpx2_mock.post(EMBEDDINGS).mock(side_effect=httpx2.ConnectError("no"))
     assert type(await error_of(openai)) is errors.Unsent
@@ -395,21 +391,19 @@ async def test_a_refused_connection_was_not_sent(httpx2_mock: respx.Router, open
     ],
 )
 async def test_an_answer_is_checked(
-    httpx2_mock: respx.Router, compatible: OpenAIProvider, content: bytes, kind: type[Exception]
+    httpx2_mock: Router, compatible: OpenAIProvider, content: bytes, kind: type[Exception]
 ) -> None:
     """A page, a wrong index, an error: a status of 200 makes no vector of it."""
     httpx2_mock.post(f"{SERVER}/embeddings").respond(200, content=content)
     assert type(await error_of(compatible)) is kind
 
 
-async def test_openais_own_models_have_known_dimensions(httpx2_mock: respx.Router, openai: OpenAIProvider) -> None:
+async def test_openais_own_models_have_known_dimensions(httpx2_mock: Router, openai: OpenAIProvider) -> None:
     httpx2_mock.post(EMBEDDINGS).respond(json=embeddings(base64_of(1, 2)))
     assert type(await error_of(openai, SMALL)) is errors.InvalidAnswer
 
 
-async def test_limits_come_with_the_answer(
-    httpx2_mock: respx.Router, compatible: OpenAIProvider, metrics: Metrics
-) -> None:
+async def test_limits_come_with_the_answer(httpx2_mock: Router, compatible: OpenAIProvider, metrics: Metrics) -> None:
     """As OpenAI publishes them; without headers there are none."""
     told = {"limit": "10000", "remaining": "9999", "reset": "8.64s"}
     headers = {f"x-ratelimit-{name}-requests": value for name, value in told.items()}
@@ -423,24 +417,21 @@ async def test_limits_come_with_the_answer(
 # --- check
 
 
-async def test_check_asks_for_the_model(httpx2_mock: respx.Router, openai: OpenAIProvider) -> None:
-    """A valid key and a known model cost one free request; an unknown one is told."""
-    httpx2_mock.get(f"{OPENAI_URL}/models/{SMALL}").respond(json={"id": SMALL, "object": "model"})
-    httpx2_mock.get(f"{OPENAI_URL}/models/other").respond(404, json=refused("no such model", "model_not_found"))
-    httpx2_mock.get(f"{OPENAI_URL}/models/locked").respond(401, json=refused("no", "invalid_api_key"))
-    await openai.check(SMALL)
-    with pytest.raises(errors.ModelRefused):
-        await openai.check("other")
-    with pytest.raises(errors.Unauthorized):
-        await openai.check("locked")
-
-
-async def test_check_passes_a_server_without_model_pages(
-    httpx2_mock: respx.Router, compatible: OpenAIProvider, openai: OpenAIProvider
+@pytest.mark.parametrize(
+    ("url", "model", "status", "body", "error"),
+    [
+        (None, SMALL, 200, {"id": SMALL, "object": "model"}, None),
+        (None, "other", 404, refused("no such model", "model_not_found"), errors.ModelRefused),
+        (None, "locked", 401, refused("no", "invalid_api_key"), errors.Unauthorized),
+        (None, "m", 404, "<html>", errors.Misconfigured),
+        (SERVER, "m", 404, {"detail": "Not Found"}, None),  # many compatible servers have no such page
+    ],
+)
+async def test_check_asks_for_the_model(
+    httpx2_mock: Router, make: Make, url: Any, model: str, status: int, body: object, error: Any
 ) -> None:
-    """Many compatible servers have no such page; OpenAI has."""
-    httpx2_mock.get(f"{SERVER}/models/m").respond(404, json={"detail": "Not Found"})
-    httpx2_mock.get(f"{OPENAI_URL}/models/m").respond(404, content=b"<html>")
-    await compatible.check("m")
-    with pytest.raises(errors.Misconfigured):
-        await openai.check("m")
+    """A valid key and a known model cost one free request; an unknown one is told."""
+    content = body if isinstance(body, str) else json.dumps(body)
+    httpx2_mock.get(f"{url or OPENAI_URL}/models/{model}").respond(status, content=content.encode())
+    with pytest.raises(error) if error else contextlib.nullcontext():
+        await make(url).check(model)
