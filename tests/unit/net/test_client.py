@@ -13,17 +13,7 @@ import yarl
 from aiohttp.client_reqrep import ConnectionKey
 from pydantic import SecretStr
 
-from ai_task_processor.core.errors import (
-    Ambiguous,
-    CircuitOpen,
-    InvalidAnswer,
-    Misconfigured,
-    RemoteError,
-    Throttled,
-    TimedOut,
-    Transient,
-    Unsent,
-)
+from ai_task_processor.core import errors
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.net import client as module
 from ai_task_processor.net.answers import Answer, status_error
@@ -43,7 +33,7 @@ async def answer_of(response: httpx2.Response, max_bytes: int | None = 1000) -> 
 async def test_a_client_is_for_one_server(url: str) -> None:
     """Our bearer goes to no other, whoever made the URL."""
     client = mock_client(lambda _: httpx2.Response(200), URL)
-    with pytest.raises(Misconfigured):
+    with pytest.raises(errors.Misconfigured):
         await client.exchange("GET", url, timeout_s=5)
 
 
@@ -110,7 +100,7 @@ async def test_a_compressed_answer_is_refused_unread(encoding: str) -> None:
         yield bomb
 
     response = httpx2.Response(200, headers={"Content-Encoding": encoding}, content=body())
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(errors.InvalidAnswer):
         await answer_of(response)
     assert read == []
 
@@ -124,7 +114,7 @@ async def test_a_compressed_refusal_keeps_its_meaning() -> None:
 
     answer = await answer_of(httpx2.Response(429, headers=headers, content=page()))
     error = status_error(answer, "the task API")
-    assert isinstance(error, Throttled)
+    assert isinstance(error, errors.Throttled)
     assert (error.retry_after_s, answer.content) == (7.0, b"")
     client = mock_client(lambda _: httpx2.Response(429, headers=headers, content=page()), URL).over_httpx2()
     assert (await client.get(URL)).content == b""
@@ -162,7 +152,7 @@ async def test_answers_are_bounded(status: int, size: int, limit: int | None, ac
     if accepted:
         assert len((await answer_of(response, limit)).content) == size
     else:
-        with pytest.raises(InvalidAnswer):
+        with pytest.raises(errors.InvalidAnswer):
             await answer_of(response, limit)
 
 
@@ -192,31 +182,40 @@ def unparsed(message: str) -> aiohttp.ClientResponseError:
     return aiohttp.ClientResponseError(INFO, (), status=400, message=message)
 
 
-@pytest.mark.parametrize(
-    ("error", "kind", "text"),
-    [
-        (caused(aiohttp.ClientConnectorError(KEY, REFUSED), REFUSED), Unsent, "connection refused"),
-        (caused(aiohttp.ClientConnectorError(KEY, REFUSED), ExceptionGroup("x", [REFUSED, REFUSED])), Unsent,
-         "connection refused"),
-        (caused(aiohttp.ClientConnectorError(KEY, OSError()), ConnectionAbortedError()), Unsent,
-         "TLS: handshake failed"),
-        (aiohttp.ConnectionTimeoutError("to https://user:pw@host"), Unsent, "no connection in time"),
-        (aiohttp.ClientHttpProxyError(INFO, (), status=407, message="hush"), Unsent,
+def unconnected(error: OSError, cause: BaseException) -> Exception:
+    return caused(aiohttp.ClientConnectorError(KEY, error), cause)
+
+
+TRANSLATED: dict[type[errors.RemoteError], list[tuple[Exception, str]]] = {
+    errors.Unsent: [
+        (unconnected(REFUSED, REFUSED), "connection refused"),
+        (unconnected(REFUSED, ExceptionGroup("x", [REFUSED, REFUSED])), "connection refused"),
+        (unconnected(OSError(), ConnectionAbortedError()), "TLS: handshake failed"),
+        (aiohttp.ConnectionTimeoutError("to https://user:pw@host"), "no connection in time"),
+        (aiohttp.ClientHttpProxyError(INFO, (), status=407, message="hush"),
          "the proxy answered 407 to CONNECT: look at HTTPS_PROXY and NO_PROXY"),
-        (caused(aiohttp.ClientOSError(1, "x"), ALERT), Unsent,
+        (caused(aiohttp.ClientOSError(1, "x"), ALERT),
          "TLS: the server demands a client certificate: set CLIENT_CERT_FILE"),
-        (caused(aiohttp.ClientOSError(104, "x"), ConnectionResetError(104, "x")), Ambiguous,
-         "connection reset by peer"),
-        (aiohttp.ServerDisconnectedError("hush"), Ambiguous, "the server closed the connection without an answer"),
-        (aiohttp.ClientPayloadError("hush"), Ambiguous, "the server closed the connection without a whole answer"),
-        *((unparsed(message), Ambiguous, f"the answer is no HTTP/1.1: {words}") for message, words in UNPARSED.items()),
-        (ssl.SSLError(1, "[SSL: SOME_ALERT] x"), Ambiguous, "TLS: handshake failed"),
-        (aiohttp.InvalidURL("ftp://user:pw@host"), Misconfigured, "a URL that cannot be used"),
-        (ValueError("Newline in b'Bearer sk-secret'"), Misconfigured, "a header or a path that cannot be written"),
-        (CircuitOpen("held"), CircuitOpen, "held"),
     ],
-)  # fmt: skip
-def test_errors_are_translated(error: Exception, kind: type[RemoteError], text: str) -> None:
+    errors.Ambiguous: [
+        (caused(aiohttp.ClientOSError(104, "x"), ConnectionResetError(104, "x")), "connection reset by peer"),
+        (aiohttp.ServerDisconnectedError("hush"), "the server closed the connection without an answer"),
+        (aiohttp.ClientPayloadError("hush"), "the server closed the connection without a whole answer"),
+        *((unparsed(message), f"the answer is no HTTP/1.1: {words}") for message, words in UNPARSED.items()),
+        (ssl.SSLError(1, "[SSL: SOME_ALERT] x"), "TLS: handshake failed"),
+    ],
+    errors.Misconfigured: [
+        (aiohttp.InvalidURL("ftp://user:pw@host"), "a URL that cannot be used"),
+        (ValueError("Newline in b'Bearer sk-secret'"), "a header or a path that cannot be written"),
+    ],
+    errors.CircuitOpen: [(errors.CircuitOpen("held"), "held")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "text"), [(kind, *case) for kind, cases in TRANSLATED.items() for case in cases]
+)
+def test_errors_are_translated(kind: type[errors.RemoteError], error: Exception, text: str) -> None:
     """Each foreign error becomes the one that says what was sent, in words without address, URL or secret."""
     told = translate(error)
     assert (type(told), str(told)) == (kind, text)
@@ -238,12 +237,12 @@ async def test_the_deadline_is_total() -> None:
             await asyncio.sleep(0)
 
     client = mock_client(lambda _: httpx2.Response(200, content=drip()), URL, max_answer_bytes=None)
-    with pytest.raises(TimedOut, match=r"no answer within 0\.01 s"):
+    with pytest.raises(errors.TimedOut, match=r"no answer within 0\.01 s"):
         await client.exchange("GET", URL, timeout_s=0.01)
 
 
 async def test_a_deadline_lets_cancellation_and_bugs_through() -> None:
-    for ending in (asyncio.CancelledError(), ZeroDivisionError(), Transient("503")):
+    for ending in (asyncio.CancelledError(), ZeroDivisionError(), errors.Transient("503")):
         with pytest.raises(type(ending)):
             async with deadline(5):
                 raise ending

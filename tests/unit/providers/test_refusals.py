@@ -9,17 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ai_task_processor.core.errors import (
-    CallRefused,
-    InputRefused,
-    Misconfigured,
-    ModelRefused,
-    QuotaExhausted,
-    RemoteError,
-    Throttled,
-    Transient,
-    Unauthorized,
-)
+from ai_task_processor.core import errors
 from ai_task_processor.net.answers import Answer, status_error
 from ai_task_processor.providers.refusals import MAX_WORDS, classify, read_refusal
 
@@ -53,14 +43,14 @@ def cloudflare(message: str, code: int) -> Any:
     return {"errors": [{"message": message, "code": code}], "success": False, "result": {}, "messages": []}
 
 
-def classified(status: int, body: object, headers: dict[str, str] | None = None) -> RemoteError:
+def classified(status: int, body: object, headers: dict[str, str] | None = None) -> errors.RemoteError:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     response = Answer(status, httpx2.Headers(headers))
     return classify(status, content, status_error(response, "the model API"))
 
 
-def meaning(error: RemoteError) -> type[RemoteError] | Meaning:
-    if not isinstance(error, CallRefused):
+def meaning(error: errors.RemoteError) -> type[errors.RemoteError] | Meaning:
+    if not isinstance(error, errors.CallRefused):
         return type(error)
     return None if error.final is None else error.final.code, error.explained, error.too_large, error.limit
 
@@ -288,7 +278,7 @@ WRONG_ADDRESS: list[Row] = [
 ]
 
 
-def rows(table: Sequence[Row | LimitRow], expected: type[RemoteError] | Meaning) -> list[Any]:
+def rows(table: Sequence[Row | LimitRow], expected: type[errors.RemoteError] | Meaning) -> list[Any]:
     made = []
     for provider, status, body, *limit in table:
         wanted = too_large(*limit) if limit else expected
@@ -299,19 +289,19 @@ def rows(table: Sequence[Row | LimitRow], expected: type[RemoteError] | Meaning)
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
     [
-        *rows(QUOTA, QuotaExhausted),
-        *rows(THROTTLED, Throttled),
-        *rows(NO_SUCH_MODEL, ModelRefused),
-        *rows(REFUSED_PARAMETER, ModelRefused),
+        *rows(QUOTA, errors.QuotaExhausted),
+        *rows(THROTTLED, errors.Throttled),
+        *rows(NO_SUCH_MODEL, errors.ModelRefused),
+        *rows(REFUSED_PARAMETER, errors.ModelRefused),
         *rows(TOO_LONG, too_large()),
         *rows(TOO_MANY, too_large()),
         *rows([("a proxy", 413, HTML), ("nothing", 413, b"")], ("text_too_long", False, True, None)),
         *rows(UNEXPLAINED_REFUSALS, UNEXPLAINED),
         *rows(REFUSALS_THAT_END_NO_TEXT, (None, False, False, None)),
         *rows(FILTERED_TEXTS, ("input_refused", True, False, None)),
-        *rows(UNAUTHORIZED, Unauthorized),
-        *rows(CANNOT_NOW, Transient),
-        *rows(WRONG_ADDRESS, Misconfigured),
+        *rows(UNAUTHORIZED, errors.Unauthorized),
+        *rows(CANNOT_NOW, errors.Transient),
+        *rows(WRONG_ADDRESS, errors.Misconfigured),
     ],
 )
 def test_each_refusal_has_one_meaning(status: int, body: object, expected: object) -> None:
@@ -339,7 +329,7 @@ def test_each_refusal_has_one_meaning(status: int, body: object, expected: objec
 def test_words_about_something_else_end_no_text_at_once(message: str) -> None:
     """Budgets, quotas, rates, keys and parameters without a code: a good text is not called too long by such words."""
     error = classified(400, openai(message))
-    assert not isinstance(error, CallRefused) or not error.explained
+    assert not isinstance(error, errors.CallRefused) or not error.explained
 
 
 def test_a_request_that_no_rate_limit_will_ever_allow_is_too_large() -> None:
@@ -356,16 +346,16 @@ def test_a_request_that_no_rate_limit_will_ever_allow_is_too_large() -> None:
 def test_retry_after_is_kept(status: int) -> None:
     """The seconds of the header stay with the error, and with one that is named quota, too."""
     error = classified(status, openai("slow down"), {"Retry-After": "17"})
-    assert (type(error), error.retry_after_s) == (Throttled, 17)
+    assert (type(error), error.retry_after_s) == (errors.Throttled, 17)
     quota = classified(429, openai("no", "insufficient_quota"), {"Retry-After": "17"})
-    assert (type(quota), quota.retry_after_s) == (QuotaExhausted, 17)
+    assert (type(quota), quota.retry_after_s) == (errors.QuotaExhausted, 17)
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 422, 429, 500, 503])
 def test_a_code_counts_whatever_the_status(status: int) -> None:
     """Who pays, and which models there are, is told by the code, in small letters or capitals."""
-    assert meaning(classified(status, openai("no", "INSUFFICIENT_QUOTA"))) == QuotaExhausted
-    assert meaning(classified(status, openai("no", "Model_Not_Found"))) == ModelRefused
+    assert meaning(classified(status, openai("no", "INSUFFICIENT_QUOTA"))) == errors.QuotaExhausted
+    assert meaning(classified(status, openai("no", "Model_Not_Found"))) == errors.ModelRefused
 
 
 def test_megabytes_of_words_are_not_read() -> None:
@@ -423,13 +413,13 @@ BODIES = FIELDS.flatmap(
 def test_anything_is_one_error_without_its_words(status: int, content: bytes) -> None:
     """Never an exception, never a text's end without a 400, 413 or 422 or a code for it, never a word of the answer."""
     error = classify(status, content, status_error(Answer(status), "the model API"))
-    assert isinstance(error, RemoteError)
+    assert isinstance(error, errors.RemoteError)
     assert MARK not in f"{error!r}{error}{error.args}{error.detail}"
-    if isinstance(error, CallRefused):
+    if isinstance(error, errors.CallRefused):
         assert error.limit is None or error.limit >= 0
         assert error.final is not None or not error.explained, "what is explained has an end"
         if error.final is not None:
-            assert isinstance(error.final, InputRefused)
+            assert isinstance(error.final, errors.InputRefused)
             assert MARK not in f"{error.final.code}{error.final.message}"
             assert status < 500
             assert status not in (401, 402, 404, 429) or error.explained
