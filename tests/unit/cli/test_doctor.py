@@ -4,7 +4,9 @@ import asyncio
 import io
 import ssl
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from rich.console import Console
@@ -26,17 +28,14 @@ NOW = datetime(2026, 5, 17, 3, 0, 0, tzinfo=UTC)
 
 
 def auth(method: str = "client_secret_basic") -> AuthSettings:
-    return AuthSettings.model_validate(
-        {"OAUTH2_TOKEN_URL": "https://id.example.com/token", "OAUTH2_CLIENT_ID": "me", "OAUTH2_AUTH_METHOD": method}
-    )
+    names = {"OAUTH2_TOKEN_URL": "https://id.example.com/token", "OAUTH2_CLIENT_ID": "me"}
+    return AuthSettings.model_validate(names | {"OAUTH2_AUTH_METHOD": method})
 
 
 def caused(error: errors.RemoteError, *causes: BaseException) -> errors.RemoteError:
     """The error as a library raises it: each cause below the one before."""
-    above: BaseException = error
-    for cause in causes:
+    for above, cause in pairwise((error, *causes)):
         above.__cause__ = cause
-        above = cause
     return error
 
 
@@ -122,22 +121,19 @@ def test_a_client_with_a_key_is_not_sent_to_its_secret() -> None:
 
 
 @pytest.mark.parametrize(
-    ("problem", "text", "remedy"),
+    ("text", "rest", "remedy"),
     [
-        ("A_NAME is missing: set it to the base URL", "A_NAME is missing", "set A_NAME to the base URL"),
-        ("A_NAME must be one of a, b", "A_NAME must be one of a, b", "correct A_NAME"),
-        ("A_NAME names an empty file: write the secret into it", "A_NAME names an empty file",
-         "A_NAME: write the secret into it"),
-        ('A_NAME must be a JSON object, for example {"a": "b"}', 'A_NAME must be a JSON object, for example {"a": "b"}',
-         "correct A_NAME"),
-        (".env, line 3 is not readable: write NAME=value", ".env, line 3 is not readable", ".env: write NAME=value"),
-        ("the source 'a' of the package 'b' cannot be loaded: uninstall it",
-         "the source 'a' of the package 'b' cannot be loaded", "uninstall it"),
+        ("A_NAME is missing", ": set it to the base URL", "set A_NAME to the base URL"),
+        ("A_NAME must be one of a, b", "", "correct A_NAME"),
+        ("A_NAME names an empty file", ": write the secret into it", "A_NAME: write the secret into it"),
+        ('A_NAME must be a JSON object, for example {"a": "b"}', "", "correct A_NAME"),
+        (".env, line 3 is not readable", ": write NAME=value", ".env: write NAME=value"),
+        ("the source 'a' of the package 'b' cannot be loaded", ": uninstall it", "uninstall it"),
     ],
-)  # fmt: skip
-def test_a_mistake_names_its_variable_in_the_remedy(problem: str, text: str, remedy: str) -> None:
+)
+def test_a_mistake_names_its_variable_in_the_remedy(text: str, rest: str, remedy: str) -> None:
     """The problem on one line, the remedy on the next, which can be understood without the first."""
-    assert checks.mistake(problem) == Finding("failure", text, remedy, 78)
+    assert checks.mistake(text + rest) == Finding("failure", text, remedy, 78)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +176,7 @@ def test_a_list_is_counted_by_what_can_be_done() -> None:
 def test_the_skew_is_read_off_a_fresh_answer(date: str | None, age: str | None, expected: float | None) -> None:
     """The date is cut to seconds, so half of one is added; no date, or that of a cache, is no evidence."""
     headers = {name: value for name, value in (("date", date), ("age", age)) if value}
-    seen = Remote("task API", "API_BASE_URL", "https://api.example.com")
+    seen = replace(API)
     checks.note([seen], lambda: NOW, Answer(200, headers))
     assert seen.skew_s == expected
 
@@ -191,8 +187,8 @@ def test_the_skew_is_read_off_a_fresh_answer(date: str | None, age: str | None, 
 )
 async def test_thirty_seconds_of_skew_are_too_much(skew: float | None, mark: str, word: str) -> None:
     """Beyond it a warning says which way to turn the clock, and that NTP does it."""
-    told = Remote("task API", "API_BASE_URL", "https://api.example.com", skew_s=skew)
-    (finding,) = [each async for each in checks.clocks([told, Remote("database", "A_URL", "postgresql://host")])]
+    database = Remote("database", "A_URL", "postgresql://host")
+    (finding,) = [each async for each in checks.clocks([replace(API, skew_s=skew), database])]
     assert finding.mark == mark
     assert word in finding.text
     assert ("NTP" in finding.remedy) == (mark == "warning")

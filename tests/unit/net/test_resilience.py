@@ -59,10 +59,10 @@ def remote(clock: "FakeClock") -> Remote:
     return Remote(clock)
 
 
-async def attempt(gate: Gate, work: Callable[[], Awaitable[str]]) -> str:
+async def attempt(gate: Gate, work: Callable[[], Awaitable[str]], about: str = "") -> str:
     """``answer``, or the name of the error."""
     try:
-        return await gate.call(work)
+        return await gate.call(work, about=about or None)
     except (errors.RemoteError, errors.TaskError, errors.Rejected) as error:
         return type(error).__name__
 
@@ -469,27 +469,21 @@ async def test_one_thing_that_fails_counts_once(gate: Gate, remote: Remote) -> N
     """Answered with a failure over and over it is one failure; others are counted beside it."""
     remote.error = errors.Ambiguous("500")
     for _ in range(10 * THRESHOLD):
-        with pytest.raises(errors.Ambiguous):
-            await gate.call(remote, about="a")
-    assert gate.state == "closed"
+        assert await attempt(gate, remote, "a") == "Ambiguous"
     for other in range(THRESHOLD - 1):
-        assert gate.state == "closed"
-        with pytest.raises(errors.Ambiguous):
-            await gate.call(remote, about=str(other))
+        assert state(gate) == "closed"
+        assert await attempt(gate, remote, str(other)) == "Ambiguous"
     assert state(gate) == "open"
 
 
 async def test_a_remote_that_is_not_reached_is_nobodys_fault(gate: Gate, remote: Remote) -> None:
     """Refused connections open the circuit, whatever they were about; a success forgets who was blamed."""
-    remote.error = errors.Ambiguous("500")
-    with pytest.raises(errors.Ambiguous):
-        await gate.call(remote, about="a")
-    remote.error = None
-    await gate.call(remote, about="b")
-    remote.error = errors.Unsent("refused")
-    for _ in range(THRESHOLD):
-        with pytest.raises(errors.Unsent):
-            await gate.call(remote, about="a")
+    for remote.error, about, outcome in (
+        (errors.Ambiguous("500"), "a", "Ambiguous"),
+        (None, "b", "answer"),
+        *[(errors.Unsent("refused"), "a", "Unsent")] * THRESHOLD,
+    ):
+        assert await attempt(gate, remote, about) == outcome
     assert gate.state == "open"
 
 
