@@ -110,8 +110,8 @@ async def refusal(tokens: TokenSource) -> NoToken:
     return refused.value
 
 
-def told(lines: Iterable[Any], *events: str) -> list[Any]:
-    return [line for line in lines if line["event"] in events]
+def events(lines: Iterable[Any], *names: str) -> list[Any]:
+    return [line for line in lines if line["event"] in names]
 
 
 # --- one token for all
@@ -263,7 +263,7 @@ async def test_a_rejected_client_is_told_once(tokens: TokenSource, endpoint: End
             endpoint.clock.advance(waits[-1])
     assert waits[0] == 10
     assert waits[-2:] == [300, 300]
-    warned = [line["reason"] for line in told(lines, "token.failed") if line["log_level"] == "warning"]
+    warned = [line["reason"] for line in events(lines, "token.failed") if line["log_level"] == "warning"]
     assert warned == ["the token endpoint refuses the client: invalid_client"]
     assert metrics.value("token_requests_total", outcome="rejected") == 7
 
@@ -379,7 +379,7 @@ async def test_a_refusal_of_the_endpoint_names_where_to_mend_it(
     endpoint.answer = answering(status, content)
     with capture_logs() as lines, pytest.raises(NoToken, match=reason):
         await tokens.token()
-    (line,) = told(lines, "token.failed")
+    (line,) = events(lines, "token.failed")
     assert reason in line["reason"]
     assert [word for word in remedy if word not in line.get("remedy", "")] == []
     assert ("remedy" in line) == bool(remedy)
@@ -443,7 +443,7 @@ async def test_a_replaced_secret_is_read_after_a_refusal(rotated: Rotated, endpo
     with capture_logs() as lines:
         token = await rotated.tokens.renewed(rotated.tokens.current)
     assert (token.value, len(endpoint.requests)) == ("token3", 3)
-    assert [line["variable"] for line in told(lines, "secret.replaced")] == ["OAUTH2_CLIENT_SECRET"]
+    assert [line["variable"] for line in events(lines, "secret.replaced")] == ["OAUTH2_CLIENT_SECRET"]
     assert masked("it was second-secret") == "it was ***"
 
 
@@ -456,7 +456,7 @@ async def test_a_secret_that_stays_wrong_is_tried_once_for_each_probe(rotated: R
         with capture_logs() as lines:
             error = await refusal(rotated.tokens)
         assert len(endpoint.requests) == asked + 1
-        assert len(told(lines, "settings.rejected")) == rejected
+        assert len(events(lines, "settings.rejected")) == rejected
         endpoint.clock.advance(error.retry_after_s or 0)
     rotated.file.write_text("another")
     assert (await rotated.tokens.token()).generation == 1
@@ -581,7 +581,7 @@ async def test_a_refused_token_is_told_once_until_one_is_good_for_its_life(
         await asyncio.gather(*(client.get(API) for _ in range(32)))
         clock.advance(3600)
         await client.get(API)
-    first, last = told(lines, "token.refused", "token.accepted")
+    first, last = events(lines, "token.refused", "token.accepted")
     reason = "the task API answered 401 to a token that had not expired"
     assert (first["event"], first["log_level"], first["reason"]) == ("token.refused", "warning", reason)
     assert (last["event"], last["log_level"], last["after"]) == ("token.accepted", "info", reason)
@@ -608,7 +608,7 @@ async def test_a_token_that_expired_on_its_way_is_called_so(tokens: TokenSource,
     clock.advance(3600)
     with capture_logs() as lines:
         await tokens.renewed(stale)
-    (line,) = told(lines, "token.refused")
+    (line,) = events(lines, "token.refused")
     assert line["reason"] == "the task API answered 401 to a token that had expired"
 
 
