@@ -135,7 +135,7 @@ async def test_a_storm_of_wake_ups_is_no_storm_of_polls(sandbox: Sandbox, daemon
     before = sandbox.stats.polls
     await storm(worker, 2.0)
     assert sandbox.stats.polls - before <= 10
-    assert await worker.metric("wakeups_total") > 100
+    assert await worker.metric("wakeups_total") > 40, "the storm was none"
 
 
 async def storm(worker: DaemonProcess, seconds: float) -> None:

