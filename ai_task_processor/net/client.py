@@ -52,6 +52,7 @@ _SHOWN = re.compile(r"\n\n|:?\s+b?(?=['\"](?![A-Za-z-]{1,30}['\"]))")
 _ENDED: Mapping[type[BaseException], str] = {
     aiohttp.ServerDisconnectedError: "the server closed the connection without an answer",
     aiohttp.ClientPayloadError: "the server closed the connection without a whole answer",
+    aiohttp.ClientOSError: "the server closed the connection before it had the whole request",
 }
 #: ValueError: a header or a URL that cannot be written
 _FOREIGN = (aiohttp.ClientError, OSError, ValueError)

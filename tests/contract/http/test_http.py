@@ -163,6 +163,26 @@ async def test_a_server_that_hung_up_between_two_requests(stalled: bool) -> None
     assert server.connections == 2
 
 
+async def test_a_server_that_closes_behind_each_answer_is_told_in_words() -> None:
+    """It does not say so, and the next request meets the closing connection."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2)
+        writer.write(OK)
+        await writer.drain()
+        writer.close()
+
+    async with serving(answer) as server, client_of(server.url) as client:
+        told = set[str]()
+        for _ in range(20):
+            try:
+                await ask(client, server, b"{}")
+            except RemoteError as error:
+                told.add(str(error))
+    assert told
+    assert all("the server closed the connection" in sentence or "reset" in sentence for sentence in told), told
+
+
 async def test_bytes_that_nobody_asked_for_answer_nothing() -> None:
     """What comes while nothing is asked is not taken for the next answer, and the next request is not sent there."""
     async with serving(OK) as server, client_of(server.url) as client:
