@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from ai_task_processor.core.deadline import stalls_of
-from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, Misconfigured, TimedOut, Unsent
+from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, Misconfigured, RemoteError, TimedOut, Unsent
 from ai_task_processor.net import client as module
 from ai_task_processor.net.answers import Answer
 from ai_task_processor.net.client import HttpClient, deadline
@@ -187,6 +187,26 @@ async def test_a_server_that_hung_up_between_two_requests(stalled: bool) -> None
             await asyncio.sleep(0.05)
         assert (await ask(client, server)).content == b"ok"
     assert server.connections == 2
+
+
+async def test_a_server_that_closes_behind_each_answer_is_told_in_words() -> None:
+    """It does not say so, and the next request meets the closing connection."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2)
+        writer.write(OK)
+        await writer.drain()
+        writer.close()
+
+    async with serving(answer) as server, client_of(server.url) as client:
+        told = set[str]()
+        for _ in range(20):
+            try:
+                await ask(client, server, b"{}")
+            except RemoteError as error:
+                told.add(str(error))
+    assert told
+    assert all("the server closed the connection" in sentence or "reset" in sentence for sentence in told), told
 
 
 async def test_bytes_that_nobody_asked_for_answer_nothing() -> None:

@@ -190,6 +190,31 @@ async def test_the_proxy_of_the_settings_is_asked(status: int) -> None:
     assert proxy.headers(b"proxy-authorization") == [b"Basic dXNAZXI6aDp1c2g="]
 
 
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"SSH-2.0-nonsense\r\n\r\n", "the answer is no HTTP/1.1: Bad status line: Expected HTTP/, RTSP/ or ICE/"),
+        (b"", "it closed the connection without an answer"),
+    ],
+    ids=["nonsense", "nothing"],
+)
+async def test_a_proxy_that_does_not_speak_its_part(answer: bytes, reason: str) -> None:
+    """Nothing reached the server, and it is not the server that is blamed."""
+
+    async def end(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        writer.close()
+
+    async with serving(end) as proxy, client_of("https://nobody.invalid", _through(proxy.url)) as client:
+        with pytest.raises(Unsent) as caught:
+            await client.exchange("PATCH", "https://nobody.invalid/x", content=b"{}", timeout_s=5)
+    assert str(caught.value) == f"the proxy did not answer CONNECT ({reason}): look at HTTPS_PROXY and NO_PROXY"
+
+
+def _through(url: str) -> NetworkSettings:
+    return NETWORK.model_copy(update={"https_proxy": SecretStr(url.replace("http://", "http://us%40er:h%3Aush@"))})
+
+
 async def test_a_tunnel_is_used_again(root: Authority) -> None:
     """TLS goes to the server, through the proxy, once for several requests; the credentials end at the proxy."""
     async with (

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import pytest
 from ai_task_processor.core import plugins
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.groups import Group, setting
-from ai_task_processor.core.plugins import Kind, built_in_groups, installed, load, load_selected
+from ai_task_processor.core.plugins import Kind, Plugin, built_in_groups, installed, load, load_selected
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.rotating import RotatingProvider
@@ -79,6 +80,15 @@ def test_an_unknown_name_is_told_with_those_that_there_are(install: Install) -> 
         "TASK_SOURCE names no source that is installed: 'x'; there are aletheia, folder"
     ]
     assert problems(lambda: load("sinks", "s3\n")) == ["SINKS names no sink that is installed: 's3\\n'; there are none"]
+
+
+def test_one_that_ends_the_process_when_it_is_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its exit code would be ours, without a word."""
+    (tmp_path / "acme_exits.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+    plugin = Plugin("processors", EntryPoint("exits", "acme_exits:It", "ai_task_processor.processors"), "acme-exits")
+    (line,) = problems(plugin.load)
+    assert line.startswith("the processor 'exits' of the package 'acme-exits' cannot be loaded (SystemExit)")
 
 
 def test_one_that_cannot_be_imported_names_its_package(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:

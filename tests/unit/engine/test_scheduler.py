@@ -799,7 +799,7 @@ async def test_a_heartbeat_renews_what_runs_and_what_waits(clock: Any) -> None:
         def cancelled(self) -> Sequence[Receipt]:
             return [Receipt("leases", "cancelled")]
 
-    source, running = Leases(), [Receipt("leases", "a"), Receipt("leases", "lost")]
+    source, running = Leases(), [Receipt("leases", name) for name in ("a", "lost", "cancelled")]
     await outbox.put(record("waiting", "leases"))
     heartbeat = Heartbeat(
         source, outbox, running=lambda: running, revoke=lambda *what: revoked.append(what), clock=clock
@@ -808,5 +808,68 @@ async def test_a_heartbeat_renews_what_runs_and_what_waits(clock: Any) -> None:
         await clock.sleep(5.5)
         source.error = Transient("503")
         await clock.sleep(5.0)
-    assert renewed == [["a", "lost", "waiting"]] * 2
+    assert renewed == [["a", "lost", "cancelled", "waiting"]] * 2
     assert revoked == [("lost", "lost"), ("cancelled", "cancelled")]
+
+
+@pytest.mark.parametrize("answer", [ValueError("a bug"), None, "strangers"])
+async def test_a_heartbeat_survives_what_a_source_answers(clock: Any, answer: Any) -> None:
+    """A bug in a source, or claims that are not ours, stop neither a task nor the daemon."""
+    revoked = list[tuple[str, str]]()
+
+    class Leases(StubSource):
+        renew_every_s = 5.0
+
+        async def renew(self, receipts: Sequence[Receipt]) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            others = [Receipt("others", "a", "1"), Receipt("leases", "a", "0"), Receipt("leases", "b", "1")]
+            return None if answer is None else others
+
+        def cancelled(self) -> Sequence[Receipt]:
+            return [Receipt("others", "a"), Receipt("leases", "b")]
+
+    heartbeat = Heartbeat(
+        Leases(),
+        MemoryOutbox(2**30, clock),
+        running=lambda: [Receipt("leases", "a", "1")],
+        revoke=lambda *what: revoked.append(what),
+        clock=clock,
+    )
+    await heartbeat.beat()
+    assert revoked == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_source_that_does_not_wait_is_not_asked_without_end(
+    clock: Any, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ``wait`` that returns at once, or raises, costs nothing but the wake-ups."""
+    room = Room(clock, interval_s=30.0)
+
+    async def wait(_: float) -> bool:
+        if fails:
+            raise ValueError("a bug")
+        return False
+
+    monkeypatch.setattr(room.source, "wait", wait)
+    async with room.working():
+        await clock.sleep(300.0)
+        assert len(room.source.polls) < 25
+        room.source.pending = ["a"]
+        await clock.sleep(40.0)
+        assert room.runner.ended == ["a"]
+
+
+async def test_a_claim_that_comes_twice_is_not_released_while_it_runs(
+    clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To release it would give the running task away. The same task under another claim is released."""
+    room = Room(clock)
+    monkeypatch.setattr(room.admission, "starts", lambda task: "running" if task.id in room.slots.running else None)
+    claim = Claim(Task(id="a", type="t", content=None), Receipt("aletheia", "a", "1"))
+    async with asyncio.TaskGroup() as group:
+        assert await room.slots.start(group, [claim, claim]) == 1
+        assert room.source.released == []
+        assert await room.slots.start(group, [Claim(claim.task, Receipt("aletheia", "a", "2"))]) == 0
+    assert room.source.released == ["a"]
