@@ -57,7 +57,7 @@ class Plugin:
         """The class. Raises ``ConfigurationError``."""
         try:
             return self.entry_point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self.unusable(f"cannot be loaded ({type(error).__name__})") from error
 
 

@@ -38,13 +38,17 @@ class Heartbeat:
             await self.beat()
 
     async def beat(self) -> None:
+        """Renew once. Only a running task is revoked: for ``lost`` the very claim, as its token may be an old one."""
         try:
-            lost = await self._source.renew([*self._running(), *await self._outbox.receipts()])
-        except (RemoteError, OutboxUnwritable) as error:
-            self._condition.note(str(error))
+            lost = list(await self._source.renew([*self._running(), *await self._outbox.receipts()]))
+            cancelled = {(receipt.source, receipt.id) for receipt in self._source.cancelled()}
+        except Exception as error:  # noqa: BLE001 - the boundary of one beat: the next one tries again
+            known = isinstance(error, RemoteError | OutboxUnwritable)
+            self._condition.note(str(error) if known else f"renewing crashed: {type(error).__name__}")
             return
         self._condition.note(None)
-        for receipt in lost:
-            self._revoke(receipt.id, "lost")
-        for receipt in self._source.cancelled():
-            self._revoke(receipt.id, "cancelled")
+        for receipt in self._running():
+            if receipt in lost:
+                self._revoke(receipt.id, "lost")
+            elif (receipt.source, receipt.id) in cancelled:
+                self._revoke(receipt.id, "cancelled")

@@ -218,9 +218,21 @@ class TaskScheduler:
             if ignore_wakes:
                 await self._clock.sleep(piece_s)
             else:
-                called = await self._source.wait(piece_s)
+                called = await self._wait(piece_s)
         self._tick()
         return called
+
+    async def _wait(self, seconds: float) -> bool:
+        """The source's ``wait``. One that fails or returns too early must not turn a pause into a busy loop."""
+        ends_at = self._clock.monotonic() + seconds
+        try:
+            if await self._source.wait(seconds):
+                return True
+        except Exception as error:  # the boundary of one wait: polls go on without wake-ups
+            log.error("poll.crashed", exc_info=error)
+        if (left_s := ends_at - self._clock.monotonic()) > 0:
+            await self._clock.sleep(left_s)
+        return False
 
     async def _beat(self) -> None:
         """Tick for the poll loop while it waits for a free slot, or for a poll within ``LONGEST_POLL_S``."""

@@ -99,7 +99,7 @@ class Slots:
                 lane = self._admission.lane(claim.task)
                 self.running[claim.task.id] = Running(claim, self._clock.monotonic(), lane)
                 begun.append(claim)
-            else:
+            elif claim.receipt not in (task.claim.receipt for task in self.running.values()):
                 await self.release([claim])
         try:
             tries = await self._journal.begin([claim.task for claim in begun]) if begun else ()

@@ -52,6 +52,7 @@ _SHOWN = re.compile(r"\n\n|:?\s+b?(?=['\"](?![A-Za-z-]{1,30}['\"]))")
 _ENDED: Mapping[type[BaseException], str] = {
     aiohttp.ServerDisconnectedError: "the server closed the connection without an answer",
     aiohttp.ClientPayloadError: "the server closed the connection without a whole answer",
+    aiohttp.ClientOSError: "the server closed the connection before it had the whole request",
 }
 #: ValueError: a header or a URL that cannot be written
 _FOREIGN = (aiohttp.ClientError, OSError, ValueError)
@@ -274,6 +275,19 @@ class _Request(aiohttp.ClientRequest):
         return response
 
 
+class _Connector(aiohttp.TCPConnector):
+    """A connector that says when it was the proxy that failed, before anything was sent to the server."""
+
+    async def _create_proxy_connection(self, *args: Any, **given: Any) -> Any:
+        try:
+            return await super()._create_proxy_connection(*args, **given)
+        except aiohttp.ClientHttpProxyError:
+            raise
+        except (aiohttp.ClientResponseError, aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError) as error:
+            text = f"the proxy did not answer CONNECT ({describe(error)}): look at HTTPS_PROXY and NO_PROXY"
+            raise Unsent(text.replace("the server closed", "it closed")) from error
+
+
 class Response(aiohttp.ClientResponse):
     """An answer that aborts its transport when it is closed before its end.
 
@@ -345,7 +359,7 @@ class Pool:
         if self._closed:
             raise Unsent("the client is closed")
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=_Connector(
                 limit=self._connections,
                 keepalive_timeout=KEEPALIVE_S,
                 ttl_dns_cache=DNS_TTL_S,

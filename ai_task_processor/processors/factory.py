@@ -132,7 +132,7 @@ def _made(plugin: plugins.Plugin) -> BaseProcessor:
     make = plugin.load()
     try:
         processor = make()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise plugin.unusable(f"cannot be loaded ({type(error).__name__})") from error
     if not isinstance(processor, BaseProcessor):
         raise plugin.unusable("is not a BaseProcessor")

@@ -19,43 +19,33 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.errors import DataDirectoryError, OutboxUnwritable
-from ai_task_processor.models.task import Receipt, Record, TaskStatus
+from ai_task_processor.models.task import Record
 from ai_task_processor.stores.sqlite import inspection, salvage, schema
-from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
+from tests.contract.helpers import failing
+from tests.contract.outboxes import ROOT, execute, full_disk, noise, numbered, overwrite, store, task_ids, waiting
 
-ROOT = Path(__file__).parents[2]
 PAGE = schema.PAGE_BYTES
 HEAD, FRAME = 32, 24 + PAGE
 DATABASE, LOG, INDEX = "outbox.db", "outbox.db-wal", "outbox.db-shm"
 IN_DATABASE, IN_LOG = 60, 30
-DELIVERED = {f"task-{number:03}" for number in (0, 6, 12, 18, 60, 66)}
-WAITING = {f"task-{number:03}" for number in range(IN_DATABASE + IN_LOG)} - DELIVERED
-
-
-def noise(size: int) -> bytes:
-    return (bytes(range(7, 251)) * (size // 244 + 1))[:size]
+DELIVERED = task_ids((0, 6, 12, 18, 60, 66))
+WAITING = task_ids(range(IN_DATABASE + IN_LOG)) - DELIVERED
 
 
 CHILD = """
-import asyncio, struct, sys
+import asyncio, sys
 from pathlib import Path
-from ai_task_processor.core.clock import SystemClock
-from ai_task_processor.models.task import Receipt, Record, TaskStatus
-from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
+from tests.contract.outboxes import numbered, store
 
 async def put(outbox, numbers):
-    await asyncio.gather(*(outbox.put(Record(
-        receipt=Receipt("aletheia", f"task-{number:03}"), task_type="t", status=TaskStatus.SUCCEEDED, fingerprint="f",
-        finished_at=1.8e9 + number, body=b'{"n":1}', vector=struct.pack("<f", number) * 1536,
-    )) for number in numbers))
+    await asyncio.gather(*(outbox.put(numbered(number)) for number in numbers))
 
 async def main():
     directory, first, in_database, in_log = Path(sys.argv[1]), *map(int, sys.argv[2:])
-    async with SqliteOutbox(directory, "aletheia", max_bytes=10**9, clock=SystemClock()) as outbox:
+    async with store(directory) as outbox:
         await put(outbox, range(first, first + in_database))
-    outbox = SqliteOutbox(directory, "aletheia", max_bytes=10**9, clock=SystemClock())
+    outbox = store(directory)
     await outbox.open()
     for number in range(first + in_database, first + in_database + in_log, 3):
         await put(outbox, range(number, number + 3))
@@ -96,27 +86,12 @@ def data(original: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def overwrite(path: Path, offset: int, text: bytes) -> None:
-    with path.open("r+b") as file:
-        file.seek(offset, os.SEEK_END if offset < 0 else os.SEEK_SET)
-        file.write(text)
-
-
-def copied(data: Path) -> None:
-    """As by somebody who took the database and its log."""
-    (data / INDEX).unlink()
-
-
-def record(number: int) -> Record:
-    return Record(
-        receipt=Receipt("aletheia", f"task-{number:03}"),
-        task_type="t",
-        status=TaskStatus.SUCCEEDED,
-        fingerprint="f",
-        finished_at=1.8e9 + number,
-        body=b'{"n":1}',
-        vector=struct.pack("<f", number) * 1536,
-    )
+@pytest.fixture(params=[True, False], ids=["killed", "copied"])
+def index(data: Path, request: pytest.FixtureRequest) -> bool:
+    """Is the ``-shm`` there? Whoever copies an outbox takes the database and its log."""
+    if not request.param:
+        (data / INDEX).unlink()
+    return bool(request.param)
 
 
 def cut(path: Path, size: int) -> None:
@@ -127,10 +102,8 @@ async def opened(directory: Path) -> tuple[dict[str, Record], list[str | None], 
     """What waits there, whose results were told to be lost, and what was logged."""
     lost = list[str | None]()
     with capture_logs() as lines:
-        async with SqliteOutbox(
-            directory, "aletheia", max_bytes=10**9, clock=SystemClock(), lock_timeout_s=0, lost=lost.append
-        ) as outbox:
-            found = {record.task_id: record for record in await outbox.due(3e9, 1000)}
+        async with store(directory, lost=lost.append) as outbox:
+            found = await waiting(outbox)
             assert outbox.depth().waiting == len(found)
     for task_id, record in found.items():
         assert record.vector == struct.pack("<f", int(task_id[-3:])) * 1536
@@ -188,15 +161,12 @@ HARMLESS = [
 ]
 
 
-@pytest.mark.parametrize("index", [True, False], ids=["killed", "copied"])
 @pytest.mark.parametrize(("offset", "text", "reason"), HARMLESS, ids=lambda value: str(value)[:20])
 async def test_damage_that_spoils_no_record_costs_none(
     data: Path, offset: int, text: bytes, reason: str, index: bool
 ) -> None:
     """SQLite would drop the rest of the log without a word: here everything is kept, and what was delivered is gone."""
     overwrite(data / LOG, offset, text)
-    if not index:
-        copied(data)
     kept, lost, line = await salvaged(data)
     assert reason in line["reason"]
     assert (kept - DELIVERED, lost) == (WAITING, set())
@@ -213,29 +183,23 @@ def frames_of(data: Path) -> int:
     return ((data / LOG).stat().st_size - HEAD) // FRAME
 
 
-@pytest.mark.parametrize("index", [True, False], ids=["killed", "copied"])
 @pytest.mark.parametrize("share", [0.0, 0.13, 0.31, 0.48, 0.66, 0.87, 1.0])
 async def test_a_destroyed_frame_takes_its_own_records_only(data: Path, share: float, index: bool) -> None:
     """Whichever frame it is, the last one too: all others are kept, and what is gone is named."""
     last = frames_of(data) - 1
     overwrite(data / LOG, HEAD + round(last * share) * FRAME + 24 + 4096, noise(PAGE - 4096))
-    if not index:
-        copied(data)
     kept, lost, line = await salvaged(data)
     assert kept | lost == WAITING
     assert len(lost) <= 2  # that is how many have room on a page
     assert line["unreadable_bytes"] in (0, PAGE)
 
 
-@pytest.mark.parametrize("index", [True, False], ids=["killed", "copied"])
 @pytest.mark.parametrize("size", [100, PAGE - 9, PAGE, FRAME - 20, FRAME, FRAME + 5, 3 * FRAME + 77])
 async def test_a_log_that_was_cut_is_noticed(data: Path, size: int, index: bool) -> None:
     """What stands before the cut is kept, what the index of task ids still knows is named, and the bytes are told."""
     cut(data / LOG, size)
-    if not index:
-        if size == FRAME:  # nothing is left of it, and nobody knows
-            return
-        (data / INDEX).unlink()
+    if not index and size == FRAME:  # nothing is left of it, and nobody knows
+        return
     kept, lost, line = await salvaged(data)
     assert len(WAITING - kept - lost) <= 3
     assert "end of the log" in line["reason"]
@@ -253,7 +217,6 @@ async def test_half_a_log_keeps_half_of_its_records(data: Path) -> None:
     assert line["unreadable_bytes"] == frames // 2 * PAGE
 
 
-@pytest.mark.parametrize("index", [True, False], ids=["killed", "copied"])
 @pytest.mark.parametrize("size", [None, 0, 100, PAGE])
 async def test_a_database_that_is_gone_beside_its_log(data: Path, size: int | None, index: bool) -> None:
     """What the log holds is kept, and the index of task ids in it names the rest. SQLite would delete the log."""
@@ -261,8 +224,6 @@ async def test_a_database_that_is_gone_beside_its_log(data: Path, size: int | No
         (data / DATABASE).unlink()
     else:
         os.truncate(data / DATABASE, size)
-    if not index:
-        copied(data)
     kept, lost, line = await salvaged(data)
     assert kept | lost == WAITING
     assert len(kept) >= IN_LOG - 2
@@ -290,7 +251,7 @@ async def test_a_log_that_is_gone_is_told_in_bytes(data: Path, damage: Callable[
     frames = frames_of(data)
     damage(data)
     kept, lost, line = await salvaged(data)
-    assert kept == {f"task-{number:03}" for number in range(IN_DATABASE)}
+    assert kept == task_ids(range(IN_DATABASE))
     assert lost == set()
     assert line["unreadable_bytes"] == frames * PAGE
 
@@ -301,25 +262,24 @@ async def test_two_outboxes_that_were_mixed_are_told_apart(data: Path, other: Pa
     for name in which:
         shutil.copy(other / name, data / name)
     kept, lost, _ = await salvaged(data)
-    ours = {f"task-{number:03}" for number in range(IN_DATABASE)}
-    theirs = {f"task-{number:03}" for number in range(500, 530)}
+    ours = task_ids(range(IN_DATABASE))
+    theirs = task_ids(range(500, 530))
     if which == (DATABASE,):
         assert kept | lost >= WAITING | theirs
     else:
-        assert kept >= ours | {f"task-{number:03}" for number in range(530, 545)}
+        assert kept >= ours | task_ids(range(530, 545))
         assert lost <= theirs
 
 
 async def checkpointed(directory: Path, *more: int) -> Path:
     """A copy of an outbox whose log was copied into the database before these were put; 40 records before."""
-    async with SqliteOutbox(directory / "open", "aletheia", max_bytes=10**9, clock=SystemClock()) as outbox:
+    async with store(directory / "open") as outbox:
         for number in range(0, 40, 4):
-            await asyncio.gather(*(outbox.put(record(number + k)) for k in range(4)))
-        with closing(sqlite3.connect(directory / "open" / DATABASE)) as db:
-            _, frames, copied = db.execute("PRAGMA wal_checkpoint").fetchone()
+            await asyncio.gather(*(outbox.put(numbered(number + k)) for k in range(4)))
+        _, frames, copied = execute(directory / "open" / DATABASE, "PRAGMA wal_checkpoint")
         assert frames == copied
         for number in more:
-            await outbox.put(record(number))
+            await outbox.put(numbered(number))
         shutil.copytree(directory / "open", directory / "copy")
     return directory / "copy"
 
@@ -330,7 +290,7 @@ async def test_what_a_checkpoint_has_copied_is_not_needed_from_the_log(tmp_path:
     data = await checkpointed(tmp_path)
     overwrite(data / LOG, HEAD + frame % frames_of(data) * FRAME + 100, noise(PAGE - 100))
     kept, lost, line = await salvaged(data)
-    assert (kept, lost) == ({f"task-{number:03}" for number in range(40)}, set())
+    assert (kept, lost) == (task_ids(range(40)), set())
     assert line["unreadable_bytes"] == 0
 
 
@@ -339,18 +299,18 @@ async def test_without_its_database_a_log_gives_what_earlier_generations_left(tm
     data = await checkpointed(tmp_path, 90)
     (data / DATABASE).unlink()
     kept, lost, _ = await salvaged(data)
-    assert kept | lost == {f"task-{number:03}" for number in (*range(40), 90)}
+    assert kept | lost == task_ids((*range(40), 90))
     assert len(kept) > 20
 
 
 async def test_a_whole_log_of_another_outbox_does_not_hide_ours(tmp_path: Path) -> None:
     """It holds every page of its database, so that SQLite would show the other outbox and nothing else."""
     data = await checkpointed(tmp_path, 90)
-    async with SqliteOutbox(tmp_path / "theirs", "aletheia", max_bytes=10**9, clock=SystemClock()) as outbox:
-        await asyncio.gather(*(outbox.put(record(number)) for number in range(100, 160)))
+    async with store(tmp_path / "theirs") as outbox:
+        await asyncio.gather(*(outbox.put(numbered(number)) for number in range(100, 160)))
         shutil.copy(tmp_path / "theirs" / LOG, data / LOG)
     kept, lost, line = await salvaged(data)
-    assert (kept, lost) == ({f"task-{number:03}" for number in (*range(40), *range(100, 160))}, set())
+    assert (kept, lost) == (task_ids((*range(40), *range(100, 160))), set())
     assert line["reason"] == "the log belongs to another database"
     assert line["unreadable_bytes"] > 0  # ours
 
@@ -358,21 +318,20 @@ async def test_a_whole_log_of_another_outbox_does_not_hide_ours(tmp_path: Path) 
 async def test_damage_in_the_log_under_a_running_daemon(tmp_path: Path) -> None:
     """SQLite does not verify what it reads from its log, and would copy it over what is sound in the database."""
     told = list[str | None]()
-    async with SqliteOutbox(tmp_path, "aletheia", max_bytes=10**9, clock=SystemClock(), lost=told.append) as outbox:
+    async with store(tmp_path, lost=told.append) as outbox:
         for number in range(300):  # more than fits into the cache
-            kept = outbox.put(record(number))
+            kept = outbox.put(numbered(number))
             if number % 30 == 0:
                 await kept
         await kept
         frames = frames_of(tmp_path)
         overwrite(tmp_path / LOG, HEAD + 60 * FRAME, noise(20 * FRAME))
-        with pytest.raises(OutboxUnwritable, match=r"damaged|malformed"):
-            await outbox.due(3e9, 1000)
-        found = {record.task_id for record in await outbox.due(3e9, 1000)}
+        await failing(OutboxUnwritable, waiting(outbox), r"damaged|malformed")
+        found = set(await waiting(outbox))
         assert outbox.writable
         assert frames > 100
         assert len(found) >= 300 - 2 * 20
-        assert found | set(told) == {f"task-{number:03}" for number in range(300)}
+        assert found | set(told) == task_ids(range(300))
         (aside,) = (text for name, text in files(tmp_path).items() if "damaged" in name and name.endswith("-wal"))
         assert noise(20 * FRAME) in aside
 
@@ -405,16 +364,9 @@ async def test_a_full_disk_leaves_the_damaged_files_alone(data: Path, monkeypatc
     """No room for the new file: one line with the remedy, and the next start with room salvages all."""
     overwrite(data / LOG, 0, bytes(HEAD))
     before = files(data)
-
-    def full(*_: object) -> None:
-        error = sqlite3.OperationalError("database or disk is full")
-        error.sqlite_errorcode = sqlite3.SQLITE_FULL
-        raise error
-
     with monkeypatch.context() as patched:
-        patched.setattr(schema, "put", full)
-        with pytest.raises(DataDirectoryError, match=r"is full.*make room on that disk"):
-            await opened(data)
+        patched.setattr(schema, "put", full_disk)
+        await failing(DataDirectoryError, opened(data), r"is full.*make room on that disk")
     assert {name: text for name, text in files(data).items() if name in before} == before
     assert (await salvaged(data))[0] == WAITING
 
@@ -429,6 +381,5 @@ async def test_a_newer_schema_is_not_salvaged(data: Path) -> None:
         (data / name).write_bytes(text)
     overwrite(data / LOG, 0, bytes(HEAD))
     before = files(data)
-    with pytest.raises(DataDirectoryError, match="upgrade"):
-        await opened(data)
+    await failing(DataDirectoryError, opened(data), "upgrade")
     assert {name: text for name, text in files(data).items() if name in before} == before

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ai_task_processor.core.errors import DataDirectoryError, OutboxUnwritable
+from ai_task_processor.core.ports import Journal
 from ai_task_processor.models.task import Task, Tries
 from ai_task_processor.stores.sqlite import journal as journal_module
 from ai_task_processor.stores.sqlite.journal import FileJournal
@@ -34,15 +35,20 @@ def task(task_id: str = "a", content: object = None) -> Task:
     return Task(id=task_id, type="text_embedding", content=content)
 
 
+def begin(journal: Journal, *task_ids: str) -> Tries:
+    """The tries of the last one."""
+    return [at_once(journal.begin([task(task_id)]))[0] for task_id in task_ids][-1]
+
+
 @pytest.mark.parametrize("kind", ["file", "memory"])
 def test_attempts_are_counted_until_the_task_is_settled(kind: str, start: Open) -> None:
     """What was given back counts on, what was settled begins anew."""
     journal = start() if kind == "file" else MemoryJournal(monotonic=time.monotonic)
-    assert at_once(journal.begin([task()]))[0].started == 1
+    assert begin(journal, "a").started == 1
     at_once(journal.give_back("a"))
-    assert at_once(journal.begin([task()]))[0].started == 2
+    assert begin(journal, "a").started == 2
     at_once(journal.settle("a"))
-    assert at_once(journal.begin([task()]))[0].started == 1
+    assert begin(journal, "a").started == 1
     assert not journal.in_flight_at_crash
 
 
@@ -51,15 +57,14 @@ def test_what_ended_is_written_soon_and_in_order(tmp_path: Path) -> None:
     soon: list[Callable[[], object]] = []
     journal = FileJournal(tmp_path, "aletheia", soon.append)
     journal.open()
-    for task_id in ("a", "b", "c"):
-        at_once(journal.begin([task(task_id)]))[0]
+    begin(journal, "a", "b", "c")
     file = tmp_path / "journal"
     before = file.read_bytes()
     at_once(journal.settle("a"))
     at_once(journal.settle("b"))
     assert file.read_bytes() == before
     assert len(soon) == 1
-    at_once(journal.begin([task("a")]))[0]
+    begin(journal, "a")
     lines = file.read_bytes()[len(before) :].split(b"\n")[1:]
     assert lines[:2] == [b'{"id":"a","source":"aletheia"}', b'{"id":"b","source":"aletheia"}']
     assert len(lines) == 3
@@ -86,11 +91,7 @@ def test_a_journal_of_the_version_before_is_read(start: Open, tmp_path: Path) ->
     journal = start()
     assert {
         name: (one.tries.kills, one.tries.kills_isolated, one.ran_s) for name, one in journal.in_flight_at_crash.items()
-    } == {
-        "waits": (2, 0, 0.0),
-        "ran": (2, 0, 0.0),
-        "ran alone": (3, 1, 0.0),
-    }
+    } == {"waits": (2, 0, 0.0), "ran": (2, 0, 0.0), "ran alone": (3, 1, 0.0)}
     assert journal.marked == {"marked"}
 
 
@@ -104,19 +105,19 @@ def test_how_long_a_task_was_seen_running_at_a_death_is_kept(tmp_path: Path) -> 
         return journal
 
     journal = start()
-    at_once(journal.begin([task("long")]))[0]
+    begin(journal, "long")
     now += 40.0
-    at_once(journal.begin([task("later")]))[0]
+    begin(journal, "later")
     now += 2.0
-    at_once(journal.begin([task("settled")]))[0]
+    begin(journal, "settled")
     at_once(journal.settle("settled"))
     now += 100.0
     assert {name: one.ran_s for name, one in start().in_flight_at_crash.items()} == {"long": 42.0, "later": 2.0}
     now = 5.0  # the machine was started again
     journal = start()
-    at_once(journal.begin([task("long")]))[0]
+    begin(journal, "long")
     now += 7.0
-    at_once(journal.begin([task("later")]))[0]
+    begin(journal, "later")
     assert {name: one.ran_s for name, one in start().in_flight_at_crash.items()} == {"long": 42.0, "later": 2.0}
 
 
@@ -133,20 +134,20 @@ def test_deaths_in_flight_are_counted_until_they_are_forgotten(kind: str, start:
         lines = journal.lines
         return journal
 
-    at_once(again().begin([task("a")]))[0]
+    begin(again(), "a")
     journal = again()
     assert journal.crashes == 1
-    at_once(journal.begin([task("a")]))[0]  # it runs isolated
+    begin(journal, "a")  # it runs isolated
     journal = again()
     assert journal.crashes == 1
-    at_once(journal.begin([task("b")]))[0]
+    begin(journal, "b")
     at_once(journal.settle("b"))
     journal = again()
-    at_once(journal.begin([task("b")]))[0]
+    begin(journal, "b")
     journal.stopping()
     journal = again()
     assert journal.crashes == 1
-    at_once(journal.begin([task("b")]))[0]
+    begin(journal, "b")
     journal = again()
     assert journal.crashes == 2
     journal.forget_crashes()
@@ -161,29 +162,29 @@ def test_who_was_under_way_at_a_death_is_suspect(start: Open) -> None:
     at_once(first.settle("settled"))
     at_once(first.give_back("given back"))
     at_once(first.give_back("crashed"))
-    at_once(first.begin([task("crashed")]))[0]
+    begin(first, "crashed")
 
     second = start()
     assert second.in_flight_at_crash.keys() == {"running", "crashed"}
     assert second.in_flight_at_crash["running"].tries == Tries(started=1, kills=1)
     assert second.in_flight_at_crash["crashed"].tries == Tries(started=2, crashed=1, kills=1)
-    assert at_once(second.begin([task("given back")]))[0].started == 2
-    assert at_once(second.begin([task("settled")]))[0].started == 1
+    assert begin(second, "given back").started == 2
+    assert begin(second, "settled").started == 1
 
 
 def test_a_suspect_runs_alone_and_a_death_then_counts_double(start: Open) -> None:
     """Only what began as a suspect counts as alone; every death is counted once, however often it is read."""
-    at_once(start().begin([task()]))[0]
+    begin(start(), "a")
     for kills_isolated in range(3):
         assert start().in_flight_at_crash["a"].tries.kills_isolated == kills_isolated
         journal = start()
         assert journal.in_flight_at_crash["a"].tries == Tries(
             kills_isolated + 1, 0, 0, kills_isolated + 1, kills_isolated
         )
-        at_once(journal.begin([task()]))[0]
+        begin(journal, "a")
         assert (journal.isolated, dict(journal.in_flight_at_crash)) == ("a", {})
     journal = start()
-    at_once(journal.begin([task()]))[0]
+    begin(journal, "a")
     at_once(journal.give_back("a"))
     assert journal.isolated is None
     assert not start().in_flight_at_crash
@@ -191,9 +192,9 @@ def test_a_suspect_runs_alone_and_a_death_then_counts_double(start: Open) -> Non
 
 def test_an_end_that_was_told_makes_no_suspects(start: Open) -> None:
     """After ``stop`` the process may be killed at any moment; suspects it never began stay suspect."""
-    at_once(start().begin([task("old")]))[0]
+    begin(start(), "old")
     journal = start()
-    at_once(journal.begin([task("new")]))[0]
+    begin(journal, "new")
     journal.stopping()
     assert start().in_flight_at_crash.keys() == {"old"}
 
@@ -201,8 +202,7 @@ def test_an_end_that_was_told_makes_no_suspects(start: Open) -> None:
 def test_acquitted_and_settled_suspects_are_none(start: Open) -> None:
     """Also for the next process."""
     first = start()
-    for task_id in ("a", "b", "c"):
-        at_once(first.begin([task(task_id)]))[0]
+    begin(first, "a", "b", "c")
     journal = start()
     journal.clear("a")
     at_once(journal.settle("b"))
@@ -213,12 +213,11 @@ def test_acquitted_and_settled_suspects_are_none(start: Open) -> None:
 def test_a_torn_line_spoils_only_itself(cut: int, start: Open, tmp_path: Path) -> None:
     """Half a line at the end, as a full disk leaves it, takes nothing of the lines before and after it."""
     first = start()
-    at_once(first.begin([task("before")]))[0]
-    at_once(first.begin([task("torn")]))[0]
+    begin(first, "before", "torn")
     path = tmp_path / "journal"
     os.truncate(path, path.stat().st_size - cut)
     second = start()
-    at_once(second.begin([task("after")]))[0]
+    begin(second, "after")
     assert {"before", "after"} <= start().in_flight_at_crash.keys()
 
 
@@ -227,7 +226,7 @@ def test_a_torn_line_spoils_only_itself(cut: int, start: Open, tmp_path: Path) -
 )
 def test_strange_lines_are_passed_over(line: bytes, start: Open, tmp_path: Path) -> None:
     """Neither damage nor a line of a later release keeps the daemon from starting."""
-    at_once(start().begin([task("before")]))[0]
+    begin(start(), "before")
     with (tmp_path / "journal").open("ab") as file:
         file.write(b"\n" + line)
     assert "before" in start().in_flight_at_crash
@@ -237,9 +236,9 @@ def test_the_file_stays_small_and_private(start: Open, tmp_path: Path, monkeypat
     """A hundred thousand settled tasks leave a file of the size of the unsettled ones, readable by us alone."""
     monkeypatch.setattr(journal_module, "_REWRITE_AT", 4096)
     journal = start()
-    at_once(journal.begin([task("unfinished")]))[0]
+    begin(journal, "unfinished")
     for number in range(500):
-        at_once(journal.begin([task(str(number))]))[0]
+        begin(journal, str(number))
         at_once(journal.settle(str(number)))
     path = tmp_path / "journal"
     assert path.stat().st_size < 8192
@@ -263,20 +262,19 @@ def test_a_full_disk_refuses_starts_until_it_has_room(start: Open, monkeypatch: 
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", full)
         with pytest.raises(OutboxUnwritable, match="no space"):
-            at_once(journal.begin([task()]))[0]
+            begin(journal, "a")
         assert not journal.usable()
     assert journal.usable()
-    assert at_once(journal.begin([task()]))[0].started == 1
+    assert begin(journal, "a").started == 1
 
 
 def test_half_a_line_on_a_full_disk_counts_as_refused(start: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that was cut short is no line."""
     journal, write = start(), os.write
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:10]))
         with pytest.raises(OutboxUnwritable):
-            at_once(journal.begin([task()]))[0]
-    at_once(journal.begin([task("b")]))[0]
+            begin(journal, "a")
+    begin(journal, "b")
     assert start().in_flight_at_crash.keys() == {"b"}
 
 

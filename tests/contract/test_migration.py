@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.errors import DataDirectoryError, OutboxLocked
 from ai_task_processor.models.task import Receipt, TaskStatus
 from ai_task_processor.stores.sqlite import inspection, migration, schema
-from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
+from tests.contract.helpers import failing
+from tests.contract.outboxes import full_disk, overwrite, store, waiting
 
 #: written by the release of 28 November 2026, schema 1: tasks 0 to 4 wait, 5 to 7 are dead letters, 8 is quarantined,
 #: and an operator has asked for a retry of 7
@@ -28,15 +28,11 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def store(directory: Path, source: str = "aletheia") -> SqliteOutbox:
-    return SqliteOutbox(directory, source, max_bytes=10**8, clock=SystemClock(), lock_timeout_s=0)
-
-
 async def test_everything_is_there_afterwards(directory: Path) -> None:
     """Results bit by bit, deferrals, dead letters with their reasons, the quarantined task and the request."""
     with capture_logs() as logs:
         async with store(directory) as outbox:
-            due = {record.task_id: record for record in await outbox.due(LATE, 100)}
+            due = await waiting(outbox)
             held = await outbox.held([f"task-{n}" for n in range(9)])
             assert await outbox.apply_requests() == {"task-7": "retry"}
     assert [line["records"] for line in logs if line["event"] == "outbox.migrated"] == [9]
@@ -88,21 +84,11 @@ async def test_a_kill_on_the_way_costs_nothing(directory: Path, died: str, monke
 async def test_a_disk_without_room_leaves_it_as_it_was(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says so, and the next start tries again."""
 
-    def full(*_: object) -> int:
-        raise _full()
-
     with monkeypatch.context() as patched:
-        patched.setattr(schema, "copy_first", full)
-        with pytest.raises(DataDirectoryError, match="make room on that disk"):
-            await store(directory).open()
+        patched.setattr(schema, "copy_first", full_disk)
+        await failing(DataDirectoryError, store(directory).open(), "make room on that disk")
     async with store(directory) as outbox:
         assert outbox.depth().waiting == 5
-
-
-def _full() -> sqlite3.OperationalError:
-    error = sqlite3.OperationalError("database or disk is full")
-    error.sqlite_errorcode = sqlite3.SQLITE_FULL
-    return error
 
 
 async def test_a_reader_keeps_it_from_being_migrated_and_loses_nothing(directory: Path) -> None:
@@ -115,8 +101,7 @@ async def test_a_reader_keeps_it_from_being_migrated_and_loses_nothing(directory
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM records").fetchone()
         outbox = store(directory)
-        with pytest.raises(OutboxLocked, match="another process"):
-            await outbox.open()
+        await failing(OutboxLocked, outbox.open(), "another process")
         reader.execute("COMMIT")
     async with store(directory) as outbox:
         assert outbox.depth().waiting == 5
@@ -124,13 +109,9 @@ async def test_a_reader_keeps_it_from_being_migrated_and_loses_nothing(directory
 
 async def test_a_damaged_one_is_salvaged_into_the_new_schema(directory: Path) -> None:
     """A page of noise takes its own records; the rest is delivered."""
-    path = directory / "outbox.db"
-    with path.open("r+b") as file:
-        file.seek(2 * 16_384)  # the index of task ids
-        file.write(os.urandom(16_384))
+    overwrite(directory / "outbox.db", 2 * 16_384, os.urandom(16_384))  # the index of task ids
     async with store(directory) as outbox:
-        due = {record.task_id for record in await outbox.due(LATE, 100)}
-        assert due == {f"task-{n}" for n in range(5)}
+        assert (await waiting(outbox)).keys() == {f"task-{n}" for n in range(5)}
         assert outbox.depth().dead == 3
     assert list(directory.glob("outbox.db.damaged-*"))  # noqa: ASYNC240
 

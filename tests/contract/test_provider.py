@@ -1,6 +1,7 @@
 """The promises of ``ports.Provider``, held by the mock and by OpenAI's client against the sandbox."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 
 import httpx2
 import numpy as np
@@ -16,6 +17,7 @@ from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.openai_api import OpenAIProvider
 from ai_task_processor.providers.settings import ModelSettings
 from ai_task_processor.sandbox import Sandbox
+from tests.contract.helpers import failing
 
 MODEL = "text-embedding-3-small"
 
@@ -26,24 +28,30 @@ async def sandbox() -> AsyncIterator[Sandbox]:
         yield running
 
 
-def openai_provider(sandbox: Sandbox, dimensions: int | None = None, **changes: str) -> OpenAIProvider:
-    settings = ModelSettings.model_validate(sandbox.environment() | changes)
-    settings = settings.model_copy(update={"embedding_dimensions": dimensions})
-    client = make_client(NetworkSettings.model_validate({}), url=sandbox.url, connections=4)
-    return OpenAIProvider(settings, client, Metrics(version="1", provider="openai"))
+Make = Callable[..., OpenAIProvider]
+
+
+@pytest.fixture
+async def openai(sandbox: Sandbox) -> AsyncIterator[Make]:
+    """Makes providers of the sandbox's model. In the end they are closed."""
+    async with AsyncExitStack() as stack:
+
+        def make(dimensions: int | None = None, **changes: str) -> OpenAIProvider:
+            settings = ModelSettings.model_validate(sandbox.environment() | changes)
+            settings = settings.model_copy(update={"embedding_dimensions": dimensions})
+            client = make_client(NetworkSettings.model_validate({}), url=sandbox.url, connections=4)
+            provider = OpenAIProvider(settings, client, Metrics(version="1", provider="openai"))
+            stack.push_async_callback(provider.aclose)
+            return provider
+
+        yield make
 
 
 @pytest.fixture(params=["mock", "openai"])
-async def providers(request: pytest.FixtureRequest, sandbox: Sandbox) -> AsyncIterator[dict[int | None, Provider]]:
+def providers(request: pytest.FixtureRequest, openai: Make) -> dict[int | None, Provider]:
     """A provider with the model's own dimensions, and one that asks for 64."""
-    made: dict[int | None, Provider]
-    if request.param == "mock":
-        made = {None: MockProvider(), 64: MockProvider(64)}
-    else:
-        made = {dimensions: openai_provider(sandbox, dimensions) for dimensions in (None, 64)}
-    yield made
-    for provider in made.values():
-        await provider.aclose()
+    make = MockProvider if request.param == "mock" else openai
+    return {None: make(), 64: make(64)}
 
 
 @pytest.fixture
@@ -120,65 +128,53 @@ async def test_check_passes_and_closing_is_repeatable(provider: Provider) -> Non
     await provider.aclose()
 
 
-async def test_vectors_are_the_models_own_bits(sandbox: Sandbox) -> None:
-    """What arrives is, bit for bit, what the model sent."""
-    provider = openai_provider(sandbox)
+async def test_vectors_are_the_models_own_bits(sandbox: Sandbox, openai: Make) -> None:
+    provider = openai()
     (vector,) = (await provider.embed(["ünïcödé"], MODEL)).vectors
     assert vector == Vector(sandbox.vector("ünïcödé", MODEL))
-    await provider.aclose()
 
 
-async def test_refusals_of_a_real_server_are_told_apart(sandbox: Sandbox) -> None:
+async def test_refusals_of_a_real_server_are_told_apart(openai: Make) -> None:
     """A text too long, a refused text, an unknown model and a wrong key over a real socket."""
-    provider = openai_provider(sandbox)
+    provider = openai()
     await provider.embed(["fine"], MODEL)
     for texts, code, explained in (
         (["word " * 20_000], "text_too_long", True),
         (["fine", "[[refuse]]"], "input_refused", True),
         (["fine", ""], "input_refused", False),
     ):
-        with pytest.raises(CallRefused) as refused:
-            await provider.embed(texts, MODEL)
-        assert refused.value.final is not None
-        assert (refused.value.final.code, refused.value.explained) == (code, explained)
-    with pytest.raises(ModelRefused):
-        await provider.embed(["x"], "no-such-model")
-    await provider.aclose()
-    stranger = openai_provider(sandbox, OPENAI_API_KEY="sk-wrong")
-    with pytest.raises(Unauthorized):
-        await stranger.embed(["x"], MODEL)
-    with pytest.raises(Unauthorized):
-        await stranger.check(MODEL)
-    await stranger.aclose()
+        refused = await failing(CallRefused, provider.embed(texts, MODEL))
+        assert refused.final is not None
+        assert (refused.final.code, refused.explained) == (code, explained)
+    await failing(ModelRefused, provider.embed(["x"], "no-such-model"))
+    stranger = openai(OPENAI_API_KEY="sk-wrong")
+    await failing(Unauthorized, stranger.embed(["x"], MODEL))
+    await failing(Unauthorized, stranger.check(MODEL))
 
 
-async def test_a_check_finds_a_model_that_a_real_server_does_not_know(sandbox: Sandbox) -> None:
+async def test_a_check_finds_a_model_that_a_real_server_does_not_know(openai: Make) -> None:
     """A compatible server that has pages of its models, and says that this one does not exist, is believed."""
-    provider = openai_provider(sandbox)
+    provider = openai()
     await provider.check(MODEL)
-    with pytest.raises(ModelRefused):
-        await provider.check("no-such-model")
-    await provider.aclose()
+    await failing(ModelRefused, provider.check("no-such-model"))
 
 
-async def test_a_limit_of_a_real_server_is_told_apart(sandbox: Sandbox) -> None:
+async def test_a_limit_of_a_real_server_is_told_apart(sandbox: Sandbox, openai: Make) -> None:
     """Its 429 asks for patience and is no outage; what it tells before is what then happens."""
     sandbox.model.limit(requests_per_minute=1, depth=2)
-    provider = openai_provider(sandbox)
+    provider = openai()
     told = [(await provider.embed(["x"], MODEL)).limits.requests for _ in range(2)]
     assert [allowance.remaining for allowance in told if allowance] == [1, 0]
-    with pytest.raises(Throttled) as refused:
-        await provider.embed(["x"], MODEL)
-    assert refused.value.status == 429
-    assert refused.value.retry_after_s == pytest.approx(60, abs=10)
+    refused = await failing(Throttled, provider.embed(["x"], MODEL))
+    assert refused.status == 429
+    assert refused.retry_after_s == pytest.approx(60, abs=10)
     assert sandbox.model.throttled == 1
-    await provider.aclose()
 
 
-async def test_a_call_that_is_cancelled_leaves_the_client_usable(sandbox: Sandbox) -> None:
+async def test_a_call_that_is_cancelled_leaves_the_client_usable(sandbox: Sandbox, openai: Make) -> None:
     """Hung calls that were given up do not use up the connections."""
     fault = sandbox.faults.add("model", hang=True)
-    hasty = openai_provider(sandbox)
+    hasty = openai()
     hasty._api._timeout_s = 0.05
     for _ in range(8):  # twice the connections
         with pytest.raises(Exception, match=r"no answer within 0\.05 s"):

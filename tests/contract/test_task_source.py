@@ -31,12 +31,7 @@ from ai_task_processor.core.errors import (
 )
 from ai_task_processor.core.ports import Want
 from ai_task_processor.core.settings import NetworkSettings
-from ai_task_processor.models.task import (
-    Failed,
-    Failure,
-    Receipt,
-    TaskStatus,
-)
+from ai_task_processor.models.task import Failed, Failure, Outcome, Receipt, TaskStatus
 from ai_task_processor.net.client import HttpClient, make_client
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.metrics import Metrics
@@ -44,17 +39,9 @@ from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.sources.nestjs.source import NestTaskSource
 from ai_task_processor.testing.memory import MemoryOutbox
-from ai_task_processor.testing.source import (
-    OUTPUT,
-    SOURCE_PROMISES,
-    VECTOR,
-    Gatekeeper,
-    HandClock,
-    SourcePromise,
-)
+from ai_task_processor.testing.source import OUTPUT, SOURCE_PROMISES, VECTOR, Gatekeeper, HandClock, SourcePromise
+from tests.contract.helpers import failing
 from tests.mock_http import mock_client
-
-METRICS = Metrics(version="1", provider="mock")
 
 
 @dataclass(frozen=True)
@@ -74,27 +61,32 @@ class Bearer:
 
 
 class NestRemotehood:
-    """The NestJS source against the sandbox."""
+    """The NestJS source against the sandbox, or with a client of something else at ``url``."""
 
-    def __init__(self, sandbox: Sandbox, client: HttpClient, *, marks: bool = False, **options: str) -> None:
+    def __init__(
+        self, client: HttpClient, url: str, sandbox: Any = None, marks: bool = False, metrics: Any = None, **more: Any
+    ) -> None:
         self.clock = HandClock()
         self.admission = Gatekeeper()
-        self.sandbox = sandbox
-        self.metrics = Metrics(version="1", provider="mock")
-        self.delivery_gate = self._gate("api_delivery")
+        self.sandbox: Sandbox = sandbox
+        self.metrics: Metrics = metrics or Metrics(version="1", provider="mock")
+        poll_gate, self.delivery_gate = (
+            Gate(service, threshold=1_000, clock=self.clock, metrics=self.metrics)
+            for service in ("api_poll", "api_delivery")
+        )
         self.source = NestTaskSource(
-            ApiSettings(**{"API_BASE_URL": sandbox.url, **options}),  # type: ignore[arg-type]  # by the names of the environment
+            ApiSettings(**{"API_BASE_URL": url, **more}),  # by the names of the environment
             polling=client,
             delivering=client,
-            poll_gate=self._gate("api_poll"),
+            poll_gate=poll_gate,
             delivery_gate=self.delivery_gate,
             memory=MemoryOutbox(2**30, self.clock) if marks else None,
             clock=self.clock,
             metrics=self.metrics,
         )
 
-    def _gate(self, service: str) -> Gate:
-        return Gate(service, threshold=1_000, clock=self.clock, metrics=self.metrics)
+    async def report(self, task_id: str, outcome: Outcome = VECTOR) -> None:
+        await self.source.report(Receipt("aletheia", task_id), outcome)
 
     def add(self, text: str) -> str:
         return self.sandbox.tasks.add(text)
@@ -131,13 +123,13 @@ async def bearer(sandbox: Sandbox) -> Bearer:
 
 
 @asynccontextmanager
-async def running_nest(marks: bool = False, **options: str) -> AsyncIterator[NestRemotehood]:
+async def running_nest(marks: bool = False, **options: Any) -> AsyncIterator[NestRemotehood]:
     async with Sandbox() as sandbox:
         client = make_client(
             NetworkSettings(), url=sandbox.url, connections=8, tokens=await bearer(sandbox), max_answer_bytes=None
         )
         async with closing(client):
-            yield NestRemotehood(sandbox, client, marks=marks, **options)
+            yield NestRemotehood(client, sandbox.url, sandbox, marks, **options)
 
 
 @pytest.fixture
@@ -263,7 +255,7 @@ async def test_a_wake_up_brings_a_new_list(nest: NestRemotehood) -> None:
 async def test_a_candidate_that_was_acknowledged_does_not_start(nest: NestRemotehood) -> None:
     """An operator's retry may settle it while it waits here: for as long as the list is used it is stale."""
     first, second, *_ = await endless(nest)
-    await nest.source.report(Receipt("aletheia", first), VECTOR)
+    await nest.report(first)
     nest.put_back(first)
     nest.clock.time += 29.0
     assert await claimed(nest, 1) == [second]
@@ -277,8 +269,7 @@ async def test_a_candidate_that_is_gone_does_not_start(nest: NestRemotehood, sta
     first, second, *_ = await endless(nest)
     told = f'{{"statusCode": {status}, "message": "no"}}'
     nest.sandbox.faults.add("patch", status=status, content=told, task_id=first)
-    with pytest.raises(Rejected):
-        await nest.source.report(Receipt("aletheia", first), VECTOR)
+    await failing(Rejected, nest.report(first))
     nest.sandbox.tasks.settle(nest.sandbox.tasks[first], TaskStatus.FAILED)
     assert await claimed(nest, 1) == [second]
     assert nest.sandbox.stats.polls == 2
@@ -311,11 +302,11 @@ async def test_a_list_that_is_older_than_an_acknowledgement(nest: NestRemotehood
     stale = b'[{"_id":"%s","type":"text_embedding","state":"pending","content":"hello"}]' % task_id.encode()
     nest.sandbox.faults.add("pending", content=stale.decode(), delay_s=0.1)
     if before:
-        await nest.source.report(Receipt("aletheia", task_id), VECTOR)
+        await nest.report(task_id)
     polling = asyncio.create_task(claimed(nest))
     await asyncio.sleep(0.03)
     if not before:
-        await nest.source.report(Receipt("aletheia", task_id), VECTOR)
+        await nest.report(task_id)
     assert await polling == ([task_id] if before else [])
     assert nest.metrics.value("tasks_skipped_total", reason="stale") == (0 if before else 1)
 
@@ -326,7 +317,7 @@ async def test_what_a_poll_saw_is_counted(nest: NestRemotehood) -> None:
     nest.sandbox.tasks.add_raw(b'{"_id":7}')
     nest.add("c")
     with capture_logs():
-        await nest.source.claim(Want(5, nest.admission))
+        await claimed(nest, 5)
     seen = {reason: nest.metrics.value("tasks_skipped_total", reason=reason) for reason in ("running", "invalid")}
     assert seen == {"running": 1, "invalid": 1}
     assert nest.metrics.value("pending_tasks_seen") == 4
@@ -354,24 +345,20 @@ async def test_a_poll_is_counted_by_how_it_ended(
     nest: NestRemotehood, fault: dict[str, Any], error: type[RemoteError], outcome: str
 ) -> None:
     """Every kind of failure has its error and its outcome, and good polls have theirs."""
-    await nest.source.claim(Want(5, nest.admission))
+    await claimed(nest, 5)
     nest.add("hello")
-    await nest.source.claim(Want(5, nest.admission))
+    await claimed(nest, 5)
     assert (nest.polls("empty"), nest.polls("tasks")) == (1, 1)
     nest.sandbox.faults.add("pending", **fault)
-    with pytest.raises(error) as caught:
-        await nest.source.claim(Want(5, nest.admission))
-    assert type(caught.value) is error
+    await failing(error, claimed(nest, 5))
     assert nest.polls(outcome) == 1
 
 
 async def test_what_was_no_poll_is_not_counted(nest: NestRemotehood) -> None:
     """A poll that the gate held back, and one that was cancelled, say nothing about the API."""
     nest.sandbox.faults.add("pending", status=429, headers={"Retry-After": "60"}, times=1)
-    with pytest.raises(Throttled):
-        await nest.source.claim(Want(5, nest.admission))
-    with pytest.raises(CircuitOpen):
-        await nest.source.claim(Want(5, nest.admission))
+    await failing(Throttled, claimed(nest, 5))
+    await failing(CircuitOpen, claimed(nest, 5))
     nest.clock.time += 61
     nest.sandbox.faults.add("pending", hang=True)
     polling = asyncio.create_task(claimed(nest))
@@ -386,13 +373,8 @@ async def test_what_was_no_poll_is_not_counted(nest: NestRemotehood) -> None:
 async def test_a_closed_port_is_unsent(nest: NestRemotehood) -> None:
     """With nobody there, nothing was sent: polls, reports and checks say so."""
     await nest.sandbox.aclose()
-    for attempt in (
-        nest.source.claim(Want(5, nest.admission)),
-        nest.source.report(Receipt("aletheia", "a"), VECTOR),
-        nest.source.check(),
-    ):
-        with pytest.raises(Unsent):
-            await attempt
+    for attempt in (claimed(nest, 5), nest.report("a"), nest.source.check()):
+        await failing(Unsent, attempt)
 
 
 # --- the NestJS source: what an answer to a PATCH means
@@ -428,24 +410,21 @@ async def test_what_an_answer_to_a_result_means(
     nest: NestRemotehood, fault: dict[str, Any], error: type[Exception]
 ) -> None:
     """Nothing but an acknowledgement acknowledges; everything else says whose fault it is."""
-    receipt = Receipt("aletheia", nest.add("hello"))
+    task_id = nest.add("hello")
     nest.sandbox.faults.add("patch", **fault)
-    with pytest.raises(error) as caught:
-        await nest.source.report(receipt, VECTOR)
-    assert type(caught.value) is error
-    assert getattr(caught.value, "retry_after_s", None) == (7.0 if error is Throttled else None)
+    caught = await failing(error, nest.report(task_id))
+    assert getattr(caught, "retry_after_s", None) == (7.0 if error is Throttled else None)
 
 
 async def test_a_callback_that_throws_leaves_it_open(nest: NestRemotehood) -> None:
     """The state was saved and the answer was 500: that is no acknowledgement, and repeating it is right."""
-    receipt = Receipt("aletheia", nest.add("hello"))
+    task_id = nest.add("hello")
     nest.sandbox.faults.add("callback", status=500, times=1)
-    with pytest.raises(Ambiguous):
-        await nest.source.report(receipt, VECTOR)
-    assert nest.state(receipt.id) == "succeeded"
-    assert nest.sandbox.tasks[receipt.id].callbacks == 0
-    await nest.source.report(receipt, VECTOR)
-    assert nest.sandbox.tasks[receipt.id].callbacks == 1
+    await failing(Ambiguous, nest.report(task_id))
+    assert nest.state(task_id) == "succeeded"
+    assert nest.sandbox.tasks[task_id].callbacks == 0
+    await nest.report(task_id)
+    assert nest.sandbox.tasks[task_id].callbacks == 1
 
 
 @pytest.mark.parametrize(
@@ -465,7 +444,7 @@ async def test_an_answer_without_id_and_state_is_told_once(nest: NestRemotehood,
     nest.sandbox.faults.add("patch", **fault)
     with capture_logs() as lines:
         for _ in range(3):
-            await nest.source.report(Receipt("aletheia", nest.add("hello")), VECTOR)
+            await nest.report(nest.add("hello"))
     assert [line["event"] for line in lines] == ["delivery.unverified"]
 
 
@@ -496,23 +475,9 @@ async def test_an_answer_is_empty_only_when_it_ended(raw: bytes, error: type[Rem
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    clock = HandClock()
     async with server, closing(make_client(NetworkSettings(), url=url, connections=1)) as client:
-        source = NestTaskSource(
-            ApiSettings(API_BASE_URL=url),  # type: ignore[call-arg]  # by the environment's name
-            polling=client,
-            delivering=client,
-            poll_gate=Gate("api_poll", threshold=5, clock=clock, metrics=METRICS),
-            delivery_gate=Gate("api_delivery", threshold=5, clock=clock, metrics=METRICS),
-            clock=clock,
-            metrics=METRICS,
-        )
-        if error is None:
-            await source.report(Receipt("aletheia", "a"), OUTPUT)
-            return
-        with pytest.raises(error) as caught:
-            await source.report(Receipt("aletheia", "a"), OUTPUT)
-        assert type(caught.value) is error
+        reported = NestRemotehood(client, url).report("a", OUTPUT)
+        await (reported if error is None else failing(error, reported))
 
 
 BEFORE = '{"_id":"%s","state":"pending"}'
@@ -520,33 +485,31 @@ BEFORE = '{"_id":"%s","state":"pending"}'
 
 async def test_reports_that_are_never_acknowledged_end_in_a_pause(nest: NestRemotehood) -> None:
     """The third old document in a row pauses for five minutes with what to change; an acknowledgement ends that."""
-    receipt = Receipt("aletheia", nest.add("hello"))
-    old = nest.sandbox.faults.add("patch", content=BEFORE % receipt.id, after=True)
+    task_id = nest.add("hello")
+    old = nest.sandbox.faults.add("patch", content=BEFORE % task_id, after=True)
     for error in (Unacknowledged, Unacknowledged, NeverAcknowledged, CircuitOpen):
-        with pytest.raises(error, match=r"return the updated document \(\{new: true\}\) or nothing"):
-            await nest.source.report(receipt, VECTOR)
+        await failing(error, nest.report(task_id), r"return the updated document \(\{new: true\}\) or nothing")
     assert nest.source.report_problem == nest.delivery_gate.reason
     for wait_s in (299.0, 2.0, 299.0, 2.0):
         nest.clock.time += wait_s
         with pytest.raises(RemoteError):
-            await nest.source.report(receipt, VECTOR)
-    assert (old.hits, nest.sandbox.tasks[receipt.id].callbacks) == (5, 5)
+            await nest.report(task_id)
+    assert (old.hits, nest.sandbox.tasks[task_id].callbacks) == (5, 5)
     nest.sandbox.faults.clear()
     nest.clock.time += 301
-    await nest.source.report(receipt, VECTOR)
+    await nest.report(task_id)
     assert (nest.delivery_gate.reason, nest.source.report_problem) == (None, None)
-    await nest.source.report(Receipt("aletheia", nest.add("other")), VECTOR)
+    await nest.report(nest.add("other"))
 
 
 async def test_an_old_document_now_and_then_pauses_nothing(nest: NestRemotehood) -> None:
     """A lagging replica answers the task as it was before; the repeated report is acknowledged."""
     for _ in range(5):
-        receipt = Receipt("aletheia", nest.add("hello"))
-        nest.sandbox.faults.add("patch", content=BEFORE % receipt.id, after=True, times=1, task_id=receipt.id)
-        with pytest.raises(Unacknowledged):
-            await nest.source.report(receipt, VECTOR)
-        await nest.source.report(receipt, VECTOR)
-        await nest.source.report(Receipt("aletheia", nest.add("other")), VECTOR)
+        task_id = nest.add("hello")
+        nest.sandbox.faults.add("patch", content=BEFORE % task_id, after=True, times=1, task_id=task_id)
+        await failing(Unacknowledged, nest.report(task_id))
+        await nest.report(task_id)
+        await nest.report(nest.add("other"))
     assert nest.source.report_problem is None
 
 
@@ -587,11 +550,12 @@ async def test_marks_are_set_with_the_claim_and_taken_back_with_its_release() ->
 async def test_the_apis_own_words_go_with_its_refusal(nest: NestRemotehood, fault: dict[str, Any], detail: str) -> None:
     """Rejected or not, what the API says about it is kept, without numbers of the result."""
     nest.sandbox.faults.add("patch", **fault)
-    with pytest.raises((Rejected, RemoteError)) as caught:
-        await nest.source.report(Receipt("aletheia", nest.add("hello")), VECTOR)
-    assert isinstance(caught.value, Rejected | RemoteError)
-    assert caught.value.detail == detail
-    assert explained(caught.value) == (f"{caught.value}: {detail}" if detail else str(caught.value))
+    with pytest.raises((Rejected, RemoteError)) as raised:
+        await nest.report(nest.add("hello"))
+    caught = raised.value
+    assert isinstance(caught, Rejected | RemoteError)
+    assert caught.detail == detail
+    assert explained(caught) == (f"{caught}: {detail}" if detail else str(caught))
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -604,63 +568,57 @@ async def test_a_redirect_names_the_setting(nest: NestRemotehood, status: int) -
     ):
         nest.sandbox.faults.add("patch", status=status, body="empty", headers={"Location": location}, times=1)
         nest.sandbox.faults.add("pending", status=status, body="empty", headers={"Location": location}, times=1)
-        for attempt in (
-            nest.source.report(Receipt("aletheia", nest.add("a")), VECTOR),
-            nest.source.claim(Want(5, nest.admission)),
-        ):
-            with pytest.raises(Misconfigured) as caught:
-                await attempt
-            assert str(caught.value) == f"the task API answered {status}, {reason}"
-        assert nest.delivery_gate.reason == f"the task API answered {status}, {reason}"
+        told = f"the task API answered {status}, {reason}"
+        for attempt in (nest.report(nest.add("a")), claimed(nest, 5)):
+            assert str(await failing(Misconfigured, attempt)) == told
+        assert nest.delivery_gate.reason == told
         nest.clock.time += 301
 
 
 async def test_a_strict_api_gets_bare_failures(nest: NestRemotehood) -> None:
     """A refused reason is repeated once without it; when that was accepted, reasons are not sent any more."""
     nest.sandbox.api.forbid_unknown_keys = True
-    first, second = nest.add("a"), nest.add("b")
-    await nest.source.report(Receipt("aletheia", first), Failed(Failure("too_long")))
-    assert nest.state(first) == "failed"
-    assert nest.sandbox.stats.patches == 2
-    await nest.source.report(Receipt("aletheia", second), Failed(Failure("too_long")))
-    assert nest.state(second) == "failed"
-    assert nest.sandbox.stats.patches == 3
+    for text, patches in (("a", 2), ("b", 3)):
+        task_id = nest.add(text)
+        await nest.report(task_id, Failed(Failure("too_long")))
+        assert (nest.state(task_id), nest.sandbox.stats.patches) == ("failed", patches)
 
 
 async def test_a_refusal_for_another_reason_is_not_remembered(nest: NestRemotehood) -> None:
     """When the bare failure is refused as well, the reason was not the trouble: the next task sends its own."""
     refused, fine = nest.add("a"), nest.add("b")
     nest.refuse(refused)
-    with pytest.raises(Rejected):
-        await nest.source.report(Receipt("aletheia", refused), Failed(Failure("x")))
+    await failing(Rejected, nest.report(refused, Failed(Failure("x"))))
     assert nest.sandbox.stats.patches == 2
-    await nest.source.report(Receipt("aletheia", fine), Failed(Failure("too_long", "why")))
+    await nest.report(fine, Failed(Failure("too_long", "why")))
     assert nest.sandbox.tasks[fine].error == {"code": "too_long", "message": "why"}
 
 
 @pytest.mark.parametrize("status", [404, 409, 413, 500])
 async def test_only_a_refused_body_is_sent_bare(nest: NestRemotehood, status: int) -> None:
     """Another answer to a failure is what it is, after one request."""
-    receipt = Receipt("aletheia", nest.add("a"))
+    task_id = nest.add("a")
     nest.sandbox.faults.add("patch", status=status)
     with pytest.raises((Rejected, RemoteError)):
-        await nest.source.report(receipt, Failed(Failure("x")))
+        await nest.report(task_id, Failed(Failure("x")))
     assert nest.sandbox.stats.patches == 1
 
 
 async def test_polls_and_reports_have_gates_of_their_own(nest: NestRemotehood) -> None:
     """While results are held back, polls go on, and the other way round."""
-    receipt = Receipt("aletheia", nest.add("a"))
+    task_id = nest.add("a")
     nest.sandbox.faults.add("patch", status=429, headers={"Retry-After": "60"})
-    with pytest.raises(Throttled):
-        await nest.source.report(receipt, VECTOR)
-    with pytest.raises(CircuitOpen):
-        await nest.source.report(receipt, VECTOR)
+    await failing(Throttled, nest.report(task_id))
+    await failing(CircuitOpen, nest.report(task_id))
     assert nest.sandbox.stats.patches == 1
-    assert await claimed(nest) == [receipt.id]
+    assert await claimed(nest) == [task_id]
 
 
 # --- the NestJS source: paths
+
+
+#: one for many: to make it takes longer than the rest
+METRICS = Metrics(version="1", provider="mock")
 
 
 async def path_of(task_id: str) -> bytes | None:
@@ -672,19 +630,9 @@ async def path_of(task_id: str) -> bytes | None:
         asked.append(request.url.raw_path)
         return httpx2.Response(204)
 
-    clock, metrics = HandClock(), METRICS
     async with closing(mock_client(answered, "https://api.test")) as client:
-        source = NestTaskSource(
-            ApiSettings(API_BASE_URL="https://api.test/base"),  # type: ignore[call-arg]  # by the environment's name
-            polling=client,
-            delivering=client,
-            poll_gate=Gate("api_poll", threshold=5, clock=clock, metrics=metrics),
-            delivery_gate=Gate("api_delivery", threshold=5, clock=clock, metrics=metrics),
-            clock=clock,
-            metrics=metrics,
-        )
         try:
-            await source.report(Receipt("aletheia", task_id), VECTOR)
+            await NestRemotehood(client, "https://api.test/base", metrics=METRICS).report(task_id)
         except Rejected:
             assert asked == []
             return None

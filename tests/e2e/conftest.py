@@ -4,10 +4,12 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import zipfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +19,13 @@ import httpx2
 import pytest
 from aiohttp import web
 
+from ai_task_processor.providers.settings import PLACEHOLDER_KEY
 from ai_task_processor.sandbox.app import Sandbox
 
 ROOT = Path(__file__).parents[2]
+MODEL = "text-embedding-3-small"
+#: mock vectors, where the model is beside the point: without its client a daemon starts in half the time
+MOCK = {"OPENAI_API_KEY": PLACEHOLDER_KEY}
 _SURPRISES = ('.crashed"', '"exception.caught"', '"log.failed"', "Traceback", "never awaited")
 COMMAND = (sys.executable, "-m", "ai_task_processor")
 
@@ -40,24 +46,24 @@ def process_environment(settings: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "LOG_FORMAT": "json", "METRICS_PORT": "0", **settings, "PYTHONPATH": path}
 
 
-async def run_command(directory: Path, settings: Mapping[str, str], *arguments: str, timeout: float = 30) -> Finished:
-    """Run one command to its end."""
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        *arguments,
-        cwd=directory,
-        env=process_environment(settings),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+@asynccontextmanager
+async def spawned(*command: str, **options: Any) -> AsyncIterator[Process]:
+    """A process that does not outlive this."""
+    process = await asyncio.create_subprocess_exec(*command, **options)
     try:
-        async with asyncio.timeout(timeout):
-            out, err = await process.communicate()
+        yield process
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def run_command(directory: Path, settings: Mapping[str, str], *arguments: str, timeout: float = 30) -> Finished:
+    """Run one command to its end."""
+    streams = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE}
+    command, environment = (*COMMAND, *arguments), process_environment(settings)
+    async with spawned(*command, cwd=directory, env=environment, **streams) as process, asyncio.timeout(timeout):
+        out, err = await process.communicate()
     return Finished(process.returncode or 0, out.decode(), err.decode())
 
 
@@ -69,7 +75,7 @@ class DaemonProcess:
         self.log = directory / "daemon.log"
         self._arguments = arguments
         self._settings = settings
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         self.port = 0
 
     async def start(self) -> "DaemonProcess":
@@ -108,6 +114,14 @@ class DaemonProcess:
         values = [line.rsplit(" ", 1)[1] for line in lines if line.startswith(f"ai_task_processor_{sample} ")]
         return float(values[0]) if values else 0.0
 
+    async def metric_when(self, sample: str, holds: Callable[[float], bool], timeout: float = 10.0) -> None:
+        """Wait until this holds of the value."""
+
+        async def looked() -> bool:
+            return holds(await self.metric(sample))
+
+        await eventually(looked, timeout)
+
     @property
     def pid(self) -> int:
         assert self._process is not None
@@ -117,19 +131,44 @@ class DaemonProcess:
     def _alive(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
-    async def get(self, path: str) -> httpx2.Response:
+    async def ask(self, method: str, path: str, **headers: str) -> httpx2.Response:
         # To load the authorities for a plain http request costs more than the request.
-        async with httpx2.AsyncClient(trust_env=False, verify=False) as client:
-            return await client.get(f"http://127.0.0.1:{self.port}{path}", timeout=5)
+        async with httpx2.AsyncClient(trust_env=False, verify=False, timeout=5) as client:
+            return await client.request(method, f"http://127.0.0.1:{self.port}{path}", headers=headers)
+
+    async def get(self, path: str) -> httpx2.Response:
+        return await self.ask("GET", path)
 
     async def wake(self, token: str) -> httpx2.Response:
-        async with httpx2.AsyncClient(trust_env=False, verify=False) as client:
-            headers = {"Authorization": f"Bearer {token}"}
-            return await client.post(f"http://127.0.0.1:{self.port}/wake", headers=headers, timeout=5)
+        return await self.ask("POST", "/wake", authorization=f"Bearer {token}")
 
     async def status(self) -> dict[str, Any]:
         document: dict[str, Any] = (await self.get("/status")).json()
         return document
+
+    async def status_when(self, holds: Callable[[dict[str, Any]], Any], timeout: float = 10.0) -> dict[str, Any]:
+        """The first status of which this holds."""
+
+        async def looked() -> dict[str, Any] | None:
+            document = await self.status()
+            return document if holds(document) else None
+
+        found: dict[str, Any] = await eventually(looked, timeout)
+        return found
+
+    async def reasons(self) -> list[str]:
+        """Why ``/ready`` says no; none when it says yes."""
+        answer = await self.get("/ready")
+        found: list[str] = answer.json()["reasons"]
+        assert (answer.status_code == 503) == bool(found)
+        return found
+
+    async def ready(self) -> bool:
+        return not await self.reasons()
+
+    async def unready_for(self, words: str) -> bool:
+        """Does ``/ready`` say no with these words?"""
+        return words in " ".join(await self.reasons())
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
@@ -167,7 +206,8 @@ class DaemonProcess:
         return int(next(line.split()[1] for line in status.splitlines() if line.startswith(field)))
 
 
-StartDaemon = Callable[..., Awaitable[DaemonProcess]]
+Start = Callable[..., Awaitable[DaemonProcess]]
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -188,15 +228,11 @@ class WatchedSandbox(Sandbox):
         return await super()._answer(request)
 
 
-@pytest.fixture
-async def sandbox() -> AsyncIterator[WatchedSandbox]:
-    watched = WatchedSandbox()
-    async with watched:
-        yield watched
+Another = Callable[[], Awaitable[WatchedSandbox]]
 
 
 @pytest.fixture
-async def another_sandbox() -> AsyncIterator[Callable[[], Awaitable[WatchedSandbox]]]:
+async def another_sandbox() -> AsyncIterator[Another]:
     """Starts further sandboxes, for daemons that run beside each other."""
     async with AsyncExitStack() as stack:
 
@@ -209,15 +245,23 @@ async def another_sandbox() -> AsyncIterator[Callable[[], Awaitable[WatchedSandb
 
 
 @pytest.fixture
-async def daemon(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[StartDaemon]:
+async def sandbox(another_sandbox: Another) -> WatchedSandbox:
+    return await another_sandbox()
+
+
+@pytest.fixture
+async def daemon(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Start]:
     """Starts daemons against the sandbox, or the one that ``to`` names; settings are given as keywords.
 
-    The daemons of one sandbox share a data directory. What still runs at the end is killed. A test
-    fails when a daemon of its met an exception that nobody expected.
+    The daemons of one sandbox share a data directory. ``wait=False``: it need not listen yet; ``spawn=False``: it is
+    there for its commands only. What still runs at the end is killed. A test fails when a daemon of its met an
+    exception that nobody expected.
     """
     started: list[DaemonProcess] = []
 
-    async def start(*arguments: str, wait: bool = True, to: Sandbox | None = None, **settings: object) -> DaemonProcess:
+    async def start(
+        *arguments: str, spawn: bool = True, wait: bool = True, to: Sandbox | None = None, **settings: object
+    ) -> DaemonProcess:
         directory = tmp_path / f"daemon{len(started)}"
         directory.mkdir()
         data = "data" if to is None else f"data-{to.url.rpartition(':')[2]}"
@@ -225,7 +269,8 @@ async def daemon(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[StartDaemon]
         given |= {name: str(value) for name, value in settings.items()}
         process = DaemonProcess(directory, given, *arguments)
         started.append(process)
-        await (process.start() if wait else process.spawn())
+        if spawn:
+            await (process.start() if wait else process.spawn())
         return process
 
     yield start
@@ -234,7 +279,17 @@ async def daemon(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[StartDaemon]
     assert [line for process in started for line in process.surprises()] == []
 
 
-async def _eventually(holds: Callable[[], Any], timeout: float = 10.0) -> Any:
+@pytest.fixture
+def free_port() -> int:
+    """For those who must know where the daemon listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+async def eventually(holds: Callable[..., Any], timeout: float = 10.0) -> Any:
+    """Wait until something holds (a function, or one that answers an awaitable); ``TimeoutError`` otherwise."""
     async with asyncio.timeout(timeout):
         while True:
             result = holds()
@@ -245,10 +300,24 @@ async def _eventually(holds: Callable[[], Any], timeout: float = 10.0) -> Any:
             await asyncio.sleep(0.02)
 
 
-@pytest.fixture
-def eventually() -> Callable[..., Awaitable[Any]]:
-    """Waits until something holds (a function, or one that answers an awaitable); ``TimeoutError`` otherwise."""
-    return _eventually
+async def side_by_side(*runs: Coroutine[Any, Any, None]) -> None:
+    """All at once; when one fails, the others are ended."""
+    async with asyncio.TaskGroup() as group:
+        for run in runs:
+            group.create_task(run)
+
+
+@asynccontextmanager
+async def connected(port: int, host: str = "127.0.0.1") -> AsyncIterator[Streams]:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        await asyncio.sleep(0)
+
+
+_eventually = eventually  # by this name in tests/ops
 
 
 def install_wheel(directory: Path, package: str, source: str, kind: str = "processors", **entry_points: str) -> Path:
@@ -279,7 +348,7 @@ def install(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-async def bare_daemon(tmp_path: Path) -> AsyncIterator[StartDaemon]:
+async def bare_daemon(tmp_path: Path) -> AsyncIterator[Start]:
     """Starts daemons with the settings that are given, and no sandbox."""
     started: list[DaemonProcess] = []
 

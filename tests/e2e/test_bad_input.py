@@ -10,11 +10,9 @@ import json
 import os
 import re
 import resource
-import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import closing, suppress
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +21,13 @@ import pytest
 
 from ai_task_processor.cli import main as cli
 from ai_task_processor.core.errors import OutboxLocked
-from ai_task_processor.providers.settings import PLACEHOLDER_KEY
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.stores.sqlite import directory as data_directory
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
+from ai_task_processor.testing.source import HandClock
+from tests.contract.outboxes import execute, overwrite
+from tests.e2e.conftest import MOCK, MODEL, Another, Start, eventually, side_by_side
 
-MODEL = "text-embedding-3-small"
-Start = Callable[..., Awaitable[Any]]
-Another = Callable[[], Awaitable[Any]]
-Eventually = Callable[..., Awaitable[Any]]
-
-#: mock vectors, where the model is beside the point: without its client a daemon starts in half the time
-MOCK = {"OPENAI_API_KEY": PLACEHOLDER_KEY}
 #: what no log line, no answer and no message may ever show
 SECRETS = ("client-secret-7Qx", "sk-model-key-9Zz", "proxy-pass-3Kd")
 
@@ -62,9 +55,7 @@ async def test_every_mistake_in_the_settings_has_its_line_and_no_value(sandbox: 
         "OAUTH2_AUDIENCE": f'"{client_secret}"',
         "OAUTH2_SCOPE": f"read write # {api_key}",
     }
-    worker = await daemon("--version", wait=False, **broken)
-    await worker.exit_code()
-    finished = await worker.command("run")
+    finished = await (await daemon(spawn=False, **broken)).command("run")
     assert (finished.code, finished.out) == (78, "")
     lines = finished.err.splitlines()
     named = [re.match(r"ai-task-processor: ([A-Z0-9_]+) ", line) for line in lines]
@@ -85,69 +76,69 @@ TOKEN_FAULTS: Mapping[str, tuple[dict[str, object], str]] = {
     "negative": ({"content": '{"access_token":"a","token_type":"bearer","expires_in":-5}'}, "expires_in"),
     "too many": ({"status": 429, "headers": {"Retry-After": "1"}}, "answered 429"),
     "reset": ({"reset": True}, "connection reset"),
+    "out of order": ({"status": 503}, "the token endpoint answered 503"),
 }
 
 
+@pytest.mark.parametrize("names", [list(TOKEN_FAULTS)[start::4] for start in range(4)], ids=" and ".join)
 async def test_without_a_token_it_boots_says_why_asks_gently_and_recovers(
-    daemon: Start, another_sandbox: Another, eventually: Eventually
+    sandbox: Sandbox, daemon: Start, names: list[str]
 ) -> None:
-    """Bad token answers, a hanging one, closed ports: up, healthy, not ready for that reason, gentle, then it works."""
-
-    async def bad_answers(faults: list[tuple[dict[str, object], str]]) -> None:
-        sandbox = await another_sandbox()
-        task_id = sandbox.tasks.add(text="waiting for a token")
-        bad = [sandbox.faults.add("token", **fault) for fault, _ in faults]
-        worker = await daemon(to=sandbox, POLLING_INTERVAL_SECONDS=0.2, **MOCK)
-        began = time.monotonic()
-        for played, (_, reason) in zip(bad, faults, strict=True):
-            ready = await eventually(lambda reason=reason: _unready(worker, reason))
-            assert ready.json()["reasons"][0].startswith("token_unavailable: ")
-            assert reason in (await worker.status())["why_idle"]
-            assert (await worker.get("/health")).status_code == 200
-            assert sandbox.stats.polls == 0
-            played.times = played.hits
-        await sandbox.tasks.settled([task_id], timeout=20)
-        # Half a second at least lies between two requests, however often the list is due.
-        assert len(faults) + 1 <= sandbox.stats.token_requests <= 2 + (time.monotonic() - began) / 0.5
-        assert sandbox.stats.token_requests == 1 + sum(played.hits for played in bad)
-        assert (await worker.get("/ready")).status_code == 200
-        assert len(worker.events("token.failed")) == len(faults)
-
-    async def closed_ports() -> None:
-        sandbox = await another_sandbox()
-        port = int(sandbox.url.rpartition(":")[2])
-        await sandbox.aclose()
-        worker = await daemon(to=sandbox, POLLING_INTERVAL_SECONDS=0.5, **MOCK)
-        await eventually(lambda: _unready(worker, "token_unavailable: connection refused"))
+    """Up, healthy, not ready for that reason, gentle, and then it works."""
+    task_id = sandbox.tasks.add(text="waiting for a token")
+    bad = [sandbox.faults.add("token", **TOKEN_FAULTS[name][0]) for name in names]
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.2, **MOCK)
+    began = time.monotonic()
+    for played, name in zip(bad, names, strict=True):
+        reason = TOKEN_FAULTS[name][1]
+        await eventually(lambda reason=reason: worker.unready_for(reason))
+        assert (await worker.reasons())[0].startswith("token_unavailable: "), name
+        status = await worker.status()
+        assert (status["state"], status["token"]["held"]) == ("degraded", False), name
+        assert status["why_idle"].startswith("token_unavailable")
+        assert reason in status["why_idle"]
         assert (await worker.get("/health")).status_code == 200
-        comes_late = Sandbox()
-        await comes_late.start("127.0.0.1", port)
-        try:
-            await comes_late.tasks.settled([comes_late.tasks.add(text="late")], timeout=25)
-        finally:
-            await worker.stop()
-            await comes_late.aclose()
-
-    async def hanging() -> None:
-        sandbox = await another_sandbox()
-        sandbox.faults.add("token", hang=True, times=2)
-        task_id = sandbox.tasks.add(text="slow token")
-        worker = await daemon(to=sandbox, POLLING_INTERVAL_SECONDS=0.5, REQUEST_TIMEOUT=1, **MOCK)
-        await eventually(lambda: _unready(worker, "token_unavailable"))
-        assert (await worker.get("/health")).status_code == 200
-        await sandbox.tasks.settled([task_id], timeout=20)
-        assert sandbox.stats.token_requests == 3
-
-    async with asyncio.TaskGroup() as group:
-        for start in range(3):
-            group.create_task(bad_answers(list(TOKEN_FAULTS.values())[start::3]))
-        group.create_task(closed_ports())
-        group.create_task(hanging())
+        assert sandbox.stats.polls == 0
+        played.times = played.hits
+    await sandbox.tasks.settled([task_id], timeout=20)
+    # Half a second at least lies between two requests, however often the list is due.
+    assert len(names) + 1 <= sandbox.stats.token_requests <= 2 + (time.monotonic() - began) / 0.5
+    assert sandbox.stats.token_requests == 1 + sum(played.hits for played in bad)
+    assert (await worker.get("/ready")).status_code == 200
+    assert len(worker.events("token.failed")) == len(names)
 
 
-async def _unready(worker: Any, reason: str) -> Any:
-    ready = await worker.get("/ready")
-    return ready if reason in " ".join(ready.json()["reasons"]) else None
+async def test_a_closed_port_is_waited_for(sandbox: Sandbox, daemon: Start) -> None:
+    """Nobody listens: the same, until somebody does."""
+    port = int(sandbox.url.rpartition(":")[2])
+    await sandbox.aclose()
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.5, **MOCK)
+    await eventually(lambda: worker.unready_for("token_unavailable: connection refused"))
+    assert (await worker.get("/health")).status_code == 200
+    comes_late = Sandbox()
+    await comes_late.start("127.0.0.1", port)
+    try:
+        await comes_late.tasks.settled([comes_late.tasks.add(text="late")], timeout=25)
+    finally:
+        await worker.stop()
+        await comes_late.aclose()
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "fault"), [(1, {"hang": True, "times": 2}), (2, {"drip_s": 1.0})], ids=["hangs", "byte by byte"]
+)
+async def test_a_token_that_comes_too_slowly_is_no_token(
+    sandbox: Sandbox, daemon: Start, timeout_s: int, fault: dict[str, Any]
+) -> None:
+    """Given up at the deadline, told as the token's trouble, and well again afterwards."""
+    slow = sandbox.faults.add("token", **fault)
+    task_id = sandbox.tasks.add(text="slow token")
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.5, REQUEST_TIMEOUT=timeout_s, **MOCK)
+    await eventually(lambda: worker.unready_for(f"token_unavailable: no answer within {timeout_s / 2:g} s"))
+    assert (await worker.get("/health")).status_code == 200
+    slow.times = slow.times or slow.hits
+    await sandbox.tasks.settled([task_id], timeout=20)
+    assert sandbox.stats.token_requests == slow.hits + 1
 
 
 # --- the pending list
@@ -168,7 +159,7 @@ SHORT_POLL_FAULTS: Mapping[str, tuple[dict[str, object], str]] = {
 
 
 async def test_a_list_that_makes_no_sense_is_told_once_and_polled_again(
-    daemon: Start, another_sandbox: Another, eventually: Eventually
+    daemon: Start, another_sandbox: Another
 ) -> None:
     """Ten kinds of a bad list: one ``poll.failed`` each, no content in it, nothing lost or failed, recovery."""
     secret = "text-of-a-user"
@@ -192,9 +183,7 @@ async def test_a_list_that_makes_no_sense_is_told_once_and_polled_again(
         assert sandbox.stats.patches == len(faults)
 
     faults = list(SHORT_POLL_FAULTS.values())
-    async with asyncio.TaskGroup() as group:
-        for start in range(3):
-            group.create_task(one_after_the_other(faults[start::3]))
+    await side_by_side(*(one_after_the_other(faults[start::3]) for start in range(3)))
 
 
 async def test_a_cut_list_yields_its_whole_records_only(sandbox: Sandbox, daemon: Start) -> None:
@@ -234,9 +223,7 @@ HOSTILE_RECORDS = [
 ]
 
 
-async def test_bad_records_spoil_themselves_and_not_their_remotes(
-    sandbox: Any, daemon: Start, eventually: Eventually
-) -> None:
+async def test_bad_records_spoil_themselves_and_not_their_remotes(sandbox: Any, daemon: Start) -> None:
     """Among 27 hostile records every good one is processed once, and no request leaves the known paths."""
     good = []
     for number, record in enumerate(HOSTILE_RECORDS):
@@ -246,7 +233,7 @@ async def test_bad_records_spoil_themselves_and_not_their_remotes(
     sandbox.tasks.add_raw(sandbox.tasks[twice].record)
     worker = await daemon(POLLING_INTERVAL_SECONDS=0.5, CONCURRENCY_LIMIT=64)
     await sandbox.tasks.settled([*good, twice], timeout=30)
-    await eventually(lambda: _is(worker.metric('tasks_skipped_total{reason="invalid"}'), lambda count: count >= 20))
+    await worker.metric_when('tasks_skipped_total{reason="invalid"}', lambda count: count >= 20)
     for task_id in (*good, twice):
         task = sandbox.tasks[task_id]
         assert (task.state, task.patches, task.callbacks) == ("succeeded", 1, 1)
@@ -260,10 +247,6 @@ async def test_bad_records_spoil_themselves_and_not_their_remotes(
     await eventually(lambda: sandbox.stats.polls >= polls + 2)
     assert len(worker.events("record.skipped")) == warned
     assert await worker.stop() == 0
-
-
-async def _is(value: Awaitable[float], holds: Callable[[float], bool]) -> bool:
-    return holds(await value)
 
 
 # --- the model
@@ -315,9 +298,7 @@ async def test_bad_answers_of_the_model_cost_time_and_nothing_else(daemon: Start
         assert sandbox.stats.patches == len(names)
 
     names = list(MODEL_FAULTS)
-    async with asyncio.TaskGroup() as group:
-        for start in range(2):
-            group.create_task(one_after_the_other(names[start::2]))
+    await side_by_side(*(one_after_the_other(names[start::2]) for start in range(2)))
 
 
 async def test_one_unusable_vector_spares_its_remotes(sandbox: Sandbox, daemon: Start) -> None:
@@ -337,9 +318,7 @@ async def test_one_unusable_vector_spares_its_remotes(sandbox: Sandbox, daemon: 
     assert not worker.events("task.failed")
 
 
-async def test_an_unknown_model_stops_its_own_tasks_only(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually
-) -> None:
+async def test_an_unknown_model_stops_its_own_tasks_only(sandbox: Sandbox, daemon: Start) -> None:
     """``model_not_found`` for one model: its tasks wait, named in ``/status``; those of another model go on."""
     lost = [sandbox.tasks.add(text=f"lost {number}", model="no-such-model") for number in range(3)]
     good = [sandbox.tasks.add(text=f"good {number}") for number in range(10)]
@@ -357,33 +336,30 @@ async def test_an_unknown_model_stops_its_own_tasks_only(
 
 
 NOT_FOUND = '{"statusCode":404,"message":"AI task not found","error":"Not Found"}'
+OTHER_TASK = '{"_id":"somebody-else","state":"succeeded"}'
+#: reports that may have been applied: the endpoint that errs, and how
+REPEATED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "callback threw": ("callback", {"status": 500, "times": 2}),
+    "answer lost": ("patch", {"reset": True, "after": True, "times": 1}),
+    "proxy page": ("patch", {"status": 200, "body": "html", "times": 1}),
+    "other task": ("patch", {"content": OTHER_TASK, "times": 1}),
+}
+#: reports that are refused for good, by the reason that is told
+REFUSED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "gone (HTTP 404)": ("patch", {"status": 404, "content": NOT_FOUND}),
+    "conflict (HTTP 409)": ("patch", {"status": 409}),
+    "refused (HTTP 413)": ("patch", {"status": 413}),
+    "refused (HTTP 400)": ("callback", {"status": 400}),
+}
 
 
 async def test_what_may_have_been_applied_is_repeated_and_what_is_refused_is_kept(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually
+    sandbox: Sandbox, daemon: Start
 ) -> None:
     """Eight answers to a result at once: lost ones are repeated and counted, refusals become dead letters."""
-    repeated = {
-        "callback threw": sandbox.tasks.add(text="callback threw"),
-        "answer lost": sandbox.tasks.add(text="answer lost"),
-        "proxy page": sandbox.tasks.add(text="proxy page"),
-        "other task": sandbox.tasks.add(text="other task"),
-    }
-    refused = {
-        "gone (HTTP 404)": sandbox.tasks.add(text="gone"),
-        "conflict (HTTP 409)": sandbox.tasks.add(text="conflict"),
-        "refused (HTTP 413)": sandbox.tasks.add(text="too large"),
-        "refused (HTTP 400)": sandbox.tasks.add(text="bad target"),
-    }
-    add = sandbox.faults.add
-    add("callback", status=500, times=2, task_id=repeated["callback threw"])
-    add("patch", reset=True, after=True, times=1, task_id=repeated["answer lost"])
-    add("patch", status=200, body="html", times=1, task_id=repeated["proxy page"])
-    add("patch", content='{"_id":"somebody-else","state":"succeeded"}', times=1, task_id=repeated["other task"])
-    add("patch", status=404, content=NOT_FOUND, task_id=refused["gone (HTTP 404)"])
-    add("patch", status=409, task_id=refused["conflict (HTTP 409)"])
-    add("patch", status=413, task_id=refused["refused (HTTP 413)"])
-    add("callback", status=400, task_id=refused["refused (HTTP 400)"])
+    repeated, refused = ({name: sandbox.tasks.add(text=name) for name in faults} for faults in (REPEATED, REFUSED))
+    for name, (endpoint, fault) in (REPEATED | REFUSED).items():
+        sandbox.faults.add(endpoint, **fault, task_id=(repeated | refused)[name])
     worker = await daemon(POLLING_INTERVAL_SECONDS=0.3, CONCURRENCY_LIMIT=8, CIRCUIT_BREAKER_THRESHOLD=50)
     await sandbox.tasks.settled(repeated.values(), timeout=30)
     await eventually(lambda: len(worker.events("delivery.refused")) == 4)
@@ -434,7 +410,7 @@ PAUSING_FAULTS: Mapping[str, tuple[dict[str, object], str, int]] = {
 
 
 async def test_what_repeating_does_not_mend_is_asked_rarely_and_loses_nothing(
-    daemon: Start, another_sandbox: Another, eventually: Eventually
+    daemon: Start, another_sandbox: Another
 ) -> None:
     """Refused polls, an ingress instead of the API, an empty account, a bad key: a pause, one probe, then all goes on.
 
@@ -447,7 +423,7 @@ async def test_what_repeating_does_not_mend_is_asked_rarely_and_loses_nothing(
         task_id = sandbox.tasks.add(text="patience")
         worker = await daemon(to=sandbox, POLLING_INTERVAL_SECONDS=0.3, **MOCK)
         await eventually(lambda: worker.events("remote.paused") or worker.events("breaker.opened"))
-        await eventually(lambda: _unready(worker, f"upstream_unavailable: the task API {reason}"))
+        await eventually(lambda: worker.unready_for(f"upstream_unavailable: the task API {reason}"))
         assert (await worker.get("/health")).status_code == 200
         await asyncio.sleep(4)
         assert sandbox.stats.polls == count
@@ -475,54 +451,50 @@ async def test_what_repeating_does_not_mend_is_asked_rarely_and_loses_nothing(
         sandbox.faults.add("model", **fault)
         ids = [sandbox.tasks.add(text=f"text {number}") for number in range(12)]
         worker = await daemon(to=sandbox, POLLING_INTERVAL_SECONDS=0.3)
-
-        async def told() -> bool:
-            document = await worker.status()
-            return reason in str(document["why_idle"]) and reason in document["circuits"]["model"]["reason"]
-
         await eventually(lambda: worker.events("remote.paused"))
-        await eventually(told)
+        await worker.status_when(
+            lambda it: reason in str(it["why_idle"]) and reason in it["circuits"]["model"]["reason"]
+        )
         await asyncio.sleep(4)
         assert sandbox.stats.model_requests == 1
         assert {sandbox.tasks[task_id].state for task_id in ids} == {"pending"}
         assert (await worker.get("/ready")).status_code == 200
         assert not worker.events("task.failed")
 
-    async with asyncio.TaskGroup() as group:
-        for fault, reason, count in PAUSING_FAULTS.values():
-            group.create_task(polls(fault, reason, count))
-        group.create_task(deliveries({"status": 404, "body": "html"}))
-        group.create_task(deliveries({"status": 404}))  # Nest's own: "Cannot PATCH /api/ai-tasks/…"
-        group.create_task(models({"status": 429, "code": "insufficient_quota"}, "quota"))
-        group.create_task(models({"status": 401}, "answered 401"))
+    await side_by_side(
+        *(polls(fault, reason, count) for fault, reason, count in PAUSING_FAULTS.values()),
+        deliveries({"status": 404, "body": "html"}),
+        deliveries({"status": 404}),  # Nest's own: "Cannot PATCH /api/ai-tasks/…"
+        models({"status": 429, "code": "insufficient_quota"}, "quota"),
+        models({"status": 401}, "answered 401"),
+    )
 
 
 # --- the data directory
 
 
+@pytest.mark.parametrize(
+    "place", ["file/data", "/sys/kernel/ai-task-processor"], ids=["below a file", "on a file system without files"]
+)
 async def test_a_data_directory_that_cannot_be_used_is_one_line_and_73(
-    sandbox: Sandbox, daemon: Start, tmp_path: Path
+    daemon: Start, tmp_path: Path, place: str
 ) -> None:
-    """DATA_DIR below a file: exit 73 and one line that says what to do."""
+    """Exit 73, whoever asks, and one line that names DATA_DIR."""
     (tmp_path / "file").write_text("")
-    worker = await daemon(wait=False, DATA_DIR=tmp_path / "file" / "data")
+    worker = await daemon(wait=False, DATA_DIR=tmp_path / place)
     assert await worker.exit_code() == 73
-    lines = [line for line in worker.log.read_text().splitlines() if not line.startswith("{")]
-    assert len(lines) == 1
-    assert "DATA_DIR" in lines[0]
+    (line,) = [line for line in worker.log.read_text().splitlines() if not line.startswith("{")]
+    assert line.startswith(f"ai-task-processor: DATA_DIR {tmp_path / place} cannot be used (")
     assert "Traceback" not in worker.log.read_text()
 
 
 def _no_first_page(data: Path) -> None:
-    with closing(sqlite3.connect(data / "outbox.db")) as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    with (data / "outbox.db").open("r+b") as file:
-        file.write(b"no database " * 341)
+    execute(data / "outbox.db", "PRAGMA wal_checkpoint(TRUNCATE)")
+    overwrite(data / "outbox.db", 0, b"no database " * 341)
 
 
 def _no_head_of_the_log(data: Path) -> None:
-    with (data / "outbox.db-wal").open("r+b") as file:
-        file.write(bytes(32))
+    overwrite(data / "outbox.db-wal", 0, bytes(32))
 
 
 def _no_database(data: Path) -> None:
@@ -531,7 +503,7 @@ def _no_database(data: Path) -> None:
 
 @pytest.mark.parametrize("damage", [_no_first_page, _no_head_of_the_log, _no_database])
 async def test_a_damaged_outbox_is_set_aside_and_what_can_be_read_is_delivered(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually, tmp_path: Path, damage: Callable[[Path], None]
+    sandbox: Sandbox, daemon: Start, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     """Results wait while the API is away; their files are damaged; the next start delivers them all the same."""
     texts = [f"text {number}" for number in range(20)]
@@ -558,9 +530,7 @@ async def test_a_damaged_outbox_is_set_aside_and_what_can_be_read_is_delivered(
     assert [path for path in aside.parent.iterdir() if path.name.startswith(aside.name)]
 
 
-async def test_a_second_daemon_takes_over_when_the_first_one_leaves(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually
-) -> None:
+async def test_a_second_daemon_takes_over_when_the_first_one_leaves(sandbox: Sandbox, daemon: Start) -> None:
     """Two daemons on one data directory: the second waits, unready, and works as soon as the first has gone."""
     first = await daemon(**MOCK)
     second = await daemon(wait=False, **MOCK)
@@ -572,23 +542,6 @@ async def test_a_second_daemon_takes_over_when_the_first_one_leaves(
     assert await second.stop() == 0
 
 
-class SteppingClock:
-    """Time that passes only by sleeping."""
-
-    def __init__(self) -> None:
-        self.elapsed_s = 0.0
-
-    def monotonic(self) -> float:
-        return self.elapsed_s
-
-    def now(self) -> datetime:
-        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.elapsed_s)
-
-    async def sleep(self, seconds: float) -> None:
-        self.elapsed_s += seconds
-        await asyncio.sleep(0)
-
-
 async def test_a_share_without_file_locks_is_one_line_and_73(daemon: Start, tmp_path: Path) -> None:
     """ENOLCK, as a network share answers: daemon, command and doctor name the lock file and ask for a local disk."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -596,8 +549,7 @@ async def test_a_share_without_file_locks_is_one_line_and_73(daemon: Start, tmp_
         "def flock(*_): raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))\n"
         "fcntl.flock = flock\n"
     )
-    worker = await daemon("--version", wait=False, PYTHONPATH=tmp_path, **MOCK)
-    await worker.exit_code()
+    worker = await daemon(spawn=False, PYTHONPATH=tmp_path, **MOCK)
     reason = f"{tmp_path}/data/lock cannot be locked (No locks available)"
     remedy = "file locks are not supported there; set DATA_DIR to a directory on a local disk"
     for arguments in (("run",), ("drain",)):
@@ -612,7 +564,8 @@ async def test_a_share_without_file_locks_is_one_line_and_73(daemon: Start, tmp_
 
 async def test_a_locked_outbox_is_waited_for_for_a_minute(tmp_path: Path) -> None:
     """The second daemon gives up after 60 s, and says who holds the directory."""
-    clock = SteppingClock()
+    clock = HandClock()
+    began_at = clock.time
     held = await data_directory.lock(tmp_path, clock, 0.0)
     try:
         with pytest.raises(OutboxLocked, match="held by another daemon"):
@@ -620,7 +573,7 @@ async def test_a_locked_outbox_is_waited_for_for_a_minute(tmp_path: Path) -> Non
     finally:
         with suppress(OSError):
             os.close(held)
-    assert 60 <= clock.elapsed_s <= 61
+    assert 60 <= clock.time - began_at <= 61
 
 
 def test_a_locked_outbox_is_exit_75(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -651,7 +604,7 @@ os.statvfs = statvfs
 
 
 async def test_a_disk_that_is_nearly_full_stops_the_intake_before_a_model_is_called(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually, tmp_path: Path
+    sandbox: Sandbox, daemon: Start, tmp_path: Path
 ) -> None:
     """Nothing is claimed or paid for, /ready and why_idle name the reason; with room again work goes on by itself."""
     (tmp_path / "sitecustomize.py").write_text(FULL_DISK)
@@ -670,22 +623,31 @@ async def test_a_disk_that_is_nearly_full_stops_the_intake_before_a_model_is_cal
     await sandbox.tasks.settled([task_id], timeout=10)
 
 
+@pytest.mark.parametrize(
+    ("settings", "more_log"),
+    [({"POLLING_INTERVAL_SECONDS": 1}, None), ({"POLLING_INTERVAL_SECONDS": 0.3, **MOCK}, 16_384)],
+    ids=["nothing may grow", "the log may grow"],
+)
 async def test_a_disk_that_refuses_in_the_middle_loses_and_repeats_nothing(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually, tmp_path: Path
+    sandbox: Sandbox, daemon: Start, tmp_path: Path, settings: dict[str, Any], more_log: int | None
 ) -> None:
     """Files may not grow (RLIMIT_FSIZE): what was paid for is reported from memory, nothing more is claimed."""
-    data = tmp_path / "data"
-    first = await daemon(DATA_DIR=data, POLLING_INTERVAL_SECONDS=1, CONCURRENCY_LIMIT=4)
-    await sandbox.tasks.settled([sandbox.tasks.add(text="warm")], timeout=10)
-    texts = [f"text {number}" for number in range(40)]
+    worker = await daemon(CONCURRENCY_LIMIT=4, **settings)
+    await sandbox.tasks.settled([sandbox.tasks.add(text="first")], timeout=15)
+    _, hard = resource.prlimit(worker.pid, resource.RLIMIT_FSIZE)
+    sizes = ((tmp_path / "data" / "outbox.db-wal").stat().st_size, worker.log.stat().st_size + (more_log or 0))
+    resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (max(sizes) if more_log else 4096, hard))
+    texts = [f"{number} " * 2000 for number in range(40)]
     ids = [sandbox.tasks.add(text=text) for text in texts]
-    resource.prlimit(first.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-    await eventually(lambda: first.events("outbox.failed"))
+    await eventually(lambda: worker.unready_for("outbox_unwritable"), timeout=20)
     await asyncio.sleep(3)
-    pending = sandbox.tasks.outcomes()["pending"]
-    assert pending > 0
-    resource.prlimit(first.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    await sandbox.tasks.settled(ids, timeout=30)
+    assert (await worker.get("/health")).status_code == 200
+    assert worker.events("outbox.failed")
+    assert sandbox.tasks.outcomes()["pending"] > 0
+    resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (hard, hard))
+    await sandbox.tasks.settled(ids, timeout=40)
     assert {task.callbacks for task in sandbox.tasks} == {1}
-    assert [sandbox.model.times_charged(text) for text in texts] == [1] * len(texts)
-    assert await first.metric("results_lost_total") == 0
+    assert {sandbox.model.times_charged(text) for text in texts} == {0 if more_log else 1}
+    assert await worker.metric("results_lost_total") == 0
+    assert worker.events("outbox.restored")
+    assert await worker.stop() == 0

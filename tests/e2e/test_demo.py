@@ -279,7 +279,6 @@ def test_the_daemon_inherits_next_to_nothing(tmp_path: Path) -> None:
 
 
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TERM=dumb is treated like a pipe."""
     monkeypatch.setenv("TERM", "dumb")
     with screen.progress(Console(file=io.StringIO(), force_terminal=True), 3) as show:
         assert isinstance(show, screen.PlainProgress)

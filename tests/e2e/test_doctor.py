@@ -2,28 +2,21 @@
 
 import asyncio
 import datetime
-import os
 import re
 import ssl
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from email.utils import format_datetime
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from ai_task_processor.sandbox.app import Sandbox
+from tests.contract.http.servers import Authority
+from tests.e2e.conftest import Start, eventually, run_command
 
-ROOT = Path(__file__).parents[2]
 SECRETS = ("sandbox-secret", "sk-sandbox", "planted-client-secret", "sk-planted-key", "eyJhbGci")
 #: for the visits that are not about the model: its client takes half of the time to import
 MOCK = {"OPENAI_API_KEY": "your_openai_api_key_here", "OPENAI_BASE_URL": ""}
@@ -53,6 +46,8 @@ class Run:
 
 
 Doctor = Callable[..., Awaitable[Run]]
+#: mark, title and words of a finding
+Line = tuple[str, ...]
 
 
 @pytest.fixture
@@ -60,21 +55,13 @@ def doctor(sandbox: Sandbox, tmp_path: Path) -> Doctor:
     """Runs the command; settings as keywords. No run may show a secret, whatever is wrong."""
 
     async def run(given: Mapping[str, str] | None = None, **changes: str) -> Run:
-        environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        environment |= {"PYTHONIOENCODING": "utf-8", "DATA_DIR": str(tmp_path / "data"), "METRICS_PORT": "0"}
-        environment |= {**(sandbox.environment() if given is None else given), **changes}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), changes.get("PYTHONPATH"))))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "ai_task_processor", "doctor",
-            cwd=tmp_path, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
-        async with asyncio.timeout(40):
-            output, _ = await process.communicate()
-        text = output.decode()
+        settings = {"PYTHONIOENCODING": "utf-8", "DATA_DIR": str(tmp_path / "data")}
+        settings |= {**(sandbox.environment() if given is None else given), **changes}
+        ended = await run_command(tmp_path, settings, "doctor", timeout=40)
+        text = ended.out + ended.err
         assert [secret for secret in SECRETS if secret in text] == []
         assert "Traceback" not in text
-        assert process.returncode is not None
-        return Run(process.returncode, text)
+        return Run(ended.code, text)
 
     return run
 
@@ -96,7 +83,6 @@ async def test_a_right_configuration_is_ready(doctor: Doctor, sandbox: Sandbox, 
 
 
 async def test_a_plain_terminal_gets_plain_signs(doctor: Doctor) -> None:
-    """Where only ASCII can be shown, only ASCII is."""
     run = await doctor(**MOCK, PYTHONIOENCODING="ascii", OAUTH2_CLIENT_SECRET="planted-client-secret")
     assert run.text.isascii()
     assert "\nx token " in run.text
@@ -175,22 +161,48 @@ async def test_a_remote_that_misbehaves_is_told_from_a_wrong_setting(
         run.line("-", "pending list", "skipped: needs token")
 
 
-async def test_a_remote_that_hangs_is_left_after_the_deadline(doctor: Doctor, sandbox: Sandbox) -> None:
-    """A hanging token endpoint costs ten seconds, and the checks that do not need it are made."""
-    sandbox.faults.add("token", hang=True)
-    run = await doctor(**MOCK)
-    assert run.code == 69
-    run.line("✗", "token", "no answer within 10 s", "OAUTH2_TOKEN_URL")
-    run.line("✓", "connection", "task API")
-    run.line("✓", "data directory")
+FEW_SCOPES = '{"access_token": "opaque", "token_type": "bearer", "expires_in": 60, "scope": "read"}'
 
 
-async def test_several_faults_are_all_found(doctor: Doctor, sandbox: Sandbox) -> None:
-    """One run finds them all, and what an operator has to mend decides the exit code."""
-    sandbox.faults.add("pending", status=500)
-    run = await doctor(OPENAI_API_KEY="sk-planted-key", DATA_DIR="/proc/version/data")
-    assert run.code == 78
-    assert run.verdict == "3 problems found"
+@pytest.mark.parametrize(
+    ("fault", "changes", "code", "lines"),
+    [
+        pytest.param(
+            {"endpoint": "token", "hang": True}, MOCK, 69,
+            [("✗", "token", "no answer within 10 s", "OAUTH2_TOKEN_URL"), ("✓", "connection", "task API"),
+             ("✓", "data directory")], id="a remote that hangs is left, and what does not need it is checked"),
+        pytest.param(
+            {"endpoint": "token", "content": FEW_SCOPES}, MOCK, 78,
+            [("✓", "token", "for 60 s"), ("!", "token", "write", "OAUTH2_SCOPE")], id="a scope is withheld"),
+        pytest.param(
+            {}, {"OPENAI_BASE_URL": "{url}"}, 0,
+            [("!", "model", "not verified", "404", "OPENAI_BASE_URL")], id="a base URL without its /v1 proves nothing"),
+        pytest.param(
+            {}, {**MOCK, "API_BASE_URL": "{tls}"}, 78,
+            [("✗", "TLS", "speaks no TLS", "API_BASE_URL")], id="a wrong scheme is a setting, no outage"),
+        pytest.param(
+            {}, {"OPENAI_API_KEY": "", "OPENAI_BASE_URL": ""}, 0,
+            [("✓", "pending list", "can be processed here: 0"), ("!", "pending list", "text_embedding"),
+             ("!", "model", "OPENAI_API_KEY")], id="without key and server embeddings stay"),
+    ],
+)  # fmt: skip
+async def test_each_finding_has_its_line(
+    doctor: Doctor,
+    sandbox: Sandbox,
+    fault: dict[str, Any] | None,
+    changes: dict[str, str],
+    code: int,
+    lines: list[Line],
+) -> None:
+    """What is wrong, with the setting to change, what could not be verified, and what is well."""
+    sandbox.tasks.add("a text")
+    if fault:
+        sandbox.faults.add(**fault)
+    places = {"{url}": sandbox.url, "{tls}": sandbox.url.replace("http:", "https:")}
+    run = await doctor(**{name: places.get(value, value) for name, value in changes.items()})
+    assert run.code == code, run.text
+    for line in lines:
+        run.line(*line)
 
 
 async def test_mock_mode_is_ready_with_a_warning(doctor: Doctor, sandbox: Sandbox) -> None:
@@ -203,14 +215,31 @@ async def test_mock_mode_is_ready_with_a_warning(doctor: Doctor, sandbox: Sandbo
     assert sandbox.stats.model_requests == 0
 
 
-async def test_without_a_model_embeddings_count_as_undone(doctor: Doctor, sandbox: Sandbox) -> None:
-    """With neither key nor server the listed embedding tasks are told to stay."""
-    sandbox.tasks.add("a text")
-    run = await doctor(OPENAI_API_KEY="", OPENAI_BASE_URL="")
+async def test_a_long_list_is_read_in_part(doctor: Doctor, sandbox: Sandbox) -> None:
+    """Of a long list only the head is read, also when the API ignores the limit."""
+    sandbox.api.limit = "ignored"
+    for n in range(5_000):
+        sandbox.tasks.add(f"text {n}" * 20)
+    run = await doctor(**MOCK)
+    run.line("✓", "pending list", "tasks seen: 200 (the head of the list), can be processed here: 200")
+
+
+async def test_a_wrong_clock_is_told(doctor: Doctor, sandbox: Sandbox) -> None:
+    """Clocks more than 30 s apart are a warning with the remedy, for each remote."""
+    late = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)
+    sandbox.faults.add("pending", content="[]", headers={"Date": format_datetime(late, usegmt=True)})
+    run = await doctor(**MOCK)
     assert run.code == 0
-    run.line("✓", "pending list", "can be processed here: 0")
-    run.line("!", "pending list", "text_embedding")
-    run.line("!", "model", "OPENAI_API_KEY")
+    run.line("!", "clock", "task API", "ours, which is behind", "NTP")
+    run.line("✓", "clock", "token endpoint")
+
+
+async def test_several_faults_are_all_found(doctor: Doctor, sandbox: Sandbox) -> None:
+    """One run finds them all, and what an operator has to mend decides the exit code."""
+    sandbox.faults.add("pending", status=500)
+    run = await doctor(OPENAI_API_KEY="sk-planted-key", DATA_DIR="/proc/version/data")
+    assert run.code == 78
+    assert run.verdict == "3 problems found"
 
 
 async def test_foreign_types_and_unusable_records_are_counted(doctor: Doctor, sandbox: Sandbox) -> None:
@@ -227,52 +256,14 @@ async def test_foreign_types_and_unusable_records_are_counted(doctor: Doctor, sa
     assert "\x1b" not in run.text
 
 
-async def test_a_long_list_is_read_in_part(doctor: Doctor, sandbox: Sandbox) -> None:
-    """Of a long list only the head is read, also when the API ignores the limit."""
-    sandbox.api.limit = "ignored"
-    for n in range(5_000):
-        sandbox.tasks.add(f"text {n}" * 20)
-    run = await doctor(**MOCK)
-    run.line("✓", "pending list", "tasks seen: 200 (the head of the list), can be processed here: 200")
-
-
-async def test_withheld_scopes_are_a_warning(doctor: Doctor, sandbox: Sandbox) -> None:
-    """A token with fewer scopes than asked for is told, with the scope that is missing."""
-    content = '{"access_token": "opaque", "token_type": "bearer", "expires_in": 60, "scope": "read"}'
-    sandbox.faults.add("token", content=content)
-    run = await doctor(**MOCK)
-    run.line("✓", "token", "for 60 s")
-    run.line("!", "token", "write", "OAUTH2_SCOPE")
-
-
-async def test_a_wrong_clock_is_told(doctor: Doctor, sandbox: Sandbox) -> None:
-    """Clocks more than 30 s apart are a warning with the remedy, for each remote."""
-    late = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)
-    sandbox.faults.add("pending", content="[]", headers={"Date": format_datetime(late, usegmt=True)})
-    run = await doctor(**MOCK)
-    assert run.code == 0
-    run.line("!", "clock", "task API", "ours, which is behind", "NTP")
-    run.line("✓", "clock", "token endpoint")
-
-
-async def test_a_server_without_cards_of_models_is_not_called_verified(doctor: Doctor, sandbox: Sandbox) -> None:
-    """A base URL without its ``/v1`` answers 404: that is no proof of anything, and is said."""
-    run = await doctor(OPENAI_BASE_URL=sandbox.url)
-    run.line("!", "model", "not verified", "404", "OPENAI_BASE_URL")
-
-
 async def test_a_running_daemon_is_seen_and_not_disturbed(
-    doctor: Doctor, daemon: Any, eventually: Any, sandbox: Sandbox, tmp_path: Path
+    doctor: Doctor, daemon: Start, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """Beside a daemon: told so, with its waiting results; it goes on, and keeps what it had."""
     sandbox.faults.add("patch", status=503)
     sandbox.tasks.add("a text")
     process = await daemon()
-
-    async def one_waits() -> bool:
-        return bool((await process.status())["outbox"]["waiting"] == 1)
-
-    await eventually(one_waits)
+    await process.status_when(lambda status: status["outbox"]["waiting"] == 1)
     run = await doctor(**MOCK, METRICS_PORT=str(process.port))
     run.line("✓", "daemon", "it answers 'running'")
     run.line("✓", "data directory", "a daemon is running on it")
@@ -287,16 +278,12 @@ async def test_a_running_daemon_is_seen_and_not_disturbed(
     assert sorted(file.name for file in (tmp_path / "data").iterdir()) == before
 
 
-async def test_dead_letters_are_told(doctor: Doctor, daemon: Any, eventually: Any, sandbox: Sandbox) -> None:
+async def test_dead_letters_are_told(doctor: Doctor, daemon: Start, sandbox: Sandbox) -> None:
     """A result that was refused for good is a warning with the command that shows it."""
     sandbox.faults.add("patch", status=400)
     sandbox.tasks.add("a text")
     process = await daemon(**MOCK)
-
-    async def one_is_dead() -> bool:
-        return bool((await process.status())["outbox"]["dead_letters"] == 1)
-
-    await eventually(one_is_dead)
+    await process.status_when(lambda status: status["outbox"]["dead_letters"] == 1)
     (await doctor(**MOCK)).line("!", "data directory", "dead letters: 1", "outbox list --dead")
 
 
@@ -395,73 +382,30 @@ async def test_components_of_strangers_are_checked_like_the_built_in(doctor: Doc
 
 
 async def test_results_of_another_source_are_told(
-    doctor: Doctor, daemon: Any, eventually: Any, sandbox: Sandbox, stranger: str
+    doctor: Doctor, daemon: Start, sandbox: Sandbox, stranger: str
 ) -> None:
     """They stay in the outbox when another source is selected, and nothing delivers them."""
     sandbox.faults.add("patch", status=503)
     sandbox.tasks.add("a text")
     process = await daemon(**MOCK)
-
-    async def one_waits() -> bool:
-        return bool((await process.status())["outbox"]["waiting"] == 1)
-
-    await eventually(one_waits)
+    await process.status_when(lambda status: status["outbox"]["waiting"] == 1)
     await process.kill()
     run = await doctor(**MOCK, PYTHONPATH=stranger, TASK_SOURCE="acme")
     run.line("!", "data directory", "results of other sources", "1 (aletheia)", "TASK_SOURCE")
     assert "wait for delivery" not in run.text
 
 
-@dataclass(frozen=True)
-class Identity:
-    """A certificate and its key, in files."""
-
-    certificate: Path
-    key: Path
-
-
-def identity(folder: Path, name: str, *, days: int) -> Identity:
-    """Self-signed: it is its own authority."""
-    now = datetime.datetime.now(datetime.UTC)
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    names: list[x509.GeneralName] = [x509.DNSName(name)]
-    if name == "localhost":
-        names.append(x509.IPAddress(ip_address("127.0.0.1")))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=100))
-        .not_valid_after(now + datetime.timedelta(days=days, hours=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    files = Identity(folder / f"{name}-{days}.pem", folder / f"{name}-{days}.key")
-    files.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
-    files.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return files
-
-
 @asynccontextmanager
-async def behind_tls(url: str, who: Identity) -> AsyncIterator[str]:
+async def behind_tls(url: str, context: ssl.SSLContext) -> AsyncIterator[str]:
     """A TLS terminator in front of a plain server; its URL."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(who.certificate, who.key)
     host, port = url.removeprefix("http://").split(":")
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        with suppress(OSError):
             while chunk := await reader.read(65536):
                 writer.write(chunk)
                 await writer.drain()
-        except OSError:
-            pass
-        finally:
-            writer.close()
+        writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
@@ -478,38 +422,23 @@ async def behind_tls(url: str, who: Identity) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "days", "trusted", "mark", "code", "words"),
+    ("name", "days", "trusted", "code", "line"),
     [
-        ("localhost", 90, True, "✓", 0, ("TLSv1.3", "certificate expires in 90 days")),
-        ("localhost", 3, True, "!", 0, ("certificate expires in 3 days", "renewed")),
-        ("localhost", -3, True, "✗", 69, ("has expired",)),
-        ("elsewhere.example", 90, True, "✗", 78, ("another host name", "API_BASE_URL")),
-        ("localhost", 90, False, "✗", 78, ("signed", "CA_BUNDLE")),
+        ("localhost", 90, True, 0, ("✓", "TLS", "task API", "TLSv1.3", "certificate expires in 90 days")),
+        ("localhost", 3, True, 0, ("!", "TLS", "task API", "certificate expires in 3 days", "renewed")),
+        ("localhost", -3, True, 69, ("✗", "TLS", "task API", "has expired")),
+        ("elsewhere.example", 90, True, 78, ("✗", "TLS", "task API", "another host name", "API_BASE_URL")),
+        ("localhost", 90, False, 78, ("✗", "TLS", "task API", "signed", "CA_BUNDLE")),
     ],
 )
 async def test_what_is_wrong_with_a_certificate_is_told_apart(
-    doctor: Doctor,
-    sandbox: Sandbox,
-    tmp_path: Path,
-    name: str,
-    days: int,
-    trusted: bool,
-    mark: str,
-    code: int,
-    words: tuple[str, ...],
+    doctor: Doctor, sandbox: Sandbox, tmp_path: Path, name: str, days: int, trusted: bool, code: int, line: Line
 ) -> None:
     """Expired, wrong name and unknown authority each have their sentence; a good one tells its remaining days."""
-    who = identity(tmp_path, name, days=days)
-    changes = {"CA_BUNDLE": str(who.certificate)} if trusted else {}
-    async with behind_tls(sandbox.url, who) as url:
+    who = Authority(tmp_path, name=name, days=days + 0.05)
+    changes = {"CA_BUNDLE": str(who.pem)} if trusted else {}
+    async with behind_tls(sandbox.url, who.context(itself=True)) as url:
         run = await doctor(**MOCK, API_BASE_URL=url, **changes)
     assert run.code == code, run.text
-    run.line(mark, "TLS", "task API", *words)
+    run.line(*line)
     run.line("-" if code else "✓", "pending list")
-
-
-async def test_https_to_a_plain_port_is_told(doctor: Doctor, sandbox: Sandbox) -> None:
-    """A wrong scheme is no outage: it is a setting."""
-    run = await doctor(**MOCK, API_BASE_URL=sandbox.url.replace("http:", "https:"))
-    assert run.code == 78
-    run.line("✗", "TLS", "speaks no TLS", "API_BASE_URL")

@@ -4,51 +4,21 @@ What the remotes do to it is in test_bad_input.py.
 """
 
 import asyncio
-import resource
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ai_task_processor.providers.settings import PLACEHOLDER_KEY
 from ai_task_processor.sandbox.app import Sandbox
+from tests.e2e.conftest import MOCK, MODEL, Another, Start, eventually, side_by_side
 
-MODEL = "text-embedding-3-small"
-Start = Callable[..., Awaitable[Any]]
-Another = Callable[[], Awaitable[Any]]
-Eventually = Callable[..., Awaitable[Any]]
-
-#: mock vectors, where the model is beside the point: without its client a daemon starts in half the time
-MOCK = {"OPENAI_API_KEY": PLACEHOLDER_KEY}
 #: runs before everything else in the daemon's process
 FIRST = "sitecustomize.py"
 
 
-async def test_a_token_that_comes_byte_by_byte_is_no_token(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually
-) -> None:
-    """One byte a second: given up at the deadline, told as the token's trouble, and well again afterwards."""
-    slow = sandbox.faults.add("token", drip_s=1.0)
-    task_id = sandbox.tasks.add(text="slow token")
-    worker = await daemon(POLLING_INTERVAL_SECONDS=0.3, REQUEST_TIMEOUT=2, **MOCK)
-
-    async def reasons() -> list[str]:
-        told: list[str] = (await worker.get("/ready")).json()["reasons"]
-        return [reason for reason in told if reason.startswith("token_unavailable: no answer within 1 s")]
-
-    await eventually(reasons)
-    assert (await worker.get("/health")).status_code == 200
-    sandbox.faults.clear()
-    await sandbox.tasks.settled([task_id], timeout=20)
-    assert slow.hits == sandbox.stats.token_requests - 1
-
-
-async def test_forty_descriptors_slow_it_down_and_lose_nothing(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually, tmp_path: Path
-) -> None:
+async def test_forty_descriptors_slow_it_down_and_lose_nothing(sandbox: Sandbox, daemon: Start, tmp_path: Path) -> None:
     """More connections than descriptors: it says what is missing, and does everything with those that there are."""
     (tmp_path / FIRST).write_text("import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n")
     sandbox.model_latency_s, sandbox.api_latency_s = 0.5, 0.2
@@ -60,43 +30,6 @@ async def test_forty_descriptors_slow_it_down_and_lose_nothing(
     assert {(sandbox.tasks[task_id].state, sandbox.tasks[task_id].callbacks) for task_id in ids} == {("succeeded", 1)}
     assert not worker.events("task.failed")
     assert await worker.stop() == 0
-
-
-async def test_a_full_disk_stops_the_intake_and_loses_nothing(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually, tmp_path: Path
-) -> None:
-    """Files that may not grow: unready for that reason, nothing is reported twice, and then it goes on."""
-    first = sandbox.tasks.add(text="first")
-    worker = await daemon(POLLING_INTERVAL_SECONDS=0.3, CONCURRENCY_LIMIT=4, **MOCK)
-    await sandbox.tasks.settled([first], timeout=15)
-    _, hard = resource.prlimit(worker.pid, resource.RLIMIT_FSIZE)
-    full = max((tmp_path / "data" / "outbox.db-wal").stat().st_size, worker.log.stat().st_size + 16_384)
-    resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (full, hard))
-    ids = [sandbox.tasks.add(text=f"{number} " * 2000) for number in range(40)]
-
-    async def unwritable() -> bool:
-        return "outbox_unwritable" in (await worker.get("/ready")).json()["reasons"]
-
-    await eventually(unwritable, timeout=20)
-    await asyncio.sleep(2)
-    assert (await worker.get("/health")).status_code == 200
-    done = sum(sandbox.tasks[task_id].state != "pending" for task_id in ids)
-    resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (hard, hard))
-    await sandbox.tasks.settled(ids, timeout=40)
-    assert done < len(ids)
-    assert {sandbox.tasks[task_id].callbacks for task_id in ids} == {1}
-    assert await worker.metric("results_lost_total") == 0
-    assert worker.events("outbox.failed")
-    assert worker.events("outbox.restored")
-    assert await worker.stop() == 0
-
-
-async def test_a_directory_nobody_can_write_to_is_one_line_and_73(sandbox: Sandbox, daemon: Start) -> None:
-    """On a file system that takes no files, whoever asks: exit 73, and the line names DATA_DIR."""
-    worker = await daemon(wait=False, DATA_DIR="/sys/kernel/ai-task-processor")
-    assert await worker.exit_code() == 73
-    (line,) = [line for line in worker.log.read_text().splitlines() if not line.startswith("{")]
-    assert line.startswith("ai-task-processor: DATA_DIR /sys/kernel/ai-task-processor cannot be used (")
 
 
 # --- the clock
@@ -117,7 +50,7 @@ SystemClock.now = lambda self: true_now(self) + timedelta(seconds=offset_s())
 
 
 async def test_a_clock_jump_strands_neither_results_nor_tokens(
-    daemon: Start, another_sandbox: Another, eventually: Eventually, tmp_path: Path
+    daemon: Start, another_sandbox: Another, tmp_path: Path
 ) -> None:
     """A day forward or back while a result is deferred: it leaves as soon as it is taken, under the same token."""
 
@@ -145,9 +78,7 @@ async def test_a_clock_jump_strands_neither_results_nor_tokens(
         ]
         assert len(set(days)) == 2
 
-    async with asyncio.TaskGroup() as group:
-        group.create_task(jump("forward", 86_400.0))
-        group.create_task(jump("back", -86_400.0))
+    await side_by_side(jump("forward", 86_400.0), jump("back", -86_400.0))
 
 
 # --- processors
@@ -180,7 +111,7 @@ def stubborn(install: Callable[..., Path]) -> Path:
 
 
 async def test_a_processor_that_blocks_the_loop_is_seen_from_outside(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually, stubborn: Path
+    sandbox: Sandbox, daemon: Start, stubborn: Path
 ) -> None:
     """For as long as it blocks no probe is answered; afterwards the lag tells of it, and nothing is lost."""
     worker = await daemon(PYTHONPATH=stubborn, POLLING_INTERVAL_SECONDS=0.3, **MOCK)
@@ -208,16 +139,12 @@ async def test_a_processor_that_blocks_the_loop_is_seen_from_outside(
 
 
 async def test_a_processor_that_swallows_its_cancellation_does_not_hold_the_exit(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually, stubborn: Path
+    sandbox: Sandbox, daemon: Start, stubborn: Path
 ) -> None:
     """After the grace period the process ends, names the task, and what was finished has been delivered."""
     stays = sandbox.tasks.add(type="stubborn", content="stays")
     worker = await daemon(PYTHONPATH=stubborn, POLLING_INTERVAL_SECONDS=0.3, SHUTDOWN_GRACE_SECONDS=2, **MOCK)
-
-    async def running() -> bool:
-        return bool((await worker.status())["slots"]["running"] == 1)
-
-    await eventually(running)
+    await worker.status_when(lambda status: status["slots"]["running"] == 1)
     done = sandbox.tasks.add(type="stubborn", content="is done")
     await sandbox.tasks.settled([done], timeout=10)
     began = time.monotonic()

@@ -14,12 +14,12 @@ from structlog.testing import capture_logs
 
 from ai_task_processor.ops import listener
 from ai_task_processor.ops.listener import Handler, Listener, Response
+from tests.e2e.conftest import connected, spawned
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET / HTTP/1.0\r\n\r\n"
 BIG = b"x" * 2**25
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Logged = Callable[[], list[str]]
 
 
@@ -41,16 +41,6 @@ async def serving(
         yield port
     finally:
         await ops.aclose()
-
-
-@asynccontextmanager
-async def connected(port: int, host: str = "127.0.0.1") -> AsyncIterator[Streams]:
-    reader, writer = await asyncio.open_connection(host, port)
-    try:
-        yield reader, writer
-    finally:
-        writer.transport.abort()
-        await asyncio.sleep(0)
 
 
 async def said(port: int, sent: bytes, host: str = "127.0.0.1") -> bytes:
@@ -244,16 +234,10 @@ with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
 @pytest.mark.parametrize(("hard", "soft"), [(64, 48), (4096, 64)])
 async def test_a_lack_of_descriptors_hides_no_probe(hard: int, soft: int) -> None:
     """The process takes every descriptor that it can get, those of ended probes included: all are answered."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", GREEDY, str(hard), stdout=asyncio.subprocess.PIPE
-    )
-    try:
+    async with spawned(sys.executable, "-c", GREEDY, str(hard), stdout=asyncio.subprocess.PIPE) as process:
         assert process.stdout is not None
         port = int(await process.stdout.readline())
         assert json.loads(await process.stdout.readline()) == ["Too many open files", [soft, hard]]
         for _ in range(5):
             answers = await asyncio.gather(*(said(port, LAST) for _ in range(10)))
             assert all(answer.endswith(b"hello") for answer in answers)
-    finally:
-        process.kill()
-        await process.wait()

@@ -5,58 +5,35 @@ import json
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import httpx2
 
 from ai_task_processor.ops.endpoints import MetricsServer
 from ai_task_processor.sandbox.app import Sandbox
+from tests.e2e.conftest import DaemonProcess, Start, connected, eventually
 
-Start = Callable[..., Awaitable[Any]]
-Eventually = Callable[..., Awaitable[Any]]
-Another = Callable[[], Awaitable[Sandbox]]
 PATHS = ("/health", "/ready", "/metrics", "/status")
 TOKEN = "a-token-of-the-tests"
 #: what a busy machine may add to a promise in seconds
 ALLOWANCE_S = 2.0
 
 
-@asynccontextmanager
-async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        yield reader, writer
-    finally:
-        writer.transport.abort()
-        await asyncio.sleep(0)
-
-
-async def ask(worker: Any, method: str, path: str) -> httpx2.Response:
-    async with httpx2.AsyncClient(trust_env=False) as client:
-        return await client.request(method, f"http://127.0.0.1:{worker.port}{path}", timeout=5)
-
-
-async def ready(worker: Any) -> bool:
-    return bool((await worker.get("/ready")).status_code == 200)
-
-
-async def reasons(worker: Any) -> list[str]:
-    answer = await worker.get("/ready")
-    found: list[str] = answer.json()["reasons"]
-    assert (answer.status_code == 503) == bool(found)
-    return found
+async def time_to_stop(worker: DaemonProcess) -> float:
+    """Seconds from SIGTERM to the end with exit code 0."""
+    began = time.monotonic()
+    assert await worker.stop() == 0
+    return time.monotonic() - began
 
 
 # --- what is served
 
 
-async def test_four_paths_answer_and_nothing_else(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+async def test_four_paths_answer_and_nothing_else(sandbox: Sandbox, daemon: Start) -> None:
     """GET and HEAD of four paths; 404 elsewhere, 405 for every other method; a busy daemon says so."""
     worker = await daemon(CONCURRENCY_LIMIT=3)
-    await eventually(lambda: ready(worker))
+    await eventually(worker.ready)
     assert (await worker.get("/health")).json() == {"status": "ok"}
     assert (await worker.get("/ready")).json() == {"ready": True, "reasons": []}
     assert (await worker.get("/metrics")).headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -65,31 +42,31 @@ async def test_four_paths_answer_and_nothing_else(sandbox: Sandbox, daemon: Star
     assert status["slots"] == {"total": 3, "running": 0}
     assert status["token"]["held"] is True
     for path in PATHS:
-        head = await ask(worker, "HEAD", path)
+        head = await worker.ask("HEAD", path)
         assert (head.status_code, head.content) == (200, b"")
         assert int(head.headers["content-length"]) > 0
         for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
-            refused = await ask(worker, method, path)
+            refused = await worker.ask(method, path)
             assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
     for path in ("/", "/metrics/", "/Health", "/wake", "/../etc/passwd", "/%2e%2e/status", "//status", "/status/x"):
-        assert (await ask(worker, "GET", path)).status_code == 404
-    assert (await ask(worker, "GET", "/health?verbose=1")).status_code == 200
+        assert (await worker.ask("GET", path)).status_code == 404
+    assert (await worker.ask("GET", "/health?verbose=1")).status_code == 200
 
 
-async def test_nothing_of_the_configuration_is_served(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+async def test_nothing_of_the_configuration_is_served(sandbox: Sandbox, daemon: Start) -> None:
     """No secret, token, URL, path or user text on any path, in good times and in bad."""
     text = "the text of a user"
     first = sandbox.tasks.add(text=text)
     worker = await daemon(CIRCUIT_BREAKER_THRESHOLD=1, POLLING_INTERVAL_SECONDS=0.2)
-    await eventually(lambda: ready(worker))
+    await eventually(worker.ready)
     await sandbox.tasks.settled([first], timeout=10)  # a model that refuses would stop the polls
-    served = [await ask(worker, "GET", path) for path in (*PATHS, "/nothing")]
+    served = [await worker.ask("GET", path) for path in (*PATHS, "/nothing")]
     sandbox.faults.add("pending", status=500, body="html")
     sandbox.faults.add("patch", status=401)
     sandbox.faults.add("model", status=401)
     sandbox.tasks.add(text=text)
-    await eventually(lambda: reasons(worker))
-    served += [await ask(worker, "GET", path) for path in PATHS]
+    await eventually(worker.reasons)
+    served += [await worker.ask("GET", path) for path in PATHS]
     said = "".join(f"{answer.headers}{answer.text}" for answer in served)
     environment = sandbox.environment()
     hidden = [value for name, value in environment.items() if name not in ("OPENAI_BASE_URL", "OAUTH2_TOKEN_URL")]
@@ -119,9 +96,7 @@ async def test_who_does_not_take_an_answer_keeps_nobody_out() -> None:
 # --- the wake-up
 
 
-async def test_a_wake_up_replaces_the_wait_for_the_next_poll(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually
-) -> None:
+async def test_a_wake_up_replaces_the_wait_for_the_next_poll(sandbox: Sandbox, daemon: Start) -> None:
     """A new task is acknowledged moments after ``POST /wake``, long before anybody would have looked for it."""
     worker = await daemon(POLLING_INTERVAL_SECONDS=3_600, WAKE_TOKEN=TOKEN)
     # An idle daemon polls after half a second, one, two, four: by itself the next poll comes six seconds later.
@@ -132,29 +107,27 @@ async def test_a_wake_up_replaces_the_wait_for_the_next_poll(
     assert await worker.metric("wakeups_total") == 1
 
 
-async def test_a_wake_up_needs_its_token(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+async def test_a_wake_up_needs_its_token(sandbox: Sandbox, daemon: Start) -> None:
     """A wrong token is refused and wakes nobody; without WAKE_TOKEN there is no such path."""
     worker = await daemon(POLLING_INTERVAL_SECONDS=3_600, WAKE_TOKEN=TOKEN)
-    await eventually(lambda: ready(worker))
+    await eventually(worker.ready)
     refused = await worker.wake("another-token-than-that")
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
-    assert (await ask(worker, "POST", "/wake")).status_code == 401
-    other = await ask(worker, "GET", "/wake")
+    assert (await worker.ask("POST", "/wake")).status_code == 401
+    other = await worker.ask("GET", "/wake")
     assert (other.status_code, other.headers["allow"]) == (405, "POST")
     assert await worker.metric("wakeups_total") == 0
     assert await worker.stop() == 0
     closed = await daemon()
-    unknown = await ask(closed, "POST", "/nothing")
+    unknown = await closed.ask("POST", "/nothing")
     answer = await closed.wake(TOKEN)
     assert (answer.status_code, answer.content) == (404, unknown.content)
 
 
-async def test_a_storm_of_wake_ups_is_no_storm_of_polls(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually
-) -> None:
+async def test_a_storm_of_wake_ups_is_no_storm_of_polls(sandbox: Sandbox, daemon: Start) -> None:
     """Calls without a pause for two seconds: at most forty polls a second, and a dead API is hardly asked at all."""
     worker = await daemon(POLLING_INTERVAL_SECONDS=3_600, WAKE_TOKEN=TOKEN, CIRCUIT_BREAKER_THRESHOLD=1_000)
-    await eventually(lambda: ready(worker))
+    await eventually(worker.ready)
     before, began = sandbox.stats.polls, time.monotonic()
     await storm(worker, 2.0)
     assert sandbox.stats.polls - before <= 40 * (time.monotonic() - began) + 2
@@ -162,10 +135,10 @@ async def test_a_storm_of_wake_ups_is_no_storm_of_polls(
     before = sandbox.stats.polls
     await storm(worker, 2.0)
     assert sandbox.stats.polls - before <= 10
-    assert await worker.metric("wakeups_total") > 100
+    assert await worker.metric("wakeups_total") > 40, "the storm was none"
 
 
-async def storm(worker: Any, seconds: float) -> None:
+async def storm(worker: DaemonProcess, seconds: float) -> None:
     ends_at = time.monotonic() + seconds
     async with httpx2.AsyncClient(trust_env=False) as client:
         while time.monotonic() < ends_at:
@@ -176,88 +149,33 @@ async def storm(worker: Any, seconds: float) -> None:
 # --- what is said when something is wrong
 
 
-async def test_while_the_token_endpoint_is_down_it_is_alive_and_says_so(
-    daemon: Start, another_sandbox: Another, eventually: Eventually
-) -> None:
-    """A refused token: healthy, unready for that reason, state degraded, and well again by itself."""
-    sandbox = await another_sandbox()
-    fault = sandbox.faults.add("token", status=503)
-    worker = await daemon(to=sandbox, POLLING_INTERVAL_SECONDS=0.2)
-    found = await eventually(lambda: reasons(worker))
-    await eventually(lambda: reasons(worker) if found[0] == "starting" else found)
-
-    async def refused() -> bool:
-        return (await reasons(worker))[0] == "token_unavailable: the token endpoint answered 503"
-
-    await eventually(refused)
-    assert (await worker.get("/health")).status_code == 200
-    status = await worker.status()
-    assert (status["state"], status["token"]["held"]) == ("degraded", False)
-    assert status["why_idle"].startswith("token_unavailable")
-    fault.times = fault.hits
-    await eventually(lambda: ready(worker), timeout=40)
-
-
-async def test_a_token_endpoint_that_hangs_delays_neither_probes_nor_the_end(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually
-) -> None:
+async def test_a_token_endpoint_that_hangs_delays_neither_probes_nor_the_end(sandbox: Sandbox, daemon: Start) -> None:
     """Still starting, healthy, and gone at once on SIGTERM."""
     sandbox.faults.add("token", hang=True)
     worker = await daemon()
     await eventually(lambda: sandbox.stats.token_requests == 1)
     assert (await worker.get("/health")).status_code == 200
-    assert await reasons(worker) == ["starting"]
+    assert await worker.reasons() == ["starting"]
     assert (await worker.status())["state"] == "starting"
-    began = time.monotonic()
-    assert await worker.stop() == 0
-    assert time.monotonic() - began < 1.0 + ALLOWANCE_S
+    assert await time_to_stop(worker) < 1.0 + ALLOWANCE_S
 
 
-async def test_an_api_that_answers_html_is_named(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+async def test_an_api_that_answers_html_is_named(sandbox: Sandbox, daemon: Start) -> None:
     """A login page instead of the list: unready for that reason, one line when it begins and one when it ends."""
     fault = sandbox.faults.add("pending", status=200, body="html")
     worker = await daemon(POLLING_INTERVAL_SECONDS=0.2)
-
-    async def named() -> bool:
-        return (await reasons(worker)) == ["upstream_unavailable: the answer is not a JSON array"]
-
-    await eventually(named)
+    await eventually(lambda: worker.unready_for("upstream_unavailable: the answer is not a JSON array"))
+    assert len(await worker.reasons()) == 1
     assert (await worker.get("/health")).status_code == 200
     await asyncio.sleep(1.5)
     fault.times = fault.hits
-    await eventually(lambda: ready(worker), timeout=40)
+    await eventually(worker.ready, timeout=40)
     assert len(worker.events("poll.recovered")) == 1
     told = [event["reason"] for event in worker.events("poll.failed")]
     assert len(told) == len(set(told))
 
 
-async def test_a_full_outbox_stops_the_intake_until_there_is_room(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually
-) -> None:
-    """Results wait for an API that is away: claiming stops at the limit, says so, and goes on after it."""
-    fault = sandbox.faults.add("patch", status=503)
-    ids = [sandbox.tasks.add(text=f"text {number}") for number in range(60)]
-    worker = await daemon(OUTBOX_MAX_BYTES=65_536, CONCURRENCY_LIMIT=4, POLLING_INTERVAL_SECONDS=0.5)
-
-    async def full() -> bool:
-        return "outbox_full" in await reasons(worker)
-
-    await eventually(full)
-    await asyncio.sleep(0.5)
-    polls = sandbox.stats.polls
-    status = await worker.status()
-    assert status["outbox"]["bytes"] < 2 * 65_536
-    assert status["why_idle"] == "outbox_full"
-    await asyncio.sleep(2.0)
-    assert sandbox.stats.polls == polls
-    assert (await worker.get("/health")).status_code == 200
-    fault.times = fault.hits
-    await sandbox.tasks.settled(ids, timeout=60)
-    await eventually(lambda: ready(worker))
-    assert all(sandbox.tasks[task_id].callbacks == 1 for task_id in ids)
-
-
-async def test_a_full_house_is_ready(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+async def test_a_full_house_is_ready(sandbox: Sandbox, daemon: Start) -> None:
     """All slots busy for long is work, not trouble."""
     served = sandbox.tasks.add(text="before")
     worker = await daemon(CONCURRENCY_LIMIT=2, SHUTDOWN_GRACE_SECONDS=1, POLLING_INTERVAL_SECONDS=0.5)
@@ -265,45 +183,32 @@ async def test_a_full_house_is_ready(sandbox: Sandbox, daemon: Start, eventually
     sandbox.faults.add("model", hang=True)
     for number in range(3):
         sandbox.tasks.add(text=f"slow {number}")
-
-    async def busy() -> bool:
-        return bool((await worker.status())["slots"]["running"] == 2)
-
-    await eventually(busy)
+    await worker.status_when(lambda status: status["slots"]["running"] == 2)
     await asyncio.sleep(1.0)
-    assert await reasons(worker) == []
+    assert await worker.reasons() == []
     assert (await worker.status())["why_idle"] is None
 
 
 # --- how it ends
 
 
-async def test_an_idle_daemon_leaves_at_once(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+async def test_an_idle_daemon_leaves_at_once(sandbox: Sandbox, daemon: Start) -> None:
     """SIGTERM with nothing to do: exit 0 within a moment, not after the grace period."""
     worker = await daemon()
-    await eventually(lambda: ready(worker))
-    began = time.monotonic()
-    assert await worker.stop() == 0
-    assert time.monotonic() - began < 1.0 + ALLOWANCE_S
+    await eventually(worker.ready)
+    assert await time_to_stop(worker) < 1.0 + ALLOWANCE_S
     assert worker.events("drain.finished")[0]["waiting"] == 0
 
 
-async def test_a_drain_does_not_wait_for_an_api_that_is_away(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually
-) -> None:
+async def test_a_drain_does_not_wait_for_an_api_that_is_away(sandbox: Sandbox, daemon: Start) -> None:
     """A blip is waited for, an outage is not: the results stay in the outbox, and the next start delivers them."""
     fault = sandbox.faults.add("patch", reset=True)
     ids = [sandbox.tasks.add(text=f"text {number}") for number in range(20)]
     worker = await daemon(POLLING_INTERVAL_SECONDS=0.5)
-
-    async def waiting() -> bool:
-        status = await worker.status()
-        return bool(status["outbox"]["waiting"] == 20 and status["circuits"]["api_delivery"]["state"] == "open")
-
-    await eventually(waiting, timeout=20)
-    began = time.monotonic()
-    assert await worker.stop() == 0
-    assert 4.0 <= time.monotonic() - began < 8.0 + ALLOWANCE_S
+    await worker.status_when(
+        lambda status: status["outbox"]["waiting"] == 20 and status["circuits"]["api_delivery"]["state"] == "open", 20
+    )
+    assert 4.0 <= await time_to_stop(worker) < 8.0 + ALLOWANCE_S
     assert worker.events("drain.finished")[0]["waiting"] == 20
     fault.times = fault.hits
     again = await daemon()
@@ -312,7 +217,7 @@ async def test_a_drain_does_not_wait_for_an_api_that_is_away(
     assert sandbox.stats.model_inputs == 20
 
 
-async def test_a_drain_uses_a_blip(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+async def test_a_drain_uses_a_blip(sandbox: Sandbox, daemon: Start) -> None:
     """An API that is back within seconds gets its results before the end."""
     sandbox.faults.add("patch", status=503, times=1)
     task_id = sandbox.tasks.add(text="text")
@@ -323,27 +228,25 @@ async def test_a_drain_uses_a_blip(sandbox: Sandbox, daemon: Start, eventually: 
     assert worker.events("drain.finished")[0]["waiting"] == 0
 
 
-async def test_what_a_drain_cuts_off_is_named(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
-    """The log says which tasks did not end within the grace period."""
+async def test_the_grace_period_ends_a_drain(sandbox: Sandbox, daemon: Start) -> None:
+    """What does not finish within it is named and left pending; exit 0."""
     sandbox.faults.add("model", hang=True)
     task_id = sandbox.tasks.add(text="slow")
-    worker = await daemon(SHUTDOWN_GRACE_SECONDS=1)
+    worker = await daemon(SHUTDOWN_GRACE_SECONDS=2)
     await eventually(lambda: sandbox.stats.model_requests == 1)
-    assert await worker.stop() == 0
+    worker.send(signal.SIGTERM)
+    assert await worker.exit_code(timeout=4) == 0
     assert worker.events("drain.cut")[0]["tasks"] == [task_id]
+    assert sandbox.tasks[task_id].state == "pending"
 
 
-async def test_a_signal_ends_the_wait_for_another_daemon(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually
-) -> None:
+async def test_a_signal_ends_the_wait_for_another_daemon(sandbox: Sandbox, daemon: Start) -> None:
     """Waiting for the lock of the outbox is no work: SIGTERM ends it at once with 0, and disturbs nobody."""
     first = await daemon()
     second = await daemon(wait=False)
     await eventually(lambda: second.events("outbox.awaited"), timeout=30)
     assert not second.events("daemon.started")
-    began = time.monotonic()
-    assert await second.stop() == 0
-    assert time.monotonic() - began < 1.0 + ALLOWANCE_S
+    assert await time_to_stop(second) < 1.0 + ALLOWANCE_S
     assert second.events("daemon.stopped")
     assert (await first.get("/health")).status_code == 200
 
@@ -351,9 +254,7 @@ async def test_a_signal_ends_the_wait_for_another_daemon(
 async def test_a_taken_port_is_one_line_and_78(sandbox: Sandbox, daemon: Start, tmp_path: Path) -> None:
     """The line names METRICS_PORT; the outbox is free again for the next start."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        shell = await daemon("--version", wait=False, METRICS_PORT=taken.getsockname()[1])
-        await shell.exit_code()
-        finished = await shell.command("run")
+        finished = await (await daemon(spawn=False, METRICS_PORT=taken.getsockname()[1])).command("run")
     assert (finished.code, finished.out) == (78, "")
     (line,) = [line for line in finished.err.splitlines() if not line.startswith("{")]
     assert "METRICS_PORT" in line
@@ -378,9 +279,7 @@ Delivery._start_due = broken
 async def test_a_bug_in_a_companion_ends_with_one_line_and_70(sandbox: Sandbox, daemon: Start, tmp_path: Path) -> None:
     """A daemon that cannot do all of its work does not pretend: one structured line, no message of a stranger."""
     (tmp_path / "sitecustomize.py").write_text(BROKEN)
-    shell = await daemon("--version", wait=False, PYTHONPATH=tmp_path)
-    await shell.exit_code()
-    finished = await shell.command("run")
+    finished = await (await daemon(spawn=False, PYTHONPATH=tmp_path)).command("run")
     assert finished.code == 70
     crashes = [json.loads(line) for line in finished.err.splitlines() if "daemon.crashed" in line]
     assert len(crashes) == 1
@@ -390,7 +289,7 @@ async def test_a_bug_in_a_companion_ends_with_one_line_and_70(sandbox: Sandbox, 
     assert "Traceback" not in finished.err
 
 
-async def test_the_drain_command_delivers_and_leaves(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+async def test_the_drain_command_delivers_and_leaves(sandbox: Sandbox, daemon: Start) -> None:
     """``drain`` claims nothing; 75 while something is left, 0 when all is delivered; it stops when told to."""
     fault = sandbox.faults.add("patch", hang=True)
     task_id = sandbox.tasks.add(text="kept")
@@ -400,7 +299,7 @@ async def test_the_drain_command_delivers_and_leaves(sandbox: Sandbox, daemon: S
     later = sandbox.tasks.add(text="not claimed")
     drain = await daemon("drain", SHUTDOWN_GRACE_SECONDS=1)
     await eventually(lambda: sandbox.stats.patches == 2)
-    assert await reasons(drain) == ["draining"]
+    assert await drain.reasons() == ["draining"]
     drain.send(signal.SIGTERM)
     assert await drain.exit_code(timeout=2 + ALLOWANCE_S) == 75
     fault.times = fault.hits

@@ -5,23 +5,21 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from asyncio.subprocess import PIPE
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from ai_task_processor.core.clock import SystemClock
-from ai_task_processor.models.task import Receipt, Record, TaskStatus
 from ai_task_processor.sandbox.app import Sandbox
-from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
+from tests.contract.outboxes import record, store
+from tests.e2e.conftest import MODEL, DaemonProcess, Start, eventually, spawned
 
-MODEL = "text-embedding-3-small"
 #: what a promise of one second may take longer on a machine that does other things too
 BUSY_MACHINE_S = 2.0
-Start = Callable[..., Awaitable[Any]]
-Eventually = Callable[..., Awaitable[Any]]
 
 
 def refuse(sandbox: Sandbox, texts: Iterable[str], status: int = 413) -> list[str]:
@@ -32,7 +30,7 @@ def refuse(sandbox: Sandbox, texts: Iterable[str], status: int = 413) -> list[st
     return ids
 
 
-async def listed(worker: Any, *arguments: str) -> dict[str, dict[str, Any]]:
+async def listed(worker: DaemonProcess, *arguments: str) -> dict[str, dict[str, Any]]:
     """What ``outbox list --json`` says, by task id."""
     finished = await worker.command("outbox", "list", "--json", *arguments)
     assert (finished.code, finished.err) == (0, "")
@@ -40,7 +38,7 @@ async def listed(worker: Any, *arguments: str) -> dict[str, dict[str, Any]]:
 
 
 async def test_dead_letters_are_shown_retried_dropped_and_replaced_beside_a_running_daemon(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually
+    sandbox: Sandbox, daemon: Start
 ) -> None:
     """A dead letter is listed with its reason, shown bit for bit, and rests until retry, drop or changed content."""
     retried, dropped, edited = dead = refuse(sandbox, ["to retry", "to drop", "to edit"])
@@ -94,20 +92,16 @@ async def test_dead_letters_are_shown_retried_dropped_and_replaced_beside_a_runn
     assert task.result == sandbox.vector("edited", MODEL)
 
     assert {task.callbacks for task in sandbox.tasks} == {1}
-    await eventually(lambda: _is_empty(worker))
+    empty = {"waiting": 0, "dead_letters": 0, "quarantined": 0, "bytes": 0}
+    await worker.status_when(lambda status: status["outbox"] == empty)
     assert (await worker.command("outbox", "list")).out == "the outbox is empty: everything is delivered\n"
     assert (await worker.command("outbox", "list", "--dead")).out == "no dead letters\n"
     requested = {(event["task_id"], event["action"]) for event in worker.events("outbox.requested")}
     assert requested == {(waiting, "retry"), (retried, "retry"), (dropped, "drop")}
 
 
-async def _is_empty(worker: Any) -> bool:
-    depth = (await worker.status())["outbox"]
-    return bool(depth == {"waiting": 0, "dead_letters": 0, "quarantined": 0, "bytes": 0})
-
-
 async def test_without_a_daemon_results_are_shown_and_requests_noted_and_drain_delivers_them(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually
+    sandbox: Sandbox, daemon: Start
 ) -> None:
     """After a kill: list and show work, a retry is noted, ``drain`` delivers all, claims nothing and leaves with 0."""
     (dead,) = refuse(sandbox, ["refused"])
@@ -138,9 +132,7 @@ async def test_without_a_daemon_results_are_shown_and_requests_noted_and_drain_d
     assert await listed(worker) == {}
 
 
-async def test_a_drain_that_is_stopped_says_that_something_is_left(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually
-) -> None:
+async def test_a_drain_that_is_stopped_says_that_something_is_left(sandbox: Sandbox, daemon: Start) -> None:
     """SIGTERM while results cannot be delivered: 75 within the grace period, and the results stay."""
     task_id = sandbox.tasks.add(text="stays")
     sandbox.faults.add("patch", status=500)
@@ -158,76 +150,53 @@ async def test_a_drain_that_is_stopped_says_that_something_is_left(
     assert (await listed(first)).keys() == {task_id}
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"CONCURRENCY_LIMIT": 4}, {"CONCURRENCY_LIMIT": 5, "CIRCUIT_BREAKER_THRESHOLD": 1000}],
+    ids=["the circuit opens", "the circuit stays closed"],
+)
 async def test_a_full_outbox_stops_claiming_until_results_have_left(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually
+    sandbox: Sandbox, daemon: Start, settings: dict[str, int]
 ) -> None:
     """OUTBOX_MAX_BYTES reached while deliveries fail: nothing more is claimed or paid for; afterwards it goes on."""
     sandbox.faults.add("patch", status=503)
     ids = [sandbox.tasks.add(text=f"text {number}") for number in range(60)]
-    settings = {"CIRCUIT_BREAKER_THRESHOLD": 1000, "POLLING_INTERVAL_SECONDS": 0.5, "CONCURRENCY_LIMIT": 5}
-    worker = await daemon(OUTBOX_MAX_BYTES=2**16, **settings)
+    worker = await daemon(OUTBOX_MAX_BYTES=2**16, POLLING_INTERVAL_SECONDS=0.5, **settings)
 
     async def full() -> bool:
-        answer = await worker.get("/ready")
-        return bool(answer.status_code == 503 and answer.json()["reasons"] == ["outbox_full"])
-
-    async def told() -> bool:
-        document = await worker.status()
-        return bool(document["why_idle"] == "outbox_full" and document["slots"]["running"] == 0)
+        return await worker.reasons() == ["outbox_full"]
 
     await eventually(full, timeout=20)
-    await eventually(told)
+    told = await worker.status_when(lambda it: it["why_idle"] == "outbox_full" and it["slots"]["running"] == 0)
+    assert told["outbox"]["bytes"] < 2 * 2**16
     inputs, polls = sandbox.stats.model_inputs, sandbox.stats.polls
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(2.0)
     assert (sandbox.stats.model_inputs, sandbox.stats.polls) == (inputs, polls)
     # A record is charged with its vector (6,144 bytes) and a little; what ran when the limit was reached still came in.
     assert 2**16 // 6_500 <= inputs <= 2**16 // 6_144 + 5
     assert (await worker.get("/health")).status_code == 200
     sandbox.faults.clear()
-    await sandbox.tasks.settled(ids, timeout=30)
+    await sandbox.tasks.settled(ids, timeout=60)
     assert {sandbox.tasks[task_id].callbacks for task_id in ids} == {1}
     assert sandbox.stats.model_inputs == 60
-    await eventually(lambda: _is_ready(worker))
-
-
-async def _is_ready(worker: Any) -> bool:
-    return bool((await worker.get("/ready")).status_code == 200)
+    await eventually(worker.ready)
 
 
 async def test_a_long_list_into_a_closed_pipe_is_no_error(daemon: Start, tmp_path: Path) -> None:
     """``outbox list | head -1`` on 3,000 records: one line, no traceback, exit 0."""
-    async with SqliteOutbox(tmp_path / "data", "aletheia", max_bytes=2**30, clock=SystemClock()) as outbox:
-        await asyncio.gather(*(outbox.put(_record(number)) for number in range(3_000)))
-    worker = await daemon("--version", wait=False)
-    assert await worker.exit_code() == 0
+    async with store(tmp_path / "data") as outbox:
+        await asyncio.gather(*(outbox.put(record(f"task-{number}", body=b'"kept"')) for number in range(3_000)))
+    worker = await daemon(spawn=False)
     for arguments in ("", "--json"):
-        process = await asyncio.create_subprocess_exec(
-            "bash",
-            "-c",
-            f"set -o pipefail; {sys.executable} -m ai_task_processor outbox list {arguments} | head -1",
-            env=worker.environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await process.communicate()
+        line = f"set -o pipefail; {sys.executable} -m ai_task_processor outbox list {arguments} | head -1"
+        async with spawned("bash", "-c", line, env=worker.environment, stdout=PIPE, stderr=PIPE) as process:
+            out, err = await process.communicate()
         assert (process.returncode, err.decode(), out.count(b"\n")) == (0, "", 1)
-
-
-def _record(number: int) -> Record:
-    return Record(
-        receipt=Receipt("aletheia", f"task-{number}"),
-        task_type="text_embedding",
-        status=TaskStatus.SUCCEEDED,
-        fingerprint="0" * 32,
-        finished_at=1_700_000_000.0 + number,
-        body=b'"kept"',
-    )
 
 
 async def test_without_an_outbox_there_is_one_line_and_73(sandbox: Sandbox, daemon: Start, tmp_path: Path) -> None:
     """Every ``outbox`` action where no daemon ever ran: exit 73, one line that names DATA_DIR, and nothing is made."""
-    worker = await daemon("--version", wait=False, DATA_DIR=tmp_path / "never")
-    await worker.exit_code()
+    worker = await daemon(spawn=False, DATA_DIR=tmp_path / "never")
     for arguments in (("list",), ("show", "a"), ("retry", "a"), ("drop", "a")):
         finished = await worker.command("outbox", *arguments)
         assert (finished.code, finished.out) == (73, "")

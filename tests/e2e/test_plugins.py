@@ -4,18 +4,16 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ai_task_processor.sandbox.app import Sandbox
+from tests.e2e.conftest import DaemonProcess, Start, eventually
 
 ROOT = Path(__file__).parents[2]
-Start = Callable[..., Awaitable[Any]]
-Eventually = Callable[..., Awaitable[Any]]
 Install = Callable[..., Path]
 
 SLEEPER = """
@@ -84,9 +82,7 @@ async def test_one_slow_task_holds_nobody_up(sandbox: Sandbox, daemon: Start, sl
     assert await worker.metric('tasks_processed_total{status="succeeded",task_type="sleep"}') == 20
 
 
-async def test_what_a_processor_may_do_and_what_becomes_of_it(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually, sleeper: Path
-) -> None:
+async def test_what_a_processor_may_do_and_what_becomes_of_it(sandbox: Sandbox, daemon: Start, sleeper: Path) -> None:
     """TaskError fails, Retry waits, three crashes fail without user text, models are JSON, built-ins go on beside."""
     secret = "text-of-a-user"
 
@@ -222,18 +218,13 @@ class KillingProcessor(BaseProcessor):
 """
 
 
-def sorted_out(worker: Any) -> bool:
+def sorted_out(worker: DaemonProcess) -> bool:
     """Has it said what became of the tasks that were in flight?"""
     return bool(worker.events("recovery.started") or worker.events("task.quarantined"))
 
 
-async def skipped(worker: Any) -> bool:
-    """Has a poll passed over a quarantined task?"""
-    return bool(await worker.metric('tasks_skipped_total{reason="quarantined"}') >= 1)
-
-
 async def test_a_task_that_kills_the_process_is_found_and_set_aside(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually, install: Install
+    sandbox: Sandbox, daemon: Start, install: Install
 ) -> None:
     """Two deaths in company, three isolated, between other work; companions are cleared. Set aside until a retry."""
     site = install("acme_kill", KILLER, kill="acme_kill:KillingProcessor")
@@ -263,7 +254,7 @@ async def test_a_task_that_kills_the_process_is_found_and_set_aside(
     assert [sandbox.tasks[task_id].result for task_id in others] == [{"attempt": 3}] * 4
     assert sandbox.tasks[poison].state == "pending"
     assert await worker.metric("quarantined_tasks") == 1
-    assert await eventually(lambda: skipped(worker))
+    await worker.metric_when('tasks_skipped_total{reason="quarantined"}', lambda polls: polls >= 1)
     listed = await worker.command("outbox", "list", "--dead")
     assert poison in listed.out
     assert "quarantined" in listed.out

@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,11 @@ from typing import Any
 import pytest
 
 from ai_task_processor.sandbox.app import Sandbox
-from tests.e2e.conftest import COMMAND, DaemonProcess, process_environment, run_command
-
-Start = Callable[..., Awaitable[DaemonProcess]]
-Eventually = Callable[..., Awaitable[Any]]
+from tests.e2e.conftest import COMMAND, Start, eventually, process_environment, run_command, spawned
 
 SIGTERM_IN_MASK = 1 << (signal.SIGTERM - 1)
 RUN_PY = str(Path(__file__).parents[2] / "run.py")
 CLOSED = {"stdin": "<&-", "stdout": ">&-", "stderr": "2>&-"}
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 @asynccontextmanager
@@ -37,19 +26,14 @@ async def started(
     directory: Path, settings: Mapping[str, str], *command: str, **streams: Any
 ) -> AsyncIterator[Process]:
     """A process as process one of a container is: nothing happens to a signal without a handler."""
-    process = await asyncio.create_subprocess_exec(
+    async with spawned(
         *command,
         cwd=directory,
         env=process_environment(settings),
         preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
         **{"stdin": DEVNULL, "stdout": DEVNULL, "stderr": DEVNULL} | streams,
-    )
-    try:
+    ) as process:
         yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 async def exit_code(process: Process, timeout: float = 60) -> int:
@@ -57,9 +41,7 @@ async def exit_code(process: Process, timeout: float = 60) -> int:
         return await process.wait()
 
 
-async def test_answers_that_came_while_we_were_stopped_count(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually
-) -> None:
+async def test_answers_that_came_while_we_were_stopped_count(sandbox: Sandbox, daemon: Start) -> None:
     """SIGSTOP for 6 s with timeouts of 2 s: nothing is reported or paid again, no circuit opens, the probe is content.
 
     The task API hangs up meanwhile, as Node.js does after 5 s: no request is lost to a dead connection either.
@@ -92,9 +74,7 @@ raise SystemExit(cli.main(["run"]))
 """
 
 
-async def test_health_does_not_complain_about_a_stop(
-    sandbox: Sandbox, tmp_path: Path, free_port: int, eventually: Eventually
-) -> None:
+async def test_health_does_not_complain_about_a_stop(sandbox: Sandbox, tmp_path: Path, free_port: int) -> None:
     """Asked while the process was stopped for longer than the poll loop may hang: 200 as soon as it goes on."""
     settings = {**sandbox.environment(), "DATA_DIR": str(tmp_path / "data"), "METRICS_PORT": str(free_port)}
     async with started(tmp_path, settings, sys.executable, "-c", SHORT_TICKS) as process:
@@ -127,7 +107,7 @@ def has_loaded(process: Process, library: str) -> bool:
     ids=["module", "run.py", "script"],
 )
 async def test_a_signal_that_comes_early_is_not_lost(
-    sandbox: Sandbox, command: tuple[str, ...], moment: str, tmp_path: Path, eventually: Eventually
+    sandbox: Sandbox, command: tuple[str, ...], moment: str, tmp_path: Path
 ) -> None:
     """The handlers stand before the first large library is loaded; what they remember drains the daemon."""
     settings = {**sandbox.environment(), "DATA_DIR": str(tmp_path / "data")}
@@ -143,9 +123,7 @@ async def test_a_signal_that_comes_early_is_not_lost(
 
 
 @pytest.mark.parametrize(("command", "code"), [("doctor", 143), ("sandbox", 0), ("demo", 130)])
-async def test_other_commands_end_by_an_early_signal(
-    command: str, code: int, tmp_path: Path, eventually: Eventually
-) -> None:
+async def test_other_commands_end_by_an_early_signal(command: str, code: int, tmp_path: Path) -> None:
     """Each in its usual way, as process one, too."""
     port = ["--port", "0"] if command == "sandbox" else []
     async with started(tmp_path, {}, *COMMAND, command, *port) as process:
@@ -222,7 +200,7 @@ async def test_exit_codes_do_not_depend_on_the_standard_streams(sandbox: Sandbox
 
 @pytest.mark.parametrize("streams", ["stderr", "gone stdout stderr"])
 async def test_a_drain_that_leaves_something_says_so(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually, streams: str, tmp_path: Path
+    sandbox: Sandbox, daemon: Start, streams: str, tmp_path: Path
 ) -> None:
     """75 when a result is left, also when nobody hears of it. A signal ends its patience."""
     sandbox.faults.add("patch", status=503)

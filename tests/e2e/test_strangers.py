@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.conftest import Finished, Start, eventually
+
 PACKAGES = Path(__file__).parent / "packages"
 KINDS = {
     "acme_folder": ("sources", {"folder": "acme_folder:FolderSource"}),
@@ -14,7 +16,6 @@ KINDS = {
     "acme_lines": ("sinks", {"lines": "acme_lines:LinesSink"}),
     "acme_words": ("processors", {"words": "acme_words:WordsProcessor"}),
 }
-Start = Callable[..., Awaitable[Any]]
 
 
 @pytest.fixture
@@ -44,9 +45,7 @@ def outcome(folder: Path, name: str) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-async def test_a_daemon_of_strangers_parts(
-    bare_daemon: Start, eventually: Start, strangers: dict[str, str], tmp_path: Path
-) -> None:
+async def test_a_daemon_of_strangers_parts(bare_daemon: Start, strangers: dict[str, str], tmp_path: Path) -> None:
     """Tasks come from files, results are kept in memory, written to a sink and reported; their metrics are served."""
     folder = tmp_path / "tasks"
     for n in range(20):
@@ -68,7 +67,7 @@ async def test_a_daemon_of_strangers_parts(
 
 
 async def test_leases_are_kept_alive_and_lost_or_cancelled_ones_stop(
-    bare_daemon: Start, eventually: Start, strangers: dict[str, str], tmp_path: Path
+    bare_daemon: Start, strangers: dict[str, str], tmp_path: Path
 ) -> None:
     """A task that takes three leases is done once; one whose lease somebody else has is dropped; one is cancelled."""
     folder = tmp_path / "tasks"
@@ -101,7 +100,7 @@ async def test_leases_are_kept_alive_and_lost_or_cancelled_ones_stop(
     ],
 )
 async def test_a_wrong_name_says_which_there_are(
-    command: Start, strangers: dict[str, str], change: dict[str, str], complaint: str
+    command: Callable[..., Awaitable[Finished]], strangers: dict[str, str], change: dict[str, str], complaint: str
 ) -> None:
     """Exit code 78 and one line with the remedy."""
     ended = await command(strangers | change, "run")

@@ -14,18 +14,20 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.net.client import HttpClient, Tokens, make_client
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def with_header(line: bytes) -> bytes:
+    """``OK``, and this header with it."""
+    return OK.replace(b"\r\n", b"\r\n" + line + b"\r\n", 1)
+
+
 NETWORK = NetworkSettings.model_validate({})
 
 
@@ -115,7 +117,7 @@ def blocking(context: ssl.SSLContext) -> Iterator[tuple[str, list[str]]]:
                     connection.do_handshake()
                     connection.recv(2**16)
                     served.append(connection.getpeercert()["subject"][0][0][1])  # type: ignore[index]
-                    connection.sendall(OK.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+                    connection.sendall(with_header(b"Connection: close"))
                 except OSError:
                     # What is closed with something unread resets the connection, and the alert may be lost.
                     connection = socket.socket(fileno=connection.detach())  # type: ignore[assignment]
@@ -136,40 +138,47 @@ def blocking(context: ssl.SSLContext) -> Iterator[tuple[str, list[str]]]:
 
 
 class Authority:
-    """Signs certificates; ``pem`` is its own."""
+    """Signs certificates for 127.0.0.1 and the name of whom they are for; ``pem`` is its own."""
 
-    def __init__(self, folder: Path, above: "Authority | None" = None, *, name: str = "root") -> None:
+    def __init__(self, folder: Path, above: "Authority | None" = None, *, name: str = "root", days: float = 1) -> None:
         self._folder, self._above = folder, above
         self._serial = 1
         self.key, self.name = ec.generate_private_key(ec.SECP256R1()), _name(name)
         self.pem = folder / f"authority-{name}.pem"
         signer = above or self
-        self.certificate = signer.sign(self.name, self.key.public_key(), authority=True)
+        self.certificate = signer.sign(name, self.key.public_key(), authority=True, days=days)
         self.pem.write_bytes(self.certificate)
 
-    def sign(self, name: x509.Name, key: ec.EllipticCurvePublicKey, *, authority: bool, days: int = 1) -> bytes:
+    def sign(self, name: str, key: ec.EllipticCurvePublicKey, *, authority: bool, days: float = 1) -> bytes:
         self._serial += 1
         end = datetime.now(UTC) + timedelta(days=days)
-        builder = x509.CertificateBuilder(self.name, name, key, self._serial, end - timedelta(days=2 + abs(days)), end)
-        address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-        builder = builder.add_extension(address, critical=False)
+        start = end - timedelta(days=2 + abs(days))
+        builder = x509.CertificateBuilder(self.name, _name(name), key, self._serial, start, end)
+        names = [x509.IPAddress(ip_address("127.0.0.1")), x509.DNSName(name)]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         builder = builder.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
     def issue(self, name: str, *, password: str | None = None, days: int = 1) -> Path:
         """A file with a certificate, the authorities between, and the key."""
         key = ec.generate_private_key(ec.SECP256R1())
+        pem = self.sign(name, key.public_key(), authority=False, days=days)
+        return self._file(name, pem + (b"" if self._above is None else self.certificate), key, password)
+
+    def own(self) -> Path:
+        """A file with its own certificate and the key."""
+        return self._file("own", self.certificate, self.key)
+
+    def _file(self, name: str, pem: bytes, key: ec.EllipticCurvePrivateKey, password: str | None = None) -> Path:
         hidden = NoEncryption() if password is None else BestAvailableEncryption(password.encode())
-        pem = self.sign(_name(name), key.public_key(), authority=False, days=days)
-        chain = b"" if self._above is None else self.certificate
         path = self._folder / f"{name}.pem"
-        path.write_bytes(pem + chain + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, hidden))
+        path.write_bytes(pem + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, hidden))
         return path
 
-    def context(self, *, clients: bool = False) -> ssl.SSLContext:
-        """A server's; ``clients``: it demands a certificate of ours from everybody."""
+    def context(self, *, clients: bool = False, itself: bool = False) -> ssl.SSLContext:
+        """A server's; ``clients``: it demands a certificate of ours from everybody; ``itself``: it shows our own."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.issue("server"))
+        context.load_cert_chain(self.own() if itself else self.issue("server"))
         if clients:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(self.pem)

@@ -18,7 +18,8 @@ from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, Misconfigure
 from ai_task_processor.net import client as module
 from ai_task_processor.net.answers import Answer
 from ai_task_processor.net.client import HttpClient, deadline
-from tests.contract.http.servers import OK, Server, client_of, serving
+from tests.contract.helpers import failing
+from tests.contract.http.servers import OK, Server, Talk, client_of, serving, with_header
 
 NO = OK.replace(b"ok", b"no")
 REFUSED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"
@@ -49,6 +50,33 @@ async def by_httpx2(client: HttpClient, server: Server) -> tuple[int, bytes]:
     return answer.status_code, answer.content
 
 
+def after(wait: Callable[[], Awaitable[object]], answer: bytes) -> Talk:
+    """Answers so when it has waited."""
+
+    async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await wait()
+        writer.write(answer)
+        await writer.drain()
+
+    return talk
+
+
+@dataclass
+class Pouring:
+    """Sends pieces of a large body for as long as somebody takes them."""
+
+    piece: int
+    sent: int = 0
+
+    async def talk(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(bytes(self.piece))
+                await writer.drain()
+                self.sent += self.piece
+
+
 Way = Callable[[HttpClient, Server], Awaitable[tuple[int, bytes]]]
 every_way = pytest.mark.parametrize("way", [by_exchange, by_get, read, by_httpx2])
 
@@ -71,8 +99,7 @@ async def test_a_lost_answer_is_ambiguous(way: Way) -> None:
 
     async with serving(OK, hang_up, OK) as server, client_of(server.url) as client:
         await way(client, server)
-        with pytest.raises(Ambiguous):
-            await way(client, server)
+        await failing(Ambiguous, way(client, server))
         assert len(server.heads) == 2
         assert await way(client, server) == (200, b"ok")
 
@@ -90,7 +117,7 @@ async def test_paths_are_sent_as_quoted(target: str) -> None:
 
 async def test_what_is_sent_along() -> None:
     """Nothing but what we say: no cookie that was set, and a header of a request in place of the client's own."""
-    cookie = OK.replace(b"\r\n", b"\r\nSet-Cookie: session=1; Path=/\r\n", 1)
+    cookie = with_header(b"Set-Cookie: session=1; Path=/")
     async with serving(cookie) as server, client_of(server.url) as client:
         for way in (by_exchange, by_httpx2, by_exchange, by_httpx2):
             await way(client, server)
@@ -113,8 +140,7 @@ async def test_a_redirect_is_an_answer(way: Way) -> None:
 async def test_nothing_ends_a_line_early(headers: dict[str, str]) -> None:
     """A line break in a header would begin another header, or another request."""
     async with serving(OK) as server, client_of(server.url) as client:
-        with pytest.raises(Misconfigured):
-            await client.exchange("GET", server.url, headers=headers, timeout_s=5)
+        await failing(Misconfigured, client.exchange("GET", server.url, headers=headers, timeout_s=5))
     assert server.heads == []
 
 
@@ -124,9 +150,9 @@ async def test_nothing_ends_a_line_early(headers: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", id="close"),
+        pytest.param(with_header(b"Connection: close"), id="close"),
         pytest.param(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", id="HTTP/1.0"),
-        pytest.param(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=1\r\nContent-Length: 2\r\n\r\nok", id="one second"),
+        pytest.param(with_header(b"Keep-Alive: timeout=1"), id="one second"),
         pytest.param(OK + NO, id="a second answer"),
     ],
 )
@@ -140,7 +166,7 @@ async def test_what_cannot_be_used_again_is_not(answer: bytes) -> None:
 
 async def test_a_longer_keep_alive_is_heeded_again() -> None:
     """The last word of the server counts."""
-    short = OK.replace(b"\r\n", b"\r\nKeep-Alive: timeout=1\r\n", 1)
+    short = with_header(b"Keep-Alive: timeout=1")
     async with serving(short, OK) as server, client_of(server.url) as client:
         for _ in range(4):
             await ask(client, server)
@@ -163,14 +189,33 @@ async def test_a_server_that_hung_up_between_two_requests(stalled: bool) -> None
     assert server.connections == 2
 
 
+async def test_a_server_that_closes_behind_each_answer_is_told_in_words() -> None:
+    """It does not say so, and the next request meets the closing connection."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2)
+        writer.write(OK)
+        await writer.drain()
+        writer.close()
+
+    async with serving(answer) as server, client_of(server.url) as client:
+        told = set[str]()
+        for _ in range(20):
+            try:
+                await ask(client, server, b"{}")
+            except RemoteError as error:
+                told.add(str(error))
+    assert told
+    assert all("the server closed the connection" in sentence or "reset" in sentence for sentence in told), told
+
+
 async def test_bytes_that_nobody_asked_for_answer_nothing() -> None:
     """What comes while nothing is asked is not taken for the next answer, and the next request is not sent there."""
     async with serving(OK) as server, client_of(server.url) as client:
         await ask(client, server)
         server.writers[0].write(NO)
         await asyncio.sleep(0.05)
-        with pytest.raises(Unsent):
-            await ask(client, server)
+        await failing(Unsent, ask(client, server))
         assert (await ask(client, server)).content == b"ok"
     assert (server.connections, len(server.heads)) == (2, 2)
 
@@ -190,18 +235,12 @@ async def test_what_was_not_read_takes_its_connection_along() -> None:
 @pytest.mark.parametrize("after_s", [0.0, 0.001, 0.02])
 async def test_a_cancelled_request_takes_its_connection_along(after_s: float) -> None:
     """Its answer would be taken for that of the next request."""
-
-    async def late(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.05)
-        writer.write(NO)
-        await writer.drain()
-
+    late = after(lambda: asyncio.sleep(0.05), NO)
     async with serving(late, OK) as server, client_of(server.url, connections=1) as client:
         request = asyncio.create_task(ask(client, server))
         await asyncio.sleep(after_s)
         request.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await request
+        await failing(asyncio.CancelledError, request)
         await asyncio.sleep(0.06)
         # The first may still meet the server that was to answer late: it was never told of the cancelled request.
         answers = await asyncio.gather(*(ask(client, server) for _ in range(3)))
@@ -220,8 +259,7 @@ async def test_a_server_that_reads_nothing_is_left_at_once() -> None:
         ended.set()
 
     async with serving(stare) as server, client_of(server.url) as client:
-        with pytest.raises(TimedOut):
-            await ask(client, server, bytes(50 * 2**20), timeout_s=0.2)
+        await failing(TimedOut, ask(client, server, bytes(50 * 2**20), timeout_s=0.2))
         async with asyncio.timeout(2):
             await ended.wait()
 
@@ -236,8 +274,8 @@ async def test_a_server_that_reads_nothing_is_left_at_once() -> None:
         pytest.param(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + OK, b"ok", id="hints"),
         pytest.param(b"HTTP/1.1 204 No Content\r\n\r\n", b"", id="204"),
         pytest.param(OK.replace(b"\r", b""), b"ok", id="bare line feeds"),
-        pytest.param(OK.replace(b"\r\n", b"\r\nX: a\r\n b\r\n", 1), b"ok", id="folded header"),
-        pytest.param(OK.replace(b"\r\n", b"\r\nX: " + b"x" * 60_000 + b"\r\n", 1), b"ok", id="long header"),
+        pytest.param(with_header(b"X: a\r\n b"), b"ok", id="folded header"),
+        pytest.param(with_header(b"X: " + b"x" * 60_000), b"ok", id="long header"),
     ],
 )
 async def test_an_answer_in_another_dress(answer: bytes, content: bytes) -> None:
@@ -275,11 +313,10 @@ async def test_an_answer_that_is_none(answer: bytes, told: str) -> None:
         writer.close()
 
     async with serving(say, OK) as server, client_of(server.url) as client:
-        with pytest.raises(Ambiguous) as raised:
-            await ask(client, server)
+        raised = await failing(Ambiguous, ask(client, server))
         assert (await ask(client, server)).content == b"ok"
-    assert str(raised.value).startswith(told)
-    assert "hush" not in str(raised.value)
+    assert str(raised).startswith(told)
+    assert "hush" not in str(raised)
     assert server.connections == 2
 
 
@@ -296,53 +333,33 @@ async def test_the_deadline_is_total() -> None:
     async with serving(drip) as server, client_of(server.url) as client:
         loop = asyncio.get_running_loop()
         started_at = loop.time()
-        with pytest.raises(TimedOut):
-            await ask(client, server, timeout_s=0.3)
+        await failing(TimedOut, ask(client, server, timeout_s=0.3))
         assert 0.29 <= loop.time() - started_at < 3.0
 
 
 @pytest.mark.parametrize("way", [by_exchange, read, by_httpx2])
 async def test_a_body_over_the_limit_is_not_read_to_its_end(way: Way) -> None:
     """The rest is left where it is, and the connection with it."""
-
-    async def pour(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
-        with contextlib.suppress(ConnectionError):
-            while not writer.is_closing():
-                writer.write(bytes(2**16))
-                await writer.drain()
-
-    async with serving(pour, OK) as server, client_of(server.url) as client:
-        with pytest.raises(InvalidAnswer):
-            await way(client, server)
+    async with serving(Pouring(2**16).talk, OK) as server, client_of(server.url) as client:
+        await failing(InvalidAnswer, way(client, server))
         assert await way(client, server) == (200, b"ok")
 
 
 async def test_a_stream_presses_back() -> None:
     """A reader that is slow keeps the server waiting, not the memory growing."""
-    sent = 0
-
-    async def pour(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal sent
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
-        with contextlib.suppress(ConnectionError):
-            while not writer.is_closing():
-                writer.write(bytes(2**20))
-                await writer.drain()
-                sent += 2**20
-
+    pouring = Pouring(2**20)
     async with (
-        serving(pour) as server,
+        serving(pouring.talk) as server,
         client_of(server.url, limit=None) as client,
         client.opened(f"{server.url}/x") as answer,
     ):
         chunks = answer.aiter_bytes()
         await anext(chunks)
         await asyncio.sleep(0.2)
-        before = sent
+        before = pouring.sent
         await asyncio.sleep(0.2)
-        assert sent == before < 100 * 2**20
-        while sent < before + 10 * 2**20:
+        assert pouring.sent == before < 100 * 2**20
+        while pouring.sent < before + 10 * 2**20:
             await anext(chunks)
 
 
@@ -369,16 +386,14 @@ async def test_no_more_connections_than_allowed_and_first_come_first_served(conn
     """Who finds all connections busy waits for one, in the order of coming."""
     order: list[int] = []
 
-    async def slowly(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.01)
-        writer.write(OK)
-        await writer.drain()
-
     async def one(number: int) -> None:
         await client.exchange("GET", server.url, timeout_s=5)
         order.append(number)
 
-    async with serving(slowly) as server, client_of(server.url, connections=connections) as client:
+    async with (
+        serving(after(lambda: asyncio.sleep(0.01), OK)) as server,
+        client_of(server.url, connections=connections) as client,
+    ):
         await asyncio.gather(*(one(number) for number in range(10)))
     assert server.connections == connections
     assert connections > 1 or order == list(range(10))
@@ -387,26 +402,18 @@ async def test_no_more_connections_than_allowed_and_first_come_first_served(conn
 async def test_nobody_waits_for_a_connection_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing was sent then. Those who gave up leave no hole in the queue."""
     free = asyncio.Event()
-
-    async def hang(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await free.wait()
-        writer.write(OK)
-        await writer.drain()
-
-    async with serving(hang) as server, client_of(server.url, connections=1) as client:
+    async with serving(after(free.wait, OK)) as server, client_of(server.url, connections=1) as client:
         client.pool._connect_timeout_s = 0.05
         first = asyncio.create_task(client.exchange("GET", server.url, timeout_s=5))
         await asyncio.sleep(0.02)
-        with pytest.raises(Unsent, match="no connection in time"):
-            await ask(client, server)
+        await failing(Unsent, ask(client, server), "no connection in time")
         cancelled = asyncio.create_task(ask(client, server))
         await asyncio.sleep(0)
         cancelled.cancel()
         free.set()
         assert (await first).content == b"ok"
         assert (await client.exchange("GET", server.url, timeout_s=5)).content == b"ok"
-        with pytest.raises(asyncio.CancelledError):
-            await cancelled
+        await failing(asyncio.CancelledError, cancelled)
     assert server.connections == 1
 
 
@@ -415,14 +422,12 @@ async def test_two_thousand_at_once() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     here, gate = asyncio.Event(), asyncio.Event()
 
-    async def together(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def together() -> None:
         if server.connections == 2000:
             here.set()
         await gate.wait()
-        writer.write(OK)
-        await writer.drain()
 
-    async with serving(together) as server, client_of(server.url, connections=2000) as client:
+    async with serving(after(together, OK)) as server, client_of(server.url, connections=2000) as client:
         asked = [asyncio.create_task(client.exchange("GET", server.url, timeout_s=60)) for _ in range(2000)]
         await here.wait()
         gate.set()
@@ -442,7 +447,7 @@ async def test_the_next_address_gets_its_chance_and_names_are_looked_up_again(mo
 
     monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", resolve)
     monkeypatch.setattr(module, "DNS_TTL_S", 0)
-    async with serving(OK.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)) as server:
+    async with serving(with_header(b"Connection: close")) as server:
         server.url = server.url.replace("127.0.0.1", "api.test")
         async with client_of(server.url) as client:
             for _ in range(2):
@@ -456,9 +461,8 @@ async def test_nobody_listens() -> None:
         pass
     for url in (server.url, server.url.replace("127.0.0.1", "localhost")):
         async with client_of(url) as client:
-            with pytest.raises(RemoteError) as raised:
-                await client.exchange("GET", url, timeout_s=5)
-        assert (type(raised.value), str(raised.value)) == (Unsent, "connection refused")
+            raised = await failing(Unsent, client.exchange("GET", url, timeout_s=5))
+        assert str(raised) == "connection refused"
 
 
 # --- tokens

@@ -11,10 +11,11 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from ai_task_processor.core.errors import RemoteError, Unsent
+from ai_task_processor.core.errors import Unsent
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.net import tls
 from ai_task_processor.net.client import HttpClient
+from tests.contract.helpers import failing
 from tests.contract.http.servers import NETWORK, OK, Authority, Server, blocking, client_of, serving
 
 
@@ -33,10 +34,7 @@ async def get(url: str, network: NetworkSettings = NETWORK) -> bytes:
 
 
 async def failure(url: str, network: NetworkSettings = NETWORK) -> str:
-    with pytest.raises(RemoteError) as raised:
-        await get(url, network)
-    assert type(raised.value) is Unsent
-    return str(raised.value)
+    return str(await failing(Unsent, get(url, network)))
 
 
 async def test_tls_is_verified(root: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,8 +120,7 @@ async def test_replaced_files_are_used_for_new_connections(
             for target in (first, broken, second, second):
                 await ask(client, target)
             bundle.write_bytes(Authority(tmp_path, name="other").pem.read_bytes())
-            with pytest.raises(Unsent, match="TLS"):
-                await ask(client, second)
+            await failing(Unsent, ask(client, second), "TLS")
     assert served == ["first", "first", "second", "second"]
     told = [line["event"] for line in lines if line["event"].startswith("tls.")]
     assert told[:2] == ["tls.rejected", "tls.replaced"]
@@ -171,7 +168,6 @@ async def proxying(answer: bytes) -> AsyncIterator[tuple[Server, str]]:
 
 
 async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HTTP_PROXY, HTTPS_PROXY and ALL_PROXY of the environment see nothing."""
     async with proxying(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n") as (proxy, url), serving(OK) as server:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, url)
@@ -192,6 +188,31 @@ async def test_the_proxy_of_the_settings_is_asked(status: int) -> None:
     assert len(proxy.heads) == 1
     assert proxy.heads[0].startswith(b"CONNECT nobody.invalid:443 HTTP/1.1\r\n")
     assert proxy.headers(b"proxy-authorization") == [b"Basic dXNAZXI6aDp1c2g="]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"SSH-2.0-nonsense\r\n\r\n", "the answer is no HTTP/1.1: Bad status line: Expected HTTP/, RTSP/ or ICE/"),
+        (b"", "it closed the connection without an answer"),
+    ],
+    ids=["nonsense", "nothing"],
+)
+async def test_a_proxy_that_does_not_speak_its_part(answer: bytes, reason: str) -> None:
+    """Nothing reached the server, and it is not the server that is blamed."""
+
+    async def end(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        writer.close()
+
+    async with serving(end) as proxy, client_of("https://nobody.invalid", _through(proxy.url)) as client:
+        with pytest.raises(Unsent) as caught:
+            await client.exchange("PATCH", "https://nobody.invalid/x", content=b"{}", timeout_s=5)
+    assert str(caught.value) == f"the proxy did not answer CONNECT ({reason}): look at HTTPS_PROXY and NO_PROXY"
+
+
+def _through(url: str) -> NetworkSettings:
+    return NETWORK.model_copy(update={"https_proxy": SecretStr(url.replace("http://", "http://us%40er:h%3Aush@"))})
 
 
 async def test_a_tunnel_is_used_again(root: Authority) -> None:
@@ -235,8 +256,7 @@ async def test_cancelled_twice_leaves_the_pool_usable(root: Authority, secure: b
             for _ in range(turns):
                 await asyncio.sleep(0)
             reading.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await reading
+            await failing(asyncio.CancelledError, reading)
         hanging = False
         answers = await asyncio.gather(*(client.exchange("GET", server.url, timeout_s=2) for _ in range(4)))
         assert [answer.content for answer in answers] == [b"ok"] * 4

@@ -2,21 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.sandbox.vectors import as_float32
+from tests.e2e.conftest import DaemonProcess, Start, eventually
 from tests.e2e.nestjs.upstream import KEY_CLIENT_ID, PROJECT, Upstream, new_key, target_id
 
 SMALL, LARGE = "text-embedding-3-small", "text-embedding-3-large"
 WAKE_TOKEN = "a-token-of-the-tests"
 SIGNING = {"OAUTH2_CLIENT_ID": KEY_CLIENT_ID, "OAUTH2_CLIENT_SECRET": "", "OAUTH2_AUTH_METHOD": "private_key_jwt"}
-Start = Callable[..., Awaitable[Any]]
-Eventually = Callable[..., Awaitable[Any]]
 
 
 def content(text: str, model: str = SMALL) -> dict[str, object]:
@@ -32,7 +29,7 @@ async def succeeded(upstream: Upstream, *ids: str) -> bool:
     return all(states[task_id] == "succeeded" for task_id in ids)
 
 
-async def assert_metrics(worker: Any, expected: dict[str, float]) -> None:
+async def assert_metrics(worker: DaemonProcess, expected: dict[str, float]) -> None:
     """What is served may be a moment old."""
     for _ in range(50):
         if (found := {sample: await worker.metric(sample) for sample in expected}) == expected:
@@ -42,7 +39,7 @@ async def assert_metrics(worker: Any, expected: dict[str, float]) -> None:
 
 
 async def test_200_tasks_through_expiry_rotation_and_a_restart(
-    sandbox: Sandbox, daemon: Start, upstream: Upstream, eventually: Eventually
+    sandbox: Sandbox, daemon: Start, upstream: Upstream
 ) -> None:
     """Tokens expire under way, keys change, the API is killed before it answers: one callback a task, no more."""
     spellings = ("text_embedding", "text-embedding")
@@ -100,11 +97,7 @@ async def test_200_tasks_through_expiry_rotation_and_a_restart(
     assert await worker.metric('tasks_skipped_total{reason="unknown_type"}') >= len(unknown)
     states = (await upstream.look())["states"]
     assert {states[task_id] for task_id in unknown} == {"pending"}
-
-    async def explained() -> bool:
-        return str((await worker.status())["why_idle"]) == "every listed task is skipped: 3 unknown_type"
-
-    await eventually(explained)
+    await worker.status_when(lambda status: status["why_idle"] == "every listed task is skipped: 3 unknown_type")
     await eventually(lambda: worker.events("token.accepted"), timeout=30)
     for task_id in unknown:
         await upstream.delete(task_id)
@@ -112,9 +105,7 @@ async def test_200_tasks_through_expiry_rotation_and_a_restart(
     assert await worker.stop() == 0
 
 
-async def test_a_result_that_is_refused_for_good_is_kept(
-    sandbox: Sandbox, daemon: Start, upstream: Upstream, eventually: Eventually
-) -> None:
+async def test_a_result_that_is_refused_for_good_is_kept(sandbox: Sandbox, daemon: Start, upstream: Upstream) -> None:
     """Deleted meanwhile, decided meanwhile, too large for the API: a dead letter each, and no callback.
 
     A task that failed is not among them: the API takes the reason.
@@ -137,12 +128,7 @@ async def test_a_result_that_is_refused_for_good_is_kept(
     refusals = {f'deliveries_total{{outcome="{outcome}"}}': 1.0 for outcome in ("gone", "conflict", "refused")}
     await assert_metrics(worker, {**refusals, 'deliveries_total{outcome="acknowledged"}': 2, "dead_letters": 3})
     asked = sandbox.stats.model_requests
-
-    async def left_alone() -> bool:
-        skipped: float = await worker.metric('tasks_skipped_total{reason="dead_letter"}')
-        return skipped >= 2
-
-    await eventually(left_alone)
+    await worker.metric_when('tasks_skipped_total{reason="dead_letter"}', lambda skipped: skipped >= 2)
     assert sandbox.stats.model_requests == asked
     assert (await upstream.look())["states"] == {
         decided: "failed",
@@ -157,7 +143,7 @@ async def test_a_result_that_is_refused_for_good_is_kept(
 
 
 async def test_a_client_signs_with_its_private_key(
-    sandbox: Sandbox, daemon: Start, upstream: Upstream, eventually: Eventually, private_key: Path
+    sandbox: Sandbox, daemon: Start, upstream: Upstream, private_key: Path
 ) -> None:
     """``private_key_jwt``: a new assertion for every token."""
     (task_id,) = await upstream.add(content("signed"))
@@ -178,13 +164,7 @@ async def test_a_client_signs_with_its_private_key(
     ids=["secret", "audience", "key"],
 )
 async def test_a_client_that_is_refused_says_why_and_leaves_its_tasks_pending(
-    sandbox: Sandbox,
-    daemon: Start,
-    upstream: Upstream,
-    eventually: Eventually,
-    tmp_path: Path,
-    wrong: dict[str, str],
-    code: str,
+    sandbox: Sandbox, daemon: Start, upstream: Upstream, tmp_path: Path, wrong: dict[str, str], code: str
 ) -> None:
     """A wrong secret, an audience or a key that the server does not know: no token, nothing processed, not ready."""
     if wrong is SIGNING:
@@ -201,7 +181,7 @@ async def test_a_client_that_is_refused_says_why_and_leaves_its_tasks_pending(
 
 
 async def test_a_mark_is_a_claim_where_the_api_lets_only_one_through(
-    sandbox: Sandbox, daemon: Start, upstream: Upstream, eventually: Eventually
+    sandbox: Sandbox, daemon: Start, upstream: Upstream
 ) -> None:
     """``in_progress`` only from ``pending``: whoever comes second gets a 409, and leaves the task to the other."""
     taken, own = await upstream.add(content("taken"), content("own"))
@@ -217,20 +197,13 @@ async def test_a_mark_is_a_claim_where_the_api_lets_only_one_through(
     assert sandbox.stats.model_inputs == 1
 
 
-async def test_the_api_wakes_an_idle_daemon(
-    sandbox: Sandbox, daemon: Start, upstream: Upstream, eventually: Eventually
-) -> None:
+async def test_the_api_wakes_an_idle_daemon(sandbox: Sandbox, daemon: Start, upstream: Upstream) -> None:
     """A task that is saved is acknowledged moments later, long before the next poll."""
     worker = await daemon(**upstream.settings() | {"POLLING_INTERVAL_SECONDS": "3600", "WAKE_TOKEN": WAKE_TOKEN})
     wake_url = f"http://127.0.0.1:{worker.port}/wake"
     await upstream.set_environment(WORKER_WAKE_URL=wake_url, WAKE_TOKEN=WAKE_TOKEN)
-
     # An idle daemon polls after half a second, one, two, four: by itself the next poll comes six seconds later.
-    async def idle() -> bool:
-        polls: float = await worker.metric('polls_total{outcome="empty"}')
-        return polls == 5
-
-    await eventually(idle, timeout=30)
+    await worker.metric_when('polls_total{outcome="empty"}', lambda polls: polls == 5, timeout=30)
     (task_id,) = await upstream.add(content("new"))
     await eventually(lambda: succeeded(upstream, task_id), timeout=5)
     await assert_metrics(worker, {"wakeups_total": 1})

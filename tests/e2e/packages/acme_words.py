@@ -2,14 +2,7 @@
 
 import asyncio
 
-from ai_task_processor.processors.base import (
-    BaseProcessor,
-    Group,
-    Task,
-    TaskError,
-    TaskResult,
-    setting,
-)
+from ai_task_processor.processors.base import BaseProcessor, Group, Task, TaskError, TaskResult, setting
 
 
 class WordsSettings(Group):

@@ -4,7 +4,9 @@ import asyncio
 import io
 import ssl
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from rich.console import Console
@@ -26,17 +28,14 @@ NOW = datetime(2026, 5, 17, 3, 0, 0, tzinfo=UTC)
 
 
 def auth(method: str = "client_secret_basic") -> AuthSettings:
-    return AuthSettings.model_validate(
-        {"OAUTH2_TOKEN_URL": "https://id.example.com/token", "OAUTH2_CLIENT_ID": "me", "OAUTH2_AUTH_METHOD": method}
-    )
+    names = {"OAUTH2_TOKEN_URL": "https://id.example.com/token", "OAUTH2_CLIENT_ID": "me"}
+    return AuthSettings.model_validate(names | {"OAUTH2_AUTH_METHOD": method})
 
 
 def caused(error: errors.RemoteError, *causes: BaseException) -> errors.RemoteError:
     """The error as a library raises it: each cause below the one before."""
-    above: BaseException = error
-    for cause in causes:
+    for above, cause in pairwise((error, *causes)):
         above.__cause__ = cause
-        above = cause
     return error
 
 
@@ -78,17 +77,18 @@ def test_a_missing_connection_is_explained(
     assert [word for word in words if word not in f"{finding.text} {finding.remedy}"] == []
 
 
-def test_an_unknown_authority_is_looked_for_in_the_bundle_when_there_is_one() -> None:
-    """CA_BUNDLE is set already: then it is its content that is wrong."""
-    finding = unreachable(caused(errors.Unsent("x"), distrust(20)), bundled=True)
-    assert "add the authority's root" in finding.remedy
-
-
-def test_a_proxy_in_between_is_named() -> None:
-    """A refused connection may be the proxy's: the finding names both."""
-    finding = unreachable(caused(errors.Unsent("x"), ConnectionRefusedError(111, "no")), proxied=True)
-    assert "(or the proxy)" in finding.text
-    assert "HTTPS_PROXY" in finding.remedy
+@pytest.mark.parametrize(
+    ("way", "cause", "text", "remedy"),
+    [
+        ("bundled", distrust(20), "", "add the authority's root"),
+        ("proxied", ConnectionRefusedError(111, "no"), "(or the proxy)", "HTTPS_PROXY"),
+    ],
+)
+def test_a_bundle_or_a_proxy_is_named(way: str, cause: BaseException, text: str, remedy: str) -> None:
+    """The content of a CA_BUNDLE may be wrong, and a refused connection may be the proxy's."""
+    finding = unreachable(caused(errors.Unsent("x"), cause), **{way: True})
+    assert text in finding.text
+    assert remedy in finding.remedy
 
 
 def test_a_connection_without_an_answer_is_left_to_later_checks() -> None:
@@ -109,7 +109,6 @@ def test_a_connection_without_an_answer_is_left_to_later_checks() -> None:
     ],
 )
 def test_each_refusal_of_a_token_has_its_remedy(code: str, words: tuple[str, ...]) -> None:
-    """The registered codes lead to the settings that they are about."""
     remedy = token_remedy(f"the token endpoint refuses the client: {code}", auth())
     assert [word for word in words if word not in remedy] == []
 
@@ -122,27 +121,23 @@ def test_a_client_with_a_key_is_not_sent_to_its_secret() -> None:
 
 
 @pytest.mark.parametrize(
-    ("problem", "text", "remedy"),
+    ("text", "rest", "remedy"),
     [
-        ("A_NAME is missing: set it to the base URL", "A_NAME is missing", "set A_NAME to the base URL"),
-        ("A_NAME must be one of a, b", "A_NAME must be one of a, b", "correct A_NAME"),
-        ("A_NAME names an empty file: write the secret into it", "A_NAME names an empty file",
-         "A_NAME: write the secret into it"),
-        ('A_NAME must be a JSON object, for example {"a": "b"}', 'A_NAME must be a JSON object, for example {"a": "b"}',
-         "correct A_NAME"),
-        (".env, line 3 is not readable: write NAME=value", ".env, line 3 is not readable", ".env: write NAME=value"),
-        ("the source 'a' of the package 'b' cannot be loaded: uninstall it",
-         "the source 'a' of the package 'b' cannot be loaded", "uninstall it"),
+        ("A_NAME is missing", ": set it to the base URL", "set A_NAME to the base URL"),
+        ("A_NAME must be one of a, b", "", "correct A_NAME"),
+        ("A_NAME names an empty file", ": write the secret into it", "A_NAME: write the secret into it"),
+        ('A_NAME must be a JSON object, for example {"a": "b"}', "", "correct A_NAME"),
+        (".env, line 3 is not readable", ": write NAME=value", ".env: write NAME=value"),
+        ("the source 'a' of the package 'b' cannot be loaded", ": uninstall it", "uninstall it"),
     ],
-)  # fmt: skip
-def test_a_mistake_names_its_variable_in_the_remedy(problem: str, text: str, remedy: str) -> None:
+)
+def test_a_mistake_names_its_variable_in_the_remedy(text: str, rest: str, remedy: str) -> None:
     """The problem on one line, the remedy on the next, which can be understood without the first."""
-    assert checks.mistake(problem) == Finding("failure", text, remedy, 78)
+    assert checks.mistake(text + rest) == Finding("failure", text, remedy, 78)
 
 
 @pytest.mark.parametrize(
-    ("codes", "expected"),
-    [([], 0), ([69], 69), ([69, 73], 73), ([73, 78, 69], 78), ([69, 69], 69)],
+    ("codes", "expected"), [([], 0), ([69], 69), ([69, 73], 73), ([73, 78, 69], 78), ([69, 69], 69)]
 )
 def test_the_most_specific_code_wins(codes: list[int], expected: int) -> None:
     """78 before 73 before 69; warnings and skipped checks are no failure."""
@@ -181,7 +176,7 @@ def test_a_list_is_counted_by_what_can_be_done() -> None:
 def test_the_skew_is_read_off_a_fresh_answer(date: str | None, age: str | None, expected: float | None) -> None:
     """The date is cut to seconds, so half of one is added; no date, or that of a cache, is no evidence."""
     headers = {name: value for name, value in (("date", date), ("age", age)) if value}
-    seen = Remote("task API", "API_BASE_URL", "https://api.example.com")
+    seen = replace(API)
     checks.note([seen], lambda: NOW, Answer(200, headers))
     assert seen.skew_s == expected
 
@@ -192,8 +187,8 @@ def test_the_skew_is_read_off_a_fresh_answer(date: str | None, age: str | None, 
 )
 async def test_thirty_seconds_of_skew_are_too_much(skew: float | None, mark: str, word: str) -> None:
     """Beyond it a warning says which way to turn the clock, and that NTP does it."""
-    told = Remote("task API", "API_BASE_URL", "https://api.example.com", skew_s=skew)
-    (finding,) = [each async for each in checks.clocks([told, Remote("database", "A_URL", "postgresql://host")])]
+    database = Remote("database", "A_URL", "postgresql://host")
+    (finding,) = [each async for each in checks.clocks([replace(API, skew_s=skew), database])]
     assert finding.mark == mark
     assert word in finding.text
     assert ("NTP" in finding.remedy) == (mark == "warning")
@@ -290,7 +285,6 @@ def test_a_finding_is_one_line_and_its_remedy_another() -> None:
 
 
 def test_colours_are_for_terminals() -> None:
-    """Escape codes reach a terminal, and nothing else."""
     for terminal in (True, False):
         target, raw = on_screen(terminal=terminal)
         target.add("token", ok("fine"))

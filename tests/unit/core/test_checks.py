@@ -39,14 +39,9 @@ def test_a_refusal_says_whose_fault_it_is(error: Exception, code: int, words: tu
 def test_a_redirect_is_explained_by_its_own_remedy() -> None:
     """Whether or not a web page comes with it."""
     page = Remote("task API", "API_BASE_URL", "http://api.example.com", page=True)
-    error = errors.Misconfigured(
-        "the task API answered 308, a redirect to https://api.example.com: use https in X", status=308
-    )
-    finding = refused(error, page, {})
-    assert (finding.text, finding.remedy) == (
-        "the task API answered 308, a redirect to https://api.example.com",
-        "use https in X",
-    )
+    text = "the task API answered 308, a redirect to https://api.example.com"
+    finding = refused(errors.Misconfigured(f"{text}: use https in X", status=308), page, {})
+    assert (finding.text, finding.remedy) == (text, "use https in X")
 
 
 @pytest.mark.parametrize(

@@ -13,35 +13,24 @@ from pydantic import BaseModel
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.records import to_outcome
-from ai_task_processor.models.task import Completed, Failed, Failure, Receipt, Record, TaskResult, TaskStatus, Vector
+from ai_task_processor.models.task import Completed, Failed, Failure, TaskResult, TaskStatus, Vector
 from ai_task_processor.sources.nestjs.bodies import BARE_FAILURE, body_of
+from tests.unit.records import record
 
+SCALES = st.sampled_from([1.0, -1.0, 0.001, 1000.0])
 #: components of an embedding, whose largest is one of 1 to 1000
 FLOAT32 = (
     st.lists(st.floats(-1, 1, width=32).filter(lambda value: value == 0 or abs(value) > 2**-14), max_size=50)
     .flatmap(lambda rest: st.permutations([*rest, 1.0]))
-    .flatmap(
-        lambda values: st.sampled_from([1.0, -1.0, 0.001, 1000.0]).map(
-            lambda factor: [factor * value for value in values]
-        )
-    )
+    .flatmap(lambda values: SCALES.map(lambda scale: [scale * value for value in values]))
 )
+
+
+WHOLE = [float(number) for number in range(-8, 8)]
 
 
 def vector_of(*values: float) -> Vector:
     return Vector(np.array(values, "<f4").tobytes())
-
-
-def record(status: TaskStatus, body: bytes, vector: bytes | None = None) -> Record:
-    return Record(
-        receipt=Receipt("aletheia", "t"),
-        task_type="text_embedding",
-        status=status,
-        fingerprint="f",
-        finished_at=0,
-        body=body,
-        vector=vector,
-    )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +60,6 @@ class Point(BaseModel):
 
 
 def test_what_a_processor_returns_is_written() -> None:
-    """Models inside anything, text beyond ASCII, exact integers."""
     value = {"points": [Point(x=1.5)], "text": "ü€😀", "big": 2**70}
     assert json.loads(codec.dumps(value)) == {"points": [{"x": 1.5}], "text": "ü€😀", "big": 2**70}
 
@@ -95,7 +83,6 @@ def deep(levels: int) -> object:
     ids=lambda value: type(value).__name__,
 )
 def test_what_json_has_no_word_for_is_a_value_error(value: object) -> None:
-    """A processor's NaN or unknown object raises ``ValueError``."""
     with pytest.raises(ValueError):  # noqa: PT011  the writer's own words, not ours to promise
         codec.dumps(value)
 
@@ -129,12 +116,6 @@ def test_vectors_keep_every_bit(values: list[float]) -> None:
 def test_numbers_are_written_short() -> None:
     """0.1 as float32 is 0.1, not 0.10000000149011612."""
     assert body_of(Completed(TaskResult(vector=vector_of(0.1, -1.5)))) == b'{"state":"succeeded","result":[0.1,-1.5]}'
-
-
-def test_numbers_are_rounded_to_float32() -> None:
-    """A server that answers digits of a double gives the nearest float32."""
-    parsed = codec.vector([0.1, 1 / 3])
-    assert parsed == vector_of(0.1, 1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +193,7 @@ def test_base64_of_doubles_that_were_halves_is_none(length: int) -> None:
         [1e-7] * 8,
         [1e-38, -1e-40],
         [1.0] + [1e-9] * 15,
-        [float(number) for number in range(-8, 8)],
+        WHOLE,
         [127.0, -128.0] * 8,
     ],
     ids=repr,
@@ -223,33 +204,35 @@ def test_values_that_no_embedding_has_are_none(values: list[float]) -> None:
     assert codec.vector(base64.b64encode(np.array(values, "<f4").tobytes()).decode()) is None
 
 
-def test_whole_numbers_are_a_vector_where_they_must_be() -> None:
-    """Of an expected length they are what was asked for; a few, or signs alone, are no quantized vector either."""
-    whole = [float(number) for number in range(-8, 8)]
-    assert codec.vector(whole, 16) == vector_of(*whole)
-    assert codec.vector([3.0, 4.0]) == vector_of(3, 4)
-    assert codec.vector([1.0, 0.0, -1.0, 1.0] * 8) == vector_of(*[1.0, 0.0, -1.0, 1.0] * 8)
+@pytest.mark.parametrize(
+    ("values", "length", "usable"),
+    [
+        pytest.param([0.1, 1 / 3], None, True, id="digits of a double are rounded to float32"),
+        pytest.param(WHOLE, 16, True, id="whole numbers of an expected length are what was asked for"),
+        pytest.param([3.0, 4.0], None, True, id="a few whole numbers are no quantized vector"),
+        pytest.param([1.0, 0.0, -1.0, 1.0] * 8, None, True, id="nor are signs alone"),
+        pytest.param([1.0, 2.0], 2, True, id="of the expected length"),
+        pytest.param([1.0, 2.0], 3, False, id="of another length"),
+    ],
+)
+def test_numbers_are_a_vector(values: list[float], length: int | None, usable: bool) -> None:
+    assert codec.vector(values, length) == (vector_of(*values) if usable else None)
 
 
-def test_the_length_of_a_vector_is_checked() -> None:
-    """Another number of dimensions than asked for is no vector."""
-    assert codec.vector([1.0, 2.0], 2) == vector_of(1.0, 2.0)
-    assert codec.vector([1.0, 2.0], 3) is None
+OBJECT = {"model": "m", "usage": {"total_tokens": 3}}
 
 
-def test_the_result_can_be_an_object_with_the_vector() -> None:
-    """Beside an object the vector becomes its ``embedding``."""
-    body = body_of(Completed(TaskResult({"model": "m", "usage": {"total_tokens": 3}}, vector=vector_of(0.5))))
-    assert json.loads(body) == {
-        "state": "succeeded",
-        "result": {"embedding": [0.5], "model": "m", "usage": {"total_tokens": 3}},
-    }
-
-
-@pytest.mark.parametrize("output", [{"a": 1}, [1, 2], "text", 0, False, ""])
-def test_any_json_can_be_a_result(output: object) -> None:
-    """The output is sent as it is, falsy ones included."""
-    assert json.loads(body_of(Completed(TaskResult(output)))) == {"state": "succeeded", "result": output}
+@pytest.mark.parametrize(
+    ("result", "written"),
+    [
+        *((TaskResult(output), output) for output in ({"a": 1}, [1, 2], "text", 0, False, "")),
+        (TaskResult(OBJECT, vector=vector_of(0.5)), {"embedding": [0.5], **OBJECT}),
+    ],
+    ids=repr,
+)
+def test_any_json_can_be_a_result(result: TaskResult, written: object) -> None:
+    """The output is sent as it is, falsy ones included; beside an object the vector becomes its ``embedding``."""
+    assert json.loads(body_of(Completed(result))) == {"state": "succeeded", "result": written}
 
 
 def test_a_failure_is_told_with_and_without_its_reason() -> None:
@@ -262,10 +245,10 @@ def test_a_failure_is_told_with_and_without_its_reason() -> None:
 def test_a_record_tells_what_was_decided() -> None:
     """What the outbox kept comes back as the result or the failure it was."""
     vector = vector_of(1.0)
-    kept = to_outcome(record(TaskStatus.SUCCEEDED, b"null", vector.data))
-    assert kept == Completed(TaskResult(vector=vector))
-    assert to_outcome(record(TaskStatus.SUCCEEDED, b'{"a":1}')) == Completed(TaskResult({"a": 1}))
-    assert to_outcome(record(TaskStatus.FAILED, b'{"code":"x","message":"y"}')) == Failed(Failure("x", "y"))
+    assert to_outcome(record(body=b"null", vector=vector.data)) == Completed(TaskResult(vector=vector))
+    assert to_outcome(record(body=b'{"a":1}')) == Completed(TaskResult({"a": 1}))
+    failed = record(status=TaskStatus.FAILED, body=b'{"code":"x","message":"y"}')
+    assert to_outcome(failed) == Failed(Failure("x", "y"))
 
 
 def test_pseudo_vectors_never_change() -> None:

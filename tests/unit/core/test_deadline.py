@@ -35,30 +35,35 @@ async def for_ever() -> None:
     await asyncio.get_running_loop().create_future()
 
 
+def cancelling() -> int:
+    """How many cancellations are pending for this task."""
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancelling()
+
+
+async def wait_within(deadline: AbstractAsyncContextManager[Any]) -> None:
+    async with deadline:
+        await for_ever()
+
+
 async def test_what_ends_in_time_is_left_alone(timeout: Timeout) -> None:
     """No error, no cancellation left behind, and none later."""
     async with timeout(0.001):
         pass
     await asyncio.sleep(0.01)
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
+    assert cancelling() == 0
 
 
 async def test_what_takes_too_long_is_cut_off(timeout: Timeout) -> None:
     """``TimeoutError``, out of a cancellation that is no longer pending."""
     with pytest.raises(TimeoutError) as caught:
-        async with timeout(0.001):
-            await for_ever()
+        await wait_within(timeout(0.001))
     assert isinstance(caught.value.__cause__, asyncio.CancelledError)
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
+    assert cancelling() == 0
 
 
 async def test_the_block_s_own_error_is_raised(timeout: Timeout) -> None:
-    """What the block raises instead of the cancellation stands."""
-
     async def work() -> None:
         async with timeout(0.001):
             try:
@@ -72,14 +77,14 @@ async def test_the_block_s_own_error_is_raised(timeout: Timeout) -> None:
 
 async def test_a_result_that_comes_after_the_deadline_is_kept(timeout: Timeout) -> None:
     """A block that swallows its cancellation has its way, and the next await is not cancelled."""
-    done = []
+    done = False
     async with timeout(0.001):
         try:
             await for_ever()
         except asyncio.CancelledError:
-            done.append(1)
+            done = True
     await asyncio.sleep(0)
-    assert done == [1]
+    assert done
 
 
 @pytest.mark.parametrize("at_once", [False, True])
@@ -114,8 +119,7 @@ async def test_the_one_that_strikes_is_the_one_that_tells(
     try:
         async with timeout(outer):
             try:
-                async with timeout(inner):
-                    await for_ever()
+                await wait_within(timeout(inner))
             except TimeoutError:
                 told = "inner"
     except TimeoutError:
@@ -156,8 +160,7 @@ async def test_long_deadlines_share_their_timer(monkeypatch: pytest.MonkeyPatch)
     async def work() -> float:
         began = loop.time()
         with pytest.raises(TimeoutError):
-            async with ours(0.1):
-                await for_ever()
+            await wait_within(ours(0.1))
         return loop.time() - began
 
     async with asyncio.TaskGroup() as group:
@@ -170,23 +173,20 @@ async def test_long_deadlines_share_their_timer(monkeypatch: pytest.MonkeyPatch)
 
 
 Stop = Callable[[float], None]
+Wire = tuple[socket.socket, socket.socket]
 
 
 @pytest.fixture
 async def stop(monkeypatch: pytest.MonkeyPatch) -> Stop:
     """Stops the process for so long: time passes for the loop, and nothing runs."""
-    loop, stopped_s = asyncio.get_running_loop(), [0.0]
+    loop, stopped_s = asyncio.get_running_loop(), list[float]()
     running = loop.time
-    monkeypatch.setattr(loop, "time", lambda: running() + stopped_s[0])
-
-    def stop(seconds: float) -> None:
-        stopped_s[0] += seconds
-
-    return stop
+    monkeypatch.setattr(loop, "time", lambda: running() + sum(stopped_s))
+    return stopped_s.append
 
 
 @pytest.fixture
-def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
+def wire() -> Iterator[Wire]:
     """Two ends; what is sent into the first lies in the second until the loop reads it."""
     there, here = socket.socketpair()
     here.setblocking(False)
@@ -197,11 +197,7 @@ def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("pieces", [1, 20])
 async def test_what_arrived_during_a_stall_is_read(
-    wire: tuple[socket.socket, socket.socket],
-    stop: Stop,
-    pieces: int,
-    shared: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    wire: Wire, stop: Stop, pieces: int, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer in the socket is not thrown away when the process goes on after 36 s, however many reads it takes."""
     if shared:
@@ -234,14 +230,12 @@ async def test_a_deadline_counts_the_time_in_which_we_ran(stop: Stop, stalls: li
 
     heart = asyncio.create_task(beat())
     with pytest.raises(TimeoutError):
-        async with ours(0.6):
-            await for_ever()
+        await wait_within(ours(0.6))
     heart.cancel()
     assert 0.5 <= time.monotonic() - began < 3
 
 
 async def test_a_task_that_blocks_the_loop_for_ever_is_ended(stop: Stop) -> None:
-    """A deadline moves so often and no more."""
     turns = 0
 
     async def block() -> None:
@@ -275,7 +269,7 @@ def test_a_stall_counts_once(seen: list[tuple[float, float]], total_s: float) ->
     assert stalls.total_s == total_s
 
 
-async def test_a_stall_does_not_use_up_the_grace_period(wire: tuple[socket.socket, socket.socket], stop: Stop) -> None:
+async def test_a_stall_does_not_use_up_the_grace_period(wire: Wire, stop: Stop) -> None:
     """What was under way at SIGTERM and has its answer is not cut when the process was stopped meanwhile."""
     there, here = wire
     grace = GracePeriod(0.5)
@@ -297,16 +291,11 @@ async def test_the_grace_period_ends_at_its_parts() -> None:
     """Endless before the signal; then a share is cut at its part, also one that is entered later."""
     grace = GracePeriod(0.05)
     assert not grace.begun
-
-    async def work(part: float) -> None:
-        async with grace.share(part):
-            await for_ever()
-
-    early = asyncio.create_task(work(0.0))
+    early = asyncio.create_task(wait_within(grace.share(0.0)))
     await asyncio.sleep(0.1)
     assert not early.done()
     grace.begin()
-    for task in (early, asyncio.create_task(work(1.0))):
+    for task in (early, asyncio.create_task(wait_within(grace.share(1.0)))):
         with pytest.raises(TimeoutError):
             await task
     assert grace.begun

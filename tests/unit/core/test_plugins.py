@@ -1,19 +1,17 @@
 """Plug-ins: a name in the settings becomes a class, and every way in which it cannot is one line."""
 
-import sys
 import tomllib
 from collections.abc import Callable
-from importlib.metadata import Distribution, EntryPoint
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import pytest
 
 from ai_task_processor.core import plugins
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.groups import Group, setting
-from ai_task_processor.core.plugins import Kind, built_in_groups, installed, load, load_selected
+from ai_task_processor.core.plugins import Kind, Plugin, built_in_groups, installed, load, load_selected
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.rotating import RotatingProvider
@@ -22,6 +20,8 @@ from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.sources.nestjs.source import NestTaskSource
 from ai_task_processor.stores.sqlite.settings import StoreSettings
 from ai_task_processor.stores.sqlite.store import SqliteStore
+from tests.unit import packages
+from tests.unit.packages import Install
 
 
 class FolderSettings(Group):
@@ -36,28 +36,7 @@ class NoSettings:
     """Needs none."""
 
 
-Install = Callable[..., None]
-
-
-@pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Pretend that a package is installed that has these objects as entry points of a kind."""
-    module = ModuleType("acme_module")
-    monkeypatch.setitem(sys.modules, "acme_module", module)
-    found: list[EntryPoint] = []
-
-    def entry_points(*, group: str) -> list[EntryPoint]:
-        return [each for each in found if each.group == group]
-
-    def add(kind: Kind, package: str = "acme", **objects: object) -> None:
-        distribution = cast("Distribution", SimpleNamespace(name=package))
-        for name, value in objects.items():
-            setattr(module, name, value)
-            point = EntryPoint(name, f"acme_module:{name}", f"ai_task_processor.{kind}")
-            found.append(point._for(distribution))  # type: ignore[attr-defined]  # as importlib.metadata does it
-
-    monkeypatch.setattr(plugins, "entry_points", entry_points)
-    return add
+install = packages.install
 
 
 def problems(call: Callable[[], object]) -> list[str]:
@@ -103,6 +82,15 @@ def test_an_unknown_name_is_told_with_those_that_there_are(install: Install) -> 
     assert problems(lambda: load("sinks", "s3\n")) == ["SINKS names no sink that is installed: 's3\\n'; there are none"]
 
 
+def test_one_that_ends_the_process_when_it_is_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its exit code would be ours, without a word."""
+    (tmp_path / "acme_exits.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+    plugin = Plugin("processors", EntryPoint("exits", "acme_exits:It", "ai_task_processor.processors"), "acme-exits")
+    (line,) = problems(plugin.load)
+    assert line.startswith("the processor 'exits' of the package 'acme-exits' cannot be loaded (SystemExit)")
+
+
 def test_one_that_cannot_be_imported_names_its_package(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of what its code said is in the line: it may be anything."""
     install("stores", "acme-store", memory=NoSettings)
@@ -115,10 +103,8 @@ def test_one_that_cannot_be_imported_names_its_package(install: Install, monkeyp
 def test_a_name_in_two_packages_is_nobodys(install: Install) -> None:
     """Nobody has to guess which of the two is used, whether one is ours or not."""
     install("sources", "other", aletheia=FolderSource)
-    told = (
-        "the source 'aletheia' of the package 'ai-task-processor' is in the package 'other', too: uninstall one of them"
-    )
-    assert problems(lambda: load("sources", "aletheia")) == [told]
+    both = "the source 'aletheia' of the package 'ai-task-processor' is in the package 'other', too"
+    assert problems(lambda: load("sources", "aletheia")) == [f"{both}: uninstall one of them"]
     install("processors", "a", same=NoSettings)
     install("processors", "b", same=NoSettings)
     assert "'a' is in the package 'b', too" in problems(lambda: installed("processors"))[0]
@@ -148,7 +134,6 @@ def test_a_source_without_oauth2_asks_for_nothing_of_it(install: Install) -> Non
 
 
 def test_groups_of_processors_are_read_with_the_others(install: Install) -> None:
-    """They are handed in by whoever has made the processors."""
     install("sources", quiet=NoSettings)
     settings, _ = load_selected({"TASK_SOURCE": "quiet", "FOLDER": "/tasks"}, None, groups=[FolderSettings])
     assert settings[FolderSettings].folder == Path("/tasks")

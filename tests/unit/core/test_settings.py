@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -124,7 +124,6 @@ def test_defaults_need_only_the_required_variables() -> None:
     ],
 )
 def test_a_variable_reaches_its_field(name: str, text: str, parsed: object) -> None:
-    """Each variable is parsed into the field that its group promises."""
     assert value(load({name: text}), name) == parsed
 
 
@@ -136,81 +135,51 @@ def test_delivery_follows_the_slots_unless_it_is_told(tmp_path: Path) -> None:
     assert load({"CONCURRENCY_LIMIT": "7"}, dotenv=dotenv).delivery.concurrency == 9
 
 
-URLS = ("API_BASE_URL", "OAUTH2_TOKEN_URL", "OPENAI_BASE_URL")
+URLS = "API_BASE_URL OAUTH2_TOKEN_URL OPENAI_BASE_URL"
+NOT_URLS = [
+    *("api.example.com", "ftp://api.example.com", "https://", "https://:443", "https://host:port", "https://[::1"),
+    *("https://a b.example.com", "https://a.example.com\\@b", "https://a.example.com/\tx"),
+]
+TIMES = "REQUEST_TIMEOUT OPENAI_TIMEOUT TASK_TIMEOUT POLLING_INTERVAL_SECONDS SHUTDOWN_GRACE_SECONDS"
 #: variables, texts, and what the line about them begins with after the name
-MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
-    (("CONCURRENCY_LIMIT",), ("5.5",), "must be a whole number from 1 to 10000"),
-    (("CONCURRENCY_LIMIT",), ("0",), "must be a whole number from 1 to 10000"),
-    (("DELIVERY_CONCURRENCY",), ("10001",), "must be a whole number from 1 to 10000"),
-    (("MAX_RETRIES",), ("21",), "must be a whole number from 0 to 20"),
-    (("METRICS_PORT",), ("65536",), "must be a whole number from 0 to 65535"),
-    (("EMBEDDING_DIMENSIONS",), ("0",), "must be a whole number from 1 to 65536"),
-    (("REQUEST_TIMEOUT",), ("0",), "must be a number above 0, up to 86400"),
-    (("SHUTDOWN_GRACE_SECONDS",), ("-1",), "must be a number from 0 to 86400"),
-    (("OUTBOX_MAX_BYTES",), ("512",), "must be a whole number from 65536 to 1125899906842624"),
-    (("OAUTH2_AUTH_METHOD",), ("basic",), "must be one of client_secret_basic, client_secret_post,"),
-    (("LOG_FORMAT",), ("xml",), "must be one of auto, json, console"),
-    (("LOG_LEVEL",), ("loud",), "must be one of DEBUG, INFO,"),
-    (("ALLOW_INSECURE_HTTP",), ("maybe",), "must be true or false"),
-    (("ORY_PROJECT_SLUG",), ("https://x.projects.oryapis.com",), "must be the slug alone"),
-    (("ORY_PROJECT_SLUG",), ("evil.example/",), "must be the slug alone"),
-    (("TASK_ID_PATTERN",), ("[",), "must be a regular expression"),
-    (("TASK_ID_PATTERN",), ("a{99999999999}",), "must be a regular expression"),
-    (("METRICS_HOST",), ("http://0.0.0.0",), "must be an address or host name"),
-    (("METRICS_HOST",), ("0.0.0.0:80",), "must be an address or host name"),
-    (("CA_BUNDLE",), ("/nowhere/ca.pem",), "must name a readable file"),
-    (("CA_BUNDLE",), (__file__,), "must name a readable file of PEM certificates"),
-    (("OPENAI_API_KEY",), ("sk“x",), "must be printable ASCII"),
-    (("OAUTH2_CLIENT_ID",), ("a\nb",), "must be printable ASCII"),
-    (("WAKE_TOKEN",), ("only 15 letters",), "must have at least 16 characters: openssl rand -hex 32 makes"),
-    (("WAKE_TOKEN",), ("sixteen “letters”",), "must be printable ASCII"),
-    (("HTTPS_PROXY",), ("proxy:3128",), "must be an absolute http or https URL"),
-    (
-        URLS,
-        (
-            "api.example.com",
-            "ftp://api.example.com",
-            "https://",
-            "https://:443",
-            "https://host:port",
-            "https://[::1",
-            "https://a b.example.com",
-            "https://a.example.com\\@b",
-            "https://a.example.com/\tx",
-        ),
-        "must be an absolute http or https URL",
-    ),
+MISTAKES: list[tuple[str, Sequence[str], str]] = [
+    ("CONCURRENCY_LIMIT", ("5.5", "0"), "must be a whole number from 1 to 10000"),
+    ("DELIVERY_CONCURRENCY", ("10001",), "must be a whole number from 1 to 10000"),
+    ("MAX_RETRIES", ("21",), "must be a whole number from 0 to 20"),
+    ("METRICS_PORT", ("65536",), "must be a whole number from 0 to 65535"),
+    ("EMBEDDING_DIMENSIONS", ("0",), "must be a whole number from 1 to 65536"),
+    ("REQUEST_TIMEOUT", ("0",), "must be a number above 0, up to 86400"),
+    ("SHUTDOWN_GRACE_SECONDS", ("-1",), "must be a number from 0 to 86400"),
+    (f"{TIMES} RETRY_BACKOFF_FACTOR READ_AHEAD_SECONDS", ("nan", "inf", "-inf", "1e999", "soon"), "must be a number "),
+    ("OUTBOX_MAX_BYTES", ("512",), "must be a whole number from 65536 to 1125899906842624"),
+    # a size is never cut short: 5,5GiB is not five bytes
+    ("OUTBOX_MAX_BYTES", ("5,5GiB", "1GiB extra", "1e999", "9" * 400 + "GiB"), "must be a number of bytes"),
+    ("OUTBOX_MAX_BYTES", ("-1", "lots", "1 000 000"), "must be a number of bytes"),
+    ("OAUTH2_AUTH_METHOD", ("basic",), "must be one of client_secret_basic, client_secret_post,"),
+    ("LOG_FORMAT", ("xml",), "must be one of auto, json, console"),
+    ("LOG_LEVEL", ("loud",), "must be one of DEBUG, INFO,"),
+    ("ALLOW_INSECURE_HTTP", ("maybe",), "must be true or false"),
+    ("ORY_PROJECT_SLUG", ("https://x.projects.oryapis.com", "evil.example/"), "must be the slug alone"),
+    ("TASK_ID_PATTERN", ("[", "a{99999999999}"), "must be a regular expression"),
+    ("METRICS_HOST", ("http://0.0.0.0", "0.0.0.0:80"), "must be an address or host name"),
+    ("CA_BUNDLE", ("/nowhere/ca.pem",), "must name a readable file"),
+    ("CA_BUNDLE", (__file__,), "must name a readable file of PEM certificates"),
+    ("OPENAI_API_KEY", ("sk“x",), "must be printable ASCII"),
+    ("OAUTH2_CLIENT_ID", ("a\nb",), "must be printable ASCII"),
+    ("WAKE_TOKEN", ("only 15 letters",), "must have at least 16 characters: openssl rand -hex 32 makes"),
+    ("WAKE_TOKEN", ("sixteen “letters”",), "must be printable ASCII"),
+    ("HTTPS_PROXY", ("proxy:3128",), "must be an absolute http or https URL"),
+    (URLS, NOT_URLS, "must be an absolute http or https URL"),
     (URLS, ("https://me:pw@api.example.com",), "must not contain a user name or password"),
     (URLS, ("https://api.example.com?x=1", "https://api.example.com/#x"), "must have no query and no fragment"),
-    (
-        ("MODEL_ALIASES",),
-        ("[]", "{", '{"a": 1, "b": 2}', '{"a": ""}', "nomic", "[" * 100_000),
-        "must be a JSON object of texts,",
-    ),
-    (
-        ("OUTBOX_MAX_BYTES",),  # a size is never cut short: 5,5GiB is not five bytes
-        ("5,5GiB", "1GiB extra", "1e999", "9" * 400 + "GiB", "-1", "lots", "1 000 000"),
-        "must be a number of bytes",
-    ),
-    (
-        (
-            "REQUEST_TIMEOUT",
-            "OPENAI_TIMEOUT",
-            "TASK_TIMEOUT",
-            "POLLING_INTERVAL_SECONDS",
-            "SHUTDOWN_GRACE_SECONDS",
-            "RETRY_BACKOFF_FACTOR",
-            "READ_AHEAD_SECONDS",
-        ),
-        ("nan", "inf", "-inf", "1e999", "soon"),
-        "must be a number ",
-    ),
+    ("MODEL_ALIASES", ("[]", "{", "nomic", "[" * 100_000), "must be a JSON object of texts,"),
+    ("MODEL_ALIASES", ('{"a": 1, "b": 2}', '{"a": ""}'), "must be a JSON object of texts,"),
 ]
 
 
 @pytest.mark.parametrize(
     ("name", "text", "problem"),
-    [(name, text, problem) for names, texts, problem in MISTAKES for name in names for text in texts],
+    [(name, text, problem) for names, texts, problem in MISTAKES for name in names.split() for text in texts],
     ids=lambda each: each[:40],
 )
 def test_a_mistake_is_one_line_with_the_remedy(name: str, text: str, problem: str) -> None:
@@ -227,7 +196,7 @@ def test_a_mistake_is_one_line_with_the_remedy(name: str, text: str, problem: st
         ("public", "api.example.com 8.8.8.8 134744072 0x8080808 [2606:4700::1] notlocal.com"),
     ],
 )
-@pytest.mark.parametrize("name", URLS)
+@pytest.mark.parametrize("name", URLS.split())
 def test_plain_http_is_judged_by_how_far_it_travels(name: str, reach: str, hosts: str) -> None:
     """Silent inside this machine, a warning in a cluster, and across the internet only when an operator insists."""
     for url in (f"http://{host}" for host in hosts.split()):
@@ -241,9 +210,8 @@ def test_plain_http_is_judged_by_how_far_it_travels(name: str, reach: str, hosts
 def test_a_proxy_needs_tls_only_for_its_own_credentials() -> None:
     """Traffic through a proxy stays encrypted; a password for the proxy does not."""
     assert load({"HTTPS_PROXY": "http://proxy.example.com:3128"}).warnings == ()
-    assert (
-        load({"HTTPS_PROXY": "http://me:pw@proxy:3128"}).warnings[0].startswith("HTTPS_PROXY is plain http to a priv")
-    )
+    warnings = load({"HTTPS_PROXY": "http://me:pw@proxy:3128"}).warnings
+    assert warnings[0].startswith("HTTPS_PROXY is plain http to a priv")
     assert problems({"HTTPS_PROXY": "http://me:pw@proxy.example.com:3128"})[0].startswith("HTTPS_PROXY must use https")
 
 
@@ -310,7 +278,6 @@ def test_quotes_and_byte_order_marks_of_secret_files(tmp_path: Path) -> None:
 
 
 def test_an_unknown_variable_is_nobodys_business() -> None:
-    """The environment holds what it likes beside our settings."""
     load({"PS1": "'x'", "LESS": "a # b", "EMPTY": '""'})
 
 
@@ -326,39 +293,22 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
             "CONCURRENCY_LIMIT": "many",
             "LOG_LEVEL": "loud",
         },
-        "ORY_PROJECT_SLUG",
-        "OAUTH2_CLIENT_ID",
+        *("ORY_PROJECT_SLUG", "OAUTH2_CLIENT_ID"),
         dotenv=tmp_path,
     )
-    assert sorted(line.split()[0] for line in lines) == sorted(
-        [
-            "API_BASE_URL",
-            "CONCURRENCY_LIMIT",
-            "LOG_LEVEL",
-            "OAUTH2_CLIENT_ID",
-            "OAUTH2_PRIVATE_KEY_FILE",
-            "OPENAI_API_KEY",
-            "ORY_PROJECT_SLUG",
-            "REQUEST_TIMEOUT",
-            "TASK_ID_PATTERN",
-            str(tmp_path),
-        ]
-    )
+    mistaken = "CONCURRENCY_LIMIT LOG_LEVEL OAUTH2_CLIENT_ID OAUTH2_PRIVATE_KEY_FILE OPENAI_API_KEY ORY_PROJECT_SLUG"
+    expected = [str(tmp_path), "API_BASE_URL", "REQUEST_TIMEOUT", "TASK_ID_PATTERN", *mistaken.split()]
+    assert sorted(line.split()[0] for line in lines) == sorted(expected)
 
 
 def test_missing_variables_name_the_remedy() -> None:
     """With nothing set, the four required ones are asked for, and nothing else."""
     with pytest.raises(ConfigurationError) as caught:
         load_settings({}, None, groups=GROUPS)
-    assert "OAUTH2_CLIENT_ID is missing: set it to the id of your machine-to-machine OAuth2 client" in (
-        lines := caught.value.problems
-    )
-    assert sorted(line.split(" is missing: set it to the ")[0] for line in lines) == [
-        "API_BASE_URL",
-        "OAUTH2_CLIENT_ID",
-        "OAUTH2_CLIENT_SECRET",
-        "ORY_PROJECT_SLUG",
-    ]
+    lines = caught.value.problems
+    assert "OAUTH2_CLIENT_ID is missing: set it to the id of your machine-to-machine OAuth2 client" in lines
+    missing = "API_BASE_URL OAUTH2_CLIENT_ID OAUTH2_CLIENT_SECRET ORY_PROJECT_SLUG"
+    assert sorted(line.split(" is missing: set it to the ")[0] for line in lines) == missing.split()
 
 
 def mistakes(texts: Mapping[str, str]) -> tuple[str, ...]:
@@ -386,26 +336,11 @@ def test_any_text_is_settings_or_lines_about_what_was_set(texts: dict[str, str])
 
 def test_the_environment_wins_over_dotenv(tmp_path: Path) -> None:
     """Both are read; for one name the environment decides, and an empty text decides nothing."""
-    dotenv = tmp_path / ".env"
-    dotenv.write_text(
-        "\ufeffCONCURRENCY_LIMIT='2'\nexport MAX_RETRIES=1\nLOG_LEVEL=ERROR # quiet\nUNKNOWN=1\n", "utf-8"
-    )
+    lines = "\ufeffCONCURRENCY_LIMIT='2'\nexport MAX_RETRIES=1\nLOG_LEVEL=ERROR # quiet\nUNKNOWN=1\n"
+    (dotenv := tmp_path / ".env").write_text(lines, "utf-8")
     settings = load({"MAX_RETRIES": "4", "CONCURRENCY_LIMIT": "  "}, dotenv=dotenv)
-    assert (settings[ModelSettings].max_retries, settings.worker.concurrency_limit, settings.log.level) == (
-        4,
-        2,
-        "ERROR",
-    )
-
-
-def test_dotenv_is_not_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A secret with ``${…}`` in it stays as it is: no hidden read of the environment."""
-    monkeypatch.setenv("HOME_X", "expanded")
-    dotenv = tmp_path / ".env"
-    dotenv.write_text("OAUTH2_CLIENT_SECRET=a${HOME_X}b\n", "utf-8")
-    secret = load({}, "OAUTH2_CLIENT_SECRET", dotenv=dotenv)[AuthSettings].client_secret
-    assert secret is not None
-    assert secret == SecretStr("a${HOME_X}b")
+    found = settings[ModelSettings].max_retries, settings.worker.concurrency_limit, settings.log.level
+    assert found == (4, 2, "ERROR")
 
 
 @pytest.mark.parametrize(
@@ -413,6 +348,7 @@ def test_dotenv_is_not_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     [
         ("abc$def-0123", "abc$def-0123", True),
         ('"abc$def-0123"', "abc$def-0123", True),
+        ("a${HOME}b", "a${HOME}b", True),
         ("a${HOME}b # mine", "a${HOME}b", True),
         ("a$$b", "a$$b", True),
         ("'abc$def-${HOME}'", "abc$def-${HOME}", False),
@@ -433,7 +369,6 @@ def test_a_dollar_that_compose_would_expand_is_a_warning(
 
 
 def test_a_missing_dotenv_is_no_mistake(tmp_path: Path) -> None:
-    """Containers have no ``.env``."""
     assert load(dotenv=tmp_path / ".env") == load()
 
 
@@ -456,7 +391,6 @@ def test_the_environment_is_read_by_load_settings_alone(monkeypatch: pytest.Monk
 
 
 def test_settings_are_frozen() -> None:
-    """Nobody changes a setting behind another's back."""
     with pytest.raises(ValidationError):
         load()[ApiSettings].base_url = "https://elsewhere.example.com"
 
@@ -483,17 +417,14 @@ def test_a_bad_secret_file_is_one_line(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_given_twice_is_a_contradiction(name: str, tmp_path: Path) -> None:
-    """Nobody has to guess which of two secrets is used."""
     (tmp_path / "secret").write_text("https://x.example.com", "utf-8")
     changes = {name: "https://x.example.com", f"{name}_FILE": str(tmp_path / "secret")}
     assert problems(changes) == [f"{name} and {name}_FILE are both set: remove one of them"]
 
 
 def test_a_secret_file_in_the_environment_hides_the_secret_of_dotenv(tmp_path: Path) -> None:
-    """The environment wins over ``.env`` whichever form the secret has."""
-    dotenv, secret = tmp_path / ".env", tmp_path / "secret"
-    dotenv.write_text(f"OPENAI_API_KEY={PLACEHOLDER_KEY}\n", "utf-8")
-    secret.write_text("sk-file", "utf-8")
+    (dotenv := tmp_path / ".env").write_text(f"OPENAI_API_KEY={PLACEHOLDER_KEY}\n", "utf-8")
+    (secret := tmp_path / "secret").write_text("sk-file", "utf-8")
     assert load({"OPENAI_API_KEY_FILE": str(secret)}, "OPENAI_API_KEY", dotenv=dotenv)[ModelSettings].mode == "openai"
 
 
@@ -518,13 +449,9 @@ def test_a_key_that_cannot_sign_is_told(tmp_path: Path, rsa_key: rsa.RSAPrivateK
 
 
 def test_a_token_url_replaces_the_slug() -> None:
-    """With a token URL no slug is needed; with both, the URL wins."""
     url = {"OAUTH2_TOKEN_URL": "https://id.example.com/oauth2/token"}
-    assert (
-        load(url, "ORY_PROJECT_SLUG")[AuthSettings].token_url
-        == load(url)[AuthSettings].token_url
-        == url["OAUTH2_TOKEN_URL"]
-    )
+    for without in ((), ("ORY_PROJECT_SLUG",)):
+        assert load(url, *without)[AuthSettings].token_url == url["OAUTH2_TOKEN_URL"], without
 
 
 @pytest.mark.parametrize(
@@ -595,9 +522,8 @@ def test_a_group_of_somebody_else_is_like_ours(tmp_path: Path) -> None:
     assert settings[Acme].token == SecretStr("acme-secret")
     assert (settings[Acme].least, settings.secrets()) == (1, ("acme-secret",))
     assert [line.split()[0] for line in settings.warnings] == ["ACME_URL"]
-    assert [v.name for v in variables([Acme]) if v.name.startswith("ACME")] == [
-        *("ACME_URL", "ACME_TOKEN", "ACME_LEAST", "ACME_MOST")
-    ]
+    names_of_acme = [v.name for v in variables([Acme]) if v.name.startswith("ACME")]
+    assert names_of_acme == ["ACME_URL", "ACME_TOKEN", "ACME_LEAST", "ACME_MOST"]
 
 
 @pytest.mark.parametrize(
@@ -624,7 +550,6 @@ def test_a_group_that_is_not_selected_is_not_read() -> None:
 
 
 def test_one_group_alone() -> None:
-    """A command that needs one group is not stopped by mistakes of the others."""
     assert load_group(StoreSettings, {"DATA_DIR": "/here", "TASK_TIMEOUT": "soon"}, None).data_dir == Path("/here")
     with pytest.raises(ConfigurationError, match="OUTBOX_MAX_BYTES must be a number of bytes"):
         load_group(StoreSettings, {"OUTBOX_MAX_BYTES": "lots"}, None)

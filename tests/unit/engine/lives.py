@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from ai_task_processor.engine.recovery import Recovery
-from ai_task_processor.models.task import Claim, Receipt, Task
+from ai_task_processor.models.task import Claim, Task
 from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
 from tests.helpers import at_once, standing
+from tests.unit.engine.parts import claim
 
 #: from the death of a process to the first poll of the next one
 START_S = 0.3
@@ -116,8 +117,8 @@ class Lives:
         while again and not self._recovery.isolating and len(self._running) < self._slots:
             self._recovery.look(self._ages)
             started = self._recovery.isolate(self._claims(), self._ages)
-            for claim in started:
-                self._start(claim.task)
+            for each in started:
+                self._start(each.task)
             if not self._recovery.isolating:
                 self._recovery.left_over()
             again = bool(started) or self._recovery.wants_poll
@@ -128,20 +129,20 @@ class Lives:
             listed = dict.fromkeys(self._rng.sample(list(listed), LISTED), 0.0)
         startable = (name for name in listed if name not in self._running and not self._recovery.refuse(name))
         names = islice(startable, self._slots - len(self._running))
-        return [Claim(Task(id=name, type="t", content=None), Receipt("aletheia", name)) for name in names]
+        return [claim(name) for name in names]
 
     def _step(self) -> None:
-        claim = self._recovery.step(self._ages, self._slots)
-        if claim is not None:
+        isolated = self._recovery.step(self._ages, self._slots)
+        if isolated is not None:
             assert not self._running, "an isolated task starts beside others"
-            self.isolated.add(claim.task.id)
-            self._start(claim.task)
+            self.isolated.add(isolated.task.id)
+            self._start(isolated.task)
         elif not self._recovery.isolating:
             self._recovery.left_over()
 
     def _start(self, task: Task) -> None:
         assert self.journal.isolated is None, "a task starts beside an isolated one"
-        at_once(self.journal.begin([task]))[0]
+        at_once(self.journal.begin([task]))
         self._running[task.id] = self.time.at
         takes_s, killer = self.pending[task.id], self._killers.get(task.id)
         kills = killer is not None and self._rng.random() < killer.probability

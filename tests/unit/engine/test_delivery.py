@@ -2,28 +2,15 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
+from ai_task_processor.core import errors
 from ai_task_processor.core.deadline import stalls_of
-from ai_task_processor.core.errors import (
-    Ambiguous,
-    CircuitOpen,
-    Misconfigured,
-    NoToken,
-    OutboxUnwritable,
-    Rejected,
-    RemoteError,
-    Throttled,
-    Transient,
-    Unauthorized,
-    Unsent,
-)
 from ai_task_processor.core.ports import Clock
 from ai_task_processor.engine import delivery
 from ai_task_processor.engine.delivery import Delivery
@@ -31,10 +18,15 @@ from ai_task_processor.engine.reporting import deferral_s
 from ai_task_processor.models.task import Completed, Failed, Failure, Outcome, Receipt, Record, TaskStatus
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.metrics import Metrics
-from ai_task_processor.testing.memory import MemoryOutbox
 from tests.helpers import StubSource, standing
+from tests.unit.engine.parts import Logs, UnwritableOutbox, at_work, events, ids_of, names
+from tests.unit.records import record
 
-Logs = list[MutableMapping[str, Any]]
+CRASHED = "the task API answered 500"
+THROWN = errors.Ambiguous(CRASHED, status=500)
+AWAY = errors.Unsent("connection refused")
+REFUSED = errors.Rejected("refused", 400)
+SUFFERED_BY_ALL = ["Unsent", "Throttled", "Unauthorized", "NoToken", "Misconfigured", "Ambiguous", "Transient"]
 
 
 class Source(StubSource):
@@ -70,13 +62,14 @@ class Source(StubSource):
             raise error
 
 
-class Disk(MemoryOutbox):
-    """Counts its calls, and fails to write or to read on demand."""
+class Disk(UnwritableOutbox):
+    """Counts how often it is read, and fails to be read on demand."""
+
+    unreadable = False
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(2**30, clock)
         self.looks = 0
-        self.unwritable = self.unreadable = False
 
     async def due(self, now: float, limit: int, exclude: frozenset[str] = frozenset()) -> Sequence[Record]:
         self.looks += 1
@@ -84,37 +77,36 @@ class Disk(MemoryOutbox):
             raise ValueError("a row that makes no sense")
         return await super().due(now, limit, exclude)
 
-    async def delivered(self, task_id: str) -> None:
-        self._check()
-        await super().delivered(task_id)
-
-    async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
-        self._check()
-        await super().defer(task_id, due_at=due_at, attempts=attempts)
-
-    async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
-        self._check()
-        await super().bury(task_id, reason, attempts=attempts)
-
     def record(self, task_id: str) -> Record:
         return (self._waiting | self._dead)[task_id]
 
     def _measure(self) -> None:
         """Adding up the bytes at every put would make these tests slow."""
 
-    def _check(self) -> None:
-        if self.unwritable:
-            raise OutboxUnwritable("disk full")
-
 
 class Room:
-    """A delivery with everything around it; ``async with room.working()`` runs it."""
+    """A delivery with everything around it; ``async with room.working()`` runs it.
 
-    def __init__(self, clock: Any, *, concurrency: int = 3, threshold: int = 5) -> None:
+    ``put``: what the outbox holds; ``errors``, ``error``, ``latency_s``: of the source.
+    """
+
+    def __init__(
+        self,
+        clock: Any,
+        *,
+        concurrency: int = 3,
+        threshold: int = 5,
+        put: Sequence[str] = (),
+        errors: Mapping[str, Exception] | None = None,
+        error: Exception | None = None,
+        latency_s: float = 0.0,
+    ) -> None:
         self.clock = clock
         self.metrics = Metrics(version="0", provider="mock", task_types=["t"])
         self.gate = Gate("api_delivery", threshold=threshold, clock=clock, metrics=self.metrics)
         self.source = Source(clock, self.gate)
+        self.source.errors.update(errors or {})
+        self.source.error, self.source.latency_s = error, latency_s
         self.outbox = Disk(clock)
         self.delivery = Delivery(
             self.outbox,
@@ -125,23 +117,13 @@ class Room:
             metrics=self.metrics,
             rng=random.Random(5),
         )
+        self.put(*put)
 
     def put(self, *task_ids: str, body: bytes = b'{"n":1}', status: TaskStatus = TaskStatus.SUCCEEDED) -> None:
         now = self.clock.now().timestamp()
+        given = {"finished_at": now, "created_at": now - 5, "status": status, "body": body, "fingerprint": "f"}
         for place, task_id in enumerate(task_ids):
-            kept = self.outbox.put(
-                Record(
-                    receipt=Receipt("aletheia", task_id),
-                    task_type="t",
-                    status=status,
-                    fingerprint="f",
-                    finished_at=now,
-                    created_at=now - 5,
-                    body=body,
-                    due_at=now - 1_000 + place / 1_000,
-                )
-            )
-            assert kept.done()
+            assert self.outbox.put(record(task_id, due_at=now - 1_000 + place / 1_000, **given)).done()
         self.delivery.wake()
 
     def offer(self, *task_ids: str, looked: bool = True) -> None:
@@ -152,30 +134,23 @@ class Room:
         for task_id in task_ids:
             self.delivery.offer(self.outbox.record(task_id))
 
+    def told(self, task_id: str | None = None) -> list[float]:
+        """When it was reported, or when anything was."""
+        return [at for at, name in self.source.told if task_id in (None, name)]
+
+    def reported(self) -> list[str]:
+        return [name for _, name in self.source.told]
+
     def state(self) -> str:
         return self.gate.state
-
-    def told(self, task_id: str | None = None) -> list[float]:
-        return [at for at, name in self.source.told if task_id in (None, name)]
 
     def count(self, outcome: str) -> float | None:
         return self.metrics.value("deliveries_total", outcome=outcome)
 
     @asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
-        work = asyncio.ensure_future(self.delivery.run())
-        try:
-            yield
-            assert not work.done(), work
-        finally:
-            work.cancel()
-            await asyncio.wait([work])
-
-
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[Logs]:
-    with capture_logs() as captured:
-        yield captured
+    async def working(self) -> AsyncIterator["Room"]:
+        async with at_work(self.delivery.run()):
+            yield self
 
 
 # --- in good times
@@ -194,14 +169,12 @@ async def test_results_and_failures_are_told_and_forgotten(clock: Any) -> None:
 
 
 async def test_what_was_just_put_is_not_read_back(clock: Any) -> None:
-    """It is reported from memory, once; the next look into the outbox does not find it."""
-    room = Room(clock)
-    async with room.working():
+    async with Room(clock).working() as room:
         await clock.sleep(0.5)
         looks = room.outbox.looks
         room.offer("a", "b")
         await clock.sleep(0.1)
-        assert [name for _, name in room.source.told] == ["a", "b"]
+        assert room.reported() == ["a", "b"]
         assert room.outbox.looks == looks
         await clock.sleep(5.0)
     assert len(room.source.told) == 2
@@ -209,44 +182,39 @@ async def test_what_was_just_put_is_not_read_back(clock: Any) -> None:
 
 async def test_more_than_memory_should_hold_is_read_from_the_outbox(clock: Any) -> None:
     """Memory holds only as many as may be reported at once; the others are read from the outbox at once."""
-    room = Room(clock, concurrency=3)
-    names = [f"{number:02}" for number in range(20)]
-    async with room.working():
+    async with Room(clock, concurrency=3).working() as room:
         await clock.sleep(0.5)
-        room.offer(*names)
+        room.offer(*names(20))
         assert len(room.delivery._fresh) == 3
         await clock.sleep(0.1)
-    assert sorted(name for _, name in room.source.told) == names
+    assert sorted(room.reported()) == sorted(names(20))
 
 
 async def test_it_is_behind_while_results_wait_for_a_source_that_takes_them(clock: Any) -> None:
     """From half of what is under way at once; not once they are gone, and not while the source hangs."""
-    room = Room(clock, concurrency=4)
-    room.source.latency_s = 0.3
     seen = []
-    async with room.working():
+    async with Room(clock, concurrency=4, latency_s=0.3).working() as room:
         await clock.sleep(0.5)
-        room.offer("a", "b", "c", "d")
+        room.offer(*"abcd")
         await clock.sleep(0.1)
-        room.offer("e", "f")
+        room.offer(*"ef")
         seen.append(room.delivery.behind)  # nothing has been acknowledged yet
         await clock.sleep(0.3)
-        room.offer("g", "h", "i", "j")
+        room.offer(*"ghij")
         seen.append(room.delivery.behind)
         await clock.sleep(0.9)
         seen.append(room.delivery.behind)
         room.source.latency_s = 30.0
-        room.offer("k", "l", "m", "n")
+        room.offer(*"klmn")
         await clock.sleep(1.1)
-        room.offer("o", "p", "q", "r")
+        room.offer(*"opqr")
         seen.append(room.delivery.behind)
     assert seen == [False, True, False, False]
 
 
 async def test_it_is_not_behind_while_there_is_room_for_all_that_waits(clock: Any) -> None:
     """A batch that is as large as what may be under way at once holds up no poll."""
-    room = Room(clock, concurrency=4)
-    async with room.working():
+    async with Room(clock, concurrency=4).working() as room:
         await clock.sleep(0.5)
         room.offer("a")
         await clock.sleep(0.1)
@@ -256,8 +224,7 @@ async def test_it_is_not_behind_while_there_is_room_for_all_that_waits(clock: An
 
 async def test_what_fills_the_room_is_not_read_back_again_and_again(clock: Any) -> None:
     """The disk is read once a second, although each time as many results wait as may be under way at once."""
-    room = Room(clock, concurrency=4)
-    async with room.working():
+    async with Room(clock, concurrency=4).working() as room:
         await clock.sleep(0.5)
         for number in range(40):
             room.offer(*(f"{number}-{letter}" for letter in "abcd"), looked=False)
@@ -267,7 +234,6 @@ async def test_what_fills_the_room_is_not_read_back_again_and_again(clock: Any) 
 
 
 async def test_an_operator_can_drop_what_was_just_put(clock: Any) -> None:
-    """After a request nothing is reported from memory that the outbox no longer holds."""
     room = Room(clock)
     room.offer("a", "b")
     await room.outbox.delivered("a")
@@ -276,30 +242,23 @@ async def test_an_operator_can_drop_what_was_just_put(clock: Any) -> None:
         await clock.sleep(5.5)  # between two looks
         room.offer("c")
         await clock.sleep(5.0)
-    assert [name for _, name in room.source.told] == ["b", "c"]
+    assert room.reported() == ["b", "c"]
 
 
 async def test_at_most_so_many_at_once_oldest_due_first(clock: Any) -> None:
     """``concurrency`` is a bound, it is used, and the order is that of the due times."""
-    room = Room(clock, concurrency=3)
-    room.source.latency_s = 1.0
-    names = [f"{number:02}" for number in range(20)]
-    room.put(*names)
-    async with room.working():
+    async with Room(clock, concurrency=3, latency_s=1.0, put=names(20)).working() as room:
         began = clock.monotonic()
         await room.delivery.flushed()
         assert clock.monotonic() - began < 8.0
     assert room.source.most == 3
-    assert [name for _, name in room.source.told] == names
+    assert room.reported() == names(20)
 
 
 async def test_the_window_opens_with_acknowledgements(clock: Any) -> None:
     """Slow start: a source that has just come back is met by few reports, then by twice as many, up to the bound."""
-    room = Room(clock, concurrency=16)
-    room.source.latency_s = 1.0
-    room.put(*(f"{number:02}" for number in range(60)))
     at_once = []
-    async with room.working():
+    async with Room(clock, concurrency=16, latency_s=1.0, put=names(60)).working() as room:
         for _ in range(4):
             await clock.sleep(0.5)
             at_once.append(room.source.now)
@@ -309,8 +268,7 @@ async def test_the_window_opens_with_acknowledgements(clock: Any) -> None:
 
 async def test_a_new_result_leaves_at_once(clock: Any) -> None:
     """Woken by a put, it does not wait for its next look, however long it has been idle."""
-    room = Room(clock)
-    async with room.working():
+    async with Room(clock).working() as room:
         for _ in range(20):
             await clock.sleep(random.Random(2).uniform(5, 9))
             put_at = clock.monotonic()
@@ -321,11 +279,10 @@ async def test_a_new_result_leaves_at_once(clock: Any) -> None:
 
 async def test_nothing_to_do_costs_nothing(clock: Any) -> None:
     """An empty outbox is not read at all; one with deferred records once a second."""
-    room = Room(clock)
-    async with room.working():
+    async with Room(clock).working() as room:
         await clock.sleep(3_600.0)
         assert room.outbox.looks == 0
-        room.source.errors["a"] = Ambiguous("500")
+        room.source.errors["a"] = errors.Ambiguous("500")
         room.put("a")
         await clock.sleep(3_600.0)
         assert room.outbox.looks <= 3_600 + len(room.told()) + 10
@@ -333,11 +290,7 @@ async def test_nothing_to_do_costs_nothing(clock: Any) -> None:
 
 async def test_flushed_waits_for_what_is_under_way(clock: Any) -> None:
     """It returns when the last answer has been written down; dead letters do not count."""
-    room = Room(clock)
-    room.source.latency_s = 3.0
-    room.source.errors["b"] = Rejected("refused", 400)
-    room.put("a", "b")
-    async with room.working():
+    async with Room(clock, errors={"b": REFUSED}, latency_s=3.0, put=["a", "b"]).working() as room:
         began = clock.monotonic()
         assert await room.delivery.flushed() is True
         assert clock.monotonic() - began == pytest.approx(3.0, abs=0.1)
@@ -350,11 +303,9 @@ async def test_flushed_waits_for_what_is_under_way(clock: Any) -> None:
 @pytest.mark.parametrize("outcome", ["refused", "gone", "conflict"])
 async def test_a_refusal_is_a_dead_letter(clock: Any, logs: Logs, outcome: Any) -> None:
     """Refused for good: kept with its reason, counted by kind, never sent again."""
-    room = Room(clock)
-    room.source.errors["a"] = refusal = Rejected(outcome, 409)
+    refusal = errors.Rejected(outcome, 409)
     refusal.detail = "already final"
-    room.put("a", "b")
-    async with room.working():
+    async with Room(clock, errors={"a": refusal}, put=["a", "b"]).working() as room:
         await clock.sleep(5_000.0)
     assert len(room.told("a")) == 1
     assert (room.count(outcome), room.count("acknowledged")) == (1, 1)
@@ -366,31 +317,26 @@ async def test_a_refusal_is_a_dead_letter(clock: Any, logs: Logs, outcome: Any) 
 
 async def test_attempts_before_a_refusal_are_counted(clock: Any, logs: Logs) -> None:
     """Two failures, then a refusal: the dead letter shows three attempts, as the log does."""
-    room = Room(clock)
-    room.source.errors["a"] = failure = Ambiguous("the task API answered 500")
+    failure = errors.Ambiguous(CRASHED)
     failure.detail = "the callback threw"
-    room.put("a")
-    async with room.working():
+    async with Room(clock, errors={"a": failure}, put=["a"]).working() as room:
         while len(room.told("a")) < 2:
             await clock.sleep(0.1)
-        room.source.errors["a"] = Rejected("refused", 400)
+        room.source.errors["a"] = REFUSED
         while room.outbox.depth().waiting:
             await clock.sleep(0.1)
     assert room.outbox.record("a").attempts == 3
     told = [(line["event"], line["reason"], line["attempts"]) for line in logs if line["event"].startswith("delivery.")]
     assert told == [
-        ("delivery.deferred", "the task API answered 500: the callback threw", 1),
-        ("delivery.deferred", "the task API answered 500: the callback threw", 2),
+        ("delivery.deferred", f"{CRASHED}: the callback threw", 1),
+        ("delivery.deferred", f"{CRASHED}: the callback threw", 2),
         ("delivery.refused", "refused (HTTP 400)", 3),
     ]
 
 
 async def test_deferral_grows_to_a_quarter_of_an_hour_and_stands_in_the_outbox(clock: Any) -> None:
     """A record that fails while others are acknowledged is tried less and less, counted each time."""
-    room = Room(clock, threshold=1_000)
-    room.source.errors["a"] = Ambiguous("the task API answered 500")
-    room.put("a")
-    async with room.working():
+    async with Room(clock, threshold=1_000, errors={"a": errors.Ambiguous(CRASHED)}, put=["a"]).working() as room:
         for other in range(200):
             room.put(f"ok{other}")
             await clock.sleep(100.0)
@@ -407,10 +353,10 @@ async def test_deferral_grows_to_a_quarter_of_an_hour_and_stands_in_the_outbox(c
     assert room.metrics.value("ambiguous_deliveries_total") == failures == len(times)
 
 
-@pytest.mark.parametrize("kind", [Unsent, Throttled, Unauthorized, NoToken, Misconfigured, Ambiguous, Transient])
-def test_a_record_is_not_made_to_wait_for_long_by_what_all_suffer(kind: type[RemoteError]) -> None:
+@pytest.mark.parametrize("name", SUFFERED_BY_ALL)
+def test_a_record_is_not_made_to_wait_for_long_by_what_all_suffer(name: str) -> None:
     """What may not be its own fault defers a record by a minute at most, unless the source names a time."""
-    rng = random.Random(1)
+    kind, rng = getattr(errors, name), random.Random(1)
     pauses = [deferral_s(kind("x"), attempts, own=False, rng=rng) for attempts in range(1, 200)]
     assert 0.25 <= min(pauses) < max(pauses) <= 60.0
     assert deferral_s(kind("x", retry_after_s=120.0), 1, own=False, rng=rng) == 120.0
@@ -419,10 +365,7 @@ def test_a_record_is_not_made_to_wait_for_long_by_what_all_suffer(kind: type[Rem
 
 async def test_one_throwing_callback_neither_opens_the_circuit_nor_holds_it_open(clock: Any) -> None:
     """With nothing else to deliver it fails for an hour; what comes then leaves at once, and again after an outage."""
-    room = Room(clock, concurrency=4)
-    room.source.errors["x"] = Ambiguous("the task API answered 500", status=500)
-    room.put("x")
-    async with room.working():
+    async with Room(clock, concurrency=4, errors={"x": THROWN}, put=["x"]).working() as room:
         await clock.sleep(3_600.0)
         assert len(room.told("x")) > 10
         assert room.state() == "closed"
@@ -431,8 +374,8 @@ async def test_one_throwing_callback_neither_opens_the_circuit_nor_holds_it_open
         assert standing(room.outbox, "a") is None
         await clock.sleep(3_600.0)
         # An outage for all. When it ends the circuit is open, and "x" must not be the probe that keeps it so.
-        room.source.error = Ambiguous("timed out")
-        room.put(*map(str, range(20)))
+        room.source.error = errors.Ambiguous("timed out")
+        room.put(*names(20))
         await clock.sleep(120.0)
         assert room.state() == "open"
         room.source.error = None
@@ -444,10 +387,7 @@ async def test_one_throwing_callback_neither_opens_the_circuit_nor_holds_it_open
 @pytest.mark.parametrize("step_s", [-86_400.0, -3_500.0, -600.0, 600.0, 86_400.0])
 async def test_a_clock_that_is_set_strands_nothing(clock: Any, step_s: float) -> None:
     """What was deferred leaves when it would have left, whatever the wall clock is set to meanwhile."""
-    room = Room(clock)
-    room.source.errors["a"] = Ambiguous("500")
-    room.put("a")
-    async with room.working():
+    async with Room(clock, errors={"a": errors.Ambiguous("500")}, put=["a"]).working() as room:
         await clock.sleep(5.0)
         clock.jump(step_s)
         room.source.errors.clear()
@@ -457,9 +397,7 @@ async def test_a_clock_that_is_set_strands_nothing(clock: Any, step_s: float) ->
 
 async def test_a_closed_gate_charges_nothing(clock: Any) -> None:
     """``CircuitOpen`` leaves the record as it was: due, with its attempts."""
-    room = Room(clock)
-    room.source.errors["a"] = CircuitOpen("held", retry_after_s=5.0)
-    room.put("a")
+    room = Room(clock, errors={"a": errors.CircuitOpen("held", retry_after_s=5.0)}, put=["a"])
     before = room.outbox.record("a")
     async with room.working():
         await clock.sleep(60.0)
@@ -475,9 +413,9 @@ async def test_an_unreadable_record_neither_stops_the_others_nor_is_lost(clock: 
     room.put("a", "b")
     async with room.working():
         await clock.sleep(5.0)
-        assert [name for _, name in room.source.told] == ["a", "b"]
+        assert room.reported() == ["a", "b"]
         assert room.outbox.record("bad").attempts >= 1
-    assert {line["task_id"] for line in logs if line["event"] == "delivery.crashed"} == {"bad"}
+    assert ids_of(logs, "delivery.crashed") == {"bad"}
 
 
 async def test_a_record_that_fails_for_a_day_while_others_succeed_becomes_a_dead_letter(
@@ -485,10 +423,7 @@ async def test_a_record_that_fails_for_a_day_while_others_succeed_becomes_a_dead
 ) -> None:
     """The fault is its own: kept with the reason, counted as refused, not tried any more."""
     monkeypatch.setattr(delivery, "LOOK_AGAIN_S", 60.0)
-    room = Room(clock, threshold=1_000)
-    room.source.errors["a"] = Ambiguous("the task API answered 500")
-    room.put("a")
-    async with room.working():
+    async with Room(clock, threshold=1_000, errors={"a": errors.Ambiguous(CRASHED)}, put=["a"]).working() as room:
         for hour in range(23):
             room.put(f"ok{hour}")
             await clock.sleep(3_600.0)
@@ -504,13 +439,10 @@ async def test_a_record_that_fails_for_a_day_while_others_succeed_becomes_a_dead
 async def test_no_outage_makes_dead_letters(clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two days in which nothing is acknowledged bury nothing, and one bad answer after it neither."""
     monkeypatch.setattr(delivery, "LOOK_AGAIN_S", 60.0)
-    room = Room(clock, threshold=1_000)
-    room.source.error = Ambiguous("the task API answered 500")
-    room.put("a", "b", "c")
-    async with room.working():
+    async with Room(clock, threshold=1_000, error=errors.Ambiguous(CRASHED), put=["a", "b", "c"]).working() as room:
         await clock.sleep(2 * 86_400.0)
         room.source.error = None
-        room.source.errors["a"] = Ambiguous("the task API answered 500")
+        room.source.errors["a"] = errors.Ambiguous(CRASHED)
         await clock.sleep(2_000.0)
         assert standing(room.outbox, "a") == "in_outbox"
         room.source.errors.clear()
@@ -523,13 +455,10 @@ async def test_no_outage_makes_dead_letters(clock: Any, monkeypatch: pytest.Monk
 
 async def test_ten_thousand_waiting_records_wait_quietly(clock: Any) -> None:
     """While the circuit is open: 4 requests in the first minute, then 2, and no busy reading of the outbox."""
-    room = Room(clock, concurrency=16)
-    room.source.error = Unsent("connection refused")
-    room.put(*map(str, range(10_000)))
-    async with room.working():
+    async with Room(clock, concurrency=16, error=AWAY, put=names(10_000)).working() as room:
         await clock.sleep(1.0)
         opened = len(room.told())
-        assert room.gate.state == "open"
+        assert room.state() == "open"
         await clock.sleep(59.0)
         assert len(room.told()) - opened <= 4
         looks, told = room.outbox.looks, len(room.told())
@@ -547,10 +476,8 @@ async def test_ten_thousand_waiting_records_wait_quietly(clock: Any) -> None:
 @pytest.mark.parametrize("latency_s", [0.0, 3.0])
 async def test_one_record_is_the_probe(clock: Any, latency_s: float) -> None:
     """While the gate is held nothing else goes near the source: one at a time, then all."""
-    room = Room(clock, concurrency=8)
-    room.source.error = Throttled("429", retry_after_s=10.0)
-    room.put(*map(str, range(50)))
-    async with room.working():
+    error = errors.Throttled("429", retry_after_s=10.0)
+    async with Room(clock, concurrency=8, error=error, put=names(50)).working() as room:
         await clock.sleep(5.0)
         asked, told = len(room.source.outcomes), len(room.told())
         assert told <= asked <= 8
@@ -562,50 +489,33 @@ async def test_one_record_is_the_probe(clock: Any, latency_s: float) -> None:
 
 async def test_a_record_that_always_fails_does_not_keep_the_others_waiting(clock: Any) -> None:
     """It is the probe at times, and the next probe is another record: all the others are delivered."""
-    room = Room(clock, concurrency=1)
-    room.source.errors["x"] = Ambiguous("the task API answered 500")
-    room.put("x")
-    async with room.working():
+    async with Room(clock, concurrency=1, errors={"x": errors.Ambiguous(CRASHED)}, put=["x"]).working() as room:
         await clock.sleep(300.0)
-        room.put(*map(str, range(20)))
+        room.put(*names(20))
         await clock.sleep(90.0)
         assert room.outbox.depth().waiting == 1
 
 
-async def test_flushed_gives_up_on_a_source_that_is_away_and_uses_a_blip(clock: Any) -> None:
-    """With a timeout it returns when nothing was delivered for that long; a source that recovers in time is used."""
-    room = Room(clock)
-    room.source.error = Unsent("connection refused")
-    room.put("a", "b")
-    async with room.working():
+@pytest.mark.parametrize("stopped_s", [0.0, 60.0])
+async def test_flushed_gives_up_on_a_source_that_is_away_and_uses_a_blip(clock: Any, stopped_s: float) -> None:
+    """With a timeout it returns when nothing was delivered for that long, and the time of a stop of the process does
+    not count; a source that recovers in time is used."""
+    async with Room(clock, error=AWAY, put=["a", "b"]).working() as room:
         began = clock.monotonic()
-        assert await room.delivery.flushed(5.0) is False
-        assert clock.monotonic() - began == pytest.approx(5.0, abs=1.0)
+        flushed = asyncio.create_task(room.delivery.flushed(5.0))
+        await clock.sleep(2.0)
+        if stopped_s:
+            stalls_of(asyncio.get_running_loop()).note(0.0, stopped_s)
+            clock.advance(stopped_s)
+        assert await flushed is False
+        assert clock.monotonic() - began == pytest.approx(5.0 + stopped_s, abs=1.0)
         room.source.error = None
         assert await room.delivery.flushed(60.0) is True
 
 
-async def test_flushed_does_not_count_the_time_of_a_stop(clock: Any) -> None:
-    """The process was stopped for a minute: that nothing left meanwhile says nothing about the source."""
-    room = Room(clock)
-    room.source.error = Unsent("connection refused")
-    room.put("a", "b")
-    async with room.working():
-        began, stopped_s = clock.monotonic(), 60.0
-        flushed = asyncio.create_task(room.delivery.flushed(5.0))
-        await clock.sleep(2.0)
-        stalls_of(asyncio.get_running_loop()).note(0.0, stopped_s)
-        clock.advance(stopped_s)
-        assert await flushed is False
-        assert clock.monotonic() - began == pytest.approx(5.0 + stopped_s, abs=1.0)
-
-
 async def test_flushed_waits_for_an_answer_that_is_on_its_way(clock: Any) -> None:
     """A request in flight is not abandoned at the timeout: its answer shows whether it must be repeated."""
-    room = Room(clock)
-    room.source.latency_s = 20.0
-    room.put("a")
-    async with room.working():
+    async with Room(clock, latency_s=20.0, put=["a"]).working() as room:
         assert await room.delivery.flushed(5.0) is True
 
 
@@ -614,9 +524,8 @@ async def test_flushed_waits_for_an_answer_that_is_on_its_way(clock: Any) -> Non
 
 async def test_what_was_acknowledged_is_never_sent_again_though_the_disk_refuses(clock: Any, logs: Logs) -> None:
     """It stays under way until the disk has forgotten it; the log says so once."""
-    room = Room(clock)
+    room = Room(clock, put=["a"])
     room.outbox.unwritable = True
-    room.put("a")
     async with room.working():
         await clock.sleep(600.0)
         assert room.count("acknowledged") == 1
@@ -626,18 +535,17 @@ async def test_what_was_acknowledged_is_never_sent_again_though_the_disk_refuses
         assert room.outbox.depth().waiting == 0
         await clock.sleep(600.0)
     assert len(room.told()) == 1
-    assert [line["event"] for line in logs if line["log_level"] != "debug"] == ["outbox.failed", "outbox.restored"]
+    assert events(logs) == ["outbox.failed", "outbox.restored"]
 
 
 async def test_an_outbox_that_cannot_be_read_is_tried_again(clock: Any, logs: Logs) -> None:
     """A disk that fails under a look costs that look and not the daemon."""
-    room = Room(clock)
+    room = Room(clock, put=["a"])
     room.outbox.unreadable = True
-    room.put("a")
     async with room.working():
         await clock.sleep(60.0)
         assert room.outbox.looks <= 62
         room.outbox.unreadable = False
         await clock.sleep(2.0)
         assert room.outbox.depth().waiting == 0
-    assert [line["event"] for line in logs if line["log_level"] != "debug"] == ["outbox.failed", "outbox.restored"]
+    assert events(logs) == ["outbox.failed", "outbox.restored"]

@@ -3,14 +3,15 @@
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from ai_task_processor.core.errors import DataDirectoryError, OutboxUnwritable
 from ai_task_processor.engine.isolation import SHARE
 from ai_task_processor.engine.recovery import CALM_S, DEATHS_WITHOUT, ISOLATE_AT, QUARANTINE_AT, QUIET_S, Recovery
-from ai_task_processor.models.task import Claim, Receipt, Record, Task, TaskStatus
+from ai_task_processor.models.task import Record, Tries
 from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
 from tests.helpers import at_once, standing
+from tests.unit.engine.parts import Logs, claim, task
+from tests.unit.records import record
 
 SLOTS = 4
 
@@ -31,42 +32,52 @@ class Process:
         await self.recovery.begin()
         return self
 
-    async def die_with(self, *task_ids: str) -> "Process":
+    def begin(self, task_id: str) -> Tries:
+        """An attempt is written down."""
+        return at_once(self.journal.begin([task(task_id, task_id)]))[0]
+
+    async def die_with(self, *task_ids: str, times: int = 1) -> None:
         """Start them, and be killed."""
-        for task_id in task_ids:
-            at_once(self.journal.begin([task(task_id)]))[0]
-        return await self.start()
+        for _ in range(times):
+            for task_id in task_ids:
+                self.begin(task_id)
+            await self.start()
+
+    def waiting(self) -> set[str]:
+        """The tasks that wait for an isolated run."""
+        return set(self.journal.in_flight_at_crash)
 
     def poll(self, *listed: str, running_s: tuple[float, ...] = ()) -> list[str]:
         """What a poll for all slots starts at once."""
         self.recovery.look(running_s)
-        claims = [
-            Claim(task(name), Receipt("aletheia", name)) for name in listed if self.recovery.refuse(name) is None
-        ][:SLOTS]
-        return [claim.task.id for claim in self.recovery.isolate(claims, running_s)]
+        claims = [claim(name) for name in listed if self.recovery.refuse(name) is None]
+        return [started.task.id for started in self.recovery.isolate(claims[:SLOTS], running_s)]
 
     def step(self, *running_s: float) -> str | None:
         """What the stretch starts now."""
-        claim = self.recovery.step(running_s, SLOTS)
-        if claim is not None:
-            at_once(self.journal.begin([claim.task]))[0]
-        return None if claim is None else claim.task.id
+        started = self.recovery.step(running_s, SLOTS)
+        if started is None:
+            return None
+        self.begin(started.task.id)
+        return started.task.id
+
+    def isolate(self, task_id: str) -> None:
+        """With nothing else to do, its isolated run starts."""
+        self.poll()
+        self.poll(task_id)
+        assert self.step() == task_id
 
     def wants_poll(self) -> bool:
         return self.recovery.wants_poll
 
     def given_back(self) -> list[str]:
-        return [claim.task.id for claim in self.recovery.left_over()]
+        return [left.task.id for left in self.recovery.left_over()]
 
     def survive(self, task_id: str, seconds: float = 1.0) -> None:
         """The attempt takes so long and ends well."""
         self.clock.advance(seconds)
         self.recovery.ended(seconds)
         at_once(self.journal.settle(task_id))
-
-
-def task(task_id: str) -> Task:
-    return Task(id=task_id, type="text_embedding", content=task_id)
 
 
 @pytest.fixture
@@ -81,8 +92,8 @@ async def test_a_first_crash_isolates_nobody(process: Process) -> None:
     """What was in flight starts with everything else, and its attempts are counted on."""
     await process.die_with("a", "b", "c")
     assert process.poll("a", "b", "new") == ["a", "b", "new"]
-    assert not process.journal.in_flight_at_crash
-    assert at_once(process.journal.begin([task("a")]))[0].kills == 1
+    assert not process.waiting()
+    assert process.begin("a").kills == 1
 
 
 async def test_what_was_in_flight_at_two_crashes_waits(process: Process) -> None:
@@ -95,75 +106,53 @@ async def test_what_was_in_flight_at_two_crashes_waits(process: Process) -> None
 
 
 async def test_a_given_back_attempt_forgets_no_death(process: Process) -> None:
-    """Two crashes are two, whatever happened between them."""
     await process.die_with("a")
-    at_once(process.journal.begin([task("a")]))[0]
+    process.begin("a")
     at_once(process.journal.give_back("a"))
     await process.start()
     await process.die_with("a")
-    assert process.journal.in_flight_at_crash.keys() == {"a"}
+    assert process.waiting() == {"a"}
 
 
 async def test_a_kept_result_clears_its_task(process: Process) -> None:
     """Killed between the commit and the journal's line: the result is safe, nothing waits."""
     await process.die_with("a")
-    at_once(process.journal.begin([task("a")]))[0]
-    await process.outbox.put(
-        Record(
-            receipt=Receipt("aletheia", "a"),
-            task_type="t",
-            status=TaskStatus.SUCCEEDED,
-            fingerprint="",
-            finished_at=0.0,
-        )
-    )
+    process.begin("a")
+    await process.outbox.put(record("a"))
     await process.start()
-    assert not process.journal.in_flight_at_crash
+    assert not process.waiting()
 
 
 async def test_an_older_dead_letter_clears_nobody(process: Process) -> None:
     """It stands for other content: an edited task that kills the process is found all the same."""
-    await process.outbox.put(
-        Record(
-            receipt=Receipt("aletheia", "a"),
-            task_type="t",
-            status=TaskStatus.SUCCEEDED,
-            fingerprint="of other content",
-            finished_at=0.0,
-        )
-    )
+    await process.outbox.put(record("a", fingerprint="of other content"))
     await process.outbox.bury("a", "refused")
-    for _ in range(ISOLATE_AT):
-        await process.die_with("a")
-    assert process.journal.in_flight_at_crash.keys() == {"a"}
+    await process.die_with("a", times=ISOLATE_AT)
+    assert process.waiting() == {"a"}
 
 
 async def test_deaths_without_a_task_clear_it(process: Process) -> None:
     """Whoever kills that often from outside goes on without it; five killers in turn do not kill that often."""
-    for _ in range(ISOLATE_AT):
-        await process.die_with("a")
+    await process.die_with("a", times=ISOLATE_AT)
     for number in range(DEATHS_WITHOUT):
-        assert process.journal.in_flight_at_crash.keys() == {"a"}, number
+        assert process.waiting() == {"a"}, number
         await process.die_with(f"other {number}")
-    assert not process.journal.in_flight_at_crash
+    assert not process.waiting()
     await process.die_with("a")
     for number in range(3):
-        assert process.journal.in_flight_at_crash.keys() == {"a"}, "after a third death more of them are needed"
+        assert process.waiting() == {"a"}, "after a third death more of them are needed"
         await process.die_with(f"another {number}")
-    assert not process.journal.in_flight_at_crash
+    assert not process.waiting()
 
 
 async def test_deaths_do_not_clear_a_task_that_died_isolated(process: Process) -> None:
     """There is evidence against it."""
-    for _ in range(ISOLATE_AT):
-        await process.die_with("a")
-    process.poll()
-    process.poll("a")
-    assert process.step() == "a"
+    await process.die_with("a", times=ISOLATE_AT)
+    process.isolate("a")
     await process.start()
     for number in range(3 * DEATHS_WITHOUT):
         await process.die_with(f"other {number}")
-    assert process.journal.in_flight_at_crash.keys() == {"a"}
+    assert process.waiting() == {"a"}
 
 
 async def test_old_deaths_are_forgotten(process: Process) -> None:
@@ -172,10 +161,9 @@ async def test_old_deaths_are_forgotten(process: Process) -> None:
         await process.die_with(f"other {number}")
     process.clock.advance(CALM_S)
     process.poll()
-    for _ in range(ISOLATE_AT):
-        await process.die_with("a")
+    await process.die_with("a", times=ISOLATE_AT)
     assert process.journal.crashes == ISOLATE_AT
-    assert process.journal.in_flight_at_crash.keys() == {"a"}
+    assert process.waiting() == {"a"}
 
 
 # --- when
@@ -184,8 +172,7 @@ async def test_old_deaths_are_forgotten(process: Process) -> None:
 @pytest.fixture
 async def waiting(process: Process) -> Process:
     """``a`` and ``b`` wait for an isolated run."""
-    for _ in range(ISOLATE_AT):
-        await process.die_with("a", "b")
+    await process.die_with("a", "b", times=ISOLATE_AT)
     return process
 
 
@@ -208,7 +195,6 @@ async def test_with_nothing_else_to_do_they_run_one_by_one(waiting: Process) -> 
 
 
 async def test_other_work_goes_first(waiting: Process) -> None:
-    """What came in the meantime starts, and the isolated task waits on."""
     waiting.poll()
     assert waiting.poll("a", "new") == ["new"]
     assert waiting.given_back() == ["a"]
@@ -217,8 +203,7 @@ async def test_other_work_goes_first(waiting: Process) -> None:
 
 async def test_a_poll_that_is_full_of_isolated_tasks_proves_no_idleness(waiting: Process) -> None:
     """Other work may stand behind them in the list."""
-    for _ in range(ISOLATE_AT):
-        await waiting.die_with(*"cdefg")
+    await waiting.die_with(*"cdefg", times=ISOLATE_AT)
     waiting.poll()
     assert waiting.poll(*"cdefg", "new") == []
     assert waiting.step() == "c"
@@ -252,7 +237,7 @@ async def test_under_load_a_run_is_paid_for_in_advance(waiting: Process) -> None
 async def test_a_run_that_takes_long_is_paid_for_as_such(process: Process, running_s: tuple[float, ...]) -> None:
     """Tasks of 0.1 s; the isolated one was seen running for 20 s, or another one runs for 30 s."""
     for _ in range(ISOLATE_AT):
-        at_once(process.journal.begin([task("long")]))[0]
+        process.begin("long")
         process.clock.advance(20.0)
         await process.die_with("short")
         process.journal.clear("short")
@@ -279,8 +264,7 @@ async def test_a_drain_that_lasts_too_long_is_given_up(waiting: Process) -> None
 
 async def test_savings_are_bounded(process: Process) -> None:
     """After a day of work six isolated runs of 30 s are not one stretch of three minutes."""
-    for _ in range(ISOLATE_AT):
-        await process.die_with(*"abcdef")
+    await process.die_with(*"abcdef", times=ISOLATE_AT)
     process.recovery.ended(30.0)
     process.poll(*"abcdef", running_s=(0.1,))
     process.clock.advance(86_400.0)
@@ -295,7 +279,7 @@ async def test_savings_are_bounded(process: Process) -> None:
 async def test_a_cheap_run_does_not_spend_the_savings_for_a_dear_one(process: Process) -> None:
     """Both wait; the dear one has its turn, too."""
     for _ in range(ISOLATE_AT):
-        at_once(process.journal.begin([task("dear")]))[0]
+        process.begin("dear")
         process.clock.advance(60.0)
         await process.die_with("cheap")
     process.recovery.ended(0.1)
@@ -307,7 +291,6 @@ async def test_a_cheap_run_does_not_spend_the_savings_for_a_dear_one(process: Pr
 
 
 async def test_a_stretch_goes_on_as_far_as_it_is_paid_for(waiting: Process) -> None:
-    """One drain serves several."""
     waiting.recovery.ended(1.0)
     waiting.poll("a", "b", running_s=(0.1,))
     waiting.clock.advance(86_400.0)
@@ -333,45 +316,38 @@ async def test_an_isolated_task_that_is_never_listed_is_forgotten(waiting: Proce
     waiting.poll("a", "new")
     waiting.clock.advance(CALM_S)
     waiting.poll()
-    assert waiting.journal.in_flight_at_crash.keys() == {"a"}
+    assert waiting.waiting() == {"a"}
 
 
 # --- what comes of it
 
 
-async def test_three_deaths_isolated_are_a_quarantine(process: Process, clock: Any) -> None:
+async def test_three_deaths_isolated_are_a_quarantine(process: Process, clock: Any, logs: Logs) -> None:
     """Five in all; logged once, kept with type and content, and forgotten by the journal: a retry begins from zero."""
-    for _ in range(ISOLATE_AT):
-        await process.die_with("bad")
+    await process.die_with("bad", times=ISOLATE_AT)
     for deaths in range(QUARANTINE_AT):
         assert standing(process.outbox, "bad") is None
         clock.advance(QUIET_S[deaths])
-        process.poll()
-        process.poll("bad")
-        assert process.step() == "bad"
-        with capture_logs() as logs:
-            await process.start()
+        process.isolate("bad")
+        logs.clear()
+        await process.start()
     assert standing(process.outbox, "bad") == "quarantined"
     (told,) = [log for log in logs if log["event"] == "task.quarantined"]
     assert (told["task_id"], told["reason"]) == ("bad", "the process died 3 times while this task ran isolated")
-    assert not process.journal.in_flight_at_crash
-    assert at_once(process.journal.begin([task("bad")]))[0].kills_isolated == 0
+    assert not process.waiting()
+    assert process.begin("bad").kills_isolated == 0
 
 
 @pytest.mark.parametrize("ends", ["settle", "give_back"])
 async def test_a_task_that_survives_its_isolated_run_is_cleared(waiting: Process, ends: str) -> None:
-    """Whatever came of it."""
-    waiting.poll()
-    waiting.poll("a")
-    waiting.step()
+    waiting.isolate("a")
     await getattr(waiting.journal, ends)("a")
-    assert waiting.journal.in_flight_at_crash.keys() == {"b"}
+    assert waiting.waiting() == {"b"}
     await waiting.start()
     assert waiting.poll("a", "new") == ["a", "new"]
 
 
 async def test_deaths_in_company_never_quarantine(process: Process) -> None:
-    """However often."""
     for _ in range(50):
         await process.die_with("a", "b")
         process.journal.clear("a")
@@ -381,12 +357,9 @@ async def test_deaths_in_company_never_quarantine(process: Process) -> None:
 
 async def test_a_task_that_died_isolated_waits_for_quiet(process: Process, clock: Any) -> None:
     """Others work meanwhile; when the process has lived for long enough it runs isolated again."""
-    for _ in range(ISOLATE_AT):
-        await process.die_with("a")
+    await process.die_with("a", times=ISOLATE_AT)
     for quiet_s in (5.0, 15.0):
-        process.poll()
-        process.poll("a")
-        assert process.step() == "a"
+        process.isolate("a")
         await process.start()
         clock.advance(quiet_s - 0.5)
         process.poll()
@@ -398,11 +371,8 @@ async def test_a_task_that_died_isolated_waits_for_quiet(process: Process, clock
 
 async def test_evidence_goes_first(process: Process, clock: Any) -> None:
     """Of several the one whose isolated runs ended in a crash, then the one with more deaths."""
-    for names in (["a", "b", "c"], ["a", "b", "c"]):
-        await process.die_with(*names)
-    process.poll()
-    process.poll("c")
-    assert process.step() == "c"
+    await process.die_with("a", "b", "c", times=2)
+    process.isolate("c")
     await process.start()
     clock.advance(QUIET_S[1])
     process.poll()
@@ -414,8 +384,8 @@ async def test_a_start_that_cannot_be_written_clears_nobody(waiting: Process) ->
     """A full disk at that moment."""
     waiting.journal.broken = True
     with pytest.raises(OutboxUnwritable):
-        at_once(waiting.journal.begin([task("a")]))[0]
-    assert waiting.journal.in_flight_at_crash.keys() == {"a", "b"}
+        waiting.begin("a")
+    assert waiting.waiting() == {"a", "b"}
     assert waiting.journal.isolated is None
 
 
@@ -427,8 +397,7 @@ async def test_what_cannot_be_quarantined_is_not_started_again(
     async def full(self: MemoryOutbox, record: Record) -> None:
         raise OutboxUnwritable("disk full")
 
-    for _ in range(ISOLATE_AT + QUARANTINE_AT - 1):
-        await process.die_with("bad")
+    await process.die_with("bad", times=ISOLATE_AT + QUARANTINE_AT - 1)
     monkeypatch.setattr(MemoryOutbox, "quarantine", full)
     with pytest.raises(DataDirectoryError, match="disk full"):
         await process.die_with("bad")

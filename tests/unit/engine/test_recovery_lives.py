@@ -1,13 +1,12 @@
 """A thousand daemons that are killed: by chance, by a task, by several. Seeded, in virtual time."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import exp, log
 from statistics import mean
 
 import pytest
-from structlog.testing import capture_logs
 
 from ai_task_processor.engine.isolation import SHARE
 from tests.unit.engine.lives import Killer, Lives
@@ -19,13 +18,6 @@ PARTS, SEEDS = 4, 150
 KILLER_SEEDS = 80
 
 Draw = Callable[[random.Random], float]
-
-
-@pytest.fixture(autouse=True)
-def silence() -> Iterator[None]:
-    """Thousands of lives have little to say."""
-    with capture_logs():
-        yield
 
 
 def uniform(rng: random.Random) -> float:

@@ -2,34 +2,27 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from math import inf
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from ai_task_processor.core.errors import Transient, Unsent
 from ai_task_processor.core.ports import Clock, SkipReason, Want
 from ai_task_processor.engine.admission import EngineAdmission, Running, RunningTasks
 from ai_task_processor.engine.heartbeat import Heartbeat
 from ai_task_processor.engine.recovery import Recovery
-from ai_task_processor.engine.scheduler import (
-    FIRST_PAUSE_S,
-    LONGEST_POLL_S,
-    TICK_S,
-    WOKEN_PAUSE_S,
-    Pauses,
-    TaskScheduler,
-)
+from ai_task_processor.engine.scheduler import FIRST_PAUSE_S, LONGEST_POLL_S, TICK_S, WOKEN_PAUSE_S, Pauses
+from ai_task_processor.engine.scheduler import TaskScheduler as Scheduler
 from ai_task_processor.engine.slots import Slots
-from ai_task_processor.models.task import Claim, Failure, Receipt, Record, Task, TaskStatus, Tries
+from ai_task_processor.models.task import Claim, Failure, Receipt, Task, Tries
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
 from tests.helpers import StubSource, at_once
-
-Logs = list[MutableMapping[str, Any]]
+from tests.unit.engine.parts import Logs, at_work, claim, ids_of, names, task
+from tests.unit.records import record
 
 
 class Source(StubSource):
@@ -62,7 +55,7 @@ class Source(StubSource):
             raise
         if self.error is not None:
             raise self.error
-        return [Claim(Task(id=name, type="t", content=None), Receipt("aletheia", name)) for name in listed[:limit]]
+        return [claim(name) for name in listed[:limit]]
 
     async def wait(self, timeout_s: float) -> bool:
         if not self._called:
@@ -123,29 +116,44 @@ class Runner:
             await (self.journal.settle if settled else self.journal.give_back)(task_id)
 
 
-class Admission(EngineAdmission):
-    """Lets everything start that recovery does, and that ``refuses`` says nothing against."""
-
-    def __init__(self, running: RunningTasks, outbox: MemoryOutbox, recovery: Recovery) -> None:
-        super().__init__(running, outbox, lambda _: None, recovery)
-        self.refuses: Callable[[Task], SkipReason | None] = lambda _: None
-
-    def starts(self, task: Task) -> SkipReason | None:
-        return self.refuses(task)
-
-
 class Room:
-    """A scheduler with everything around it; ``async with room.working()`` runs it."""
+    """A scheduler with everything around it; ``async with room.working()`` runs it.
 
-    def __init__(self, clock: Any, *, slots: int = 3, interval_s: float = 30.0) -> None:
+    ``pending``: the listed tasks, or how many there are; ``takes``: the seconds of each task, 1.0 for those not named;
+    ``crashed``: tasks of one letter that the process died with, twice.
+    """
+
+    def __init__(
+        self,
+        clock: Any,
+        *,
+        slots: int = 3,
+        interval_s: float = 30.0,
+        pending: int | Sequence[str] = (),
+        crashed: str = "",
+        takes: float | Mapping[str, float] | Callable[[str], float] = 1.0,
+        settles: bool = True,
+        settling_s: float = 0.0,
+        latency_s: float = 0.0,
+        error: Exception | None = None,
+    ) -> None:
         running, outbox = RunningTasks(), MemoryOutbox(2**30, clock)
         self.clock = clock
         self.source = Source(clock, running)
         self.runner = Runner(clock, self.source)
         self.journal = self.runner.journal
         self.recovery = Recovery(self.journal, outbox, source="aletheia", clock=clock)
-        self.admission = Admission(running, outbox, self.recovery)
+        self.admission = EngineAdmission(running, outbox, lambda _: None, self.recovery)
+        self.admission.starts = lambda _: None  # type: ignore[method-assign,assignment]  # whatever recovery lets
         self.source.refuse = self.recovery.refuse
+        self.source.pending = names(pending) if isinstance(pending, int) else list(pending)
+        self.source.latency_s, self.source.error = latency_s, error
+        if isinstance(takes, Mapping):
+            self.runner.takes = lambda name: takes.get(name, 1.0)
+        else:
+            self.runner.takes = takes if callable(takes) else lambda _: takes
+        self.runner.settles = lambda _: settles
+        self.runner.settling_s = settling_s
         self.hold_until = 0.0
         self.metrics = Metrics(version="0", provider="mock")
         self.slots = Slots(
@@ -158,7 +166,7 @@ class Room:
             recovery=self.recovery,
             clock=clock,
         )
-        self.scheduler = TaskScheduler(
+        self.scheduler = Scheduler(
             self.source,
             self.slots,
             admission=self.admission,
@@ -169,19 +177,30 @@ class Room:
             metrics=self.metrics,
             rng=random.Random(7),
         )
+        if crashed:
+            self._crash(crashed)
+
+    def call(self) -> float:
+        """The source says that there may be work; answers when."""
+        self.source.call()
+        return float(self.clock.monotonic())
 
     def polls(self, since: float = 0.0) -> list[float]:
         return [at for at, _ in self.source.polls if at >= since]
 
     @asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
-        work = asyncio.ensure_future(self.scheduler.run())
-        try:
-            yield
-            assert not work.done(), work
-        finally:
-            work.cancel()
-            await asyncio.wait([work])
+    async def working(self) -> AsyncIterator["Room"]:
+        async with at_work(self.scheduler.run()):
+            yield self
+
+    def _crash(self, task_ids: str) -> None:
+        """The process before this one, and the one before that, died with these in flight."""
+        for _ in range(2):
+            for task_id in task_ids:
+                at_once(self.journal.begin([task(task_id)]))
+            journal = MemoryJournal(self.journal.lines, monotonic=self.clock.monotonic)
+            self.journal.__dict__.update(journal.__dict__)
+            at_once(self.recovery.begin())
 
     async def tick_ages(self, seconds: int) -> list[float]:
         """The age of the last tick, once a second."""
@@ -192,23 +211,14 @@ class Room:
         return ages
 
 
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[Logs]:
-    with capture_logs() as captured:
-        yield captured
-
-
 # --- slots
 
 
 @pytest.mark.parametrize("slots", [1, 3, 16])
 async def test_a_slot_is_reserved_before_a_task_is_claimed(clock: Any, slots: int) -> None:
     """No poll without a free slot, no more tasks asked for than slots are free, never more than that running."""
-    room = Room(clock, slots=slots)
     rng = random.Random(3)
-    room.runner.takes = lambda _: rng.uniform(0.0, 5.0)
-    room.source.pending = [str(number) for number in range(200)]
-    room.source.latency_s = 0.3
+    room = Room(clock, slots=slots, takes=lambda _: rng.uniform(0.0, 5.0), pending=200, latency_s=0.3)
     async with room.working():
         while room.source.pending:
             await clock.sleep(0.1)
@@ -219,11 +229,7 @@ async def test_a_slot_is_reserved_before_a_task_is_claimed(clock: Any, slots: in
 
 
 async def test_slots_are_refilled_one_by_one(clock: Any) -> None:
-    """One slow task holds one slot: the others go on beside it."""
-    room = Room(clock, slots=2)
-    room.runner.takes = lambda name: 1_000.0 if name == "slow" else 1.0
-    room.source.pending = ["slow", *map(str, range(50))]
-    async with room.working():
+    async with Room(clock, slots=2, takes={"slow": 1_000.0}, pending=["slow", *names(50)]).working() as room:
         await clock.sleep(60.0)
         assert len(room.runner.ended) == 50
         assert list(room.slots.running) == ["slow"]
@@ -231,10 +237,7 @@ async def test_slots_are_refilled_one_by_one(clock: Any) -> None:
 
 async def test_what_is_free_while_a_poll_is_under_way_is_asked_for_next(clock: Any) -> None:
     """A slow API delays nobody else: slots that fall free meanwhile are claimed for right after its answer."""
-    room = Room(clock, slots=3)
-    room.source.pending = [str(number) for number in range(30)]
-    room.source.latency_s = 5.0
-    async with room.working():
+    async with Room(clock, slots=3, pending=30, latency_s=5.0).working() as room:
         await clock.sleep(60.0)
         gaps = [later - earlier for earlier, later in zip(room.polls(), room.polls()[1:], strict=False)]
         assert gaps[:8] == pytest.approx([5.0, 6.0] * 4, abs=1.1)
@@ -242,53 +245,24 @@ async def test_what_is_free_while_a_poll_is_under_way_is_asked_for_next(clock: A
 
 
 async def test_a_bug_in_one_task_spares_the_others(clock: Any, logs: Logs) -> None:
-    """An exception that leaves the runner ends only that task's attempt, and is logged."""
-    room = Room(clock)
-
     def takes(name: str) -> float:
         if name == "bad":
             raise RuntimeError("a bug of ours")
         return 1.0
 
-    room.runner.takes = takes
-    room.source.pending = ["bad", *map(str, range(20))]
-    async with room.working():
+    async with Room(clock, takes=takes, pending=["bad", *names(20)]).working() as room:
         await clock.sleep(120.0)
         assert len(room.runner.ended) == 20
         assert room.slots.free >= 2
-    assert {line["task_id"] for line in logs if line["event"] == "task.crashed"} == {"bad"}
+    assert ids_of(logs, "task.crashed") == {"bad"}
 
 
 # --- isolated runs
 
 
-async def crashed_with(room: Room, *task_ids: str) -> None:
-    """The process before this one, and the one before that, died with these in flight."""
-    for _ in range(2):
-        for task_id in task_ids:
-            at_once(room.journal.begin([Task(id=task_id, type="t", content=None)]))[0]
-        journal = MemoryJournal(room.journal.lines, monotonic=room.clock.monotonic)
-        room.journal.__dict__.update(journal.__dict__)
-        await room.recovery.begin()
-
-
-def beside(room: Room, task_id: str) -> Callable[[str], float]:
-    """What a task takes, and a note of who ran when the isolated one began."""
-
-    def takes(name: str) -> float:
-        if name == task_id:
-            assert room.runner.now == 1, "something runs beside it"
-        return 1.0
-
-    return takes
-
-
 async def test_after_two_crashes_all_slots_work_at_once(clock: Any) -> None:
     """What waits for an isolated run holds nobody up, although the list begins with it."""
-    room = Room(clock, slots=4)
-    await crashed_with(room, "a", "b")
-    room.source.pending = ["a", "b", *map(str, range(100))]
-    async with room.working():
+    async with Room(clock, slots=4, crashed="ab", pending=["a", "b", *names(100)]).working() as room:
         await clock.sleep(2.0)
         assert room.runner.most == 4
         assert len(room.runner.started) >= 8
@@ -297,12 +271,13 @@ async def test_after_two_crashes_all_slots_work_at_once(clock: Any) -> None:
 
 async def test_between_normal_work_an_isolated_task_has_the_process_for_itself(clock: Any) -> None:
     """What runs is waited for, nothing starts beside it, then all slots work again; a fifth of the time at most."""
-    room = Room(clock, slots=4)
-    await crashed_with(room, "a", "b")
-    room.runner.takes = beside(room, "a")
-    room.runner.settling_s = 0.05
-    room.source.pending = ["a", "b", *map(str, range(1_000))]
+
+    def takes(name: str) -> float:
+        assert name != "a" or room.runner.now == 1, "something runs beside it"
+        return 1.0
+
     began, drained = clock.monotonic(), 0
+    room = Room(clock, slots=4, crashed="ab", takes=takes, settling_s=0.05, pending=["a", "b", *names(1_000)])
     async with room.working():
         while not {"a", "b"} <= set(room.runner.ended):
             await clock.sleep(0.01)
@@ -319,11 +294,7 @@ async def test_between_normal_work_an_isolated_task_has_the_process_for_itself(c
 
 async def test_while_slots_wait_for_an_isolated_run_the_loop_is_alive_and_says_why(clock: Any) -> None:
     """A long isolated run: no poll, no free slot, ticks, and a sentence."""
-    room = Room(clock, slots=4)
-    await crashed_with(room, "a")
-    room.runner.takes = lambda name: 100.0 if name == "a" else 1.0
-    room.source.pending = ["a"]
-    async with room.working():
+    async with Room(clock, slots=4, crashed="a", takes={"a": 100.0}, pending=["a"]).working() as room:
         await clock.sleep(5.0)
         polls = len(room.polls())
         assert max(await room.tick_ages(60)) <= TICK_S + 1.0
@@ -336,10 +307,7 @@ async def test_while_slots_wait_for_an_isolated_run_the_loop_is_alive_and_says_w
 
 async def test_with_nothing_else_to_do_isolated_tasks_follow_each_other(clock: Any) -> None:
     """Without the pauses between polls that bring nothing; new work goes first."""
-    room = Room(clock, slots=4)
-    await crashed_with(room, *"abcde")
-    room.source.pending = [*"abcde"]
-    async with room.working():
+    async with Room(clock, slots=4, crashed="abcde", pending=[*"abcde"]).working() as room:
         await clock.sleep(2.5)
         room.source.pending.append("new")
         await clock.sleep(6.0)
@@ -352,21 +320,17 @@ async def test_with_nothing_else_to_do_isolated_tasks_follow_each_other(clock: A
 
 async def test_what_may_not_start_after_the_drain_is_given_back(clock: Any) -> None:
     """Its model was paused while it waited for the others to end."""
-    room = Room(clock, slots=4)
-    await crashed_with(room, "a")
     paused = set[str]()
+    room = Room(clock, slots=4, crashed="a", pending=["a", *names(200)])
 
-    def refuse(task: Task) -> SkipReason | None:
-        if task.id != "a":
-            return None
+    def starts(task: Task) -> SkipReason | None:
         if task.id != "a":
             return None
         paused.add(task.id)
         return "paused"
 
-    room.admission.refuses = refuse
+    room.admission.starts = starts  # type: ignore[method-assign]
     room.source.refuse = lambda name: name in paused or room.recovery.refuse(name)
-    room.source.pending = ["a", *map(str, range(200))]
     async with room.working():
         await clock.sleep(30.0)
         assert "a" in room.source.released
@@ -376,11 +340,9 @@ async def test_what_may_not_start_after_the_drain_is_given_back(clock: Any) -> N
 
 async def test_a_listed_task_that_stays_deferred_is_no_storm_of_polls(clock: Any) -> None:
     """It died in an isolated run and waits for quiet: polls come calmly."""
-    room = Room(clock, slots=4)
-    await crashed_with(room, "a")
+    room = Room(clock, slots=4, crashed="a", pending=["a"])
     room.recovery.look(())
     room.recovery._is_quiet = lambda _: False  # type: ignore[method-assign,assignment]  # for as long as the test takes
-    room.source.pending = ["a"]
     async with room.working():
         await clock.sleep(60.0)
         assert len(room.polls()) < 12
@@ -391,11 +353,7 @@ async def test_a_listed_task_that_stays_deferred_is_no_storm_of_polls(clock: Any
 
 
 async def test_polls_follow_at_once_while_they_start_tasks(clock: Any) -> None:
-    """A backlog of instant tasks is done without a pause."""
-    room = Room(clock, slots=5)
-    room.runner.takes = lambda _: 0.0
-    room.source.pending = [str(number) for number in range(100)]
-    async with room.working():
+    async with Room(clock, slots=5, takes=0.0, pending=100).working() as room:
         await clock.sleep(1.5)
         assert len(room.runner.ended) == 100
 
@@ -403,8 +361,7 @@ async def test_polls_follow_at_once_while_they_start_tasks(clock: Any) -> None:
 @pytest.mark.parametrize(("interval_s", "least", "most"), [(30.0, 2, 3), (1.0, 60, 80), (0.1, 600, 800)])
 async def test_an_empty_list_is_asked_for_calmly(clock: Any, interval_s: float, least: int, most: int) -> None:
     """With nothing to do polls come at the interval, shortened by jitter only; early on they come sooner."""
-    room = Room(clock, interval_s=interval_s)
-    async with room.working():
+    async with Room(clock, interval_s=interval_s).working() as room:
         await clock.sleep(60.0)
         early = len(room.polls())
         began = clock.monotonic()
@@ -426,9 +383,9 @@ async def test_daemons_that_start_together_do_not_poll_together(clock: Any) -> N
     """The first poll comes within a second, at a random moment."""
     first = []
     for seed in range(20):
+        began = clock.monotonic()
         room = Room(clock)
         room.scheduler._pauses._rng = random.Random(seed)
-        began = clock.monotonic()
         async with room.working():
             await clock.sleep(1.1)
         first.append(room.polls()[0] - began)
@@ -438,11 +395,7 @@ async def test_daemons_that_start_together_do_not_poll_together(clock: Any) -> N
 
 async def test_tasks_that_come_straight_back_are_no_hot_loop(clock: Any) -> None:
     """A processor that gives everything back, or a paused model: a poll every second or two, then full speed again."""
-    room = Room(clock, slots=3)
-    room.runner.takes = lambda _: 0.0
-    room.runner.settles = lambda _: False
-    room.source.pending = [str(number) for number in range(300)]
-    async with room.working():
+    async with Room(clock, slots=3, takes=0.0, settles=False, pending=300).working() as room:
         await clock.sleep(60.0)
         assert 30 <= len(room.polls()) <= 80
         room.runner.settles = lambda _: True
@@ -451,11 +404,8 @@ async def test_tasks_that_come_straight_back_are_no_hot_loop(clock: Any) -> None
 
 
 async def test_a_few_that_come_back_do_not_slow_the_rest(clock: Any) -> None:
-    """As long as something settles in between, polls follow at once."""
-    room = Room(clock, slots=4)
-    room.runner.takes = lambda _: 0.01
+    room = Room(clock, slots=4, takes=0.01, pending=300)
     room.runner.settles = lambda name: int(name) % 3 > 0 or room.runner.ended.count(name) > 0
-    room.source.pending = [str(number) for number in range(300)]
     async with room.working():
         await clock.sleep(10.0)
         assert room.source.pending == []
@@ -472,14 +422,13 @@ async def storm(room: Room, seconds: float, every_s: float = 0.001) -> None:
         await room.clock.sleep(every_s)
 
 
-async def test_a_call_ends_the_pause(clock: Any) -> None:
-    """An idle daemon polls at the moment it is called, and takes what is there."""
-    room = Room(clock, interval_s=3_600.0)
-    async with room.working():
+@pytest.mark.parametrize("error", [None, Unsent("connection refused")], ids=["idle", "failing"])
+async def test_a_call_ends_the_pause(clock: Any, error: Exception | None) -> None:
+    """A daemon that is idle or backs off polls at the moment it is called, and takes what is there."""
+    async with Room(clock, interval_s=3_600.0, error=error).working() as room:
         await clock.sleep(5_000.0)
-        room.source.pending = ["a"]
-        called_at = clock.monotonic()
-        room.source.call()
+        room.source.error, room.source.pending = None, ["a"]
+        called_at = room.call()
         await clock.sleep(1.5)
         assert room.polls(called_at)[0] == called_at
         assert room.runner.ended == ["a"]
@@ -487,33 +436,25 @@ async def test_a_call_ends_the_pause(clock: Any) -> None:
 
 async def test_calls_that_bring_tasks_are_heard_at_once(clock: Any) -> None:
     """One task after the other, a few milliseconds apart, each starts at the moment of its call."""
-    room = Room(clock, interval_s=3_600.0)
-    room.runner.takes = lambda _: 0.001
-    async with room.working():
+    async with Room(clock, interval_s=3_600.0, takes=0.001).working() as room:
         await clock.sleep(5_000.0)
         for number in range(20):
             room.source.pending.append(str(number))
-            called_at = clock.monotonic()
-            room.source.call()
+            called_at = room.call()
             await clock.sleep(WOKEN_PAUSE_S / 5)
             assert room.runner.started[-1] == (called_at, str(number))
 
 
 async def test_a_call_ends_the_first_pause(clock: Any) -> None:
-    """The random moment of the first poll is not waited for by who is called."""
-    room = Room(clock, interval_s=3_600.0)
-    async with room.working():
-        room.source.call()
-        began = clock.monotonic()
+    async with Room(clock, interval_s=3_600.0).working() as room:
+        began = room.call()
         await clock.sleep(0.001)
         assert room.polls() == [began]
 
 
 async def test_a_call_during_a_poll_is_heard_after_it(clock: Any) -> None:
     """The list may have been read before the task was there: another poll follows, and one only."""
-    room = Room(clock, interval_s=3_600.0)
-    room.source.latency_s = 5.0
-    async with room.working():
+    async with Room(clock, interval_s=3_600.0, latency_s=5.0).working() as room:
         await clock.sleep(2.0)
         assert len(room.polls()) == 1
         for _ in range(10):
@@ -526,10 +467,7 @@ async def test_a_call_during_a_poll_is_heard_after_it(clock: Any) -> None:
 
 async def test_a_call_while_all_slots_are_taken_is_heard_when_one_is_free(clock: Any) -> None:
     """Nothing is polled for while no task could start; then the next pause ends at once."""
-    room = Room(clock, slots=1, interval_s=3_600.0)
-    room.runner.takes = lambda _: 100.0
-    room.source.pending = ["a"]
-    async with room.working():
+    async with Room(clock, slots=1, interval_s=3_600.0, takes=100.0, pending=["a"]).working() as room:
         await clock.sleep(10.0)
         room.source.call()
         await clock.sleep(50.0)
@@ -542,8 +480,7 @@ async def test_a_call_while_all_slots_are_taken_is_heard_when_one_is_free(clock:
 
 async def test_a_call_during_a_hold_is_heard_after_it(clock: Any) -> None:
     """An open circuit, a full disk or a Retry-After is not cut short, however often it is called; nor forgotten."""
-    room = Room(clock, interval_s=3_600.0)
-    async with room.working():
+    async with Room(clock, interval_s=3_600.0).working() as room:
         await clock.sleep(100.0)
         room.hold_until = clock.monotonic() + 60.0
         before, slept = len(room.polls()), len(clock.slept)
@@ -558,11 +495,9 @@ async def test_a_call_during_a_hold_is_heard_after_it(clock: Any) -> None:
 
 async def test_who_calls_too_early_is_looked_for_soon(clock: Any) -> None:
     """The task is visible a moment after the call: the pauses begin anew, however long they had become."""
-    room = Room(clock, interval_s=3_600.0)
-    async with room.working():
+    async with Room(clock, interval_s=3_600.0).working() as room:
         await clock.sleep(20_000.0)
-        called_at = clock.monotonic()
-        room.source.call()
+        called_at = room.call()
         await clock.sleep(0.2)
         room.source.pending = ["a"]
         await clock.sleep(5.0)
@@ -573,8 +508,7 @@ async def test_who_calls_too_early_is_looked_for_soon(clock: Any) -> None:
 
 async def test_a_storm_of_calls_that_brings_nothing_is_no_storm_of_polls(clock: Any) -> None:
     """A thousand calls a second: forty polls a second, and calm as soon as it is over."""
-    room = Room(clock, interval_s=3_600.0)
-    async with room.working():
+    async with Room(clock, interval_s=3_600.0).working() as room:
         await clock.sleep(5_000.0)
         began = clock.monotonic()
         await storm(room, 10.0)
@@ -586,9 +520,7 @@ async def test_a_storm_of_calls_that_brings_nothing_is_no_storm_of_polls(clock: 
 
 async def test_a_storm_of_calls_does_not_delay_the_tasks(clock: Any) -> None:
     """Under the same storm a task starts within the distance of two polls, and a backlog at full speed."""
-    room = Room(clock, slots=5, interval_s=3_600.0)
-    room.runner.takes = lambda _: 0.01
-    async with room.working():
+    async with Room(clock, slots=5, interval_s=3_600.0, takes=0.01).working() as room:
         calling = asyncio.ensure_future(storm(room, 20.0))
         for number in range(100):
             await clock.sleep(0.1)
@@ -603,49 +535,18 @@ async def test_a_storm_of_calls_does_not_delay_the_tasks(clock: Any) -> None:
         calling.cancel()
 
 
-@pytest.mark.parametrize("trouble", ["error", "tasks that come back"])
-async def test_a_storm_of_calls_keeps_the_backoff_of_trouble(clock: Any, trouble: str) -> None:
+@pytest.mark.parametrize(
+    "trouble", [{"error": Unsent("connection refused")}, {"pending": 9}], ids=["error", "tasks that come back"]
+)
+async def test_a_storm_of_calls_keeps_the_backoff_of_trouble(clock: Any, trouble: dict[str, Any]) -> None:
     """A dead API, or tasks that all come straight back: at most two polls for one without any calls."""
     polls = []
     for every_s in (100.0, 0.001):
-        room = Room(clock, interval_s=10.0)
-        room.runner.takes = lambda _: 0.0
-        room.runner.settles = lambda _: False
-        if trouble == "error":
-            room.source.error = Unsent("connection refused")
-        else:
-            room.source.pending = [str(number) for number in range(9)]
-        async with room.working():
+        async with Room(clock, interval_s=10.0, takes=0.0, settles=False, **trouble).working() as room:
             await storm(room, 99.0, every_s)
             polls.append(len(room.polls()))
     calm, stormy = polls
     assert calm <= stormy <= 2 * calm + 2
-
-
-async def test_one_call_ends_the_backoff_of_a_failed_poll(clock: Any) -> None:
-    """An API that calls is back: it is asked at once, and again without delay when that works."""
-    room = Room(clock, interval_s=3_600.0)
-    room.source.error = Unsent("connection refused")
-    async with room.working():
-        await clock.sleep(5_000.0)
-        room.source.error, room.source.pending = None, ["a"]
-        called_at = clock.monotonic()
-        room.source.call()
-        await clock.sleep(2.0)
-        assert room.polls(called_at)[0] == called_at
-        assert room.runner.ended == ["a"]
-
-
-async def test_a_drain_ends_a_pause_that_was_called(clock: Any) -> None:
-    """A call and a drain in the same moment: nothing more is claimed."""
-    room = Room(clock, interval_s=3_600.0)
-    work = asyncio.ensure_future(room.scheduler.run())
-    await clock.sleep(100.0)
-    began, polls = clock.monotonic(), len(room.polls())
-    room.source.call()
-    room.scheduler.drain()
-    await work
-    assert (clock.monotonic(), len(room.polls())) == (began, polls)
 
 
 # --- failures
@@ -653,9 +554,7 @@ async def test_a_drain_ends_a_pause_that_was_called(clock: Any) -> None:
 
 async def test_a_failing_source_is_asked_less_and_less_and_told_three_times(clock: Any, logs: Logs) -> None:
     """It backs off to the interval; the log has one line when it begins, changes and ends."""
-    room = Room(clock, interval_s=10.0)
-    room.source.error = Unsent("connection refused")
-    async with room.working():
+    async with Room(clock, interval_s=10.0, error=Unsent("connection refused")).working() as room:
         await clock.sleep(60.0)
         assert 6 <= len(room.polls()) <= 14
         assert str(room.scheduler.problem) == "connection refused"
@@ -674,9 +573,7 @@ async def test_a_failing_source_is_asked_less_and_less_and_told_three_times(cloc
 
 async def test_a_bug_in_the_source_is_a_failed_poll(clock: Any, logs: Logs) -> None:
     """What a listed record does to our own code must not end the daemon: what runs and what is kept goes on."""
-    room = Room(clock, interval_s=1.0)
-    room.source.error = TypeError("unhashable")
-    async with room.working():
+    async with Room(clock, interval_s=1.0, error=TypeError("unhashable")).working() as room:
         await clock.sleep(10.0)
         assert str(room.scheduler.problem) == "the poll crashed: TypeError"
         room.source.error = None
@@ -691,8 +588,7 @@ async def test_a_bug_in_the_source_is_a_failed_poll(clock: Any, logs: Logs) -> N
 
 async def test_nothing_is_claimed_while_held_and_polling_resumes_when_it_ends(clock: Any) -> None:
     """A full outbox or an open circuit stops claiming; the moment it ends the next poll is made."""
-    room = Room(clock, interval_s=30.0)
-    room.source.pending = ["a"]
+    room = Room(clock, interval_s=30.0, pending=["a"])
     room.hold_until = clock.monotonic() + 17.3
     async with room.working():
         await clock.sleep(20.0)
@@ -710,9 +606,7 @@ async def test_nothing_is_claimed_while_held_and_polling_resumes_when_it_ends(cl
 
 async def test_a_drain_gives_up_the_poll_and_finishes_the_tasks(clock: Any) -> None:
     """The poll under way is cancelled at once, running tasks end in their own time, and then run() returns."""
-    room = Room(clock, slots=2)
-    room.runner.takes = lambda _: 50.0
-    room.source.pending = ["a"]
+    room = Room(clock, slots=2, takes=50.0, pending=["a"])
     work = asyncio.ensure_future(room.scheduler.run())
     await clock.sleep(5.0)
     room.source.latency_s = 1_000.0
@@ -727,31 +621,28 @@ async def test_a_drain_gives_up_the_poll_and_finishes_the_tasks(clock: Any) -> N
 
 
 async def test_a_drain_before_the_start_claims_nothing(clock: Any) -> None:
-    """``drain`` may come before ``run``: it returns at once."""
-    room = Room(clock)
-    room.source.pending = ["a"]
+    room = Room(clock, pending=["a"])
     room.scheduler.drain()
     await room.scheduler.run()
     assert (room.polls(), room.runner.started) == ([], [])
 
 
-async def test_a_drain_with_nothing_running_ends_at_once(clock: Any) -> None:
-    """An idle scheduler does not wait out its pause."""
-    room = Room(clock)
+@pytest.mark.parametrize(("interval_s", "called"), [(30.0, False), (3_600.0, True)], ids=["idle", "called"])
+async def test_a_drain_with_nothing_running_ends_at_once(clock: Any, interval_s: float, called: bool) -> None:
+    """An idle scheduler does not wait out its pause, and a call in the same moment claims nothing more."""
+    room = Room(clock, interval_s=interval_s)
     work = asyncio.ensure_future(room.scheduler.run())
     await clock.sleep(100.0)
-    began = clock.monotonic()
+    began, polls = clock.monotonic(), len(room.polls())
+    if called:
+        room.source.call()
     room.scheduler.drain()
     await work
-    assert clock.monotonic() == began
+    assert (clock.monotonic(), len(room.polls())) == (began, polls)
 
 
 async def test_what_a_drain_cuts_off_is_named(clock: Any) -> None:
-    """After the timeout the scheduler names the tasks that did not end."""
-    room = Room(clock, slots=2)
-    room.runner.takes = lambda _: 500.0
-    room.source.pending = ["b", "a"]
-    async with room.working():
+    async with Room(clock, slots=2, takes=500.0, pending=["b", "a"]).working() as room:
         await clock.sleep(5.0)
     assert sorted(receipt.id for receipt in room.slots.cut) == ["a", "b"]
     assert room.slots.running == {}
@@ -759,11 +650,7 @@ async def test_what_a_drain_cuts_off_is_named(clock: Any) -> None:
 
 async def test_the_next_tasks_are_asked_for_while_the_last_results_are_written(clock: Any) -> None:
     """A poll and a commit take their time together, and no more tasks run at once than there are slots."""
-    room = Room(clock, slots=2)
-    room.runner.takes = lambda _: 10.0
-    room.runner.settling_s = room.source.latency_s = 0.1
-    room.source.pending = [str(number) for number in range(8)]
-    async with room.working():
+    async with Room(clock, slots=2, takes=10.0, settling_s=0.1, latency_s=0.1, pending=8).working() as room:
         await clock.sleep(35.0)
     first, second, third, *_ = (at for at, _ in room.runner.started[::2])
     assert [second - first, third - second] == pytest.approx([10.1, 10.1], abs=0.01)
@@ -773,10 +660,7 @@ async def test_the_next_tasks_are_asked_for_while_the_last_results_are_written(c
 
 async def test_who_waits_in_vain_for_a_slot_is_given_back(clock: Any) -> None:
     """A result that the disk does not take holds its slot: the task that was to follow is nobody's again."""
-    room = Room(clock, slots=1)
-    room.runner.settling_s = 100.0
-    room.source.pending = ["held", "next"]
-    async with room.working():
+    async with Room(clock, slots=1, settling_s=100.0, pending=["held", "next"]).working() as room:
         await clock.sleep(5.0)
         assert set(room.source.released) == {"next"}
         assert [task_id for _, task_id in room.runner.started] == ["held"]
@@ -788,17 +672,14 @@ async def test_who_waits_in_vain_for_a_slot_is_given_back(clock: Any) -> None:
 
 async def test_refilling_only_while_polls_bring_as_many_as_asked(clock: Any) -> None:
     """True while more may come: a full answer and a free slot, a poll under way, or a task about to end."""
-    room = Room(clock, slots=2)
-    room.runner.takes = lambda _: 10.0
-    room.source.pending = [str(number) for number in range(4)]
-    room.source.latency_s = 1.0
+    room = Room(clock, slots=2, takes=10.0, pending=4, latency_s=1.0)
     scheduler = room.scheduler
     assert scheduler.refilling() is False
     async with room.working():
         await clock.sleep(0.5)
         assert scheduler.refilling() is False, "nothing is known of the source yet"
         await clock.sleep(2.0)
-        assert (room.slots.free, scheduler.refilling()) == (0, False), "the house is full"
+        assert (room.slots.free, scheduler.refilling()) == (0, False), "no slot is free"
         room.runner.settling = 1
         assert scheduler.refilling() is True, "a slot is about to be free"
         room.runner.settling = 0
@@ -809,12 +690,7 @@ async def test_refilling_only_while_polls_bring_as_many_as_asked(clock: Any) -> 
 
 
 async def test_refilling_ends_with_a_hold_and_a_drain(clock: Any) -> None:
-    """Nothing more is on its way while claiming is stopped."""
-    room = Room(clock, slots=2)
-    room.runner.takes = lambda _: 1.0
-    room.source.pending = [str(number) for number in range(100)]
-    room.source.latency_s = 1.0
-    async with room.working():
+    async with Room(clock, slots=2, pending=100, latency_s=1.0).working() as room:
         await clock.sleep(5.0)
         room.hold_until = clock.monotonic() + 10.0
         await clock.sleep(5.0)
@@ -826,11 +702,8 @@ async def test_refilling_ends_with_a_hold_and_a_drain(clock: Any) -> None:
 
 async def test_idle_means_that_a_poll_found_nothing_while_nothing_ran(clock: Any) -> None:
     """A list that was read while a task still ran says nothing about that task: it may have come back since."""
-    room = Room(clock, slots=2, interval_s=10.0)
-    room.source.latency_s = 2.0
-    room.runner.takes = lambda _: 1.0
+    room = Room(clock, slots=2, interval_s=10.0, latency_s=2.0, pending=["a"])
     room.runner.settles = lambda name: room.runner.ended.count(name) > 0
-    room.source.pending = ["a"]
     seen: list[tuple[bool, int]] = []
     async with room.working():
         for _ in range(400):
@@ -848,19 +721,14 @@ async def test_idle_means_that_a_poll_found_nothing_while_nothing_ran(clock: Any
 
 
 async def test_it_ticks_while_all_slots_are_taken_for_an_hour(clock: Any) -> None:
-    """A full house is not a stuck one."""
-    room = Room(clock, slots=1)
-    room.runner.takes = lambda _: 3_600.0
-    room.source.pending = ["a"]
-    async with room.working():
+    async with Room(clock, slots=1, takes=3_600.0, pending=["a"]).working() as room:
         assert max(await room.tick_ages(3_600)) <= 10.0
     assert len(room.polls()) == 1
 
 
 async def test_it_ticks_while_idle_held_or_in_trouble(clock: Any) -> None:
     """Long pauses come in pieces."""
-    room = Room(clock, interval_s=300.0)
-    async with room.working():
+    async with Room(clock, interval_s=300.0).working() as room:
         assert max(await room.tick_ages(1_000)) <= 10.0
         room.hold_until = clock.monotonic() + 1_000.0
         assert max(await room.tick_ages(1_000)) <= 10.0
@@ -870,24 +738,16 @@ async def test_it_ticks_while_idle_held_or_in_trouble(clock: Any) -> None:
 
 async def test_it_ticks_while_a_poll_takes_its_time_but_not_for_ever(clock: Any) -> None:
     """A slow API is no reason to restart us; a poll that never ends is."""
-    room = Room(clock)
-    room.source.latency_s = LONGEST_POLL_S - 10.0
-    async with room.working():
+    async with Room(clock, latency_s=LONGEST_POLL_S - 10.0).working() as room:
         assert max(await room.tick_ages(int(2 * LONGEST_POLL_S))) <= 10.0
-    room = Room(clock)
-    room.source.latency_s = 10_000.0
-    async with room.working():
+    async with Room(clock, latency_s=10_000.0).working() as room:
         ages = await room.tick_ages(int(LONGEST_POLL_S) + 100)
     assert max(ages[: int(LONGEST_POLL_S)]) <= 10.0
     assert ages[-1] >= 90.0
 
 
 async def test_the_gauges_follow(clock: Any) -> None:
-    """The gauges of slots and running tasks follow each change."""
-    room = Room(clock, slots=2)
-    room.runner.takes = lambda _: 10.0
-    room.source.pending = ["a"]
-    async with room.working():
+    async with Room(clock, slots=2, takes=10.0, pending=["a"]).working() as room:
         await clock.sleep(5.0)
         assert (room.metrics.value("slots"), room.metrics.value("tasks_in_flight")) == (2, 1)
         await clock.sleep(10.0)
@@ -899,9 +759,8 @@ async def test_the_gauges_follow(clock: Any) -> None:
 
 async def test_nothing_is_paid_for_whose_start_cannot_be_written(clock: Any) -> None:
     """A journal that refuses sends the tasks back before they run; the attempts do not count."""
-    room = Room(clock)
+    room = Room(clock, pending=["a", "b"])
     room.journal.broken = True
-    room.source.pending = ["a", "b"]
     async with room.working():
         await clock.sleep(1.0)
         assert room.runner.started == []
@@ -914,10 +773,7 @@ async def test_nothing_is_paid_for_whose_start_cannot_be_written(clock: Any) -> 
 @pytest.mark.parametrize(("reason", "abandoned"), [("lost", []), ("cancelled", ["a"])])
 async def test_a_revoked_task_stops_and_its_slot_is_free(clock: Any, reason: Any, abandoned: list[str]) -> None:
     """Lost, nothing is reported: somebody else does. Cancelled, that is the outcome."""
-    room = Room(clock, slots=1)
-    room.runner.takes = lambda task_id: 1_000.0 if task_id == "a" else 1.0
-    room.source.pending = ["a", "b"]
-    async with room.working():
+    async with Room(clock, slots=1, takes={"a": 1_000.0}, pending=["a", "b"]).working() as room:
         await clock.sleep(2.0)
         room.slots.revoke("a", reason)
         room.slots.revoke("unknown", reason)
@@ -943,21 +799,77 @@ async def test_a_heartbeat_renews_what_runs_and_what_waits(clock: Any) -> None:
         def cancelled(self) -> Sequence[Receipt]:
             return [Receipt("leases", "cancelled")]
 
-    source, running = Leases(), [Receipt("leases", "a"), Receipt("leases", "lost")]
-    await outbox.put(record_of("waiting"))
+    source, running = Leases(), [Receipt("leases", name) for name in ("a", "lost", "cancelled")]
+    await outbox.put(record("waiting", "leases"))
     heartbeat = Heartbeat(
         source, outbox, running=lambda: running, revoke=lambda *what: revoked.append(what), clock=clock
     )
-    beating = asyncio.ensure_future(heartbeat.run())
-    await clock.sleep(5.5)
-    source.error = Transient("503")
-    await clock.sleep(5.0)
-    beating.cancel()
-    assert renewed == [["a", "lost", "waiting"]] * 2
+    async with at_work(heartbeat.run()):
+        await clock.sleep(5.5)
+        source.error = Transient("503")
+        await clock.sleep(5.0)
+    assert renewed == [["a", "lost", "cancelled", "waiting"]] * 2
     assert revoked == [("lost", "lost"), ("cancelled", "cancelled")]
 
 
-def record_of(task_id: str) -> Record:
-    return Record(
-        receipt=Receipt("leases", task_id), task_type="t", status=TaskStatus.SUCCEEDED, fingerprint="", finished_at=0.0
+@pytest.mark.parametrize("answer", [ValueError("a bug"), None, "strangers"])
+async def test_a_heartbeat_survives_what_a_source_answers(clock: Any, answer: Any) -> None:
+    """A bug in a source, or claims that are not ours, stop neither a task nor the daemon."""
+    revoked = list[tuple[str, str]]()
+
+    class Leases(StubSource):
+        renew_every_s = 5.0
+
+        async def renew(self, receipts: Sequence[Receipt]) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            others = [Receipt("others", "a", "1"), Receipt("leases", "a", "0"), Receipt("leases", "b", "1")]
+            return None if answer is None else others
+
+        def cancelled(self) -> Sequence[Receipt]:
+            return [Receipt("others", "a"), Receipt("leases", "b")]
+
+    heartbeat = Heartbeat(
+        Leases(),
+        MemoryOutbox(2**30, clock),
+        running=lambda: [Receipt("leases", "a", "1")],
+        revoke=lambda *what: revoked.append(what),
+        clock=clock,
     )
+    await heartbeat.beat()
+    assert revoked == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_source_that_does_not_wait_is_not_asked_without_end(
+    clock: Any, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ``wait`` that returns at once, or raises, costs nothing but the wake-ups."""
+    room = Room(clock, interval_s=30.0)
+
+    async def wait(_: float) -> bool:
+        if fails:
+            raise ValueError("a bug")
+        return False
+
+    monkeypatch.setattr(room.source, "wait", wait)
+    async with room.working():
+        await clock.sleep(300.0)
+        assert len(room.source.polls) < 25
+        room.source.pending = ["a"]
+        await clock.sleep(40.0)
+        assert room.runner.ended == ["a"]
+
+
+async def test_a_claim_that_comes_twice_is_not_released_while_it_runs(
+    clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To release it would give the running task away. The same task under another claim is released."""
+    room = Room(clock)
+    monkeypatch.setattr(room.admission, "starts", lambda task: "running" if task.id in room.slots.running else None)
+    claim = Claim(Task(id="a", type="t", content=None), Receipt("aletheia", "a", "1"))
+    async with asyncio.TaskGroup() as group:
+        assert await room.slots.start(group, [claim, claim]) == 1
+        assert room.source.released == []
+        assert await room.slots.start(group, [Claim(claim.task, Receipt("aletheia", "a", "2"))]) == 0
+    assert room.source.released == ["a"]

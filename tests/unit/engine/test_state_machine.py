@@ -16,17 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ai_task_processor.core.errors import (
-    Ambiguous,
-    Misconfigured,
-    OutboxUnwritable,
-    QuotaExhausted,
-    Rejected,
-    TaskError,
-    Throttled,
-    Transient,
-    Unsent,
-)
+from ai_task_processor.core import errors
 from ai_task_processor.core.ports import Held, Want
 from ai_task_processor.engine.admission import EngineAdmission, RunningTasks
 from ai_task_processor.engine.delivery import Delivery
@@ -38,25 +28,26 @@ from ai_task_processor.models.task import Claim, Completed, Failure, Outcome, Re
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops import logs
 from ai_task_processor.ops.metrics import Metrics
-from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
+from ai_task_processor.testing.memory import MemoryJournal
 from tests.helpers import StubSource
 from tests.unit.conftest import FakeClock
+from tests.unit.engine.parts import UnwritableOutbox, claim
 
 SLOTS = 3
 COMMIT_S = 0.02
 API: dict[str, Exception | None] = {
     "well": None,
-    "closed": Unsent("connection refused"),
-    "503": Transient("answered 503"),
-    "429": Throttled("answered 429", retry_after_s=5.0),
-    "401": Misconfigured("answered 404 by something else"),
-    "lost": Ambiguous("the answer was lost"),
+    "closed": errors.Unsent("connection refused"),
+    "503": errors.Transient("answered 503"),
+    "429": errors.Throttled("answered 429", retry_after_s=5.0),
+    "401": errors.Misconfigured("answered 404 by something else"),
+    "lost": errors.Ambiguous("the answer was lost"),
 }
 MODEL: dict[str, Exception | None] = {
     "well": None,
-    "down": Transient("answered 500"),
-    "lost": Ambiguous("no answer within 60 s"),
-    "broke": QuotaExhausted("insufficient_quota"),
+    "down": errors.Transient("answered 500"),
+    "lost": errors.Ambiguous("no answer within 60 s"),
+    "broke": errors.QuotaExhausted("insufficient_quota"),
 }
 KINDS = ("good", "good", "good", "bad", "crashing", "poison", "refused", "unknown")
 
@@ -87,7 +78,7 @@ class World:
         elif error is not None:
             raise error
         if self.kinds[task_id] == "refused" and state == "succeeded":
-            raise Rejected("refused", 400)
+            raise errors.Rejected("refused", 400)
         self.applied[task_id] += 1
         self.states[task_id] = state
         self.pending.pop(task_id, None)
@@ -95,7 +86,7 @@ class World:
             raise error
 
 
-class Disk(MemoryOutbox):
+class Disk(UnwritableOutbox):
     """Commits take a moment and fail while the world's disk is full; ``stored`` survives the process."""
 
     def __init__(self, clock: FakeClock, world: World, stored: list[dict[str, Record]]) -> None:
@@ -120,28 +111,19 @@ class Disk(MemoryOutbox):
     async def _commit(self, record: Record) -> None:
         try:
             await self._clock.sleep(COMMIT_S)
-            self._check()
+            self.check()
             super().put(record)
         finally:
             self._arriving[record.task_id] -= 1
 
     async def delivered(self, task_id: str) -> None:
         await self._clock.sleep(COMMIT_S)
-        self._check()
         await super().delivered(task_id)
 
-    async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
-        self._check()
-        await super().defer(task_id, due_at=due_at, attempts=attempts)
-
-    async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
-        self._check()
-        await super().bury(task_id, reason, attempts=attempts)
-
-    def _check(self) -> None:
-        self.writable = not self._world.disk_full
-        if self._world.disk_full:
-            raise OutboxUnwritable("disk full")
+    def check(self) -> None:
+        self.unwritable = self._world.disk_full
+        self.writable = not self.unwritable
+        super().check()
 
 
 class Process(StubSource):
@@ -155,40 +137,19 @@ class Process(StubSource):
         self.running = RunningTasks()
         self.corpse: tuple[list[dict[str, Record]], list[bytes]] | None = None
         rng = random.Random(1)
-        self.gates = [Gate(name, threshold=3, clock=clock, metrics=self.metrics) for name in ("api_poll", "model")]
-        self.gates.append(Gate("api_delivery", threshold=3, clock=clock, metrics=self.metrics))
+        gates = ("api_poll", "model", "api_delivery")
+        self.gates = [Gate(name, threshold=3, clock=clock, metrics=self.metrics) for name in gates]
         self.recovery = Recovery(self.journal, self.outbox, source="aletheia", clock=clock)
         self.admission = EngineAdmission(self.running, self.outbox, self._find, self.recovery)
         common: dict[str, Any] = {"clock": clock, "metrics": self.metrics, "rng": rng}
         self.delivery = Delivery(self.outbox, self, gate=self.gates[2], concurrency=SLOTS, **common)
+        parts: dict[str, Any] = {"source": self, "journal": self.journal}
         runner = TaskRunner(
-            source=self,
-            outbox=self.outbox,
-            journal=self.journal,
-            find=self._find,
-            persisted=self.delivery.offer,
-            timeout_s=1e6,
-            **common,
+            outbox=self.outbox, find=self._find, persisted=self.delivery.offer, timeout_s=1e6, **parts, **common
         )
-        slots = Slots(
-            SLOTS,
-            source=self,
-            runner=runner,
-            running=self.running,
-            journal=self.journal,
-            admission=self.admission,
-            recovery=self.recovery,
-            clock=clock,
-        )
-        self.scheduler = TaskScheduler(
-            self,
-            slots,
-            admission=self.admission,
-            recovery=self.recovery,
-            interval_s=10.0,
-            hold_s=lambda: 0.5 if not self.outbox.writable or not self.journal.usable() else self.gates[0].wait_s(),
-            **common,
-        )
+        deciding: dict[str, Any] = {"admission": self.admission, "recovery": self.recovery}
+        slots = Slots(SLOTS, runner=runner, running=self.running, clock=clock, **parts, **deciding)
+        self.scheduler = TaskScheduler(self, slots, interval_s=10.0, hold_s=self._claiming_hold_s, **deciding, **common)
         self.released: dict[str, float] = {}
 
     async def live(self) -> None:
@@ -206,22 +167,23 @@ class Process(StubSource):
 
     # --- the source
 
+    def _claiming_hold_s(self) -> float:
+        return self.gates[0].wait_s() if self.outbox.writable and self.journal.usable() else 0.5
+
     async def claim(self, want: Want) -> Sequence[Claim]:
         async def listing() -> Sequence[Claim]:
             await self.clock.sleep(0.01)
             if (error := API[self.world.api]) is not None:
                 raise error
-            tasks = [
-                Task(id=task_id, type=self.world.kinds[task_id], content=task_id) for task_id in self.world.pending
-            ]
-            now = self.clock.monotonic()
-            reasons = await want.admission.refuse(tasks)
+            now, kinds = self.clock.monotonic(), self.world.kinds
+            listed = [claim(task_id, type=kinds[task_id], content=task_id) for task_id in self.world.pending]
+            reasons = await want.admission.refuse([each.task for each in listed])
             free = [
-                task
-                for task, reason in zip(tasks, reasons, strict=True)
-                if reason is None and self.released.get(task.id, 0) <= now
+                each
+                for each, reason in zip(listed, reasons, strict=True)
+                if reason is None and self.released.get(each.task.id, 0) <= now
             ]
-            return [Claim(task, Receipt("aletheia", task.id)) for task in free[: want.limit]]
+            return free[: want.limit]
 
         return await self.gates[0].call(listing)
 
@@ -267,7 +229,7 @@ class Process(StubSource):
         await self.clock.sleep(0.05)
         match task.type:
             case "bad":
-                raise TaskError("bad")
+                raise errors.TaskError("bad")
             case "crashing":
                 raise ValueError
             case "poison":
@@ -376,11 +338,8 @@ class Machine(RuleBasedStateMachine):
         """A callback runs again, and a text is paid again, only after a lost answer or a kill."""
         world = self.world
         for task_id, times in world.applied.items():
-            assert times <= 1 + world.unclear[task_id] + world.kills + sum(map(self._poisonous, world.kinds)) * 9, (
-                task_id
-            )
-            if not world.kills and not any(map(self._poisonous, world.kinds)):
-                assert times <= 1 + world.unclear[task_id], task_id
+            kills = world.kills + 9 * sum(map(self._poisonous, world.kinds))
+            assert times <= 1 + world.unclear[task_id] + kills, task_id
         for task_id, times in world.paid.items():
             assert times <= 1 + world.lost_answers[task_id] + world.killed_with[task_id], task_id
 

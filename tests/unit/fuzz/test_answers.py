@@ -15,16 +15,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ai_task_processor.core.errors import (
-    Ambiguous,
-    CallRefused,
-    InvalidAnswer,
-    Misconfigured,
-    QuotaExhausted,
-    Rejected,
-    RemoteError,
-    Throttled,
-)
+from ai_task_processor.core import errors
 from ai_task_processor.core.syntax import name_list
 from ai_task_processor.models.task import TaskStatus
 from ai_task_processor.net import token_answers
@@ -75,7 +66,7 @@ def test_a_token_answer_is_a_usable_token_or_invalid(body: bytes, now: float) ->
     """A token can stand in a header and is renewed before it expires, within a day; the rest is ``InvalidAnswer``."""
     try:
         token = token_answers.parse_token(body, generation=1, now=now)
-    except InvalidAnswer as error:
+    except errors.InvalidAnswer as error:
         quotes_nothing(error)
         return
     header = httpx2.Headers({"Authorization": f"Bearer {token.value}"})["Authorization"]
@@ -93,7 +84,7 @@ def test_a_refused_token_is_a_remotes_fault(status: int, body: bytes) -> None:
     """Whatever the endpoint answers instead of a token, the error is the remote's and repeats nothing."""
     error = token_answers._refusal(Answer(status, content=body), AUTH)
     quotes_nothing(error)
-    assert isinstance(error, Throttled) == (status == 429)
+    assert isinstance(error, errors.Throttled) == (status == 429)
 
 
 # --- the model API
@@ -122,7 +113,7 @@ def test_a_model_answer_is_usable_vectors_or_an_error(content: bytes, count: int
     """
     try:
         answer = parse_embeddings(content, count, dimensions)
-    except (InvalidAnswer, CallRefused, QuotaExhausted) as error:
+    except (errors.InvalidAnswer, errors.CallRefused, errors.QuotaExhausted) as error:
         quotes_nothing(error)
         assert (getattr(error, "final", None), getattr(error, "explained", False)) == (None, False)  # noqa: PT017
         return
@@ -151,8 +142,8 @@ def test_a_refusal_of_the_model_has_one_class(status: int, text: str) -> None:
     content = text.encode()
     error = classify(status, content, status_error(Answer(status), "the model API"))
     quotes_nothing(error)
-    assert isinstance(error, RemoteError)
-    final = error.final if isinstance(error, CallRefused) else None
+    assert isinstance(error, errors.RemoteError)
+    final = error.final if isinstance(error, errors.CallRefused) else None
     if final is not None:
         quotes_nothing(final)
         assert status < 500
@@ -170,7 +161,7 @@ def test_an_acknowledgement_contradicts_nothing(status: int, body: bytes, state:
     """It is empty, or JSON that names no other task and no other state; all else leaves it open."""
     try:
         verified = acknowledged(status, body, "task", state)
-    except Ambiguous as error:
+    except errors.Ambiguous as error:
         quotes_nothing(error)
         return
     if status == 204 or not body.strip():
@@ -192,7 +183,7 @@ def test_a_refused_result_is_told_from_a_wrong_address(status: int, body: bytes)
     """Five statuses refuse, in the API's own shape; the rest is somebody else's page, or no refusal at all."""
     error = rejection(status, body)
     assert (error is None) == (status not in (400, 404, 409, 413, 422))
-    assert error is None or isinstance(error, Rejected | Misconfigured)
+    assert error is None or isinstance(error, errors.Rejected | errors.Misconfigured)
     assert MARK not in str(error)
 
 
@@ -217,13 +208,12 @@ def test_a_refusing_status_names_a_bounded_wish(status: int, wish: str | None, d
     headers = {name: value for name, value in (("Retry-After", wish), ("Date", date)) if value is not None}
     error = status_error(Answer(status, {name.lower(): value for name, value in headers.items()}), "the task API")
     assert error.retry_after_s is None or 0 <= error.retry_after_s <= 900
-    assert error.retry_after_s is None or isinstance(error, Throttled)
+    assert error.retry_after_s is None or isinstance(error, errors.Throttled)
     assert str(error).partition(",")[0] == f"the task API answered {status}"
 
 
 @given(st.text(max_size=40) | DATES)
 def test_a_date_is_aware_or_none(text: str) -> None:
-    """No date raises, whoever wrote it."""
     when = _date(text)
     assert when is None or (isinstance(when, datetime) and when.tzinfo is not None)
 
@@ -255,7 +245,7 @@ def test_an_answer_is_plain_and_bounded_or_invalid(status: int, encoding: str, c
     limit = max(len(sent) + room, 0)
     try:
         received = asyncio.run(ask())
-    except InvalidAnswer:
+    except errors.InvalidAnswer:
         assert good
         assert len(sent) > limit or encoding.strip().lower() not in ("", "identity")
         return

@@ -117,13 +117,23 @@ def shapes(text: str) -> st.SearchStrategy[object]:
     )
 
 
-@given(
-    notation=st.sampled_from(list(NOTATIONS)),
-    way=st.sampled_from(["field", "event", "argument", "repr", "context"]),
-    before=SURROUNDINGS,
-    after=SURROUNDINGS,
-    data=st.data(),
-)
+def in_context(text: str) -> None:
+    with logs.task_context(text):
+        FOREIGN.error("said")
+
+
+OURS, FOREIGN = logs.get_logger("ours"), logging.getLogger("foreign")
+#: ways to say a text and a value with it
+WAYS: Mapping[str, Callable[[str, object], object]] = {
+    "field": lambda text, value: OURS.warning("said", value=value),
+    "event": lambda text, value: OURS.warning(text, value=value),
+    "argument": lambda text, value: FOREIGN.error("said %s", value),
+    "repr": lambda text, value: FOREIGN.error("said %r", value),
+    "context": lambda text, value: in_context(text),
+}
+
+
+@given(st.sampled_from(list(NOTATIONS)), st.sampled_from(list(WAYS)), SURROUNDINGS, SURROUNDINGS, st.data())
 def test_a_secret_is_masked_in_any_notation_and_nesting(
     notation: str, way: str, before: str, after: str, data: st.DataObject
 ) -> None:
@@ -131,22 +141,7 @@ def test_a_secret_is_masked_in_any_notation_and_nesting(
     encoded = NOTATIONS[notation](SECRET)
     text = before + encoded + after
     value = data.draw(shapes(text))
-
-    def say() -> None:
-        match way:
-            case "field":
-                logs.get_logger("ours").warning("said", value=value)
-            case "event":
-                logs.get_logger("ours").warning(text, value=value)
-            case "argument":
-                logging.getLogger("foreign").error("said %s", value)
-            case "repr":
-                logging.getLogger("foreign").error("said %r", value)
-            case _:
-                with logs.task_context(text):
-                    logging.getLogger("foreign").error("said")
-
-    (line,) = written(say)
+    (line,) = written(lambda: WAYS[way](text, value))
     seen = "\n".join(strings(line))
     # Alignment makes the first and last characters of base64 stand for the remotes too.
     core = encoded[16:-4] if "ase64" in notation or "Basic" in notation else encoded

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,12 @@ from urllib.parse import parse_qs
 
 import httpx2
 import pytest
-import structlog
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from ai_task_processor.core.errors import InvalidAnswer, NoToken
 from ai_task_processor.core.settings import Settings, load_settings
@@ -38,6 +38,8 @@ API = "https://api.example.com/x"
 SETTINGS = AuthSettings.model_validate(
     {"OAUTH2_TOKEN_URL": TOKEN_URL, "OAUTH2_CLIENT_ID": "client", "OAUTH2_CLIENT_SECRET": "s3cret"}
 )
+INVALID_CLIENT = b'{"error":"invalid_client"}'
+Reply = Callable[[], httpx2.Response]
 
 
 def granted(**changes: object) -> httpx2.Response:
@@ -49,17 +51,15 @@ class Endpoint:
     """Answers token requests with ``answer`` after ``takes_s``; numbers the tokens when ``answer`` is None."""
 
     def __init__(self, clock: "FakeClock") -> None:
-        self.answer: Callable[[], httpx2.Response] | None = None
+        self.answer: Reply | None = None
         self.life_s: object = 3600
         self.takes_s = 0.0
-        self.asked_at: list[float] = []
         self.requests: list[httpx2.Request] = []
-        self._clock = clock
+        self.clock = clock
 
     async def __call__(self, request: httpx2.Request) -> httpx2.Response:
-        self.asked_at.append(self._clock.monotonic())
         self.requests.append(request)
-        await self._clock.sleep(self.takes_s)
+        await self.clock.sleep(self.takes_s)
         if self.answer is not None:
             return self.answer()
         return granted(access_token=f"token{len(self.requests)}", expires_in=self.life_s)
@@ -80,8 +80,8 @@ Make = Callable[..., TokenSource]
 
 @pytest.fixture
 def make(clock: "FakeClock", endpoint: Endpoint, metrics: Metrics) -> Make:
-    def make(**changes: object) -> TokenSource:
-        settings = SETTINGS.model_copy(update=changes)
+    def make(secrets: Secrets | None = None, **changes: object) -> TokenSource:
+        settings = secrets[AuthSettings] if secrets else SETTINGS.model_copy(update=changes)
         return TokenSource(
             settings,
             mock_client(endpoint, settings.token_url),
@@ -89,6 +89,7 @@ def make(clock: "FakeClock", endpoint: Endpoint, metrics: Metrics) -> Make:
             clock=clock,
             metrics=metrics,
             rng=random.Random(7),
+            secrets=secrets,
         )
 
     return make
@@ -99,16 +100,24 @@ def tokens(make: Make) -> TokenSource:
     return make()
 
 
-def answering(*contents: tuple[int, bytes], **headers: str) -> Callable[[], httpx2.Response]:
-    (status, content), *_ = contents
+def answering(status: int, content: bytes = b"", **headers: str) -> Reply:
     return lambda: httpx2.Response(status, content=content, headers=headers)
+
+
+async def refusal(tokens: TokenSource) -> NoToken:
+    with pytest.raises(NoToken) as refused:
+        await tokens.token()
+    return refused.value
+
+
+def events(lines: Iterable[Any], *names: str) -> list[Any]:
+    return [line for line in lines if line["event"] in names]
 
 
 # --- one token for all
 
 
 async def test_many_first_uses_make_one_request(tokens: TokenSource, endpoint: Endpoint, metrics: Metrics) -> None:
-    """32 callers at once get the same token from one request."""
     endpoint.takes_s = 1.0
     got = await asyncio.gather(*(tokens.token() for _ in range(32)))
     assert {token.value for token in got} == {"token1"}
@@ -126,99 +135,85 @@ async def test_many_401s_of_one_generation_make_one_renewal(tokens: TokenSource,
     assert len(endpoint.requests) == 2
 
 
-async def test_renewal_at_80_percent_of_the_life(tokens: TokenSource, endpoint: Endpoint, clock: "FakeClock") -> None:
+async def test_renewal_at_80_percent_of_the_life(tokens: TokenSource, endpoint: Endpoint) -> None:
     """A token of an hour is used for 48 minutes."""
     await tokens.token()
-    clock.advance(2879)
+    endpoint.clock.advance(2879)
     await tokens.token()
     assert len(endpoint.requests) == 1
-    clock.advance(1)
+    endpoint.clock.advance(1)
     assert (await tokens.token()).value == "token2"
 
 
 @pytest.mark.parametrize(("life_s", "most"), [(30, 26), ("30", 26), (0.001, 752)])
-async def test_a_short_token_is_not_fetched_per_request(
-    tokens: TokenSource, endpoint: Endpoint, clock: "FakeClock", life_s: object, most: int
-) -> None:
+async def test_a_short_token_lasts(tokens: TokenSource, endpoint: Endpoint, life_s: object, most: int) -> None:
     """20 requests a second over ten minutes: a 30 s token is fetched every 24 s, an absurd one every 0.8 s."""
     endpoint.life_s = life_s
     for _ in range(12_000):
         await tokens.token()
-        clock.advance(0.05)
+        endpoint.clock.advance(0.05)
     assert 0.9 * most <= len(endpoint.requests) <= most
 
 
-async def test_nobody_waits_for_a_renewal_while_the_token_lives(
-    tokens: TokenSource, endpoint: Endpoint, clock: "FakeClock"
-) -> None:
+async def test_nobody_waits_for_a_renewal_while_the_token_lives(tokens: TokenSource, endpoint: Endpoint) -> None:
     """One caller renews; the others go on with the present token instead of queueing behind a slow endpoint."""
     await tokens.token()
-    clock.advance(3000)
+    endpoint.clock.advance(3000)
     endpoint.takes_s = 10.0
     renewal = asyncio.create_task(tokens.token())
     await asyncio.sleep(0)
-    before = clock.monotonic()
+    before = endpoint.clock.monotonic()
     assert (await tokens.token()).value == "token1"
-    assert clock.monotonic() == before
+    assert endpoint.clock.monotonic() == before
     assert (await renewal).value == "token2"
 
 
-async def test_the_old_token_serves_while_a_renewal_fails(
-    tokens: TokenSource, endpoint: Endpoint, clock: "FakeClock"
-) -> None:
-    """A dead endpoint is no trouble before the token is over; then it is, and heals by itself."""
+async def test_the_old_token_serves_while_a_renewal_fails(tokens: TokenSource, endpoint: Endpoint) -> None:
+    """A dead endpoint is no problem before the token is over; then it is one, and it ends by itself."""
     await tokens.token()
-    endpoint.answer = answering((500, b""))
-    clock.advance(3000)
+    endpoint.answer = answering(500)
+    endpoint.clock.advance(3000)
     assert (await tokens.token()).value == "token1"
     assert (tokens.held, tokens.problem) == (True, None)
-    clock.advance(600)
-    with pytest.raises(NoToken):
-        await tokens.token()
+    endpoint.clock.advance(600)
+    await refusal(tokens)
     assert (tokens.held, tokens.problem) == (False, "the token endpoint answered 500")
     endpoint.answer = None
-    clock.advance(60)
+    endpoint.clock.advance(60)
     assert (await tokens.token()).generation == 2
     assert tokens.problem is None
 
 
 async def test_a_refused_token_is_never_handed_out_again(tokens: TokenSource, endpoint: Endpoint) -> None:
-    """After a 401 there is no token until there is a new one."""
     stale = await tokens.token()
-    endpoint.answer = answering((503, b""))
+    endpoint.answer = answering(503)
     with pytest.raises(NoToken):
         await tokens.renewed(stale)
-    with pytest.raises(NoToken):
-        await tokens.token()
+    await refusal(tokens)
     assert not tokens.held
 
 
-async def test_an_expired_token_that_nobody_asked_for_is_no_trouble(
-    tokens: TokenSource, endpoint: Endpoint, clock: "FakeClock"
-) -> None:
+async def test_an_expired_token_that_nobody_asked_for_is_no_problem(tokens: TokenSource, endpoint: Endpoint) -> None:
     """Between two polls a 30 s token may run out: readiness does not flap for it."""
     endpoint.life_s = 30
     await tokens.token()
-    clock.advance(31)
+    endpoint.clock.advance(31)
     assert (tokens.held, tokens.problem) == (False, None)
 
 
-async def test_the_wall_clock_changes_nothing(tokens: TokenSource, endpoint: Endpoint, clock: "FakeClock") -> None:
+async def test_the_wall_clock_changes_nothing(tokens: TokenSource, endpoint: Endpoint) -> None:
     """Years forward or back: the token lives as long as it was said to live."""
     await tokens.token()
     for years in (10, -20, 10):
-        clock.jump(timedelta(days=365 * years).total_seconds())
+        endpoint.clock.jump(timedelta(days=365 * years).total_seconds())
         await tokens.token()
     assert len(endpoint.requests) == 1
 
 
-async def test_a_cancelled_renewal_leaves_the_next_caller_free(
-    tokens: TokenSource, endpoint: Endpoint, clock: "FakeClock"
-) -> None:
-    """Whoever is cancelled in the middle of a request takes nobody with it."""
+async def test_a_cancelled_renewal_leaves_the_next_caller_free(tokens: TokenSource, endpoint: Endpoint) -> None:
     endpoint.takes_s = 5.0
     first, second = (asyncio.create_task(tokens.token()) for _ in range(2))
-    await clock.sleep(1)
+    await endpoint.clock.sleep(1)
     first.cancel()
     assert (await second).value == "token2"
     with pytest.raises(asyncio.CancelledError):
@@ -231,67 +226,55 @@ async def test_a_cancelled_renewal_leaves_the_next_caller_free(
 @pytest.mark.parametrize(
     ("answer", "most"),
     [
-        (answering((500, b"")), 27),
-        (answering((200, b"<html>log in</html>")), 27),
-        (answering((200, b"{}")), 27),
-        (answering((404, b"<html>")), 7),
-        (answering((400, b'{"error":"invalid_client"}')), 7),
-        (answering((401, b'{"error":"invalid_client"}')), 7),
-        (answering((403, b'{"error":"access_denied"}')), 7),
-        (answering((429, b'{"error":"slow_down"}')), 17),
-        (answering((429, b'{"error":"slow_down"}'), **{"Retry-After": "120"}), 6),
+        (answering(500), 27),
+        (answering(200, b"<html>log in</html>"), 27),
+        (answering(200, b"{}"), 27),
+        (answering(404, b"<html>"), 7),
+        (answering(400, INVALID_CLIENT), 7),
+        (answering(401, INVALID_CLIENT), 7),
+        (answering(403, b'{"error":"access_denied"}'), 7),
+        (answering(429, b'{"error":"slow_down"}'), 17),
+        (answering(429, b'{"error":"slow_down"}', **{"Retry-After": "120"}), 6),
     ],
     ids=["500", "html", "empty", "404", "400", "401", "403", "429", "429 for 2 min"],
 )
 async def test_a_failing_endpoint_is_asked_gently(
-    tokens: TokenSource, endpoint: Endpoint, clock: "FakeClock", answer: Callable[[], httpx2.Response], most: int
+    tokens: TokenSource, endpoint: Endpoint, answer: Reply, most: int
 ) -> None:
     """Ten minutes with ten callers, each asking every second: no more requests than the kind of failure deserves."""
     endpoint.answer = answer
 
     async def insist() -> None:
         for _ in range(600):
-            with pytest.raises(NoToken) as refused:
-                await tokens.token()
-            assert refused.value.retry_after_s
-            assert refused.value.retry_after_s > 0
-            await clock.sleep(1.0)
+            assert ((await refusal(tokens)).retry_after_s or 0) > 0
+            await endpoint.clock.sleep(1.0)
 
     await asyncio.gather(*(insist() for _ in range(10)))
     assert 2 <= len(endpoint.requests) <= most
 
 
-async def test_a_rejected_client_is_told_once(
-    tokens: TokenSource, endpoint: Endpoint, clock: "FakeClock", metrics: Metrics
-) -> None:
+async def test_a_rejected_client_is_told_once(tokens: TokenSource, endpoint: Endpoint, metrics: Metrics) -> None:
     """One warning names the refusal, pauses grow from 10 s to 5 min, and the counter says rejected."""
-    endpoint.answer = answering((401, b'{"error":"invalid_client"}'))
+    endpoint.answer = answering(401, INVALID_CLIENT)
     waits = []
-    with structlog.testing.capture_logs() as lines:
+    with capture_logs() as lines:
         for _ in range(7):
-            with pytest.raises(NoToken) as refused:
-                await tokens.token()
-            assert refused.value.retry_after_s is not None
-            waits.append(refused.value.retry_after_s)
-            clock.advance(waits[-1])
+            waits.append((await refusal(tokens)).retry_after_s or 0)
+            endpoint.clock.advance(waits[-1])
     assert waits[0] == 10
     assert waits[-2:] == [300, 300]
-    warned = [line for line in lines if line["event"] == "token.failed" and line["log_level"] == "warning"]
-    assert [line["reason"] for line in warned] == ["the token endpoint refuses the client: invalid_client"]
+    warned = [line["reason"] for line in events(lines, "token.failed") if line["log_level"] == "warning"]
+    assert warned == ["the token endpoint refuses the client: invalid_client"]
     assert metrics.value("token_requests_total", outcome="rejected") == 7
 
 
-@pytest.mark.parametrize("content", [b"{}", b'{"error":"invalid_client"}', b"<html>"])
+@pytest.mark.parametrize("content", [b"{}", INVALID_CLIENT, b"<html>"])
 async def test_a_retry_after_of_the_endpoint_is_heeded(tokens: TokenSource, endpoint: Endpoint, content: bytes) -> None:
-    """429 is about the moment, whatever its body says."""
-    endpoint.answer = answering((429, content), **{"Retry-After": "77"})
-    with pytest.raises(NoToken) as refused:
-        await tokens.token()
-    assert refused.value.retry_after_s == 77
+    endpoint.answer = answering(429, content, **{"Retry-After": "77"})
+    assert (await refusal(tokens)).retry_after_s == 77
 
 
 async def test_a_hanging_endpoint_is_given_up(tokens: TokenSource, endpoint: Endpoint) -> None:
-    """A token request has a deadline of its own, and says so."""
     tokens._timeout_s = 0.01
     hang = asyncio.Event()
 
@@ -329,49 +312,29 @@ def test_the_token_type_is_written_as_you_like(kind: object) -> None:
     assert parsed(token_type=kind).value == "token"
 
 
+UNUSABLE: dict[str, list[object]] = {
+    "access_token": [..., "", 5, "to\nken", "to ken", "tökén"],
+    "token_type": ["mac", "DPoP", "", 5],
+    "expires_in": ["soon", -5, 0, True, "nan", "inf", [3600]],
+}
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"access_token": ...},
-        {"access_token": ""},
-        {"access_token": 5},
-        {"access_token": "to\nken"},
-        {"access_token": "to ken"},
-        {"access_token": "tökén"},
-        {"token_type": "mac"},
-        {"token_type": "DPoP"},
-        {"token_type": ""},
-        {"token_type": 5},
-        {"expires_in": "soon"},
-        {"expires_in": -5},
-        {"expires_in": 0},
-        {"expires_in": True},
-        {"expires_in": "nan"},
-        {"expires_in": "inf"},
-        {"expires_in": [3600]},
-    ],
-    ids=repr,
+    ("field", "value"), [(field, value) for field, values in UNUSABLE.items() for value in values], ids=repr
 )
-def test_an_unusable_answer_is_no_token(changes: dict[str, object]) -> None:
+def test_an_unusable_answer_is_no_token(field: str, value: object) -> None:
     """What cannot be sent in a header, is no bearer token or lives for no time is refused, without quoting it."""
     with pytest.raises(InvalidAnswer) as refused:
-        parsed(**changes)
+        parsed(**{field: value})
     assert "ken" not in str(refused.value).replace("token", "")
+
+
+ENDLESS_LIFE = b'{"access_token":"t","token_type":"bearer","expires_in":1e999}'
 
 
 @pytest.mark.parametrize(
     "body",
-    [
-        b"",
-        b"<html>",
-        b"{}",
-        b"[]",
-        b"null",
-        b'"token"',
-        b'{"access_token":"t","token_type":"bearer","expires_in":1e999}',
-        b"\xff",
-        b"[" * 100_000,
-    ],
+    [b"", b"<html>", b"{}", b"[]", b"null", b'"token"', ENDLESS_LIFE, b"\xff", b"[" * 100_000],
     ids=lambda body: repr(body[:20]),
 )
 def test_what_is_no_token_answer_is_refused(body: bytes) -> None:
@@ -380,8 +343,7 @@ def test_what_is_no_token_answer_is_refused(body: bytes) -> None:
         parse_token(body, generation=1, now=0)
 
 
-def test_a_token_shows_itself_nowhere() -> None:
-    """Not even in its own ``repr``."""
+def test_a_token_is_not_in_its_own_repr() -> None:
     assert "token" not in repr(parsed(access_token="xyz-token-xyz")).replace("Token", "")
 
 
@@ -401,12 +363,12 @@ async def test_any_success_with_a_token_is_a_grant(tokens: TokenSource, endpoint
         (400, b'{"error":"unauthorized_client"}', "unauthorized_client", ("client_credentials", "OAUTH2_CLIENT_ID")),
         (400, b'{"error":"invalid_scope"}', "invalid_scope", ("OAUTH2_SCOPE",)),
         (400, b'{"error":"invalid_target"}', "invalid_target", ("OAUTH2_AUDIENCE",)),
-        (422, b'{"error":"invalid_client"}', "invalid_client", ("OAUTH2_CLIENT_SECRET",)),
-        (200, b'{"error":"invalid_client"}', "invalid_client", ("OAUTH2_CLIENT_SECRET",)),
+        (422, INVALID_CLIENT, "invalid_client", ("OAUTH2_CLIENT_SECRET",)),
+        (200, INVALID_CLIENT, "invalid_client", ("OAUTH2_CLIENT_SECRET",)),
         (401, b"<html>", "answered 401", ("OAUTH2_CLIENT_SECRET",)),
         (200, b'{"error":"server_error"}', "answered 200 with an error: server_error", ()),
         (200, b'{"error":"Mind your secret"}', "answered 200 with an error: of an unknown kind", ()),
-        (500, b'{"error":"invalid_client"}', "answered 500", ()),
+        (500, INVALID_CLIENT, "answered 500", ()),
         (204, b"", "did not answer JSON", ()),
     ],
 )  # fmt: skip
@@ -414,17 +376,17 @@ async def test_a_refusal_of_the_endpoint_names_where_to_mend_it(
     tokens: TokenSource, endpoint: Endpoint, status: int, content: bytes, reason: str, remedy: tuple[str, ...]
 ) -> None:
     """The log says what was refused, by its code, and which setting or grant is to be changed."""
-    endpoint.answer = answering((status, content))
-    with structlog.testing.capture_logs() as lines, pytest.raises(NoToken, match=reason):
+    endpoint.answer = answering(status, content)
+    with capture_logs() as lines, pytest.raises(NoToken, match=reason):
         await tokens.token()
-    (line,) = [line for line in lines if line["event"] == "token.failed"]
+    (line,) = events(lines, "token.failed")
     assert reason in line["reason"]
     assert [word for word in remedy if word not in line.get("remedy", "")] == []
     assert ("remedy" in line) == bool(remedy)
 
 
 @pytest.mark.parametrize(
-    ("changes", "location", "told"),
+    ("changes", "location", "words"),
     [
         ({"custom_token_url": "http://id.example.com/token"}, "https://id.example.com/token",
          "use https in OAUTH2_TOKEN_URL"),
@@ -434,11 +396,11 @@ async def test_a_refusal_of_the_endpoint_names_where_to_mend_it(
     ],
 )  # fmt: skip
 async def test_a_redirected_endpoint_names_its_setting(
-    make: Make, endpoint: Endpoint, changes: dict[str, object], location: str, told: str
+    make: Make, endpoint: Endpoint, changes: dict[str, object], location: str, words: str
 ) -> None:
     """A redirect is not followed: it says what to write instead."""
-    endpoint.answer = lambda: httpx2.Response(308, headers={"Location": location})
-    with pytest.raises(NoToken, match=told):
+    endpoint.answer = answering(308, Location=location)
+    with pytest.raises(NoToken, match=words):
         await make(**changes).token()
 
 
@@ -448,26 +410,17 @@ async def test_a_redirected_endpoint_names_its_setting(
 class Rotated:
     """A token source whose secret is in a file, and an endpoint that takes one secret only."""
 
-    def __init__(self, make: Callable[[Secrets], TokenSource], endpoint: Endpoint, directory: Path) -> None:
+    def __init__(self, make: Make, endpoint: Endpoint, directory: Path) -> None:
         self.file = directory / "secret"
         self.valid = "first-secret"
-        self.reads = 0
         self.file.write_text("first-secret\n")
         self.tokens = make(Secrets(self.read(), self.read))
         self._endpoint = endpoint
         endpoint.answer = self.answer
 
     def read(self) -> Settings:
-        self.reads += 1
-        return load_settings(
-            {
-                "OAUTH2_TOKEN_URL": TOKEN_URL,
-                "OAUTH2_CLIENT_ID": "client",
-                "OAUTH2_CLIENT_SECRET_FILE": str(self.file),
-            },
-            dotenv=None,
-            groups=[AuthSettings],
-        )
+        names = {"OAUTH2_TOKEN_URL": TOKEN_URL, "OAUTH2_CLIENT_ID": "client"}
+        return load_settings(names | {"OAUTH2_CLIENT_SECRET_FILE": str(self.file)}, None, groups=[AuthSettings])
 
     def answer(self) -> httpx2.Response:
         value = self._endpoint.requests[-1].headers["Authorization"].removeprefix("Basic ")
@@ -477,18 +430,7 @@ class Rotated:
 
 
 @pytest.fixture
-def rotated(clock: "FakeClock", endpoint: Endpoint, metrics: Metrics, tmp_path: Path) -> Rotated:
-    def make(secrets: Secrets) -> TokenSource:
-        return TokenSource(
-            secrets[AuthSettings],
-            mock_client(endpoint, secrets[AuthSettings].token_url),
-            gate=Gate("token", threshold=5, clock=clock, metrics=metrics),
-            clock=clock,
-            metrics=metrics,
-            rng=random.Random(7),
-            secrets=secrets,
-        )
-
+def rotated(make: Make, endpoint: Endpoint, tmp_path: Path) -> Rotated:
     return Rotated(make, endpoint, tmp_path)
 
 
@@ -498,31 +440,24 @@ async def test_a_replaced_secret_is_read_after_a_refusal(rotated: Rotated, endpo
     rotated.valid = "second-secret"
     rotated.file.write_text("second-secret")
     assert rotated.tokens.current is not None
-    with structlog.testing.capture_logs() as lines:
+    with capture_logs() as lines:
         token = await rotated.tokens.renewed(rotated.tokens.current)
     assert (token.value, len(endpoint.requests)) == ("token3", 3)
-    replaced = [line["variable"] for line in lines if line["event"] == "secret.replaced"]
-    assert replaced == ["OAUTH2_CLIENT_SECRET"]
+    assert [line["variable"] for line in events(lines, "secret.replaced")] == ["OAUTH2_CLIENT_SECRET"]
     assert masked("it was second-secret") == "it was ***"
 
 
-async def test_a_secret_that_stays_wrong_is_tried_once_for_each_probe(
-    rotated: Rotated, endpoint: Endpoint, clock: "FakeClock"
-) -> None:
+async def test_a_secret_that_stays_wrong_is_tried_once_for_each_probe(rotated: Rotated, endpoint: Endpoint) -> None:
     """Without another secret a refusal is one request; a file that cannot be read leaves the old secret in use."""
     rotated.valid = "another"
-    for change, rejected in (
-        (lambda: None, 0),
-        (lambda: rotated.file.write_text(""), 1),
-        (rotated.file.unlink, 1),
-    ):
+    for change, rejected in ((lambda: None, 0), (lambda: rotated.file.write_text(""), 1), (rotated.file.unlink, 1)):
         change()
         asked = len(endpoint.requests)
-        with structlog.testing.capture_logs() as lines, pytest.raises(NoToken) as refused:
-            await rotated.tokens.token()
+        with capture_logs() as lines:
+            error = await refusal(rotated.tokens)
         assert len(endpoint.requests) == asked + 1
-        assert [line["event"] for line in lines].count("settings.rejected") == rejected
-        clock.advance(refused.value.retry_after_s or 0)
+        assert len(events(lines, "settings.rejected")) == rejected
+        endpoint.clock.advance(error.retry_after_s or 0)
     rotated.file.write_text("another")
     assert (await rotated.tokens.token()).generation == 1
 
@@ -530,8 +465,7 @@ async def test_a_secret_that_stays_wrong_is_tried_once_for_each_probe(
 async def test_looking_again_takes_a_new_secret_before_any_refusal(rotated: Rotated, endpoint: Endpoint) -> None:
     """After SIGHUP the first request carries the new secret, and the pause of the old one is over."""
     rotated.valid = "second-secret"
-    with pytest.raises(NoToken):
-        await rotated.tokens.token()
+    await refusal(rotated.tokens)
     rotated.file.write_text("second-secret")
     await rotated.tokens.look_again()
     rotated.tokens._gate.due()
@@ -560,11 +494,9 @@ async def test_client_secret_basic_on_the_wire(make: Make, endpoint: Endpoint) -
 
 
 async def test_client_secret_post_on_the_wire(make: Make, endpoint: Endpoint) -> None:
-    """Id and secret stand in the form, and no Authorization header beside it."""
     source = make(client_id="a:b c%", client_secret=SecretStr("p&ä+/="), auth_method="client_secret_post")
     request, form = await sent(source, endpoint)
-    assert form["client_id"] == ["a:b c%"]
-    assert form["client_secret"] == ["p&ä+/="]
+    assert (form["client_id"], form["client_secret"]) == (["a:b c%"], ["p&ä+/="])
     assert "Authorization" not in request.headers
 
 
@@ -581,9 +513,7 @@ async def test_the_audience_goes_with_every_renewal(make: Make, endpoint: Endpoi
 @pytest.mark.parametrize(
     ("issuer", "audience"), [(None, TOKEN_URL), ("https://id.example.com", "https://id.example.com")]
 )
-async def test_private_key_jwt_on_the_wire(
-    make: Make, endpoint: Endpoint, clock: "FakeClock", issuer: str | None, audience: str
-) -> None:
+async def test_private_key_jwt_on_the_wire(make: Make, endpoint: Endpoint, issuer: str | None, audience: str) -> None:
     """RFC 7523 §3: a signed assertion with iss, sub, aud, exp and a jti that is never used twice."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
@@ -593,13 +523,12 @@ async def test_private_key_jwt_on_the_wire(
         request, form = await sent(source, endpoint)
         assert form["client_assertion_type"] == ["urn:ietf:params:oauth:client-assertion-type:jwt-bearer"]
         assert "Authorization" not in request.headers
-        told = jwt.decode(form["client_assertion"][0], RSAKey.import_key(pem), algorithms=["RS256"])
-        now = int(clock.now().timestamp())
-        assert told.claims["iss"] == told.claims["sub"] == "client"
-        assert told.claims["aud"] == audience
-        assert (told.claims["iat"], told.claims["exp"]) == (now, now + 300)
-        seen.add(told.claims["jti"])
-        clock.advance(3600)
+        claims = jwt.decode(form["client_assertion"][0], RSAKey.import_key(pem), algorithms=["RS256"]).claims
+        now = int(endpoint.clock.now().timestamp())
+        seen.add(claims.pop("jti"))
+        assert claims.items() >= {"iss": "client", "sub": "client", "aud": audience}.items()
+        assert (claims["iat"], claims["exp"]) == (now, now + 300)
+        endpoint.clock.advance(3600)
     assert len(seen) == 2
 
 
@@ -626,81 +555,65 @@ def signed(tokens: TokenSource, api: Api) -> httpx2.AsyncClient:
     return mock_client(api, API, tokens=tokens).over_httpx2()
 
 
-async def test_a_401_renews_and_repeats_once(tokens: TokenSource, endpoint: Endpoint) -> None:
-    """The same request with its body goes out again under the new token."""
-    api = Api(refused_up_to=1)
-    answer = await signed(tokens, api).patch(API, content=b"body")
-    assert (answer.status_code, answer.content) == (200, b"body")
-    assert api.seen == ["token1", "token2"]
-
-
-async def test_a_storm_of_401s_is_one_renewal(tokens: TokenSource, endpoint: Endpoint) -> None:
-    """32 requests that are refused together are repeated under one new token."""
-    api = Api(refused_up_to=1)
-    client = signed(tokens, api)
-    answers = await asyncio.gather(*(client.get(API) for _ in range(32)))
-    assert {answer.status_code for answer in answers} == {200}
-    assert len(endpoint.requests) == 2
-
-
-async def test_a_second_401_is_an_answer(tokens: TokenSource, endpoint: Endpoint) -> None:
-    """A token that is refused although it is fresh is returned as 401, not tried for ever."""
-    api = Api(refused_up_to=99)
-    assert (await signed(tokens, api).get(API)).status_code == 401
-    assert api.seen == ["token1", "token2"]
+@pytest.mark.parametrize(
+    ("method", "calls", "refused_up_to", "status"),
+    [("PATCH", 1, 1, 200), ("GET", 32, 1, 200), ("GET", 1, 99, 401)],
+    ids=["repeated", "a storm", "refused again"],
+)
+async def test_a_401_renews_and_repeats_once(
+    tokens: TokenSource, endpoint: Endpoint, method: str, calls: int, refused_up_to: int, status: int
+) -> None:
+    """With the same body, and one renewal for all. A second 401 is an answer, not tried for ever."""
+    client = signed(tokens, api := Api(refused_up_to))
+    answers = await asyncio.gather(*(client.request(method, API, content=b"body") for _ in range(calls)))
+    assert {(answer.status_code, answer.content) for answer in answers} == {(status, b"body")}
+    assert calls > 1 or api.seen == ["token1", "token2"]
     assert len(endpoint.requests) == 2
 
 
 async def test_a_refused_token_is_told_once_until_one_is_good_for_its_life(
-    tokens: TokenSource, endpoint: Endpoint, clock: "FakeClock", metrics: Metrics
+    tokens: TokenSource, clock: "FakeClock", metrics: Metrics
 ) -> None:
     """A storm of mended 401s is one line and 32 in the metric; the next token that lives to its renewal ends it."""
     client = signed(tokens, Api(refused_up_to=1))
     await tokens.token()
-    with structlog.testing.capture_logs() as lines:
+    with capture_logs() as lines:
         await asyncio.gather(*(client.get(API) for _ in range(32)))
         clock.advance(3600)
         await client.get(API)
-    told = [line for line in lines if line["event"] in ("token.refused", "token.accepted")]
+    first, last = events(lines, "token.refused", "token.accepted")
     reason = "the task API answered 401 to a token that had not expired"
-    assert [(line["event"], line["log_level"]) for line in told] == [
-        ("token.refused", "warning"),
-        ("token.accepted", "info"),
-    ]
-    assert (told[0]["reason"], told[1]["after"]) == (reason, reason)
+    assert (first["event"], first["log_level"], first["reason"]) == ("token.refused", "warning", reason)
+    assert (last["event"], last["log_level"], last["after"]) == ("token.accepted", "info", reason)
     assert metrics.value("token_refusals_total") == 32
 
 
 async def test_an_api_that_refuses_every_token_is_told_once(
-    tokens: TokenSource, endpoint: Endpoint, clock: "FakeClock", metrics: Metrics
+    tokens: TokenSource, endpoint: Endpoint, metrics: Metrics
 ) -> None:
     """A probe every five minutes, and each token is refused: one line, although those tokens end in between."""
     endpoint.life_s = 60
     client = signed(tokens, Api(refused_up_to=99))
-    with structlog.testing.capture_logs() as lines:
+    with capture_logs() as lines:
         for _ in range(10):
             assert (await client.get(API)).status_code == 401
-            clock.advance(300)
+            endpoint.clock.advance(300)
     assert [line["event"] for line in lines if line["event"] != "token.refreshed"] == ["token.refused"]
     assert metrics.value("token_refusals_total") == 20
 
 
-async def test_a_token_that_expired_on_its_way_is_called_so(
-    tokens: TokenSource, endpoint: Endpoint, clock: "FakeClock"
-) -> None:
+async def test_a_token_that_expired_on_its_way_is_called_so(tokens: TokenSource, clock: "FakeClock") -> None:
     """A 401 after the end of a token is nobody's mistake, and its line says which of the two it was."""
     stale = await tokens.token()
     clock.advance(3600)
-    with structlog.testing.capture_logs() as lines:
+    with capture_logs() as lines:
         await tokens.renewed(stale)
-    assert [line["reason"] for line in lines if line["event"] == "token.refused"] == [
-        "the task API answered 401 to a token that had expired"
-    ]
+    (line,) = events(lines, "token.refused")
+    assert line["reason"] == "the task API answered 401 to a token that had expired"
 
 
 async def test_without_a_token_nothing_is_sent(tokens: TokenSource, endpoint: Endpoint) -> None:
-    """No request leaves unsigned."""
-    endpoint.answer = answering((500, b""))
+    endpoint.answer = answering(500)
     api = Api()
     with pytest.raises(NoToken):
         await signed(tokens, api).get(API)
@@ -708,11 +621,10 @@ async def test_without_a_token_nothing_is_sent(tokens: TokenSource, endpoint: En
 
 
 async def test_no_secret_reaches_the_log(make: Make, endpoint: Endpoint) -> None:
-    """Neither a success nor a failure names secret or token, even when the endpoint echoes them."""
     source = make(client_secret=SecretStr("hush-hush"))
-    with structlog.testing.capture_logs() as lines:
+    with capture_logs() as lines:
         token = await source.token()
-        endpoint.answer = answering((500, b"hush-hush " + token.value.encode()))
+        endpoint.answer = answering(500, b"hush-hush " + token.value.encode())
         with pytest.raises(NoToken) as refused:
             await source.renewed(token)
     written = json.dumps(lines) + str(refused.value)

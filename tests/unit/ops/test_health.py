@@ -11,14 +11,7 @@ from ai_task_processor.core.component import Problem
 from ai_task_processor.ops.health import POLL_FAILED, Snapshot, state, unhealthy, unready, why_idle
 from ai_task_processor.ops.metrics import STATES
 
-WELL = Snapshot(
-    draining=False,
-    polled=True,
-    tick_age_s=3.0,
-    longest_tick_s=60.0,
-    running=0,
-    slots=5,
-)
+WELL = Snapshot(draining=False, polled=True, tick_age_s=3.0, longest_tick_s=60.0, running=0, slots=5)
 REFUSED = Problem("token_unavailable", "refused")
 UNPOLLED = Problem(POLL_FAILED, "no token: refused")
 FULL, DISK = Problem("outbox_full"), Problem("disk_full", "little is left")
@@ -90,13 +83,10 @@ def test_every_reason_why_work_does_not_flow_is_named(change: dict[str, Any], re
         ({}, ["starting"], "starting"),
         ({"problems": [FULL]}, ["starting", "outbox_full"], "degraded"),
         ({"draining": True}, ["draining"], "draining"),
-        (
-            {"problems": [REFUSED, UNPOLLED]},
-            ["token_unavailable: refused", "upstream_unavailable: no token: refused"],
-            "degraded",
-        ),
+        ({"problems": [REFUSED, UNPOLLED]},
+         ["token_unavailable: refused", "upstream_unavailable: no token: refused"], "degraded"),
     ],
-)
+)  # fmt: skip
 def test_before_the_first_poll_it_is_starting(change: dict[str, Any], reasons: list[str], word: str) -> None:
     """That no token was fetched yet is no trouble; that the first poll failed is."""
     snapshot = replace(WELL, polled=False, **change)
@@ -116,20 +106,12 @@ def test_before_the_first_poll_it_is_starting(change: dict[str, Any], reasons: l
         ({"problems": [PACED]}, "no task is pending"),
         ({"running": 5, "problems": [PACED]}, "tasks in slots wait for the model m"),
         ({"skipped": {"unknown_type": 2, "running": 0}}, "every listed task is skipped: 2 unknown_type"),
-        (
-            {"skipped": {"unknown_type": 2}, "problems": [NO_MODEL]},
-            "OPENAI_API_KEY is not set",
-        ),
+        ({"skipped": {"unknown_type": 2}, "problems": [NO_MODEL]}, "OPENAI_API_KEY is not set"),
         ({"skipped": {"deferred": 1, "dead_letter": 3}}, "every listed task is skipped: 1 deferred, 3 dead_letter"),
+        ({"polled": False}, "starting"),
+        ({"polled": False, "problems": [DISK]}, "disk_full: little is left"),
     ],
 )
 def test_why_nothing_happens_is_one_sentence(change: dict[str, Any], sentence: str | None) -> None:
     """The most telling reason comes first."""
     assert why_idle(replace(WELL, **change)) == sentence
-
-
-def test_a_start_that_is_held_up_says_by_what() -> None:
-    """``starting`` explains nothing when there is another reason."""
-    held = replace(WELL, polled=False, problems=[DISK])
-    assert str(why_idle(held)).startswith("disk_full")
-    assert why_idle(replace(WELL, polled=False)) == "starting"

@@ -14,6 +14,7 @@ from ai_task_processor.ops import log_writer
 from ai_task_processor.ops.log_writer import LineWriter
 
 LINE = b"x" * 199 + b"\n"
+Pipe = tuple[int, int]
 
 
 def notice(lost: int) -> bytes:
@@ -28,6 +29,11 @@ def pipe() -> Iterator[tuple[int, int]]:
     for end in ends:
         with contextlib.suppress(OSError):
             os.close(end)
+
+
+@pytest.fixture
+def writer(pipe: Pipe) -> LineWriter:
+    return LineWriter(pipe[1], notice)
 
 
 def read(descriptor: int, lines: int) -> list[bytes]:
@@ -46,20 +52,19 @@ def fill(writer: LineWriter, lines: int) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_a_line_is_out_when_write_returns(pipe: tuple[int, int]) -> None:
+def test_a_line_is_out_when_write_returns(pipe: Pipe, writer: LineWriter) -> None:
     """As long as there is room no thread is in between: what was logged before a kill is kept."""
-    reader, end = pipe
-    writer = LineWriter(end, notice)
     writer.write(LINE)
-    assert os.read(reader, 1000) == LINE
+    assert os.read(pipe[0], 1000) == LINE
     assert writer._thread is None
 
 
-def test_nobody_waits_for_a_reader_that_stopped(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_waits_for_a_reader_that_stopped(
+    pipe: Pipe, writer: LineWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a pipe does not take waits in memory, what memory may not take is counted, and the order is kept."""
     monkeypatch.setattr(log_writer, "MAX_BYTES", 200_000)
-    reader, end = pipe
-    writer = LineWriter(end, notice)
+    reader, _ = pipe
     fill(writer, 5_000)
     kept = 5_000 - writer.dropped
     assert 200_000 // len(LINE) < kept < 2_000
@@ -72,26 +77,19 @@ def test_nobody_waits_for_a_reader_that_stopped(pipe: tuple[int, int], monkeypat
     assert writer.dropped == 5_000 - kept
 
 
-def test_the_end_of_the_process_waits_for_the_reader(pipe: tuple[int, int]) -> None:
+def test_the_end_of_the_process_waits_for_the_reader(pipe: Pipe, writer: LineWriter) -> None:
     """``flush`` returns when everything has been taken."""
-    reader, end = pipe
-    writer = LineWriter(end, notice)
     fill(writer, 1_000)
-    assert len(read(reader, 999)) >= 999
+    assert len(read(pipe[0], 999)) >= 999
     writer.flush(10)
     assert writer.dropped == 0
     assert writer._given == writer._done > 0
 
 
-def long_line() -> bytes:
-    return b"y" * 100_000 + b"\n"
-
-
 @pytest.mark.parametrize("place", ["pipe", "file", "terminal", "socket"])
-def test_a_long_line_arrives_whole_and_in_order(place: str, pipe: tuple[int, int], tmp_path: object) -> None:
+def test_a_long_line_arrives_whole_and_in_order(place: str, pipe: Pipe, tmp_path: object) -> None:
     """A traceback between two short lines, wherever the log goes."""
     reader, end = pipe
-    ours = None
     if place == "terminal":
         os.close(reader)
         os.close(end)
@@ -103,19 +101,17 @@ def test_a_long_line_arrives_whole_and_in_order(place: str, pipe: tuple[int, int
         end = os.open(f"{tmp_path}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         reader = os.open(f"{tmp_path}/log", os.O_RDONLY)
     writer = LineWriter(end, notice)
-    for line in (b"before\n", long_line(), b"after\n"):
+    lines = [b"before\n", b"y" * 100_000 + b"\n", b"after\n"]
+    for line in lines:
         writer.write(line)
-    told = b"".join(read(reader, 3)).replace(b"\r\n", b"\n")
-    assert told == b"before\n" + long_line() + b"after\n"
+    assert b"".join(read(reader, 3)).replace(b"\r\n", b"\n") == b"".join(lines)
     assert writer.dropped == 0
 
 
 @pytest.mark.parametrize("size", [100, 100_000])
-def test_a_reader_that_went_away_costs_lines_and_nothing_else(pipe: tuple[int, int], size: int) -> None:
+def test_a_reader_that_went_away_costs_lines_and_nothing_else(pipe: Pipe, writer: LineWriter, size: int) -> None:
     """EPIPE at once, or in the thread: counted."""
-    reader, end = pipe
-    os.close(reader)
-    writer = LineWriter(end, notice)
+    os.close(pipe[0])
     for _ in range(3):
         writer.write(b"x" * size)
         writer.flush(5)
@@ -124,11 +120,9 @@ def test_a_reader_that_went_away_costs_lines_and_nothing_else(pipe: tuple[int, i
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, ""), BlockingIOError(errno.EAGAIN, "")])
 def test_lines_flow_again_after_a_failure(
-    pipe: tuple[int, int], failure: OSError, monkeypatch: pytest.MonkeyPatch
+    pipe: Pipe, writer: LineWriter, failure: OSError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk loses lines and says how many; a descriptor that does not block loses none."""
-    reader, end = pipe
-    writer = LineWriter(end, notice)
     write: Callable[[int, bytes], int] = os.write
     left = [failure, failure]
 
@@ -143,4 +137,4 @@ def test_lines_flow_again_after_a_failure(
         writer.flush(5)
     lost = failure.errno == errno.ENOSPC
     wanted = [b"2\n", notice(2), b"3\n"] if lost else [b"0\n", b"1\n", b"2\n", b"3\n"]
-    assert read(reader, len(wanted)) == wanted
+    assert read(pipe[0], len(wanted)) == wanted

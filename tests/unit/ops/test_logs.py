@@ -25,9 +25,8 @@ from ai_task_processor.ops import logs, masking
 CLIENT_SECRET = 'p@ss/w:rd+ä"\\~'
 API_KEY = "key-of-another-vendor-1"
 WAKE_TOKEN = "8412973305"
-PRIVATE_KEY = (
-    "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0B\nAQEFAASCBKcwggSjAgEAAoIB\n-----END PRIVATE KEY-----\n"
-)
+KEY_LINE = "MIIEvQIBADANBgkqhkiG9w0B"
+PRIVATE_KEY = f"-----BEGIN PRIVATE KEY-----\n{KEY_LINE}\nAQEFAASCBKcwggSjAgEAAoIB\n-----END PRIVATE KEY-----\n"
 KNOWN = [CLIENT_SECRET, API_KEY, WAKE_TOKEN, PRIVATE_KEY]
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJtMm0ifQ.c2lnbmF0dXJl"
@@ -41,7 +40,7 @@ PLANTED = {
     "known, percent-encoded in lower case": (quote(CLIENT_SECRET, safe="").lower(),) * 2,
     "known, inside base64": (IN_BASIC, IN_BASIC[12:-2]),
     "known, digits only": (WAKE_TOKEN, WAKE_TOKEN),
-    "known, one line of a private key": ("read MIIEvQIBADANBgkqhkiG9w0B", "MIIEvQIBADANBgkqhkiG9w0B"),
+    "known, one line of a private key": (f"read {KEY_LINE}", KEY_LINE),
     "unknown bearer": ("Authorization: Bearer ory_at_9fJ2.k-3x", "ory_at_9fJ2.k-3x"),
     "unknown basic": ("authorization=basic bTJtOnNlY3JldA==", "bTJtOnNlY3JldA"),
     "unknown OpenAI key": ("Incorrect API key provided: sk-proj-4f6Tq_0-zz.", "sk-proj-4f6Tq_0-zz"),
@@ -66,12 +65,10 @@ def open_log() -> Iterator[Open]:
     root = logging.getLogger()
     before = (root.handlers[:], root.level, sys.excepthook, threading.excepthook, sys.unraisablehook)
 
-    def configure(
-        *, level: str = "DEBUG", style: Any = "json", secrets: Any = KNOWN, stream: Any = None
-    ) -> io.StringIO:
+    def configure(*, level: str = "DEBUG", style: Any = "json", stream: Any = None) -> Any:
         stream = stream or io.StringIO()
-        logs.configure(level=level, format=style, secrets=secrets, stream=stream)
-        return stream  # type: ignore[no-any-return]  # streams of all kinds are handed in
+        logs.configure(level=level, format=style, secrets=KNOWN, stream=stream)
+        return stream
 
     yield configure
     logs.reset()
@@ -98,12 +95,9 @@ def readable(stream: io.StringIO) -> str:
 
 def strings(value: object) -> Iterator[str]:
     if isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from strings(item)
+        yield from (text for pair in value.items() for part in pair for text in strings(part))
     elif isinstance(value, list):
-        for item in value:
-            yield from strings(item)
+        yield from (text for item in value for text in strings(item))
     else:
         yield str(value)
 
@@ -167,48 +161,38 @@ def test_the_masker_is_what_removes_secrets(kind: str, open_log: Open, monkeypat
     assert readable(stream).count(needle) > 13
 
 
-def test_the_hosts_of_masked_addresses_and_ids_stay_readable() -> None:
-    """What an operator needs survives: hosts, schemes, task ids, model names, prose about keys."""
-    mask = masking.Masker(KNOWN)
-    assert mask("http://u:p@proxy.internal:3128/a") == "http://***@proxy.internal:3128/a"
-    for text in (
-        "task-665f0c0a1b2c3d4e5f607182",
-        "https://api.example.com/api/ai-tasks/pending?limit=5",
-        "OPENAI_API_KEY: required",
-        "text-embedding-3-small",
-        "3f2b8c1e-55aa-4b7e-9d7c-0123456789ab",
-        "risk-free disk-full",
-    ):
-        assert mask(text) == text
+#: secrets, a text, and what remains of it
+MASKED: list[tuple[list[str], str, str]] = [
+    (KNOWN, "http://u:p@proxy.internal:3128/a", "http://***@proxy.internal:3128/a"),
+    (["", "abc", "wxyz"], "abcdef wxyz", "abcdef ***"),  # a secret of three characters would shred every line
+    ([], r"line\nsk-abcd1234 a%3Dsk-abcd1234 task-abcd1234", r"line\n*** a%3D*** task-abcd1234"),
+]
+READABLE = [
+    "task-665f0c0a1b2c3d4e5f607182", "https://api.example.com/api/ai-tasks/pending?limit=5", "OPENAI_API_KEY: required",
+    "text-embedding-3-small", "3f2b8c1e-55aa-4b7e-9d7c-0123456789ab", "risk-free disk-full",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("secrets", "text", "masked"), [*MASKED, *((KNOWN, text, text) for text in READABLE)])
+def test_secrets_are_masked_and_the_rest_stays_readable(secrets: list[str], text: str, masked: str) -> None:
+    """What an operator needs survives: hosts, schemes, task ids, model names, prose about keys.
+
+    A key is seen at the start of an escaped line and behind a percent-encoded octet.
+    """
+    assert masking.Masker(secrets)(text) == masked
 
 
 @pytest.mark.parametrize(
     "word",
-    [
-        *(
-            "access_token=",
-            "refresh_token=",
-            "id_token=",
-            "client_secret=",
-            "client_assertion=",
-            "api_key=",
-            "api-key=",
-        ),
-        *("apikey=", "password=", "authorization=", "bearer ", "basic ", "sk-", "eyJ"),
-    ],
-)
+    ["access_token=", "refresh_token=", "id_token=", "client_secret=", "client_assertion=", "api_key=", "api-key=",
+     "apikey=", "password=", "authorization=", "bearer ", "basic ", "sk-", "eyJ"],
+)  # fmt: skip
 def test_every_word_that_gives_a_secret_away_is_found(word: str) -> None:
     """In any case: what a text is searched for first must miss none of them."""
     mask = masking.Masker(())
     for text in {f"x {word}abcdefgh1234", f"x {word.upper() if word not in ('sk-', 'eyJ') else word}abcdefgh1234"}:
         assert mask.suspects(text)
         assert "abcdefgh1234" not in mask(text)
-
-
-def test_short_secrets_are_not_masked_by_value() -> None:
-    """A secret of three characters would shred every line, one of four does not."""
-    mask = masking.Masker(["", "abc", "wxyz"])
-    assert mask("abcdef wxyz") == "abcdef ***"
 
 
 @pytest.mark.parametrize("length", range(4, 12))
@@ -232,21 +216,33 @@ def test_a_secret_is_found_in_any_notation(write: Callable[[str], str]) -> None:
     assert masking.Masker([secret])(f"<{write(secret).strip(chr(34))}>") in ("<***>", "<'***'>")
 
 
-def test_an_api_key_is_found_behind_an_escape() -> None:
-    """A key at the start of an escaped line or behind a percent-encoded octet is seen; a word like task-… is none."""
-    mask = masking.Masker([])
-    assert mask(r"line\nsk-abcd1234 a%3Dsk-abcd1234 task-abcd1234") == r"line\n*** a%3D*** task-abcd1234"
+ENDLESS: dict[str, Any] = {}
+ENDLESS["self"] = ENDLESS
+NUMBERS = {"count": 3, "lag": 1e-7, "big": 1e30, "flag": True, "none": None, "names": ["a", "b"]}
+#: fields, and how they are written
+VALUES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a value whose name says that it is secret": (
+        {"headers": {"X-Api-Key": "k1", "Authorization": ["k2"]}, "prompt_tokens": 3},
+        {"headers": {"X-Api-Key": "***", "Authorization": "***"}, "prompt_tokens": 3},
+    ),
+    "numbers, booleans and lists, not their texts": (NUMBERS, NUMBERS),
+    "a long text: its beginning and its size": ({"text": "x" * 5000}, {"text": "x" * 2000 + "… (5000 characters)"}),
+    "a long list: its beginning and its size": ({"list": [0.5] * 1536}, {"list": [0.5] * 30 + ["… (1536 items)"]}),
+    "a deep structure": ({"deep": ENDLESS}, {"deep": {"self": {"self": "<dict of 1>"}}}),
+    "a secret at the cut: no first half of it is left": (
+        {"text": "x" * 1990 + API_KEY}, {"text": "x" * 1990 + "***"}
+    ),
+}  # fmt: skip
 
 
-def test_values_under_a_sensitive_name_are_masked(open_log: Open) -> None:
-    """A value nobody declared secret is masked when its key says what it is."""
+@pytest.mark.parametrize("case", VALUES)
+def test_values_are_written_as_they_may_be(case: str, open_log: Open) -> None:
+    fields, written = VALUES[case]
     stream = open_log()
-    logs.get_logger("ours").info(
-        "settings.warned", headers={"X-Api-Key": "k1", "Authorization": ["k2"]}, prompt_tokens=3
-    )
-    [line] = lines(stream)
-    assert line["headers"] == {"X-Api-Key": "***", "Authorization": "***"}
-    assert line["prompt_tokens"] == 3
+    logs.get_logger("ours").info("task.completed", **fields)
+    (line,) = lines(stream)
+    assert {name: line[name] for name in fields} == written
+    assert API_KEY[:5] not in stream.getvalue()
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
@@ -270,15 +266,14 @@ def test_no_message_of_a_foreign_exception_is_told(style: str, open_log: Open) -
         foreign.exception("failed with %s" % error)  # noqa: UP031, G002, TRY401, RUF100  # as callers do
         foreign.error(f"failed with {error}")
         log.exception("task.failed")
-    logs.install_crash_hooks()(
-        None, {"message": f"Exception in callback f('USER-TEXT', {inner!r})", "exception": inner}
-    )
+    callback = {"message": f"Exception in callback f('USER-TEXT', {inner!r})", "exception": inner}
+    logs.install_crash_hooks()(None, callback)
     assert "USER-TEXT" not in readable(stream)
     assert "Transient: the API answered 503" in readable(stream)
 
 
 def test_a_traceback_names_types_and_frames_of_the_whole_chain(open_log: Open) -> None:
-    """Causes, contexts and members of groups are there, each with file, line and function."""
+    """Each with file, line and function."""
     stream = open_log()
     cause = raised(OSError(28, "No space left on device"))
     group = raised(ExceptionGroup("several", [raised(KeyError("a")), Transient("down")]), cause)
@@ -294,7 +289,6 @@ def test_a_traceback_names_types_and_frames_of_the_whole_chain(open_log: Open) -
 
 
 def test_an_endless_chain_of_exceptions_is_cut(open_log: Open) -> None:
-    """A circle of causes, a thousand causes and a thousand frames still make one bounded line."""
     stream = open_log()
     first, second = ValueError(), KeyError()
     first.__cause__, second.__cause__ = second, first
@@ -344,7 +338,6 @@ def test_a_task_is_followed_by_its_id(open_log: Open) -> None:
 
 
 async def test_contexts_of_concurrent_tasks_do_not_mix(open_log: Open) -> None:
-    """Two tasks that take turns keep their own ids."""
     stream = open_log()
 
     async def work(task_id: str) -> None:
@@ -446,48 +439,11 @@ def test_no_value_breaks_a_line(value: object, style: str, open_log: Open) -> No
         assert all(json.loads(line, parse_constant=pytest.fail)["timestamp"] for line in written.splitlines())
 
 
-def test_numbers_and_lists_stay_what_they_are(open_log: Open) -> None:
-    """A reader of the JSON finds numbers, booleans and lists, not their texts."""
-    stream = open_log()
-    logs.get_logger("ours").info("poll.failed", count=3, lag=1e-7, big=1e30, flag=True, none=None, names=["a", "b"])
-    [line] = lines(stream)
-    assert [line[k] for k in ("count", "lag", "big", "flag", "none", "names")] == [
-        3,
-        1e-7,
-        1e30,
-        True,
-        None,
-        ["a", "b"],
-    ]
-
-
-def test_long_values_are_cut(open_log: Open) -> None:
-    """A text over 2,000 characters, a vector and a deep structure leave their beginning and their size."""
-    stream = open_log()
-    deep: dict[str, Any] = {}
-    deep["self"] = deep
-    logs.get_logger("ours").info("task.completed", text="x" * 5000, vector=[0.5] * 1536, deep=deep)
-    [line] = lines(stream)
-    assert line["text"] == "x" * 2000 + "… (5000 characters)"
-    assert len(line["vector"]) == 31
-    assert line["vector"][-1] == "… (1536 items)"
-    assert line["deep"] == {"self": {"self": "<dict of 1>"}}
-
-
-def test_a_secret_at_the_cut_is_masked_before(open_log: Open) -> None:
-    """Cutting comes last: no first half of a secret is left at the end of a long text."""
-    stream = open_log()
-    logs.get_logger("ours").info("record.skipped", text="x" * 1990 + API_KEY)
-    assert API_KEY[:5] not in stream.getvalue()
-
-
-def test_arguments_that_do_not_fit_their_message_are_not_told(
-    open_log: Open, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_arguments_that_do_not_fit_are_not_told(open_log: Open, capsys: pytest.CaptureFixture[str]) -> None:
     """A broken call of another library becomes one line, instead of its arguments on stderr."""
     stream = open_log()
     logging.getLogger("other").warning("%d things", "USER-TEXT")
-    [line] = lines(stream)
+    (line,) = lines(stream)
     assert (line["event"], line["logger"], line["level"]) == ("log.failed", "other", "warning")
     assert capsys.readouterr() == ("", "")
 
@@ -501,7 +457,6 @@ def test_a_closed_stream_hurts_nobody(open_log: Open, capsys: pytest.CaptureFixt
 
 
 def test_crashes_are_structured(open_log: Open) -> None:
-    """A crash of the main thread, of another one and of a callback are events with their exception."""
     stream = open_log()
     caught = logs.install_crash_hooks()
     error = raised(ValueError("USER-TEXT"))

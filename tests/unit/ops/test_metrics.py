@@ -1,7 +1,7 @@
 """The catalogue: complete from the start, closed to whatever comes from outside."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 import prometheus_client
@@ -39,12 +39,16 @@ def new(**settings: Any) -> Metrics:
     return Metrics(**given | settings)
 
 
+@pytest.fixture
+def metrics() -> Metrics:
+    return new()
+
+
 def samples(metrics: Metrics) -> list[str]:
     return [line for line in metrics.exposition()[0].decode().splitlines() if line and not line.startswith("#")]
 
 
 def test_exposition_names_the_whole_catalogue_and_nothing_else() -> None:
-    """The scrape has exactly the documented families, and the standard process metrics beside them."""
     text = new().exposition()[0].decode()
     families = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")]
     assert sorted(f for f in families if not f.startswith("process_")) == sorted(PREFIX + name for name in CATALOGUE)
@@ -60,7 +64,6 @@ def test_exposition_parses_in_the_text_format_it_declares() -> None:
 
 
 def test_default_set_up_stays_below_700_series() -> None:
-    """One provider, three models and one task type cost at most 700 series."""
     assert 400 < len(samples(new())) <= 700
 
 
@@ -99,6 +102,141 @@ def test_latency_buckets_reach_from_5_ms_to_one_hour() -> None:
             assert {"0.005", "3600.0", "+Inf"} <= bounds, name
 
 
+def shows(metrics: Metrics, expected: dict[str, float]) -> None:
+    """Each series, written ``name label=value label=value``, has its value."""
+    found = {}
+    for series in expected:
+        name, *labels = series.split()
+        found[series] = metrics.value(name, **dict(label.split("=", 1) for label in labels))
+    assert found == expected
+
+
+#: what is said, and the values that it leaves
+Case = tuple[list[Callable[[Metrics], None]], dict[str, float]]
+SMALL = MODELS[0]
+ROUTE = "/api/ai-tasks/{id}"
+DELIVERED = ("acknowledged", "retried", "refused", "gone", "conflict")
+#: labels
+CALL, SENT, KIND = f"provider=openai model={SMALL}", f"endpoint={ROUTE} method=PATCH", "task_type=text_embedding"
+CASES: dict[str, Case] = {
+    "every wake-up, however many polls they come to": (
+        [lambda m: m.woken(), lambda m: m.woken()],
+        {"wakeups_total": 2},
+    ),
+    "what the poll saw": (
+        [lambda m: m.pending_seen(7, oldest_age_s=31.5, complete=True), lambda m: m.poll_interval(12)],
+        {"pending_tasks_seen": 7, "oldest_pending_age_seconds": 31.5, "pending_list_complete": 1,
+         "poll_interval_seconds": 12},
+    ),
+    "the latest poll saw nothing: no age reads 0": (
+        [lambda m: m.pending_seen(7, oldest_age_s=31.5, complete=True),
+         lambda m: m.pending_seen(0, oldest_age_s=None, complete=False)],
+        {"oldest_pending_age_seconds": 0, "pending_list_complete": 0},
+    ),
+    "the life of a task under its type; an unknown age is not observed": (
+        [lambda m: m.task_started("text_embedding", wait_s=3),
+         lambda m: m.task_started("text_embedding", wait_s=None),
+         lambda m: m.task_settled("text_embedding", status="succeeded", duration_s=0.5),
+         lambda m: m.task_acknowledged("text_embedding", end_to_end_s=4),
+         lambda m: m.task_acknowledged("text_embedding", end_to_end_s=None)],
+        {f"tasks_processed_total status=succeeded {KIND}": 1, f"task_wait_seconds_count {KIND}": 1,
+         f"task_processing_duration_seconds_sum {KIND}": 0.5, f"task_end_to_end_seconds_count {KIND}": 1,
+         f"task_end_to_end_seconds_sum {KIND}": 4},
+    ),
+    "slots and outbox are gauges: what is held now overwrites what was held before": (
+        [lambda m: m.slots(5), lambda m: m.in_flight(lambda: 3), lambda m: m.stuck(1),
+         lambda m: m.outbox(records=9, dead_letters=2, quarantined=5, bytes_used=4096, oldest_age_s=61),
+         lambda m: m.outbox(records=8, dead_letters=1, quarantined=4, bytes_used=2048, oldest_age_s=62)],
+        {"slots": 5, "tasks_in_flight": 3, "stuck_tasks": 1, "outbox_records": 8, "dead_letters": 1,
+         "outbox_bytes": 2048, "quarantined_tasks": 4, "outbox_oldest_age_seconds": 62},
+    ),
+    "each outcome of a delivery": (
+        [lambda m, outcome=outcome: m.delivery(outcome) for outcome in DELIVERED],  # type: ignore[misc]
+        {f"deliveries_total outcome={outcome}": 1 for outcome in DELIVERED},
+    ),
+    "recovered, lost and ambiguous results": (
+        [lambda m: m.results_recovered(12), lambda m: m.result_lost(), lambda m: m.ambiguous_delivery()],
+        {"results_recovered_total": 12, "results_lost_total": 1, "ambiguous_deliveries_total": 1},
+    ),
+    "model calls by provider and model": (
+        [lambda m: m.model_request(model=SMALL, outcome="ok", duration_s=0.3),
+         lambda m: m.model_tokens(model=SMALL, prompt=12, completion=3),
+         lambda m: m.batch(model=SMALL, size=2048), lambda m: m.batch_isolated(),
+         lambda m: m.ratelimit_remaining("tokens", 149_984)],
+        {f"model_requests_total outcome=ok {CALL}": 1, f"model_request_duration_seconds_count {CALL}": 1,
+         f"model_tokens_total type=prompt {CALL}": 12, f"model_tokens_total type=completion {CALL}": 3,
+         f"model_tokens_total type=total {CALL}": 15, f"batch_size_bucket model={SMALL} le=1024.0": 0,
+         f"batch_size_bucket model={SMALL} le=2048.0": 1, "batch_isolations_total": 1,
+         "model_ratelimit_remaining kind=tokens": 149_984},
+    ),
+    "a model's pace in calls a second": (
+        [lambda m: m.model_pace(SMALL, 2.5), lambda m: m.model_pace("gpt-99", 0.05)],
+        {f"model_pace_calls_per_second model={SMALL}": 2.5, f"model_request_rate model={SMALL}": 2.5,
+         "model_pace_calls_per_second model=other": 0.05, "model_request_rate model=other": 0.05},
+    ),
+    "without a pace it reads 0, not infinity": (
+        [lambda m: m.model_pace(SMALL, 2.5), lambda m: m.model_pace(SMALL, math.inf)],
+        {f"model_pace_calls_per_second model={SMALL}": 0},
+    ),
+    "calls that wait for a model, that it refused, and how large a call may be": (
+        [lambda m: m.model_waiting(SMALL, 2), lambda m: m.model_throttled("gpt-99"),
+         lambda m: m.model_batch_cap(SMALL, 32)],
+        {f"model_waiting_calls model={SMALL}": 2, "model_throttled_total model=other": 1,
+         f"model_batch_cap model={SMALL}": 32},
+    ),
+    "each remembered vector is a hit, with the tokens that were not paid for again": (
+        [lambda m: m.vector_remembered(12), lambda m: m.vector_remembered(0)],
+        {"vector_cache_hits_total": 2, "vector_cache_saved_tokens_total": 12},
+    ),
+    "requests for a token": (
+        [lambda m: m.token_request("rejected"), lambda m: m.token_expires(1_800_000_000)],
+        {"token_requests_total outcome=rejected": 1, "token_expiry_timestamp_seconds": 1_800_000_000},
+    ),
+    "a request without an answer is `none`, an unusual status is `other`": (
+        [lambda m: m.api_request(endpoint=ROUTE, method="PATCH", status_code=200, duration_s=0.1),
+         lambda m: m.api_request(endpoint=ROUTE, method="PATCH", status_code=None, duration_s=0.1),
+         lambda m: m.api_request(endpoint=ROUTE, method="PATCH", status_code=418, duration_s=0.1)],
+        {f"api_requests_total status_code=200 {SENT}": 1, f"api_requests_total status_code=none {SENT}": 1,
+         f"api_requests_total status_code=other {SENT}": 1, f"api_request_duration_seconds_count {SENT}": 3},
+    ),
+    "a circuit's changes: saying a state again is none, and circuits do not mix": (
+        [*(lambda m, state=state: m.breaker("model", state)
+           for state in ("closed", "open", "open", "half-open", "open", "closed")),
+         lambda m: m.breaker("token", "half-open")],
+        {"circuit_breaker_transitions_total service=model to=closed": 1,
+         "circuit_breaker_transitions_total service=model to=open": 2,
+         "circuit_breaker_transitions_total service=model to=half-open": 1, "circuit_breaker_state service=model": 0,
+         "circuit_breaker_state service=token": 2, "circuit_breaker_state service=api_poll": 0},
+    ),
+    "loop lag and readiness": (
+        [lambda m: m.loop_lag(0.04), lambda m: m.ready(True)],
+        {"event_loop_lag_seconds_bucket le=0.025": 0, "event_loop_lag_seconds_bucket le=0.05": 1, "ready": 1},
+    ),
+    "not ready any more": ([lambda m: m.ready(True), lambda m: m.ready(False)], {"ready": 0}),
+    "dropped lines count up from the writer's total, which begins at 0 with a new log": (
+        [lambda m, total=total: m.log_lines_dropped(total) for total in (0, 3, 5, 0, 1)],  # type: ignore[misc]
+        {"log_lines_dropped_total": 6},
+    ),
+    "a type, model, outcome or route outside its closed set is `other`": (
+        [lambda m: m.task_settled("horoscope", status="succeeded", duration_s=1),
+         lambda m: m.model_request(model="gpt-99", outcome="bored", duration_s=1),
+         lambda m: m.api_request(endpoint="/admin", method="GET", status_code=200, duration_s=1),
+         lambda m: m.api_request(endpoint="/oauth2/token", method="DELETE", status_code=200, duration_s=1)],
+        {"tasks_processed_total task_type=other status=succeeded": 1,
+         "model_requests_total provider=openai model=other outcome=other": 1,
+         "api_requests_total endpoint=other method=other status_code=200": 2},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_said_is_shown(metrics: Metrics, case: str) -> None:
+    calls, expected = CASES[case]
+    for call in calls:
+        call(metrics)
+    shows(metrics, expected)
+
+
 def test_a_poll_is_told_with_its_outcome_duration_bytes_and_time() -> None:
     """A good poll moves the time of the last good poll, a failed one does not."""
     now = [1000.0]
@@ -106,223 +244,30 @@ def test_a_poll_is_told_with_its_outcome_duration_bytes_and_time() -> None:
     metrics.poll_finished("empty", duration_s=0.2, bytes_read=2)
     now[0] = 2000.0
     metrics.poll_finished("server_error", duration_s=1.5, bytes_read=0)
-    assert metrics.value("polls_total", outcome="empty") == 1
-    assert metrics.value("polls_total", outcome="server_error") == 1
+    shows(metrics, {"polls_total outcome=empty": 1, "polls_total outcome=server_error": 1, "poll_bytes_sum": 2})
+    shows(metrics, {"last_successful_poll_timestamp_seconds": 1000})
     assert metrics.value("poll_duration_seconds_sum") == pytest.approx(1.7)
-    assert metrics.value("poll_bytes_sum") == 2
-    assert metrics.value("last_successful_poll_timestamp_seconds") == 1000
     metrics.poll_finished("tasks", duration_s=0.2, bytes_read=900)
-    assert metrics.value("last_successful_poll_timestamp_seconds") == 2000
-
-
-def test_every_wake_up_is_counted() -> None:
-    """However many polls they come to."""
-    metrics = new()
-    metrics.woken()
-    metrics.woken()
-    assert metrics.value("wakeups_total") == 2
-
-
-def test_what_the_poll_saw_is_told_as_gauges() -> None:
-    """Count, age and completeness of the pending list are the latest ones; no age reads 0."""
-    metrics = new()
-    metrics.pending_seen(7, oldest_age_s=31.5, complete=True)
-    metrics.poll_interval(12)
-    assert metrics.value("pending_tasks_seen") == 7
-    assert metrics.value("oldest_pending_age_seconds") == 31.5
-    assert metrics.value("pending_list_complete") == 1
-    assert metrics.value("poll_interval_seconds") == 12
-    metrics.pending_seen(0, oldest_age_s=None, complete=False)
-    assert metrics.value("oldest_pending_age_seconds") == 0
-    assert metrics.value("pending_list_complete") == 0
+    shows(metrics, {"last_successful_poll_timestamp_seconds": 2000})
 
 
 @pytest.mark.parametrize("reason", get_args(SkipReason))
-def test_every_skip_reason_has_its_own_series(reason: str) -> None:
-    """Each reason the engine may give for skipping a task is counted under its own name."""
-    metrics = new()
+def test_every_skip_reason_has_its_own_series(metrics: Metrics, reason: str) -> None:
     metrics.task_skipped(reason)
     metrics.task_skipped(reason, 4999)
-    assert metrics.value("tasks_skipped_total", reason=reason) == 5000
-    assert metrics.value("tasks_skipped_total", reason="other") == 0
+    shows(metrics, {f"tasks_skipped_total reason={reason}": 5000, "tasks_skipped_total reason=other": 0})
 
 
-def test_the_life_of_a_task_is_told() -> None:
-    """Waiting, processing and end to end are observed under the task's type; an unknown age is not."""
-    metrics = new()
-    metrics.task_started("text_embedding", wait_s=3)
-    metrics.task_started("text_embedding", wait_s=None)
-    metrics.task_settled("text_embedding", status="succeeded", duration_s=0.5)
-    metrics.task_acknowledged("text_embedding", end_to_end_s=4)
-    metrics.task_acknowledged("text_embedding", end_to_end_s=None)
-    labels = {"task_type": "text_embedding"}
-    assert metrics.value("tasks_processed_total", status="succeeded", **labels) == 1
-    assert metrics.value("task_wait_seconds_count", **labels) == 1
-    assert metrics.value("task_processing_duration_seconds_sum", **labels) == 0.5
-    assert metrics.value("task_end_to_end_seconds_count", **labels) == 1
-    assert metrics.value("task_end_to_end_seconds_sum", **labels) == 4
-
-
-def test_slots_and_outbox_are_gauges() -> None:
-    """What is held now overwrites what was held before."""
-    metrics = new()
-    metrics.slots(5)
-    metrics.in_flight(lambda: 3)
-    metrics.stuck(1)
-    metrics.outbox(records=9, dead_letters=2, quarantined=5, bytes_used=4096, oldest_age_s=61)
-    metrics.outbox(records=8, dead_letters=1, quarantined=4, bytes_used=2048, oldest_age_s=62)
-    names = [
-        "slots",
-        "tasks_in_flight",
-        "stuck_tasks",
-        "outbox_records",
-        "dead_letters",
-        "outbox_bytes",
-        "quarantined_tasks",
-    ]
-    assert [metrics.value(name) for name in names] == [5, 3, 1, 8, 1, 2048, 4]
-    assert metrics.value("outbox_oldest_age_seconds") == 62
-
-
-def test_deliveries_and_their_accidents_are_counted() -> None:
-    """Each delivery outcome, recovered, lost and ambiguous results have counters of their own."""
-    metrics = new()
-    for outcome in ("acknowledged", "retried", "refused", "gone", "conflict"):
-        metrics.delivery(outcome)
-        assert metrics.value("deliveries_total", outcome=outcome) == 1
-    metrics.results_recovered(12)
-    metrics.result_lost()
-    metrics.ambiguous_delivery()
-    assert metrics.value("results_recovered_total") == 12
-    assert metrics.value("results_lost_total") == 1
-    assert metrics.value("ambiguous_deliveries_total") == 1
-
-
-def test_model_calls_are_told_by_provider_and_model() -> None:
-    """Requests, durations, tokens with their total, batch sizes, isolations and the provider's allowance."""
-    metrics = new()
-    labels = {"provider": "openai", "model": MODELS[0]}
-    metrics.model_request(model=MODELS[0], outcome="ok", duration_s=0.3)
-    metrics.model_tokens(model=MODELS[0], prompt=12, completion=3)
-    metrics.batch(model=MODELS[0], size=2048)
-    metrics.batch_isolated()
-    metrics.ratelimit_remaining("tokens", 149_984)
-    assert metrics.value("model_requests_total", outcome="ok", **labels) == 1
-    assert metrics.value("model_request_duration_seconds_count", **labels) == 1
-    assert [metrics.value("model_tokens_total", type=t, **labels) for t in ("prompt", "completion", "total")] == [
-        12,
-        3,
-        15,
-    ]
-    assert metrics.value("batch_size_bucket", model=MODELS[0], le="1024.0") == 0
-    assert metrics.value("batch_size_bucket", model=MODELS[0], le="2048.0") == 1
-    assert metrics.value("batch_isolations_total") == 1
-    assert metrics.value("model_ratelimit_remaining", kind="tokens") == 149_984
-
-
-def test_a_models_pace_is_told_while_there_is_one() -> None:
-    """In calls a second; without a pace it reads 0, not infinity."""
-    metrics = new()
-    metrics.model_pace(MODELS[0], 2.5)
-    metrics.model_pace("gpt-99", 0.05)
-    for name in ("model_pace_calls_per_second", "model_request_rate"):
-        assert metrics.value(name, model=MODELS[0]) == 2.5
-        assert metrics.value(name, model="other") == 0.05
-    metrics.model_pace(MODELS[0], math.inf)
-    assert metrics.value("model_pace_calls_per_second", model=MODELS[0]) == 0
-
-
-def test_what_a_model_allows_is_shown() -> None:
-    """Calls that wait for it, calls that it refused, and how large a call may be."""
-    metrics = new()
-    metrics.model_waiting(MODELS[0], 2)
-    metrics.model_throttled("gpt-99")
-    metrics.model_batch_cap(MODELS[0], 32)
-    assert metrics.value("model_waiting_calls", model=MODELS[0]) == 2
-    assert metrics.value("model_throttled_total", model="other") == 1
-    assert metrics.value("model_batch_cap", model=MODELS[0]) == 32
-
-
-def test_remembered_vectors_are_counted_with_what_they_had_cost() -> None:
-    """Each is one hit, and the tokens that were not paid for again."""
-    metrics = new()
-    metrics.vector_remembered(12)
-    metrics.vector_remembered(0)
-    assert metrics.value("vector_cache_hits_total") == 2
-    assert metrics.value("vector_cache_saved_tokens_total") == 12
-
-
-def test_tokens_and_http_requests_are_told() -> None:
-    """A request without an answer is `none`, an unusual status is `other`."""
-    metrics = new()
-    metrics.token_request("rejected")
-    metrics.token_expires(1_800_000_000)
-    for status in (200, None, 418):
-        metrics.api_request(endpoint="/api/ai-tasks/{id}", method="PATCH", status_code=status, duration_s=0.1)
-    labels = {"endpoint": "/api/ai-tasks/{id}", "method": "PATCH"}
-    assert metrics.value("token_requests_total", outcome="rejected") == 1
-    assert metrics.value("token_expiry_timestamp_seconds") == 1_800_000_000
-    assert [metrics.value("api_requests_total", status_code=s, **labels) for s in ("200", "none", "other")] == [1, 1, 1]
-    assert metrics.value("api_request_duration_seconds_count", **labels) == 3
-
-
-def test_a_breaker_counts_changes_only() -> None:
-    """Saying a circuit's state again is no transition, and circuits do not mix."""
-    metrics = new()
-    for state in ("closed", "open", "open", "half-open", "open", "closed"):
-        metrics.breaker("model", state)
-    to = {"closed": 1, "open": 2, "half-open": 1}
-    assert {t: metrics.value("circuit_breaker_transitions_total", service="model", to=t) for t in to} == to
-    assert metrics.value("circuit_breaker_state", service="model") == 0
-    metrics.breaker("token", "half-open")
-    assert metrics.value("circuit_breaker_state", service="token") == 2
-    assert metrics.value("circuit_breaker_state", service="api_poll") == 0
-
-
-def test_exactly_one_state_is_true() -> None:
+def test_exactly_one_state_is_true(metrics: Metrics) -> None:
     """The daemon is in one state; a word that is none changes nothing."""
-    metrics = new()
     for name in ("starting", "running", "degraded", "draining", "resting"):
         metrics.state(name)
         states = {s: metrics.value("state", state=s) for s in ("starting", "running", "draining", "degraded")}
         assert states == {s: float(s == ("draining" if name == "resting" else name)) for s in states}
 
 
-def test_loop_lag_and_readiness_are_told() -> None:
-    """A lag is observed, readiness reads 1 or 0."""
-    metrics = new()
-    metrics.loop_lag(0.04)
-    metrics.ready(True)
-    assert metrics.value("event_loop_lag_seconds_bucket", le="0.025") == 0
-    assert metrics.value("event_loop_lag_seconds_bucket", le="0.05") == 1
-    assert metrics.value("ready") == 1
-    metrics.ready(False)
-    assert metrics.value("ready") == 0
-
-
-def test_dropped_log_lines_are_counted_up_from_a_total() -> None:
-    """The writer says how many in all; a log that is opened anew begins at 0 again."""
-    metrics = new()
-    for total in (0, 3, 5, 0, 1):
-        metrics.log_lines_dropped(total)
-    assert metrics.value("log_lines_dropped_total") == 6
-
-
-def test_unknown_words_count_as_other() -> None:
-    """A type, model, outcome or route outside its closed set is counted, under `other`."""
-    metrics = new()
-    metrics.task_settled("horoscope", status="succeeded", duration_s=1)
-    metrics.model_request(model="gpt-99", outcome="bored", duration_s=1)
-    metrics.api_request(endpoint="/admin", method="GET", status_code=200, duration_s=1)
-    metrics.api_request(endpoint="/oauth2/token", method="DELETE", status_code=200, duration_s=1)
-    assert metrics.value("tasks_processed_total", task_type="other", status="succeeded") == 1
-    assert metrics.value("model_requests_total", provider="openai", model="other", outcome="other") == 1
-    assert metrics.value("api_requests_total", endpoint="other", method="other", status_code="200") == 2
-
-
-def test_value_is_none_for_what_does_not_exist() -> None:
+def test_value_is_none_for_what_does_not_exist(metrics: Metrics) -> None:
     """The read side answers None, and takes a name with or without the prefix."""
-    metrics = new()
     assert metrics.value("horoscopes_total") is None
     assert metrics.value("polls_total", outcome="bored") is None
     assert metrics.value("ai_task_processor_results_lost_total") == metrics.value("results_lost_total") == 0
@@ -330,18 +275,15 @@ def test_value_is_none_for_what_does_not_exist() -> None:
 
 
 @pytest.mark.parametrize("nonsense", [-1, math.nan, math.inf, -math.inf, 10**400, 1e300])
-def test_absurd_amounts_neither_raise_nor_spoil_a_sum(nonsense: float) -> None:
+def test_absurd_amounts_neither_raise_nor_spoil_a_sum(metrics: Metrics, nonsense: float) -> None:
     """A remote's figure that makes no sense counts as 0, so that sums stay finite and counters never fall."""
-    metrics = new()
     metrics.model_tokens(model=MODELS[0], prompt=nonsense, completion=5)  # type: ignore[arg-type]  # floats on purpose
     metrics.task_started("text_embedding", wait_s=nonsense)
     metrics.task_skipped("stale", nonsense)  # type: ignore[arg-type]  # floats on purpose
     metrics.token_expires(nonsense)
-    assert metrics.value("model_tokens_total", provider="openai", model=MODELS[0], type="total") == 5
-    assert metrics.value("task_wait_seconds_sum", task_type="text_embedding") == 0
-    assert metrics.value("task_wait_seconds_count", task_type="text_embedding") == 1
-    assert metrics.value("tasks_skipped_total", reason="stale") == 0
-    assert metrics.value("token_expiry_timestamp_seconds") == 0
+    shows(metrics, {f"model_tokens_total type=total {CALL}": 5, "tasks_skipped_total reason=stale": 0})
+    shows(metrics, {f"task_wait_seconds_sum {KIND}": 0, f"task_wait_seconds_count {KIND}": 1})
+    shows(metrics, {"token_expiry_timestamp_seconds": 0})
 
 
 def test_configured_names_cannot_break_a_scrape() -> None:

@@ -1,10 +1,8 @@
 """The factory: built-ins first, strangers by entry point, and nobody's bug stops the others."""
 
-import sys
-from collections.abc import Callable, Iterable
-from importlib.metadata import Distribution, EntryPoint
-from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from typing import cast
 
 import pytest
 from structlog.testing import capture_logs
@@ -16,12 +14,12 @@ from ai_task_processor.processors.base import BaseProcessor, TaskResult
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.testing.context import processor_context
+from tests.unit import packages
+from tests.unit.conftest import FakeClock
+from tests.unit.packages import Install
+from tests.unit.processors.embedder import Embedder
 
-if TYPE_CHECKING:
-    from tests.unit.conftest import FakeClock
-
-
-ENTRY_POINTS = "ai_task_processor.processors"
+install = packages.install
 
 
 class Caption(BaseProcessor):
@@ -58,68 +56,17 @@ def raising() -> BaseProcessor:
     raise AiTaskProcessorError("sk-secret")
 
 
-class Package:
-    """What an entry point knows of its distribution."""
-
-    name = "captions"
-
-
-Install = Callable[..., None]
+Make = Callable[[], ProcessorFactory]
 
 
 @pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Pretend that a package with these processors is installed."""
-    module = ModuleType("captions_package")
-    monkeypatch.setitem(sys.modules, "captions_package", module)
-
-    def installed(**processors: object) -> None:
-        for name, value in processors.items():
-            setattr(module, name, value)
-        found = [
-            EntryPoint(name, f"captions_package:{name}", ENTRY_POINTS)._for(cast("Distribution", Package))  # type: ignore[attr-defined]  # how importlib.metadata itself ties it to its package
-            for name in processors
-        ]
-
-        def entry_points(*, group: str) -> Iterable[EntryPoint]:
-            assert group == ENTRY_POINTS
-            return found
-
-        monkeypatch.setattr(plugins, "entry_points", entry_points)
-
-    installed()
-    return installed
-
-
-class Embedder:
-    """A model that is paused for as long as ``held_s`` says."""
-
-    held_s = 0.0
-
-    async def embed(self, text: str, model: str) -> object:
-        raise AssertionError("not asked here")
-
-    def hold_s(self) -> float:
-        return self.held_s
-
-    def lane_hold_s(self, model: str, running: int) -> float:
-        return 1.0 if model == "held" else 0.0
-
-    def resumes_in_s(self) -> float:
-        return 7.0
-
-
-@pytest.fixture
-def make(clock: "FakeClock", install: Install) -> Callable[[], ProcessorFactory]:
+def make(clock: FakeClock, install: Install) -> Make:
     def equipped() -> ProcessorFactory:
         factory = ProcessorFactory()
         factory.equip(processor_context(clock=clock, wait_s=1.0, embedder=cast("None", Embedder()), model_aliases={}))
         return factory
 
     return equipped
-
-
-Make = Callable[[], ProcessorFactory]
 
 
 def task(kind: TaskType | str = TaskType.TEXT_EMBEDDING, content: object = "t") -> Task:
@@ -150,26 +97,19 @@ def test_the_documented_recipe(monkeypatch: pytest.MonkeyPatch, make: Make) -> N
 
 
 def test_an_installed_package_adds_its_processor(make: Make, install: Install) -> None:
-    """It is loaded, told in the log, equipped, and its types are known."""
-    install(Caption=Caption)
+    """It is loaded, told in the log and equipped, its types are known; a built-in keeps what both want."""
+    install("processors", "captions", Caption=Caption)
     with capture_logs() as lines:
         factory = make()
-    assert lines == [
-        {"event": "plugin.loaded", "log_level": "info", "processor": "Caption", "package": "captions"},
-    ]
+    assert lines == [{"event": "plugin.loaded", "log_level": "info", "processor": "Caption", "package": "captions"}]
     assert isinstance(factory.find(task("caption")), Caption)
+    assert isinstance(factory.find(task()), TextEmbeddingProcessor), "built-ins come first"
     assert factory.task_types == {"text_embedding", "caption"}
-
-
-def test_built_ins_come_first(make: Make, install: Install) -> None:
-    """A stranger that wants embeddings does not get them from the built-in."""
-    install(Caption=Caption)
-    assert isinstance(make().find(task()), TextEmbeddingProcessor)
 
 
 def test_strangers_come_in_the_order_of_their_names(make: Make, install: Install) -> None:
     """Which of two gets a task does not depend on how they were installed."""
-    install(B=Caption, A=type("First", (Caption,), {}))
+    install("processors", "captions", B=Caption, A=type("First", (Caption,), {}))
     assert type(make().find(task("caption"))).__name__ == "First"
 
 
@@ -185,7 +125,7 @@ def test_strangers_come_in_the_order_of_their_names(make: Make, install: Install
 )
 def test_a_broken_package_stops_the_start(make: Make, install: Install, broken: object, problem: str) -> None:
     """One line names the processor, its package and the remedy, and nothing of what the code said."""
-    install(broken=broken)
+    install("processors", "captions", broken=broken)
     with pytest.raises(ConfigurationError) as caught:
         make()
     assert caught.value.problems == (
@@ -194,8 +134,7 @@ def test_a_broken_package_stops_the_start(make: Make, install: Install, broken: 
 
 
 def test_a_missing_module_stops_the_start(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An entry point that leads nowhere is a broken package, too."""
-    lost = EntryPoint("lost", "no_such_package:Processor", ENTRY_POINTS)
+    lost = EntryPoint("lost", "no_such_package:Processor", "ai_task_processor.processors")
     monkeypatch.setattr(plugins, "entry_points", lambda group: [lost])
     with pytest.raises(ConfigurationError, match=r"'lost' .* 'unknown' cannot be loaded \(ModuleNotFoundError\)"):
         make()
@@ -203,7 +142,7 @@ def test_a_missing_module_stops_the_start(make: Make, monkeypatch: pytest.Monkey
 
 def test_one_that_cannot_answer_spares_the_others(make: Make, install: Install) -> None:
     """A processor that raises when asked gets no task; the next one is asked, and the log is told once."""
-    install(A=Choosy, B=Caption)
+    install("processors", "captions", A=Choosy, B=Caption)
     factory = make()
     with capture_logs() as lines:
         for _ in range(1_000):
@@ -215,7 +154,7 @@ def test_one_that_cannot_answer_spares_the_others(make: Make, install: Install) 
 @pytest.mark.parametrize("hold", [ValueError("no"), None, "soon", float("nan")])
 def test_one_that_cannot_say_its_hold_gets_no_task(make: Make, install: Install, hold: object) -> None:
     """Admission would stumble over it for every listed task: it is passed over, and polling goes on."""
-    install(Caption=Caption)
+    install("processors", "captions", Caption=Caption)
     factory = make()
     caption = factory.find(task("caption"))
     assert isinstance(caption, Caption)
@@ -232,7 +171,7 @@ def test_claiming_is_held_only_when_nobody_can_work(make: Make, install: Install
     assert embedding is not None
     cast("Embedder", embedding.kit.embedder).held_s = 5.0
     assert factory.hold_s() == 5.0
-    install(Caption=Caption)
+    install("processors", "captions", Caption=Caption)
     with_caption = make()
     cast("Embedder", with_caption._processors[0].kit.embedder).held_s = 5.0
     assert with_caption.hold_s() == 0.0

@@ -1,66 +1,66 @@
 """How large a call may be: what passes, is refused or takes too long, against caps that are played."""
 
 import json
-from collections.abc import Callable
+import math
 from math import log2
 
 import pytest
 
-from ai_task_processor.providers.call_size import (
-    MAX_INPUTS,
-    MAX_TOKENS,
-    PROBE_AFTER,
-    SLOW_PROBE_AFTER,
-    CallSize,
-)
+from ai_task_processor.providers.call_size import MAX_INPUTS, MAX_TOKENS, PROBE_AFTER, SLOW_PROBE_AFTER, CallSize
 
 #: bytes and tokens of a text
 BYTES, TOKENS = 400, 100
 
 
-def call(size: CallSize, passes: Callable[[int], bool], waiting: int = 1_000) -> int:
-    """One call of as many texts as are allowed: how many they were, 0 when they were too many."""
+def call(size: CallSize, cap: int, waiting: int = 1_000) -> int:
+    """One call of as many texts as are allowed: how many they were, 0 when they were more than pass."""
     inputs = max(1, min(waiting, size.most_inputs, size.most_bytes // BYTES))
-    if passes(inputs):
+    if inputs <= cap:
         size.passed(inputs, inputs * BYTES, inputs * TOKENS)
         return inputs
     size.too_large(inputs, inputs * BYTES)
     return 0
 
 
-def learnt(cap: int, waiting: int = 1_000, calls: int = 50) -> tuple[CallSize, int]:
-    """After so many calls: the size, and how many calls were refused."""
-    size = CallSize()
-    return size, [call(size, lambda inputs: inputs <= cap, waiting) for _ in range(calls)].count(0)
+def calls(size: CallSize, cap: int, count: int, waiting: int = 1_000) -> list[int]:
+    return [call(size, cap, waiting) for _ in range(count)]
 
 
-def test_without_a_refusal_only_the_published_limits_bound_a_call() -> None:
+def learnt(cap: int) -> CallSize:
     size = CallSize()
+    calls(size, cap, 50)
+    return size
+
+
+@pytest.fixture
+def size() -> CallSize:
+    return CallSize()
+
+
+def test_without_a_refusal_only_the_published_limits_bound_a_call(size: CallSize) -> None:
     size.passed(2_048, 100_000, 25_000)
     assert (size.most_inputs, size.most_bytes) == (MAX_INPUTS, MAX_TOKENS)
 
 
 @pytest.mark.parametrize("waiting", [64, 700, 1_000, 2_048])
 @pytest.mark.parametrize("cap", [1, 2, 10, 16, 25, 32, 50, 64, 96, 100, 128, 250, 512, 1_000])
-def test_a_cap_costs_few_refused_calls_and_is_kept(cap: int, waiting: int) -> None:
+def test_a_cap_costs_few_refused_calls_and_is_kept(size: CallSize, cap: int, waiting: int) -> None:
     """At most log2(n / cap) + 3; then calls are as large as the cap, within a quarter."""
-    size, refused = learnt(cap, waiting)
     most = min(waiting, MAX_INPUTS)
-    assert refused <= log2(max(1, most / cap)) + 3
-    sent = [call(size, lambda inputs: inputs <= cap, waiting) for _ in range(2_000)]
-    assert min(sent) >= min(cap, most, MAX_TOKENS // BYTES) / 1.25
+    assert calls(size, cap, 50, waiting).count(0) <= log2(max(1, most / cap)) + 3
+    assert min(calls(size, cap, 2_000, waiting)) >= min(cap, most, MAX_TOKENS // BYTES) / 1.25
 
 
 @pytest.mark.parametrize("cap", [10, 32, 100])
 def test_after_a_restart_nothing_is_refused(cap: int) -> None:
-    size, _ = learnt(cap)
+    size = learnt(cap)
     again = CallSize.restored(json.loads(json.dumps(size.state())))
     assert (again.most_inputs, again.most_bytes) == (size.most_inputs, size.most_bytes)
-    assert 0 not in [call(again, lambda inputs: inputs <= cap) for _ in range(2_000)]
+    assert 0 not in calls(again, cap, 2_000)
 
 
 def test_a_restart_keeps_everything() -> None:
-    size, _ = learnt(32)
+    size = learnt(32)
     size.timed_out(30, 30 * BYTES)
     size.timed_out(30, 30 * BYTES)
     size.too_large(40, 40 * BYTES, told=33)
@@ -73,44 +73,29 @@ GOOD = CallSize().state()
 @pytest.mark.parametrize(
     "garbage",
     [
-        {},
-        None,
-        [],
-        "inputs",
-        3,
-        {"inputs": [1, 2, 3]},
-        {name: [] for name in GOOD},
-        dict.fromkeys(GOOD),
-        {**GOOD, "inputs": [1, 2]},
-        {**GOOD, "inputs": [None, None, None]},
-        {**GOOD, "inputs": [0, 0, None]},
-        {**GOOD, "tokens": [1, 1e300, None]},
-        {**GOOD, "tokens": ["1", 2, None]},
-        {**GOOD, "tokens": [True, 2, None]},
-        {**GOOD, "density": [0, 1, 0]},
-        {**GOOD, "density": [float("nan"), 1, 0]},
-        {**GOOD, "density": [1, 0.5, 0]},
-        {**GOOD, "slowness": [-1, 1, 1, 1]},
-        {**GOOD, "calls": [10**400]},
-        {**GOOD, "calls": [[1]]},
+        *({}, None, [], "inputs", 3, {"inputs": [1, 2, 3]}, {name: [] for name in GOOD}, dict.fromkeys(GOOD)),
+        *(GOOD | {"inputs": inputs} for inputs in ([1, 2], [None, None, None], [0, 0, None])),
+        *(GOOD | {"tokens": tokens} for tokens in ([1, 1e300, None], ["1", 2, None], [True, 2, None])),
+        *(GOOD | {"density": density} for density in ([0, 1, 0], [math.nan, 1, 0], [1, 0.5, 0])),
+        GOOD | {"slowness": [-1, 1, 1, 1]},
+        *(GOOD | {"calls": calls} for calls in ([10**400], [[1]])),
     ],
+    ids=lambda garbage: str(garbage)[:200],
 )
 def test_garbage_is_as_good_as_nothing(garbage: object) -> None:
     size = CallSize.restored(garbage)  # type: ignore[arg-type]  # that is the point
     assert size.state() == GOOD
 
 
-def test_a_single_text_that_is_refused_caps_nothing() -> None:
+def test_a_single_text_that_is_refused_caps_nothing(size: CallSize) -> None:
     """ "This text is too long" is about the text."""
-    size = CallSize()
     size.too_large(1, 100_000)
     size.too_large(1, 10, told=5)
     size.timed_out(1, 100_000)
     assert (size.most_inputs, size.most_bytes) == (MAX_INPUTS, MAX_TOKENS)
 
 
-def test_texts_of_no_size_do_no_harm() -> None:
-    size = CallSize()
+def test_texts_of_no_size_do_no_harm(size: CallSize) -> None:
     size.passed(30, 0, 0)
     for _ in range(20):
         size.too_large(10, 0)
@@ -118,32 +103,26 @@ def test_texts_of_no_size_do_no_harm() -> None:
     assert size.most_bytes >= 1
 
 
-def test_a_cap_of_size_is_found_though_inputs_are_blamed_first() -> None:
+def test_a_cap_of_size_is_found_though_inputs_are_blamed_first(size: CallSize) -> None:
     """At most 100 texts' bytes pass. Then 1,000 short texts go in one call."""
-    size = CallSize()
-    for _ in range(30):
-        call(size, lambda inputs: inputs <= 100)
-    few, large = 20, 20 * 2_400
-    size.too_large(few, large)
-    assert size.most_bytes < large
+    calls(size, 100, 30)
+    size.too_large(20, 20 * 2_400)
+    assert size.most_bytes < 20 * 2_400
     size.passed(99, 99 * BYTES, 99 * TOKENS)
     assert size.most_inputs == MAX_INPUTS
 
 
-def test_denser_texts_make_smaller_calls() -> None:
+def test_denser_texts_make_smaller_calls(size: CallSize) -> None:
     """A cap of 10,000 tokens, learnt with 4 bytes a token, holds for texts of 2 bytes a token after one of them."""
-    size = CallSize()
-    for _ in range(40):
-        call(size, lambda inputs: inputs * TOKENS <= 10_000)
+    calls(size, 10_000 // TOKENS, 40)
     size.too_large(10, 60_000)
     before = size.most_bytes
     size.passed(1, 600, 300)
     assert size.most_bytes <= before / 1.5
 
 
-def test_a_tiny_call_says_nothing_about_density() -> None:
+def test_a_tiny_call_says_nothing_about_density(size: CallSize) -> None:
     """Two bytes that cost twenty tokens, as a text that shows whether a model is well, make no call smaller."""
-    size = CallSize()
     size.passed(40, 40 * BYTES, 40 * TOKENS)
     size.too_large(100, 100 * BYTES, told=10_000)
     before = size.most_bytes
@@ -151,11 +130,9 @@ def test_a_tiny_call_says_nothing_about_density() -> None:
     assert size.most_bytes == before < 100 * BYTES
 
 
-def test_a_call_that_is_refused_against_all_likelihood_was_denser() -> None:
+def test_a_call_that_is_refused_against_all_likelihood_was_denser(size: CallSize) -> None:
     """So the next calls hold fewer bytes, though as many tokens are known to pass."""
-    size = CallSize()
-    for _ in range(40):
-        call(size, lambda inputs: inputs * TOKENS <= 10_000)
+    calls(size, 10_000 // TOKENS, 40)
     size.too_large(10, 60_000)
     size.passed(20, 40_000, 10_000)
     before = size.most_bytes
@@ -163,19 +140,16 @@ def test_a_call_that_is_refused_against_all_likelihood_was_denser() -> None:
     assert before / 1.3 <= size.most_bytes <= before / 1.05
 
 
-@pytest.mark.parametrize(("told", "first"), [(32, 32), (10, 10), (100, 100)])
-def test_a_number_in_the_providers_words_is_the_first_guess(told: int, first: int) -> None:
+@pytest.mark.parametrize("told", [32, 10, 100])
+def test_a_number_in_the_providers_words_is_the_first_guess(size: CallSize, told: int) -> None:
     """And it is verified by one call that is a little larger."""
-    size = CallSize()
     size.too_large(1_000, 400_000, told=told)
-    assert size.most_inputs == first
-    refused = [call(size, lambda inputs: inputs <= told) for _ in range(1_000)].count(0)
-    assert refused == 1
+    assert size.most_inputs == told
+    assert calls(size, told, 1_000).count(0) == 1
     assert size.most_inputs == told
 
 
-def test_a_number_of_tokens_bounds_the_bytes() -> None:
-    size = CallSize()
+def test_a_number_of_tokens_bounds_the_bytes(size: CallSize) -> None:
     size.passed(10, 4_000, 1_000)
     size.too_large(400, 160_000, told=16_000)
     assert 16_000 * 3 <= size.most_bytes <= 16_000 * 4
@@ -183,40 +157,33 @@ def test_a_number_of_tokens_bounds_the_bytes() -> None:
 
 
 @pytest.mark.parametrize("told", [0, -5, 500_000])
-def test_a_number_that_cannot_be_a_cap_is_ignored(told: int) -> None:
-    size = CallSize()
+def test_a_number_that_cannot_be_a_cap_is_ignored(size: CallSize, told: int) -> None:
     size.too_large(1_000, 400_000, told=told)
     assert size.most_inputs == 512
 
 
-def test_a_number_that_is_wrong_is_found_out() -> None:
+def test_a_number_that_is_wrong_is_found_out(size: CallSize) -> None:
     """Told 1, while 100 pass: the call that verifies it passes, and the cap is bisected."""
-    size = CallSize()
     size.too_large(1_000, 400_000, told=1)
-    for _ in range(60):
-        call(size, lambda inputs: inputs <= 100)
+    calls(size, 100, 60)
     assert size.most_inputs >= 80
 
 
 @pytest.mark.parametrize(("before", "after"), [(1_000, 10), (512, 32), (512, 100), (100, 32), (64, 50)])
 def test_a_cap_that_is_lowered_is_learnt_anew(before: int, after: int) -> None:
-    size, _ = learnt(before)
-    refused = [call(size, lambda inputs: inputs <= after) for _ in range(100)].count(0)
-    assert refused <= log2(before / after) + 3
-    assert call(size, lambda inputs: inputs <= after) >= after / 1.5
+    size = learnt(before)
+    assert calls(size, after, 100).count(0) <= log2(before / after) + 3
+    assert call(size, after) >= after / 1.5
 
 
 def test_a_cap_that_is_raised_is_found_after_ten_thousand_calls() -> None:
-    size, _ = learnt(32)
-    for _ in range(PROBE_AFTER + 100):
-        call(size, lambda inputs: inputs <= 512)
+    size = learnt(32)
+    calls(size, 512, PROBE_AFTER + 100)
     assert size.most_inputs >= 400
 
 
 def test_a_cap_that_stays_costs_one_call_in_ten_thousand() -> None:
-    size, _ = learnt(32)
-    sent = [call(size, lambda inputs: inputs <= 32) for _ in range(3 * PROBE_AFTER)]
-    assert sent.count(0) <= 3
+    assert calls(learnt(32), 32, 3 * PROBE_AFTER).count(0) <= 3
 
 
 def timed(size: CallSize, most: int, waiting: int = 64) -> bool:
@@ -229,18 +196,15 @@ def timed(size: CallSize, most: int, waiting: int = 64) -> bool:
     return inputs <= most
 
 
-def test_a_model_too_slow_for_large_calls_gets_smaller_ones() -> None:
+def test_a_model_too_slow_for_large_calls_gets_smaller_ones(size: CallSize) -> None:
     """20 of 64 texts are answered in time: larger calls are tried ever more rarely."""
-    size = CallSize()
     answered = [timed(size, 20) for _ in range(5_000)]
     assert answered[:20].count(False) <= 3
     assert answered[20:].count(False) <= 3 + 5_000 / SLOW_PROBE_AFTER[1]
     assert size.most_inputs >= 16
 
 
-def test_after_an_outage_calls_grow_again() -> None:
-    """Nothing is answered for a while, then everything."""
-    size = CallSize()
+def test_after_an_outage_calls_grow_again(size: CallSize) -> None:
     for _ in range(20):
         timed(size, 0)
     assert size.most_inputs == 1
@@ -249,8 +213,7 @@ def test_after_an_outage_calls_grow_again() -> None:
     assert size.most_inputs >= 64
 
 
-def test_one_time_out_of_a_usual_call_says_nothing() -> None:
-    size = CallSize()
+def test_one_time_out_of_a_usual_call_says_nothing(size: CallSize) -> None:
     timed(size, 64)
     timed(size, 0)
     assert size.most_inputs == MAX_INPUTS

@@ -28,12 +28,7 @@ def test_each_refusal_of_a_model_has_its_remedy(error: Exception, words: str) ->
 
 @pytest.mark.parametrize(
     ("status", "page", "mark", "code"),
-    [
-        (200, False, "ok", 0),
-        (404, False, "warning", 0),
-        (200, True, "failure", 78),
-        (404, True, "failure", 78),
-    ],
+    [(200, False, "ok", 0), (404, False, "warning", 0), (200, True, "failure", 78), (404, True, "failure", 78)],
 )
 def test_a_model_counts_as_accepted_only_on_a_true_answer(status: int, page: bool, mark: str, code: int) -> None:
     """A web page is no model API, and a 404 for the card of a model proves nothing."""

@@ -88,6 +88,5 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(learnt=st.dictionaries(st.text(), st.fixed_dictionaries({"size": st.dictionaries(st.text(), NUMBERS)})))
 def test_any_model_name_can_be_kept(tmp_path: Path, learnt: dict[str, Any]) -> None:
-    """Whatever tasks call a model: what is read is what was saved."""
     ModelMemory(tmp_path).save(learnt)
     assert not learnt or ModelMemory(tmp_path).load() == learnt

@@ -4,27 +4,15 @@ import base64
 import contextlib
 import json
 import traceback
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import httpx2
 import numpy as np
 import pytest
-import respx
+from respx import Router
 
-from ai_task_processor.core.errors import (
-    CallRefused,
-    InvalidAnswer,
-    Misconfigured,
-    ModelRefused,
-    QuotaExhausted,
-    RemoteError,
-    TaskError,
-    Throttled,
-    Transient,
-    Unauthorized,
-    Unsent,
-)
+from ai_task_processor.core import errors
 from ai_task_processor.core.ports import Allowance, RateLimits
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.models.task import Vector
@@ -46,28 +34,34 @@ def metrics() -> Metrics:
     return Metrics(version="1", provider="openai", models=[SMALL])
 
 
-def provider(
-    metrics: Metrics, url: str | None = None, client: HttpClient | None = None, **changes: object
-) -> OpenAIProvider:
-    settings = ModelSettings.model_validate({"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": url}).model_copy(update=changes)
-    client = client or make_client(NetworkSettings.model_validate({}), url=url or OPENAI_URL, connections=2)
-    return OpenAIProvider(settings, client, metrics)
+Make = Callable[..., OpenAIProvider]
 
 
 @pytest.fixture
-async def openai(metrics: Metrics) -> AsyncIterator[OpenAIProvider]:
+async def make(metrics: Metrics) -> AsyncIterator[Make]:
+    """Builds providers, and closes them at the end."""
+    async with contextlib.AsyncExitStack() as opened:
+
+        def made(url: str | None = None, client: HttpClient | None = None, **changes: object) -> OpenAIProvider:
+            settings = ModelSettings.model_validate({"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": url})
+            client = client or make_client(NetworkSettings.model_validate({}), url=url or OPENAI_URL, connections=2)
+            provider = OpenAIProvider(settings.model_copy(update=changes), client, metrics)
+            opened.push_async_callback(provider.aclose)
+            return provider
+
+        yield made
+
+
+@pytest.fixture
+def openai(make: Make) -> OpenAIProvider:
     """OpenAI itself: dimensions are known."""
-    made = provider(metrics)
-    yield made
-    await made.aclose()
+    return make()
 
 
 @pytest.fixture
-async def compatible(metrics: Metrics) -> AsyncIterator[OpenAIProvider]:
+def compatible(make: Make) -> OpenAIProvider:
     """Somebody else's server: any model, any dimensions."""
-    made = provider(metrics, SERVER)
-    yield made
-    await made.aclose()
+    return make(SERVER)
 
 
 def base64_of(*values: float) -> str:
@@ -87,10 +81,10 @@ def refused(message: str, code: object = None, kind: str = "invalid_request_erro
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-async def error_of(provider: OpenAIProvider, model: str = "m") -> RemoteError | TaskError:
+async def error_of(provider: OpenAIProvider, model: str = "m") -> errors.RemoteError | errors.TaskError:
     try:
         await provider.embed(["the user's text"], model)
-    except (RemoteError, TaskError) as error:
+    except (errors.RemoteError, errors.TaskError) as error:
         return error
     raise AssertionError("no error")
 
@@ -98,7 +92,7 @@ async def error_of(provider: OpenAIProvider, model: str = "m") -> RemoteError | 
 # --- requests
 
 
-async def test_one_call_on_the_wire(httpx2_mock: respx.Router, openai: OpenAIProvider, metrics: Metrics) -> None:
+async def test_one_call_on_the_wire(httpx2_mock: Router, openai: OpenAIProvider, metrics: Metrics) -> None:
     """Texts, model and base64 are sent under the key, ``dimensions`` is not; vectors come in the order of the texts."""
     answer = embeddings(base64_of(*[0.5] * 1536), base64_of(*[0.25] * 1536))
     answer["data"].reverse()
@@ -115,9 +109,7 @@ async def test_one_call_on_the_wire(httpx2_mock: respx.Router, openai: OpenAIPro
     assert metrics.value("model_ratelimit_remaining", kind="tokens") == 999
 
 
-async def test_the_request_is_the_one_that_the_client_would_send(
-    httpx2_mock: respx.Router, compatible: OpenAIProvider
-) -> None:
+async def test_the_request_is_the_one_the_client_would_send(httpx2_mock: Router, compatible: OpenAIProvider) -> None:
     """Its URL, its key and its headers, but for those that count the client's own repetitions."""
     route = httpx2_mock.post(f"{SERVER}/embeddings").respond(json=embeddings(base64_of(1, 2)))
     await compatible.embed(["ä"], "m")
@@ -125,24 +117,20 @@ async def test_the_request_is_the_one_that_the_client_would_send(
     await compatible._api._api.post("/embeddings", body=body, cast_to=httpx2.Response)
     ours, theirs = (call.request for call in route.calls)
     assert (ours.method, str(ours.url), json.loads(ours.content)) == ("POST", str(theirs.url), body)
-    counted = {"x-stainless-retry-count", "x-stainless-async", "content-length"}
-    assert {name: value for name, value in ours.headers.items() if name not in counted} == {
-        name: value for name, value in theirs.headers.items() if name not in counted
-    }
+    for name in ("x-stainless-retry-count", "x-stainless-async", "content-length"):
+        for headers in (ours.headers, theirs.headers):
+            headers.pop(name, None)
+    assert dict(ours.headers) == dict(theirs.headers)
 
 
-async def test_dimensions_are_sent_when_they_are_set(httpx2_mock: respx.Router, metrics: Metrics) -> None:
+async def test_dimensions_are_sent_when_they_are_set(httpx2_mock: Router, make: Make) -> None:
     """EMBEDDING_DIMENSIONS travels as ``dimensions`` and is checked in the answer."""
     route = httpx2_mock.post(EMBEDDINGS).respond(json=embeddings(base64_of(1, 2), base64_of(1, 2, 3)))
-    short = provider(metrics, embedding_dimensions=2)
-    assert (await short.embed(["a", "b"], SMALL)).vectors == [vector_of(1, 2), None]
+    assert (await make(embedding_dimensions=2).embed(["a", "b"], SMALL)).vectors == [vector_of(1, 2), None]
     assert json.loads(route.calls.last.request.content)["dimensions"] == 2
-    await short.aclose()
 
 
-async def test_the_environment_is_ignored(
-    httpx2_mock: respx.Router, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_environment_is_ignored(httpx2_mock: Router, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that the client would read from its own variables reaches a request."""
     planted = {
         "OPENAI_API_KEY": "sk-environment",
@@ -157,30 +145,26 @@ async def test_the_environment_is_ignored(
     for name, value in planted.items():
         monkeypatch.setenv(name, value)
     route = httpx2_mock.post(EMBEDDINGS).respond(json=embeddings(base64_of(*[1.0] * 1536)))
-    made = provider(metrics)
-    await made.embed(["a"], SMALL)
+    await make().embed(["a"], SMALL)
     request = route.calls.last.request
     assert "environment" not in str(request.url) + str(request.headers.raw)
     assert request.headers["Authorization"] == f"Bearer {KEY}"
     assert not {"openai-organization", "openai-project"} & set(request.headers)
-    await made.aclose()
 
 
 @pytest.mark.parametrize("status", [401, 402, 404, 408, 425, 429, 500, 503, 524])
-async def test_the_client_repeats_nothing(httpx2_mock: respx.Router, openai: OpenAIProvider, status: int) -> None:
+async def test_the_client_repeats_nothing(httpx2_mock: Router, openai: OpenAIProvider, status: int) -> None:
     """Retries are ours alone: one failure is one request."""
     route = httpx2_mock.post(EMBEDDINGS).respond(status, json=refused("x"), headers={"x-should-retry": "true"})
     await error_of(openai)
     assert route.call_count == 1
 
 
-async def test_a_server_without_a_key_is_called(httpx2_mock: respx.Router, metrics: Metrics) -> None:
+async def test_a_server_without_a_key_is_called(httpx2_mock: Router, make: Make) -> None:
     """A compatible server may want none: something harmless is sent, not the environment's key."""
     route = httpx2_mock.post(f"{SERVER}/embeddings").respond(json=embeddings(base64_of(1.0)))
-    keyless = provider(metrics, SERVER, api_key=None)
-    await keyless.embed(["a"], "m")
+    await make(SERVER, api_key=None).embed(["a"], "m")
     assert route.calls.last.request.headers["Authorization"] == "Bearer not-needed"
-    await keyless.aclose()
 
 
 # --- forms of a request
@@ -214,9 +198,8 @@ class Server:
         vector = base64_of(0.5, 0.25) if form["encoding_format"] == "base64" else [0.5, 0.25]
         return httpx2.Response(200, json=embeddings(*[vector] * len(body["input"])))
 
-    def provider(self, metrics: Metrics, dimensions: int | None = None) -> OpenAIProvider:
-        client = mock_client(self, SERVER)
-        return provider(metrics, SERVER, client, embedding_dimensions=dimensions)
+    def provider(self, make: Make, dimensions: int | None = None) -> OpenAIProvider:
+        return make(SERVER, mock_client(self, SERVER), embedding_dimensions=dimensions)
 
 
 BAD_BASE64 = base64.b64encode(np.array([0.5, 0.25], ">f8").tobytes()).decode()
@@ -244,37 +227,32 @@ BAD_BASE64 = base64.b64encode(np.array([0.5, 0.25], ">f8").tobytes()).decode()
     ids=["400", "param", "detail", "page", "200", "vectors"],
 )
 async def test_the_form_that_a_model_serves_is_found_and_kept(
-    metrics: Metrics,
-    serves: Form,
-    asked: list[Form],
-    refusal: Answer,
+    make: Make, serves: Form, asked: list[Form], refusal: Answer
 ) -> None:
     """Base64, then digits, then both without ``dimensions``: each is tried once, and the one that is served stays."""
     server = Server(serves, refusals=[refusal])
-    made = server.provider(metrics, 2)
+    made = server.provider(make, 2)
     for _ in range(3):
         assert (await made.embed(["a"], "m")).vectors == [vector_of(0.5, 0.25)]
     assert server.asked == [*asked, serves, serves]
     await made.embed(["a"], "another")
     assert server.asked[len(asked) + 2 :] == asked, "each model has a form of its own"
-    await made.aclose()
 
 
-async def test_without_dimensions_there_are_two_forms(metrics: Metrics) -> None:
+async def test_without_dimensions_there_are_two_forms(make: Make) -> None:
     """``dimensions`` is never sent when it is not set."""
     server = Server()
-    compatible = server.provider(metrics)
-    await error_of(compatible)
+    await error_of(server.provider(make))
     assert server.asked == [BASE64_ALONE, FLOAT_ALONE]
 
 
-async def test_forms_that_all_fail_are_not_tried_with_every_call(metrics: Metrics) -> None:
+async def test_forms_that_all_fail_are_not_tried_with_every_call(make: Make) -> None:
     """The refusal of the usual form is what is told; the others are tried again a minute later, and may be served."""
     server = Server(refusals=[(400, refused("maximum context length is 8 tokens"))])
-    compatible = server.provider(metrics)
+    compatible = server.provider(make)
     for _ in range(3):
         error = await error_of(compatible)
-        assert isinstance(error, CallRefused)
+        assert isinstance(error, errors.CallRefused)
         assert error.limit == 8
     assert server.asked == [BASE64_ALONE, FLOAT_ALONE, BASE64_ALONE, BASE64_ALONE]
     compatible._tried_at["m"] -= SHAPES_AGAIN_S
@@ -283,56 +261,55 @@ async def test_forms_that_all_fail_are_not_tried_with_every_call(metrics: Metric
     assert server.asked[4:] == [BASE64_ALONE, FLOAT_ALONE]
 
 
-async def test_a_form_that_was_served_is_the_only_one(metrics: Metrics) -> None:
+async def test_a_form_that_was_served_is_the_only_one(make: Make) -> None:
     """A refusal after that is about the texts; it is not paid for twice."""
     server = Server(BASE64_ALONE)
-    compatible = server.provider(metrics)
+    compatible = server.provider(make)
     await compatible.embed(["a"], "m")
     server.serves = ()
     for _ in range(2):
-        assert type(await error_of(compatible)) is CallRefused
+        assert type(await error_of(compatible)) is errors.CallRefused
     assert server.asked == [BASE64_ALONE] * 3
 
 
-async def test_a_model_that_refuses_its_form_by_name_is_asked_anew(metrics: Metrics) -> None:
+async def test_a_model_that_refuses_its_form_by_name_is_asked_anew(make: Make) -> None:
     """It may be another model by now: one call tells, the next finds its form."""
     server = Server(BASE64_ALONE, refusals=[(400, refused("no", param="encoding_format"))])
-    compatible = server.provider(metrics)
+    compatible = server.provider(make)
     await compatible.embed(["a"], "m")
     server.serves = (FLOAT_ALONE,)
-    assert type(await error_of(compatible)) is ModelRefused
+    assert type(await error_of(compatible)) is errors.ModelRefused
     await compatible.embed(["a"], "m")
     assert server.asked == [BASE64_ALONE, BASE64_ALONE, BASE64_ALONE, FLOAT_ALONE]
 
 
-@pytest.mark.parametrize(("status", "kind"), [(429, Throttled), (500, Transient), (401, Unauthorized)])
-async def test_what_another_form_meets_is_told(metrics: Metrics, status: int, kind: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    ("status", "kind"), [(429, errors.Throttled), (500, errors.Transient), (401, errors.Unauthorized)]
+)
+async def test_what_another_form_meets_is_told(make: Make, status: int, kind: type[Exception]) -> None:
     """An outage or a throttle while forms are tried is what it is, and says nothing about the form."""
-    server = Server(refusals=[(400, refused("no")), (status, refused("x"))])
-    compatible = server.provider(metrics)
+    compatible = Server(refusals=[(400, refused("no")), (status, refused("x"))]).provider(make)
     assert type(await error_of(compatible)) is kind
     assert (compatible._tried_at, compatible._served) == ({}, {})
 
 
-async def test_vectors_of_another_length_than_asked_for_are_none(metrics: Metrics) -> None:
+async def test_vectors_of_another_length_than_asked_for_are_none(make: Make) -> None:
     """A server that serves only without ``dimensions``, and vectors of a length of its own, serves nothing."""
     server = Server(BASE64_ALONE, FLOAT_ALONE)
-    made = server.provider(metrics, 3)
-    error = await error_of(made)
-    assert isinstance(error, CallRefused)
+    error = await error_of(server.provider(make, 3))
+    assert isinstance(error, errors.CallRefused)
     assert error.status == 400
     assert len(server.asked) == 4
-    await made.aclose()
 
 
-async def test_hostile_model_names_take_bounded_room(metrics: Metrics) -> None:
+async def test_hostile_model_names_take_bounded_room(make: Make) -> None:
     """Whether they are served or refused, no more than some hundred are remembered."""
     server = Server(BASE64_ALONE)
-    compatible = server.provider(metrics)
+    compatible = server.provider(make)
     for serves in ((BASE64_ALONE,), ()):
         server.serves = serves
         for number in range(MAX_MODELS + 50):
-            with contextlib.suppress(CallRefused):
+            with contextlib.suppress(errors.CallRefused):
                 await compatible.embed(["a"], f"{len(serves)}-{number}")
     assert len(compatible._served) <= MAX_MODELS
     assert len(compatible._tried_at) <= MAX_MODELS
@@ -344,41 +321,44 @@ async def test_hostile_model_names_take_bounded_room(metrics: Metrics) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "kind", "outcome"),
     [
-        (400, refused("'$.input' is invalid."), CallRefused, "refused_input"),
-        (400, refused("Invalid 'input': array too long.", "array_above_max_length"), CallRefused, "refused_input"),
-        (403, b"<html>blocked</html>", CallRefused, "refused_input"),
-        (400, refused("Invalid value: 0", param="dimensions"), ModelRefused, "misconfigured"),
-        (404, refused("The model `foo` does not exist.", "model_not_found"), ModelRefused, "misconfigured"),
-        (404, refused("Invalid URL (POST /v1/models/embeddings)"), Misconfigured, "misconfigured"),
-        (401, refused("Incorrect API key provided: sk-plant*3456789.", "bad_key"), Unauthorized, "unauthorized"),
-        (403, refused("Country not supported", "unsupported_country_region_territory"), Unauthorized, "unauthorized"),
-        (429, refused("Rate limit reached in org-x", "rate_limit_exceeded", "tokens"), Throttled, "throttled"),
-        (429, refused("You exceeded your current quota", "insufficient_quota"), QuotaExhausted, "quota"),
-        (500, refused("The server had an error", None, "server_error"), Transient, "server_error"),
-        (200, {"data": []}, InvalidAnswer, "invalid_answer"),
+        (400, refused("'$.input' is invalid."), errors.CallRefused, "refused_input"),
+        (
+            400,
+            refused("Invalid 'input': array too long.", "array_above_max_length"),
+            errors.CallRefused,
+            "refused_input",
+        ),
+        (403, b"<html>blocked</html>", errors.CallRefused, "refused_input"),
+        (400, refused("Invalid value: 0", param="dimensions"), errors.ModelRefused, "misconfigured"),
+        (404, refused("The model `foo` does not exist.", "model_not_found"), errors.ModelRefused, "misconfigured"),
+        (404, refused("Invalid URL (POST /v1/models/embeddings)"), errors.Misconfigured, "misconfigured"),
+        (401, refused("Incorrect API key provided: sk-plant*3456789.", "bad_key"), errors.Unauthorized, "unauthorized"),
+        (
+            403,
+            refused("Country not supported", "unsupported_country_region_territory"),
+            errors.Unauthorized,
+            "unauthorized",
+        ),
+        (429, refused("Rate limit reached in org-x", "rate_limit_exceeded", "tokens"), errors.Throttled, "throttled"),
+        (429, refused("You exceeded your current quota", "insufficient_quota"), errors.QuotaExhausted, "quota"),
+        (500, refused("The server had an error", None, "server_error"), errors.Transient, "server_error"),
+        (200, {"data": []}, errors.InvalidAnswer, "invalid_answer"),
     ],
 )
 async def test_each_failure_is_counted_as_what_it_is(
-    httpx2_mock: respx.Router,
-    openai: OpenAIProvider,
-    metrics: Metrics,
-    status: int,
-    body: object,
-    kind: type[Exception],
-    outcome: str,
+    make: Make, metrics: Metrics, status: int, body: object, kind: type[Exception], outcome: str
 ) -> None:
     """One class and one outcome for each request; the provider's words, the key and the text are not repeated."""
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    route = httpx2_mock.post(EMBEDDINGS).respond(status, content=content)
-    error = await error_of(openai, SMALL)
+    server = Server(refusals=[(status, body)])
+    error = await error_of(make(None, mock_client(server, OPENAI_URL)), SMALL)
     assert type(error) is kind
     count = metrics.value("model_requests_total", provider="openai", model=SMALL, outcome=outcome)
-    assert count == route.call_count
+    assert count == len(server.asked)
     said = str(error) + getattr(error, "message", "")
     assert not any(word in said for word in ("sk-", "org-", "foo", "text-embedding", "user's"))
 
 
-async def test_the_key_is_in_no_error(httpx2_mock: respx.Router, openai: OpenAIProvider) -> None:
+async def test_the_key_is_in_no_error(httpx2_mock: Router, openai: OpenAIProvider) -> None:
     """Not in the message, even when the provider echoes it; chained errors are the log's to hide."""
     httpx2_mock.post(EMBEDDINGS).respond(401, json=refused(f"Incorrect API key provided: {KEY}"))
     error = await error_of(openai)
@@ -386,17 +366,16 @@ async def test_the_key_is_in_no_error(httpx2_mock: respx.Router, openai: OpenAIP
     assert KEY not in own + repr(error) + str(error.args)
 
 
-async def test_a_redirect_is_not_followed(httpx2_mock: respx.Router, openai: OpenAIProvider) -> None:
-    """The key goes to nobody else."""
+async def test_a_redirect_is_not_followed(httpx2_mock: Router, openai: OpenAIProvider) -> None:
     httpx2_mock.post(EMBEDDINGS).respond(307, headers={"Location": "https://elsewhere.example.com/"})
-    assert type(await error_of(openai)) is Misconfigured
+    assert type(await error_of(openai)) is errors.Misconfigured
     assert [call.request.url.host for call in httpx2_mock.calls] == ["api.openai.com"]
 
 
-async def test_a_refused_connection_was_not_sent(httpx2_mock: respx.Router, openai: OpenAIProvider) -> None:
+async def test_a_refused_connection_was_not_sent(httpx2_mock: Router, openai: OpenAIProvider) -> None:
     """The client's own exception is unwrapped to what happened."""
     httpx2_mock.post(EMBEDDINGS).mock(side_effect=httpx2.ConnectError("no"))
-    assert type(await error_of(openai)) is Unsent
+    assert type(await error_of(openai)) is errors.Unsent
 
 
 # --- answers
@@ -405,29 +384,26 @@ async def test_a_refused_connection_was_not_sent(httpx2_mock: respx.Router, open
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
-        (b"<html>Please log in</html>", InvalidAnswer),
-        (b'{"data":[{"index":1,"embedding":[1.0]}]}', InvalidAnswer),
-        (b'{"error":{"message":"no"}}', CallRefused),
-        (b'{"error":{"code":"insufficient_quota"}}', QuotaExhausted),
+        (b"<html>Please log in</html>", errors.InvalidAnswer),
+        (b'{"data":[{"index":1,"embedding":[1.0]}]}', errors.InvalidAnswer),
+        (b'{"error":{"message":"no"}}', errors.CallRefused),
+        (b'{"error":{"code":"insufficient_quota"}}', errors.QuotaExhausted),
     ],
 )
 async def test_an_answer_is_checked(
-    httpx2_mock: respx.Router, compatible: OpenAIProvider, content: bytes, kind: type[Exception]
+    httpx2_mock: Router, compatible: OpenAIProvider, content: bytes, kind: type[Exception]
 ) -> None:
     """A page, a wrong index, an error: a status of 200 makes no vector of it."""
     httpx2_mock.post(f"{SERVER}/embeddings").respond(200, content=content)
     assert type(await error_of(compatible)) is kind
 
 
-async def test_openais_own_models_have_known_dimensions(httpx2_mock: respx.Router, openai: OpenAIProvider) -> None:
-    """Two floats are no vector of text-embedding-3-small."""
+async def test_openais_own_models_have_known_dimensions(httpx2_mock: Router, openai: OpenAIProvider) -> None:
     httpx2_mock.post(EMBEDDINGS).respond(json=embeddings(base64_of(1, 2)))
-    assert type(await error_of(openai, SMALL)) is InvalidAnswer
+    assert type(await error_of(openai, SMALL)) is errors.InvalidAnswer
 
 
-async def test_limits_come_with_the_answer(
-    httpx2_mock: respx.Router, compatible: OpenAIProvider, metrics: Metrics
-) -> None:
+async def test_limits_come_with_the_answer(httpx2_mock: Router, compatible: OpenAIProvider, metrics: Metrics) -> None:
     """As OpenAI publishes them; without headers there are none."""
     told = {"limit": "10000", "remaining": "9999", "reset": "8.64s"}
     headers = {f"x-ratelimit-{name}-requests": value for name, value in told.items()}
@@ -441,24 +417,21 @@ async def test_limits_come_with_the_answer(
 # --- check
 
 
-async def test_check_asks_for_the_model(httpx2_mock: respx.Router, openai: OpenAIProvider) -> None:
-    """A valid key and a known model cost one free request; an unknown one is told."""
-    httpx2_mock.get(f"{OPENAI_URL}/models/{SMALL}").respond(json={"id": SMALL, "object": "model"})
-    httpx2_mock.get(f"{OPENAI_URL}/models/other").respond(404, json=refused("no such model", "model_not_found"))
-    httpx2_mock.get(f"{OPENAI_URL}/models/locked").respond(401, json=refused("no", "invalid_api_key"))
-    await openai.check(SMALL)
-    with pytest.raises(ModelRefused):
-        await openai.check("other")
-    with pytest.raises(Unauthorized):
-        await openai.check("locked")
-
-
-async def test_check_passes_a_server_without_model_pages(
-    httpx2_mock: respx.Router, compatible: OpenAIProvider, openai: OpenAIProvider
+@pytest.mark.parametrize(
+    ("url", "model", "status", "body", "error"),
+    [
+        (None, SMALL, 200, {"id": SMALL, "object": "model"}, None),
+        (None, "other", 404, refused("no such model", "model_not_found"), errors.ModelRefused),
+        (None, "locked", 401, refused("no", "invalid_api_key"), errors.Unauthorized),
+        (None, "m", 404, "<html>", errors.Misconfigured),
+        (SERVER, "m", 404, {"detail": "Not Found"}, None),  # many compatible servers have no such page
+    ],
+)
+async def test_check_asks_for_the_model(
+    httpx2_mock: Router, make: Make, url: Any, model: str, status: int, body: object, error: Any
 ) -> None:
-    """Many compatible servers have no such page; OpenAI has."""
-    httpx2_mock.get(f"{SERVER}/models/m").respond(404, json={"detail": "Not Found"})
-    httpx2_mock.get(f"{OPENAI_URL}/models/m").respond(404, content=b"<html>")
-    await compatible.check("m")
-    with pytest.raises(Misconfigured):
-        await openai.check("m")
+    """A valid key and a known model cost one free request; an unknown one is told."""
+    content = body if isinstance(body, str) else json.dumps(body)
+    httpx2_mock.get(f"{url or OPENAI_URL}/models/{model}").respond(status, content=content.encode())
+    with pytest.raises(error) if error else contextlib.nullcontext():
+        await make(url).check(model)

@@ -9,17 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ai_task_processor.core.errors import (
-    CallRefused,
-    InputRefused,
-    Misconfigured,
-    ModelRefused,
-    QuotaExhausted,
-    RemoteError,
-    Throttled,
-    Transient,
-    Unauthorized,
-)
+from ai_task_processor.core import errors
 from ai_task_processor.net.answers import Answer, status_error
 from ai_task_processor.providers.refusals import MAX_WORDS, classify, read_refusal
 
@@ -27,12 +17,10 @@ from ai_task_processor.providers.refusals import MAX_WORDS, classify, read_refus
 Meaning = tuple[str | None, bool, bool, int | None]
 
 UNEXPLAINED: Meaning = ("input_refused", False, False, None)
-NEVER_FINAL: Meaning = (None, False, False, None)
-FILTERED: Meaning = ("input_refused", True, False, None)
-TOO_LARGE_FOR_A_PROXY: Meaning = ("text_too_long", False, True, None)
 HTML = (
     b"<html><head><title>Attention Required!</title></head><body>The model is not found, quota exceeded</body></html>"
 )
+TOKEN_BUDGET = "Authentication Error, ExceededTokenBudget: Max Budget for Token: 2e-07"
 
 
 def too_large(limit: int | None = None) -> Meaning:
@@ -55,20 +43,21 @@ def cloudflare(message: str, code: int) -> Any:
     return {"errors": [{"message": message, "code": code}], "success": False, "result": {}, "messages": []}
 
 
-def classified(status: int, body: object, headers: dict[str, str] | None = None) -> RemoteError:
+def classified(status: int, body: object, headers: dict[str, str] | None = None) -> errors.RemoteError:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     response = Answer(status, httpx2.Headers(headers))
     return classify(status, content, status_error(response, "the model API"))
 
 
-def meaning(error: RemoteError) -> type[RemoteError] | Meaning:
-    if not isinstance(error, CallRefused):
+def meaning(error: errors.RemoteError) -> type[errors.RemoteError] | Meaning:
+    if not isinstance(error, errors.CallRefused):
         return type(error)
     return None if error.final is None else error.final.code, error.explained, error.too_large, error.limit
 
 
-#: provider, status, body
+#: provider, status, body; and the number that was read
 Row = tuple[str, int, object]
+LimitRow = tuple[str, int, object, int | None]
 
 QUOTA: list[Row] = [
     ("OpenAI", 429, openai("You exceeded your current quota, please check your plan.", "insufficient_quota")),
@@ -93,16 +82,9 @@ QUOTA: list[Row] = [
     ("nothing", 402, b""),
 ]
 
+TPM_REACHED = "Rate limit reached for text-embedding-3-small in org-x on tokens per min (TPM): Limit 10."
 THROTTLED: list[Row] = [
-    (
-        "OpenAI",
-        429,
-        openai(
-            "Rate limit reached for text-embedding-3-small in org-x on tokens per min (TPM): Limit 10.",
-            "rate_limit_exceeded",
-            "tokens",
-        ),
-    ),
+    ("OpenAI", 429, openai(TPM_REACHED, "rate_limit_exceeded", "tokens")),
     ("Azure", 429, openai("Requests to the Embeddings_Create Operation have exceeded call rate limit.", "429", None)),
     ("Azure", 429, openai("Too many requests for this deployment", "RateLimitReached", None)),
     ("Gemini", 429, gemini(429, "You exceeded your current quota, please check billing.", "RESOURCE_EXHAUSTED")),
@@ -146,7 +128,9 @@ NO_SUCH_MODEL: list[Row] = [
     ("DeepInfra", 404, {"detail": {"error": "Model is not available"}}),
     ("LocalAI", 410, openai("the model m was decommissioned")),
     ("Triton", 400, {"error": "Request for unknown model: 'm' is not found"}),
-]
+    ("Gemini", 404, gemini(404, "models/m is not found for API version v1main, or is not supported for embedContent. "
+                                "Call ListModels.", "NOT_FOUND")),
+]  # fmt: skip
 
 REFUSED_PARAMETER: list[Row] = [
     ("OpenAI", 400, openai("This model does not support specifying dimensions.")),
@@ -157,7 +141,7 @@ REFUSED_PARAMETER: list[Row] = [
     ("anybody", 400, openai("maximum input length is 8 tokens", param="user")),
 ]
 
-TOO_LONG: list[tuple[str, int, object, int | None]] = [
+TOO_LONG: list[LimitRow] = [
     ("OpenAI", 400, openai("This model's maximum context length is 8192 tokens, however you requested 9001 tokens "
                            "(9001 in your prompt; 0 for the completion). Please reduce your prompt."), 8192),
     ("OpenAI", 400, openai("Invalid 'input[0]': maximum input length is 8192 tokens."), 8192),
@@ -187,7 +171,7 @@ TOO_LONG: list[tuple[str, int, object, int | None]] = [
                          "rate_limit_exceeded", "tokens"), 6000),
 ]  # fmt: skip
 
-TOO_MANY: list[tuple[str, int, object, int | None]] = [
+TOO_MANY: list[LimitRow] = [
     ("OpenAI", 400, openai("Invalid 'input': array too long. Expected an array with maximum length 2048, but got an "
                            "array with length 2049 instead.", "array_above_max_length", param="input"), 2048),
     ("Azure", 400, openai("Too many inputs. The max number of inputs is 16.  We hope to increase it soon."), 16),
@@ -200,6 +184,8 @@ TOO_MANY: list[tuple[str, int, object, int | None]] = [
     ("FastAPI", 422, {"detail": [{"loc": ["body", "input"], "msg": "List should have at most 64 items"}]}, 64),
     ("Mistral", 400, flat("Batch size too large", "invalid_request_prompt"), None),
     ("SiliconFlow", 413, {"code": 20042, "message": "input batch size 66 > maximum allowed batch size 64"}, 64),
+    ("DashScope", 400, {"code": "InvalidParameter", "message": "Value error, batch size is invalid, it should not be "
+                                                               "larger than 10.: input.contents"}, 10),
     ("a gateway", 413, {"error": "request entity too large"}, None),
     ("a gateway", 400, {"error": {"code": "request_too_large", "message": "no"}}, None),
     ("a gateway", 413, {}, None),
@@ -255,11 +241,7 @@ UNAUTHORIZED: list[Row] = [
     ("Azure", 403, {"statusCode": 403, "message": "Out of call volume quota."}),
     ("llama.cpp", 401, openai("Invalid API Key", 401, "authentication_error")),
     ("vLLM", 401, {"error": "Unauthorized"}),
-    (
-        "LiteLLM",
-        401,
-        openai("Authentication Error, ExceededTokenBudget: Max Budget for Token: 2e-07", 401, "auth_error"),
-    ),
+    ("LiteLLM", 401, openai(TOKEN_BUDGET, 401, "auth_error")),
     ("OpenRouter", 403, {"error": {"message": "Input was flagged", "code": 403, "metadata": {"reasons": ["x"]}}}),
     ("Gemini", 403, gemini(403, "Permission denied", "PERMISSION_DENIED")),
     ("Workers AI", 401, cloudflare("Authentication error", 10_000)),
@@ -296,9 +278,7 @@ WRONG_ADDRESS: list[Row] = [
 ]
 
 
-def rows(
-    table: Sequence[Row | tuple[str, int, object, int | None]], expected: type[RemoteError] | Meaning
-) -> list[Any]:
+def rows(table: Sequence[Row | LimitRow], expected: type[errors.RemoteError] | Meaning) -> list[Any]:
     made = []
     for provider, status, body, *limit in table:
         wanted = too_large(*limit) if limit else expected
@@ -309,19 +289,19 @@ def rows(
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
     [
-        *rows(QUOTA, QuotaExhausted),
-        *rows(THROTTLED, Throttled),
-        *rows(NO_SUCH_MODEL, ModelRefused),
-        *rows(REFUSED_PARAMETER, ModelRefused),
+        *rows(QUOTA, errors.QuotaExhausted),
+        *rows(THROTTLED, errors.Throttled),
+        *rows(NO_SUCH_MODEL, errors.ModelRefused),
+        *rows(REFUSED_PARAMETER, errors.ModelRefused),
         *rows(TOO_LONG, too_large()),
         *rows(TOO_MANY, too_large()),
-        *rows([("a proxy", 413, HTML), ("nothing", 413, b"")], TOO_LARGE_FOR_A_PROXY),
+        *rows([("a proxy", 413, HTML), ("nothing", 413, b"")], ("text_too_long", False, True, None)),
         *rows(UNEXPLAINED_REFUSALS, UNEXPLAINED),
-        *rows(REFUSALS_THAT_END_NO_TEXT, NEVER_FINAL),
-        *rows(FILTERED_TEXTS, FILTERED),
-        *rows(UNAUTHORIZED, Unauthorized),
-        *rows(CANNOT_NOW, Transient),
-        *rows(WRONG_ADDRESS, Misconfigured),
+        *rows(REFUSALS_THAT_END_NO_TEXT, (None, False, False, None)),
+        *rows(FILTERED_TEXTS, ("input_refused", True, False, None)),
+        *rows(UNAUTHORIZED, errors.Unauthorized),
+        *rows(CANNOT_NOW, errors.Transient),
+        *rows(WRONG_ADDRESS, errors.Misconfigured),
     ],
 )
 def test_each_refusal_has_one_meaning(status: int, body: object, expected: object) -> None:
@@ -349,19 +329,7 @@ def test_each_refusal_has_one_meaning(status: int, body: object, expected: objec
 def test_words_about_something_else_end_no_text_at_once(message: str) -> None:
     """Budgets, quotas, rates, keys and parameters without a code: a good text is not called too long by such words."""
     error = classified(400, openai(message))
-    assert not isinstance(error, CallRefused) or not error.explained
-
-
-def test_geminis_unknown_model() -> None:
-    """It speaks of models/m."""
-    words = "models/m is not found for API version v1main, or is not supported for embedContent. Call ListModels."
-    assert meaning(classified(404, gemini(404, words, "NOT_FOUND"))) == ModelRefused
-
-
-def test_dashscopes_limit_is_read() -> None:
-    """It is the number behind "larger than"."""
-    words = "Value error, batch size is invalid, it should not be larger than 10.: input.contents"
-    assert meaning(classified(400, {"code": "InvalidParameter", "message": words})) == too_large(10)
+    assert not isinstance(error, errors.CallRefused) or not error.explained
 
 
 def test_a_request_that_no_rate_limit_will_ever_allow_is_too_large() -> None:
@@ -378,16 +346,16 @@ def test_a_request_that_no_rate_limit_will_ever_allow_is_too_large() -> None:
 def test_retry_after_is_kept(status: int) -> None:
     """The seconds of the header stay with the error, and with one that is named quota, too."""
     error = classified(status, openai("slow down"), {"Retry-After": "17"})
-    assert (type(error), error.retry_after_s) == (Throttled, 17)
+    assert (type(error), error.retry_after_s) == (errors.Throttled, 17)
     quota = classified(429, openai("no", "insufficient_quota"), {"Retry-After": "17"})
-    assert (type(quota), quota.retry_after_s) == (QuotaExhausted, 17)
+    assert (type(quota), quota.retry_after_s) == (errors.QuotaExhausted, 17)
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 422, 429, 500, 503])
 def test_a_code_counts_whatever_the_status(status: int) -> None:
     """Who pays, and which models there are, is told by the code, in small letters or capitals."""
-    assert meaning(classified(status, openai("no", "INSUFFICIENT_QUOTA"))) == QuotaExhausted
-    assert meaning(classified(status, openai("no", "Model_Not_Found"))) == ModelRefused
+    assert meaning(classified(status, openai("no", "INSUFFICIENT_QUOTA"))) == errors.QuotaExhausted
+    assert meaning(classified(status, openai("no", "Model_Not_Found"))) == errors.ModelRefused
 
 
 def test_megabytes_of_words_are_not_read() -> None:
@@ -432,8 +400,8 @@ FIELDS = st.fixed_dictionaries(
     },
 )
 BODIES = FIELDS.flatmap(
-    lambda fields: st.sampled_from(
-        [fields, {"error": fields}, [{"error": fields}], {"errors": [fields]}, {"detail": [fields]}, {"detail": fields}]
+    lambda some: st.sampled_from(
+        [some, {"error": some}, [{"error": some}], {"errors": [some]}, {"detail": [some]}, {"detail": some}]
     )
 )
 
@@ -445,13 +413,13 @@ BODIES = FIELDS.flatmap(
 def test_anything_is_one_error_without_its_words(status: int, content: bytes) -> None:
     """Never an exception, never a text's end without a 400, 413 or 422 or a code for it, never a word of the answer."""
     error = classify(status, content, status_error(Answer(status), "the model API"))
-    assert isinstance(error, RemoteError)
+    assert isinstance(error, errors.RemoteError)
     assert MARK not in f"{error!r}{error}{error.args}{error.detail}"
-    if isinstance(error, CallRefused):
+    if isinstance(error, errors.CallRefused):
         assert error.limit is None or error.limit >= 0
         assert error.final is not None or not error.explained, "what is explained has an end"
         if error.final is not None:
-            assert isinstance(error.final, InputRefused)
+            assert isinstance(error.final, errors.InputRefused)
             assert MARK not in f"{error.final.code}{error.final.message}"
             assert status < 500
             assert status not in (401, 402, 404, 429) or error.explained

@@ -16,13 +16,14 @@ from ai_task_processor.providers.rotating import RotatingProvider
 
 
 class Secrets:
-    """The key, and what the next look at the files finds."""
+    """The key, what the next look at the files finds, and what is called with a key."""
 
     def __init__(self) -> None:
         self.api_key = SecretStr("old")
         self.base_url = None
         self.found = "old"
         self.looks = 0
+        self.calls: list[str] = []
 
     def __getitem__(self, group: object) -> "Secrets":
         return self
@@ -66,14 +67,9 @@ def secrets() -> Secrets:
 
 
 @pytest.fixture
-def calls() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def provider(secrets: Any, calls: list[str]) -> RotatingProvider:
+def provider(secrets: Any) -> RotatingProvider:
     return RotatingProvider(
-        lambda: Model(secrets.api_key.get_secret_value(), calls),
+        lambda: Model(secrets.api_key.get_secret_value(), secrets.calls),
         secrets,
         lambda: secrets.api_key,
         Remote("model API", "OPENAI_BASE_URL", "https://api.example.com"),
@@ -81,36 +77,30 @@ def provider(secrets: Any, calls: list[str]) -> RotatingProvider:
     )
 
 
-async def test_a_replaced_key_is_used_after_a_refusal(
-    provider: RotatingProvider, secrets: Secrets, calls: list[str]
-) -> None:
+async def test_a_replaced_key_is_used_after_a_refusal(provider: RotatingProvider, secrets: Secrets) -> None:
     """Four calls that were refused together are repeated once each; no other look follows."""
     secrets.found = "new"
     answers = await asyncio.gather(*(provider.embed(["a"], "m") for _ in range(4)))
     assert [len(answer.vectors) for answer in answers] == [1] * 4
-    assert sorted(calls) == ["new"] * 4 + ["old"] * 4
+    assert sorted(secrets.calls) == ["new"] * 4 + ["old"] * 4
     await provider.check("m")
-    assert (calls[-1], secrets.looks) == ("new", 4)
+    assert (secrets.calls[-1], secrets.looks) == ("new", 4)
 
 
-async def test_a_key_that_stays_wrong_is_not_repeated(
-    provider: RotatingProvider, secrets: Secrets, calls: list[str]
-) -> None:
+async def test_a_key_that_stays_wrong_is_not_repeated(provider: RotatingProvider, secrets: Secrets) -> None:
     """One look for each refusal, and the refusal is told as it is; other failures cause none."""
     with pytest.raises(Unauthorized):
         await provider.embed(["a"], "m")
     with pytest.raises(Transient):
         await provider.embed(["a"], "down")
-    assert (calls, secrets.looks) == (["old", "old"], 1)
+    assert (secrets.calls, secrets.looks) == (["old", "old"], 1)
 
 
-async def test_a_key_that_was_read_elsewhere_is_used_at_once(
-    provider: RotatingProvider, secrets: Secrets, calls: list[str]
-) -> None:
+async def test_a_key_that_was_read_elsewhere_is_used_at_once(provider: RotatingProvider, secrets: Secrets) -> None:
     """After SIGHUP nothing is refused first."""
     secrets.api_key = SecretStr("new")
     await provider.embed(["a"], "m")
     await provider.prepare()
     await provider.aclose()
-    assert calls == ["new", "prepare new", "closed"]
+    assert secrets.calls == ["new", "prepare new", "closed"]
     assert provider.name == "openai"

@@ -26,5 +26,4 @@ def test_texts_differ_in_language_and_length() -> None:
 
 
 def test_numbered_texts_never_repeat() -> None:
-    """As many different texts as wanted."""
     assert len({numbered_text(n) for n in range(5000)}) == 5000

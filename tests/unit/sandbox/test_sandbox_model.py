@@ -43,7 +43,6 @@ def test_vectors_are_deterministic_unit_vectors(model: str, dimensions: int) -> 
 
 
 def test_shortest_digits_give_the_same_bits_back() -> None:
-    """A vector written as JSON and read again is bit for bit the same."""
     vector = unit_vector("a", SMALL, 1536)
     assert as_float32(parsed(rendered(vector))) == vector.tobytes()
 
@@ -74,20 +73,17 @@ def test_only_lists_of_numbers_are_vectors(value: object) -> None:
     ],
 )
 def test_published_limits_are_enforced(fields: dict[str, object], status: int, code: str | None) -> None:
-    """Each rule is refused with OpenAI's status and code."""
     refused, error = refusal(**fields)
     assert (refused, error["code"]) == (status, code)
 
 
 def test_limits_themselves_are_allowed() -> None:
-    """2,048 inputs and 8,192 tokens are accepted."""
     call = checked(json.dumps({"model": SMALL, "input": ["a" * 4 * 8192] + ["a"] * 2047}).encode(), "[[refuse]]")
     assert call.tokens[0] == 8192
     assert len(call.texts) == 2048
 
 
 def test_body_that_is_no_json_is_refused() -> None:
-    """Garbage is a 400, not a crash."""
     with pytest.raises(Refusal):
         checked(b"{", "[[refuse]]")
 

@@ -38,9 +38,13 @@ class World:
         return [task.get("_id") for task in json.loads(await self.text(limit))]
 
 
-async def test_record_looks_like_the_documented_one() -> None:
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_record_looks_like_the_documented_one(world: World) -> None:
     """A listed task has the documented fields and an id in the layout of MongoDB; a PATCH answers it anew."""
-    world = World()
     task_id = world.store.add("Hello", model="m")
     [record] = json.loads(await world.text())
     assert re.fullmatch(r"[0-9a-f]{24}", record["_id"])
@@ -54,9 +58,8 @@ async def test_record_looks_like_the_documented_one() -> None:
     assert document | {"updatedAt": None} == record | {"state": "succeeded"}
 
 
-async def test_list_holds_pending_tasks_in_order_of_insertion() -> None:
+async def test_list_holds_pending_tasks_in_order_of_insertion(world: World) -> None:
     """What was settled is gone, what is put back comes last; ``limit`` is honoured, ignored or refused."""
-    world = World()
     a, b, c = (world.store.add(name) for name in "abc")
     world.patch(a, RESULT)
     world.patch(b, {"state": "in_progress"})
@@ -71,9 +74,8 @@ async def test_list_holds_pending_tasks_in_order_of_insertion() -> None:
     assert world.store.outcomes() == {"succeeded": 1, "pending": 2}
 
 
-async def test_long_lists_come_in_pieces() -> None:
+async def test_long_lists_come_in_pieces(world: World) -> None:
     """No piece holds the whole list, and together they are JSON."""
-    world = World()
     for _ in range(2000):
         world.store.add("x" * 100)
     pieces = [piece async for piece in world.store.listed(None)]
@@ -81,9 +83,8 @@ async def test_long_lists_come_in_pieces() -> None:
     assert len(json.loads(b"".join(pieces))) == 2000
 
 
-async def test_bad_records_are_listed_as_they_are() -> None:
+async def test_bad_records_are_listed_as_they_are(world: World) -> None:
     """Raw bytes are not touched; a second record with a known id is listed too and leaves with the first."""
-    world = World()
     world.store.add_raw(b'{"no": "id"}')
     world.store.add("a", id="twin")
     world.store.add_raw(b'{"_id": "twin", "type": "x"}')
@@ -94,9 +95,8 @@ async def test_bad_records_are_listed_as_they_are() -> None:
     assert await world.text() == b'[{"no": "id"},{not JSON]'
 
 
-def test_a_patch_saves_the_state_and_then_runs_the_callback() -> None:
+def test_a_patch_saves_the_state_and_then_runs_the_callback(world: World) -> None:
     """U1 to U3: one that throws is a 500 with the state saved; each result runs it again, a bare state does not."""
-    world = World()
     task = world.store[world.store.add("a")]
     world.throws = [Fault(endpoint="callback", status=500)]
     assert world.patch(task.id, RESULT)[0] == 500
@@ -107,9 +107,8 @@ def test_a_patch_saves_the_state_and_then_runs_the_callback() -> None:
     assert task.result == compact([0.5, 0.25])
 
 
-def test_refusals_have_nests_shape_and_change_nothing() -> None:
+def test_refusals_have_nests_shape_and_change_nothing(world: World) -> None:
     """404, 400 and 413 are Nest's JSON; unknown keys (U11) and a second result are refused when that is switched on."""
-    world = World()
     task = world.store[world.store.add("a")]
     missing = {"statusCode": 404, "message": "AI task nobody not found", "error": "Not Found"}
     assert world.patch("nobody", RESULT) == (404, missing)
@@ -125,9 +124,8 @@ def test_refusals_have_nests_shape_and_change_nothing() -> None:
     assert world.patch(task.id, RESULT)[0] == 413
 
 
-async def test_settled_waits_for_the_acknowledgement() -> None:
+async def test_settled_waits_for_the_acknowledgement(world: World) -> None:
     """An answer that never arrived settles nothing, the repetition does; the deadline's error counts the rest."""
-    world = World()
     a, b = world.store.add("a"), world.store.add("b")
     waiting = asyncio.ensure_future(world.store.settled([a], 60))
     await asyncio.sleep(0)

@@ -1,11 +1,12 @@
 """The token endpoint: three ways to authenticate, RFC 6749's errors, tokens that expire."""
 
 import base64
+from typing import Any
 from urllib.parse import quote_plus, urlencode
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from joserfc import jwk, jwt
 
 from ai_task_processor.sandbox.answers import parsed
@@ -64,7 +65,6 @@ def test_tokens_expire() -> None:
     ],
 )
 def test_errors_follow_rfc_6749(form: dict[str, str], authorization: str, status: int, error: str) -> None:
-    """Each mistake has its registered error code."""
     answered, body = ask(TokenEndpoint(ODD, lambda: 0.0), form, authorization)
     assert (answered, body["error"]) == (status, error)
 
@@ -72,30 +72,22 @@ def test_errors_follow_rfc_6749(form: dict[str, str], authorization: str, status
 def assertion(key: jwk.ECKey, **claims: object) -> dict[str, str]:
     good = {"iss": "c", "sub": "c", "aud": "http://here/oauth2/token", "exp": 4_000_000_000, "jti": "1"}
     signed = jwt.encode({"alg": "ES256"}, good | claims, key)
-    return GRANT | {
-        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-        "client_assertion": signed,
-    }
+    kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+    return GRANT | {"client_assertion_type": kind, "client_assertion": signed}
 
 
 def test_private_key_jwt_is_verified() -> None:
     """A signed assertion is good once; a foreign key, subject or audience, an expired or missing one is not."""
     private = ec.generate_private_key(ec.SECP256R1())
-    pem = private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    endpoint = TokenEndpoint(Credentials("c", "s", pem.decode()), lambda: 0.0)
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    endpoint = TokenEndpoint(Credentials("c", "s", public.decode()), lambda: 0.0)
     endpoint.audiences.add("http://here/oauth2/token")
-    key = jwk.ECKey.import_key(
-        private.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    stranger = jwk.ECKey.generate_key("P-256")
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    key = jwk.ECKey.import_key(pem)
+    claims: list[dict[str, Any]] = [{"aud": "http://elsewhere"}, {"sub": "d"}, {"exp": 1}, {"jti": None}]
     wrong = [
-        assertion(stranger),
-        assertion(key, aud="http://elsewhere"),
-        assertion(key, sub="d"),
-        assertion(key, exp=1),
-        assertion(key, jti=None),
+        assertion(jwk.ECKey.generate_key("P-256")),
+        *(assertion(key, **some) for some in claims),
         assertion(key) | {"client_assertion": "nonsense"},
         GRANT | {"client_id": "c", "client_secret": "s"},
     ]

@@ -3,87 +3,32 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any
 
-from ai_task_processor.core.errors import CallRefused, InputRefused, RemoteError, TaskError
-from ai_task_processor.core.ports import Clock, Embeddings
+from ai_task_processor.core.errors import RemoteError, TaskError
+from ai_task_processor.core.ports import Clock
 from ai_task_processor.engine.outcome import classify
-from ai_task_processor.models.task import Embedded, Failed, Released, Tries, Usage
-from tests.unit.processors.embedding.house import House, vector
-
-
-@dataclass(frozen=True)
-class After:
-    """An outcome that takes so many seconds; None hangs for ever."""
-
-    seconds: float | None
-    outcome: "Exception | Embeddings | None" = None
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One call as the model sees it; ``at``: seconds since the house was built, ``number``: from 0."""
-
-    texts: list[str]
-    model: str
-    at: float
-    number: int
-
-    def has(self, *words: str) -> bool:
-        return any(word in self.texts for word in words)
-
-
-#: what becomes of a call; None is served
-Habit = Callable[[Ask], Exception | Embeddings | After | None]
-
-
-def served(texts: Iterable[str]) -> Embeddings:
-    texts = list(texts)
-    return Embeddings([vector(text) for text in texts], Usage(sum(len(text.encode()) for text in texts)))
-
-
-def refused() -> CallRefused:
-    """400 in words that say nothing."""
-    final = InputRefused("input_refused", "the model refuses this text")
-    return CallRefused("the model API answered 400", status=400, final=final)
+from ai_task_processor.models.task import Embedded, Failed, Released, Tries
+from tests.unit.processors.embedding.house import Ask, Habit, House
 
 
 class Busy(House):
     """A house whose model has a habit; ``asked``: its calls."""
 
     def __init__(self, clock: Clock, habit: Habit = lambda _: None, takes_s: float = 1.0, **more: Any) -> None:
-        super().__init__(clock, call=self._call, **more)
-        self.habit = habit
-        self.takes_s = takes_s
-        self.asked: list[Ask] = []
-        self.running = self.most_running = 0
+        super().__init__(clock, takes_s, **more)
+        self.model.habit = habit
         self._began_at = clock.monotonic()
 
-    async def _call(self, texts: Sequence[str], model: str) -> Embeddings:
-        ask = Ask(list(texts), model, self.clock.monotonic() - self._began_at, len(self.asked))
-        self.asked.append(ask)
-        assert ask.number < 5_000, "calls without end"
-        self.running += 1
-        self.most_running = max(self.running, self.most_running)
-        try:
-            outcome = self.habit(ask)
-            after = outcome if isinstance(outcome, After) else After(self.takes_s, outcome)
-            if after.seconds is None:
-                await asyncio.Event().wait()
-            elif after.seconds:
-                await self.clock.sleep(after.seconds)
-        finally:
-            self.running -= 1
-        if isinstance(after.outcome, Exception):
-            raise after.outcome
-        return served(texts) if after.outcome is None else after.outcome
+    @property
+    def asked(self) -> list[Ask]:
+        return self.model.asked
 
     @property
     def sizes(self) -> list[int]:
-        return [len(ask.texts) for ask in self.asked]
+        return self.model.sizes
 
     def of(self, text: str) -> list[Ask]:
         """The calls that carried this text."""
@@ -91,6 +36,11 @@ class Busy(House):
 
     def forget(self) -> None:
         self.asked.clear()
+
+    async def prepare(self, *texts: str) -> None:
+        """These texts are asked for, and their calls forgotten."""
+        await self.embed(*texts)
+        self.forget()
 
     @property
     def now(self) -> float:

@@ -3,42 +3,21 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from ai_task_processor.core.errors import (
-    CircuitOpen,
-    InputRefused,
-    ModelRefused,
-    Transient,
-)
+from ai_task_processor.core.errors import CircuitOpen, InputRefused, ModelRefused, Transient
 from ai_task_processor.models.task import Embedded, Usage
 from ai_task_processor.processors.embedding import MAX_LANES
-from ai_task_processor.processors.embedding.lane import (
-    GATHERING_S,
-    GATHERING_SHARE,
-    HALVED_FROM_S,
-    LOOK_AGAIN_S,
-)
+from ai_task_processor.processors.embedding.lane import GATHERING_S, GATHERING_SHARE, HALVED_FROM_S, LOOK_AGAIN_S
 from ai_task_processor.providers.call_size import MAX_INPUTS, MAX_TOKENS
-from tests.unit.processors.embedding.house import House, errors, texts, vector
-
-if TYPE_CHECKING:
-    from tests.unit.conftest import FakeClock
-
-#: the fixture only lends its class: every example makes a clock of its own
-EXAMPLES = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture
-async def house(clock: "FakeClock") -> AsyncIterator[House]:
-    async with House(clock).open() as made:
-        yield made
+from tests.unit.conftest import FakeClock
+from tests.unit.processors.embedding.house import EXAMPLES, House, errors, texts, vector
 
 
 async def test_a_lone_task_leaves_at_once(house: House) -> None:
@@ -51,9 +30,9 @@ async def test_a_lone_task_leaves_at_once(house: House) -> None:
 async def test_a_finished_call_leaves_nothing_behind(house: House) -> None:
     """No alarm outlives its call, and the lane rests."""
     await house.embed("usual")
-    running = asyncio.create_task(house.embed("running"))
+    running = house.bring("running")
     await house.clock.sleep(0.1)
-    waiting = asyncio.create_task(house.embed("waiting"))
+    waiting = house.bring("waiting")
     await house.clock.sleep(0.1)
     assert batcher_task("batch-alarm")
     await asyncio.wait([running, waiting])
@@ -72,26 +51,23 @@ async def test_tasks_that_come_together_travel_together(house: House) -> None:
     assert house.metrics.value("batch_size_sum", model="m") == 100
 
 
-@pytest.mark.parametrize(("slots", "sizes"), [(255, [255]), (256, [128, 128]), (301, [151, 150])])
-async def test_a_large_house_goes_in_two_halves(house: House, slots: int, sizes: list[int]) -> None:
-    """While one half is at the model the other's slots are refilled: both calls leave at once."""
+@pytest.mark.parametrize(
+    ("slots", "rate", "sizes"),
+    [(255, None, [255]), (256, None, [128, 128]), (301, None, [151, 150]), (300, 5.0, [300])],
+)
+async def test_a_large_house_goes_in_two_halves(house: House, slots: int, rate: float | None, sizes: list[int]) -> None:
+    """While one half is at the model the other's slots are refilled: both calls leave at once. Under a limit of calls,
+    a call carries as much as it can."""
     await house.embed("usual")
     house.intake.slots = slots
+    if rate is not None:
+        house.batcher._lanes["m"].calls.limiter._pace.rate = rate
     await house.embed(*texts(slots))
     assert house.model.sizes[1:] == sizes
     assert len(set(house.model.times[1:])) == 1
 
 
-async def test_a_house_is_not_halved_while_calls_are_short(house: House) -> None:
-    """Under a limit of calls, a call carries as much as it can."""
-    house.intake.slots = 300
-    await house.embed("usual")
-    house.batcher._lanes["m"].calls.limiter._pace.rate = 5.0
-    await house.embed(*texts(300))
-    assert house.model.sizes == [1, 300]
-
-
-async def test_a_house_is_not_halved_for_a_model_that_answers_at_once(clock: "FakeClock") -> None:
+async def test_a_house_is_not_halved_for_a_model_that_answers_at_once(clock: FakeClock) -> None:
     """There is nothing to do meanwhile, and one call costs less than two."""
     async with House(clock, HALVED_FROM_S / 2).open() as house:
         house.intake.slots = 300
@@ -105,28 +81,16 @@ async def test_less_than_a_half_waits_for_the_call_under_way(house: House) -> No
     await house.embed("usual")
     house.intake.slots = 256
     began_at = house.clock.monotonic()
-
-    async def later(delay_s: float, count: int) -> None:
-        await house.clock.sleep(delay_s)
-        await house.embed(*texts(count, f"{delay_s}-"))
-
-    await asyncio.gather(house.embed(*texts(128)), later(0.25, 100), later(0.5, 28))
+    second, third = house.embed(*texts(100, "y"), after_s=0.25), house.embed(*texts(28, "z"), after_s=0.5)
+    await asyncio.gather(house.embed(*texts(128)), second, third)
     assert house.model.sizes[1:] == [128, 128]
     assert house.model.times[1:] == [began_at, began_at + 0.5]
-    await asyncio.gather(house.embed(*texts(128, "x")), later(0.25, 100))
+    await asyncio.gather(house.embed(*texts(128, "x")), house.embed(*texts(100, "y"), after_s=0.25))
     assert house.model.sizes[3:] == [128, 100]
     assert house.model.times[4] == pytest.approx(house.model.times[3] + 1.0, abs=0.11)
 
 
-async def test_equal_texts_share_one_input(house: House) -> None:
-    """A text that three tasks bring is sent once, and answered three times."""
-    answers = await house.embed("a", "b", "a", "a")
-    assert house.model.calls == [["a", "b"]]
-    assert answers[0] == answers[2] == answers[3] == Embedded(vector("a"), Usage(1))
-
-
 async def test_models_have_calls_of_their_own(house: House) -> None:
-    """Texts for two models are two calls, at the same time."""
     await asyncio.gather(house.embed("a", model="m"), house.embed("b", model="n"))
     assert house.model.calls == [["a"], ["b"]]
     assert house.model.times[0] == house.model.times[1]
@@ -136,12 +100,7 @@ async def test_a_refill_on_its_way_is_waited_for(house: House) -> None:
     """While the intake says that more is coming, a batch waits for it, and leaves when all are there."""
     began_at = house.clock.monotonic()
     house.intake.refill = lambda: house.clock.monotonic() < began_at + 0.03
-
-    async def late() -> None:
-        await house.clock.sleep(0.02)
-        await house.embed("late")
-
-    await asyncio.gather(house.embed("early"), late())
+    await asyncio.gather(house.embed("early"), house.embed("late", after_s=0.02))
     assert house.model.calls == [["early", "late"]]
     assert house.model.times[0] == pytest.approx(began_at + 0.03, abs=0.002)
 
@@ -149,7 +108,7 @@ async def test_a_refill_on_its_way_is_waited_for(house: House) -> None:
 async def test_a_batch_that_waits_is_rarely_woken(house: House) -> None:
     """Five ticks of a refill that brings 40 texts hardly wake the lane, and the last text wakes it at once."""
     house.intake.refill = lambda: len(house.batcher._lanes["m"]._queue) < 41
-    early = asyncio.create_task(house.embed("early"))
+    early = house.bring("early")
     await house.clock.sleep(0.003)
     wakes = 0
     lane = house.batcher._lanes["m"]
@@ -164,7 +123,7 @@ async def test_a_batch_that_waits_is_rarely_woken(house: House) -> None:
     late = []
     for tick in range(5):
         await house.clock.sleep(LOOK_AGAIN_S)
-        late += [asyncio.create_task(house.embed(text)) for text in texts(8, f"{tick}-")]
+        late += [house.bring(text) for text in texts(8, f"{tick}-")]
     arrived_at = house.clock.monotonic()
     await asyncio.gather(early, *late)
     assert house.model.sizes == [41]
@@ -187,7 +146,7 @@ def batcher_task(name: str) -> asyncio.Task[Any] | None:
 
 
 @pytest.mark.parametrize(("takes_s", "longest_s"), [(0.0, GATHERING_S), (0.1, GATHERING_S), (10.0, 1.0)])
-async def test_nobody_waits_long_for_a_refill(clock: "FakeClock", takes_s: float, longest_s: float) -> None:
+async def test_nobody_waits_long_for_a_refill(clock: FakeClock, takes_s: float, longest_s: float) -> None:
     """A refill that never comes costs 50 ms, or a tenth of the usual call when that is more."""
     async with House(clock, takes_s).open() as house:
         for _ in range(30):
@@ -200,7 +159,6 @@ async def test_nobody_waits_long_for_a_refill(clock: "FakeClock", takes_s: float
 
 
 async def test_a_full_batch_waits_for_nobody(house: House) -> None:
-    """With as many texts as a call can hold there is nothing to wait for."""
     house.intake.refill = lambda: True
     began_at = house.clock.monotonic()
     await house.embed(*texts(MAX_INPUTS))
@@ -209,14 +167,10 @@ async def test_a_full_batch_waits_for_nobody(house: House) -> None:
 
 async def test_tasks_wait_while_a_call_is_running(house: House) -> None:
     """One call at a time: what arrives meanwhile is the next batch."""
-
-    async def stream() -> None:
-        async with asyncio.TaskGroup() as group:
-            for text in texts(9):
-                group.create_task(house.embed(text))
-                await house.clock.sleep(0.1)
-
-    await stream()
+    async with asyncio.TaskGroup() as group:
+        for text in texts(9):
+            group.create_task(house.embed(text))
+            await house.clock.sleep(0.1)
     assert house.model.calls == [["t0"], texts(9)[1:]]
     assert house.model.most_running == 1
 
@@ -224,35 +178,32 @@ async def test_tasks_wait_while_a_call_is_running(house: House) -> None:
 # --- the limits of one call
 
 
-async def test_a_call_holds_a_limited_number_of_inputs(house: House) -> None:
-    """2,048 inputs, then the next call; oldest first."""
-    wanted = texts(MAX_INPUTS + 1)
-    await house.embed(*wanted)
-    assert house.model.calls == [wanted[:-1], wanted[-1:]]
+HALF, REST, LARGE = "é" * (MAX_TOKENS // 4), "x" * (MAX_TOKENS // 2), "x" * (MAX_TOKENS + 1)
+MANY = texts(MAX_INPUTS + 1)
 
 
-async def test_a_call_holds_a_limited_number_of_bytes(house: House) -> None:
-    """300,000 bytes of UTF-8, exactly; a multi-byte character counts as what it is."""
-    half, rest = "é" * (MAX_TOKENS // 4), "x" * (MAX_TOKENS // 2)
-    await house.embed(half, rest, "y")
-    assert house.model.calls == [[half, rest], ["y"]]
+@pytest.mark.parametrize(
+    ("brought", "calls"),
+    [
+        pytest.param(MANY, [MANY[:-1], MANY[-1:]], id="2,048 inputs, then the next call, oldest first"),
+        pytest.param([HALF, REST, "y"], [[HALF, REST], ["y"]], id="300,000 bytes of UTF-8 exactly"),
+        pytest.param(["a", LARGE, "b"], [["a"], [LARGE], ["b"]], id="a text that only the provider judges goes alone"),
+        pytest.param(["a", "\ud800", "b"], [["a", "b"]], id="half a surrogate is refused before it is sent"),
+        pytest.param(["a", "b", "a", "a"], [["a", "b"]], id="equal texts share one input"),
+    ],
+)
+async def test_what_one_call_holds(house: House, brought: list[str], calls: list[list[str]]) -> None:
+    """Each text is in one call, and everybody who brought it has its vector."""
+    answers = await house.embed(*brought)
+    assert house.model.calls == calls
+    for text, answer in zip(brought, answers, strict=True):
+        if text == "\ud800":
+            assert isinstance(answer, InputRefused)
+        else:
+            assert answer == Embedded(vector(text), Usage(len(text.encode())))
 
 
-async def test_an_over_long_text_goes_alone(house: House) -> None:
-    """Only the provider judges a text too long: it travels by itself and delays nobody for good."""
-    large = "x" * (MAX_TOKENS + 1)
-    await house.embed("a", large, "b")
-    assert house.model.calls == [["a"], [large], ["b"]]
-
-
-async def test_a_text_that_cannot_be_sent_stays_behind(house: House) -> None:
-    """Half a surrogate is refused before it could spoil the call of others."""
-    answers = await house.embed("a", "\ud800", "b")
-    assert errors(answers) == [Embedded, InputRefused, Embedded]
-    assert house.model.calls == [["a", "b"]]
-
-
-async def test_ten_thousand_texts_are_quick(clock: "FakeClock") -> None:
+async def test_ten_thousand_texts_are_quick(clock: FakeClock) -> None:
     """However many calls they need, the work is proportional to the texts."""
     async with House(clock, takes_s=0.0).open() as house:
         few, many = [f"{n:05}" * 6_000 for n in range(500)], texts(10_000)
@@ -267,23 +218,21 @@ async def test_ten_thousand_texts_are_quick(clock: "FakeClock") -> None:
 # --- a house that refills
 
 
+@dataclass
 class Shop:
     """``slots`` tasks at a time, taken from an endless list by one claim at a time; a plain copy of the scheduler."""
 
-    def __init__(self, house: House, slots: int, claim_s: float, settle_s: float, rng: random.Random) -> None:
-        self._house = house
-        self._slots = slots
-        self._claim_s = claim_s
-        self._settle_s = settle_s
-        self._rng = rng
-        self._running = self._started = self._finished = 0
-        self._claiming = False
-        self._freed = asyncio.Event()
-        self._left = 0
-        house.intake.refill = self._refilling
+    _house: House
+    _slots: int
+    _claim_s: float
+    _settle_s: float
+    _rng: random.Random
+    _running = _left = 0
+    _claiming = False
 
-    def _refilling(self) -> bool:
-        return self._left > 0 and (self._claiming or self._running < self._slots)
+    def __post_init__(self) -> None:
+        self._freed = asyncio.Event()
+        self._house.intake.refill = lambda: self._left > 0 and (self._claiming or self._running < self._slots)
 
     async def work_off(self, tasks: int) -> None:
         self._left = tasks
@@ -325,7 +274,7 @@ class Shop:
     ],
 )
 async def test_a_refilled_house_leaves_full(
-    clock: "FakeClock", slots: int, call_s: float, claim_s: float, settle_s: float
+    clock: FakeClock, slots: int, call_s: float, claim_s: float, settle_s: float
 ) -> None:
     """Model calls stay below 1.5 x tasks / slots + 5, with slots refilled one by one and work that jitters."""
     rng = random.Random(1)
@@ -337,33 +286,29 @@ async def test_a_refilled_house_leaves_full(
 
 @settings(EXAMPLES, max_examples=30)
 @given(data=st.data())
-def test_no_task_is_held_back_for_long(clock: "FakeClock", data: st.DataObject) -> None:
+async def test_no_task_is_held_back_for_long(data: st.DataObject) -> None:
     """A free model is never kept waiting for more than the gathering allows while somebody wants it."""
     arrivals = data.draw(st.lists(st.floats(0, 3), min_size=1, max_size=30))
     call_s = data.draw(st.sampled_from([0.01, 0.3, 4.0]))
+    async with House(FakeClock(), call_s).open() as house:
+        await house.embed("usual")
+        house.intake.refill = lambda: True
+        began_at = house.clock.monotonic()
 
-    async def play(clock: "FakeClock") -> None:
-        async with House(clock, call_s).open() as house:
-            await house.embed("usual")
-            house.intake.refill = lambda: True
-            began_at = clock.monotonic()
+        async def arrive(n: int, after_s: float) -> None:
+            await house.clock.sleep(after_s)
+            await house.batcher.embed(f"t{n}", "m")
 
-            async def arrive(n: int, after_s: float) -> None:
-                await clock.sleep(after_s)
-                await house.batcher.embed(f"t{n}", "m")
-
-            async with asyncio.TaskGroup() as group:
-                for n, after_s in enumerate(arrivals):
-                    group.create_task(arrive(n, after_s))
-            at = {text: time for call, time in zip(house.model.calls, house.model.times, strict=True) for text in call}
-            ends = [time + call_s for time in house.model.times]
-            longest_s = max(GATHERING_S, GATHERING_SHARE * call_s) + 0.01
+        async with asyncio.TaskGroup() as group:
             for n, after_s in enumerate(arrivals):
-                left_at = at[f"t{n}"]
-                may_start_at = max([began_at + after_s, *(end for end in ends if end <= left_at + 1e-9)])
-                assert left_at - may_start_at <= longest_s
-
-    asyncio.run(play(type(clock)()))
+                group.create_task(arrive(n, after_s))
+        at = {text: time for call, time in zip(house.model.calls, house.model.times, strict=True) for text in call}
+        ends = [time + call_s for time in house.model.times]
+        longest_s = max(GATHERING_S, GATHERING_SHARE * call_s) + 0.01
+        for n, after_s in enumerate(arrivals):
+            left_at = at[f"t{n}"]
+            may_start_at = max([began_at + after_s, *(end for end in ends if end <= left_at + 1e-9)])
+            assert left_at - may_start_at <= longest_s
 
 
 # --- who waits for whom
@@ -372,7 +317,7 @@ def test_no_task_is_held_back_for_long(clock: "FakeClock", data: st.DataObject) 
 async def test_a_hung_call_holds_its_own_batch_only(house: House) -> None:
     """After a second the next call may start, and what hangs harms nobody else."""
     house.model.hanging = {"hang"}
-    stuck = asyncio.create_task(house.embed("hang"))
+    stuck = house.bring("hang")
     await house.clock.sleep(0.1)
     began_at = house.clock.monotonic()
     await house.embed("a")
@@ -380,57 +325,45 @@ async def test_a_hung_call_holds_its_own_batch_only(house: House) -> None:
     for text in texts(5):
         await house.embed(text)
     assert not stuck.done()
-    stuck.cancel()
-    await asyncio.wait([stuck])
 
 
 async def test_at_most_four_calls_hang_at_once(house: House) -> None:
-    """When everything hangs, four calls are open, and no more."""
     house.model.hanging = set(texts(9))
-    stuck = [asyncio.create_task(house.embed(text)) for text in texts(1)]
-    for text in texts(9)[1:]:
+    for text in texts(9):
+        house.bring(text)
         await house.clock.sleep(10)
-        stuck.append(asyncio.create_task(house.embed(text)))
-    await house.clock.sleep(100)
+    await house.clock.sleep(90)
     assert house.model.most_running == len(house.model.calls) == 4
-    for task in stuck:
-        task.cancel()
-    await asyncio.wait(stuck)
 
 
 async def test_a_hung_model_serves_again_as_soon_as_it_can(house: House) -> None:
     """An old hung call does not count once a younger one came back: the next call starts at once."""
     house.model.hanging = {"hang"}
-    stuck = asyncio.create_task(house.embed("hang"))
+    house.bring("hang")
     await house.clock.sleep(1.5)
     await house.embed("a")
     began_at = house.clock.monotonic()
     await house.embed("b")
     assert house.clock.monotonic() - began_at == pytest.approx(1.0)
-    stuck.cancel()
-    await asyncio.wait([stuck])
 
 
 async def test_a_hung_call_does_not_split_the_batches_of_the_others(house: House) -> None:
     """Beside it there is still one call at a time: what arrives while a healthy one is running travels together."""
     house.model.hanging = {"hang"}
-    stuck = asyncio.create_task(house.embed("hang"))
+    house.bring("hang")
     await house.clock.sleep(1.5)
-    others = []
-    for text in texts(9):
-        others.append(asyncio.create_task(house.embed(text)))
-        await house.clock.sleep(0.1)
-    await asyncio.wait(others)
+    async with asyncio.TaskGroup() as group:
+        for text in texts(9):
+            group.create_task(house.embed(text))
+            await house.clock.sleep(0.1)
     assert house.model.calls == [["hang"], ["t0"], texts(9)[1:]]
-    stuck.cancel()
-    await asyncio.wait([stuck])
 
 
-async def test_a_usually_slow_model_is_not_abnormally_slow(clock: "FakeClock") -> None:
+async def test_a_usually_slow_model_is_not_abnormally_slow(clock: FakeClock) -> None:
     """Slow means three times the usual: a model that always takes ten seconds gets one call at a time."""
     async with House(clock, takes_s=10.0).open() as house:
         await house.embed("first")
-        first = asyncio.create_task(house.embed("a"))
+        first = house.bring("a")
         await clock.sleep(5)
         await house.embed("b")
         await first
@@ -445,21 +378,19 @@ async def test_failures_do_not_teach_what_is_usual(house: House) -> None:
     house.model.takes_s, house.model.error = 1.0, None
     await house.embed("well again")
     house.model.hanging = {"hang"}
-    stuck = asyncio.create_task(house.embed("hang"))
+    house.bring("hang")
     await house.clock.sleep(0.1)
     began_at = house.clock.monotonic()
     await house.embed("a")
     assert house.clock.monotonic() - began_at < 4.5
-    stuck.cancel()
-    await asyncio.wait([stuck])
 
 
 async def test_a_text_that_nobody_waits_for_is_not_sent(house: House) -> None:
     """When all who brought a text have gone, it is dropped; while one of them waits, it is sent."""
-    running = asyncio.create_task(house.embed("running"))
+    running = house.bring("running")
     await house.clock.sleep(0.1)
     gone = [asyncio.create_task(house.batcher.embed(text, "m")) for text in ("gone", "gone", "shared")]
-    kept = asyncio.create_task(house.embed("kept", "shared"))
+    kept = house.bring("kept", "shared")
     await house.clock.sleep(0.1)
     for task in gone:
         task.cancel()
@@ -468,8 +399,7 @@ async def test_a_text_that_nobody_waits_for_is_not_sent(house: House) -> None:
 
 
 async def test_a_batch_that_everybody_left_is_not_sent(house: House) -> None:
-    """With nobody left there is no call at all."""
-    running = asyncio.create_task(house.embed("running"))
+    running = house.bring("running")
     await house.clock.sleep(0.1)
     gone = asyncio.create_task(house.batcher.embed("gone", "m"))
     await house.clock.sleep(0.1)
@@ -484,7 +414,7 @@ async def test_a_batch_that_everybody_left_is_not_sent(house: House) -> None:
 # --- the end, and bounds
 
 
-async def test_the_end_sends_everyone_away(clock: "FakeClock") -> None:
+async def test_the_end_sends_everyone_away(clock: FakeClock) -> None:
     """Cancelled, it leaves no task behind, and whoever still waits or comes later is told."""
     before = asyncio.all_tasks()
     house = House(clock)
@@ -501,7 +431,7 @@ async def test_the_end_sends_everyone_away(clock: "FakeClock") -> None:
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_the_end_may_come_at_any_turn(clock: "FakeClock", turns: int) -> None:
+async def test_the_end_may_come_at_any_turn(clock: FakeClock, turns: int) -> None:
     """Whenever the end comes while a batch is being formed and sent, its text does not wait for ever."""
     house = House(clock)
     async with house.open():
@@ -528,7 +458,7 @@ async def test_hostile_model_names_take_bounded_room(house: House) -> None:
 
 async def test_too_many_models_at_once_have_to_wait(house: House) -> None:
     """While every lane is busy, a further model is told to come back."""
-    busy = [asyncio.create_task(house.embed("a", model=f"m{n}")) for n in range(MAX_LANES)]
+    busy = [house.bring("a", model=f"m{n}") for n in range(MAX_LANES)]
     await asyncio.sleep(0)
     (error,) = await house.embed("a", model="one more")
     assert isinstance(error, CircuitOpen)

@@ -1,47 +1,15 @@
 """Text embedding: which contents are understood, which model is asked, and what the result looks like."""
 
-import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from ai_task_processor.core.errors import InputRefused, TaskError, Transient
-from ai_task_processor.models.task import Embedded, Task, TaskResult, TaskType, Usage, Vector
+from ai_task_processor.models.task import Task, TaskResult, TaskType
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 from ai_task_processor.testing.context import processor_context
-
-if TYPE_CHECKING:
-    from tests.unit.conftest import FakeClock
-
-VECTOR = Vector(bytes(range(12)))
-USAGE = Usage(prompt_tokens=7)
-
-
-class Embedder:
-    """Answers every text with the same vector, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
-        self.error: Exception | None = None
-        self.hangs = False
-        self.held_s = 0.0
-
-    async def embed(self, text: str, model: str) -> Embedded:
-        self.asked.append((text, model))
-        if self.hangs:
-            await asyncio.Event().wait()
-        if self.error is not None:
-            raise self.error
-        return Embedded(VECTOR, USAGE)
-
-    def hold_s(self) -> float:
-        return self.held_s
-
-    def lane_hold_s(self, model: str, running: int) -> float:
-        return 1.0 if model == "held" else 0.0
-
-    def resumes_in_s(self) -> float:
-        return 7.0
+from tests.unit.conftest import FakeClock
+from tests.unit.processors.embedder import USAGE, VECTOR, Embedder
 
 
 @pytest.fixture
@@ -50,11 +18,11 @@ def embedder() -> Embedder:
 
 
 @pytest.fixture
-def processor(clock: "FakeClock", embedder: Embedder) -> TextEmbeddingProcessor:
+def processor(clock: FakeClock, embedder: Embedder) -> TextEmbeddingProcessor:
     return equipped(clock, embedder)
 
 
-def equipped(clock: "FakeClock", embedder: Embedder | None, **changes: Any) -> TextEmbeddingProcessor:
+def equipped(clock: FakeClock, embedder: Embedder | None, **changes: Any) -> TextEmbeddingProcessor:
     processor = TextEmbeddingProcessor()
     options = {"wait_s": 5.0, "default_model": "usual", "model_aliases": {"theirs": "ours", "usual": "really"}}
     processor.kit = processor_context(clock=clock, embedder=embedder, **{**options, **changes})
@@ -114,7 +82,7 @@ async def test_other_content_is_the_tasks_own_fault(
     assert embedder.asked == []
 
 
-async def test_the_result_as_an_object(clock: "FakeClock", embedder: Embedder) -> None:
+async def test_the_result_as_an_object(clock: FakeClock, embedder: Embedder) -> None:
     """On request the vector stands beside its model (by the name in the task), its dimensions and the usage."""
     processor = equipped(clock, embedder, result_as_object=True)
     result = await processor.process(task({"text": "t", "model": "theirs"}))
@@ -122,21 +90,19 @@ async def test_the_result_as_an_object(clock: "FakeClock", embedder: Embedder) -
     assert result == TaskResult({"model": "theirs", "dimensions": 3, "usage": usage}, usage=USAGE, vector=VECTOR)
 
 
-async def test_a_slow_model_is_not_the_tasks_fault(clock: "FakeClock", embedder: Embedder) -> None:
-    """When patience ends the task is given back: no attempt, no failure."""
+async def test_a_slow_model_is_not_the_tasks_fault(clock: FakeClock, embedder: Embedder) -> None:
     embedder.hangs = True
     with pytest.raises(Transient, match=r"within 0\.01 s"):
         await equipped(clock, embedder, wait_s=0.01).process(task("t"))
 
 
 async def test_a_refused_text_is_the_tasks_fault(processor: TextEmbeddingProcessor, embedder: Embedder) -> None:
-    """What the model says about this very text passes through."""
     embedder.error = InputRefused("text_too_long")
     with pytest.raises(InputRefused):
         await processor.process(task("t"))
 
 
-def test_whose_tasks_it_takes(clock: "FakeClock", embedder: Embedder) -> None:
+def test_whose_tasks_it_takes(clock: FakeClock, embedder: Embedder) -> None:
     """Text embeddings, by either spelling, as long as a model is configured."""
     processor = equipped(clock, embedder)
     assert processor.can_process(task("t", TaskType.named("text-embedding")))
@@ -145,7 +111,7 @@ def test_whose_tasks_it_takes(clock: "FakeClock", embedder: Embedder) -> None:
     assert processor.task_types == {"text_embedding"}
 
 
-def test_it_holds_as_long_as_its_model_does(clock: "FakeClock", embedder: Embedder) -> None:
+def test_it_holds_as_long_as_its_model_does(clock: FakeClock, embedder: Embedder) -> None:
     """A paused model pauses claiming; without a model there is nothing to wait for."""
     embedder.held_s = 3.0
     assert equipped(clock, embedder).hold_s() == 3.0

@@ -71,13 +71,15 @@ class World:
             await self.rng.choice([self.settle, self.put_back, self.release])()
         return httpx2.Response(200, content=json.dumps(records))
 
+    async def report(self, name: str) -> None:
+        await self.source.report(Receipt("aletheia", name), RESULT)
+        self.running.discard(name)
+        self.pending[name] = False
+        self.reported[name] = self.lists
+
     async def settle(self) -> None:
         if self.running:
-            name = self.rng.choice(sorted(self.running))
-            await self.source.report(Receipt("aletheia", name), RESULT)
-            self.running.discard(name)
-            self.pending[name] = False
-            self.reported[name] = self.lists
+            await self.report(self.rng.choice(sorted(self.running)))
 
     async def put_back(self) -> None:
         if self.reported:
@@ -93,10 +95,7 @@ class World:
         """An operator has an old result of a waiting task delivered."""
         waiting = sorted(set(self.pending) - self.running)
         if waiting:
-            name = self.rng.choice(waiting)
-            await self.source.report(Receipt("aletheia", name), RESULT)
-            self.pending[name] = False
-            self.reported[name] = self.lists
+            await self.report(self.rng.choice(waiting))
 
     async def claim(self) -> None:
         limit = self.rng.randint(1, 5)
@@ -136,8 +135,6 @@ def test_nothing_starts_that_was_settled_since_its_list_was_asked_for(seed: int)
 
 
 def test_everything_is_started_in_the_end() -> None:
-    """Nothing that is pending is forgotten, whatever was dropped on the way."""
-
     async def live() -> World:
         world = World(random.Random(7))
         world.pending = {f"t{n}": True for n in range(200)}

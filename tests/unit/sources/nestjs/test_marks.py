@@ -63,7 +63,6 @@ def logs() -> Iterator[Any]:
 
 
 async def test_a_task_under_way_is_marked_and_left_alone(room: Room) -> None:
-    """Nothing is repaired while it runs."""
     assert await room.begin()
     await room.marks.tend()
     assert room.told == [("a", "in_progress")]
@@ -81,7 +80,6 @@ async def test_what_is_given_back_is_pending_again(room: Room) -> None:
 
 
 async def test_a_task_that_is_gone_is_not_worked_on(room: Room) -> None:
-    """The upstream refuses the mark: nothing is paid for, nothing is taken back."""
     room.errors = [Rejected("gone", 404)]
     assert not await room.begin()
     room.end()
@@ -91,7 +89,6 @@ async def test_a_task_that_is_gone_is_not_worked_on(room: Room) -> None:
 
 @pytest.mark.parametrize("error", [Unsent("refused"), Ambiguous("lost")])
 async def test_a_mark_that_does_not_arrive_keeps_nobody_from_working(room: Room, error: RemoteError) -> None:
-    """It is a courtesy."""
     room.errors = [error]
     assert await room.begin()
 

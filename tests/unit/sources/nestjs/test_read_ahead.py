@@ -2,24 +2,17 @@
 
 import gc
 import tracemalloc
+from typing import Any
 
 import pytest
 
 from ai_task_processor.sources.nestjs.read_ahead import ENTRY_BYTES, LONG_BYTES, WORTH, ReadAhead
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.time = 100.0
-
-    def __call__(self) -> float:
-        return self.time
-
-
-def listed(ahead: ReadAhead, clock: Clock, *ids: str, took_s: float = 0.0) -> None:
+def listed(ahead: ReadAhead, clock: Any, *ids: str, took_s: float = 0.0) -> None:
     """A list that took so long brings these candidates."""
     ahead.asked()
-    clock.time += took_s
+    clock.advance(took_s)
     ahead.answered()
     for task_id in ids:
         assert ahead.keep(task_id, task_id.encode())
@@ -27,13 +20,12 @@ def listed(ahead: ReadAhead, clock: Clock, *ids: str, took_s: float = 0.0) -> No
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def ahead(clock: Any) -> ReadAhead:
+    return ReadAhead(10_000, 30.0, clock.monotonic)
 
 
-def test_candidates_come_in_the_order_of_the_list(clock: Clock) -> None:
+def test_candidates_come_in_the_order_of_the_list(ahead: ReadAhead, clock: Any) -> None:
     """First in, first out, each once; ``len`` and ``in`` tell what is there."""
-    ahead = ReadAhead(10_000, 30.0, clock)
     listed(ahead, clock, "c", "a", "b")
     assert (len(ahead), "a" in ahead, "x" in ahead) == (3, True, False)
     assert [ahead.take() for _ in range(4)] == [b"c", b"a", b"b", None]
@@ -43,9 +35,9 @@ def test_candidates_come_in_the_order_of_the_list(clock: Clock) -> None:
 @pytest.mark.parametrize(
     ("max_bytes", "age_s", "kept"), [(0, 30.0, 0), (10_000, 0.0, 0), (3 * (ENTRY_BYTES + 5), 30.0, 3)]
 )
-def test_the_bound_in_bytes_is_kept_and_0_keeps_nothing(clock: Clock, max_bytes: int, age_s: float, kept: int) -> None:
+def test_the_bound_in_bytes_is_kept_and_0_keeps_nothing(clock: Any, max_bytes: int, age_s: float, kept: int) -> None:
     """As many as fit with what their index takes."""
-    ahead = ReadAhead(max_bytes, age_s, clock)
+    ahead = ReadAhead(max_bytes, age_s, clock.monotonic)
     ahead.asked()
     ahead.answered()
     assert [ahead.keep(f"{n}", b"12345") for n in range(5)] == [n < kept for n in range(5)]
@@ -74,10 +66,10 @@ def test_the_bound_is_one_of_memory() -> None:
 
 
 @pytest.mark.parametrize("size", [0, LONG_BYTES - 8, LONG_BYTES, 50_000])
-def test_long_records_are_kept_small_and_come_back_as_they_were(clock: Clock, size: int) -> None:
+def test_long_records_are_kept_small_and_come_back_as_they_were(clock: Any, size: int) -> None:
     """Byte for byte, whatever their length; a text takes half of its bytes or less."""
     record = b'{"t":"%s"}' % b" ".join(b"%d words" % n for n in range(size // 4))[:size]
-    ahead = ReadAhead(10**6, 30.0, clock)
+    ahead = ReadAhead(10**6, 30.0, clock.monotonic)
     ahead.asked()
     ahead.answered()
     assert ahead.keep("a", record)
@@ -85,20 +77,17 @@ def test_long_records_are_kept_small_and_come_back_as_they_were(clock: Clock, si
     assert (ahead.take(), ahead.used_bytes) == (record, 0)
 
 
-def test_they_are_as_old_as_the_answer(clock: Clock) -> None:
+def test_they_are_as_old_as_the_answer(ahead: ReadAhead, clock: Any) -> None:
     """A list that took 10 s to make serves 30 s from its beginning, and then not a moment more."""
-    ahead = ReadAhead(10_000, 30.0, clock)
     listed(ahead, clock, "a", "b", "c", took_s=10.0)
-    clock.time += 29.9
+    clock.advance(29.9)
     assert ahead.take() == b"a"
-    clock.time += 0.1
+    clock.advance(0.1)
     assert ahead.take() is None
     assert len(ahead) == 0
 
 
-def test_a_new_list_replaces_the_old_one(clock: Clock) -> None:
-    """From the moment it is asked for."""
-    ahead = ReadAhead(10_000, 30.0, clock)
+def test_a_new_list_replaces_the_old_one(ahead: ReadAhead, clock: Any) -> None:
     listed(ahead, clock, "a", "b")
     ahead.asked()
     assert ahead.take() is None
@@ -106,9 +95,8 @@ def test_a_new_list_replaces_the_old_one(clock: Clock) -> None:
     assert [ahead.take(), ahead.take()] == [b"b", None]
 
 
-def test_what_is_dropped_does_not_come(clock: Clock) -> None:
+def test_what_is_dropped_does_not_come(ahead: ReadAhead, clock: Any) -> None:
     """Its memory is free at once; who was never here can be dropped as well."""
-    ahead = ReadAhead(10_000, 30.0, clock)
     listed(ahead, clock, "a", "b", "c")
     ahead.drop("a")
     ahead.drop("a")
@@ -120,12 +108,11 @@ def test_what_is_dropped_does_not_come(clock: Clock) -> None:
 @pytest.mark.parametrize(("took_s", "served_s"), [(0.0, 0.0), (0.005, 0.05), (1.0, 10.0), (20.0, 30.0)])
 @pytest.mark.parametrize("when", ["while it is read", "after it", "a thousand times"])
 def test_a_doubt_ends_a_list_when_it_was_worth_its_price(
-    clock: Clock, took_s: float, served_s: float, when: str
+    ahead: ReadAhead, clock: Any, took_s: float, served_s: float, when: str
 ) -> None:
     """A cheap list is replaced at once, a dear one when it has served ten times as long as it took, or is old."""
-    ahead = ReadAhead(10_000, 30.0, clock)
     ahead.asked()
-    clock.time += took_s
+    clock.advance(took_s)
     ahead.answered()
     for n in range(3):
         ahead.keep(f"{n}", b"%d" % n)
@@ -136,17 +123,16 @@ def test_a_doubt_ends_a_list_when_it_was_worth_its_price(
         ahead.doubt()
     assert WORTH * took_s == pytest.approx(served_s) or served_s == 30.0
     if served_s:
-        clock.time += served_s - 0.001
+        clock.advance(served_s - 0.001)
         assert ahead.take() == b"0"
-        clock.time += 0.0011
+        clock.advance(0.0011)
     assert ahead.take() is None
 
 
-def test_a_doubt_about_an_earlier_list_does_not_touch_the_next(clock: Clock) -> None:
+def test_a_doubt_about_an_earlier_list_does_not_touch_the_next(ahead: ReadAhead, clock: Any) -> None:
     """The next list was asked for after it."""
-    ahead = ReadAhead(10_000, 30.0, clock)
     listed(ahead, clock, "a")
     ahead.doubt()
     listed(ahead, clock, "b")
-    clock.time += 29.0
+    clock.advance(29.0)
     assert ahead.take() == b"b"

@@ -23,14 +23,11 @@ NOBODY = 65534
 
 async def refused(directory: Path) -> list[str]:
     """What the daemon and an operator's command say."""
-    lines = []
-    with pytest.raises(DataDirectoryError) as caught:
+    with pytest.raises(DataDirectoryError) as daemon:
         await data_directory.lock(directory, SystemClock(), 0.0)
-    lines.append(str(caught.value))
-    with pytest.raises(DataDirectoryError) as caught:
+    with pytest.raises(DataDirectoryError) as command:
         data_directory.locked(directory)
-    lines.append(str(caught.value))
-    return lines
+    return [str(daemon.value), str(command.value)]
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS])
@@ -91,11 +88,9 @@ async def test_a_lock_file_of_another_user_is_named_with_its_owner() -> None:
     with somebody_elses("lock") as directory:
         lines = await refused(directory)
         found, user = (directory / "lock").stat().st_uid, os.geteuid()
-    remedy = (
-        f"it belongs to user {found}; give it to user {user} with chown"
-        if found != user
-        else f"allow user {user} to read and write it"
-    )
+    remedy = f"allow user {user} to read and write it"
+    if found != user:
+        remedy = f"it belongs to user {found}; give it to user {user} with chown"
     for line in lines:
         assert line.startswith(f"{directory}/lock cannot be opened (Permission denied): {remedy}, or set DATA_DIR to")
 

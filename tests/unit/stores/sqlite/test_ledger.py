@@ -1,19 +1,8 @@
 """The outbox's memory of itself, where commits overlap."""
 
 from ai_task_processor.core.ports import OutboxDepth
-from ai_task_processor.models.task import Receipt, Record, TaskStatus
 from ai_task_processor.stores.sqlite.ledger import Ledger, Watermark
-
-
-def record(task_id: str = "a", body: bytes = b"null") -> Record:
-    return Record(
-        receipt=Receipt("aletheia", task_id),
-        task_type="t",
-        status=TaskStatus.SUCCEEDED,
-        fingerprint="f1",
-        finished_at=1.0,
-        body=body,
-    )
+from tests.unit.records import record
 
 
 def ledger_of(max_bytes: int, rows: list[tuple[str, str, str, int]]) -> Ledger:
@@ -63,7 +52,6 @@ def test_a_record_on_its_way_to_replace_a_waiting_one_counts_once() -> None:
 
 
 def test_a_refused_record_gives_way_to_what_was_there() -> None:
-    """A failed commit leaves everything as it was before."""
     ledger = ledger_of(10_000, [("a", "dead", "f1", 50)])
     before = ledger.depth(None)
     ledger.accept(record())
