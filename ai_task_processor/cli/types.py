@@ -22,6 +22,7 @@ from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.processors.chat.caller import chat_caller
 from ai_task_processor.processors.chat.processor import PromptProcessor
 from ai_task_processor.processors.chat.prompt_type import PromptType, load_prompt_types
+from ai_task_processor.processors.chat.settings import PromptSettings
 from ai_task_processor.processors.context import ProcessorContext
 from ai_task_processor.providers.circuits import ModelCircuits
 from ai_task_processor.providers.settings import ChatSettings, ModelSettings
@@ -41,7 +42,7 @@ def _list(_arguments: argparse.Namespace) -> int:
     if not types:
         _say("there are none: set TASK_TYPES to TOML files, or folders of them")
         return EX_OK
-    model = load_group(ChatSettings).model
+    model = load_group(PromptSettings).model
     _say(_ROW.format("TYPE", "MODEL", "RESULT", "TEXT"))
     for name, each in sorted(types.items()):
         result = each.result or ("text" if each.answer_schema is None else "whole answer")
@@ -58,7 +59,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _try(arguments: argparse.Namespace) -> int:
-    settings = load_settings(groups=(ChatSettings, ModelSettings))
+    settings = load_settings(groups=(ChatSettings, ModelSettings, PromptSettings))
     processor = PromptProcessor()
     processor.configure(settings)
     prompt_type = processor.types.get(arguments.name)

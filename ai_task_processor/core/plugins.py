@@ -92,15 +92,23 @@ def groups_of(components: Iterable[object]) -> Iterator[type[Group]]:
         yield from getattr(component, "settings_groups", ())
 
 
+def chat_groups_of(provider: object) -> Sequence[type[Group]]:
+    """The groups of settings that a provider declares for chat."""
+    return getattr(provider, "chat_groups", ())
+
+
 def built_in_groups() -> Sequence[type[Group]]:
     """The groups of every built-in, for documentation and tests."""
     components = [load(kind, name) for kind, names in BUILT_IN.items() for name in names]
-    return list(dict.fromkeys(groups_of(components)))
+    return list(dict.fromkeys(group for each in components for group in (*groups_of([each]), *chat_groups_of(each))))
 
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """The classes of the components that the settings select. ``provider``: of embeddings; ``chat``: of chat models."""
+    """The classes of the components that the settings select.
+
+    ``provider``: of embeddings; ``chat``: of chat models, None when nothing needs one.
+    """
 
     source: Any
     store: Any
@@ -114,8 +122,11 @@ def load_selected(
     dotenv: Path | None = Path(".env"),
     *,
     groups: Collection[type[Group]] = (),
+    chats: bool = False,
 ) -> tuple[Settings, Selected]:
-    """The settings of this process, and the components that they select. ``groups``: those of processors.
+    """The settings of this process, and the components that they select.
+
+    ``groups``: those of processors; ``chats``: some of them use chat models.
 
     Raises ``ConfigurationError`` with a line for every mistake.
     """
@@ -123,15 +134,20 @@ def load_selected(
     parts = reading.parse(PartsSettings)
     chosen: list[tuple[Kind, str]] = []
     if parts is not None:
-        providers = parts.embedding_provider, parts.chat_provider
-        chosen = [("sources", parts.task_source), ("stores", parts.store)]
-        chosen += [("providers", name) for name in providers] + [("sinks", name) for name in parts.sinks]
+        chosen = [("sources", parts.task_source), ("providers", parts.embedding_provider), ("stores", parts.store)]
+        chosen += [("sinks", name) for name in parts.sinks]
     found = []
     for kind, name in chosen:
         try:
             found.append(load(kind, name))
         except ConfigurationError as error:
             reading.problems += error.problems
-    settings = reading.settings([*groups_of(found), *groups])
-    source, store, provider, chat, *sinks = found
+    chat = None
+    if parts is not None and (chats or parts.task_types):
+        try:
+            chat = load("providers", parts.chat_provider)
+        except ConfigurationError as error:
+            reading.problems += error.problems
+    settings = reading.settings([*groups_of(found), *chat_groups_of(chat), *groups])
+    source, provider, store, *sinks = found
     return settings, Selected(source=source, provider=provider, chat=chat, store=store, sinks=sinks)

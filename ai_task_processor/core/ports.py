@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from ai_task_processor.core.component import Component
 from ai_task_processor.core.errors import Misconfigured
@@ -371,8 +371,10 @@ class Provider(Component, Protocol):
     """Models of one provider: texts to vectors, and conversations. ``name`` (``openai``) is a label of metrics.
 
     ``build`` makes one for embeddings, ``build_chat`` one for conversations. A provider that cannot do one of the two
-    leaves its method as it is here.
+    leaves its method as it is here. ``chat_groups``: the groups of settings that ``build_chat`` reads.
     """
+
+    chat_groups: ClassVar[tuple[type[Any], ...]] = ()
 
     @classmethod
     def build_chat(cls, services: Any) -> Any:  # noqa: ARG003 - for providers that can chat

@@ -190,7 +190,7 @@ class Reading:
         warnings = [line for name, line in self._dollars.items() if name in variables]
         warnings += [line for group in parsed.values() for line in group.warnings()]
         core = {name: parsed.pop(group) for name, group in _CORE.items()}
-        return Settings(**core, components=parsed, warnings=tuple(warnings))
+        return Settings(**core, components=parsed, warnings=tuple(dict.fromkeys(warnings)))
 
     def check(self) -> None:
         """Raises ``ConfigurationError`` when there are errors."""

@@ -26,11 +26,12 @@ from ai_task_processor.net.services import Services
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.processors.chat.caller import ChatCaller, chat_caller
+from ai_task_processor.processors.chat.settings import PromptSettings
 from ai_task_processor.processors.context import ProcessorContext
 from ai_task_processor.processors.embedding import MicroBatcher, micro_batcher
 from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.providers.circuits import ModelCircuits
-from ai_task_processor.providers.settings import ChatSettings, ModelSettings
+from ai_task_processor.providers.settings import ModelSettings
 
 #: seconds until the next check whether something may be claimed: store not accepting, delivery behind
 STORAGE_LOOK_S, DELIVERY_LOOK_S = 0.5, 0.005
@@ -93,7 +94,7 @@ def assemble(
     source: TaskSource = selected.source.build(services)
     sinks: Sequence[Sink] = [sink.build(services) for sink in selected.sinks]
     provider: Provider | None = selected.provider.build(services)
-    chat_provider: Provider | None = selected.chat.build_chat(services) if factory.chats else None
+    chat_provider: Provider | None = selected.chat.build_chat(services) if selected.chat is not None else None
 
     recovery = Recovery(store.journal, store.outbox, source=services.source, clock=clock)
     running = RunningTasks()
@@ -209,7 +210,7 @@ def _services(
 ) -> Services:
     """What every component gets."""
     model = settings[ModelSettings]
-    chat_models = [settings[ChatSettings].model] if factory.chats else []
+    chat_models = [settings[PromptSettings].model] if factory.chats else []
     metrics = Metrics(
         version=__version__,
         provider=model.mode,

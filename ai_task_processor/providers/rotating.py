@@ -31,7 +31,8 @@ class RotatingProvider(Provider):
     ``key`` is the current one. ``models``: those that ``doctor`` checks.
     """
 
-    settings_groups: ClassVar = (ModelSettings, ChatSettings)
+    settings_groups: ClassVar = (ModelSettings,)
+    chat_groups: ClassVar = (ChatSettings,)
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import ROOT, Finished, WatchedSandbox
+from tests.e2e.conftest import ROOT, Finished, WatchedSandbox, eventually
 
 Start = Callable[..., Awaitable[Any]]
 Command = Callable[..., Awaitable[Finished]]
@@ -76,7 +76,7 @@ async def test_a_model_with_bad_habits(
 
 
 async def test_an_outage_fails_nothing_and_a_kill_loses_nothing(
-    sandbox: WatchedSandbox, daemon: Start, example: Path, eventually: Callable[..., Awaitable[Any]]
+    sandbox: WatchedSandbox, daemon: Start, example: Path
 ) -> None:
     """503s and resets, then SIGKILL in the middle: all succeed, and what was stored is not paid for again."""
     sandbox.model_latency_s = 0.05

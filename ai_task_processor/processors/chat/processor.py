@@ -17,7 +17,7 @@ from ai_task_processor.core.ports import ChatAnswer, ChatRequest, Message
 from ai_task_processor.core.settings import Settings
 from ai_task_processor.models.task import Task, TaskResult, Usage
 from ai_task_processor.processors.base import BaseProcessor
-from ai_task_processor.providers.settings import ChatSettings
+from ai_task_processor.processors.chat.settings import PromptSettings
 
 if TYPE_CHECKING:
     from ai_task_processor.processors.chat.prompt_type import PromptType
@@ -45,7 +45,7 @@ class _Usable:
 class PromptProcessor(BaseProcessor):
     """``types``: the prompt types by name."""
 
-    settings_groups: ClassVar = (ChatSettings,)
+    settings_groups: ClassVar = (PromptSettings,)
 
     def __init__(self) -> None:
         self.types: Mapping[str, PromptType] = {}
@@ -114,7 +114,7 @@ class PromptProcessor(BaseProcessor):
     def _model(self, prompt_type: "PromptType", content: object) -> str:
         named = content.get("model") if isinstance(content, Mapping) else None
         usable = isinstance(named, str) and 0 < len(named) <= 256
-        name = named if usable else prompt_type.model or self.context.settings[ChatSettings].model
+        name = named if usable else prompt_type.model or self.context.settings[PromptSettings].model
         return self.context.model_aliases.get(str(name), str(name))
 
     async def _answered(self, prompt_type: "PromptType", first: ChatRequest) -> tuple[object, Usage]:

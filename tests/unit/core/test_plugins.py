@@ -15,7 +15,7 @@ from ai_task_processor.core.plugins import Kind, Plugin, built_in_groups, instal
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.rotating import RotatingProvider
-from ai_task_processor.providers.settings import ModelSettings
+from ai_task_processor.providers.settings import ChatSettings, ModelSettings
 from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.sources.nestjs.source import NestTaskSource
 from ai_task_processor.stores.sqlite.settings import StoreSettings
@@ -117,7 +117,7 @@ def test_the_defaults_select_the_daemon_as_it_is(install: Install) -> None:
     assert (selected.source, selected.store, selected.provider) == (NestTaskSource, SqliteStore, RotatingProvider)
     assert selected.sinks == []
     assert settings.components.keys() == {ApiSettings, AuthSettings, ModelSettings, StoreSettings}
-    assert set(built_in_groups()) == settings.components.keys()
+    assert set(built_in_groups()) - {ChatSettings} == settings.components.keys()
 
 
 def test_a_source_without_oauth2_asks_for_nothing_of_it(install: Install) -> None:
@@ -131,6 +131,22 @@ def test_a_source_without_oauth2_asks_for_nothing_of_it(install: Install) -> Non
     assert settings[FolderSettings].folder == Path("/tasks")
     assert settings[ModelSettings].mode == "mock"
     assert settings.components.keys() == {FolderSettings, ModelSettings, StoreSettings}
+
+
+@pytest.mark.parametrize("needed", ["TASK_TYPES", "chats"])
+def test_the_provider_of_chat_is_selected_when_it_is_needed(needed: str) -> None:
+    """By prompt types, or a processor; without them its settings are not read."""
+    given = {"API_BASE_URL": "https://api.test", "OAUTH2_TOKEN_URL": "https://id.test", "OAUTH2_CLIENT_ID": "i"}
+    given |= {"OAUTH2_CLIENT_SECRET": "s", "CHAT_BASE_URL": "nonsense", "CHAT_PROVIDER": "none-such"}
+    assert load_selected(given, None)[1].chat is None
+    types = {"TASK_TYPES": "types"} if needed == "TASK_TYPES" else {}
+    (line,) = problems(lambda: load_selected({**given, **types}, None, chats=not types))
+    assert line.startswith("EMBEDDING_PROVIDER or CHAT_PROVIDER names no provider that is installed: 'none-such'")
+    given["CHAT_PROVIDER"] = "openai"
+    (line,) = problems(lambda: load_selected({**given, **types}, None, chats=not types))
+    assert line.startswith("CHAT_BASE_URL must be ")
+    del given["CHAT_BASE_URL"]
+    assert load_selected({**given, **types}, None, chats=not types)[1].chat is RotatingProvider
 
 
 def test_groups_of_processors_are_read_with_the_others(install: Install) -> None:

@@ -15,8 +15,8 @@ from ai_task_processor.core.settings import load_settings
 from ai_task_processor.models.task import Task, Usage
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.processors.chat.processor import PromptProcessor
+from ai_task_processor.processors.chat.settings import PromptSettings
 from ai_task_processor.processors.factory import ProcessorFactory
-from ai_task_processor.providers.settings import ChatSettings
 from ai_task_processor.testing.context import processor_context
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def processor(folder: Path, clock: "FakeClock", chat: Chat | None) -> PromptProc
     made = PromptProcessor()
     made.context = processor_context(
         {"TASK_TYPES": str(folder), "CHAT_MODEL": "usual"},
-        [ChatSettings],
+        [PromptSettings],
         clock=clock,
         chat=chat,
         metrics=Metrics(version="0", provider="openai", chat_models=["usual"], chat_types=["rate", "plain"]),
@@ -221,7 +221,7 @@ def test_it_waits_with_the_model(tmp_path: Path, clock: "FakeClock") -> None:
 
 def test_without_types_it_asks_for_no_model(clock: "FakeClock") -> None:
     factory = ProcessorFactory()
-    factory.configure(load_settings({}, None, groups=[ChatSettings]))
+    factory.configure(load_settings({}, None, groups=[PromptSettings]))
     assert (factory.chats, factory.chat_types) == (False, frozenset())
     (prompts,) = (each for each in factory.processors if isinstance(each, PromptProcessor))
     assert prompts.hold_s() == inf, "polls would go on while the model of the embeddings is paused"
@@ -230,4 +230,4 @@ def test_without_types_it_asks_for_no_model(clock: "FakeClock") -> None:
 def test_the_types_of_others_are_not_taken(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('type = "text_embedding"\ninstructions = "x"\n')
     with pytest.raises(ConfigurationError, match="'text_embedding' of PromptProcessor belongs to TextEmbedding"):
-        ProcessorFactory().configure(load_settings({"TASK_TYPES": str(tmp_path)}, None, groups=[ChatSettings]))
+        ProcessorFactory().configure(load_settings({"TASK_TYPES": str(tmp_path)}, None, groups=[PromptSettings]))
