@@ -322,13 +322,12 @@ class ChatCaller(Component):
 
 def _key(request: ChatRequest) -> bytes:
     """Of the messages. Raises ``InputRefused`` for what is no Unicode."""
-    digest = hashlib.sha256(request.model.encode())
-    for message in request.messages:
-        try:
-            digest.update(b"\0" + message.role.encode() + message.content.encode())
-        except UnicodeEncodeError as error:
-            raise InputRefused("invalid_text", "the text is not valid Unicode") from error
-    return digest.digest()
+    try:
+        parts = [request.model.encode()]
+        parts += [f"{message.role}\n{message.content}".encode() for message in request.messages]
+    except UnicodeEncodeError as error:
+        raise InputRefused("invalid_text", "the text is not valid Unicode") from error
+    return hashlib.sha256(b"\0".join(parts)).digest()
 
 
 def chat_caller(

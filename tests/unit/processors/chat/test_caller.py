@@ -251,6 +251,7 @@ async def test_too_many_models_at_once(chat: Setting, monkeypatch: pytest.Monkey
 
 async def test_what_is_no_unicode_is_the_tasks_fault(chat: Setting) -> None:
     assert await chat.ask("\ud800") == "InputRefused"
+    assert await chat.ask("text", "\ud800") == "InputRefused"
     assert chat.model.calls == []
 
 
