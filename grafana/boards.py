@@ -673,6 +673,12 @@ def model() -> Json:
                 queries=quantiles("task_processing_duration_seconds"),
                 unit="s",
             ),
+            Graph(
+                title="Calls inside tasks",
+                text="Of tasks with several calls: made, or answered from the store after a crash or a retry.",
+                queries={"{{outcome}}": f"{per_second('steps_total', by='outcome')} > 0"},
+                unit="ops",
+            ),
             transitions("model"),
         ],
     )

@@ -265,12 +265,34 @@ class SourceMemory(Protocol):
         """All ids that have not expired."""
 
 
+class StepStore(Protocol):
+    """The answers of calls inside unfinished tasks, as JSON.
+
+    The key of an answer: the task, the fingerprint of the task's content, and the name of the step. A task's answers
+    are erased together with its outcome: when ``Outbox.put`` stores it, at the latest when it is acknowledged or
+    dropped. A store may also delete the oldest answers to keep within its size: then a call may be made again.
+    """
+
+    async def load(self, task_id: str, fingerprint: str) -> Mapping[str, bytes]:
+        """The answers of a task, by name; only those for this content. Raises ``OutboxUnwritable``."""
+
+    def save(self, task_id: str, fingerprint: str, name: str, answer: bytes) -> Awaitable[None]:
+        """Store an answer; replaces one of the same name. Accepted at once, also when the caller is cancelled.
+
+        The awaitable resolves when it is durable, and raises ``OutboxUnwritable``.
+        """
+
+    async def erase(self, task_id: str) -> None:
+        """Delete all answers of a task, whatever its content. Raises ``OutboxUnwritable``."""
+
+
 class Store(Component, Protocol):
-    """Durable state of one selected source: outcomes, attempts, and the ids that the source stores."""
+    """Durable state of one selected source: outcomes, attempts, steps, and the ids that the source stores."""
 
     outbox: Outbox
     journal: Journal
     memory: SourceMemory
+    steps: StepStore
     #: a directory for small files of the daemon, None when there is none
     directory: Path | None = None
 

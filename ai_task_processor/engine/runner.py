@@ -17,6 +17,7 @@ from ai_task_processor.core.records import to_record
 from ai_task_processor.engine.outcome import MAX_ATTEMPTS, classify
 from ai_task_processor.engine.persistence import Persistence
 from ai_task_processor.engine.reporting import Reporter
+from ai_task_processor.engine.steps import Attempt, TaskSteps
 from ai_task_processor.models.task import (
     Cancelled,
     Claim,
@@ -59,6 +60,7 @@ class TaskRunner:
         source: TaskSource,
         outbox: Outbox,
         journal: Journal,
+        steps: TaskSteps,
         find: Callable[[Task], Processor | None],
         persisted: Callable[[Record], None],
         timeout_s: float,
@@ -72,6 +74,7 @@ class TaskRunner:
         self._persistence = Persistence(outbox, reporter, persisted=persisted, clock=clock, metrics=metrics, rng=rng)
         self._source = source
         self._journal = journal
+        self._steps = steps
         self._find = find
         self._timeout_s = timeout_s
         self._clock = clock
@@ -91,6 +94,11 @@ class TaskRunner:
         """Persist the outcome ``Cancelled`` for this task."""
         await self._persistence.persist(self._record(claim, Cancelled()))
         await self._journal.settle(claim.task.id)
+
+    async def lost(self, claim: Claim) -> None:
+        """Another owner has the task: forget attempts and steps."""
+        await self._journal.settle(claim.task.id)
+        await self._steps.erase(claim.task.id)
 
     async def _run(self, claim: Claim, tries: Tries) -> bool:
         task = claim.task if tries.started == claim.task.attempt else replace(claim.task, attempt=tries.started)
@@ -117,7 +125,7 @@ class TaskRunner:
             processor = self._find(task)
             if processor is None:
                 return Released(0.0, "no processor wants it any more"), None
-            with Deadline(min(self._timeout_s, task.timeout_s or inf)):
+            with Attempt(task), Deadline(min(self._timeout_s, task.timeout_s or inf)):
                 result = await processor.process(task)
             return Completed(result), self._record(claim, Completed(result))
         except _ENDS as error:

@@ -156,4 +156,4 @@ class Slots:
         if reason == "cancelled":
             await self._runner.cancel(claim)
         else:
-            await self._journal.settle(claim.task.id)
+            await self._runner.lost(claim)

@@ -20,6 +20,7 @@ from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.runner import TaskRunner
 from ai_task_processor.engine.scheduler import TaskScheduler
 from ai_task_processor.engine.slots import Slots
+from ai_task_processor.engine.steps import TaskSteps
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.net.secrets import Secrets
 from ai_task_processor.net.services import Services
@@ -109,10 +110,12 @@ def assemble(
         metrics=metrics,
         rng=rng,
     )
+    steps = TaskSteps(store.steps, metrics)
     runner = TaskRunner(
         source=source,
         outbox=store.outbox,
         journal=store.journal,
+        steps=steps,
         find=factory.find,
         persisted=delivery.offer,
         timeout_s=worker.task_timeout_s,
@@ -177,6 +180,7 @@ def assemble(
             wait_s=WAIT_SHARE * worker.task_timeout_s,
             embedder=embedder,
             chat=chat,
+            steps=steps,
             default_model=model.default_embedding_model,
             model_aliases=model.aliases,
             result_as_object=model.embedding_result == "object",

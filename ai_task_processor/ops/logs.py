@@ -38,6 +38,9 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     claims.renewed          it can again
     task.quarantined        three of its isolated runs killed the process: not started again
     recovery.started        these tasks were in flight when a process died, and so many of them wait to run isolated
+    step.not_stored         an answer inside a task is too large to be stored: after a crash its call is made again
+    steps.failed            the answers inside tasks cannot be stored or read
+    steps.restored          they can again
     result.lost             disk and process failed together: put the task back to pending
     text.set_aside          a model fails for one text and serves others: it is retried, each time after a longer delay
     call.given_up           it hangs while later ones are served: its texts are sent again in parts

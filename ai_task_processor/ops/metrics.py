@@ -37,6 +37,7 @@ ANSWER_OUTCOMES = ("ok", "repaired", "truncated", "filtered", "refused", "invali
 POLL_OUTCOMES = ("tasks", "empty", "throttled", "auth_error", "client_error", "server_error", "network_error",
                  "invalid")  # fmt: skip
 TASK_STATUSES = ("succeeded", "failed", "released")
+STEP_OUTCOMES = ("run", "replayed")
 DELIVERY_OUTCOMES = ("acknowledged", "retried", "refused", "gone", "conflict")
 TOKEN_OUTCOMES = ("ok", "rejected", "error")
 SERVICES = ("api_poll", "api_delivery", "model", "chat", "token")
@@ -152,6 +153,12 @@ class Metrics:
         self._in_flight = one(Gauge, "tasks_in_flight", "Tasks being processed.")
         self._slots = one(Gauge, "slots", "Tasks that may be processed at once.")
         self._stuck = one(Gauge, "stuck_tasks", "Tasks that outlived their deadline and do not end.")
+        self._steps = self._many(
+            Counter,
+            "steps_total",
+            "Calls inside tasks that were made, or answered from the store.",
+            _Axis.of("outcome", STEP_OUTCOMES, other=False),
+        )
         # --- delivery
         self._deliveries = many(Counter, "deliveries_total", "Deliveries, by outcome.", outcome=DELIVERY_OUTCOMES)
         self._outbox_records = one(Gauge, "outbox_records", "Results waiting to be delivered.")
@@ -282,6 +289,10 @@ class Metrics:
         """``end_to_end_s`` is None when the source did not say when the task was created."""
         if end_to_end_s is not None:
             self._end_to_end(task_type).observe(_amount(end_to_end_s))
+
+    def step(self, outcome: str) -> None:
+        """``outcome``: one of ``STEP_OUTCOMES``."""
+        self._steps(outcome).inc()
 
     def slots(self, total: int) -> None:
         self._slots.set(_amount(total))

@@ -6,7 +6,7 @@ implementations of this package pass the same suites.
 
 from ai_task_processor.testing.chat import ChatCase, check_chat_provider
 from ai_task_processor.testing.context import processor_context
-from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox, MemoryStore
+from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox, MemorySteps, MemoryStore
 from ai_task_processor.testing.processor import PROCESSOR_PROMISES, ProcessorCase, check_processor
 from ai_task_processor.testing.provider import PROVIDER_PROMISES, ProviderCase, check_provider
 from ai_task_processor.testing.sink import SINK_PROMISES, SinkCase, check_sink
@@ -22,6 +22,7 @@ __all__ = [
     "ChatCase",
     "MemoryJournal",
     "MemoryOutbox",
+    "MemorySteps",
     "MemoryStore",
     "ProcessorCase",
     "ProviderCase",

@@ -1,4 +1,4 @@
-"""Outbox and journal in memory, for tests: they pass the same suite, but nothing survives a restart."""
+"""Outbox, steps and journal in memory, for tests: they pass the same suite, but nothing survives a restart."""
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,8 +15,30 @@ from ai_task_processor.stores.sqlite.ledger import Watermark
 from ai_task_processor.stores.sqlite.schema import STRANDED_AFTER_S
 
 
+class MemorySteps:
+    """``ports.StepStore`` in a dictionary."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, dict[str, tuple[str, bytes]]] = {}
+
+    async def load(self, task_id: str, fingerprint: str) -> Mapping[str, bytes]:
+        found = self._answers.get(task_id, {}).items()
+        return {name: answer for name, (content, answer) in found if content == fingerprint}
+
+    def save(self, task_id: str, fingerprint: str, name: str, answer: bytes) -> asyncio.Future[None]:
+        self._answers.setdefault(task_id, {})[name] = fingerprint, answer
+        return _done()
+
+    async def erase(self, task_id: str) -> None:
+        self.forget(task_id)
+
+    def forget(self, task_id: str) -> None:
+        """``erase``, at once."""
+        self._answers.pop(task_id, None)
+
+
 class MemoryOutbox:
-    """``ports.Outbox`` and ``ports.SourceMemory`` in dictionaries."""
+    """``ports.Outbox`` and ``ports.SourceMemory`` in dictionaries. ``steps``: erased with the outcome."""
 
     writable = True
 
@@ -28,6 +50,7 @@ class MemoryOutbox:
         self._quarantined: dict[str, Record] = {}
         self._requests: list[tuple[str, str]] = []
         self._remembered: dict[str, float] = {}
+        self.steps = MemorySteps()
 
     @property
     def _places(self) -> tuple[dict[str, Record], ...]:
@@ -38,6 +61,7 @@ class MemoryOutbox:
         return self._watermark.full
 
     def put(self, record: Record) -> asyncio.Future[None]:
+        self.steps.forget(record.task_id)
         return self._store(record, self._waiting)
 
     def quarantine(self, record: Record) -> asyncio.Future[None]:
@@ -47,9 +71,7 @@ class MemoryOutbox:
         self._remove(record.task_id)
         place[record.task_id] = record
         self._measure()
-        done = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
+        return _done()
 
     async def held(self, task_ids: Sequence[str]) -> Mapping[str, Held]:
         found: dict[str, Held] = {}
@@ -160,6 +182,7 @@ class MemoryStore(Store):
 
     def __init__(self, source: str, clock: Clock, max_bytes: int = 2**30) -> None:
         self.outbox = self.memory = MemoryOutbox(max_bytes, clock)
+        self.steps = self.outbox.steps
         self.journal = MemoryJournal(monotonic=clock.monotonic, source=source)
 
     @classmethod
@@ -176,3 +199,9 @@ class MemoryStore(Store):
 
     def problems(self) -> Sequence[Problem]:
         return (Problem("outbox_full"),) if self.outbox.full else ()
+
+
+def _done() -> asyncio.Future[None]:
+    done = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    return done

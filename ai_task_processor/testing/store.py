@@ -383,6 +383,55 @@ async def results_survive_a_kill(case: StoreCase) -> None:
         assert store.recovered == 1
 
 
+# --- steps
+
+
+async def a_step_is_found_by_task_content_and_name(case: StoreCase) -> None:
+    """Bytes for bytes, also under unusual names; the same name replaces; other content and other tasks have none."""
+    steps = case.store.steps
+    assert await steps.load("a", "f1") == {}
+    await steps.save("a", "f1", "x", b"1")
+    await steps.save("a", "f1", "x", b"[1]")
+    await steps.save("a", "f1", "\u00e9 \U0001f600'", '"\u2028\u0000"'.encode())
+    await steps.save("b", "f1", "x", b"2")
+    assert await steps.load("a", "f1") == {"x": b"[1]", "\u00e9 \U0001f600'": '"\u2028\u0000"'.encode()}
+    assert await steps.load("a", "f2") == {}
+    assert await steps.load("b", "f1") == {"x": b"2"}
+
+
+async def steps_are_erased_with_their_outcome(case: StoreCase) -> None:
+    """Nothing of a task is left once its outcome is acknowledged, whatever its content was; others keep theirs."""
+    steps, outbox = case.store.steps, case.store.outbox
+    for task_id in ("a", "b"):
+        await steps.save(task_id, "f1", "x", b"1")
+        await steps.save(task_id, "f2", "y", b"2")
+    await outbox.put(record("a"))
+    await outbox.delivered("a")
+    assert [await steps.load("a", content) for content in ("f1", "f2")] == [{}, {}]
+    assert await steps.load("b", "f1") == {"x": b"1"}
+    assert await outbox.due(NOW, 10) == []
+
+
+async def steps_are_erased_without_an_outcome(case: StoreCase) -> None:
+    """``erase`` deletes what a task has, and may find nothing."""
+    steps = case.store.steps
+    await steps.save("a", "f1", "x", b"1")
+    await steps.erase("a")
+    await steps.erase("unknown")
+    assert await steps.load("a", "f1") == {}
+
+
+async def steps_survive_a_kill(case: StoreCase) -> None:
+    """A step whose ``save`` has resolved is there for the next process, and is erased with the outcome there."""
+    if case.restart is not None:
+        await case.store.steps.save("a", "f1", "x", b"1" * 1000)
+        store = await case.restart()
+        assert await store.steps.load("a", "f1") == {"x": b"1" * 1000}
+        await store.outbox.put(record("a"))
+        await store.outbox.delivered("a")
+        assert await store.steps.load("a", "f1") == {}
+
+
 # --- what a source remembers
 
 
@@ -428,6 +477,10 @@ STORE_PROMISES: Sequence[StorePromise] = (
     what_was_counted_in_vain_is_kept,
     what_ran_at_a_kill_is_known_afterwards,
     results_survive_a_kill,
+    a_step_is_found_by_task_content_and_name,
+    steps_are_erased_with_their_outcome,
+    steps_are_erased_without_an_outcome,
+    steps_survive_a_kill,
     a_source_remembers_until_its_time,
     a_ready_store_accepts,
 )

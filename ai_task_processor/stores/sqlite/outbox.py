@@ -16,9 +16,10 @@ from ai_task_processor.core.ports import Clock, Held, OutboxDepth
 from ai_task_processor.models.task import Receipt, Record
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.stores.sqlite import directory as data_directory
-from ai_task_processor.stores.sqlite import salvage, schema
+from ai_task_processor.stores.sqlite import salvage, schema, steps
 from ai_task_processor.stores.sqlite.ledger import Ledger
 from ai_task_processor.stores.sqlite.migration import migrate
+from ai_task_processor.stores.sqlite.steps import SqliteSteps
 from ai_task_processor.stores.sqlite.writer import Many, Writer
 
 T = TypeVar("T")
@@ -33,6 +34,7 @@ _PUTS = Many(schema.put_all, schema.PUT_AT_ONCE)
 class SqliteOutbox:
     """``ports.Outbox`` and ``ports.SourceMemory`` of a source, in a directory that is locked while it is open.
 
+    ``steps``: the answers of calls inside unfinished tasks, erased by the commit that stores the outcome.
     ``recovered`` counts the waiting records that an earlier process left. Calls that write raise
     ``OutboxUnwritable`` when their commit fails. A damaged file is renamed and its readable records are copied into
     a new one; ``lost`` is called with the id of each task whose record is unreadable, None when the id is, too.
@@ -57,6 +59,7 @@ class SqliteOutbox:
         self._writer = Writer(self._connect)
         self._erasures = Many(lambda db, ids: schema.erase_all(db, source, ids), schema.ERASE_AT_ONCE)
         self._ledger = Ledger(source, max_bytes)
+        self.steps = SqliteSteps(self._writer, source, max_bytes=max_bytes, clock=clock)
         self._lock: int | None = None
         self._oldest: float | None = None
         self.recovered = 0
@@ -119,15 +122,22 @@ class SqliteOutbox:
     def put(self, record: Record) -> asyncio.Future[None]:
         """Accepted when it returns: ``held`` shows it, and it is written even if the future is cancelled."""
         self._ledger.accept(record)
+        work = partial(schema.put, record=record)
+        stepped = record.task_id in self.steps
         return self._writer.submit(
-            partial(schema.put, record=record),
+            self.steps.erasing(record.task_id, work) if stepped else work,
             writes=True,
-            many=_PUTS,
+            many=None if stepped else _PUTS,
             about=record.task_id,
             item=record,
-            committed=lambda _: self._ledger.committed(record),
+            committed=lambda _: self._committed(record, stepped=stepped),
             failed=lambda: self._ledger.refuse(record),
         )
+
+    def _committed(self, record: Record, *, stepped: bool) -> None:
+        self._ledger.committed(record)
+        if stepped:
+            self.steps.forget(record.task_id)
 
     def quarantine(self, record: Record) -> asyncio.Future[None]:
         return self._write(
@@ -237,10 +247,12 @@ class SqliteOutbox:
                 migrate(db, self._path)
                 return self._open_database()
             schema.create(db, self._path)
+            stepped = steps.summaries(db, self._clock.now().timestamp())
         except BaseException:
             salvage.leave(db, self._path)
             raise
         self._writer.call_in_loop(self._ledger.reload, rows)
+        self._writer.call_in_loop(self.steps.reload, stepped)
         return db
 
     def _salvage(self, reason: str) -> None:

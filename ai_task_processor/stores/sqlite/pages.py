@@ -74,7 +74,7 @@ def rows(image: bytes, fetch: Fetch) -> Iterator[tuple[int, tuple[Value, ...] | 
 
 def entries(image: bytes, fetch: Fetch) -> Iterator[tuple[Value, ...]]:
     """The readable entries of an index on a page: the columns, and the rowid last."""
-    kind = image[0] if image[0] in INDEX else 0
+    kind = image[0] if image[0] in INDEX else -1  # not 0: overflow pages begin with it
     local = (len(image) - 12) * 64 // 255 - 23
     for cell in _readable_cells(image, kind):
         try:

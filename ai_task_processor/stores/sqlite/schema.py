@@ -61,6 +61,10 @@ CREATE TABLE IF NOT EXISTS requests (id INTEGER PRIMARY KEY, action TEXT NOT NUL
 CREATE TABLE IF NOT EXISTS remembered (
     source TEXT NOT NULL, until REAL NOT NULL, id TEXT NOT NULL, PRIMARY KEY (source, until, id)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS steps (
+    source TEXT NOT NULL, task_id TEXT NOT NULL, name TEXT NOT NULL, fingerprint TEXT NOT NULL, saved_at REAL NOT NULL,
+    checksum INTEGER NOT NULL, answer BLOB NOT NULL, PRIMARY KEY (source, task_id, name)
+) WITHOUT ROWID;
 PRAGMA user_version = {VERSION};
 """
 #: schema 1, of the releases until November 2026

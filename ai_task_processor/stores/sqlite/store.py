@@ -39,6 +39,7 @@ class SqliteStore(Store):
         self.outbox = self.memory = SqliteOutbox(
             self.directory, source, max_bytes=settings.outbox_max_bytes, clock=services.clock, lost=services.lost
         )
+        self.steps = self.outbox.steps
         self.journal = FileJournal(self.directory, source, _soon)
 
     @property

@@ -15,6 +15,7 @@ from ai_task_processor.core import errors
 from ai_task_processor.core.ports import Clock
 from ai_task_processor.engine.outcome import classify
 from ai_task_processor.engine.runner import TaskRunner
+from ai_task_processor.engine.steps import TaskSteps
 from ai_task_processor.models.task import (
     Completed,
     Failed,
@@ -130,6 +131,7 @@ class Room:
             source=self.source,
             outbox=self.outbox,
             journal=self.journal,
+            steps=TaskSteps(self.outbox.steps, self.metrics),
             find=lambda task: Processor(work) if task.type == "text_embedding" else None,
             persisted=self.persisted.append,
             timeout_s=timeout_s,

@@ -94,6 +94,9 @@ class Runner:
     async def cancel(self, claim: Claim) -> None:
         self.abandoned.append(claim.task.id)
 
+    async def lost(self, claim: Claim) -> None:
+        await self.journal.settle(claim.task.id)
+
     async def run(self, claim: Claim, tries: Tries) -> bool:
         task_id = claim.task.id
         self.started.append((self._clock.monotonic(), task_id))

@@ -24,6 +24,7 @@ from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.runner import TaskRunner
 from ai_task_processor.engine.scheduler import TaskScheduler
 from ai_task_processor.engine.slots import Slots
+from ai_task_processor.engine.steps import TaskSteps
 from ai_task_processor.models.task import Claim, Completed, Failure, Outcome, Receipt, Record, Task, TaskResult
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops import logs
@@ -144,8 +145,15 @@ class Process(StubSource):
         common: dict[str, Any] = {"clock": clock, "metrics": self.metrics, "rng": rng}
         self.delivery = Delivery(self.outbox, self, gate=self.gates[2], concurrency=SLOTS, **common)
         parts: dict[str, Any] = {"source": self, "journal": self.journal}
+        steps = TaskSteps(self.outbox.steps, self.metrics)
         runner = TaskRunner(
-            outbox=self.outbox, find=self._find, persisted=self.delivery.offer, timeout_s=1e6, **parts, **common
+            outbox=self.outbox,
+            steps=steps,
+            find=self._find,
+            persisted=self.delivery.offer,
+            timeout_s=1e6,
+            **parts,
+            **common,
         )
         deciding: dict[str, Any] = {"admission": self.admission, "recovery": self.recovery}
         slots = Slots(SLOTS, runner=runner, running=self.running, clock=clock, **parts, **deciding)

@@ -20,7 +20,7 @@ NAMES = """
     listed_records_total read_ahead_tasks
     tasks_processed_total task_processing_duration_seconds task_wait_seconds task_end_to_end_seconds
     tasks_in_flight slots stuck_tasks
-    deliveries_total outbox_records outbox_oldest_age_seconds outbox_bytes dead_letters
+    steps_total deliveries_total outbox_records outbox_oldest_age_seconds outbox_bytes dead_letters
     quarantined_tasks
     results_recovered_total results_lost_total ambiguous_deliveries_total
     model_requests_total model_request_duration_seconds model_tokens_total batch_size batch_isolations_total
