@@ -15,6 +15,7 @@ import ssl
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from io import BytesIO
@@ -23,6 +24,8 @@ from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 import httpx2
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from ai_task_processor import __version__
@@ -35,7 +38,7 @@ from ai_task_processor.net.tls import Tls, alert, shared_tls
 
 MAX_ANSWER_BYTES = 32 * 2**20
 MAX_REFUSAL_BYTES = 2**20
-MAX_HEADER_BYTES = 2**16
+MAX_HEADER_BYTES, MAX_HEADERS = 2**16, 1000
 #: seconds to connect to one address, and to get a connection at all: what takes longer was not sent
 CONNECT_TIMEOUT_S, POOL_TIMEOUT_S = 10.0, 30.0
 #: how long an unused connection is kept, unless the server says less: beyond the usual 30 s between two polls,
@@ -46,6 +49,7 @@ LARGE_BYTES = 2**20
 #: life of a resolved name, seconds
 DNS_TTL_S = 10
 
+_BLANK_LINE = re.compile(rb"\n\r?\n")
 _KEEPALIVE = re.compile(r"\btimeout=(\d{1,5})\b")
 #: where the parser's sentence ends and what it shows of the answer begins
 _SHOWN = re.compile(r"\n\n|:?\s+b?(?=['\"](?![A-Za-z-]{1,30}['\"]))")
@@ -54,8 +58,8 @@ _ENDED: Mapping[type[BaseException], str] = {
     aiohttp.ClientPayloadError: "the server closed the connection without a whole answer",
     aiohttp.ClientOSError: "the server closed the connection before it had the whole request",
 }
-#: ValueError: a header or a URL that cannot be written
-_FOREIGN = (aiohttp.ClientError, OSError, ValueError)
+#: HttpProcessingError: a body that cannot be parsed; ValueError: a header or a URL that cannot be written
+_FOREIGN = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 
 
 class Bearer(Protocol):
@@ -275,8 +279,63 @@ class _Request(aiohttp.ClientRequest):
         return response
 
 
+class _Handler(ResponseHandler):
+    """aiohttp's protocol of one connection, but bytes behind a whole answer do not lose the answer.
+
+    A parser that fails drops the messages of the same ``feed_data``. So each head is fed without what follows it.
+    The connection is closed after such an answer.
+    """
+
+    #: the final head of this request has come
+    _headed = False
+    #: the last bytes before it: two packets may share a blank line
+    _last = b""
+
+    def set_response_params(self, **how: Any) -> None:
+        self._headed, self._last = False, b""
+        super().set_response_params(**how)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """One head, and the stream of its body."""
+        head = data[0]
+        self._headed = head.code >= HTTPStatus.OK
+        told = head.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in head.headers
+        if head.code == HTTPStatus.NO_CONTENT and told:
+            self.force_close()  # The body that a 204 cannot have may still follow.
+        super().feed_data(data, size)
+
+    def data_received(self, data: bytes) -> None:
+        for piece in (data,) if self._headed else self._pieces(data):
+            if not isinstance(self._exception, HttpProcessingError):
+                super().data_received(piece)
+
+    def _pieces(self, data: bytes) -> Iterator[bytes]:
+        """The same bytes, cut behind the head of the answer and of each interim one."""
+        known, start = self._last, 0
+        for blank in _BLANK_LINE.finditer(known + data):
+            end = blank.end() - len(known)
+            yield data[start:end]
+            start = end
+            if self._headed:
+                break
+        rest = data[start:]
+        self._last = rest[-2:] if start else (known + rest)[-2:]
+        if rest or not start:
+            yield rest
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        super().set_exception(exc, *cause)
+        payload = self._payload
+        if isinstance(exc, HttpProcessingError) and payload is not None and not payload.is_eof():
+            payload.set_exception(exc)  # The C parser leaves a body that it cannot parse without an end.
+
+
 class _Connector(aiohttp.TCPConnector):
-    """A connector that says when it was the proxy that failed, before anything was sent to the server."""
+    """A connector with our handlers. It says when the proxy has failed, before anything was sent to the server."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        self._factory: Any = partial(_Handler, loop=self._loop)  # there is no public parameter
 
     async def _create_proxy_connection(self, *args: Any, **given: Any) -> Any:
         try:
@@ -379,6 +438,7 @@ class Pool:
             trust_env=False,
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
         )
         # A GET whose connection died would be sent once more; there is no public switch.
         self._session._retry_connection = False
@@ -459,7 +519,7 @@ def translate(error: BaseException) -> RemoteError:
             return Unsent("no connection in time")
         case aiohttp.InvalidURL():
             return Misconfigured("a URL that cannot be used")
-        case aiohttp.ClientError() | OSError():
+        case aiohttp.ClientError() | HttpProcessingError() | OSError():
             refused = isinstance(error, aiohttp.ClientConnectorError) or any(map(alert, _causes(error)))
             return (Unsent if refused else Ambiguous)(describe(error))
         case ValueError():
@@ -486,7 +546,7 @@ def describe(error: BaseException) -> str:
             return os.strerror(cause.errno).lower()  # asyncio puts the address into its own text
         if isinstance(cause, ConnectionError) and isinstance(error, aiohttp.ClientConnectorError):
             return "TLS: handshake failed"  # asyncio's word for a server that hangs up in it
-    if isinstance(error, aiohttp.ClientResponseError):
+    if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
         return f"the answer is no HTTP/1.1: {_sentence(error.message)}"
     return _ENDED.get(type(error), type(error).__name__)
 
