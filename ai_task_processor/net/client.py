@@ -39,7 +39,7 @@ from ai_task_processor.net.tls import Tls, alert, shared_tls
 MAX_ANSWER_BYTES = 32 * 2**20
 MAX_REFUSAL_BYTES = 2**20
 MAX_HEADER_BYTES, MAX_HEADERS = 2**16, 1000
-#: seconds to connect to one address, and to get a connection at all: what takes longer was not sent
+#: seconds to connect to one address or through a proxy, and to get a connection at all: what takes longer was not sent
 CONNECT_TIMEOUT_S, POOL_TIMEOUT_S = 10.0, 30.0
 #: how long an unused connection is kept, unless the server says less: beyond the usual 30 s between two polls,
 #: and below the 60 s after which load balancers hang up
@@ -339,9 +339,12 @@ class _Connector(aiohttp.TCPConnector):
 
     async def _create_proxy_connection(self, *args: Any, **given: Any) -> Any:
         try:
-            return await super()._create_proxy_connection(*args, **given)
+            with Deadline(CONNECT_TIMEOUT_S):
+                return await super()._create_proxy_connection(*args, **given)
         except aiohttp.ClientHttpProxyError:
             raise
+        except TimeoutError as error:
+            raise Unsent("no connection through the proxy in time: look at HTTPS_PROXY and NO_PROXY") from error
         except (aiohttp.ClientResponseError, aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError) as error:
             text = f"the proxy did not answer CONNECT ({describe(error)}): look at HTTPS_PROXY and NO_PROXY"
             raise Unsent(text.replace("the server closed", "it closed")) from error
