@@ -34,7 +34,7 @@ from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, Misconfigure
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.net.answers import Answer
 from ai_task_processor.net.proxy import proxy_of
-from ai_task_processor.net.tls import Tls, alert, shared_tls
+from ai_task_processor.net.tls import Tls, alert, distrust, shared_tls
 
 MAX_ANSWER_BYTES = 32 * 2**20
 MAX_REFUSAL_BYTES = 2**20
@@ -257,7 +257,7 @@ class HttpClient:
             # encoded: a path is sent as it was quoted, ``%2E%2E`` and all
             response = await self.pool.request(method, URL(self._origin + target, encoded=True), headers, content)
         except _FOREIGN as error:
-            raise translate(error) from error
+            raise translate(error, bundled=self.pool.bundled) from error
         answer = StreamedAnswer(response, url, self._max_bytes if response.status < 300 else MAX_REFUSAL_BYTES)
         if answer.is_success and answer.encoded:
             answer.close()
@@ -381,6 +381,8 @@ class Pool:
             "Accept-Encoding": "identity",
         }
         self.tls = tls
+        #: CA_BUNDLE is set
+        self.bundled = tls is not None and tls.bundled
         self._connections = connections
         self._proxy = proxy
         self._connect_timeout_s = connect_timeout_s
@@ -511,8 +513,8 @@ def _timed_out(timeout_s: float) -> TimedOut:
     return TimedOut(f"no answer within {timeout_s:g} s")
 
 
-def translate(error: BaseException) -> RemoteError:
-    """Whose fault an error of aiohttp is: not sent, or perhaps applied."""
+def translate(error: BaseException, *, bundled: bool = False) -> RemoteError:
+    """Whose fault an error of aiohttp is: not sent, or perhaps applied. ``bundled``: CA_BUNDLE is set."""
     match error:
         case RemoteError():
             return error
@@ -524,7 +526,7 @@ def translate(error: BaseException) -> RemoteError:
             return Misconfigured("a URL that cannot be used")
         case aiohttp.ClientError() | HttpProcessingError() | OSError():
             refused = isinstance(error, aiohttp.ClientConnectorError) or any(map(alert, _causes(error)))
-            return (Unsent if refused else Ambiguous)(describe(error))
+            return (Unsent if refused else Ambiguous)(describe(error, bundled=bundled))
         case ValueError():
             return Misconfigured("a header or a path that cannot be written")
     return Ambiguous(type(error).__name__)
@@ -535,14 +537,15 @@ def _sentence(message: str) -> str:
     return " ".join(_SHOWN.split(message, maxsplit=1)[0].split()).rstrip(":.")
 
 
-def describe(error: BaseException) -> str:
-    """The cause in the words of the operating system or of OpenSSL: never a URL or content."""
+def describe(error: BaseException, *, bundled: bool = False) -> str:
+    """The cause in the words of the operating system or of OpenSSL, or with a remedy: never a URL or content."""
     for cause in _causes(error):
         if isinstance(cause, aiohttp.ClientError):
             continue  # some of them are an OSError or an SSLError, too, without its words
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"TLS: {distrust(cause, bundled=bundled)}"
         if isinstance(cause, ssl.SSLError):
-            told = alert(cause) or getattr(cause, "verify_message", "") or getattr(cause, "reason", "")
-            return f"TLS: {told or 'handshake failed'}"
+            return f"TLS: {alert(cause) or getattr(cause, 'reason', '') or 'handshake failed'}"
         if isinstance(cause, socket.gaierror):
             return (cause.strerror or "name resolution failed").lower()
         if isinstance(cause, OSError) and cause.errno:

@@ -38,20 +38,32 @@ async def failure(url: str, network: NetworkSettings = NETWORK) -> str:
     return str(await failing(Unsent, get(url, network)))
 
 
-async def test_tls_is_verified(root: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tls_is_verified(root: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown authority is refused, also when SSL_CERT_FILE names it; CA_BUNDLE is what counts."""
     monkeypatch.setenv("SSL_CERT_FILE", str(root.pem))
     async with serving(OK, tls=root.context()) as server:
-        assert await failure(server.url) == "TLS: unable to get local issuer certificate"
+        unknown = "TLS: nobody known here signed its certificate (unable to get local issuer certificate)"
+        assert await failure(server.url) == f"{unknown}: set CA_BUNDLE to your authority's PEM file"
         assert await get(server.url, network(root)) == b"ok"
-        assert (await failure(server.url.replace("127.0.0.1", "localhost"), network(root))).startswith("TLS: ")
+        other = network(Authority(tmp_path, name="other"))
+        assert await failure(server.url, other) == (
+            f"{unknown}: add the root of its chain to the file that CA_BUNDLE names"
+        )
+        assert await failure(server.url.replace("127.0.0.1", "localhost"), network(root)) == (
+            "TLS: its certificate is for another host name: correct the host in the URL"
+        )
+    own = Authority(tmp_path, days=-1)
+    async with serving(OK, tls=own.context(itself=True)) as server:
+        assert await failure(server.url, network(own)) == (
+            "TLS: its certificate has expired: have it renewed where the URL points"
+        )
 
 
 async def test_an_authority_between_is_not_enough(root: Authority, tmp_path: Path) -> None:
     """CA_BUNDLE must hold the root."""
     middle = Authority(tmp_path, root, name="middle")
     async with serving(OK, tls=middle.context()) as server:
-        assert (await failure(server.url, network(middle))).startswith("TLS: unable to get ")
+        assert (await failure(server.url, network(middle))).startswith("TLS: nobody known here signed its ")
         assert await get(server.url, network(root)) == b"ok"
 
 
