@@ -44,6 +44,8 @@ CONNECT_TIMEOUT_S, POOL_TIMEOUT_S = 10.0, 30.0
 #: how long an unused connection is kept, unless the server says less: beyond the usual 30 s between two polls,
 #: and below the 60 s after which load balancers hang up
 KEEPALIVE_S = 55.0
+#: how long a failed write waits for the reason, seconds
+END_S = 0.1
 #: larger bodies are written piece by piece
 LARGE_BYTES = 2**20
 #: life of a resolved name, seconds
@@ -324,10 +326,19 @@ class _Handler(ResponseHandler):
             yield rest
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        if isinstance(exc, aiohttp.ClientConnectionError) and not self._connection_lost_called:
+            # A write has failed. Why the connection ends, an alert of TLS for instance, is told a little later.
+            self.force_close()
+            self._loop.call_later(END_S, self._fail, exc, *cause)
+            return
         super().set_exception(exc, *cause)
         payload = self._payload
         if isinstance(exc, HttpProcessingError) and payload is not None and not payload.is_eof():
             payload.set_exception(exc)  # The C parser leaves a body that it cannot parse without an end.
+
+    def _fail(self, *error: BaseException) -> None:
+        if not self.is_eof():
+            super().set_exception(*error)
 
 
 class _Connector(aiohttp.TCPConnector):

@@ -111,6 +111,17 @@ async def test_a_server_that_demands_a_certificate(root: Authority, tmp_path: Pa
     assert served == ["client"]
 
 
+@pytest.mark.parametrize("size", [2, 8000, 3 * 2**20])
+async def test_an_alert_during_the_write_is_read(root: Authority, size: int) -> None:
+    """Under TLS 1.3 it comes while the body is written: the write fails, but the alert says why, each time."""
+    with blocking(root.context(clients=True)) as (url, served):
+        for _ in range(10):
+            async with client_of(url, network(root)) as client:
+                asked = client.exchange("PATCH", url, content=bytes(size), timeout_s=5)
+                assert "set CLIENT_CERT_FILE" in str(await failing(Unsent, asked))
+    assert served == []
+
+
 async def test_replaced_files_are_used_for_new_connections(
     root: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
