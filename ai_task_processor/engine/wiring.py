@@ -111,6 +111,7 @@ def assemble(
     )
     runner = TaskRunner(
         source=source,
+        reporter=delivery.reporter,
         outbox=store.outbox,
         journal=store.journal,
         find=factory.find,

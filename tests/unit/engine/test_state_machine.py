@@ -145,7 +145,13 @@ class Process(StubSource):
         self.delivery = Delivery(self.outbox, self, gate=self.gates[2], concurrency=SLOTS, **common)
         parts: dict[str, Any] = {"source": self, "journal": self.journal}
         runner = TaskRunner(
-            outbox=self.outbox, find=self._find, persisted=self.delivery.offer, timeout_s=1e6, **parts, **common
+            reporter=self.delivery.reporter,
+            outbox=self.outbox,
+            find=self._find,
+            persisted=self.delivery.offer,
+            timeout_s=1e6,
+            **parts,
+            **common,
         )
         deciding: dict[str, Any] = {"admission": self.admission, "recovery": self.recovery}
         slots = Slots(SLOTS, runner=runner, running=self.running, clock=clock, **parts, **deciding)
