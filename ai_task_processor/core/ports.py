@@ -81,11 +81,13 @@ class TaskSource(Component, Protocol):
 
     ``claims``: the strength of a claim: ``none`` (every worker that lists a task may process it), ``advisory`` (a mark
     that is not enforced), ``exclusive``. ``renew_every_s``: the interval of renewals, None when claims do not expire.
+    ``report_within_s``: a report that takes longer is cancelled.
     """
 
     name: str
     claims: Literal["none", "advisory", "exclusive"] = "none"
     renew_every_s: float | None = None
+    report_within_s: float = 120.0
 
     @property
     def backlog(self) -> Backlog:
@@ -115,7 +117,11 @@ class TaskSource(Component, Protocol):
         return
 
     async def renew(self, receipts: Sequence[Receipt]) -> Collection[Receipt]:  # noqa: ARG002 - for sources whose claims end
-        """Renew these claims; returns the lost ones: another worker owns the task now, or it is gone."""
+        """Renew these claims; returns the lost ones: another worker owns the task now, or it is gone.
+
+        Cancelled when the next renewal is due, after 10 s at least and 120 s at most. Whatever it raises is logged,
+        and the next renewal comes in its time.
+        """
         return ()
 
     def cancelled(self) -> Collection[Receipt]:
@@ -123,14 +129,28 @@ class TaskSource(Component, Protocol):
         return ()
 
     async def report(self, receipt: Receipt, outcome: Outcome) -> None:
-        """Report an outcome and return once it is acknowledged.
+        """Report an outcome and return once it is acknowledged. What was acknowledged is not reported again.
 
-        Raises ``Rejected`` when it is refused for good (``refused``, ``gone``, ``lost``), ``Ambiguous`` when it may
-        have been applied, another ``RemoteError`` when it was not.
+        Raises:
+
+        - ``Rejected`` when it is refused for good. ``refused``, ``gone`` and ``conflict`` make a dead letter. After
+          ``lost`` the result is deleted, because another worker has the task.
+        - ``CircuitOpen`` when it was not tried. The record stays as it is. Nothing is reported for ``retry_after_s``.
+        - ``Ambiguous`` when it may have been applied. It is counted, and reported again.
+        - another ``RemoteError`` when it was not applied. It is reported again.
+
+        A report is repeated with growing delays, and not before ``retry_after_s`` (up to 15 minutes). A report that is
+        cancelled after ``report_within_s`` counts as ``TimedOut``, which is ``Ambiguous``. Anything else it raises,
+        ``SystemExit`` too, is logged with its traceback and counts as ``Transient``. A record that fails for a day
+        with ``Ambiguous`` or ``Transient``, while others are delivered, becomes a dead letter.
         """
 
     async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:
-        """Release an unfinished task; this process does not claim it again for ``delay_s`` seconds."""
+        """Release an unfinished task; this process does not claim it again for ``delay_s`` seconds.
+
+        It may raise a ``RemoteError``. Whatever it raises is logged, and it is not called again for this claim: the
+        claim must end by itself. A release after an attempt is cancelled after 120 s.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +181,8 @@ class Outbox(Protocol):
     """Finished outcomes that are not acknowledged yet: at most one record per task of a source.
 
     A record is *waiting* (perhaps deferred to a due time) until it is delivered or becomes a *dead letter*, which
-    stays with its result until an operator retries or drops it. A task that must not be started any more has a
+    stays with its result until an operator retries or drops it. A waiting record may be *acknowledged*: the source has
+    the outcome, and it is only written to the sinks after the report. A task that must not be started any more has a
     *quarantined* record without a result.
 
     All methods concern tasks of the selected source. Records of other sources are not changed.
@@ -191,10 +212,16 @@ class Outbox(Protocol):
         """At most ``limit`` waiting records that are due at ``now``, oldest due time first, without the excluded."""
 
     async def delivered(self, task_id: str) -> None:
-        """The outcome is acknowledged: delete the record."""
+        """The outcome is acknowledged and in every sink: delete the record."""
 
-    async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
-        """Try again at ``due_at``."""
+    async def acknowledged(self, task_id: str, reason: str) -> None:
+        """The source has the outcome, a sink does not: set ``Record.acknowledged``, and ``reason``. It stays waiting.
+
+        Durable when it returns. A retry by an operator leaves the flag, a new ``put`` replaces it.
+        """
+
+    async def defer(self, task_id: str, *, due_at: float, attempts: int, reason: str | None = None) -> None:
+        """Try again at ``due_at``, because of ``reason``."""
 
     async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
         """Refused for good after this many attempts: make the record a dead letter with this reason."""
@@ -203,7 +230,7 @@ class Outbox(Protocol):
         """Carry out operators' requests (``retry``, ``drop``); returns the actions done, by task id."""
 
     async def receipts(self) -> Sequence[Receipt]:
-        """The receipts of all waiting records: their claims are renewed until the outcome is acknowledged."""
+        """The receipts of all waiting records that are not acknowledged: their claims are renewed."""
 
     def depth(self) -> OutboxDepth:
         """How full it is, from memory."""
@@ -306,16 +333,29 @@ class Store(Component, Protocol):
 
 
 class Sink(Component, Protocol):
-    """A further destination of results. ``order``: written before the report, or after its acknowledgement."""
+    """A further destination of results. ``order``: written before the report, or after its acknowledgement.
+
+    ``within_s``: a call that takes longer is cancelled, and has failed.
+    """
 
     name: str
     order: Literal["before_report", "after_report"] = "before_report"
+    within_s: float = 120.0
 
     async def write(self, record: Record) -> None:
-        """Write a result; idempotent by (source, id). After a ``RemoteError`` it is called again later."""
+        """Write a result; idempotent by (source, id).
+
+        Raises ``RemoteError`` when it could not be written, perhaps with ``retry_after_s``. Anything else it raises,
+        ``Rejected`` and ``SystemExit`` too, is also a failure of the sink, and is logged with its traceback. After a
+        failure ``write`` is called again, with growing delays, until it succeeds: no failure of a sink makes a dead
+        letter. Before the report, the result is not reported until then. After the report, it is not reported again.
+        """
 
     async def discard(self, record: Record) -> None:  # noqa: ARG002 - for sinks that can
-        """The claim was lost, gone or cancelled: delete what was written before the report."""
+        """The source refused the report as ``lost`` or ``gone``: delete what was written before it.
+
+        Whatever it raises is logged, and it is not called again for this record.
+        """
         return
 
 

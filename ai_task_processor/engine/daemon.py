@@ -22,6 +22,7 @@ from ai_task_processor.engine.wiring import Parts
 from ai_task_processor.ops import health, logs
 from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.endpoints import MetricsServer, WakeUp
+from ai_task_processor.ops.listener import unusable
 from ai_task_processor.ops.logs import get_logger, install_crash_hooks
 
 #: part of the grace period that running tasks may use; the rest is for delivery
@@ -136,12 +137,8 @@ class Daemon:
         ops = self._settings.ops
         try:
             return await self._ops.start(ops.metrics_host, ops.metrics_port)
-        except OSError as error:
-            where = f"{ops.metrics_host}:{ops.metrics_port}"
-            raise ConfigurationError(
-                f"METRICS_PORT cannot be used: {where} is taken or not ours ({error.strerror}); "
-                "choose another METRICS_HOST or METRICS_PORT"
-            ) from error
+        except (OSError, UnicodeError) as error:
+            raise ConfigurationError(unusable(error, ops.metrics_host, ops.metrics_port)) from error
 
     def _companions(self, until_empty: bool) -> list[tuple[str, Coroutine[None, None, None]]]:
         """Names and coroutines of the background tasks, which end after the scheduler."""

@@ -22,7 +22,7 @@ from ai_task_processor.ops.metrics import Metrics
 
 #: the largest answer that is stored, and the most for one task, bytes of JSON
 MAX_ANSWER_BYTES, MAX_TASK_BYTES = 2**20, 2**23
-#: characters of a step's name
+#: bytes of a step's name
 MAX_NAME = 200
 
 log = get_logger(__name__)
@@ -81,8 +81,8 @@ class TaskSteps:
         attempt = _ATTEMPT.get()
         if attempt is None or attempt.over:
             raise RuntimeError("context.steps can be used only while a processor works on a task")
-        if not 0 < len(name) <= MAX_NAME:
-            raise ValueError(f"the name of a step has 1 to {MAX_NAME} characters")
+        if not 0 < len(name.encode()) <= MAX_NAME:
+            raise ValueError(f"the name of a step has 1 to {MAX_NAME} bytes")
         answers = attempt.answers
         async with answers.loading:
             if answers.stored is None:

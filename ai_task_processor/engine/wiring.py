@@ -113,6 +113,7 @@ def assemble(
     steps = TaskSteps(store.steps, metrics)
     runner = TaskRunner(
         source=source,
+        reporter=delivery.reporter,
         outbox=store.outbox,
         journal=store.journal,
         steps=steps,

@@ -62,7 +62,7 @@ class Steps(Protocol):
         An answer over 1 MiB, or over 8 MiB for the task in all, is returned and not stored (``step.not_stored`` in the
         log). So is any while the disk cannot be written: its call may be made again. Raises ``Transient`` when earlier
         answers cannot be read: the task is released. Raises ``ValueError`` for an answer that is not JSON, and for a
-        name that is empty or has more than 200 characters.
+        name that is empty, has more than 200 bytes or is not Unicode.
         """
 
 

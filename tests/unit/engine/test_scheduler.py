@@ -11,6 +11,7 @@ import pytest
 
 from ai_task_processor.core.errors import Transient, Unsent
 from ai_task_processor.core.ports import Clock, SkipReason, Want
+from ai_task_processor.engine import heartbeat as heartbeat_module
 from ai_task_processor.engine.admission import EngineAdmission, Running, RunningTasks
 from ai_task_processor.engine.heartbeat import Heartbeat
 from ai_task_processor.engine.recovery import Recovery
@@ -815,7 +816,7 @@ async def test_a_heartbeat_renews_what_runs_and_what_waits(clock: Any) -> None:
     assert revoked == [("lost", "lost"), ("cancelled", "cancelled")]
 
 
-@pytest.mark.parametrize("answer", [ValueError("a bug"), None, "strangers"])
+@pytest.mark.parametrize("answer", [ValueError("a bug"), SystemExit(5), None, "strangers"])
 async def test_a_heartbeat_survives_what_a_source_answers(clock: Any, answer: Any) -> None:
     """A bug in a source, or claims that are not ours, stop neither a task nor the daemon."""
     revoked = list[tuple[str, str]]()
@@ -824,7 +825,7 @@ async def test_a_heartbeat_survives_what_a_source_answers(clock: Any, answer: An
         renew_every_s = 5.0
 
         async def renew(self, receipts: Sequence[Receipt]) -> Any:
-            if isinstance(answer, Exception):
+            if isinstance(answer, BaseException):
                 raise answer
             others = [Receipt("others", "a", "1"), Receipt("leases", "a", "0"), Receipt("leases", "b", "1")]
             return None if answer is None else others
@@ -841,6 +842,28 @@ async def test_a_heartbeat_survives_what_a_source_answers(clock: Any, answer: An
     )
     await heartbeat.beat()
     assert revoked == []
+
+
+async def test_a_renewal_that_hangs_is_given_up(clock: Any, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log says that nothing is renewed, and the next renewal comes."""
+    monkeypatch.setattr(heartbeat_module, "LEAST_S", 0.02)
+    answers = [asyncio.Event(), None]
+
+    class Leases(StubSource):
+        renew_every_s = 0.01
+
+        async def renew(self, receipts: Sequence[Receipt]) -> Sequence[Receipt]:
+            if hang := answers.pop(0):
+                await hang.wait()
+            return ()
+
+    heartbeat = Heartbeat(Leases(), MemoryOutbox(2**30, clock), running=list, revoke=lambda *_: None, clock=clock)
+    await heartbeat.beat()
+    await heartbeat.beat()
+    assert [(line["event"], line.get("reason")) for line in logs] == [
+        ("claims.not_renewed", "no answer in time"),
+        ("claims.renewed", None),
+    ]
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -147,6 +147,7 @@ class Process(StubSource):
         parts: dict[str, Any] = {"source": self, "journal": self.journal}
         steps = TaskSteps(self.outbox.steps, self.metrics)
         runner = TaskRunner(
+            reporter=self.delivery.reporter,
             outbox=self.outbox,
             steps=steps,
             find=self._find,
