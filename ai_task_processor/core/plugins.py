@@ -101,8 +101,9 @@ def built_in_groups() -> Sequence[type[Group]]:
     """The groups of every built-in, for documentation and tests."""
     components = [load(kind, name) for kind, names in BUILT_IN.items() for name in names]
     factory = EntryPoint("processors", "ai_task_processor.processors.factory:ProcessorFactory", "").load()
-    components += factory().processors
-    return list(dict.fromkeys(group for each in components for group in (*groups_of([each]), *chat_groups_of(each))))
+    groups = [group for each in components for group in (*groups_of([each]), *chat_groups_of(each))]
+    groups += sorted(factory().settings_groups, key=lambda group: group.__name__)
+    return list(dict.fromkeys(groups))
 
 
 @dataclass(frozen=True, slots=True)

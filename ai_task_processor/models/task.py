@@ -14,6 +14,11 @@ class TaskType(StrEnum):
     """The built-in task types. A new built-in processor starts with a line here."""
 
     TEXT_EMBEDDING = "text_embedding"
+    SUMMARIZE = "summarize"
+    CHAT = "chat"
+    ECHO = "echo"
+    SLEEP = "sleep"
+    SIMULATE = "simulate"
 
     @classmethod
     def named(cls, name: str) -> "TaskType | str":
@@ -69,6 +74,9 @@ class Usage:
     @property
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,12 @@ from ai_task_processor.models.task import Task
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.processors.base import BaseProcessor
 from ai_task_processor.processors.chat.aletheia.processor import AletheiaProcessor
+from ai_task_processor.processors.chat.conversation import ConversationProcessor
 from ai_task_processor.processors.chat.processor import PromptProcessor
+from ai_task_processor.processors.chat.summary import SummaryProcessor
 from ai_task_processor.processors.context import ProcessorContext
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
+from ai_task_processor.processors.simple import EchoProcessor, SimulateProcessor, SleepProcessor
 
 log = get_logger(__name__)
 
@@ -22,7 +25,8 @@ log = get_logger(__name__)
 class ProcessorFactory:
     """Every processor, built-ins first; the first whose ``can_process`` is true gets the task.
 
-    ``_optional`` are built-ins that leave a type to every other processor that declares it.
+    ``_optional`` are built-ins that leave a type to every other processor that declares it. So do ``_on_request``: they
+    take only types that ``ENABLED_TASK_TYPES`` names, because an API may have such types for somebody else.
 
     Raises ``ConfigurationError`` when an installed processor cannot be loaded: its tasks would stay pending unnoticed.
     """
@@ -35,6 +39,13 @@ class ProcessorFactory:
         self._processors += self._installed
         self._processors.append(PromptProcessor())  # last: the types of others are not taken from them
         self._optional: list[BaseProcessor] = [AletheiaProcessor()]
+        self._on_request: list[BaseProcessor] = [
+            SummaryProcessor(),
+            ConversationProcessor(),
+            EchoProcessor(),
+            SleepProcessor(),
+            SimulateProcessor(),
+        ]
         self._takes: Callable[[str], bool] = lambda _: True
         self._reported: set[tuple[str, str]] = set()
 
@@ -58,6 +69,8 @@ class ProcessorFactory:
             if problems:
                 raise ConfigurationError(*problems)
             taken |= dict.fromkeys(processor.task_types, name)
+        if settings.parts.enabled_task_types:
+            self._optional += self._on_request
         for processor in self._optional:
             processor.configure(settings)
             processor.task_types = frozenset(filter(self._takes, processor.task_types - taken.keys()))
@@ -93,7 +106,8 @@ class ProcessorFactory:
 
     def chats_with(self, parts: PartsSettings) -> bool:
         """The same before ``configure``, as far as it is known then."""
-        needed = (each for each in self._optional if any(map(parts.takes, each.task_types)))
+        optional = [*self._optional, *(self._on_request if parts.enabled_task_types else ())]
+        needed = (each for each in optional if any(map(parts.takes, each.task_types)))
         return any(processor.chats for processor in (*self._processors, *needed))
 
     @property
@@ -109,7 +123,7 @@ class ProcessorFactory:
     @property
     def settings_groups(self) -> frozenset[type[Group]]:
         """The settings that processors declare."""
-        return frozenset(plugins.groups_of(self.processors))
+        return frozenset(plugins.groups_of([*self.processors, *self._on_request]))
 
     def find(self, task: Task) -> BaseProcessor | None:
         """The processor for this task, or None: then it stays pending."""

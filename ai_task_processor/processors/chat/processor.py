@@ -2,6 +2,9 @@
 
 An answer counts only when the model has finished it, has not refused and, with a schema, when it is JSON that fits.
 Otherwise the model is asked again, at most twice; then the task ends ``failed`` with what was wrong.
+
+A usable answer is the result, which is stored right after it: a step (``context.steps``) would store it twice. Types
+of several calls, such as ``summarize``, make each a step.
 """
 
 import hashlib
@@ -22,7 +25,10 @@ from ai_task_processor.processors.chat.settings import PromptSettings
 
 if TYPE_CHECKING:
     from ai_task_processor.processors.chat.prompt_type import PromptType
+    from ai_task_processor.processors.chat.question import Question
 
+#: the key of a text answer in the result
+TEXT_KEY = "text"
 #: calls for one task in one attempt
 MAX_CALLS = 3
 #: characters of an unusable answer that the model is shown again
@@ -119,16 +125,14 @@ class PromptProcessor(BaseProcessor):
         name = named if usable else own or self.context.settings[PromptSettings].model
         return self.context.model_aliases.get(str(name), str(name))
 
-    async def _answered(self, prompt_type: "PromptType", first: ChatRequest) -> tuple[object, Usage]:
+    async def _answered(self, prompt_type: "PromptType | Question", first: ChatRequest) -> tuple[Any, Usage]:
         """The result, and the tokens of all calls. Raises ``TaskError`` after the last unusable answer."""
         assert self.context.chat is not None  # noqa: S101 - can_process has checked
         request, spent, outcome = first, Usage(), "invalid_output"
         for _ in range(MAX_CALLS):
             answer = await self.context.chat.complete(request)
-            spent = Usage(
-                spent.prompt_tokens + answer.usage.prompt_tokens,
-                spent.completion_tokens + answer.usage.completion_tokens,
-            )
+            self.charged(request, answer.usage)
+            spent += answer.usage
             usable, request = self._judge(prompt_type, first, request, answer)
             outcome = _CODES.get(answer.finish, "invalid_output") if usable is None else usable.outcome
             self.context.metrics.model_answer(model=first.model, task_type=prompt_type.type, outcome=outcome)
@@ -136,19 +140,21 @@ class PromptProcessor(BaseProcessor):
                 return usable.value, spent
         raise TaskError(outcome, _MESSAGES[outcome])
 
+    def charged(self, request: ChatRequest, usage: Usage) -> None:
+        """What one call cost; for types that learn from it."""
+
     def _judge(
-        self, prompt_type: "PromptType", first: ChatRequest, request: ChatRequest, answer: ChatAnswer
+        self, prompt_type: "PromptType | Question", first: ChatRequest, request: ChatRequest, answer: ChatAnswer
     ) -> tuple[_Usable | None, ChatRequest]:
         """The value of a usable answer; otherwise the next request."""
-        from ai_task_processor.processors.chat.answers import UnusableAnswer, read_answer
-        from ai_task_processor.processors.chat.prompt_type import TEXT_KEY
-
         if answer.finish == "truncated":
             return None, replace(request, max_tokens=2 * (request.max_tokens or prompt_type.max_answer_tokens))
         if answer.finish != "complete":
             return None, first
-        if prompt_type.answer_schema is None:
+        if prompt_type.checked_schema is None:
             return _Usable({TEXT_KEY: answer.text.strip()}, "ok"), first
+        from ai_task_processor.processors.chat.answers import UnusableAnswer, read_answer
+
         try:
             value, repaired = read_answer(answer.text, prompt_type.checked_schema)
         except UnusableAnswer as error:

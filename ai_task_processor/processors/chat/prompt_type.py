@@ -30,8 +30,6 @@ from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.processors.chat.answers import Schema
 from ai_task_processor.processors.chat.template import Template
 
-#: the key of a text answer in the result
-TEXT_KEY = "text"
 #: a larger file is no prompt type
 MAX_FILE_BYTES = 2**20
 
@@ -76,8 +74,8 @@ class PromptType(BaseModel):
         return Template.parse(self.instructions)
 
     @cached_property
-    def checked_schema(self) -> Schema:
-        return Schema(self.answer_schema or {})
+    def checked_schema(self) -> Schema | None:
+        return None if self.answer_schema is None else Schema(self.answer_schema)
 
     def shaped(self, value: Any) -> object:
         """The result of a checked answer."""

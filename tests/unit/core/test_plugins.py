@@ -14,7 +14,8 @@ from ai_task_processor.core.groups import Group, setting
 from ai_task_processor.core.plugins import Kind, Plugin, built_in_groups, installed, load, load_selected
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.processors.chat.aletheia.settings import AletheiaSettings
-from ai_task_processor.processors.chat.settings import PromptSettings
+from ai_task_processor.processors.chat.settings import PromptSettings, SummarySettings
+from ai_task_processor.processors.simple import SimulationSettings
 from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.rotating import RotatingProvider
 from ai_task_processor.providers.settings import ChatSettings, ModelSettings
@@ -119,7 +120,8 @@ def test_the_defaults_select_the_daemon_as_it_is(install: Install) -> None:
     assert (selected.source, selected.store, selected.provider) == (NestTaskSource, SqliteStore, RotatingProvider)
     assert selected.sinks == []
     assert settings.components.keys() == {ApiSettings, AuthSettings, ModelSettings, StoreSettings}
-    assert set(built_in_groups()) - {ChatSettings, PromptSettings, AletheiaSettings} == settings.components.keys()
+    others = {ChatSettings, PromptSettings, AletheiaSettings, SummarySettings, SimulationSettings}
+    assert set(built_in_groups()) - others == settings.components.keys()
 
 
 def test_a_source_without_oauth2_asks_for_nothing_of_it(install: Install) -> None:

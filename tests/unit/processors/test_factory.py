@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -9,9 +10,11 @@ from structlog.testing import capture_logs
 
 from ai_task_processor.core import plugins
 from ai_task_processor.core.errors import AiTaskProcessorError, ConfigurationError
+from ai_task_processor.core.settings import load_settings
 from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.processors.base import BaseProcessor, TaskResult
 from ai_task_processor.processors.chat import aletheia
+from ai_task_processor.processors.chat.processor import PromptProcessor
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.testing.context import processor_context
@@ -178,3 +181,55 @@ def test_claiming_is_held_only_when_nobody_can_work(make: Make, install: Install
     assert with_caption.hold_s() == 0.0
     cast("Caption", with_caption.find(task("caption"))).hold = 3.0
     assert with_caption.hold_s() == 3.0
+
+
+MORE = {"summarize", "chat", "echo", "sleep", "simulate"}
+
+
+def configured(**environ: str) -> ProcessorFactory:
+    factory = ProcessorFactory()
+    factory.configure(load_settings(environ, None, groups=factory.settings_groups))
+    factory.equip(processor_context(environ, factory.settings_groups, chat=cast("None", object())))
+    return factory
+
+
+def test_more_types_are_off_until_they_are_named() -> None:
+    """An API may have them for somebody else, and a daemon that only embeds needs no chat model for them."""
+    usual = configured()
+    assert usual.task_types.isdisjoint(MORE)
+    assert [usual.find(task(name)) for name in MORE] == [None] * 5
+    some = configured(ENABLED_TASK_TYPES="text_embedding, echo")
+    assert (set(some.task_types), some.chats) == ({"text_embedding", "echo"}, False)
+    assert type(some.find(task("echo"))).__name__ == "EchoProcessor"
+    assert some.find(task("sleep")) is None
+    every = configured(ENABLED_TASK_TYPES=",".join(MORE))
+    assert (set(every.task_types), set(every.chat_types)) == (MORE, {"summarize", "chat"})
+    parts = load_settings({"ENABLED_TASK_TYPES": "summarize"}, None, groups=[]).parts
+    assert ProcessorFactory().chats_with(parts)
+
+
+def test_more_types_are_not_taken_from_others(
+    monkeypatch: pytest.MonkeyPatch, install: Install, tmp_path: Path
+) -> None:
+    """Not from a package, a file of TASK_TYPES or a line in the factory, also when these refuse a task."""
+    (tmp_path / "mine.toml").write_text('type = "summarize"\ninstructions = "x"\n')
+    install("processors", "captions", Echo=type("Echo", (Choosy,), {"task_types": frozenset({"echo"})}))
+    original = ProcessorFactory.__init__
+
+    def with_one_line_more(self: ProcessorFactory) -> None:
+        original(self)
+        self._processors.append(Sleeper())
+
+    monkeypatch.setattr(ProcessorFactory, "__init__", with_one_line_more)
+    factory = configured(ENABLED_TASK_TYPES=",".join(MORE), TASK_TYPES=str(tmp_path))
+    assert type(factory.find(task("summarize"))) is PromptProcessor
+    assert type(factory.find(task("sleep"))) is Sleeper
+    assert type(factory.find(task("echo", {"wanted": True}))).__name__ == "Echo"
+    assert factory.find(task("echo", {"wanted": False})) is None
+
+
+class Sleeper(Caption):
+    task_types = frozenset({"sleep"})
+
+    def can_process(self, task: Task) -> bool:
+        return task.type == "sleep"
