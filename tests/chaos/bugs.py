@@ -1,4 +1,4 @@
-"""Nine bugs, planted into the product one at a time: a judge that never convicts proves nothing.
+"""Eleven bugs, planted into the product one at a time: a judge that never convicts proves nothing.
 
 Each is a patch of a few lines, installed in the daemon's own process. The product has no
 switch for any of them.
@@ -15,6 +15,7 @@ from ai_task_processor.engine import recovery, runner
 from ai_task_processor.engine.delivery import Delivery
 from ai_task_processor.engine.isolation import IsolationBudget
 from ai_task_processor.engine.persistence import Persistence
+from ai_task_processor.engine.steps import TaskSteps
 from ai_task_processor.models.task import Failed, Failure, Record, Released, Tries
 from ai_task_processor.net import resilience
 from ai_task_processor.net.oauth import TokenSource
@@ -158,6 +159,24 @@ def isolated_at_the_first_crash() -> None:
     replaced(IsolationBudget, "affords", lambda _: lambda *_: True)
 
 
+def steps_in_memory() -> None:
+    """The answers of calls inside tasks are not written."""
+
+    async def save(self: TaskSteps, answers: Any, stored: dict[str, bytes], name: str, answer: bytes) -> None:
+        stored[name] = answer
+
+    replaced(TaskSteps, "_save", lambda _: save)
+
+
+def steps_not_found() -> None:
+    """The answers of calls inside tasks are written, and never read."""
+
+    async def load(*_: object) -> dict[str, bytes]:
+        return {}
+
+    replaced(TaskSteps, "_load", lambda _: load)
+
+
 BUGS: Mapping[str, Callable[[], None]] = {
     "no-outbox": no_outbox,
     "acknowledged-before-patch": acknowledged_before_patch,
@@ -168,4 +187,6 @@ BUGS: Mapping[str, Callable[[], None]] = {
     "unbounded-probes": unbounded_probes,
     "retry-of-400": retry_of_400,
     "isolated-at-the-first-crash": isolated_at_the_first_crash,
+    "steps-in-memory": steps_in_memory,
+    "steps-not-found": steps_not_found,
 }

@@ -15,7 +15,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.chaos import scenarios, selfcheck
+from tests.chaos import scenarios, selfcheck, summaries
 from tests.chaos.campaign import FULL, SHORT, Campaign, Scale
 from tests.chaos.checker import Finding
 from tests.chaos.history import History
@@ -34,6 +34,8 @@ what runs, about four minutes in all on two cores:
   points   one task and one kill at each named point: how often it is paid for and delivered is exact
   bugs     nine bugs, planted one at a time: each must be caught, and without it all must be well
   random   the main run in short, with a new seed
+  summaries  100 summaries of ten parts and 20 kills: no call whose answer was stored is made again; and two
+           more bugs
 
 The judge is the upstream: it keeps a history of every exchange and what it did, and the checker asks of
 every task whether it was lost, stuck, falsely failed, or repeated without an excuse (a lost answer, or a
@@ -103,6 +105,18 @@ class Run:
 
         await self._all("bugs", one, scenarios.SCENARIOS)
 
+    async def summaries(self, seed: int) -> None:
+        """Kills in the middle of tasks of many calls, and the bugs that only these show."""
+        found = await summaries.play(self._directory / "summaries", random.Random(seed))
+        said = "; ".join(found.wrong) or f"as it must be; {found.calls} calls, {found.repeated} of them again"
+        name = f"{summaries.TASKS} of {summaries.PARTS} parts, {summaries.KILLS} SIGKILL"
+        self.lines.append(Line("summaries", name, said, not found.wrong))
+        for bug, charge in summaries.CHARGES.items():
+            found = await summaries.play(self._directory / f"bug-{bug}", random.Random(seed), bug)
+            caught = any(line.startswith(charge) for line in found.wrong)
+            self.lines.append(Line("summaries", bug, "; ".join(found.wrong) or "nothing", caught))
+        self._progress.at("summaries", 1, 1, "done")
+
     async def _all(self, part: str, play: Callable[[str], Awaitable[None]], names: Collection[str]) -> None:
         """A few at a time: most of each is waiting."""
         done, room = 0, asyncio.Semaphore(AT_ONCE)
@@ -140,6 +154,8 @@ async def everything(run: Run, only: str | None, seed: int | None, minutes: floa
         group.create_task(beside())
         if wanted("main"):
             await run.campaign("main", FIXED_SEED if seed is None else seed, FULL)
+    if wanted("summaries"):
+        await run.summaries(FIXED_SEED if seed is None else seed)
     while minutes is not None and time.monotonic() - began < 60 * minutes:
         await run.campaign("random", draw.getrandbits(32), SHORT)
 
@@ -148,7 +164,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=("main", "random", "bugs", "points"), help="one part alone")
+    parser.add_argument("--only", choices=("main", "random", "bugs", "points", "summaries"), help="one part alone")
     parser.add_argument(
         "--seed", type=int, help=f"of the main run, or of the part that --only names (main: {FIXED_SEED})"
     )
