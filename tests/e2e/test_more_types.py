@@ -88,7 +88,7 @@ class Paying(BaseProcessor):
         for number in range(4):
             async def call():
                 with open("../paid", "a") as file:
-                    file.write(f"{task.id} {number}\\\\n")
+                    file.write(f"{task.id} {number}\\n")
                 return {"number": number}
             found.append((await self.context.steps.run(f"call {number}", call))["number"])
             if number == 2 and not Path("../killed").exists():
