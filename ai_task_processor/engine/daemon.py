@@ -282,10 +282,10 @@ class Daemon:
             self._sighup.clear()
             log.info("daemon.hung_up")
             await parts.secrets.reread()
-            for gate in parts.gates:
-                gate.due()
             for component in parts.components:
                 await component.reload()
+            for gate in parts.gates:  # after the reloads: until then a call fails with the old secrets
+                gate.due()
             parts.source.wake()
             parts.delivery.wake()
 
