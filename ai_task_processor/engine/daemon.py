@@ -233,8 +233,10 @@ class Daemon:
             skipped = parts.source.backlog.skipped
             undone = parts.store.outbox.depth().waiting + skipped.get("deferred", 0) + skipped.get("paused", 0)
             if parts.scheduler.idle and not undone:
-                self.drain()
-                return
+                if parts.scheduler.asked_at >= parts.delivery.acknowledged_at:
+                    self.drain()
+                    return
+                parts.source.resume()  # what was acknowledged since may be followed by another task
 
     async def _run_housekeeping(self) -> None:
         """Apply operators' requests and set gauges, every ``HOUSEKEEPING_S``."""
