@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from ai_task_processor.core.errors import OutboxUnwritable
-from ai_task_processor.stores.sqlite import schema, steps
+from ai_task_processor.stores.sqlite import schema, steps, writer
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 from tests.contract.helpers import failing
 from tests.contract.outboxes import (
@@ -41,6 +42,23 @@ async def test_the_commit_of_the_outcome_erases_them(tmp_path: Path, monkeypatch
         assert execute(tmp_path / DATABASE, COUNT) == (1,)
         assert "a" not in outbox.steps
         assert (await waiting(outbox)).keys() == {"a"}
+
+
+async def test_a_step_that_cannot_be_stored_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody repeats it: were the outbox unwritable from then on, no task would be claimed again. A result's failure
+    counts."""
+    async with store(tmp_path) as outbox:
+        with monkeypatch.context() as patched:
+            patched.setattr(steps, "_INSERT", "INSERT INTO nothing VALUES (?, ?, ?, ?, ?, ?, ?)")
+            patched.setattr(writer, "_STORAGE", frozenset({sqlite3.SQLITE_ERROR}))
+            await failing(OutboxUnwritable, outbox.steps.save("a", "f", "x", b"1"))
+            after_step = outbox.writable
+            for each in (outbox.put(record("b")), outbox.steps.save("a", "f", "x", b"1")):
+                await failing(OutboxUnwritable, each)
+            after_both = outbox.writable
+        await outbox.steps.save("a", "f", "x", b"2")
+        assert (after_step, after_both, outbox.writable) == (True, False, True)
+        assert await outbox.steps.load("a", "f") == {"x": b"2"}
 
 
 async def test_an_outcome_that_overtakes_its_step_erases_it(tmp_path: Path) -> None:

@@ -63,14 +63,14 @@ class SqliteSteps:
 
         def work(db: sqlite3.Connection) -> None:
             db.executemany(_ERASE, evicted)
-            db.execute("INSERT OR REPLACE INTO steps VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            db.execute(_INSERT, row)
 
-        return self._writer.submit(work, writes=True)
+        return self._writer.submit(work, writes=True, repeated=False)
 
     async def erase(self, task_id: str) -> None:
         if task_id in self:
             work = self.erasing(task_id, lambda _: None)
-            await self._writer.submit(work, writes=True, committed=lambda _: self.forget(task_id))
+            await self._writer.submit(work, writes=True, repeated=False, committed=lambda _: self.forget(task_id))
 
     def erasing(self, task_id: str, work: Callable[[sqlite3.Connection], T]) -> Callable[[sqlite3.Connection], T]:
         """Other work, and in the same transaction the deletion of a task's answers. Call ``forget`` afterwards."""
@@ -100,6 +100,7 @@ class SqliteSteps:
         return evicted
 
 
+_INSERT = "INSERT OR REPLACE INTO steps VALUES (?, ?, ?, ?, ?, ?, ?)"
 _ERASE = "DELETE FROM steps WHERE source = ? AND task_id = ?"
 
 

@@ -53,12 +53,16 @@ class _Job(Generic[T]):
 
     ``committed`` and ``failed`` run in the event loop, whether or not the caller still waits.
 
+    ``repeated``: the caller repeats it until it succeeds. Only its failure means that the outbox is not writable: when
+    nobody writes again, it would stay so for ever.
+
     Jobs with ``many`` that are ``about`` different tasks may be merged: one call of ``many`` with the ``item`` of each,
     without results. That is cheaper, because each statement releases the GIL and has to wait for it afterwards.
     """
 
     work: Callable[[sqlite3.Connection], T]
     writes: bool
+    repeated: bool
     many: Many | None
     about: str
     item: object
@@ -96,7 +100,7 @@ class _JobError(Exception):
 class Writer:
     """The thread and its connection, which ``connect`` opens, and opens again when the file is damaged.
 
-    ``writable``: the last commit succeeded.
+    ``writable``: the last commit succeeded, apart from those that nobody repeats.
     """
 
     def __init__(self, connect: Callable[[sqlite3.Connection | None], sqlite3.Connection]) -> None:
@@ -135,6 +139,7 @@ class Writer:
         work: Callable[[sqlite3.Connection], T],
         *,
         writes: bool = False,
+        repeated: bool = True,
         many: Many | None = None,
         about: str = "",
         item: object = None,
@@ -142,7 +147,7 @@ class Writer:
         failed: Callable[[], object] | None = None,
     ) -> asyncio.Future[T]:
         """Queue a job at once. Cancelling the future does not cancel the job."""
-        job = _Job(work, writes, many, about, item, committed, failed, self._loop.create_future())
+        job = _Job(work, writes, repeated, many, about, item, committed, failed, self._loop.create_future())
         if self._closed:
             job.error = OutboxUnwritable("the outbox is closed")
             job.settle()
@@ -214,7 +219,7 @@ class Writer:
                 failed.job.error = failed.error
             except Exception as error:  # noqa: BLE001 - the boundary of one group: the thread must go on
                 self._damaged |= damaged(error)
-                self.writable &= not writes
+                self.writable &= not any(job.writes and job.repeated for job in group)
                 for job in group:
                     if job.writes == writes:
                         job.error = OutboxUnwritable(f"the outbox is unusable: {error}")
