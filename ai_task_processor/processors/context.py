@@ -1,9 +1,11 @@
 """What a processor may use of the daemon."""
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ai_task_processor.core import codec
 from ai_task_processor.core.ports import ChatAnswer, ChatRequest, Clock
 from ai_task_processor.core.settings import Settings
 from ai_task_processor.models.task import Embedded
@@ -68,10 +70,10 @@ class Steps(Protocol):
 
 
 class UnstoredSteps:
-    """``Steps`` outside the daemon (``types try``, unit tests): every call is made."""
+    """``Steps`` outside the daemon (``types try``, unit tests): every call is made, and its answer read as JSON."""
 
     async def run(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ARG002 - nothing is stored
-        return await call()
+        return json.loads(codec.dumps(await call()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,12 +129,13 @@ class Room:
         self.journal = MemoryJournal(monotonic=clock.monotonic)
         self.metrics = Metrics(version="0", provider="mock", task_types=["text_embedding"])
         self.persisted: list[Record] = []
+        self.steps = TaskSteps(self.outbox.steps, self.metrics)
         self.runner = TaskRunner(
             source=self.source,
             reporter=Reporter(self.source, sinks=sinks, clock=clock, metrics=self.metrics),
             outbox=self.outbox,
             journal=self.journal,
-            steps=TaskSteps(self.outbox.steps, self.metrics),
+            steps=self.steps,
             find=lambda task: Processor(work) if task.type == "text_embedding" else None,
             persisted=self.persisted.append,
             timeout_s=timeout_s,
@@ -401,6 +402,28 @@ async def test_attempts_are_remembered_until_the_task_is_settled(clock: Any) -> 
     for _ in range(6):
         await room.run()
     assert seen == [1, 2, 3, 1, 2, 3]
+
+
+async def test_steps_belong_to_the_task_until_another_owner_has_it(clock: Any) -> None:
+    """The runner says whose steps they are: a later attempt finds them, unless the claim was lost."""
+    made: list[str] = []
+
+    async def work(task: Task) -> TaskResult:
+        async def call() -> str:
+            made.append(task.id)
+            return task.id
+
+        await room.steps.run("one", call)
+        raise errors.Transient("later")
+
+    room = Room(clock, work)
+    for task_id in ("a", "b", "a"):
+        assert not await room.run(task_id)
+    assert made == ["a", "b"]
+    await room.runner.lost(claim("a"))
+    for task_id in ("a", "b"):
+        assert not await room.run(task_id)
+    assert made == ["a", "b", "a"]
 
 
 async def test_the_memory_of_attempts_is_bounded(clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
