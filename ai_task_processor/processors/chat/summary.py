@@ -1,7 +1,7 @@
 """``SummaryProcessor``: tasks of the type ``summarize``. Long texts are summarized in parts, then the summaries.
 
-A text of up to ``SUMMARY_CHUNK_TOKENS`` is one call, and no step: its result is stored right after the answer. The
-parts of a longer one are steps, so that a crash or a retry pays only for those that were under way.
+A text of up to ``SUMMARY_CHUNK_TOKENS`` is one call, which is no step: its result is stored right after the answer.
+The parts of a longer one are steps, so that a crash or a retry pays only for those that were under way.
 """
 
 import asyncio
