@@ -15,6 +15,7 @@ from typing import Any
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import OutboxUnwritable, Transient
 from ai_task_processor.core.ports import StepStore
+from ai_task_processor.engine.guard import RAISED, being_cancelled
 from ai_task_processor.models.task import Task
 from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.logs import get_logger
@@ -101,15 +102,15 @@ class TaskSteps:
         """Forget the steps of a task that another owner has now. While the disk fails they stay until they expire."""
         try:
             await self._store.erase(task_id)
-        except OutboxUnwritable as error:
-            self._condition.note(str(error))
+        except RAISED as error:  # the boundary of one commit
+            self._failed(error)
 
     async def _load(self, answers: _Answers) -> Mapping[str, bytes]:
         try:
             return await self._store.load(answers.task_id, answers.fingerprint)
-        except OutboxUnwritable as error:
+        except RAISED as error:  # the boundary of one read
+            self._failed(error)
             # To make the calls again would pay for them twice: the task is released until the disk works.
-            self._condition.note(str(error))
             raise Transient("the answers of earlier calls cannot be read from the disk") from error
 
     async def _save(self, answers: _Answers, stored: dict[str, bytes], name: str, answer: bytes) -> None:
@@ -122,7 +123,13 @@ class TaskSteps:
         answers.bytes += len(answer)
         try:
             await self._store.save(answers.task_id, answers.fingerprint, name, answer)
-        except OutboxUnwritable as error:
-            self._condition.note(str(error))
+        except RAISED as error:  # the boundary of one commit: the answer is used without
+            self._failed(error)
         else:
             self._condition.note(None)
+
+    def _failed(self, error: BaseException) -> None:
+        """The store failed, whatever it raised. Raises only what ends this task: a cancellation."""
+        if being_cancelled():
+            raise asyncio.CancelledError from error
+        self._condition.note(str(error) if isinstance(error, OutboxUnwritable) else type(error).__name__)

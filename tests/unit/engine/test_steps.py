@@ -17,11 +17,12 @@ from tests.unit.engine.parts import events, task
 
 
 class Store(MemorySteps):
-    """Counts commits; while ``broken`` it can neither be read nor written."""
+    """Counts commits; while ``broken`` it can neither be read nor written, and raises ``error``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.broken = False
+        self.error: BaseException = OutboxUnwritable("disk full")
         self.saved: list[tuple[str, str]] = []
 
     async def load(self, task_id: str, fingerprint: str) -> Any:
@@ -39,7 +40,7 @@ class Store(MemorySteps):
 
     def _check(self) -> None:
         if self.broken:
-            raise OutboxUnwritable("disk full")
+            raise self.error
 
 
 class Calls:
@@ -165,8 +166,13 @@ async def test_a_call_that_fails_is_made_again(steps: TaskSteps, store: Store, c
         assert await steps.run("one", calls("x")) == "x"
 
 
-async def test_a_broken_disk_fails_no_task(steps: TaskSteps, store: Store, calls: Calls) -> None:
-    """An answer is used although it is not stored; when earlier answers cannot be read, the task is released."""
+@pytest.mark.parametrize(
+    "error", [OutboxUnwritable("disk full"), KeyError("no"), SystemExit(), asyncio.CancelledError()]
+)
+async def test_a_broken_disk_fails_no_task(steps: TaskSteps, store: Store, calls: Calls, error: BaseException) -> None:
+    """An answer is used although it is not stored; when earlier answers cannot be read, the task is released. So it is
+    with whatever the store of a package raises."""
+    store.error = error
     with Attempt(task()), capture_logs() as logs:
         assert await steps.run("one", calls(1)) == 1
         store.broken = True
@@ -183,6 +189,29 @@ async def test_a_broken_disk_fails_no_task(steps: TaskSteps, store: Store, calls
     store.broken = False
     with Attempt(task()):
         assert await steps.run("one", calls(5)) == 1
+
+
+async def test_a_cancellation_is_no_failure_of_the_disk(steps: TaskSteps, store: Store, calls: Calls) -> None:
+    """It ends the attempt, whatever the store makes of it."""
+
+    class Slow(Store):
+        def save(self, *_: object) -> Any:
+            async def commit() -> None:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    raise KeyError from None
+
+            return commit()
+
+    with Attempt(task()), capture_logs() as logs:
+        work = asyncio.ensure_future(TaskSteps(Slow(), steps._metrics).run("one", calls(1)))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+    assert logs == []
 
 
 async def test_a_large_answer_is_not_stored(

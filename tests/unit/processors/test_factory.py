@@ -14,7 +14,9 @@ from ai_task_processor.core.settings import load_settings
 from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.processors.base import BaseProcessor, TaskResult
 from ai_task_processor.processors.chat import aletheia
+from ai_task_processor.processors.chat.aletheia.settings import AletheiaSettings
 from ai_task_processor.processors.chat.processor import PromptProcessor
+from ai_task_processor.processors.chat.settings import PromptSettings
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.testing.context import processor_context
@@ -168,6 +170,79 @@ def test_one_that_cannot_say_its_hold_gets_no_task(make: Make, install: Install,
         assert factory.hold_s() == 0.0
 
 
+def configured(factory: ProcessorFactory, **environ: str) -> ProcessorFactory:
+    factory.configure(load_settings(environ, None, groups=[PromptSettings, AletheiaSettings]))
+    factory.equip(processor_context(chat=cast("None", Embedder()), embedder=cast("None", Embedder())))
+    return factory
+
+
+class Severity(Caption):
+    """A stranger's processor of a type that is built in; it does not want every task of it."""
+
+    task_types = frozenset({"defining_severity"})
+
+    def can_process(self, task: Task) -> bool:
+        return task.type == "defining_severity" and task.content == "mine"
+
+
+def finder(factory: ProcessorFactory, name: str, content: object = "t") -> str | None:
+    found = factory.find(task(TaskType.named(name), content))
+    return None if found is None else type(found).__name__
+
+
+def test_what_is_built_in_takes_no_type_of_others(
+    install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Not of an installed package, a line of the user's or a file; the other types stay with it."""
+    assert finder(configured(ProcessorFactory()), "defining_severity") == "AletheiaProcessor"
+    (tmp_path / "mine.toml").write_text('type = "defining_topics"\ninstructions = "x"\n')
+    factory = configured(ProcessorFactory(), TASK_TYPES=str(tmp_path))
+    assert finder(factory, "defining_topics") == "PromptProcessor"
+    assert finder(factory, "defining_severity") == "AletheiaProcessor"
+    install("processors", "acme", Severity=Severity)
+    factory = configured(ProcessorFactory())
+    assert finder(factory, "defining_severity", "mine") == "Severity"
+    assert finder(factory, "defining_severity", "yours") is None
+    assert finder(factory, "identifying_data") == "AletheiaProcessor"
+    original = ProcessorFactory.__init__
+
+    def with_one_line_more(self: ProcessorFactory) -> None:
+        original(self)
+        self._processors.append(type("Own", (Caption,), {"task_types": {"identifying_data"}})())
+
+    monkeypatch.setattr(ProcessorFactory, "__init__", with_one_line_more)
+    assert finder(configured(ProcessorFactory()), "identifying_data") is None
+
+
+def test_only_enabled_types_are_taken(tmp_path: Path) -> None:
+    """By either spelling; what is left out needs no chat model and has no series. An unknown name is warned of."""
+    factory = ProcessorFactory()
+    with capture_logs() as lines:
+        configured(factory, ENABLED_TASK_TYPES="text-embedding,caption")
+    assert [line["reason"] for line in lines] == ["ENABLED_TASK_TYPES has types that no processor declares: caption"]
+    assert factory.task_types == {"text_embedding"}
+    assert (factory.chats, factory.services) == (False, [])
+    assert [finder(factory, name) for name in ("text_embedding", "defining_severity")] == [
+        "TextEmbeddingProcessor",
+        None,
+    ]
+    factory = configured(ProcessorFactory(), ENABLED_TASK_TYPES="defining_severity")
+    assert factory.task_types == factory.chat_types == {"defining_severity"}
+    assert [finder(factory, name) for name in ("text_embedding", "defining_severity", "defining_topics")] == [
+        None,
+        "AletheiaProcessor",
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("enabled", "needed"), [("", True), ("text_embedding", False), ("text_embedding,defining-topics", True)]
+)
+def test_whether_a_chat_model_is_needed(enabled: str, needed: bool) -> None:
+    parts = load_settings({"ENABLED_TASK_TYPES": enabled}, None, groups=[]).parts
+    assert ProcessorFactory().chats_with(parts) == needed
+
+
 def test_claiming_is_held_only_when_nobody_can_work(make: Make, install: Install) -> None:
     """The shortest hold counts."""
     factory = make()
@@ -186,7 +261,7 @@ def test_claiming_is_held_only_when_nobody_can_work(make: Make, install: Install
 MORE = {"summarize", "chat", "echo", "sleep", "simulate"}
 
 
-def configured(**environ: str) -> ProcessorFactory:
+def started(**environ: str) -> ProcessorFactory:
     factory = ProcessorFactory()
     factory.configure(load_settings(environ, None, groups=factory.settings_groups))
     factory.equip(processor_context(environ, factory.settings_groups, chat=cast("None", object())))
@@ -195,14 +270,14 @@ def configured(**environ: str) -> ProcessorFactory:
 
 def test_more_types_are_off_until_they_are_named() -> None:
     """An API may have them for somebody else, and a daemon that only embeds needs no chat model for them."""
-    usual = configured()
+    usual = started()
     assert usual.task_types.isdisjoint(MORE)
     assert [usual.find(task(name)) for name in MORE] == [None] * 5
-    some = configured(ENABLED_TASK_TYPES="text_embedding, echo")
+    some = started(ENABLED_TASK_TYPES="text_embedding, echo")
     assert (set(some.task_types), some.chats) == ({"text_embedding", "echo"}, False)
     assert type(some.find(task("echo"))).__name__ == "EchoProcessor"
     assert some.find(task("sleep")) is None
-    every = configured(ENABLED_TASK_TYPES=",".join(MORE))
+    every = started(ENABLED_TASK_TYPES=",".join(MORE))
     assert (set(every.task_types), set(every.chat_types)) == (MORE, {"summarize", "chat"})
     parts = load_settings({"ENABLED_TASK_TYPES": "summarize"}, None, groups=[]).parts
     assert ProcessorFactory().chats_with(parts)
@@ -221,7 +296,7 @@ def test_more_types_are_not_taken_from_others(
         self._processors.append(Sleeper())
 
     monkeypatch.setattr(ProcessorFactory, "__init__", with_one_line_more)
-    factory = configured(ENABLED_TASK_TYPES=",".join(MORE), TASK_TYPES=str(tmp_path))
+    factory = started(ENABLED_TASK_TYPES=",".join(MORE), TASK_TYPES=str(tmp_path))
     assert type(factory.find(task("summarize"))) is PromptProcessor
     assert type(factory.find(task("sleep"))) is Sleeper
     assert type(factory.find(task("echo", {"wanted": True}))).__name__ == "Echo"
