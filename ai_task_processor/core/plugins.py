@@ -5,14 +5,17 @@ An installed package registers its classes as entry points (``ai_task_processor.
 installation, and in ``pyproject.toml``. Built-in processors are listed in ``ProcessorFactory``.
 """
 
+import inspect
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from ai_task_processor.core.errors import ConfigurationError
+from ai_task_processor.core.errors import ConfigurationError, DataDirectoryError
 from ai_task_processor.core.groups import Group
+from ai_task_processor.core.ports import Provider, Sink, Store, TaskSource
 from ai_task_processor.core.settings import PartsSettings, Reading, Settings
 
 Kind = Literal["sources", "stores", "sinks", "processors", "providers"]
@@ -36,6 +39,10 @@ _WORDS: Mapping[Kind, tuple[str, str]] = {
     "sinks": ("sink", "SINKS"),
     "processors": ("processor", ""),
 }
+#: what a class of each kind must have; ``ProcessorFactory`` checks processors
+_PORTS: Mapping[Kind, type] = {"sources": TaskSource, "stores": Store, "sinks": Sink, "providers": Provider}
+#: a name that a message repeats; anything else may be a secret in the wrong variable
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,24}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +61,63 @@ class Plugin:
         return ConfigurationError(f"{self} {reason}: mend or uninstall that package")
 
     def load(self) -> Any:
-        """The class. Raises ``ConfigurationError``."""
+        """The class, with the methods of its kind. Raises ``ConfigurationError``."""
         try:
-            return self.entry_point.load()
+            found = self.entry_point.load()
         except (Exception, SystemExit) as error:
             raise self.unusable(f"cannot be loaded ({type(error).__name__})") from error
+        if self.kind in _PORTS:
+            if not isinstance(found, type):
+                raise self.unusable("is not a class")
+            self._require(found, (name for name in _members(self.kind) if _is_method(self.kind, name)))
+            self.check_groups(found)
+        return found
+
+    def build(self, services: Any) -> Any:
+        """An instance; None for a provider without a model. Raises ``ConfigurationError``, ``DataDirectoryError``."""
+        try:
+            made = self.load().build(services)
+        except (ConfigurationError, DataDirectoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise self.unusable(f"cannot be built ({type(error).__name__})") from error
+        if made is None and self.kind != "providers":
+            raise self.unusable("cannot be built (build() returned None)")
+        if made is not None:
+            self._require(made, _members(self.kind))
+        return made
+
+    def check_groups(self, component: object) -> None:
+        """Raises ``ConfigurationError`` when ``settings_groups`` is no tuple of groups."""
+        groups = getattr(component, "settings_groups", ())
+        fine = isinstance(groups, Collection) and all(
+            isinstance(each, type) and issubclass(each, Group) for each in groups
+        )
+        if not fine:
+            raise self.unusable("has settings_groups that is no tuple of subclasses of Group")
+
+    def _require(self, component: object, members: Iterable[str]) -> None:
+        for name in members:
+            method = _is_method(self.kind, name)
+            if not (callable(getattr(component, name, None)) if method else _has(component, name)):
+                raise self.unusable(f"is not a {_WORDS[self.kind][0]} (it has no {name}{'()' * method})")
+
+
+def _members(kind: Kind) -> list[str]:
+    """The public members of the port."""
+    bases = [base for base in _PORTS[kind].__mro__ if base.__module__.startswith("ai_task_processor.")]
+    names = (name for base in bases for name in (*vars(base), *vars(base).get("__annotations__", ())))
+    return [name for name in dict.fromkeys(names) if not name.startswith("_")]
+
+
+def _is_method(kind: Kind, name: str) -> bool:
+    return callable(getattr(_PORTS[kind], name, None))
+
+
+def _has(component: object, name: str) -> bool:
+    """Whether it has an attribute, without calling a property."""
+    missing = object()
+    return inspect.getattr_static(component, name, missing) is not missing or hasattr(component, name)
 
 
 def installed(kind: Kind) -> Sequence[Plugin]:
@@ -75,15 +134,21 @@ def installed(kind: Kind) -> Sequence[Plugin]:
     return list(by_name.values())
 
 
-def load(kind: Kind, name: str) -> Any:
-    """The class that a setting selects by name. Raises ``ConfigurationError``."""
+def find(kind: Kind, name: str) -> Plugin:
+    """The plug-in that a setting selects by name. Raises ``ConfigurationError``."""
     plugins = installed(kind)
     for plugin in plugins:
         if plugin.entry_point.name == name:
-            return plugin.load()
+            return plugin
     word, variable = _WORDS[kind]
+    said = f": {name!r}" if _PLAIN.fullmatch(name) else ""
     names = ", ".join(plugin.entry_point.name for plugin in plugins) or "none"
-    raise ConfigurationError(f"{variable} names no {word} that is installed: {name!r}; there are {names}")
+    raise ConfigurationError(f"{variable} names no {word} that is installed{said}; there are {names}")
+
+
+def load(kind: Kind, name: str) -> Any:
+    """The class that a setting selects by name. Raises ``ConfigurationError``."""
+    return find(kind, name).load()
 
 
 def groups_of(components: Iterable[object]) -> Iterator[type[Group]]:
@@ -100,12 +165,12 @@ def built_in_groups() -> Sequence[type[Group]]:
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """The classes of the components that the settings select."""
+    """The plug-ins that the settings select; their classes were loaded."""
 
-    source: Any
-    store: Any
-    sinks: Sequence[Any]
-    provider: Any
+    source: Plugin
+    store: Plugin
+    sinks: Sequence[Plugin]
+    provider: Plugin
 
 
 def load_selected(
@@ -124,12 +189,14 @@ def load_selected(
     if parts is not None:
         chosen = [("sources", parts.task_source), ("providers", parts.embedding_provider), ("stores", parts.store)]
         chosen += [("sinks", name) for name in parts.sinks]
-    found = []
+    found, classes = [], []
     for kind, name in chosen:
         try:
-            found.append(load(kind, name))
+            plugin = find(kind, name)
+            classes.append(plugin.load())
+            found.append(plugin)
         except ConfigurationError as error:
             reading.problems += error.problems
-    settings = reading.settings([*groups_of(found), *groups])
+    settings = reading.settings([*groups_of(classes), *groups])
     source, provider, store, *sinks = found
     return settings, Selected(source=source, provider=provider, store=store, sinks=sinks)

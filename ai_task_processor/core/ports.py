@@ -2,6 +2,9 @@
 
 The engine depends on these protocols only. Every implementation, also one of another package, passes the
 contract suite of its port (``ai_task_processor.testing``).
+
+Each method says what it may raise. Any other exception counts as a mistake of the implementation: see ``Component``.
+It never fails a task, and never loses a result.
 """
 
 import asyncio
@@ -88,13 +91,14 @@ class TaskSource(Component, Protocol):
 
     @property
     def backlog(self) -> Backlog:
-        """What the last successful claim saw."""
+        """What the last successful claim saw. While it cannot be read, ``run --until-empty`` does not end."""
         return Backlog()
 
     async def claim(self, want: Want) -> Sequence[Claim]:
         """At most ``want.limit`` tasks that may start now; empty when there are none; does not wait for tasks.
 
-        Raises ``RemoteError`` when the source cannot be read.
+        Raises ``RemoteError`` when the source cannot be read. After any other error, and after a value that is no
+        ``Claim``, the poll counts as failed; the claims beside that value start.
         """
 
     async def wait(self, timeout_s: float) -> bool:
@@ -129,7 +133,10 @@ class TaskSource(Component, Protocol):
         """
 
     async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:
-        """Release an unfinished task; this process does not claim it again for ``delay_s`` seconds."""
+        """Release an unfinished task; this process does not claim it again for ``delay_s`` seconds.
+
+        When it raises, the task counts as released: it stays pending upstream, or its claim expires.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +197,10 @@ class Outbox(Protocol):
         """At most ``limit`` waiting records that are due at ``now``, oldest due time first, without the excluded."""
 
     async def delivered(self, task_id: str) -> None:
-        """The outcome is acknowledged: delete the record."""
+        """The outcome is acknowledged: delete the record.
+
+        Raises ``OutboxUnwritable``, like ``defer`` and ``bury``. After any error it is called again until it succeeds.
+        """
 
     async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
         """Try again at ``due_at``."""
@@ -199,7 +209,10 @@ class Outbox(Protocol):
         """Refused for good after this many attempts: make the record a dead letter with this reason."""
 
     async def apply_requests(self) -> Mapping[str, str]:
-        """Carry out operators' requests (``retry``, ``drop``); returns the actions done, by task id."""
+        """Carry out operators' requests (``retry``, ``drop``); returns the actions done, by task id.
+
+        Raises ``OutboxUnwritable``. After any error it is called again.
+        """
 
     async def receipts(self) -> Sequence[Receipt]:
         """The receipts of all waiting records: their claims are renewed until the outcome is acknowledged."""
@@ -226,7 +239,10 @@ class Journal(Protocol):
         """The task that runs isolated."""
 
     async def begin(self, tasks: Sequence[Task]) -> Sequence[Tries]:
-        """Count an attempt at each task; written when this returns. Counts none when it raises ``OutboxUnwritable``."""
+        """Count an attempt at each task; written when this returns. Counts none when it raises ``OutboxUnwritable``.
+
+        After any error none of the tasks starts; they are released.
+        """
 
     async def give_back(self, task_id: str) -> None:
         """The attempt ended without an outcome: store the counts that ``begin`` returned, as they are now."""
@@ -275,7 +291,7 @@ class Store(Component, Protocol):
 
     @property
     def accepting(self) -> bool:
-        """Whether the results of further tasks can be stored."""
+        """Whether the results of further tasks can be stored. Nothing is claimed while it raises."""
 
     @property
     def recovered(self) -> int:

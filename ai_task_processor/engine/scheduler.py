@@ -11,9 +11,10 @@ from math import inf
 from ai_task_processor.core.errors import RemoteError
 from ai_task_processor.core.ports import Clock, TaskSource, Want
 from ai_task_processor.engine.admission import EngineAdmission
+from ai_task_processor.engine.faults import Faults, Nonsense
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.slots import Slots
-from ai_task_processor.models.task import Claim
+from ai_task_processor.models.task import Claim, Receipt, Task
 from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
@@ -78,6 +79,7 @@ class TaskScheduler:
         admission: EngineAdmission,
         types: frozenset[str] | None = None,
         resumes_in_s: Callable[[], float] = lambda: inf,
+        faults: Faults,
         clock: Clock,
         metrics: Metrics,
         rng: random.Random,
@@ -93,6 +95,7 @@ class TaskScheduler:
         self._hold_s = hold_s
         self._admission = admission
         self._types = types
+        self._faults = faults
         self._clock = clock
         self._pauses = Pauses(interval_s, resumes_in_s, rng)
         self._condition = Condition("poll.failed", "poll.recovered")
@@ -153,14 +156,19 @@ class TaskScheduler:
         self.idle = False
         self._poll_ends_at = self._clock.monotonic() + LONGEST_POLL_S
         try:
-            claims = await self._source.claim(Want(wanted, self._admission, self._types))
+            found = list(await self._source.claim(Want(wanted, self._admission, self._types)))
         except RemoteError as error:
             return self._failed(str(error))
-        except Exception as error:  # the boundary of one poll: a listed record must not stop delivery
-            log.error("poll.crashed", exc_info=error)
-            return self._failed(f"the poll crashed: {type(error).__name__}")
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary of one poll: it must not stop delivery
+            return self._failed(self._faults.note(self._source, "claim", error))
         finally:
             self._poll_ends_at = None
+        claims = [claim for claim in found if _is_claim(claim)]
+        if len(claims) < len(found):
+            nonsense = Nonsense("it returned something that is not a Claim")
+            self._failed(self._faults.note(self._source, "claim", nonsense))
+            return self._recovery.isolate(claims, self._slots.ages_s)
+        self._faults.note(self._source, "claim", None)
         self._condition.note(None)
         self.polled_at = self._clock.monotonic()
         self.idle = quiet and not claims
@@ -225,11 +233,9 @@ class TaskScheduler:
     async def _wait(self, seconds: float) -> bool:
         """The source's ``wait``. One that fails or returns too early must not turn a pause into a busy loop."""
         ends_at = self._clock.monotonic() + seconds
-        try:
+        with self._faults.of(self._source, "wait"):  # polls go on without wake-ups
             if await self._source.wait(seconds):
                 return True
-        except Exception as error:  # the boundary of one wait: polls go on without wake-ups
-            log.error("poll.crashed", exc_info=error)
         if (left_s := ends_at - self._clock.monotonic()) > 0:
             await self._clock.sleep(left_s)
         return False
@@ -243,3 +249,7 @@ class TaskScheduler:
 
     def _tick(self) -> None:
         self.ticked_at = self._clock.monotonic()
+
+
+def _is_claim(found: object) -> bool:
+    return isinstance(found, Claim) and isinstance(found.task, Task) and isinstance(found.receipt, Receipt)

@@ -15,6 +15,7 @@ from ai_task_processor.core.ports import Clock, Provider, Sink, Store, TaskSourc
 from ai_task_processor.core.settings import Settings
 from ai_task_processor.engine.admission import EngineAdmission, RunningTasks
 from ai_task_processor.engine.delivery import Delivery
+from ai_task_processor.engine.faults import Faults
 from ai_task_processor.engine.heartbeat import Heartbeat
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.runner import TaskRunner
@@ -43,6 +44,7 @@ class Parts:
     """Every part of the daemon, wired and not started."""
 
     settings: Settings
+    faults: Faults
     clock: Clock
     metrics: Metrics
     secrets: Secrets
@@ -87,6 +89,7 @@ def assemble(
     source: TaskSource = selected.source.build(services)
     sinks: Sequence[Sink] = [sink.build(services) for sink in selected.sinks]
     provider: Provider | None = selected.provider.build(services)
+    faults = _named(selected, store, source, sinks, provider, factory)
 
     recovery = Recovery(store.journal, store.outbox, source=services.source, clock=clock)
     running = RunningTasks()
@@ -115,7 +118,10 @@ def assemble(
 
     def hold_s() -> float:
         """Seconds for which nothing may be claimed: the store, delivery, the source or a provider cannot take more."""
-        if not store.accepting:
+        accepting = False
+        with faults.of(store, "accepting"):
+            accepting = store.accepting
+        if not accepting:
             return STORAGE_LOOK_S
         behind_s = DELIVERY_LOOK_S if delivery.behind else 0.0
         return max(behind_s, services.gate("api_poll").wait_s(), factory.hold_s())
@@ -128,6 +134,7 @@ def assemble(
         journal=store.journal,
         admission=admission,
         recovery=recovery,
+        faults=faults,
         clock=clock,
     )
     scheduler = TaskScheduler(
@@ -138,6 +145,7 @@ def assemble(
         interval_s=worker.polling_interval_s,
         hold_s=hold_s,
         resumes_in_s=factory.resumes_in_s,
+        faults=faults,
         clock=clock,
         metrics=metrics,
         rng=rng,
@@ -150,9 +158,14 @@ def assemble(
         clock=clock,
     )
     circuits = ModelCircuits(threshold=worker.circuit_breaker_threshold, clock=clock, metrics=metrics)
+
+    def resume() -> None:
+        with faults.of(source, "resume"):
+            source.resume()
+
     embedder = None
     if provider is not None:
-        embedder = micro_batcher(provider, services, circuits, intake=scheduler, opened=source.resume)
+        embedder = micro_batcher(provider, services, circuits, intake=scheduler, opened=resume)
     factory.equip(
         ProcessorContext(
             clock=clock,
@@ -167,6 +180,7 @@ def assemble(
     )
     return Parts(
         settings=settings,
+        faults=faults,
         clock=clock,
         metrics=metrics,
         secrets=services.secrets,
@@ -184,6 +198,26 @@ def assemble(
         scheduler=scheduler,
         heartbeat=heartbeat,
     )
+
+
+def _named(
+    selected: Selected,
+    store: Store,
+    source: TaskSource,
+    sinks: Sequence[Sink],
+    provider: Provider | None,
+    factory: ProcessorFactory,
+) -> Faults:
+    """The failures of components, under the names of their plug-ins."""
+    faults = Faults()
+    faults.name(selected.store, store, store.outbox, store.journal, store.memory)
+    faults.name(selected.source, source)
+    faults.name(selected.provider, provider)
+    for plugin, sink in zip(selected.sinks, sinks, strict=True):
+        faults.name(plugin, sink)
+    for processor, plugin in factory.installed.items():
+        faults.name(plugin, processor)
+    return faults
 
 
 def _services(
@@ -205,6 +239,6 @@ def _services(
         clock=SystemClock(),
         metrics=metrics,
         rng=random.Random(),  # noqa: S311 - jitter, not secrets
-        source=selected.source.name or settings.parts.task_source,
+        source=getattr(selected.source.load(), "name", "") or settings.parts.task_source,
         lost=lost,
     )

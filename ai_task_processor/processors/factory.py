@@ -1,6 +1,6 @@
 """ProcessorFactory: finds the processor of a task among the built-ins and those of installed packages."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import inf
 
 from ai_task_processor.core import plugins
@@ -24,8 +24,9 @@ class ProcessorFactory:
         self._processors: list[BaseProcessor] = [
             TextEmbeddingProcessor(),
         ]
-        self._installed = {_made(plugin): plugin.package for plugin in plugins.installed("processors")}
-        self._processors += self._installed
+        #: those of installed packages
+        self.installed = {_made(plugin): plugin for plugin in plugins.installed("processors")}
+        self._processors += self.installed
         self._reported: set[tuple[str, str]] = set()
 
     @property
@@ -36,8 +37,8 @@ class ProcessorFactory:
         """Give every processor its context; before the first task."""
         for processor in self._processors:
             processor.context = context
-        for processor, package in self._installed.items():
-            log.info("plugin.loaded", processor=type(processor).__name__, package=package)
+        for processor, plugin in self.installed.items():
+            log.info("plugin.loaded", processor=type(processor).__name__, package=plugin.package)
 
     def hold_s(self) -> float:
         """Seconds for which no task at all should be claimed: 0 as soon as one processor can work."""
@@ -61,7 +62,7 @@ class ProcessorFactory:
         """The processor for this task, or None: then it stays pending."""
         for processor in self._processors:
             try:
-                if processor.can_process(task) and (processor not in self._installed or _answers(processor, task)):
+                if processor.can_process(task) and (processor not in self.installed or _answers(processor, task)):
                     return processor
             except Exception as error:  # noqa: BLE001 - the boundary around somebody's code
                 self._failed(processor, error)
@@ -107,4 +108,8 @@ def _made(plugin: plugins.Plugin) -> BaseProcessor:
         raise plugin.unusable(f"cannot be loaded ({type(error).__name__})") from error
     if not isinstance(processor, BaseProcessor):
         raise plugin.unusable("is not a BaseProcessor")
+    plugin.check_groups(processor)
+    types: object = processor.task_types
+    if isinstance(types, str) or not isinstance(types, Collection) or not all(isinstance(each, str) for each in types):
+        raise plugin.unusable("has task_types that is no set of texts")
     return processor

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from ai_task_processor.core import codec
@@ -28,6 +28,7 @@ from ai_task_processor.core.checks import (
 from ai_task_processor.core.component import Component, Problem
 from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, RemoteError, Unsent
 from ai_task_processor.core.settings import NetworkSettings
+from ai_task_processor.engine.faults import Faults, all_of
 from ai_task_processor.models.task import Task
 from ai_task_processor.net.answers import Head
 from ai_task_processor.net.client import deadline, make_client, translate
@@ -41,6 +42,32 @@ CERTIFICATE_DAYS: Final = 14
 MAX_REASON: Final = 300
 
 Now = Callable[[], datetime]
+T = TypeVar("T")
+
+
+class Asked:
+    """Asks components for what they contribute. ``failures`` yields a finding for each method that failed."""
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self._failures: list[str] = []
+
+    def of(
+        self, kind: type[T], component: Component, method: str, *arguments: object, optional: bool = False
+    ) -> list[T]:
+        """What the method returned: a collection of ``kind``, or if ``optional`` one or None. Empty when it failed."""
+        try:
+            found = getattr(component, method)(*arguments)
+            if optional:
+                found = () if found is None else (found,)
+            return all_of(kind, found)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary around somebody's code
+            self._failures.append(self._faults.note(component, method, error))
+            return []
+
+    async def failures(self) -> AsyncIterator[Finding]:
+        for failure in dict.fromkeys(self._failures):
+            yield wrong(failure, "mend or uninstall that package")
 
 
 def mistake(problem: str) -> Finding:
@@ -210,7 +237,7 @@ def listed(seen: Listed, can_process: Callable[[Task], bool]) -> Iterator[Findin
         yield warning(text, "leave them to another worker, or install or configure their processor")
 
 
-async def beside(services: Services, components: Sequence[Component]) -> AsyncIterator[Finding]:
+async def beside(services: Services, components: Sequence[Component], asked: Asked) -> AsyncIterator[Finding]:
     """Ask a running daemon for its problems: it may use other secrets, and has made more calls."""
     ops = services.settings.ops
     host = "127.0.0.1" if ops.metrics_host in ("0.0.0.0", "::") else ops.metrics_host  # noqa: S104 - compared with, not bound to
@@ -220,11 +247,11 @@ async def beside(services: Services, components: Sequence[Component]) -> AsyncIt
         status = codec.loads(answer.content)
     except (RemoteError, ValueError):
         return  # no daemon there
-    for finding in reported(status, components):
+    for finding in reported(status, components, asked):
         yield finding
 
 
-def reported(status: object, components: Sequence[Component]) -> Iterator[Finding]:
+def reported(status: object, components: Sequence[Component], asked: Asked) -> Iterator[Finding]:
     """Findings about the problems in a daemon's ``/status``, explained by the component that knows the problem."""
     fields = status if isinstance(status, dict) else {}
     reasons = fields.get("not_ready_because")
@@ -234,5 +261,6 @@ def reported(status: object, components: Sequence[Component]) -> Iterator[Findin
     for reason in (str(reason)[:MAX_REASON] for reason in reasons):
         code, _, text = reason.partition(": ")
         if code not in ("starting", "draining"):
-            explanations = (component.explain(Problem(code, text)) for component in components)
-            yield next(filter(None, explanations), warning(f"it says: {reason}"))
+            problem = Problem(code, text)
+            explained = (asked.of(Finding, component, "explain", problem, optional=True) for component in components)
+            yield next((finding for (finding,) in filter(None, explained)), warning(f"it says: {reason}"))

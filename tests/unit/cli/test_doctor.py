@@ -17,6 +17,7 @@ from ai_task_processor.cli.doctor.report import Report
 from ai_task_processor.core import errors
 from ai_task_processor.core.checks import Check, Finding, Listed, Remote, ok, skipped, unusable, warning, wrong
 from ai_task_processor.core.component import Component, Problem
+from ai_task_processor.engine.faults import Faults
 from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.net.answers import Answer
 from ai_task_processor.net.oauth_settings import AuthSettings
@@ -331,7 +332,7 @@ class Explaining(Component):
 def test_what_the_daemon_beside_says_is_told(reasons: list[str], expected: list[Finding]) -> None:
     """In the words of the component that knows the problem; the rest is passed on."""
     status = {"state": "running", "not_ready_because": reasons}
-    first, *found = checks.reported(status, [Silent(), Explaining()])
+    first, *found = checks.reported(status, [Silent(), Explaining()], checks.Asked(Faults()))
     assert first == ok("it answers 'running'", daemon=True)
     assert found == expected
 
@@ -341,4 +342,4 @@ def test_what_the_daemon_beside_says_is_told(reasons: list[str], expected: list[
 )
 def test_a_strange_status_is_harmless(status: object) -> None:
     """Another server may listen there: its words are few."""
-    assert all(len(finding.text) < 400 for finding in checks.reported(status, []))
+    assert all(len(finding.text) < 400 for finding in checks.reported(status, [], checks.Asked(Faults())))

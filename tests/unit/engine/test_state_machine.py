@@ -20,6 +20,7 @@ from ai_task_processor.core import errors
 from ai_task_processor.core.ports import Held, Want
 from ai_task_processor.engine.admission import EngineAdmission, RunningTasks
 from ai_task_processor.engine.delivery import Delivery
+from ai_task_processor.engine.faults import Faults
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.runner import TaskRunner
 from ai_task_processor.engine.scheduler import TaskScheduler
@@ -147,7 +148,7 @@ class Process(StubSource):
         runner = TaskRunner(
             outbox=self.outbox, find=self._find, persisted=self.delivery.offer, timeout_s=1e6, **parts, **common
         )
-        deciding: dict[str, Any] = {"admission": self.admission, "recovery": self.recovery}
+        deciding: dict[str, Any] = {"admission": self.admission, "recovery": self.recovery, "faults": Faults()}
         slots = Slots(SLOTS, runner=runner, running=self.running, clock=clock, **parts, **deciding)
         self.scheduler = TaskScheduler(self, slots, interval_s=10.0, hold_s=self._claiming_hold_s, **deciding, **common)
         self.released: dict[str, float] = {}
