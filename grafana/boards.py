@@ -591,6 +591,30 @@ def model() -> Json:
             ),
         ],
     )
+    chat = Row(
+        title="Chat",
+        panels=[
+            Graph(
+                title="Answers a second",
+                text="Answers of chat models. repaired: text around the JSON was removed. truncated, filtered, refused "
+                "and invalid_output are asked again at most twice; then the task ends failed.",
+                queries={"{{outcome}}": per_second("model_answers_total", by="outcome")},
+                unit="reqps",
+            ),
+            Graph(
+                title="Answers of no use, by type",
+                text="Share of the answers that had to be asked for again. A prompt or a schema that a model cannot "
+                "follow shows here first.",
+                queries={
+                    "{{task_type}}": ratio(
+                        per_second("model_answers_total", 'outcome!~"ok|repaired"', by="task_type"),
+                        per_second("model_answers_total", by="task_type"),
+                    )
+                },
+                unit="percentunit",
+            ),
+        ],
+    )
     cost = Row(
         title="Cost",
         panels=[
@@ -652,7 +676,7 @@ def model() -> Json:
             transitions("model"),
         ],
     )
-    return board("model", "AI task processor: model", [calls, limits, cost, tasks])
+    return board("model", "AI task processor: model", [calls, limits, chat, cost, tasks])
 
 
 def token() -> Json:

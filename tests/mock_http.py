@@ -20,6 +20,8 @@ Handler = (
 class MockPool:
     """Stands for ``Pool``: its requests go to an httpx2 transport."""
 
+    bundled = False
+
     def __init__(self, transport: httpx2.AsyncBaseTransport) -> None:
         self.headers: dict[str, str] = {"User-Agent": "tests", "Accept": "*/*", "Accept-Encoding": "identity"}
         self._transport = transport

@@ -80,6 +80,8 @@ def _parser() -> "argparse.ArgumentParser":
     add("drain", _drain, "deliver what the outbox holds and claim nothing; 75 when something is left")
     outbox = add("outbox", _outbox, "look at kept results, retry or drop them (beside a running daemon)")
     _add_outbox_actions(outbox)
+    types = add("types", _types, "look at prompt types, and try one on a single task")
+    _add_type_actions(types)
     sandbox = add("sandbox", _sandbox, "run token endpoint, task API and model API in one local server")
     sandbox.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     sandbox.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
@@ -99,6 +101,15 @@ def _add_outbox_actions(parser: "argparse.ArgumentParser") -> None:
         ("drop", "forget these records: a task that is still listed is then processed again"),
     ):
         actions.add_parser(action, help=meaning).add_argument("task_ids", metavar="TASK_ID", nargs="+")
+
+
+def _add_type_actions(parser: "argparse.ArgumentParser") -> None:
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
+    actions.add_parser("list", help="one line for each prompt type of TASK_TYPES")
+    actions.add_parser("show", help="one prompt type, as JSON").add_argument("name", metavar="TYPE")
+    trial = actions.add_parser("try", help="run one task against the model and print its result; nothing is reported")
+    trial.add_argument("name", metavar="TYPE")
+    trial.add_argument("file", metavar="FILE", help="the content of the task, or a whole task, as JSON; - for stdin")
 
 
 def _run(arguments: "argparse.Namespace") -> int:
@@ -127,7 +138,7 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     process.raise_descriptor_limit()
     factory = ProcessorFactory()
-    settings, selected = load_selected(groups=factory.settings_groups)
+    settings, selected = load_selected(groups=factory.settings_groups, chats=factory.chats)
     logs.configure(level=settings.log.level, format=settings.log.format, secrets=settings.secrets())
     logs.install_crash_hooks()
     log = logs.get_logger("ai_task_processor")
@@ -169,6 +180,12 @@ def _outbox(arguments: "argparse.Namespace") -> int:
     from ai_task_processor.cli import outbox as outbox_commands
 
     return outbox_commands.main(arguments)
+
+
+def _types(arguments: "argparse.Namespace") -> int:
+    from ai_task_processor.cli import types
+
+    return types.main(arguments)
 
 
 def _sandbox(arguments: "argparse.Namespace") -> int:

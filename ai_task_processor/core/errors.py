@@ -27,7 +27,8 @@
         ├── Misconfigured         wrong configuration, seen from outside
         │   ├── NeverAcknowledged reports are answered, and never acknowledged
         │   └── ModelRefused      the same, but about one model only
-        └── QuotaExhausted        the provider's account is empty
+        ├── QuotaExhausted        the provider's account is empty
+        └── SinkFailed            a sink did not take a result; raised by the engine
 
 Retries and the circuit breaker read attributes of the class. Messages never contain answers, user text or secrets.
 ``detail`` holds a remote's own explanation of its refusal; the caller that read the answer has sanitized it.
@@ -240,6 +241,10 @@ class QuotaExhausted(RemoteError):
     """The provider's account is empty. Some throttles use the same name: the first pause is short after a success."""
 
     pause_s = (300.0, 300.0)
+
+
+class SinkFailed(RemoteError):
+    """A sink did not take a result, whatever it raised. The message names the sink."""
 
 
 def explained(error: Rejected | RemoteError) -> str:

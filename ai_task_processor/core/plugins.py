@@ -8,6 +8,7 @@ installation, and in ``pyproject.toml``. Built-in processors are listed in ``Pro
 import inspect
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -34,7 +35,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
 #: the noun for one of the kind, and the variable that selects it
 _WORDS: Mapping[Kind, tuple[str, str]] = {
     "sources": ("source", "TASK_SOURCE"),
-    "providers": ("provider", "EMBEDDING_PROVIDER"),
+    "providers": ("provider", "EMBEDDING_PROVIDER or CHAT_PROVIDER"),
     "stores": ("store", "STORE"),
     "sinks": ("sink", "SINKS"),
     "processors": ("processor", ""),
@@ -60,64 +61,56 @@ class Plugin:
         """The error for a plug-in that cannot be used."""
         return ConfigurationError(f"{self} {reason}: mend or uninstall that package")
 
-    def load(self) -> Any:
-        """The class, with the methods of its kind. Raises ``ConfigurationError``."""
+    @contextmanager
+    def being(self, what: str) -> Iterator[None]:
+        """Around a call of its code before the start. Errors without a remedy become ``ConfigurationError``."""
         try:
-            found = self.entry_point.load()
-        except (Exception, SystemExit) as error:
-            raise self.unusable(f"cannot be loaded ({type(error).__name__})") from error
-        if self.kind in _PORTS:
-            if not isinstance(found, type):
-                raise self.unusable("is not a class")
-            self._require(found, (name for name in _members(self.kind) if _is_method(self.kind, name)))
-            self.check_groups(found)
-        return found
-
-    def build(self, services: Any) -> Any:
-        """An instance; None for a provider without a model. Raises ``ConfigurationError``, ``DataDirectoryError``."""
-        try:
-            made = self.load().build(services)
+            yield
         except (ConfigurationError, DataDirectoryError):
             raise
         except (Exception, SystemExit) as error:
-            raise self.unusable(f"cannot be built ({type(error).__name__})") from error
+            raise self.unusable(f"cannot be {what} ({type(error).__name__})") from error
+
+    def load(self) -> Any:
+        """The class. Raises ``ConfigurationError``."""
+        with self.being("loaded"):
+            found = self.entry_point.load()
+        self.check(found)
+        return found
+
+    def build(self, services: Any, method: str = "build") -> Any:
+        """What this method of the class returns: an object with every member of the port.
+
+        None for a provider that is not configured. Raises ``ConfigurationError``, ``DataDirectoryError``.
+        """
+        with self.being("built"):
+            made = getattr(self.load(), method)(services)
+            lacking = None if made is None else next(_lacking(made, _PORTS[self.kind]), None)
         if made is None and self.kind != "providers":
-            raise self.unusable("cannot be built (build() returned None)")
-        if made is not None:
-            self._require(made, _members(self.kind))
+            raise self.unusable(f"cannot be built ({method}() returned None)")
+        if lacking is not None:
+            raise self.unusable(f"is no {_WORDS[self.kind][0]} ({lacking})")
         return made
 
-    def check_groups(self, component: object) -> None:
-        """Raises ``ConfigurationError`` when ``settings_groups`` is no tuple of groups."""
-        groups = getattr(component, "settings_groups", ())
-        fine = isinstance(groups, Collection) and all(
-            isinstance(each, type) and issubclass(each, Group) for each in groups
-        )
-        if not fine:
-            raise self.unusable("has settings_groups that is no tuple of subclasses of Group")
-
-    def _require(self, component: object, members: Iterable[str]) -> None:
-        for name in members:
-            method = _is_method(self.kind, name)
-            if not (callable(getattr(component, name, None)) if method else _has(component, name)):
-                raise self.unusable(f"is not a {_WORDS[self.kind][0]} (it has no {name}{'()' * method})")
+    def check(self, component: object) -> None:
+        """Raises ``ConfigurationError`` when it declares settings that are no groups."""
+        for attribute in ("settings_groups", "chat_groups"):
+            groups: object = getattr(component, attribute, ())
+            if not isinstance(groups, Collection) or not all(isinstance(each, type(Group)) for each in groups):
+                raise self.unusable(f"has {attribute} that is no tuple of subclasses of Group")
 
 
-def _members(kind: Kind) -> list[str]:
-    """The public members of the port."""
-    bases = [base for base in _PORTS[kind].__mro__ if base.__module__.startswith("ai_task_processor.")]
-    names = (name for base in bases for name in (*vars(base), *vars(base).get("__annotations__", ())))
-    return [name for name in dict.fromkeys(names) if not name.startswith("_")]
-
-
-def _is_method(kind: Kind, name: str) -> bool:
-    return callable(getattr(_PORTS[kind], name, None))
-
-
-def _has(component: object, name: str) -> bool:
-    """Whether it has an attribute, without calling a property."""
-    missing = object()
-    return inspect.getattr_static(component, name, missing) is not missing or hasattr(component, name)
+def _lacking(found: object, port: type) -> Iterator[str]:
+    """Why it does not implement the port: public members that it does not have. No property of a port is called."""
+    names = {name for base in port.__mro__ for name in (*vars(base), *inspect.get_annotations(base))}
+    for name in sorted(name for name in names if not name.startswith("_")):
+        if callable(getattr(port, name, None)):
+            if not callable(getattr(found, name, None)):
+                yield f"it has no {name}()"
+        elif inspect.getattr_static(found, name, _lacking) is _lacking and not hasattr(found, name):
+            yield f"it has no {name}"
+    if port is Sink and getattr(found, "order", None) not in ("before_report", "after_report"):
+        yield "its order is neither before_report nor after_report"
 
 
 def installed(kind: Kind) -> Sequence[Plugin]:
@@ -146,31 +139,35 @@ def find(kind: Kind, name: str) -> Plugin:
     raise ConfigurationError(f"{variable} names no {word} that is installed{said}; there are {names}")
 
 
-def load(kind: Kind, name: str) -> Any:
-    """The class that a setting selects by name. Raises ``ConfigurationError``."""
-    return find(kind, name).load()
-
-
 def groups_of(components: Iterable[object]) -> Iterator[type[Group]]:
     """The groups of settings that components declare."""
     for component in components:
         yield from getattr(component, "settings_groups", ())
 
 
+def chat_groups_of(provider: object) -> Sequence[type[Group]]:
+    """The groups of settings that a provider declares for chat."""
+    return getattr(provider, "chat_groups", ())
+
+
 def built_in_groups() -> Sequence[type[Group]]:
     """The groups of every built-in, for documentation and tests."""
-    components = [load(kind, name) for kind, names in BUILT_IN.items() for name in names]
-    return list(dict.fromkeys(groups_of(components)))
+    components = [find(kind, name).load() for kind, names in BUILT_IN.items() for name in names]
+    return list(dict.fromkeys(group for each in components for group in (*groups_of([each]), *chat_groups_of(each))))
 
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """The plug-ins that the settings select; their classes were loaded."""
+    """The plug-ins that the settings select.
+
+    ``provider``: of embeddings; ``chat``: of chat models, None when nothing needs one.
+    """
 
     source: Plugin
     store: Plugin
     sinks: Sequence[Plugin]
     provider: Plugin
+    chat: Plugin | None
 
 
 def load_selected(
@@ -178,25 +175,35 @@ def load_selected(
     dotenv: Path | None = Path(".env"),
     *,
     groups: Collection[type[Group]] = (),
+    chats: bool = False,
 ) -> tuple[Settings, Selected]:
-    """The settings of this process, and the components that they select. ``groups``: those of processors.
+    """The settings of this process, and the components that they select.
+
+    ``groups``: those of processors; ``chats``: some of them use chat models.
 
     Raises ``ConfigurationError`` with a line for every mistake.
     """
     reading = Reading(environ, dotenv)
     parts = reading.parse(PartsSettings)
-    chosen: list[tuple[Kind, str]] = []
+    chosen: list[tuple[Kind, str, str]] = []
     if parts is not None:
-        chosen = [("sources", parts.task_source), ("providers", parts.embedding_provider), ("stores", parts.store)]
-        chosen += [("sinks", name) for name in parts.sinks]
-    found, classes = [], []
-    for kind, name in chosen:
+        chosen = [
+            ("sources", parts.task_source, "settings_groups"),
+            ("providers", parts.embedding_provider, "settings_groups"),
+            ("stores", parts.store, "settings_groups"),
+            *(("sinks", name, "settings_groups") for name in parts.sinks),
+        ]
+        if chats or parts.task_types:
+            chosen.append(("providers", parts.chat_provider, "chat_groups"))
+    found, declared = list[Plugin](), list[type[Group]]()
+    for kind, name, attribute in chosen:
         try:
             plugin = find(kind, name)
-            classes.append(plugin.load())
+            declared += getattr(plugin.load(), attribute, ())
             found.append(plugin)
         except ConfigurationError as error:
             reading.problems += error.problems
-    settings = reading.settings([*groups_of(classes), *groups])
+    settings = reading.settings([*declared, *groups])
     source, provider, store, *sinks = found
-    return settings, Selected(source=source, provider=provider, store=store, sinks=sinks)
+    chat = sinks.pop() if len(sinks) > len(settings.parts.sinks) else None
+    return settings, Selected(source=source, provider=provider, chat=chat, store=store, sinks=sinks)

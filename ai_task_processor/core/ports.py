@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from ai_task_processor.core.component import Component
+from ai_task_processor.core.errors import Misconfigured
 from ai_task_processor.models.task import (
     Claim,
     Failure,
@@ -83,11 +84,13 @@ class TaskSource(Component, Protocol):
 
     ``claims``: the strength of a claim: ``none`` (every worker that lists a task may process it), ``advisory`` (a mark
     that is not enforced), ``exclusive``. ``renew_every_s``: the interval of renewals, None when claims do not expire.
+    ``report_within_s``: a report that takes longer is cancelled.
     """
 
     name: str
     claims: Literal["none", "advisory", "exclusive"] = "none"
     renew_every_s: float | None = None
+    report_within_s: float = 120.0
 
     @property
     def backlog(self) -> Backlog:
@@ -97,8 +100,8 @@ class TaskSource(Component, Protocol):
     async def claim(self, want: Want) -> Sequence[Claim]:
         """At most ``want.limit`` tasks that may start now; empty when there are none; does not wait for tasks.
 
-        Raises ``RemoteError`` when the source cannot be read. After any other error, and after a value that is no
-        ``Claim``, the poll counts as failed; the claims beside that value start.
+        Raises ``RemoteError`` when the source cannot be read. After any other error, and when a value is no ``Claim``,
+        the poll counts as failed, and nothing of it starts.
         """
 
     async def wait(self, timeout_s: float) -> bool:
@@ -118,7 +121,11 @@ class TaskSource(Component, Protocol):
         return
 
     async def renew(self, receipts: Sequence[Receipt]) -> Collection[Receipt]:  # noqa: ARG002 - for sources whose claims end
-        """Renew these claims; returns the lost ones: another worker owns the task now, or it is gone."""
+        """Renew these claims; returns the lost ones: another worker owns the task now, or it is gone.
+
+        Cancelled when the next renewal is due, after 10 s at least and 120 s at most. Whatever it raises is logged,
+        and the next renewal comes in its time.
+        """
         return ()
 
     def cancelled(self) -> Collection[Receipt]:
@@ -126,16 +133,27 @@ class TaskSource(Component, Protocol):
         return ()
 
     async def report(self, receipt: Receipt, outcome: Outcome) -> None:
-        """Report an outcome and return once it is acknowledged.
+        """Report an outcome and return once it is acknowledged. What was acknowledged is not reported again.
 
-        Raises ``Rejected`` when it is refused for good (``refused``, ``gone``, ``lost``), ``Ambiguous`` when it may
-        have been applied, another ``RemoteError`` when it was not.
+        Raises:
+
+        - ``Rejected`` when it is refused for good. ``refused``, ``gone`` and ``conflict`` make a dead letter. After
+          ``lost`` the result is deleted, because another worker has the task.
+        - ``CircuitOpen`` when it was not tried. The record stays as it is. Nothing is reported for ``retry_after_s``.
+        - ``Ambiguous`` when it may have been applied. It is counted, and reported again.
+        - another ``RemoteError`` when it was not applied. It is reported again.
+
+        A report is repeated with growing delays, and not before ``retry_after_s`` (up to 15 minutes). A report that is
+        cancelled after ``report_within_s`` counts as ``TimedOut``, which is ``Ambiguous``. Anything else it raises,
+        ``SystemExit`` too, is logged with its traceback and counts as ``Transient``. A record that fails for a day
+        with ``Ambiguous`` or ``Transient``, while others are delivered, becomes a dead letter.
         """
 
     async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:
         """Release an unfinished task; this process does not claim it again for ``delay_s`` seconds.
 
-        When it raises, the task counts as released: it stays pending upstream, or its claim expires.
+        It may raise a ``RemoteError``. Whatever it raises is logged, and it is not called again for this claim: the
+        claim must end by itself. A release is cancelled after 120 s.
         """
 
 
@@ -167,7 +185,8 @@ class Outbox(Protocol):
     """Finished outcomes that are not acknowledged yet: at most one record per task of a source.
 
     A record is *waiting* (perhaps deferred to a due time) until it is delivered or becomes a *dead letter*, which
-    stays with its result until an operator retries or drops it. A task that must not be started any more has a
+    stays with its result until an operator retries or drops it. A waiting record may be *acknowledged*: the source has
+    the outcome, and it is only written to the sinks after the report. A task that must not be started any more has a
     *quarantined* record without a result.
 
     All methods concern tasks of the selected source. Records of other sources are not changed.
@@ -197,13 +216,19 @@ class Outbox(Protocol):
         """At most ``limit`` waiting records that are due at ``now``, oldest due time first, without the excluded."""
 
     async def delivered(self, task_id: str) -> None:
-        """The outcome is acknowledged: delete the record.
+        """The outcome is acknowledged and in every sink: delete the record.
 
         Raises ``OutboxUnwritable``, like ``defer`` and ``bury``. After any error it is called again until it succeeds.
         """
 
-    async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
-        """Try again at ``due_at``."""
+    async def acknowledged(self, task_id: str, reason: str) -> None:
+        """The source has the outcome, a sink does not: set ``Record.acknowledged``, and ``reason``. It stays waiting.
+
+        Durable when it returns. A retry by an operator leaves the flag, a new ``put`` replaces it.
+        """
+
+    async def defer(self, task_id: str, *, due_at: float, attempts: int, reason: str | None = None) -> None:
+        """Try again at ``due_at``, because of ``reason``."""
 
     async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
         """Refused for good after this many attempts: make the record a dead letter with this reason."""
@@ -215,7 +240,7 @@ class Outbox(Protocol):
         """
 
     async def receipts(self) -> Sequence[Receipt]:
-        """The receipts of all waiting records: their claims are renewed until the outcome is acknowledged."""
+        """The receipts of all waiting records that are not acknowledged: their claims are renewed."""
 
     def depth(self) -> OutboxDepth:
         """How full it is, from memory."""
@@ -299,16 +324,29 @@ class Store(Component, Protocol):
 
 
 class Sink(Component, Protocol):
-    """A further destination of results. ``order``: written before the report, or after its acknowledgement."""
+    """A further destination of results. ``order``: written before the report, or after its acknowledgement.
+
+    ``within_s``: a call that takes longer is cancelled, and has failed.
+    """
 
     name: str
     order: Literal["before_report", "after_report"] = "before_report"
+    within_s: float = 120.0
 
     async def write(self, record: Record) -> None:
-        """Write a result; idempotent by (source, id). After a ``RemoteError`` it is called again later."""
+        """Write a result; idempotent by (source, id).
+
+        Raises ``RemoteError`` when it could not be written, perhaps with ``retry_after_s``. Anything else it raises,
+        ``Rejected`` and ``SystemExit`` too, is also a failure of the sink, and is logged with its traceback. After a
+        failure ``write`` is called again, with growing delays, until it succeeds: no failure of a sink makes a dead
+        letter. Before the report, the result is not reported until then. After the report, it is not reported again.
+        """
 
     async def discard(self, record: Record) -> None:  # noqa: ARG002 - for sinks that can
-        """The claim was lost, gone or cancelled: delete what was written before the report."""
+        """The source refused the report as ``lost`` or ``gone``: delete what was written before it.
+
+        Whatever it raises is logged, and it is not called again for this record.
+        """
         return
 
 
@@ -345,17 +383,73 @@ class Embeddings:
     limits: RateLimits = RateLimits()
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """One chat call.
+
+    ``model``: the provider's name for it. ``schema``: the JSON Schema of the answer, None for a text. ``max_tokens``:
+    the longest answer. None leaves a choice to the provider.
+    """
+
+    model: str
+    messages: Sequence[Message] = field(repr=False)
+    schema: Mapping[str, object] | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatAnswer:
+    """A model's answer to one chat call.
+
+    ``finish``: ``complete`` is the only one that counts as an answer; ``truncated``: ``max_tokens`` were not enough;
+    ``filtered``: by the provider's content filter; ``refused``: by the model; ``other``: it wants to call a tool, say.
+    """
+
+    text: str = field(repr=False)
+    finish: Literal["complete", "truncated", "filtered", "refused", "other"]
+    usage: Usage
+    limits: RateLimits = RateLimits()
+
+
 class Provider(Component, Protocol):
-    """Models of one provider: texts to vectors. ``name`` is a label of metrics: ``openai``, ``mock``."""
+    """Models of one provider: texts to vectors, and conversations. ``name`` (``openai``) is a label of metrics.
+
+    ``build`` makes one for embeddings, ``build_chat`` one for conversations. A provider that cannot do one of the two
+    leaves its method as it is here. ``chat_groups``: the groups of settings that ``build_chat`` reads.
+    """
+
+    chat_groups: ClassVar[tuple[type[Any], ...]] = ()
+
+    @classmethod
+    def build_chat(cls, services: Any) -> Any:  # noqa: ARG003 - for providers that can chat
+        """Construct for ``complete``; None when it cannot chat, or is not configured for it."""
+        return None
 
     async def prepare(self) -> None:
         """Do the slow preparation of the first call, such as imports; makes no model call."""
 
-    async def embed(self, texts: Sequence[str], model: str) -> Embeddings:
+    async def embed(self, texts: Sequence[str], model: str) -> Embeddings:  # noqa: ARG002 - for providers that can
         """One model call, one vector for each text. ``model`` is the provider's name for it.
 
         Raises ``InputRefused`` when an input is at fault, a ``RemoteError`` otherwise.
         """
+        raise Misconfigured(f"the provider {self.name} makes no embeddings")
+
+    async def complete(self, request: ChatRequest) -> ChatAnswer:  # noqa: ARG002 - for providers that can
+        """One chat call.
+
+        Raises ``InputRefused`` when the messages are at fault, a ``RemoteError`` otherwise.
+        """
+        raise Misconfigured(f"the provider {self.name} cannot chat")
 
     async def check(self, model: str) -> None:
         """Check as cheaply as possible that key and model are accepted; raises ``RemoteError``."""

@@ -20,6 +20,7 @@ from ai_task_processor.core.groups import Encrypted, G, Group, Lower, Seconds, n
 
 Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)]
 Names = Annotated[tuple[str, ...], BeforeValidator(syntax.name_list)]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(syntax.path_list)]
 
 
 class PartsSettings(Group):
@@ -29,6 +30,8 @@ class PartsSettings(Group):
     store: str = setting("STORE", "the name of the store that keeps results", "sqlite")
     sinks: Names = setting("SINKS", "the names of further destinations of results, separated by commas", "")
     embedding_provider: str = setting("EMBEDDING_PROVIDER", "the name of the provider of embeddings", "openai")
+    task_types: Paths = setting("TASK_TYPES", "files or folders with prompt types in TOML, with colons between", "")
+    chat_provider: str = setting("CHAT_PROVIDER", "the name of the provider of chat models", "openai")
 
 
 class WorkerSettings(Group):
@@ -187,7 +190,7 @@ class Reading:
         warnings = [line for name, line in self._dollars.items() if name in variables]
         warnings += [line for group in parsed.values() for line in group.warnings()]
         core = {name: parsed.pop(group) for name, group in _CORE.items()}
-        return Settings(**core, components=parsed, warnings=tuple(warnings))
+        return Settings(**core, components=parsed, warnings=tuple(dict.fromkeys(warnings)))
 
     def check(self) -> None:
         """Raises ``ConfigurationError`` when there are errors."""

@@ -39,6 +39,11 @@ def name_list(text: str) -> tuple[str, ...]:
     return tuple(text.replace(",", " ").split())
 
 
+def path_list(text: str) -> tuple[str, ...]:
+    """Paths with colons between, as in ``PATH``."""
+    return tuple(part for part in text.split(":") if part)
+
+
 def byte_count(text: str) -> str:
     """Check a text for pydantic's ``ByteSize``, which would read ``5,5GiB`` as five bytes."""
     if not re.fullmatch(r"\d{1,18}(\.\d{1,3})?\s*([kmgtp]i?)?b?", text, re.IGNORECASE):

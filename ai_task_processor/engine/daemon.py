@@ -24,6 +24,7 @@ from ai_task_processor.engine.wiring import Parts
 from ai_task_processor.ops import health, logs
 from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.endpoints import MetricsServer, WakeUp
+from ai_task_processor.ops.listener import unusable
 from ai_task_processor.ops.logs import get_logger, install_crash_hooks
 
 #: part of the grace period that running tasks may use; the rest is for delivery
@@ -139,12 +140,8 @@ class Daemon:
         ops = self._settings.ops
         try:
             return await self._ops.start(ops.metrics_host, ops.metrics_port)
-        except OSError as error:
-            where = f"{ops.metrics_host}:{ops.metrics_port}"
-            raise ConfigurationError(
-                f"METRICS_PORT cannot be used: {where} is taken or not ours ({error.strerror}); "
-                "choose another METRICS_HOST or METRICS_PORT"
-            ) from error
+        except (OSError, UnicodeError) as error:
+            raise ConfigurationError(unusable(error, ops.metrics_host, ops.metrics_port)) from error
 
     def _companions(self, until_empty: bool) -> list[tuple[str, Coroutine[None, None, None]]]:
         """Names and coroutines of the background tasks, which end after the scheduler."""
@@ -165,9 +162,10 @@ class Daemon:
         """Import heavy libraries before the first task needs them, but after an earlier process's results are sent."""
         if self._parts.store.recovered:
             await self._clock.sleep(PREPARED_AFTER_S)
-        if self._parts.provider is not None:
-            with self._faults.of(self._parts.provider, "prepare"):
-                await self._parts.provider.prepare()
+        for provider in (self._parts.provider, self._parts.chat_provider):
+            if provider is not None:
+                with self._faults.of(provider, "prepare"):
+                    await provider.prepare()
         # These objects live as long as the process. Collecting them again and again took a fifth of the time.
         gc.collect()
         gc.freeze()
@@ -185,7 +183,7 @@ class Daemon:
         with suppress(TimeoutError):
             async with self._grace.share(1.0):
                 for receipt in self._parts.slots.cut:
-                    await self._parts.slots.give_back(receipt)
+                    await self._faults.release(self._parts.source, receipt, 0.0)
 
     async def _flush(self, timeout_s: float) -> None:
         try:
@@ -470,5 +468,5 @@ async def alive(component: Component, faults: Faults) -> AsyncIterator[None]:
 async def _life(component: Component, ready: asyncio.Event) -> None:
     try:
         await component.run(ready)
-    except SystemExit as error:  # would end the event loop
-        raise RuntimeError(f"sys.exit({error.code})") from error
+    except (SystemExit, KeyboardInterrupt) as error:  # would end the event loop
+        raise RuntimeError(f"it raised {type(error).__name__}") from error

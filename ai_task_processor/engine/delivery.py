@@ -1,13 +1,14 @@
 """Delivers records from the outbox to the source. It has its own concurrency and retries: no slot waits for it.
 
 Every record is reported until it is acknowledged or refused for good. After a failed report it is deferred
-with a growing delay of up to 15 minutes; the due time is stored in the outbox.
+with a growing delay of up to 15 minutes; the due time is stored in the outbox. A record that is acknowledged and
+not yet in the sinks after the report stays in the outbox as acknowledged: only the sinks are tried again.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from math import inf
 
@@ -18,11 +19,15 @@ from ai_task_processor.core.errors import (
     OutboxUnwritable,
     Rejected,
     RemoteError,
+    SinkFailed,
     Transient,
     explained,
 )
 from ai_task_processor.core.ports import Clock, Outbox, Sink, TaskSource
-from ai_task_processor.engine.reporting import Reporter, deferral_s
+from ai_task_processor.engine.faults import Faults, all_of
+from ai_task_processor.engine.guard import RAISED, being_cancelled
+from ai_task_processor.engine.outcome import text
+from ai_task_processor.engine.reporting import Reporter, deferral_s, requested_s
 from ai_task_processor.models.task import Record
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.condition import Condition
@@ -63,20 +68,24 @@ class Delivery:
         sinks: Sequence[Sink] = (),
         gate: Gate,
         concurrency: int,
+        faults: Faults,
         clock: Clock,
         metrics: Metrics,
         rng: random.Random,
     ) -> None:
         self._outbox = outbox
-        self._reporter = Reporter(source, sinks=sinks, clock=clock, metrics=metrics)
+        self.reporter = Reporter(source, sinks=sinks, clock=clock, metrics=metrics)
         self._gate = gate
         self._concurrency = concurrency
+        self._faults = faults
         self._window = min(FIRST_WINDOW, concurrency)
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
         self._reading = Condition("outbox.failed", "outbox.restored", logging.ERROR)
         self._writing = Condition("outbox.failed", "outbox.restored", logging.ERROR)
+        self._holding = Condition("delivery.held", "delivery.resumed")
+        self._held_until = -inf
         self._in_flight: set[str] = set()
         #: records that were just persisted and are still in memory: they need not be read back
         self._fresh: dict[str, Record] = {}
@@ -111,7 +120,8 @@ class Delivery:
         return waiting and self._clock.monotonic() - self._acknowledged_at < UP_WITHIN_S
 
     def wake(self) -> None:
-        """Read the outbox at once: somebody else has changed it."""
+        """Read the outbox at once: somebody else has changed it. A circuit of the source's own is tried at once."""
+        self._held_until = -inf
         self._fresh.clear()
         self._look = True
         self._woken.set()
@@ -186,7 +196,7 @@ class Delivery:
         return self._probes(records) if probing else records[:limit]
 
     def _capacity(self) -> int:
-        if self._gate.wait_s() > 0:
+        if self._gate.wait_s() > 0 or self._clock.monotonic() < self._held_until:
             return 0
         capacity = self._window - len(self._in_flight)
         if self._gate.reason is not None:
@@ -196,6 +206,7 @@ class Delivery:
     def _probes(self, due: Sequence[Record]) -> Sequence[Record]:
         """The record that shows best whether the source is up again; none while a better one is not due yet."""
         usable = [record for record in due if not self._at_fault(record)]
+        usable.sort(key=lambda record: record.acknowledged)  # these show nothing: they are not reported again
         bad = sum(times > 0 for times, _ in self._own_failures.values())
         return usable[:1] or (due[:1] if self._outbox.depth().waiting <= bad else ())
 
@@ -205,20 +216,25 @@ class Delivery:
         return times > 0
 
     async def _due(self, limit: int) -> Sequence[Record]:
-        try:
-            records = await self._outbox.due(self._now(), limit, frozenset(self._in_flight))
-        except Exception as error:  # noqa: BLE001 - the boundary of one query: it is repeated later
-            self._reading.note(str(error) if isinstance(error, OutboxUnwritable) else type(error).__name__)
-            return ()
-        self._reading.note(None)
-        return records
+        with self._faults.of(self._outbox, "due"):
+            try:
+                records = all_of(Record, await self._outbox.due(self._now(), limit, frozenset(self._in_flight)))
+            except OutboxUnwritable as error:
+                self._reading.note(str(error))
+            else:
+                self._reading.note(None)
+                return records
+        return ()
 
     async def _deliver(self, record: Record) -> None:
         """Report one record once, and store the outcome."""
         try:
             error = await self._attempt(record)
-            if not isinstance(error, CircuitOpen):
-                await self._settle(record, error)
+            if isinstance(error, CircuitOpen):
+                self._hold(error)
+            else:
+                method = "delivered" if error is None else "defer or bury"
+                await self._stored(method, lambda: self._settle(record, error))
                 self._woken.set()
         finally:
             self._fresh.pop(record.task_id, None)
@@ -228,13 +244,20 @@ class Delivery:
 
     async def _attempt(self, record: Record) -> Rejected | RemoteError | None:
         try:
-            await self._reporter.report(record)
+            if not record.acknowledged:
+                await self.reporter.report(record)
+                self._holding.note(None)
+                if left := self.reporter.left:
+                    await self._stored("acknowledged", lambda: self._outbox.acknowledged(record.task_id, left))
+            await self.reporter.finish(record)
         except (CircuitOpen, Rejected) as error:
             return error
         except RemoteError as error:
             self._window = max(min(FIRST_WINDOW, self._concurrency), self._window // 2)
             return error
-        except Exception as error:  # the boundary of one delivery: unknown errors are retried
+        except RAISED as error:  # the boundary of one delivery: unknown errors are retried
+            if being_cancelled():
+                raise asyncio.CancelledError from error
             log.error("delivery.crashed", task_id=record.task_id, exc_info=error)
             return Transient(f"delivery failed: {type(error).__name__}")
         self._acknowledged += 1
@@ -242,18 +265,27 @@ class Delivery:
         self._window = min(self._window + 1, self._concurrency)
         return None
 
-    async def _settle(self, record: Record, error: Rejected | RemoteError | None) -> None:
-        """Store what became of a record. Until the disk accepts it the record stays in flight: it is not sent again."""
-        while True:
-            try:
-                await self._write(record, error)
-            except OutboxUnwritable as failure:
-                self._writing.note(str(failure))
-                await self._clock.sleep(LOOK_AGAIN_S)
-            else:
-                return self._writing.note(None)
+    def _hold(self, error: CircuitOpen) -> None:
+        """The record was not tried and stays as it is. ``gate`` holds the others itself; a circuit that the source
+        has beside it says for how long.
+        """
+        if self._gate.reason is None:
+            self._held_until = self._clock.monotonic() + max(LOOK_AGAIN_S, requested_s(error))
+            self._holding.note(str(error))
 
-    async def _write(self, record: Record, error: Rejected | RemoteError | None) -> None:
+    async def _stored(self, method: str, change: Callable[[], Awaitable[None]]) -> None:
+        """Change the outbox. Until the disk accepts it the record stays in flight: it is not sent again."""
+        while True:
+            with self._faults.of(self._outbox, method):
+                try:
+                    await change()
+                except OutboxUnwritable as failure:
+                    self._writing.note(str(failure))
+                else:
+                    return self._writing.note(None)
+            await self._clock.sleep(LOOK_AGAIN_S)
+
+    async def _settle(self, record: Record, error: Rejected | RemoteError | None) -> None:
         if error is None:
             await self._outbox.delivered(record.task_id)
         elif isinstance(error, Rejected) and error.outcome == "lost":
@@ -262,10 +294,10 @@ class Delivery:
             self._metrics.delivery("conflict")
             log.warning("delivery.lost", task_id=record.task_id, attempts=record.attempts + 1)
         elif isinstance(error, Rejected):
-            await self._bury(record, error.outcome, explained(error))
+            await self._bury(record, error.outcome, text(explained(error)))
         elif self._should_give_up(record, error):
             reason = f"in vain for a day, while others were acknowledged: {explained(error)}"
-            await self._bury(record, "refused", reason)
+            await self._bury(record, "refused", text(reason))
         else:
             await self._defer(record, error)
             return
@@ -281,16 +313,22 @@ class Delivery:
         attempts = record.attempts + 1
         delay_s = deferral_s(error, attempts, own=self._at_fault(record), rng=self._rng)
         due_at = self._now() + delay_s
-        await self._outbox.defer(record.task_id, due_at=due_at, attempts=attempts)
+        reason = text(explained(error))
+        await self._outbox.defer(record.task_id, due_at=due_at, attempts=attempts, reason=reason)
         self._metrics.delivery("retried")
-        wide = {"reason": explained(error), "attempts": attempts, "again_in_s": round(delay_s, 1)}
+        wide = {"reason": reason, "attempts": attempts, "again_in_s": round(delay_s, 1)}
         log.warning("delivery.deferred", task_id=record.task_id, **wide)
 
     def _should_give_up(self, record: Record, error: RemoteError) -> bool:
-        """Count a failure: true when the record failed for a day while others were acknowledged in between."""
-        if not isinstance(error, Ambiguous | Transient):
+        """Count a failure: true when the record failed for a day while others were acknowledged in between.
+
+        False for a failure of a sink: a dead letter is what the source does not take.
+        """
+        if not isinstance(error, Ambiguous | Transient | SinkFailed):
             return False
         times, before = self._own_failures.get(record.task_id, (0, self._acknowledged))
         times += self._acknowledged > before
         self._own_failures[record.task_id] = times, self._acknowledged
+        if isinstance(error, SinkFailed):
+            return False
         return times >= GIVE_UP_FAILURES and self._now() - record.finished_at >= GIVE_UP_AFTER_S

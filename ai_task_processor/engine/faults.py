@@ -1,29 +1,30 @@
 """The boundary around components: a mistake in one of them does not end the daemon.
 
-Each call of a component that is not allowed to fail is made inside ``Faults.of``. What it raises is logged when it
-begins, changes and ends, and is shown in ``/ready`` or ``why_idle`` while it lasts. The caller goes on with a default.
+Each call of a component that must not fail is made inside ``Faults.of``. What it raises is logged when it begins,
+changes and ends, and is shown in ``/ready`` or ``why_idle`` while it lasts. The caller goes on with a default.
 """
 
+import asyncio
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from ai_task_processor.core.component import Problem
-from ai_task_processor.core.errors import AiTaskProcessorError
+from ai_task_processor.core.deadline import Deadline
+from ai_task_processor.core.errors import AiTaskProcessorError, RemoteError
 from ai_task_processor.core.plugins import PACKAGE, Plugin
+from ai_task_processor.core.ports import TaskSource
+from ai_task_processor.engine.guard import CALL_S, RAISED, being_cancelled
+from ai_task_processor.models.task import Receipt
+from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.logs import get_logger
 
-#: The methods whose failure is a problem until a call succeeds, because they are called all the time, and whether the
-#: daemon is ready nevertheless. Failures of the others are only logged, or are the problem of the last poll.
-_LASTING: Final[Mapping[str, bool]] = {
-    "problems": False,
-    "backlog": False,
-    "accepting": False,
-    "apply_requests": False,
-    "begin": False,
-    "status": True,
-    "wait": True,
-}
+#: The methods whose failure is no problem of its own: ``claim`` is the problem of the last poll, the others are
+#: called seldom, so that a failure would be shown long after it.
+_LOGGED: Final = frozenset({"claim", "reload", "wake", "release", "prepare", "settle", "resume"})
+#: the methods without which tasks are processed nevertheless
+_SPARED: Final = frozenset({"status", "wait"})
 
 T = TypeVar("T")
 
@@ -39,48 +40,53 @@ class Faults:
 
     def __init__(self) -> None:
         self._plugins: dict[int, Plugin] = {}
-        self._failing: dict[tuple[int, str], tuple[str, str]] = {}
+        #: by object and method: the latest failure, and its origin in words
+        self._noted: dict[tuple[int, str], tuple[Condition, str]] = {}
 
     def name(self, plugin: Plugin, *parts: object) -> None:
         """These objects come from a plug-in: a component, or what it consists of. They live as long as the process."""
-        self._plugins.update({id(part): plugin for part in parts})
+        self._plugins |= dict.fromkeys(map(id, parts), plugin)
 
     def about(self, component: object) -> Mapping[str, str]:
         """The component and its package, for a log line."""
-        plugin = self._plugins.get(id(component))
-        name = plugin.entry_point.name if plugin else getattr(component, "name", "") or type(component).__name__
-        return {"component": str(name), "package": plugin.package if plugin else PACKAGE}
+        if plugin := self._plugins.get(id(component)):
+            return {"component": plugin.entry_point.name, "package": plugin.package}
+        return {"component": str(getattr(component, "name", "") or type(component).__name__), "package": PACKAGE}
 
     def of(self, component: object, method: str) -> "_Call":
-        """A ``with`` block that calls a method: its exceptions and ``SystemExit`` are noted and not raised."""
+        """A ``with`` block that calls a method: whatever it raises is noted, and only a cancellation is raised."""
         return _Call(self, component, method)
 
     def note(self, component: object, method: str, error: BaseException | None) -> str:
         """The result of the latest call: an error, or None when it succeeded. Returns the failure in one sentence."""
-        if error is None and not self._failing:
+        key = id(component), method
+        if error is None and key not in self._noted:
             return ""
-        key, about = (id(component), method), self.about(component)
-        _, before = self._failing.get(key, ("", ""))
-        if error is None:
-            if self._failing.pop(key, None):
-                log.info("component.restored", **about, method=method, after=before)
-            return ""
+        about = self.about(component)
+        origin = str(self._plugins.get(id(component), f"the component {about['component']!r}"))
+        condition = Condition("component.failed", "component.restored", logging.ERROR)
+        condition, _ = self._noted.setdefault(key, (condition, f"{origin} fails in {method}"))
         reason = str(error) if isinstance(error, AiTaskProcessorError) else type(error).__name__
-        if reason != before:
-            log.error("component.failed", **about, method=method, reason=reason, exc_info=error)
-        origin = self._plugins.get(id(component)) or f"the component {about['component']!r}"
-        sentence = f"{origin} fails in {method} ({reason})"
-        self._failing[key] = sentence, reason
-        return sentence
+        condition.note(reason if error else None, **about, method=method, exc_info=error)
+        return f"{origin} fails in {method} ({reason})"
 
     @property
     def problems(self) -> list[Problem]:
         """The failures that last."""
         return [
-            Problem("component_failed", sentence, ready=_LASTING[method])
-            for (_, method), (sentence, _) in self._failing.items()
-            if method in _LASTING
+            Problem("component_failed", f"{words} ({condition.reason})", ready=method in _SPARED)
+            for (_, method), (condition, words) in self._noted.items()
+            if condition.reason is not None and method not in _LOGGED
         ]
+
+    async def release(self, source: TaskSource, receipt: Receipt, delay_s: float) -> None:
+        """Release a task. It counts as released when that fails: it stays pending upstream, or its claim expires."""
+        with self.of(source, "release"):
+            try:
+                with Deadline(CALL_S):
+                    await source.release(receipt, delay_s)
+            except (RemoteError, TimeoutError) as error:
+                log.warning("task.not_released", task_id=receipt.id, exc_info=error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +99,21 @@ class _Call:
         return
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
-        if not isinstance(error, Exception | SystemExit | None):
-            return False  # cancelled
+        if error is not None:
+            if not isinstance(error, RAISED):
+                return False
+            if being_cancelled():
+                raise asyncio.CancelledError from error
         self.faults.note(self.component, self.method, error)
         return True
 
 
-def all_of(kind: type[T], found: Iterable[object]) -> list[T]:
+def all_of(kind: type[T], found: object) -> list[T]:
     """What a component returned, if it is a collection of these. Raises ``Nonsense``."""
-    values = list(found) if isinstance(found, Iterable) else [found]
+    if not isinstance(found, Iterable):
+        raise Nonsense(f"it returned {type(found).__name__} instead of a list of {kind.__name__}")
+    values = list(found)
     for value in values:
         if not isinstance(value, kind):
             raise Nonsense(f"it returned {type(value).__name__} instead of {kind.__name__}")
-    return values  # type: ignore[return-value]  # as was just checked
+    return values

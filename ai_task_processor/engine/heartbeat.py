@@ -3,13 +3,19 @@
 Only for sources whose claims expire. A claim is renewed from its start until its outcome is acknowledged.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Final, Literal
 
+from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import OutboxUnwritable, RemoteError
 from ai_task_processor.core.ports import Clock, Outbox, TaskSource
+from ai_task_processor.engine.guard import CALL_S, RAISED, being_cancelled
 from ai_task_processor.models.task import Receipt
 from ai_task_processor.ops.condition import Condition
+
+#: a renewal has until the next one is due, but at least this many seconds
+LEAST_S: Final = 10.0
 
 
 class Heartbeat:
@@ -40,11 +46,15 @@ class Heartbeat:
     async def beat(self) -> None:
         """Renew once. Only a running task is revoked: for ``lost`` the very claim, as its token may be an old one."""
         try:
-            lost = list(await self._source.renew([*self._running(), *await self._outbox.receipts()]))
+            with Deadline(max(LEAST_S, min(self._source.renew_every_s or 0.0, CALL_S))):
+                lost = list(await self._source.renew([*self._running(), *await self._outbox.receipts()]))
             cancelled = {(receipt.source, receipt.id) for receipt in self._source.cancelled()}
-        except Exception as error:  # noqa: BLE001 - the boundary of one beat: the next one tries again
+        except RAISED as error:  # the boundary of one beat: the next one tries again
+            if being_cancelled():
+                raise asyncio.CancelledError from error
             known = isinstance(error, RemoteError | OutboxUnwritable)
-            self._condition.note(str(error) if known else f"renewing crashed: {type(error).__name__}")
+            late = "no answer in time" if isinstance(error, TimeoutError) else None
+            self._condition.note(str(error) if known else late or f"renewing crashed: {type(error).__name__}")
             return
         self._condition.note(None)
         for receipt in self._running():

@@ -19,17 +19,17 @@ def classify(error: BaseException, tries: Tries, rng: random.Random, limit: int 
     Only a ``TaskError``, or a processor that crashed on the task ``limit`` times, ends it ``failed``.
     """
     if isinstance(error, TaskError):
-        return Failed(Failure(_text(error.code, MAX_CODE), _text(error.message, MAX_MESSAGE)))
+        return Failed(Failure(text(error.code, MAX_CODE), text(error.message, MAX_MESSAGE)))
     if isinstance(error, Retry):
-        return Released(_bounded(error.delay_s, LONGEST_RETRY_S), "the processor asked for more time")
-    requested_s = _bounded(error.retry_after_s, LONGEST_RETRY_AFTER_S) if isinstance(error, RemoteError) else 0.0
+        return Released(bounded(error.delay_s, LONGEST_RETRY_S), "the processor asked for more time")
+    requested_s = bounded(error.retry_after_s, LONGEST_RETRY_AFTER_S) if isinstance(error, RemoteError) else 0.0
     if isinstance(error, CircuitOpen) and requested_s > 0:
         # No call was made: the breaker names the delay, and the task's own backoff does not grow.
-        return Released(requested_s, _text(error))
+        return Released(requested_s, text(error))
     tries.failed += 1
     growing_s = min(2.0 ** min(tries.failed, 16), LONGEST_RELEASE_S) * rng.uniform(0.5, 1.0)
     if isinstance(error, RemoteError):
-        return Released(max(requested_s, growing_s), _text(error))
+        return Released(max(requested_s, growing_s), text(error))
     name = "timeout" if isinstance(error, TimeoutError) else type(error).__name__
     tries.crashed += 1
     if tries.crashed >= limit:
@@ -37,11 +37,11 @@ def classify(error: BaseException, tries: Tries, rng: random.Random, limit: int 
     return Released(growing_s, f"processor_error: {name}")
 
 
-def _bounded(seconds: object, longest_s: float) -> float:
+def bounded(seconds: object, longest_s: float) -> float:
     """At most ``longest_s``; 0 for what is negative or no number, because plug-ins may raise anything."""
     return min(max(0.0, seconds), longest_s) if isinstance(seconds, int | float) else 0.0
 
 
-def _text(value: object, limit: int = MAX_MESSAGE) -> str:
+def text(value: object, limit: int = MAX_MESSAGE) -> str:
     """Shortened, and without lone surrogates, which UTF-8 cannot encode."""
     return str(value)[:limit].encode("utf-8", "replace").decode()

@@ -13,7 +13,9 @@ from math import inf
 
 from ai_task_processor.core.errors import CircuitOpen, OutboxUnwritable, Rejected, RemoteError, explained
 from ai_task_processor.core.ports import Clock, Outbox
-from ai_task_processor.engine.reporting import LONGEST_DEFERRAL_S, Reporter, deferral_s
+from ai_task_processor.engine.guard import RAISED, being_cancelled
+from ai_task_processor.engine.outcome import text
+from ai_task_processor.engine.reporting import LONGEST_DEFERRAL_S, Reporter, deferral_s, requested_s
 from ai_task_processor.models.task import Record
 from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.logs import get_logger
@@ -26,9 +28,13 @@ log = get_logger(__name__)
 
 @dataclass(slots=True)
 class _Direct:
-    """The direct reports of a record that could not be committed; ``next_at`` is on the monotonic clock."""
+    """The direct reports of a record that could not be committed; ``next_at`` is on the monotonic clock.
 
-    acknowledged: bool = False
+    ``finished``: it is acknowledged and in every sink.
+    """
+
+    record: Record
+    finished: bool = False
     refused: Rejected | None = None
     attempts: int = 0
     next_at: float = 0.0
@@ -56,33 +62,36 @@ class Persistence:
         self._condition = Condition("outbox.failed", "outbox.restored", logging.ERROR)
 
     async def persist(self, record: Record) -> None:
-        """Return when the record is committed or acknowledged, and the disk works. No await before its acceptance.
+        """Return when the record is committed, or acknowledged and in every sink, and the disk works.
+
+        No await before its acceptance.
 
         When cancelled, a commit under way goes on; a result that is lost is counted.
         """
-        direct = _Direct()
-        while not await self._commit(record, direct):
+        direct = _Direct(record)
+        while not await self._commit(direct):
             try:
-                await self._report(record, direct)
+                await self._report(direct)
                 await self._clock.sleep(COMMIT_RETRY_S)
             except asyncio.CancelledError:
-                if not direct.acknowledged:
+                if not direct.finished:
                     self._count_lost(record)
                 raise
-        if not direct.acknowledged and direct.refused is None:
-            self._persisted(record)
+        if not direct.finished and direct.refused is None:
+            self._persisted(direct.record)
 
-    async def _commit(self, record: Record, direct: _Direct) -> bool:
-        """Commit; false when the disk fails. Acknowledged: put as a test of the disk, and deleted. Refused: buried."""
+    async def _commit(self, direct: _Direct) -> bool:
+        """Commit; false when the disk fails. Finished: put as a test of the disk, and deleted. Refused: buried."""
+        record = direct.record
         try:
-            if direct.acknowledged or direct.refused:
+            if direct.finished or direct.refused:
                 # So that delivery does not find it before it is deleted or buried.
                 away_s = self._clock.now().timestamp() + LONGEST_DEFERRAL_S
                 await self._outbox.put(replace(record, due_at=away_s))
-            if direct.acknowledged or (direct.refused and direct.refused.outcome == "lost"):
+            if direct.finished or (direct.refused and direct.refused.outcome == "lost"):
                 await self._outbox.delivered(record.task_id)
             elif direct.refused:
-                reason, attempts = explained(direct.refused), direct.attempts + 1
+                reason, attempts = text(explained(direct.refused)), direct.attempts + 1
                 await self._outbox.bury(record.task_id, reason, attempts=attempts)
                 self._metrics.delivery(direct.refused.outcome)
                 log.error("delivery.refused", task_id=record.task_id, reason=reason, attempts=attempts)
@@ -107,18 +116,23 @@ class Persistence:
             raise
         commit.result()
 
-    async def _report(self, record: Record, direct: _Direct) -> None:
+    async def _report(self, direct: _Direct) -> None:
         """Report the record from memory, with the delays of delivery. A refusal is stored when the disk works again."""
-        if direct.acknowledged or direct.refused or self._clock.monotonic() < direct.next_at:
+        if direct.finished or direct.refused or self._clock.monotonic() < direct.next_at:
             return
         try:
-            await self._reporter.report(record)
-            direct.acknowledged = True
-        except CircuitOpen:
-            return
+            if not direct.record.acknowledged:
+                await self._reporter.report(direct.record)
+                direct.record = replace(direct.record, acknowledged=True)
+            await self._reporter.finish(direct.record)
+            direct.finished = True
+        except CircuitOpen as error:
+            direct.next_at = self._clock.monotonic() + requested_s(error)
         except Rejected as error:
             direct.refused = error
-        except Exception as error:  # noqa: BLE001 - the boundary of one delivery
+        except RAISED as error:  # the boundary of one delivery
+            if being_cancelled():
+                raise asyncio.CancelledError from error
             pause_s = inf
             if isinstance(error, RemoteError):
                 pause_s = deferral_s(error, direct.attempts, own=False, rng=self._rng)

@@ -1,13 +1,26 @@
 """Reports an outcome once, to its source and the sinks; and the delay before the next report."""
 
+import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from ai_task_processor.core.errors import Ambiguous, NeverAcknowledged, Rejected, RemoteError
+from ai_task_processor.core.deadline import Deadline
+from ai_task_processor.core.errors import (
+    Ambiguous,
+    NeverAcknowledged,
+    Rejected,
+    RemoteError,
+    SinkFailed,
+    TimedOut,
+    explained,
+)
 from ai_task_processor.core.ports import Clock, Sink, TaskSource
 from ai_task_processor.core.records import to_outcome
+from ai_task_processor.engine.guard import RAISED, being_cancelled
+from ai_task_processor.engine.outcome import bounded
 from ai_task_processor.models.task import Record
 from ai_task_processor.net.resilience import backoff_s
+from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 
@@ -25,41 +38,86 @@ def deferral_s(error: RemoteError, attempts: int, *, own: bool, rng: random.Rand
     ``own``: others are acknowledged, so the record itself is probably at fault; only then the delay grows long.
     """
     longest = LONGEST_DEFERRAL_S if own else LONGEST_ABSENCE_S
-    return max(error.retry_after_s or 0.0, 0.25 + backoff_s(attempts, base=2.0, longest=longest - 0.25, rng=rng))
+    return max(requested_s(error), 0.25 + backoff_s(attempts, base=2.0, longest=longest - 0.25, rng=rng))
+
+
+def requested_s(error: RemoteError) -> float:
+    """The delay that the remote asked for. An outbox takes a record that is due later for one that was stranded."""
+    return bounded(error.retry_after_s, LONGEST_DEFERRAL_S)
 
 
 class Reporter:
-    """Reports records to the source, and writes them to the sinks before or after."""
+    """Reports records to the source, and writes them to the sinks before or after.
+
+    A sink that fails is logged by its name when that begins, changes and ends, whatever it raises: ``SinkFailed``.
+    """
 
     def __init__(self, source: TaskSource, *, sinks: Sequence[Sink] = (), clock: Clock, metrics: Metrics) -> None:
         self._source = source
         self._before = [sink for sink in sinks if sink.order == "before_report"]
         self._after = [sink for sink in sinks if sink.order == "after_report"]
+        self._conditions = {sink.name: Condition("sink.failed", "sink.restored") for sink in sinks}
         self._clock = clock
         self._metrics = metrics
 
-    async def report(self, record: Record) -> None:
-        """Return once the record is acknowledged and in every sink. Raises what ``TaskSource.report`` and sinks raise.
+    @property
+    def left(self) -> str:
+        """What an acknowledged record waits for; empty when no sink is written after the acknowledgement."""
+        return f"acknowledged; not in sink {', '.join(sink.name for sink in self._after)} yet" if self._after else ""
 
-        Raises ``ValueError`` when the record cannot be read.
+    async def report(self, record: Record) -> None:
+        """Write to the sinks before, and return once the source has acknowledged the record: ``finish`` comes next.
+
+        Raises what ``TaskSource.report`` raises, ``TimedOut`` when it takes too long, ``SinkFailed``, and
+        ``ValueError`` when the record cannot be read.
         """
         outcome = to_outcome(record)
         for sink in self._before:
-            await sink.write(record)
+            await self._call(sink, sink.write, record)
         try:
-            await self._source.report(record.receipt, outcome)
+            with Deadline(self._source.report_within_s):
+                await self._source.report(record.receipt, outcome)
         except (Ambiguous, NeverAcknowledged):
             self._metrics.ambiguous_delivery()
             raise
+        except TimeoutError as error:
+            self._metrics.ambiguous_delivery()
+            raise TimedOut("the source did not acknowledge a report in time") from error
         except Rejected as error:
             if error.outcome in ("lost", "gone"):
                 for sink in self._before:
-                    await sink.discard(record)
+                    await self._discard(sink, record)
             raise
-        for sink in self._after:
-            await sink.write(record)
         now = self._clock.now().timestamp()
         self._metrics.delivery("acknowledged")
         end_to_end_s = None if record.created_at is None else max(0.0, now - record.created_at)
         self._metrics.task_acknowledged(record.task_type, end_to_end_s=end_to_end_s)
         log.debug("delivery.acknowledged", task_id=record.task_id, attempts=record.attempts + 1)
+
+    async def finish(self, record: Record) -> None:
+        """Write an acknowledged record to the sinks after the report. Raises ``SinkFailed``."""
+        for sink in self._after:
+            await self._call(sink, sink.write, record)
+
+    async def _discard(self, sink: Sink, record: Record) -> None:
+        """Once: to try again, the record would have to be reported again, and the source has refused it for good."""
+        try:
+            await self._call(sink, sink.discard, record)
+        except SinkFailed as error:
+            log.warning("sink.not_discarded", task_id=record.task_id, reason=str(error))
+
+    async def _call(self, sink: Sink, call: Callable[[Record], Awaitable[None]], record: Record) -> None:
+        condition = self._conditions[sink.name]
+        try:
+            with Deadline(sink.within_s):
+                await call(record)
+        except RAISED as error:
+            if being_cancelled():
+                raise asyncio.CancelledError from error
+            remote = error if isinstance(error, RemoteError) else None
+            reason = explained(remote) if remote else type(error).__name__
+            condition.note(reason, sink=sink.name, **({} if remote else {"exc_info": error}))
+            where = "acknowledged; sink" if sink.order == "after_report" else "sink"
+            retry_after_s = remote.retry_after_s if remote else None
+            raise SinkFailed(f"{where} {sink.name}: {reason}", retry_after_s=retry_after_s) from error
+        condition.note(None, sink=sink.name)

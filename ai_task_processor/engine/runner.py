@@ -14,6 +14,8 @@ from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import RemoteError, Retry, TaskError
 from ai_task_processor.core.ports import Clock, Journal, Outbox, TaskSource
 from ai_task_processor.core.records import to_record
+from ai_task_processor.engine.faults import Faults
+from ai_task_processor.engine.guard import RAISED, being_cancelled
 from ai_task_processor.engine.outcome import MAX_ATTEMPTS, classify
 from ai_task_processor.engine.persistence import Persistence
 from ai_task_processor.engine.reporting import Reporter
@@ -32,9 +34,6 @@ from ai_task_processor.models.task import (
 )
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
-
-#: what a processor may raise; ``sys.exit()`` in a processor ends its attempt, not the daemon
-_ENDS = (Exception, BaseExceptionGroup, SystemExit, KeyboardInterrupt, asyncio.CancelledError)
 
 log = get_logger(__name__)
 
@@ -57,23 +56,25 @@ class TaskRunner:
         self,
         *,
         source: TaskSource,
+        reporter: Reporter,
         outbox: Outbox,
         journal: Journal,
         find: Callable[[Task], Processor | None],
         persisted: Callable[[Record], None],
         timeout_s: float,
+        faults: Faults,
         clock: Clock,
         metrics: Metrics,
         rng: random.Random,
     ) -> None:
         self.settling = 0
         self.on_settling: Callable[[], None] = lambda: None
-        reporter = Reporter(source, clock=clock, metrics=metrics)
         self._persistence = Persistence(outbox, reporter, persisted=persisted, clock=clock, metrics=metrics, rng=rng)
         self._source = source
         self._journal = journal
         self._find = find
         self._timeout_s = timeout_s
+        self._faults = faults
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
@@ -104,7 +105,7 @@ class TaskRunner:
             if record is not None:
                 await self._persistence.persist(record)
             elif isinstance(outcome, Released):
-                await self._source.release(claim.receipt, outcome.delay_s)
+                await self._faults.release(self._source, claim.receipt, outcome.delay_s)
         finally:
             self.settling -= 1
         self._log(task, outcome, self._clock.monotonic() - started_at)
@@ -120,8 +121,8 @@ class TaskRunner:
             with Deadline(min(self._timeout_s, task.timeout_s or inf)):
                 result = await processor.process(task)
             return Completed(result), self._record(claim, Completed(result))
-        except _ENDS as error:
-            if _being_cancelled():
+        except RAISED as error:
+            if being_cancelled():
                 # The drain timed out or the claim is lost: what the processor raises then is no outcome.
                 raise asyncio.CancelledError from error
             outcome = classify(error, tries, self._rng, min(MAX_ATTEMPTS, task.attempt_limit or MAX_ATTEMPTS))
@@ -148,9 +149,3 @@ class TaskRunner:
                 log.info("task.released", **wide, again_in_s=round(delay_s, 1), reason=reason)
                 status = "released"
         self._metrics.task_settled(task.type, status=status, duration_s=took_s)
-
-
-def _being_cancelled() -> bool:
-    """Whether this task was cancelled. A ``CancelledError`` can also come from a future that the processor awaited."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

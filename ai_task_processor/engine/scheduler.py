@@ -11,7 +11,8 @@ from math import inf
 from ai_task_processor.core.errors import RemoteError
 from ai_task_processor.core.ports import Clock, TaskSource, Want
 from ai_task_processor.engine.admission import EngineAdmission
-from ai_task_processor.engine.faults import Faults, Nonsense
+from ai_task_processor.engine.faults import Faults, all_of
+from ai_task_processor.engine.guard import RAISED, being_cancelled
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.slots import Slots
 from ai_task_processor.models.task import Claim, Receipt, Task
@@ -156,18 +157,17 @@ class TaskScheduler:
         self.idle = False
         self._poll_ends_at = self._clock.monotonic() + LONGEST_POLL_S
         try:
-            found = list(await self._source.claim(Want(wanted, self._admission, self._types)))
+            claims = all_of(Claim, await self._source.claim(Want(wanted, self._admission, self._types)))
+            all_of(Task, [claim.task for claim in claims])
+            all_of(Receipt, [claim.receipt for claim in claims])
         except RemoteError as error:
             return self._failed(str(error))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary of one poll: it must not stop delivery
+        except RAISED as error:  # the boundary of one poll: it must not stop delivery
+            if being_cancelled():
+                raise asyncio.CancelledError from error
             return self._failed(self._faults.note(self._source, "claim", error))
         finally:
             self._poll_ends_at = None
-        claims = [claim for claim in found if _is_claim(claim)]
-        if len(claims) < len(found):
-            nonsense = Nonsense("it returned something that is not a Claim")
-            self._failed(self._faults.note(self._source, "claim", nonsense))
-            return self._recovery.isolate(claims, self._slots.ages_s)
         self._faults.note(self._source, "claim", None)
         self._condition.note(None)
         self.polled_at = self._clock.monotonic()
@@ -249,7 +249,3 @@ class TaskScheduler:
 
     def _tick(self) -> None:
         self.ticked_at = self._clock.monotonic()
-
-
-def _is_claim(found: object) -> bool:
-    return isinstance(found, Claim) and isinstance(found.task, Task) and isinstance(found.receipt, Receipt)

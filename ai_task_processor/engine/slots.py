@@ -5,12 +5,14 @@ A slot is one running task. It is free again as soon as the outcome of its task 
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal
 
 from ai_task_processor.core.errors import OutboxUnwritable
 from ai_task_processor.core.ports import Clock, Journal, TaskSource
 from ai_task_processor.engine.admission import EngineAdmission, Running, RunningTasks
 from ai_task_processor.engine.faults import Faults, Nonsense, all_of
+from ai_task_processor.engine.guard import RAISED
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.runner import TaskRunner
 from ai_task_processor.models.task import Claim, Receipt, Tries
@@ -106,22 +108,24 @@ class Slots:
             self.released += 1  # a source that brings such claims again and again is not polled without a pause
             if claim.receipt not in (task.claim.receipt for task in self.running.values()):
                 await self.release([claim])
+        if not begun:
+            return 0
+        tries: list[Tries] = []
         try:
-            tries = all_of(Tries, await self._journal.begin([claim.task for claim in begun])) if begun else []
-            if len(tries) != len(begun):
-                raise Nonsense(f"it returned {len(tries)} counts for {len(begun)} tasks")
-        except BaseException as error:
-            for claim in begun:
-                del self.running[claim.task.id]
-            if not isinstance(error, Exception | SystemExit):
-                raise
-            if not isinstance(error, OutboxUnwritable):
-                self._faults.note(self._journal, "begin", error)
+            with self._faults.of(self._journal, "begin"), suppress(OutboxUnwritable):
+                counted = all_of(Tries, await self._journal.begin([claim.task for claim in begun]))
+                if len(counted) != len(begun):
+                    raise Nonsense(f"it returned {len(counted)} counts for {len(begun)} tasks")
+                tries = counted
+        finally:
+            if not tries:
+                for claim in begun:
+                    del self.running[claim.task.id]
+        if not tries:
             # An attempt that the journal cannot record must not start; the next poll waits for the disk.
             await self.release(begun)
             self.released += len(begun)
             return 0
-        self._faults.note(self._journal, "begin", None)
         for claim, earlier in zip(begun, tries, strict=True):
             work = group.create_task(self._work(claim, earlier), name=f"task {claim.task.id}")
             self._work_by_id[claim.task.id] = work
@@ -130,12 +134,7 @@ class Slots:
     async def release(self, claims: Sequence[Claim]) -> None:
         """Give claims that have not started back to the source."""
         for claim in claims:
-            await self.give_back(claim.receipt)
-
-    async def give_back(self, receipt: Receipt) -> None:
-        """Release a task. When that fails it counts as released: it stays pending upstream, or its claim expires."""
-        with self._faults.of(self._source, "release"):
-            await self._source.release(receipt, 0.0)
+            await self._faults.release(self._source, claim.receipt, 0.0)
 
     def revoke(self, task_id: str, reason: Literal["lost", "cancelled"]) -> None:
         """Stop a running task: another owner has its claim (``lost``), or it was ``cancelled``."""
@@ -154,7 +153,7 @@ class Slots:
                 self.cut.append(claim.receipt)
                 raise
             await self._abandon(claim)
-        except (Exception, SystemExit) as error:  # the boundary of one task: a bug must not end the others
+        except RAISED as error:  # the boundary of one task: a bug must not end the others
             log.error("task.crashed", task_id=task_id, exc_info=error)
         finally:
             del self._work_by_id[task_id]

@@ -26,9 +26,12 @@ from ai_task_processor.net.secrets import Secrets
 from ai_task_processor.net.services import Services
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.processors.chat.caller import ChatCaller, chat_caller
+from ai_task_processor.processors.chat.settings import PromptSettings
 from ai_task_processor.processors.context import ProcessorContext
-from ai_task_processor.processors.embedding import MicroBatcher, ModelCircuits, micro_batcher
+from ai_task_processor.processors.embedding import MicroBatcher, micro_batcher
 from ai_task_processor.processors.factory import ProcessorFactory
+from ai_task_processor.providers.circuits import ModelCircuits
 from ai_task_processor.providers.settings import ModelSettings
 
 #: seconds until the next check whether something may be claimed: store not accepting, delivery behind
@@ -49,11 +52,13 @@ class Parts:
     metrics: Metrics
     secrets: Secrets
     services: Services
-    circuits: ModelCircuits
+    circuits: Sequence[ModelCircuits]
     store: Store
     sinks: Sequence[Sink]
     provider: Provider | None
     embedder: MicroBatcher | None
+    chat_provider: Provider | None
+    chat: ChatCaller | None
     factory: ProcessorFactory
     source: TaskSource
     recovery: Recovery
@@ -68,19 +73,21 @@ class Parts:
         yield self.store
         yield self.source
         yield from self.sinks
-        yield from (part for part in (self.provider, self.embedder) if part is not None)
+        models = self.provider, self.embedder, self.chat_provider, self.chat
+        yield from (part for part in models if part is not None)
         yield from self.factory.processors
 
     @property
     def gates(self) -> Sequence[Gate | ModelCircuits]:
         """The circuit breakers of all remotes."""
-        return (*self.services.gates.values(), self.circuits)
+        return (*self.services.gates.values(), *self.circuits)
 
 
 def assemble(
     settings: Settings, selected: Selected, factory: ProcessorFactory, read: Callable[[], Settings] | None = None
 ) -> Parts:
     """Build the parts, each after those it depends on. ``read`` reads the settings again, for replaced secrets."""
+    factory.configure(settings)
     services = _services(settings, selected, factory, read)
     clock, metrics, rng = services.clock, services.metrics, services.rng
     model, worker = settings[ModelSettings], settings.worker
@@ -89,7 +96,18 @@ def assemble(
     source: TaskSource = selected.source.build(services)
     sinks: Sequence[Sink] = [sink.build(services) for sink in selected.sinks]
     provider: Provider | None = selected.provider.build(services)
-    faults = _named(selected, store, source, sinks, provider, factory)
+    chat_provider: Provider | None = None
+    faults = Faults()
+    if selected.chat is not None:
+        chat_provider = selected.chat.build(services, "build_chat")
+        faults.name(selected.chat, chat_provider)
+    faults.name(selected.store, store, store.outbox, store.journal)
+    faults.name(selected.source, source)
+    faults.name(selected.provider, provider)
+    for plugin, sink in zip(selected.sinks, sinks, strict=True):
+        faults.name(plugin, sink)
+    for processor, plugin in factory.installed.items():
+        faults.name(plugin, processor)
 
     recovery = Recovery(store.journal, store.outbox, source=services.source, clock=clock)
     running = RunningTasks()
@@ -100,17 +118,20 @@ def assemble(
         sinks=sinks,
         gate=services.gate("api_delivery"),
         concurrency=settings.delivery.concurrency,
+        faults=faults,
         clock=clock,
         metrics=metrics,
         rng=rng,
     )
     runner = TaskRunner(
         source=source,
+        reporter=delivery.reporter,
         outbox=store.outbox,
         journal=store.journal,
         find=factory.find,
         persisted=delivery.offer,
         timeout_s=worker.task_timeout_s,
+        faults=faults,
         clock=clock,
         metrics=metrics,
         rng=rng,
@@ -157,15 +178,23 @@ def assemble(
         revoke=slots.revoke,
         clock=clock,
     )
-    circuits = ModelCircuits(threshold=worker.circuit_breaker_threshold, clock=clock, metrics=metrics)
+    circuits = {
+        service: ModelCircuits(
+            threshold=worker.circuit_breaker_threshold, clock=clock, metrics=metrics, service=service
+        )
+        for service, used in (("model", True), ("chat", chat_provider is not None))
+        if used
+    }
 
     def resume() -> None:
         with faults.of(source, "resume"):
             source.resume()
 
-    embedder = None
+    embedder = chat = None
     if provider is not None:
-        embedder = micro_batcher(provider, services, circuits, intake=scheduler, opened=resume)
+        embedder = micro_batcher(provider, services, circuits["model"], intake=scheduler, opened=resume)
+    if chat_provider is not None:
+        chat = chat_caller(chat_provider, services, circuits["chat"], opened=resume)
     factory.equip(
         ProcessorContext(
             clock=clock,
@@ -173,6 +202,7 @@ def assemble(
             metrics=metrics,
             wait_s=WAIT_SHARE * worker.task_timeout_s,
             embedder=embedder,
+            chat=chat,
             default_model=model.default_embedding_model,
             model_aliases=model.aliases,
             result_as_object=model.embedding_result == "object",
@@ -185,11 +215,13 @@ def assemble(
         metrics=metrics,
         secrets=services.secrets,
         services=services,
-        circuits=circuits,
+        circuits=list(circuits.values()),
         store=store,
         sinks=sinks,
         provider=provider,
         embedder=embedder,
+        chat_provider=chat_provider,
+        chat=chat,
         factory=factory,
         source=source,
         recovery=recovery,
@@ -200,34 +232,22 @@ def assemble(
     )
 
 
-def _named(
-    selected: Selected,
-    store: Store,
-    source: TaskSource,
-    sinks: Sequence[Sink],
-    provider: Provider | None,
-    factory: ProcessorFactory,
-) -> Faults:
-    """The failures of components, under the names of their plug-ins."""
-    faults = Faults()
-    faults.name(selected.store, store, store.outbox, store.journal, store.memory)
-    faults.name(selected.source, source)
-    faults.name(selected.provider, provider)
-    for plugin, sink in zip(selected.sinks, sinks, strict=True):
-        faults.name(plugin, sink)
-    for processor, plugin in factory.installed.items():
-        faults.name(plugin, processor)
-    return faults
-
-
 def _services(
     settings: Settings, selected: Selected, factory: ProcessorFactory, read: Callable[[], Settings] | None
 ) -> Services:
     """What every component gets."""
     model = settings[ModelSettings]
+    chat_models = [settings[PromptSettings].model] if factory.chats else []
     metrics = Metrics(
-        version=__version__, provider=model.mode, models=model.counted_models(), task_types=factory.task_types
+        version=__version__,
+        provider=model.mode,
+        models=[*model.counted_models(), *chat_models],
+        task_types=factory.task_types,
+        chat_models=chat_models,
+        chat_types=factory.chat_types,
     )
+
+    name: object = getattr(selected.source.load(), "name", "")
 
     def lost(task_id: str | None) -> None:
         metrics.result_lost()
@@ -239,6 +259,6 @@ def _services(
         clock=SystemClock(),
         metrics=metrics,
         rng=random.Random(),  # noqa: S311 - jitter, not secrets
-        source=getattr(selected.source.load(), "name", "") or settings.parts.task_source,
+        source=name if isinstance(name, str) and name else settings.parts.task_source,
         lost=lost,
     )

@@ -201,7 +201,7 @@ class Record:
 
     ``body``: JSON, the output (``null`` when there is only a vector) or, for a failed task, ``{"code", "message"}``.
     Times are seconds since the epoch. ``fingerprint``: of the content that the outcome belongs to
-    (see ``codec.fingerprint``).
+    (see ``codec.fingerprint``). ``acknowledged``: by the source; the sinks after the report are still to be written.
     """
 
     receipt: Receipt
@@ -216,6 +216,7 @@ class Record:
     due_at: float = 0.0
     reason: str | None = None
     trace: Mapping[str, str] | None = None
+    acknowledged: bool = False
 
     @property
     def task_id(self) -> str:

@@ -15,6 +15,7 @@ import ssl
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from io import BytesIO
@@ -23,6 +24,8 @@ from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 import httpx2
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from ai_task_processor import __version__
@@ -31,21 +34,24 @@ from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, Misconfigure
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.net.answers import Answer
 from ai_task_processor.net.proxy import proxy_of
-from ai_task_processor.net.tls import Tls, alert, shared_tls
+from ai_task_processor.net.tls import Tls, alert, distrust, shared_tls
 
 MAX_ANSWER_BYTES = 32 * 2**20
 MAX_REFUSAL_BYTES = 2**20
-MAX_HEADER_BYTES = 2**16
-#: seconds to connect to one address, and to get a connection at all: what takes longer was not sent
+MAX_HEADER_BYTES, MAX_HEADERS = 2**16, 1000
+#: seconds to connect to one address or through a proxy, and to get a connection at all: what takes longer was not sent
 CONNECT_TIMEOUT_S, POOL_TIMEOUT_S = 10.0, 30.0
 #: how long an unused connection is kept, unless the server says less: beyond the usual 30 s between two polls,
 #: and below the 60 s after which load balancers hang up
 KEEPALIVE_S = 55.0
+#: how long a failed write waits for the reason, seconds
+END_S = 0.1
 #: larger bodies are written piece by piece
 LARGE_BYTES = 2**20
 #: life of a resolved name, seconds
 DNS_TTL_S = 10
 
+_BLANK_LINE = re.compile(rb"\n\r?\n")
 _KEEPALIVE = re.compile(r"\btimeout=(\d{1,5})\b")
 #: where the parser's sentence ends and what it shows of the answer begins
 _SHOWN = re.compile(r"\n\n|:?\s+b?(?=['\"](?![A-Za-z-]{1,30}['\"]))")
@@ -54,8 +60,8 @@ _ENDED: Mapping[type[BaseException], str] = {
     aiohttp.ClientPayloadError: "the server closed the connection without a whole answer",
     aiohttp.ClientOSError: "the server closed the connection before it had the whole request",
 }
-#: ValueError: a header or a URL that cannot be written
-_FOREIGN = (aiohttp.ClientError, OSError, ValueError)
+#: HttpProcessingError: a body that cannot be parsed; ValueError: a header or a URL that cannot be written
+_FOREIGN = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 
 
 class Bearer(Protocol):
@@ -253,7 +259,7 @@ class HttpClient:
             # encoded: a path is sent as it was quoted, ``%2E%2E`` and all
             response = await self.pool.request(method, URL(self._origin + target, encoded=True), headers, content)
         except _FOREIGN as error:
-            raise translate(error) from error
+            raise translate(error, bundled=self.pool.bundled) from error
         answer = StreamedAnswer(response, url, self._max_bytes if response.status < 300 else MAX_REFUSAL_BYTES)
         if answer.is_success and answer.encoded:
             answer.close()
@@ -275,14 +281,81 @@ class _Request(aiohttp.ClientRequest):
         return response
 
 
+class _Handler(ResponseHandler):
+    """aiohttp's protocol of one connection, but bytes behind a whole answer do not lose the answer.
+
+    A parser that fails drops the messages of the same ``feed_data``. So each head is fed without what follows it.
+    The connection is closed after such an answer.
+    """
+
+    #: the final head of this request has come
+    _headed = False
+    #: the last bytes before it: two packets may share a blank line
+    _last = b""
+
+    def set_response_params(self, **how: Any) -> None:
+        self._headed, self._last = False, b""
+        super().set_response_params(**how)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """One head, and the stream of its body."""
+        head = data[0]
+        self._headed = head.code >= HTTPStatus.OK
+        told = head.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in head.headers
+        if head.code == HTTPStatus.NO_CONTENT and told:
+            self.force_close()  # The body that a 204 cannot have may still follow.
+        super().feed_data(data, size)
+
+    def data_received(self, data: bytes) -> None:
+        for piece in (data,) if self._headed else self._pieces(data):
+            if not isinstance(self._exception, HttpProcessingError):
+                super().data_received(piece)
+
+    def _pieces(self, data: bytes) -> Iterator[bytes]:
+        """The same bytes, cut behind the head of the answer and of each interim one."""
+        known, start = self._last, 0
+        for blank in _BLANK_LINE.finditer(known + data):
+            end = blank.end() - len(known)
+            yield data[start:end]
+            start = end
+            if self._headed:
+                break
+        rest = data[start:]
+        self._last = rest[-2:] if start else (known + rest)[-2:]
+        if rest or not start:
+            yield rest
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        if isinstance(exc, aiohttp.ClientConnectionError) and not self._connection_lost_called:
+            # A write has failed. Why the connection ends, an alert of TLS for instance, is told a little later.
+            self.force_close()
+            self._loop.call_later(END_S, self._fail, exc, *cause)
+            return
+        super().set_exception(exc, *cause)
+        payload = self._payload
+        if isinstance(exc, HttpProcessingError) and payload is not None and not payload.is_eof():
+            payload.set_exception(exc)  # The C parser leaves a body that it cannot parse without an end.
+
+    def _fail(self, *error: BaseException) -> None:
+        if not self.is_eof():
+            super().set_exception(*error)
+
+
 class _Connector(aiohttp.TCPConnector):
-    """A connector that says when it was the proxy that failed, before anything was sent to the server."""
+    """A connector with our handlers. It says when the proxy has failed, before anything was sent to the server."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        self._factory: Any = partial(_Handler, loop=self._loop)  # there is no public parameter
 
     async def _create_proxy_connection(self, *args: Any, **given: Any) -> Any:
         try:
-            return await super()._create_proxy_connection(*args, **given)
+            with Deadline(CONNECT_TIMEOUT_S):
+                return await super()._create_proxy_connection(*args, **given)
         except aiohttp.ClientHttpProxyError:
             raise
+        except TimeoutError as error:
+            raise Unsent("no connection through the proxy in time: look at HTTPS_PROXY and NO_PROXY") from error
         except (aiohttp.ClientResponseError, aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError) as error:
             text = f"the proxy did not answer CONNECT ({describe(error)}): look at HTTPS_PROXY and NO_PROXY"
             raise Unsent(text.replace("the server closed", "it closed")) from error
@@ -319,6 +392,8 @@ class Pool:
             "Accept-Encoding": "identity",
         }
         self.tls = tls
+        #: CA_BUNDLE is set
+        self.bundled = tls is not None and tls.bundled
         self._connections = connections
         self._proxy = proxy
         self._connect_timeout_s = connect_timeout_s
@@ -379,6 +454,7 @@ class Pool:
             trust_env=False,
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
         )
         # A GET whose connection died would be sent once more; there is no public switch.
         self._session._retry_connection = False
@@ -448,8 +524,8 @@ def _timed_out(timeout_s: float) -> TimedOut:
     return TimedOut(f"no answer within {timeout_s:g} s")
 
 
-def translate(error: BaseException) -> RemoteError:
-    """Whose fault an error of aiohttp is: not sent, or perhaps applied."""
+def translate(error: BaseException, *, bundled: bool = False) -> RemoteError:
+    """Whose fault an error of aiohttp is: not sent, or perhaps applied. ``bundled``: CA_BUNDLE is set."""
     match error:
         case RemoteError():
             return error
@@ -459,9 +535,9 @@ def translate(error: BaseException) -> RemoteError:
             return Unsent("no connection in time")
         case aiohttp.InvalidURL():
             return Misconfigured("a URL that cannot be used")
-        case aiohttp.ClientError() | OSError():
+        case aiohttp.ClientError() | HttpProcessingError() | OSError():
             refused = isinstance(error, aiohttp.ClientConnectorError) or any(map(alert, _causes(error)))
-            return (Unsent if refused else Ambiguous)(describe(error))
+            return (Unsent if refused else Ambiguous)(describe(error, bundled=bundled))
         case ValueError():
             return Misconfigured("a header or a path that cannot be written")
     return Ambiguous(type(error).__name__)
@@ -472,21 +548,22 @@ def _sentence(message: str) -> str:
     return " ".join(_SHOWN.split(message, maxsplit=1)[0].split()).rstrip(":.")
 
 
-def describe(error: BaseException) -> str:
-    """The cause in the words of the operating system or of OpenSSL: never a URL or content."""
+def describe(error: BaseException, *, bundled: bool = False) -> str:
+    """The cause in the words of the operating system or of OpenSSL, or with a remedy: never a URL or content."""
     for cause in _causes(error):
         if isinstance(cause, aiohttp.ClientError):
             continue  # some of them are an OSError or an SSLError, too, without its words
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"TLS: {distrust(cause, bundled=bundled)}"
         if isinstance(cause, ssl.SSLError):
-            told = alert(cause) or getattr(cause, "verify_message", "") or getattr(cause, "reason", "")
-            return f"TLS: {told or 'handshake failed'}"
+            return f"TLS: {alert(cause) or getattr(cause, 'reason', '') or 'handshake failed'}"
         if isinstance(cause, socket.gaierror):
             return (cause.strerror or "name resolution failed").lower()
         if isinstance(cause, OSError) and cause.errno:
             return os.strerror(cause.errno).lower()  # asyncio puts the address into its own text
         if isinstance(cause, ConnectionError) and isinstance(error, aiohttp.ClientConnectorError):
             return "TLS: handshake failed"  # asyncio's word for a server that hangs up in it
-    if isinstance(error, aiohttp.ClientResponseError):
+    if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
         return f"the answer is no HTTP/1.1: {_sentence(error.message)}"
     return _ENDED.get(type(error), type(error).__name__)
 

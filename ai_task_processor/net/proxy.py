@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from urllib.parse import unquote, urlsplit
 
+import httpx2
+
 from ai_task_processor.core.settings import NetworkSettings
 
 
@@ -21,7 +23,7 @@ def proxy_of(network: NetworkSettings, url: str) -> tuple[str, Mapping[str, str]
 
 def bypassed(netloc: str, no_proxy: Sequence[str]) -> bool:
     """The usual reading of ``NO_PROXY``: names with their subdomains, addresses, networks, ``*``; all with a port or
-    without, with a final dot or without, in Unicode or as in DNS.
+    without, with a final dot or without, in Unicode or as in DNS. A URL stands for its host and port.
     """
     host, port = _host_and_port(netloc)
     for entry in no_proxy:
@@ -37,11 +39,13 @@ def _host_and_port(text: str) -> tuple[str, int | None]:
     """``[::1]:8443``, ``.example.com:8443``, ``10.0.0.0/8``; an empty host when it is none of these."""
     if _is_network(text):
         return text, None
+    text = text.rpartition("://")[2]
     try:
         parts = urlsplit(f"//{text}")
         host, port = (parts.hostname or "").lstrip("*.").rstrip("."), parts.port
-        return host.encode("idna").decode(), port
-    except ValueError:
+        # as the client writes it: straße.de is not strasse.de
+        return host if host.isascii() else httpx2.URL(f"https://{host}").raw_host.decode(), port
+    except (ValueError, httpx2.InvalidURL):
         return "", None
 
 

@@ -21,6 +21,7 @@ class Tls:
 
     def __init__(self, network: NetworkSettings) -> None:
         self._network = network
+        self.bundled = network.ca_bundle is not None
         paths = (network.ca_bundle, network.client_cert_file, network.client_key_file)
         self._paths = [path for path in paths if path is not None]
         self._seen = _versions(self._paths)
@@ -109,3 +110,23 @@ def alert(error: BaseException) -> str | None:
     """
     reason = getattr(error, "reason", None) if isinstance(error, ssl.SSLError) else None
     return next((text for part, text in _ALERTS.items() if part in str(reason)), None)
+
+
+#: OpenSSL's X509_V_ERR_… for the certificate of a server, and the remedy
+_DISTRUSTED = {
+    9: "its certificate is not valid yet: set the clock of this machine, or correct the URL",
+    10: "its certificate has expired: have it renewed where the URL points",
+    62: "its certificate is for another host name: correct the host in the URL",
+    64: "its certificate is for another host name: correct the host in the URL",
+}
+#: those that time or the server's owner changes
+PASSING = (9, 10)
+
+
+def distrust(error: ssl.SSLCertVerificationError, *, bundled: bool) -> str:
+    """Why the certificate of a server is refused, with the remedy. ``bundled``: CA_BUNDLE is set."""
+    remedy = "set CA_BUNDLE to your authority's PEM file"
+    if bundled:
+        remedy = "add the root of its chain to the file that CA_BUNDLE names"
+    unknown = f"nobody known here signed its certificate ({error.verify_message}): {remedy}"
+    return _DISTRUSTED.get(error.verify_code, unknown)

@@ -16,12 +16,12 @@ class Condition:
         self._ended = ended
         self._level = level
 
-    def note(self, reason: str | None) -> None:
-        """The failure of the latest attempt, or None when it succeeded."""
+    def note(self, reason: str | None, **details: object) -> None:
+        """The failure of the latest attempt, or None when it succeeded. ``details`` stand beside it in the log."""
         if reason == self.reason:
             return
         if reason is None:
-            log.info(self._ended, after=self.reason)
+            log.info(self._ended, after=self.reason, **details)
         else:
-            log.log(self._level, self._began, reason=reason)
+            log.log(self._level, self._began, reason=reason, **details)
         self.reason = reason

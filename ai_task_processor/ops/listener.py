@@ -6,6 +6,7 @@ by itself, bounds the connections, and keeps descriptors in reserve that only it
 """
 
 import asyncio
+import errno
 import resource
 import socket
 import sys
@@ -55,7 +56,7 @@ class Listener:
         self._since: OrderedDict[asyncio.Transport, float] = OrderedDict()
 
     async def start(self, host: str, port: int) -> int:
-        """Listen, and return the bound port (0 takes a free one). Raises ``OSError``."""
+        """Listen, and return the bound port (0 takes a free one). Raises ``OSError`` and ``UnicodeError``."""
         loop = asyncio.get_running_loop()
         self._server = web.Server(self._answer)
         self._sockets = await _listening(host, port)
@@ -174,6 +175,17 @@ async def _listening(host: str, port: int) -> list[socket.socket]:
             opened.close()
         raise
     return sockets
+
+
+def unusable(error: Exception, host: str, port: int) -> str:
+    """The message for an error of ``Listener.start``: is it the host or the port that cannot be used?"""
+    code, why = getattr(error, "errno", None), getattr(error, "strerror", None) or "not a host name"
+    if isinstance(error, socket.gaierror | UnicodeError) or code in (errno.EADDRNOTAVAIL, errno.EINVAL):
+        return f"METRICS_HOST cannot be used: nothing can listen on {host} here ({why}); choose another METRICS_HOST"
+    return (
+        f"METRICS_PORT cannot be used: {host}:{port} is taken or not ours ({why}); "
+        "choose another METRICS_HOST or METRICS_PORT"
+    )
 
 
 def _keep_reserve() -> None:

@@ -33,12 +33,13 @@ ROUTES = (("/api/ai-tasks/pending", "GET"), ("/api/ai-tasks/{id}", "PATCH"), ("/
 STATUS_CODES = (200, 204, 400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504)
 MODEL_OUTCOMES = ("ok", "refused_input", "throttled", "unauthorized", "quota", "misconfigured", "server_error",
                   "invalid_answer", "network_error", "timeout")  # fmt: skip
+ANSWER_OUTCOMES = ("ok", "repaired", "truncated", "filtered", "refused", "invalid_output")
 POLL_OUTCOMES = ("tasks", "empty", "throttled", "auth_error", "client_error", "server_error", "network_error",
                  "invalid")  # fmt: skip
 TASK_STATUSES = ("succeeded", "failed", "released")
 DELIVERY_OUTCOMES = ("acknowledged", "retried", "refused", "gone", "conflict")
 TOKEN_OUTCOMES = ("ok", "rejected", "error")
-SERVICES = ("api_poll", "api_delivery", "model", "token")
+SERVICES = ("api_poll", "api_delivery", "model", "chat", "token")
 STATES = ("starting", "running", "draining", "degraded")
 BREAKER_STATES = {"closed": 0, "open": 1, "half-open": 2}
 
@@ -105,6 +106,8 @@ class Metrics:
         provider: str,
         models: Iterable[str] = (),
         task_types: Iterable[str] = (),
+        chat_models: Iterable[str] = (),
+        chat_types: Iterable[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
@@ -178,6 +181,14 @@ class Metrics:
         self._waiting_calls = many(Gauge, "model_waiting_calls", "Calls that wait for the model's pace.", by_model)
         self._throttled = many(Counter, "model_throttled_total", "Calls that were answered with 429.", by_model)
         self._batch_cap = many(Gauge, "model_batch_cap", "Inputs that a call may have, as far as learnt.", by_model)
+        self._answers = many(
+            Counter,
+            "model_answers_total",
+            "Answers of chat models, by what they were worth.",
+            _Axis.of("model", chat_models),
+            _Axis.of("task_type", chat_types),
+            _Axis.of("outcome", ANSWER_OUTCOMES, other=False),
+        )
         self._remembered = one(Counter, "vector_cache_hits_total", "Texts whose vector was remembered.")
         self._saved = one(Counter, "vector_cache_saved_tokens_total", "Tokens that those would have cost.")
         # --- tokens, HTTP, circuits
@@ -311,6 +322,10 @@ class Metrics:
         self._tokens(model, "prompt").inc(_amount(prompt))
         self._tokens(model, "completion").inc(_amount(completion))
         self._tokens(model, "total").inc(_amount(prompt) + _amount(completion))
+
+    def model_answer(self, *, model: str, task_type: str, outcome: str) -> None:
+        """``outcome``: one of ``ANSWER_OUTCOMES``."""
+        self._answers(model, task_type, outcome).inc()
 
     def batch(self, *, model: str, size: int) -> None:
         self._batch_size(model).observe(_amount(size))

@@ -9,6 +9,7 @@ from ai_task_processor.core.checks import Check
 from ai_task_processor.core.component import Component, Problem
 from ai_task_processor.core.errors import Retry, TaskError
 from ai_task_processor.core.groups import Group, setting
+from ai_task_processor.core.settings import Settings
 from ai_task_processor.models.task import Task, TaskResult, Usage, Vector
 from ai_task_processor.processors.context import Kit, ProcessorContext
 
@@ -39,7 +40,9 @@ class BaseProcessor(Component, ABC):
 
     context: ProcessorContext
     #: the task types it serves, for the metrics' closed label set; without it they count as ``other``
-    task_types: ClassVar[frozenset[str]] = frozenset()
+    task_types: frozenset[str] = frozenset()
+    #: does it use ``context.chat``?
+    chats: bool = False
     #: the settings it reads, as ``context.settings[AGroup]``
     settings_groups: ClassVar[tuple[type[Group], ...]] = ()
 
@@ -51,6 +54,9 @@ class BaseProcessor(Component, ABC):
     @kit.setter
     def kit(self, context: ProcessorContext) -> None:
         self.context = context
+
+    def configure(self, settings: Settings) -> None:
+        """Read what decides its task types, once, before everything else. Raises ``ConfigurationError``."""
 
     @abstractmethod
     def can_process(self, task: Task) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ai_task_processor.core.ports import Clock
+from ai_task_processor.core.ports import ChatAnswer, ChatRequest, Clock
 from ai_task_processor.core.settings import Settings
 from ai_task_processor.models.task import Embedded
 from ai_task_processor.ops.metrics import Metrics
@@ -26,13 +26,33 @@ class Embedder(Protocol):
         """Seconds until a paused model may be tried again; infinite when none is paused."""
 
 
+class Chat(Protocol):
+    """Chat calls, paced and repeated within the limits of each model."""
+
+    async def complete(self, request: ChatRequest) -> ChatAnswer:
+        """The model's answer, complete or not. ``request.model``: the provider's name for it.
+
+        Raises ``InputRefused`` when the model refuses these messages, a ``RemoteError`` otherwise.
+        """
+
+    def hold_s(self) -> float:
+        """Seconds until a call of any model may start; 0 when one may now."""
+
+    def lane_hold_s(self, model: str, running: int) -> float:
+        """Seconds until one more task of this model may start while ``running`` run; 0 when one may now."""
+
+    def resumes_in_s(self) -> float:
+        """Seconds until a paused model may be tried again; infinite when none is paused."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessorContext:
     """Given to every processor before its first task.
 
-    ``settings[AGroup]`` has the groups that the processor declares in ``settings_groups``. ``embedder`` is None when
-    no model is configured. ``model_aliases`` maps the names that tasks use to the provider's. ``wait_s`` is how long a
-    processor may wait for a remote before it should release its task: a little less than ``TASK_TIMEOUT``.
+    ``settings[AGroup]`` has the groups that the processor declares in ``settings_groups``. ``embedder`` and ``chat``
+    are None when no model is configured for them; ``chat`` also when no processor says ``chats``. ``model_aliases``
+    maps the names that tasks use to the provider's. ``wait_s`` is how long a processor may wait for a remote before it
+    should release its task: a little less than ``TASK_TIMEOUT``.
     """
 
     clock: Clock
@@ -40,6 +60,7 @@ class ProcessorContext:
     metrics: Metrics
     wait_s: float
     embedder: Embedder | None = None
+    chat: Chat | None = None
     default_model: str = "text-embedding-3-small"
     model_aliases: Mapping[str, str] = field(default_factory=dict)
     result_as_object: bool = False

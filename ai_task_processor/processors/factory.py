@@ -1,13 +1,16 @@
 """ProcessorFactory: finds the processor of a task among the built-ins and those of installed packages."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 from math import inf
 
 from ai_task_processor.core import plugins
+from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.groups import Group
+from ai_task_processor.core.settings import Settings
 from ai_task_processor.models.task import Task
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.processors.base import BaseProcessor
+from ai_task_processor.processors.chat.processor import PromptProcessor
 from ai_task_processor.processors.context import ProcessorContext
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 
@@ -27,11 +30,32 @@ class ProcessorFactory:
         #: those of installed packages
         self.installed = {_made(plugin): plugin for plugin in plugins.installed("processors")}
         self._processors += self.installed
+        self._processors.append(PromptProcessor())  # last: the types of others are not taken from them
         self._reported: set[tuple[str, str]] = set()
 
     @property
     def processors(self) -> Sequence[BaseProcessor]:
         return self._processors
+
+    def configure(self, settings: Settings) -> None:
+        """Let every processor read what decides its task types. Raises ``ConfigurationError``."""
+        taken: dict[str, str] = {}
+        for processor in self._processors:
+            if plugin := self.installed.get(processor):
+                with plugin.being("configured"):
+                    processor.configure(settings)
+                _check_types(plugin, processor)
+            else:
+                processor.configure(settings)
+            name = type(processor).__name__
+            problems = [
+                f"TASK_TYPES: the type {task_type!r} of {name} belongs to {taken[task_type]}: give it another name"
+                for task_type in sorted(processor.task_types & taken.keys())
+                if isinstance(processor, PromptProcessor)
+            ]
+            if problems:
+                raise ConfigurationError(*problems)
+            taken |= dict.fromkeys(processor.task_types, name)
 
     def equip(self, context: ProcessorContext) -> None:
         """Give every processor its context; before the first task."""
@@ -52,6 +76,16 @@ class ProcessorFactory:
     def task_types(self) -> frozenset[str]:
         """The task types that processors declare."""
         return frozenset().union(*(processor.task_types for processor in self._processors))
+
+    @property
+    def chats(self) -> bool:
+        """Whether some processor uses chat models."""
+        return any(processor.chats for processor in self._processors)
+
+    @property
+    def chat_types(self) -> frozenset[str]:
+        """The task types of processors that use chat models."""
+        return frozenset().union(*(processor.task_types for processor in self._processors if processor.chats))
 
     @property
     def settings_groups(self) -> frozenset[type[Group]]:
@@ -101,15 +135,16 @@ def _hold_s(processor: BaseProcessor) -> float:
 
 
 def _made(plugin: plugins.Plugin) -> BaseProcessor:
-    make = plugin.load()
-    try:
-        processor = make()
-    except (Exception, SystemExit) as error:
-        raise plugin.unusable(f"cannot be loaded ({type(error).__name__})") from error
+    with plugin.being("loaded"):
+        processor = plugin.load()()
     if not isinstance(processor, BaseProcessor):
         raise plugin.unusable("is not a BaseProcessor")
-    plugin.check_groups(processor)
-    types: object = processor.task_types
-    if isinstance(types, str) or not isinstance(types, Collection) or not all(isinstance(each, str) for each in types):
-        raise plugin.unusable("has task_types that is no set of texts")
+    plugin.check(processor)
+    _check_types(plugin, processor)
     return processor
+
+
+def _check_types(plugin: plugins.Plugin, processor: BaseProcessor) -> None:
+    types: object = processor.task_types
+    if not isinstance(types, Set) or not all(isinstance(each, str) for each in types):
+        raise plugin.unusable("has task_types that is no set of texts")

@@ -28,7 +28,7 @@ def parse_embeddings(content: bytes, count: int, dimensions: int | None) -> Embe
         raise InvalidAnswer("the model API did not answer JSON") from error
     data = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(data, list):
-        raise _error_in_answer(content)
+        raise error_in_answer(content)
     if len(data) != count:
         raise InvalidAnswer("the model API answered another number of vectors than texts")
     vectors: list[Vector | None] = [None] * count
@@ -64,7 +64,7 @@ def _places(data: list[object]) -> list[int]:
     return found
 
 
-def _error_in_answer(content: bytes) -> RemoteError:
+def error_in_answer(content: bytes) -> RemoteError:
     """An error with status 200: it pauses the model or is about this call, but no text ends ``failed`` by it."""
     if not (refusal := read_refusal(content)).words and not refusal.codes:
         return InvalidAnswer("the model API answered something else than vectors")

@@ -1,32 +1,33 @@
 """The checks of ``doctor`` for a model API."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from http import HTTPStatus
-from typing import Final
 
 from ai_task_processor.core import errors
 from ai_task_processor.core.checks import Finding, Remote, Stopwatch, ok, refused, warning
 from ai_task_processor.core.ports import Provider
-from ai_task_processor.providers.settings import ModelSettings
-
-_NAMES: Final = "correct DEFAULT_EMBEDDING_MODEL, MODEL_ALIASES or OPENAI_BASE_URL"
-REMEDIES: Final[Mapping[type[Exception], str]] = {
-    errors.Unauthorized: "correct OPENAI_API_KEY",
-    errors.ModelRefused: _NAMES,
-    errors.TaskError: _NAMES,
-    errors.QuotaExhausted: "look at the billing of the account behind OPENAI_API_KEY",
-}
 
 
-async def try_models(provider: Provider, settings: ModelSettings, remote: Remote) -> AsyncIterator[Finding]:
-    """Are the key and every configured model accepted?"""
-    default = settings.aliases.get(settings.default_embedding_model, settings.default_embedding_model)
-    for name in dict.fromkeys((default, *settings.aliases.values())):
+def remedies(key: str, models: str) -> Mapping[type[Exception], str]:
+    """What to do after a refusal, by its class. ``key``, ``models``: the variables that hold them."""
+    return {
+        errors.Unauthorized: f"correct {key}",
+        errors.ModelRefused: f"correct {models}",
+        errors.TaskError: f"correct {models}",
+        errors.QuotaExhausted: f"look at the billing of the account behind {key}",
+    }
+
+
+async def try_models(
+    provider: Provider, models: Iterable[str], remote: Remote, known: Mapping[type[Exception], str]
+) -> AsyncIterator[Finding]:
+    """Are the key and every one of these models accepted? ``known``: the remedies."""
+    for name in models:
         watch = Stopwatch()
         try:
             await provider.check(name)
         except (errors.RemoteError, errors.TaskError) as error:
-            yield refused(error, remote, REMEDIES, about=f"{name}: ")
+            yield refused(error, remote, known, about=f"{name}: ")
         else:
             yield accepted(name, remote, str(watch))
 

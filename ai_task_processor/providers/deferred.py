@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from ai_task_processor.core.ports import Embeddings, Provider
+from ai_task_processor.core.ports import ChatAnswer, ChatRequest, Embeddings, Provider
 
 
 class DeferredProvider(Provider):
@@ -23,6 +23,9 @@ class DeferredProvider(Provider):
 
     async def embed(self, texts: Sequence[str], model: str) -> Embeddings:
         return await (await self._provider()).embed(texts, model)
+
+    async def complete(self, request: ChatRequest) -> ChatAnswer:
+        return await (await self._provider()).complete(request)
 
     async def check(self, model: str) -> None:
         await (await self._provider()).check(model)

@@ -6,16 +6,16 @@ from typing import Any
 
 from ai_task_processor.core import codec
 
-_FILE = "models.json"
+_FILE, CHAT_FORMS_FILE = "models.json", "chat-models.json"
 #: a larger file is not ours
 _MOST_BYTES = 2**20
 
 
 class ModelMemory:
-    """``models.json``: an object by model name. Without the file everything is learnt again."""
+    """An object by model name, in a file. Without the file everything is learnt again."""
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / _FILE
+    def __init__(self, directory: Path, file: str = _FILE) -> None:
+        self._path = directory / file
         self._saved = b""
 
     def load(self) -> dict[str, Any]:

@@ -1,21 +1,22 @@
-"""Mock processing: realistic vectors without a model, for a first run and for tests of the upstream."""
+"""Mock processing: realistic vectors and valid answers without a model, for a first run and tests of the upstream."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import ClassVar, Self
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.checks import Check, Finding, ok
-from ai_task_processor.core.ports import Embeddings, Provider
+from ai_task_processor.core.ports import ChatAnswer, ChatRequest, Embeddings, Provider
 from ai_task_processor.models.task import Usage
 from ai_task_processor.net.services import Services
 from ai_task_processor.providers import NATIVE_DIMENSIONS
+from ai_task_processor.providers.examples import example
 from ai_task_processor.providers.settings import ModelSettings
 
 BYTES_PER_TOKEN = 4
 
 
 class MockProvider(Provider):
-    """Unit vectors of the model's dimensions that depend only on model and text, with usage statistics."""
+    """Unit vectors that depend only on model and text, and answers that depend only on the schema; with usage."""
 
     name = "mock"
     settings_groups: ClassVar = (ModelSettings,)
@@ -26,6 +27,10 @@ class MockProvider(Provider):
     @classmethod
     def build(cls, services: Services) -> Self:
         return cls(services.settings[ModelSettings].embedding_dimensions)
+
+    @classmethod
+    def build_chat(cls, services: Services) -> Self:  # noqa: ARG003 - there is nothing to set
+        return cls()
 
     def checks(self) -> Sequence[Check]:
         async def work() -> AsyncIterator[Finding]:
@@ -40,6 +45,13 @@ class MockProvider(Provider):
         dimensions = self._dimensions or NATIVE_DIMENSIONS.get(model, 1536)
         vectors = [codec.pseudo_vector(f"{model}\0{text}".encode(), dimensions) for text in texts]
         return Embeddings(vectors, Usage(sum(-(-len(text.encode()) // BYTES_PER_TOKEN) for text in texts)))
+
+    async def complete(self, request: ChatRequest) -> ChatAnswer:
+        """The smallest answer that fits the schema."""
+        answer = "mock answer" if request.schema is None else codec.dumps(example(request.schema)).decode()
+        prompt = sum(len(message.content.encode()) for message in request.messages)
+        usage = Usage(-(-prompt // BYTES_PER_TOKEN), -(-len(answer.encode()) // BYTES_PER_TOKEN))
+        return ChatAnswer(text=answer, finish="complete", usage=usage)
 
     async def check(self, model: str) -> None:
         """There is nothing that could be wrong."""

@@ -1,54 +1,116 @@
 """A provider whose API key may be replaced while the process runs."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import ClassVar, TypeVar
 
-from ai_task_processor.core.checks import Check, Remote
+from pydantic import SecretStr
+
+from ai_task_processor.core.checks import Check, Finding, Remote
 from ai_task_processor.core.errors import Unauthorized
-from ai_task_processor.core.ports import Embeddings, Provider
+from ai_task_processor.core.ports import ChatAnswer, ChatRequest, Embeddings, Provider
 from ai_task_processor.net.secrets import Secrets
 from ai_task_processor.net.services import Services
-from ai_task_processor.providers import MAX_ANSWER_BYTES, OPENAI_URL
-from ai_task_processor.providers.checks import try_models
+from ai_task_processor.providers import MAX_ANSWER_BYTES, MAX_CHAT_BYTES, OPENAI_URL
+from ai_task_processor.providers.checks import remedies, try_models
 from ai_task_processor.providers.deferred import DeferredProvider
+from ai_task_processor.providers.memory import CHAT_FORMS_FILE, ModelMemory
 from ai_task_processor.providers.mock import MockProvider
-from ai_task_processor.providers.settings import ModelSettings
+from ai_task_processor.providers.settings import ChatSettings, ModelSettings
+
+#: to one model API
+CONNECTIONS = 64
 
 T = TypeVar("T")
 
 
 class RotatingProvider(Provider):
-    """Makes a new provider for each key. A call refused with 401 or 403 is repeated once if the key was replaced."""
+    """Makes a new provider for each key. A call refused with 401 or 403 is repeated once if the key was replaced.
+
+    ``key`` is the current one. ``models``: those that ``doctor`` checks.
+    """
 
     settings_groups: ClassVar = (ModelSettings,)
+    chat_groups: ClassVar = (ChatSettings,)
 
-    def __init__(self, make: Callable[[], Provider], secrets: Secrets, url: str = OPENAI_URL) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Provider],
+        secrets: Secrets,
+        key: Callable[[], SecretStr | None],
+        remote: Remote,
+        check: Callable[[Provider, Remote], AsyncIterator[Finding]],
+    ) -> None:
         self._make = make
         self._secrets = secrets
-        self._key = secrets[ModelSettings].api_key
+        self._current_key = key
+        self._key = key()
         self._provider = make()
-        self._remote = Remote("model API", "OPENAI_BASE_URL", url)
+        self._remote = remote
+        self._check = check
         self.name = self._provider.name
 
     @classmethod
     def build(cls, services: Services) -> Provider | None:
         """OpenAI, or a compatible server; mock vectors with the placeholder key, None without key and server."""
-        model = services.settings[ModelSettings]
+        model, secrets = services.settings[ModelSettings], services.secrets
         if model.mode == "mock":
             return MockProvider(model.embedding_dimensions)
         if model.mode == "none":
             return None
         url = model.base_url or OPENAI_URL
-        client = services.client(url, 64, max_answer_bytes=MAX_ANSWER_BYTES)
+        client = services.client(url, CONNECTIONS, max_answer_bytes=MAX_ANSWER_BYTES)
 
         def make() -> Provider:
             from ai_task_processor.providers.openai_api import OpenAIProvider
 
-            return OpenAIProvider(services.secrets[ModelSettings], client, services.metrics)
+            return OpenAIProvider(secrets[ModelSettings], client, services.metrics)
 
-        return cls(lambda: DeferredProvider("openai", make), services.secrets, url)
+        return cls(
+            lambda: DeferredProvider("openai", make),
+            secrets,
+            lambda: secrets[ModelSettings].api_key,
+            Remote("model API", "OPENAI_BASE_URL", url),
+            lambda provider, remote: try_models(
+                provider,
+                secrets[ModelSettings].checked_models(),
+                remote,
+                remedies("OPENAI_API_KEY", "DEFAULT_EMBEDDING_MODEL, MODEL_ALIASES or OPENAI_BASE_URL"),
+            ),
+        )
+
+    @classmethod
+    def build_chat(cls, services: Services) -> Provider | None:
+        """The same for conversations; with the placeholder key mock answers."""
+        chat, secrets = services.settings[ChatSettings], services.secrets
+        if chat.mode == "mock":
+            return MockProvider()
+        if chat.mode == "none":
+            return None
+        url = chat.base_url or OPENAI_URL
+        client = services.client(url, CONNECTIONS, max_answer_bytes=MAX_CHAT_BYTES)
+        memory = None if services.directory is None else ModelMemory(services.directory, CHAT_FORMS_FILE)
+
+        def make() -> Provider:
+            from ai_task_processor.providers.openai_chat import OpenAIChat
+
+            key, base_url = secrets[ChatSettings].api_key, chat.base_url
+            return OpenAIChat(key, base_url, chat.timeout_s, client, services.metrics, memory)
+
+        setting = "OPENAI_BASE_URL" if chat.own_base_url is None else "CHAT_BASE_URL"
+        return cls(
+            lambda: DeferredProvider("openai", make),
+            secrets,
+            lambda: secrets[ChatSettings].api_key,
+            Remote("chat API", setting, url),
+            lambda provider, remote: try_models(
+                provider,
+                [chat.model],
+                remote,
+                remedies("CHAT_API_KEY" if chat.own_api_key else "OPENAI_API_KEY", f"CHAT_MODEL or {setting}"),
+            ),
+        )
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
@@ -61,14 +123,17 @@ class RotatingProvider(Provider):
         return (self._remote,)
 
     def checks(self) -> Sequence[Check]:
-        work = partial(try_models, self, self._secrets[ModelSettings], self._remote)
-        return (Check("model", work, self._remote.setting, (self._remote,)),)
+        name = self._remote.name.removesuffix(" API")
+        return (Check(name, partial(self._check, self, self._remote), self._remote.setting, (self._remote,)),)
 
     async def prepare(self) -> None:
         await self._provider.prepare()
 
     async def embed(self, texts: Sequence[str], model: str) -> Embeddings:
         return await self._repeated(lambda provider: provider.embed(texts, model))
+
+    async def complete(self, request: ChatRequest) -> ChatAnswer:
+        return await self._repeated(lambda provider: provider.complete(request))
 
     async def check(self, model: str) -> None:
         await self._repeated(lambda provider: provider.check(model))
@@ -88,7 +153,7 @@ class RotatingProvider(Provider):
 
     def _current(self) -> Provider:
         """The provider with the current key. A replaced one stays open: its calls go on, and the client is shared."""
-        if self._secrets[ModelSettings].api_key != self._key:
-            self._key = self._secrets[ModelSettings].api_key
+        if self._current_key() != self._key:
+            self._key = self._current_key()
             self._provider = self._make()
         return self._provider

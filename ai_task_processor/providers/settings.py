@@ -59,6 +59,11 @@ class ModelSettings(Group):
         """The models with metric series of their own; the rest is counted as ``other``."""
         return list(dict.fromkeys((self.default_embedding_model, *self.aliases.values(), *NATIVE_DIMENSIONS)))[:3]
 
+    def checked_models(self) -> list[str]:
+        """The models that ``doctor`` asks for, by the provider's names."""
+        default = self.aliases.get(self.default_embedding_model, self.default_embedding_model)
+        return list(dict.fromkeys((default, *self.aliases.values())))
+
     def vector_length(self, name: str) -> tuple[int | None, int | None]:
         """The dimension of a model's vectors, if it is known, and the one that is usual for its name."""
         native = NATIVE_DIMENSIONS.get(name)
@@ -69,6 +74,45 @@ class ModelSettings(Group):
         yield from super().warnings()
         if self.provider == "openai" and self.mode in _WARNINGS:
             yield _WARNINGS[self.mode]
+
+    def renewed(self, fresh: Self) -> Self:
+        """A key that is added or removed changes the mode: that needs a restart."""
+        return super().renewed(fresh) if fresh.mode == self.mode else self
+
+
+class ChatSettings(Group):
+    """Where chat goes, and its models and limits. Address and key are those of ``ModelSettings`` if not set."""
+
+    provider: str = setting("CHAT_PROVIDER", "the name of the provider of chat models", "openai")
+    own_api_key: Annotated[SecretStr | None, Printable] = setting(
+        "CHAT_API_KEY", "the key of the API for chat; OPENAI_API_KEY if not set"
+    )
+    api_key_of_model: Annotated[SecretStr | None, Printable] = setting(
+        "OPENAI_API_KEY", f"the key of the model API; {PLACEHOLDER_KEY} switches to mock vectors"
+    )
+    own_base_url: Url | None = setting("CHAT_BASE_URL", "the base URL of the API for chat; OPENAI_BASE_URL if not set")
+    base_url_of_model: Url | None = setting(
+        "OPENAI_BASE_URL", "the base URL of a compatible server; OpenAI's if not set"
+    )
+    model: str = setting("CHAT_MODEL", "the model of chat tasks that name none", "gpt-4.1-mini")
+    timeout_s: Seconds = setting("CHAT_TIMEOUT", "seconds for one chat call, in total", "120")
+
+    @property
+    def api_key(self) -> SecretStr | None:
+        return self.own_api_key or self.api_key_of_model
+
+    @property
+    def base_url(self) -> str | None:
+        return self.own_base_url or self.base_url_of_model
+
+    @property
+    def mode(self) -> str:
+        """The provider that is called: ``mock`` with the placeholder key, too; ``none`` without key and server."""
+        if self.provider != "openai":
+            return self.provider
+        if self.api_key is not None and self.api_key.get_secret_value() == PLACEHOLDER_KEY:
+            return "mock"
+        return "openai" if self.api_key or self.base_url else "none"
 
     def renewed(self, fresh: Self) -> Self:
         """A key that is added or removed changes the mode: that needs a restart."""

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from ai_task_processor.sandbox.answers import Response, answer, nest_error, parsed
+from ai_task_processor.sandbox.chat import ChatApi
 from ai_task_processor.sandbox.corpus import numbered_text
 from ai_task_processor.sandbox.faults import Endpoint, Faults, play
 from ai_task_processor.sandbox.model import ModelApi
@@ -41,6 +42,8 @@ Break things: curl {url}/sandbox/faults -d '{{"endpoint": "patch", "status": 503
               curl {url}/sandbox/faults -d '{{"endpoint": "model", "hang": true, "probability": 0.1}}'
               endpoint is token, pending, patch, callback or model; beside status: delay_s, hang,
               reset, truncate, drip_s, after, content, headers, times, probability, task_id, text
+              curl {url}/sandbox/chat -d '{{"prose": 0.2, "truncated": 0.1}}'
+              habits of the chat model: prose, fence, truncated, refusal, filtered, wrong, tool_call, empty
 Mend them:    curl -X DELETE {url}/sandbox/faults
 """
 
@@ -83,6 +86,7 @@ class Sandbox:
         self.tasks = TaskStore()
         self.api = TaskApi(self.tasks, lambda task_id: self.faults.pick("callback", task_id=task_id))
         self.model = ModelApi(api_key, monotonic)
+        self.chat = ChatApi.seeded(seed)
         self.url = ""
         self._arrived: dict[Endpoint, int] = dict.fromkeys(("token", "pending", "patch", "model"), 0)
 
@@ -163,6 +167,9 @@ class Sandbox:
                 return await self._play("patch", request, body, patch, task_id)
             case "POST", "/v1/embeddings":
                 return await self._play("model", request, body, lambda _: self.model.embeddings(authorization, body))
+            case "POST", "/v1/chat/completions":
+                chat = self.model.unauthorized(authorization)
+                return await self._play("model", request, body, lambda _: chat or self.chat.completion(body))
             case "GET", _ if path == "/v1/models" or path.startswith("/v1/models/"):
                 return self.model.models(authorization, path.removeprefix("/v1/models").strip("/"))
         return self._administer(method, path, body)
@@ -190,8 +197,11 @@ class Sandbox:
                 return _tried(lambda: {"ids": self._add_tasks(parsed(body))})
             case "POST", "/sandbox/faults":
                 return _tried(lambda: {"faults": self._add_fault(parsed(body))})
+            case "POST", "/sandbox/chat":
+                return _tried(lambda: {"habits": self._set_habits(parsed(body))})
             case "DELETE", "/sandbox/faults":
                 self.faults.clear()
+                self.chat.habits.clear()
                 return answer({"faults": 0})
         return nest_error(404, f"Cannot {method} {path}")
 
@@ -207,6 +217,12 @@ class Sandbox:
         if not isinstance(wanted, list):
             raise TypeError('a list of tasks, or {"count": N}')
         return [self.tasks.add(**task) for task in wanted]
+
+    def _set_habits(self, wanted: object) -> object:
+        if not isinstance(wanted, dict):
+            raise TypeError('an object of habits and how likely each is: {"prose": 0.2}')
+        self.chat.behave(wanted)
+        return self.chat.habits
 
     def _add_fault(self, wanted: object) -> int:
         if not isinstance(wanted, dict):

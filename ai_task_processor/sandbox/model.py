@@ -15,6 +15,8 @@ from typing import Final
 from ai_task_processor.sandbox.answers import Response, answer, openai_error, parsed
 from ai_task_processor.sandbox.vectors import DIMENSIONS, unit_vector
 
+#: models that chat; completions take any name
+CHAT_MODELS: Final = ("gpt-4.1-mini", "o3")
 MAX_INPUTS: Final = 2048
 MAX_INPUT_TOKENS: Final = 8192
 MAX_TOKENS: Final = 300_000
@@ -109,14 +111,14 @@ class ModelApi:
 
     def models(self, authorization: str, name: str = "") -> Response:
         """The list, or one model by its name."""
-        if refusal := self._unauthorized(authorization):
+        if refusal := self.unauthorized(authorization):
             return refusal
         if not name:
-            return answer({"object": "list", "data": [_model(model) for model in DIMENSIONS]})
-        return answer(_model(name)) if name in DIMENSIONS else _no_model(name).response
+            return answer({"object": "list", "data": [_model(model) for model in (*DIMENSIONS, *CHAT_MODELS)]})
+        return answer(_model(name)) if name in (*DIMENSIONS, *CHAT_MODELS) else _no_model(name).response
 
     def embeddings(self, authorization: str, body: bytes) -> Response:
-        if refusal := self._unauthorized(authorization):
+        if refusal := self.unauthorized(authorization):
             return refusal
         try:
             call = checked(body, self.refused_marker)
@@ -159,7 +161,7 @@ class ModelApi:
     def _rate_headers(self) -> dict[str, str]:
         return {**self._requests.headers("requests"), **self._tokens.headers("tokens")} if self._told else {}
 
-    def _unauthorized(self, authorization: str) -> Response | None:
+    def unauthorized(self, authorization: str) -> Response | None:
         if authorization == f"Bearer {self.api_key}":
             return None
         return openai_error(401, "Incorrect API key provided.", code="invalid_api_key")

@@ -4,6 +4,7 @@ Each suite is a list of promises (tests), and a function that runs them all agai
 implementations of this package pass the same suites.
 """
 
+from ai_task_processor.testing.chat import ChatCase, check_chat_provider
 from ai_task_processor.testing.context import processor_context
 from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox, MemoryStore
 from ai_task_processor.testing.processor import PROCESSOR_PROMISES, ProcessorCase, check_processor
@@ -18,6 +19,7 @@ __all__ = [
     "SINK_PROMISES",
     "SOURCE_PROMISES",
     "STORE_PROMISES",
+    "ChatCase",
     "MemoryJournal",
     "MemoryOutbox",
     "MemoryStore",
@@ -26,6 +28,7 @@ __all__ = [
     "SinkCase",
     "SourceCase",
     "StoreCase",
+    "check_chat_provider",
     "check_processor",
     "check_provider",
     "check_sink",

@@ -73,16 +73,21 @@ class MemoryOutbox:
         self._remove(task_id)
         self._measure()
 
-    async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
+    async def acknowledged(self, task_id: str, reason: str) -> None:
         if task_id in self._waiting:
-            self._waiting[task_id] = replace(self._waiting[task_id], due_at=due_at, attempts=attempts)
+            self._waiting[task_id] = replace(self._waiting[task_id], acknowledged=True, reason=reason)
+
+    async def defer(self, task_id: str, *, due_at: float, attempts: int, reason: str | None = None) -> None:
+        if task_id in self._waiting:
+            deferred = replace(self._waiting[task_id], due_at=due_at, attempts=attempts, reason=reason)
+            self._waiting[task_id] = deferred
 
     async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
         if task_id in self._waiting:
             self._dead[task_id] = replace(self._waiting.pop(task_id), reason=reason, attempts=attempts)
 
     async def receipts(self) -> Sequence[Receipt]:
-        return [record.receipt for record in self._waiting.values()]
+        return [record.receipt for record in self._waiting.values() if not record.acknowledged]
 
     async def remember(self, ids: Sequence[str], until: float) -> None:
         self._remembered |= dict.fromkeys(ids, until)

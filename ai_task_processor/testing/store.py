@@ -148,13 +148,13 @@ async def a_record_from_before_a_clock_jump_is_due(case: StoreCase) -> None:
 
 
 async def defer_moves_the_due_time(case: StoreCase) -> None:
-    """A deferred record is due at its new time, with its attempts."""
+    """A deferred record is due at its new time, with its attempts and the reason."""
     outbox = case.store.outbox
     await outbox.put(record())
-    await outbox.defer("a", due_at=NOW + 60, attempts=2)
+    await outbox.defer("a", due_at=NOW + 60, attempts=2, reason="it is down")
     assert await outbox.due(NOW + 59, 10) == []
     (found,) = await outbox.due(NOW + 60, 10)
-    assert (found.attempts, found.due_at) == (2, NOW + 60)
+    assert (found.attempts, found.due_at, found.reason) == (2, NOW + 60, "it is down")
 
 
 async def delivered_is_forgotten(case: StoreCase) -> None:
@@ -168,9 +168,10 @@ async def delivered_is_forgotten(case: StoreCase) -> None:
 
 
 async def unknown_ids_are_harmless(case: StoreCase) -> None:
-    """``delivered``, ``defer`` and ``bury`` of a record that is not there change nothing."""
+    """``delivered``, ``acknowledged``, ``defer`` and ``bury`` of a record that is not there change nothing."""
     outbox = case.store.outbox
     await outbox.delivered("x")
+    await outbox.acknowledged("x", "not in a sink yet")
     await outbox.defer("x", due_at=NOW, attempts=1)
     await outbox.bury("x", "refused")
     assert await standing(outbox, "x") is None
@@ -335,6 +336,25 @@ async def receipts_of_waiting_records_are_known(case: StoreCase) -> None:
     assert list(await outbox.receipts()) == [Receipt(SOURCE, "a", "token")]
 
 
+async def an_acknowledged_record_waits_for_its_sinks(case: StoreCase) -> None:
+    """It waits with its flag and reason, also after a deferral, a retry and a kill; its claim is not renewed."""
+    outbox = case.store.outbox
+    await outbox.put(record())
+    await outbox.acknowledged("a", "not in sink x yet")
+    assert await outbox.due(NOW, 10) == [record(acknowledged=True, reason="not in sink x yet")]
+    assert list(await outbox.receipts()) == []
+    assert (await standing(outbox, "a"), outbox.depth().waiting) == ("in_outbox", 1)
+    await outbox.defer("a", due_at=NOW, attempts=1, reason="sink x: it is down")
+    await outbox.bury("a", "in vain")
+    case.request("retry", ["a"])
+    await outbox.apply_requests()
+    if case.restart is not None:
+        outbox = (await case.restart()).outbox
+    assert await outbox.due(NOW, 10) == [record(acknowledged=True, due_at=0.0)]
+    await outbox.put(record())
+    assert await outbox.due(NOW, 10) == [record()]
+
+
 # --- attempts
 
 
@@ -424,6 +444,7 @@ STORE_PROMISES: Sequence[StorePromise] = (
     an_operator_lets_a_quarantined_task_go,
     a_result_takes_the_place_of_a_quarantine,
     receipts_of_waiting_records_are_known,
+    an_acknowledged_record_waits_for_its_sinks,
     attempts_are_counted_until_the_task_is_settled,
     what_was_counted_in_vain_is_kept,
     what_ran_at_a_kill_is_known_afterwards,

@@ -10,7 +10,7 @@ import pytest
 
 from ai_task_processor.core.errors import CallRefused
 from ai_task_processor.net import resilience
-from ai_task_processor.processors.embedding import offenders
+from ai_task_processor.providers import set_aside
 from ai_task_processor.providers.memory import ModelMemory
 from tests.contract.habit_rows import BAD, ROWS, TOO_LARGE_CALL, Row, Scale, Tasks, mixed, openai
 from tests.contract.model_habits import Answer, Ask, Crowd, Habit, Job, ModelServer, Report
@@ -182,7 +182,7 @@ async def test_a_model_with_one_task_comes_back_by_a_text_of_ours() -> None:
 
 async def test_a_paused_model_with_texts_at_fault_only_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts that are set aside are no probes: a text of ours is."""
-    monkeypatch.setattr(offenders, "FIRST_S", 0.5)
+    monkeypatch.setattr(set_aside, "FIRST_S", 0.5)
     aside = broke = paused = False
 
     def habit(ask: Ask) -> Answer | None:

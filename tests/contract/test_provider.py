@@ -175,14 +175,14 @@ async def test_a_call_that_is_cancelled_leaves_the_client_usable(sandbox: Sandbo
     """Hung calls that were given up do not use up the connections."""
     fault = sandbox.faults.add("model", hang=True)
     hasty = openai()
-    hasty._timeout_s = 0.05
+    hasty._api._timeout_s = 0.05
     for _ in range(8):  # twice the connections
         with pytest.raises(Exception, match=r"no answer within 0\.05 s"):
             await hasty.embed(["x"], MODEL)
     assert fault.hits == 8
     sandbox.faults.clear()
-    hasty._timeout_s = 5.0
+    hasty._api._timeout_s = 5.0
     assert len((await hasty.embed(["x"], MODEL)).vectors) == 1
     await hasty.aclose()
-    assert isinstance(hasty._api._client, httpx2.AsyncClient)
-    assert hasty._api._client.is_closed
+    assert isinstance(hasty._api._api._client, httpx2.AsyncClient)
+    assert hasty._api._api._client.is_closed

@@ -205,8 +205,21 @@ async def test_which_addresses_it_listens_on(
 async def test_a_taken_port_is_an_error() -> None:
     """And no socket is left behind."""
     async with serving() as port:
-        with pytest.raises(OSError, match="in use"):
+        with pytest.raises(OSError, match="in use") as caught:
             await Listener(lambda request: Response()).start("127.0.0.1", port)
+    assert listener.unusable(caught.value, "127.0.0.1", port).startswith(
+        f"METRICS_PORT cannot be used: 127.0.0.1:{port}"
+    )
+
+
+@pytest.mark.parametrize("host", ["::ffff:127.0.0.1", "192.0.2.1", "fe80::1%nobody", "x" * 70])
+async def test_an_address_that_is_not_ours_is_an_error(host: str) -> None:
+    """It is not the port that is to be changed. One is IPv4 within IPv6, and one cannot be a host name."""
+    with pytest.raises((OSError, UnicodeError)) as caught:
+        await Listener(lambda request: Response()).start(host, 0)
+    text = listener.unusable(caught.value, host, 0)
+    assert text.startswith(f"METRICS_HOST cannot be used: nothing can listen on {host} here (")
+    assert "METRICS_PORT" not in text
 
 
 GREEDY = """

@@ -66,7 +66,7 @@ def test_every_make_target_exists() -> None:
 
 def _commands() -> Iterator[tuple[str, ...]]:
     for code in CODE:
-        for words in re.findall(r"(?:^|[/ ])ai-task-processor((?: [a-z]+)+)", code):
+        for words in re.findall(r"(?:^|[/ ])ai-task-processor((?: [a-z]+){1,2})", code):
             yield tuple(words.split())
         if code.startswith("outbox "):
             yield tuple(re.findall(r"^outbox [a-z]+", code)[0].split())

@@ -33,6 +33,7 @@ from ai_task_processor.models.task import Task
 from ai_task_processor.net.answers import Head
 from ai_task_processor.net.client import deadline, make_client, translate
 from ai_task_processor.net.services import Services
+from ai_task_processor.net.tls import PASSING
 
 #: timeouts of one probe, and of its connect: a shorter one, so that the finding can name the failed step
 STEP_S, CONNECT_S = 5.0, 4.0
@@ -114,7 +115,7 @@ async def connect(remote: Remote, network: NetworkSettings, now: Now) -> AsyncIt
         async with deadline(STEP_S):
             peer = await (_head(remote, network, now) if http else _open(parts.hostname, parts.port))
     except RemoteError as error:
-        yield unreachable(error, remote, proxied=_proxied(remote, network), bundled=network.ca_bundle is not None)
+        yield unreachable(error, remote, proxied=_proxied(remote, network))
         return
     if peer is not None:
         yield certificate(peer, now().timestamp(), f"{place} answers {peer['tls']} ({watch})")
@@ -155,11 +156,8 @@ def note(remotes: Iterable[Remote], now: Now, answer: Head) -> None:
             remote.skew_s = None
 
 
-def unreachable(error: RemoteError, remote: Remote, *, proxied: bool, bundled: bool) -> Finding:
-    """The finding for a failed connection; only a warning when the server accepts connections but does not answer.
-
-    ``bundled``: CA_BUNDLE is set.
-    """
+def unreachable(error: RemoteError, remote: Remote, *, proxied: bool) -> Finding:
+    """The finding for a failed connection; only a warning when the server accepts connections but does not answer."""
     place = _place(remote.url) + (" (or the proxy)" if proxied else "")
     where = f"{remote.setting}, HTTPS_PROXY or NO_PROXY" if proxied else remote.setting
     text, remedy = halves(str(error).removeprefix("TLS: "))
@@ -169,8 +167,8 @@ def unreachable(error: RemoteError, remote: Remote, *, proxied: bool, bundled: b
         return wrong(text, "correct HTTPS_PROXY or NO_PROXY")
     for cause in _causes(error):
         match cause:
-            case ssl.SSLCertVerificationError(verify_code=int(), verify_message=str()):
-                return distrusted(cause.verify_code, cause.verify_message, remote.setting, bundled=bundled)
+            case ssl.SSLCertVerificationError(verify_code=int(code)):
+                return (down if code in PASSING else wrong)(text, remedy.replace("the URL", remote.setting))
             case ConnectionRefusedError():
                 return down(f"{place} refuses the connection", f"is it running? Otherwise correct {where}")
             case TimeoutError() if isinstance(error, Unsent):
@@ -189,20 +187,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
             for each in error.exceptions:
                 yield from _causes(each)
         error = error.__cause__ or error.__context__
-
-
-def distrusted(code: int, message: str, setting: str, *, bundled: bool) -> Finding:
-    """The finding for a refused certificate. ``code``: OpenSSL's X509_V_ERR_…; ``bundled``: CA_BUNDLE is set."""
-    match code:
-        case 9:
-            return down("its certificate is not valid yet", f"set the clock of this machine, or correct {setting}")
-        case 10:
-            return down("its certificate has expired", f"have it renewed where {setting} points")
-        case 62 | 64:
-            return wrong("its certificate is for another host name", f"correct the host in {setting}")
-    remedy = "CA_BUNDLE holds no certificate that its chain ends in: add the authority's root to that file"
-    remedy = remedy if bundled else "set CA_BUNDLE to your authority's PEM file"
-    return wrong(f"nobody known here signed its certificate ({message})", remedy)
 
 
 def certificate(peer: Mapping[str, object], now: float, text: str) -> Finding:

@@ -14,8 +14,8 @@ from ai_task_processor.net.resilience import Retries
 from ai_task_processor.net.services import Services
 from ai_task_processor.processors.embedding.batcher import MAX_LANES, MicroBatcher
 from ai_task_processor.processors.embedding.cache import VectorCache
-from ai_task_processor.processors.embedding.circuits import ModelCircuits
 from ai_task_processor.processors.embedding.lane import Intake
+from ai_task_processor.providers.circuits import ModelCircuits
 from ai_task_processor.providers.memory import ModelMemory
 from ai_task_processor.providers.settings import ModelSettings
 

@@ -13,12 +13,12 @@ from ai_task_processor.net.resilience import Retries
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.processors.embedding.cache import VectorCache
 from ai_task_processor.processors.embedding.calls import Tools, usage_of
-from ai_task_processor.processors.embedding.circuits import ModelCircuits
 from ai_task_processor.processors.embedding.failed_texts import text_key
 from ai_task_processor.processors.embedding.lane import Intake, Lane
 from ai_task_processor.processors.embedding.vector_length import VectorLength
 from ai_task_processor.processors.embedding.waiting import Texts, Waiting
 from ai_task_processor.providers.call_size import CallSize
+from ai_task_processor.providers.circuits import ModelCircuits
 
 #: the most lanes: model names come from tasks
 MAX_LANES = 256

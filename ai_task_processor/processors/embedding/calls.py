@@ -30,13 +30,13 @@ from ai_task_processor.net.resilience import Retries
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.processors.embedding.cache import VectorCache
-from ai_task_processor.processors.embedding.circuits import ModelCircuits, Passage
 from ai_task_processor.processors.embedding.failed_texts import FailedTexts, text_key
 from ai_task_processor.processors.embedding.findings import Findings, is_slow
 from ai_task_processor.processors.embedding.served import TRUSTED_S, ServedCalls
 from ai_task_processor.processors.embedding.vector_length import VectorLength
 from ai_task_processor.processors.embedding.waiting import Line, Part, Texts, Waiting
 from ai_task_processor.providers.call_size import CallSize
+from ai_task_processor.providers.circuits import ModelCircuits, Passage
 from ai_task_processor.providers.limiter import Limiter
 
 #: after so long with nothing but 429s the tasks of a model are released, seconds

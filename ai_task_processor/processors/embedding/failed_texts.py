@@ -12,9 +12,9 @@ from ai_task_processor.core.errors import CallRefused, InputRefused, SetAside
 from ai_task_processor.core.ports import Clock
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.processors.embedding.findings import Findings
-from ai_task_processor.processors.embedding.offenders import AtFault, SetAsideTexts
 from ai_task_processor.processors.embedding.served import SLOW_FACTOR, ServedCalls
 from ai_task_processor.processors.embedding.waiting import Line, Part, Texts, Waiting
+from ai_task_processor.providers.set_aside import AtFault, SetAsideTexts
 
 #: failed calls, the last one isolated, before a text is set aside while others are served; of an unreliable model
 FAILURES, FAILURES_UNRELIABLE = 3, 6

@@ -93,6 +93,8 @@ class NestTaskSource(TaskSource):
         metrics: Metrics,
     ) -> None:
         self._settings = settings
+        # Two requests, each with a token and once again after a 401: their own time-outs come first.
+        self.report_within_s = 8 * settings.request_timeout_s
         self._remote = Remote("task API", "API_BASE_URL", settings.base_url)
         self._tasks = str(httpx2.URL(settings.base_url + TASKS))
         self._ahead = ReadAhead(settings.read_ahead_bytes, settings.read_ahead_s, clock.monotonic)

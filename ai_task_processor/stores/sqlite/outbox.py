@@ -154,8 +154,11 @@ class SqliteOutbox:
             committed=lambda _: self._ledger.forget(task_id),
         )
 
-    async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
-        await self._write(lambda db: schema.defer(db, self._source, task_id, due_at, attempts))
+    async def acknowledged(self, task_id: str, reason: str) -> None:
+        await self._write(lambda db: schema.acknowledged(db, self._source, task_id, reason))
+
+    async def defer(self, task_id: str, *, due_at: float, attempts: int, reason: str | None = None) -> None:
+        await self._write(lambda db: schema.defer(db, self._source, task_id, due_at, attempts, reason))
 
     async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
         await self._write(

@@ -16,6 +16,8 @@ from typing import Literal
 from ai_task_processor.core.errors import DataDirectoryError
 from ai_task_processor.models.task import Receipt, Record, TaskStatus
 
+#: ``waiting``: to be delivered. With ``acknowledged``, the source has it and a sink does not: it is only written to
+#: the sinks. ``dead``: a dead letter, which keeps ``acknowledged``. ``quarantined``: a task that must not start.
 State = Literal["waiting", "dead", "quarantined"]
 
 DATABASE = "outbox.db"
@@ -52,6 +54,7 @@ CREATE TABLE IF NOT EXISTS records (
     {_COLUMNS_1}
     token TEXT NOT NULL,
     trace TEXT,
+    acknowledged INTEGER NOT NULL,
     {_PAYLOAD},
     UNIQUE (task_id, source)
 );
@@ -72,12 +75,12 @@ CREATE TABLE requests (id INTEGER PRIMARY KEY, action TEXT NOT NULL, task_id TEX
 """
 RECORD_COLUMNS = (
     "source, task_id, token, task_type, status, fingerprint, finished_at, created_at, attempts, due_at, reason, "
-    "trace, checksum, body, vector"
+    "trace, acknowledged, checksum, body, vector"
 )
 _FIRST_COLUMNS = RECORD_COLUMNS.replace("source, task_id, token,", f"'{FIRST_SOURCE}', task_id, '',").replace(
-    "trace", "NULL"
+    "trace, acknowledged", "NULL, 0"
 )
-_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PUT = f"INSERT OR REPLACE INTO records (state, size, {RECORD_COLUMNS}) VALUES {_ROW}"  # noqa: S608 - constants only
 #: The largest number of rows per statement. Few distinct statements, so that SQLite's cache has each compiled.
 PUT_AT_ONCE = 8
@@ -249,6 +252,7 @@ def _row(record: Record, state: State) -> tuple[object, ...]:
         record.due_at,
         record.reason,
         None if record.trace is None else json.dumps(record.trace),
+        record.acknowledged,
         _checksum(record),
         record.body,
         record.vector,
@@ -265,7 +269,8 @@ def to_record(row: tuple[object, ...]) -> Record:
     receipt = Receipt(str(values.pop("source")), str(values.pop("task_id")), str(values.pop("token")))
     status = TaskStatus(str(values.pop("status")))
     carrier = None if trace is None else json.loads(str(trace))
-    record = Record(receipt=receipt, status=status, trace=carrier, **values)  # type: ignore[arg-type]  # the table has these types
+    acknowledged = bool(values.pop("acknowledged"))
+    record = Record(receipt=receipt, status=status, trace=carrier, acknowledged=acknowledged, **values)  # type: ignore[arg-type]  # the table has these types
     if checksum != _checksum(record):
         raise DamagedRecord(f"the record of {record.task_id} is damaged")
     return record
@@ -288,8 +293,9 @@ def due(db: sqlite3.Connection, source: str, now: float, limit: int, exclude: It
 
 
 def receipts(db: sqlite3.Connection, source: str) -> list[Receipt]:
-    """Of all waiting records."""
-    rows = db.execute("SELECT task_id, token FROM records WHERE source = ? AND state = 'waiting'", (source,))
+    """Of all waiting records that are not acknowledged."""
+    query = "SELECT task_id, token FROM records WHERE source = ? AND state = 'waiting' AND NOT acknowledged"
+    rows = db.execute(query, (source,))
     return [Receipt(source, task_id, token) for task_id, token in rows]
 
 
@@ -306,9 +312,14 @@ def erase_all(db: sqlite3.Connection, source: str, task_ids: Sequence[str]) -> N
         db.execute(_ERASE_MANY[size], [source, *part, *part[:1] * (size - len(part))])
 
 
-def defer(db: sqlite3.Connection, source: str, task_id: str, due_at: float, attempts: int) -> None:
-    values = (due_at, attempts, source, task_id)
-    db.execute("UPDATE records SET due_at = ?, attempts = ? WHERE source = ? AND task_id = ?", values)
+def acknowledged(db: sqlite3.Connection, source: str, task_id: str, reason: str) -> None:
+    values = (reason, source, task_id)
+    db.execute("UPDATE records SET acknowledged = 1, reason = ? WHERE source = ? AND task_id = ?", values)
+
+
+def defer(db: sqlite3.Connection, source: str, task_id: str, due_at: float, attempts: int, reason: str | None) -> None:
+    values = (due_at, attempts, reason, source, task_id)
+    db.execute("UPDATE records SET due_at = ?, attempts = ?, reason = ? WHERE source = ? AND task_id = ?", values)
 
 
 _BURY = """

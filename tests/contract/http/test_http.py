@@ -164,6 +164,57 @@ async def test_what_cannot_be_used_again_is_not(answer: bytes) -> None:
     assert server.connections == 2
 
 
+@pytest.mark.parametrize(
+    ("head", "behind", "status", "content"),
+    [
+        (b"HTTP/1.1 204 No\r\nContent-Length: 2\r\n\r\n", b"ok", 204, b""),
+        (b"HTTP/1.1 204 No\nContent-Length: 2\n\n", b"ok", 204, b""),
+        (b"HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n", b"0\r\n\r\n", 204, b""),
+        (b"HTTP/1.1 103 Hints\r\n\r\nHTTP/1.1 204 No\r\nContent-Length: 2\r\n\r\n", b"ok", 204, b""),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"{}", 200, b""),
+        (OK, b"junk", 200, b"ok"),
+        (with_header(b"Connection: close"), b"junk", 200, b"ok"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", b"junk", 200, b"ok"),
+    ],
+)
+@pytest.mark.parametrize("later", [0, 1, 2])
+async def test_bytes_behind_a_whole_answer_end_its_connection(
+    head: bytes, behind: bytes, status: int, content: bytes, later: int
+) -> None:
+    """The answer counts: else each repeat of the request would be lost in the same way. ``later``: bytes of the head
+    that come in the same packet as what is behind it."""
+    at = len(head) - later
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2)
+        if later:
+            writer.write(head[:at])
+            await asyncio.sleep(0.02)
+        writer.write(head[at if later else 0 :] + behind)
+        await writer.drain()
+
+    async with serving(say) as server, client_of(server.url) as client:
+        for _ in range(2):
+            answer = await ask(client, server, b"{}")
+            assert (answer.status_code, answer.content) == (status, content)
+    assert (server.connections, len(server.heads)) == (2, 2)
+
+
+async def test_the_body_of_a_204_may_come_later() -> None:
+    """It is not taken for the next answer."""
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2)
+        writer.write(b"HTTP/1.1 204 No\r\nContent-Length: 2\r\n\r\n")
+        await asyncio.sleep(0.02)
+        writer.write(b"ok")
+
+    async with serving(say) as server, client_of(server.url) as client:
+        for _ in range(3):
+            assert (await ask(client, server, b"{}")).status_code == 204
+    assert (server.connections, len(server.heads)) == (3, 3)
+
+
 async def test_a_longer_keep_alive_is_heeded_again() -> None:
     """The last word of the server counts."""
     short = with_header(b"Keep-Alive: timeout=1")
@@ -273,6 +324,8 @@ async def test_a_server_that_reads_nothing_is_left_at_once() -> None:
         pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n" + OK, b"ok", id="interim"),
         pytest.param(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + OK, b"ok", id="hints"),
         pytest.param(b"HTTP/1.1 204 No Content\r\n\r\n", b"", id="204"),
+        pytest.param(b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", b"", id="204 of no length"),
+        pytest.param(with_header(b"\r\n".join([b"X: y"] * 900)), b"ok", id="many headers"),
         pytest.param(OK.replace(b"\r", b""), b"ok", id="bare line feeds"),
         pytest.param(with_header(b"X: a\r\n b"), b"ok", id="folded header"),
         pytest.param(with_header(b"X: " + b"x" * 60_000), b"ok", id="long header"),
@@ -299,6 +352,10 @@ async def test_an_answer_in_another_dress(answer: bytes, content: bytes) -> None
          "the answer is no HTTP/1.1: Transfer-Encoding can't be present with Content-Length"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
          "the answer is no HTTP/1.1: Duplicate Content-Length"),
+        (b"HTTP/1.1 200 OK\r\n hush\r\n\r\nhush\r\n\r\n", "the answer is no HTTP/1.1: Invalid header token"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhush\r\n",
+         "the answer is no HTTP/1.1: Invalid character in chunk size"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1001 + b"\r\n", "the answer is no HTTP/1.1: Too many headers received"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"hush" * 2**17 + b"\r\n\r\n",
          "the answer is no HTTP/1.1: Got more than 65536 bytes when reading"),
     ],
@@ -318,6 +375,21 @@ async def test_an_answer_that_is_none(answer: bytes, told: str) -> None:
     assert str(raised).startswith(told)
     assert "hush" not in str(raised)
     assert server.connections == 2
+
+
+async def test_a_body_that_goes_wrong_later_is_not_waited_for() -> None:
+    """The parser's sentence comes at once."""
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
+        await asyncio.sleep(0.02)
+        writer.write(b"hush\r\n")
+        await asyncio.sleep(1)
+
+    async with serving(say) as server, client_of(server.url) as client:
+        raised = await failing(Ambiguous, ask(client, server, b"{}", timeout_s=1))
+    assert str(raised) == "the answer is no HTTP/1.1: Invalid character in chunk size"
 
 
 async def test_the_deadline_is_total() -> None:

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from ai_task_processor.core.errors import Unsent
 from ai_task_processor.core.settings import NetworkSettings
+from ai_task_processor.net import client as client_module
 from ai_task_processor.net import tls
 from ai_task_processor.net.client import HttpClient
 from tests.contract.helpers import failing
@@ -37,20 +38,32 @@ async def failure(url: str, network: NetworkSettings = NETWORK) -> str:
     return str(await failing(Unsent, get(url, network)))
 
 
-async def test_tls_is_verified(root: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tls_is_verified(root: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown authority is refused, also when SSL_CERT_FILE names it; CA_BUNDLE is what counts."""
     monkeypatch.setenv("SSL_CERT_FILE", str(root.pem))
     async with serving(OK, tls=root.context()) as server:
-        assert await failure(server.url) == "TLS: unable to get local issuer certificate"
+        unknown = "TLS: nobody known here signed its certificate (unable to get local issuer certificate)"
+        assert await failure(server.url) == f"{unknown}: set CA_BUNDLE to your authority's PEM file"
         assert await get(server.url, network(root)) == b"ok"
-        assert (await failure(server.url.replace("127.0.0.1", "localhost"), network(root))).startswith("TLS: ")
+        other = network(Authority(tmp_path, name="other"))
+        assert await failure(server.url, other) == (
+            f"{unknown}: add the root of its chain to the file that CA_BUNDLE names"
+        )
+        assert await failure(server.url.replace("127.0.0.1", "localhost"), network(root)) == (
+            "TLS: its certificate is for another host name: correct the host in the URL"
+        )
+    own = Authority(tmp_path, days=-1)
+    async with serving(OK, tls=own.context(itself=True)) as server:
+        assert await failure(server.url, network(own)) == (
+            "TLS: its certificate has expired: have it renewed where the URL points"
+        )
 
 
 async def test_an_authority_between_is_not_enough(root: Authority, tmp_path: Path) -> None:
     """CA_BUNDLE must hold the root."""
     middle = Authority(tmp_path, root, name="middle")
     async with serving(OK, tls=middle.context()) as server:
-        assert (await failure(server.url, network(middle))).startswith("TLS: unable to get ")
+        assert (await failure(server.url, network(middle))).startswith("TLS: nobody known here signed its ")
         assert await get(server.url, network(root)) == b"ok"
 
 
@@ -96,6 +109,17 @@ async def test_a_server_that_demands_a_certificate(root: Authority, tmp_path: Pa
         assert "CLIENT_CERT_FILE" in await failure(url, network(root, client_cert_file=theirs))
         assert await get(url, known) == b"ok"
     assert served == ["client"]
+
+
+@pytest.mark.parametrize("size", [2, 8000, 3 * 2**20])
+async def test_an_alert_during_the_write_is_read(root: Authority, size: int) -> None:
+    """Under TLS 1.3 it comes while the body is written: the write fails, but the alert says why, each time."""
+    with blocking(root.context(clients=True)) as (url, served):
+        for _ in range(10):
+            async with client_of(url, network(root)) as client:
+                asked = client.exchange("PATCH", url, content=bytes(size), timeout_s=5)
+                assert "set CLIENT_CERT_FILE" in str(await failing(Unsent, asked))
+    assert served == []
 
 
 async def test_replaced_files_are_used_for_new_connections(
@@ -209,6 +233,31 @@ async def test_a_proxy_that_does_not_speak_its_part(answer: bytes, reason: str) 
         with pytest.raises(Unsent) as caught:
             await client.exchange("PATCH", "https://nobody.invalid/x", content=b"{}", timeout_s=5)
     assert str(caught.value) == f"the proxy did not answer CONNECT ({reason}): look at HTTPS_PROXY and NO_PROXY"
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 100 Wait\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
+async def test_a_proxy_that_keeps_us_waiting(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With CONNECT, or with the TLS behind it: nothing was sent, the proxy is named, and the connection ends."""
+    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT_S", 0.2)
+    ended = asyncio.Event()
+
+    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(2**16):
+                pass
+        ended.set()
+
+    async with serving(wait) as proxy:
+        error = await failure("https://nobody.invalid", _through(proxy.url))
+        async with asyncio.timeout(5):
+            await ended.wait()
+    assert error == "no connection through the proxy in time: look at HTTPS_PROXY and NO_PROXY"
+
+
+def test_a_proxy_has_less_time_than_a_request() -> None:
+    """REQUEST_TIMEOUT is 30 by default. A request that was never sent must not count as perhaps applied."""
+    assert client_module.CONNECT_TIMEOUT_S < 30.0
 
 
 def _through(url: str) -> NetworkSettings:

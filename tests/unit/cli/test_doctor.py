@@ -19,6 +19,7 @@ from ai_task_processor.core.checks import Check, Finding, Listed, Remote, ok, sk
 from ai_task_processor.core.component import Component, Problem
 from ai_task_processor.engine.faults import Faults
 from ai_task_processor.models.task import Task, TaskType
+from ai_task_processor.net import tls
 from ai_task_processor.net.answers import Answer
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.token_answers import token_remedy
@@ -40,8 +41,8 @@ def caused(error: errors.RemoteError, *causes: BaseException) -> errors.RemoteEr
     return error
 
 
-def unreachable(error: errors.RemoteError, *, proxied: bool = False, bundled: bool = False) -> Finding:
-    return checks.unreachable(error, API, proxied=proxied, bundled=bundled)
+def unreachable(error: errors.RemoteError, *, proxied: bool = False) -> Finding:
+    return checks.unreachable(error, API, proxied=proxied)
 
 
 def distrust(code: int) -> ssl.SSLCertVerificationError:
@@ -53,11 +54,6 @@ def distrust(code: int) -> ssl.SSLCertVerificationError:
 @pytest.mark.parametrize(
     ("text", "causes", "code", "words"),
     [
-        ("TLS: x", [distrust(10)], 69, ("expired",)),
-        ("TLS: x", [distrust(9)], 69, ("not valid yet", "clock")),
-        ("TLS: x", [distrust(62)], 78, ("another host name", "API_BASE_URL")),
-        ("TLS: x", [distrust(64)], 78, ("another host name", "API_BASE_URL")),
-        ("TLS: x", [distrust(20)], 78, ("CA_BUNDLE", "as OpenSSL says")),
         ("TLS: WRONG_VERSION_NUMBER", [ValueError(), ssl.SSLError(1, "x")], 78, ("no TLS", "API_BASE_URL")),
         ("TLS: the server demands a client certificate: set CLIENT_CERT_FILE", [], 78,
          ("api.example.com: the server demands", "set CLIENT_CERT_FILE")),
@@ -79,17 +75,30 @@ def test_a_missing_connection_is_explained(
 
 
 @pytest.mark.parametrize(
-    ("way", "cause", "text", "remedy"),
+    ("code", "bundled", "exit_code", "text", "remedy"),
     [
-        ("bundled", distrust(20), "", "add the authority's root"),
-        ("proxied", ConnectionRefusedError(111, "no"), "(or the proxy)", "HTTPS_PROXY"),
+        (10, False, 69, "expired", "renewed where API_BASE_URL points"),
+        (9, False, 69, "not valid yet", "clock"),
+        (62, True, 78, "another host name", "correct the host in API_BASE_URL"),
+        (64, False, 78, "another host name", "correct the host in API_BASE_URL"),
+        (20, False, 78, "(as OpenSSL says)", "set CA_BUNDLE"),
+        (20, True, 78, "(as OpenSSL says)", "add the root of its chain to the file that CA_BUNDLE names"),
     ],
 )
-def test_a_bundle_or_a_proxy_is_named(way: str, cause: BaseException, text: str, remedy: str) -> None:
-    """The content of a CA_BUNDLE may be wrong, and a refused connection may be the proxy's."""
-    finding = unreachable(caused(errors.Unsent("x"), cause), **{way: True})
+def test_a_refused_certificate_is_explained(code: int, bundled: bool, exit_code: int, text: str, remedy: str) -> None:
+    """In the words of the daemon, with the setting that holds the URL."""
+    cause = distrust(code)
+    finding = unreachable(caused(errors.Unsent(f"TLS: {tls.distrust(cause, bundled=bundled)}"), cause))
+    assert (finding.mark, finding.code) == ("failure", exit_code)
     assert text in finding.text
     assert remedy in finding.remedy
+
+
+def test_a_proxy_is_named() -> None:
+    """A refused connection may be the proxy's."""
+    finding = unreachable(caused(errors.Unsent("x"), ConnectionRefusedError(111, "no")), proxied=True)
+    assert "(or the proxy)" in finding.text
+    assert "HTTPS_PROXY" in finding.remedy
 
 
 def test_a_connection_without_an_answer_is_left_to_later_checks() -> None:

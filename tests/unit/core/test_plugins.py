@@ -12,12 +12,12 @@ from pydantic import field_validator
 from ai_task_processor.core import plugins
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.groups import Group, setting
-from ai_task_processor.core.plugins import Kind, Plugin, built_in_groups, installed, load, load_selected
+from ai_task_processor.core.plugins import Kind, Plugin, built_in_groups, find, installed, load_selected
 from ai_task_processor.core.ports import Provider, Sink, Store, TaskSource
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.rotating import RotatingProvider
-from ai_task_processor.providers.settings import ModelSettings
+from ai_task_processor.providers.settings import ChatSettings, ModelSettings
 from ai_task_processor.sources.nestjs.settings import ApiSettings
 from ai_task_processor.sources.nestjs.source import NestTaskSource
 from ai_task_processor.stores.sqlite.settings import StoreSettings
@@ -62,7 +62,7 @@ def problems(call: Callable[[], object]) -> list[str]:
 )
 def test_a_built_in_is_found_without_any_installation(install: Install, kind: Kind, name: str, found: object) -> None:
     """``python run.py`` in a checkout finds all built-ins, and other packages can add theirs."""
-    assert load(kind, name) is found
+    assert find(kind, name).load() is found
 
 
 def test_a_checkout_and_an_installation_have_the_same_built_ins() -> None:
@@ -76,16 +76,16 @@ def test_a_checkout_and_an_installation_have_the_same_built_ins() -> None:
 def test_our_own_entry_points_are_no_second_package(install: Install) -> None:
     """Installed, the built-ins are found twice, perhaps in another version: those of this code count."""
     install("stores", plugins.PACKAGE, sqlite=NoSettings)
-    assert load("stores", "sqlite") is SqliteStore
+    assert find("stores", "sqlite").load() is SqliteStore
 
 
 def test_an_unknown_name_is_told_with_those_that_there_are(install: Install) -> None:
     """The line names the variable, what it says, and what it may say."""
     install("sources", folder=FolderSource)
-    assert problems(lambda: load("sources", "x")) == [
+    assert problems(lambda: find("sources", "x").load()) == [
         "TASK_SOURCE names no source that is installed: 'x'; there are aletheia, folder"
     ]
-    assert problems(lambda: load("sinks", "s3\n")) == ["SINKS names no sink that is installed; there are none"]
+    assert problems(lambda: find("sinks", "s3\n").load()) == ["SINKS names no sink that is installed; there are none"]
 
 
 def test_one_that_ends_the_process_when_it_is_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_one_that_cannot_be_imported_names_its_package(install: Install, monkeyp
     """Nothing of what its code said is in the line: it may be anything."""
     install("stores", "acme-store", memory=Store)
     monkeypatch.delattr("acme_module.memory")
-    (line,) = problems(lambda: load("stores", "memory"))
+    (line,) = problems(lambda: find("stores", "memory").load())
     origin, reason = "the store 'memory' of the package 'acme-store'", "cannot be loaded (AttributeError)"
     assert line == f"{origin} {reason}: mend or uninstall that package"
 
@@ -110,7 +110,7 @@ def test_a_name_in_two_packages_is_nobodys(install: Install) -> None:
     """Nobody has to guess which of the two is used, whether one is ours or not."""
     install("sources", "other", aletheia=FolderSource)
     both = "the source 'aletheia' of the package 'ai-task-processor' is in the package 'other', too"
-    assert problems(lambda: load("sources", "aletheia")) == [f"{both}: uninstall one of them"]
+    assert problems(lambda: find("sources", "aletheia").load()) == [f"{both}: uninstall one of them"]
     install("processors", "a", same=NoSettings)
     install("processors", "b", same=NoSettings)
     assert "'a' is in the package 'b', too" in problems(lambda: installed("processors"))[0]
@@ -124,7 +124,7 @@ def test_the_defaults_select_the_daemon_as_it_is(install: Install) -> None:
     assert found == [NestTaskSource, SqliteStore, RotatingProvider]
     assert selected.sinks == []
     assert settings.components.keys() == {ApiSettings, AuthSettings, ModelSettings, StoreSettings}
-    assert set(built_in_groups()) == settings.components.keys()
+    assert set(built_in_groups()) - {ChatSettings} == settings.components.keys()
 
 
 def test_a_source_without_oauth2_asks_for_nothing_of_it(install: Install) -> None:
@@ -138,6 +138,22 @@ def test_a_source_without_oauth2_asks_for_nothing_of_it(install: Install) -> Non
     assert settings[FolderSettings].folder == Path("/tasks")
     assert settings[ModelSettings].mode == "mock"
     assert settings.components.keys() == {FolderSettings, ModelSettings, StoreSettings}
+
+
+@pytest.mark.parametrize("needed", ["TASK_TYPES", "chats"])
+def test_the_provider_of_chat_is_selected_when_it_is_needed(needed: str) -> None:
+    """By prompt types, or a processor; without them its settings are not read."""
+    given = {"API_BASE_URL": "https://api.test", "OAUTH2_TOKEN_URL": "https://id.test", "OAUTH2_CLIENT_ID": "i"}
+    given |= {"OAUTH2_CLIENT_SECRET": "s", "CHAT_BASE_URL": "nonsense", "CHAT_PROVIDER": "none-such"}
+    assert load_selected(given, None)[1].chat is None
+    types = {"TASK_TYPES": "types"} if needed == "TASK_TYPES" else {}
+    (line,) = problems(lambda: load_selected({**given, **types}, None, chats=not types))
+    assert line.startswith("EMBEDDING_PROVIDER or CHAT_PROVIDER names no provider that is installed: 'none-such'")
+    given["CHAT_PROVIDER"] = "openai"
+    (line,) = problems(lambda: load_selected({**given, **types}, None, chats=not types))
+    assert line.startswith("CHAT_BASE_URL must be ")
+    del given["CHAT_BASE_URL"]
+    assert load_selected({**given, **types}, None, chats=not types)[1].chat == find("providers", "openai")
 
 
 def test_groups_of_processors_are_read_with_the_others(install: Install) -> None:
@@ -162,10 +178,6 @@ def test_a_quoted_name_is_a_mistake_of_its_own(install: Install) -> None:
     assert line.startswith("TASK_SOURCE has a value in quotation marks")
 
 
-class Bare:
-    """Has nothing of a source."""
-
-
 class OtherGroups(QuietSource):
     settings_groups: ClassVar = (dict,)
 
@@ -181,36 +193,39 @@ class NoGroups(QuietSource):
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        (1, "is not a class"),
-        (plugins, "is not a class"),
-        (Bare, "is not a source (it has no claim())"),
-        (NoSettings, "is not a source (it has no claim())"),
-        (Store, "is not a source (it has no claim())"),
         (OtherGroups, "has settings_groups that is no tuple of subclasses of Group"),
         (ForgottenComma, "has settings_groups that is no tuple of subclasses of Group"),
         (NoGroups, "has settings_groups that is no tuple of subclasses of Group"),
     ],
 )
-def test_what_is_loaded_has_the_methods_of_its_kind(install: Install, found: object, reason: str) -> None:
-    """An entry point that names something else is one line, with the package and what is missing."""
+def test_what_is_loaded_declares_groups(install: Install, found: object, reason: str) -> None:
+    """One line, with the package and what is wrong."""
     install("sources", "acme-x", x=found)
     (line,) = problems(lambda: load_selected({"TASK_SOURCE": "x"}, None))
     assert line == f"the source 'x' of the package 'acme-x' {reason}: mend or uninstall that package"
 
 
-def test_a_class_needs_no_base_of_ours(install: Install) -> None:
-    """The methods count, not what it inherits from."""
-    alike = type("Alike", (), {name: lambda *_: None for name in plugins._members("sinks")})
-    alike.settings_groups = ()  # type: ignore[attr-defined]
-    install("sinks", alike=alike)
-    assert load("sinks", "alike") is alike
+class Broken(NoSettings):
+    write = None  # type: ignore[assignment]
+
+
+class Unordered(NoSettings):
+    order = "later"  # type: ignore[assignment]
+
+
+def bare(kind: type) -> object:
+    """An instance, without its constructor."""
+    return object.__new__(kind)
 
 
 @pytest.mark.parametrize(
     ("made", "reason"),
     [
         (None, "cannot be built (build() returned None)"),
-        (5, "is not a sink (it has no order)"),
+        (5, "is no sink (it has no build())"),
+        (bare(FolderSource), "is no sink (it has no discard())"),
+        (bare(Broken), "is no sink (it has no write())"),
+        (bare(Unordered), "is no sink (its order is neither before_report nor after_report)"),
         (ZeroDivisionError("secret"), "cannot be built (ZeroDivisionError)"),
         (SystemExit(3), "cannot be built (SystemExit)"),
         (ConfigurationError("ACME is missing: set it"), ""),
@@ -225,15 +240,32 @@ def test_what_is_built_is_of_the_kind(install: Install, made: object, reason: st
         return made
 
     install("sinks", "acme-x", x=type("Built", (Sink,), {"build": staticmethod(build)}))
-    (line,) = problems(lambda: plugins.find("sinks", "x").build(None))
+    (line,) = problems(lambda: find("sinks", "x").build(None))
     package = "the sink 'x' of the package 'acme-x'"
     assert line == (f"{package} {reason}: mend or uninstall that package" if reason else "ACME is missing: set it")
+
+
+@pytest.mark.parametrize("found", [1, plugins, Group])
+def test_what_is_no_component_cannot_be_built(install: Install, found: object) -> None:
+    install("sources", "acme-x", x=found)
+    (line,) = problems(lambda: find("sources", "x").build(None))
+    assert line.startswith("the source 'x' of the package 'acme-x' cannot be built (AttributeError)")
+
+
+def test_a_component_needs_no_base_of_ours(install: Install) -> None:
+    """The members count, not what it inherits from; a property is not called."""
+    members = {name: getattr(Sink, name) for name in dir(Sink) if not name.startswith("_")}
+    alike = type(
+        "Alike", (), {**members, "build": classmethod(lambda cls, _: cls()), "name": property(lambda _: 1 / 0)}
+    )
+    install("sinks", alike=alike)
+    assert type(find("sinks", "alike").build(None)) is alike
 
 
 def test_only_a_provider_may_be_nothing(install: Install) -> None:
     """No model is configured."""
     install("providers", x=type("Built", (Provider,), {"build": staticmethod(lambda _: None)}))
-    assert plugins.find("providers", "x").build(None) is None
+    assert find("providers", "x").build(None) is None
 
 
 def group(**members: object) -> type[Group]:

@@ -59,9 +59,13 @@ class UnwritableOutbox(MemoryOutbox):
         self.check()
         await super().delivered(task_id)
 
-    async def defer(self, task_id: str, *, due_at: float, attempts: int) -> None:
+    async def acknowledged(self, task_id: str, reason: str) -> None:
         self.check()
-        await super().defer(task_id, due_at=due_at, attempts=attempts)
+        await super().acknowledged(task_id, reason)
+
+    async def defer(self, task_id: str, *, due_at: float, attempts: int, reason: str | None = None) -> None:
+        self.check()
+        await super().defer(task_id, due_at=due_at, attempts=attempts, reason=reason)
 
     async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
         self.check()

@@ -2,18 +2,20 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
-from typing import Any
+from math import inf
+from typing import Any, Literal
 
 import pytest
 
 from ai_task_processor.core import errors
 from ai_task_processor.core.deadline import stalls_of
-from ai_task_processor.core.ports import Clock
+from ai_task_processor.core.ports import Clock, Sink
 from ai_task_processor.engine import delivery
 from ai_task_processor.engine.delivery import Delivery
+from ai_task_processor.engine.faults import Faults
 from ai_task_processor.engine.reporting import deferral_s
 from ai_task_processor.models.task import Completed, Failed, Failure, Outcome, Receipt, Record, TaskStatus
 from ai_task_processor.net.resilience import Gate
@@ -34,8 +36,8 @@ class Source(StubSource):
 
     def __init__(self, clock: Clock, gate: Gate) -> None:
         self.latency_s = 0.0
-        self.error: Exception | None = None
-        self.errors: dict[str, Exception] = {}
+        self.error: BaseException | None = None
+        self.errors: dict[str, BaseException] = {}
         self.told: list[tuple[float, str]] = []
         self.outcomes: list[object] = []
         self.now = self.most = 0
@@ -60,6 +62,31 @@ class Source(StubSource):
             self.now -= 1
         if error := self.errors.get(task_id, self.error):
             raise error
+
+
+class Books(Sink):
+    """A sink that fails while ``error`` is set, and hangs while ``hangs``."""
+
+    def __init__(self, order: Literal["before_report", "after_report"], name: str = "books") -> None:
+        self.order, self.name = order, name
+        self.error: BaseException | None = None
+        self.hangs = False
+        self.written: list[str] = []
+        self.discarded: list[str] = []
+
+    async def write(self, record: Record) -> None:
+        self.written.append(record.task_id)
+        await self._fail()
+
+    async def discard(self, record: Record) -> None:
+        self.discarded.append(record.task_id)
+        await self._fail()
+
+    async def _fail(self) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.error is not None:
+            raise self.error
 
 
 class Disk(UnwritableOutbox):
@@ -97,9 +124,11 @@ class Room:
         concurrency: int = 3,
         threshold: int = 5,
         put: Sequence[str] = (),
-        errors: Mapping[str, Exception] | None = None,
-        error: Exception | None = None,
+        errors: Mapping[str, BaseException] | None = None,
+        error: BaseException | None = None,
         latency_s: float = 0.0,
+        sinks: Sequence[Sink] = (),
+        outbox: Disk | None = None,
     ) -> None:
         self.clock = clock
         self.metrics = Metrics(version="0", provider="mock", task_types=["t"])
@@ -107,12 +136,15 @@ class Room:
         self.source = Source(clock, self.gate)
         self.source.errors.update(errors or {})
         self.source.error, self.source.latency_s = error, latency_s
-        self.outbox = Disk(clock)
+        self.outbox = outbox or Disk(clock)
+        self.faults = Faults()
         self.delivery = Delivery(
             self.outbox,
             self.source,
+            sinks=sinks,
             gate=self.gate,
             concurrency=concurrency,
+            faults=self.faults,
             clock=clock,
             metrics=self.metrics,
             rng=random.Random(5),
@@ -395,15 +427,22 @@ async def test_a_clock_that_is_set_strands_nothing(clock: Any, step_s: float) ->
         assert standing(room.outbox, "a") is None
 
 
-async def test_a_closed_gate_charges_nothing(clock: Any) -> None:
-    """``CircuitOpen`` leaves the record as it was: due, with its attempts."""
+async def test_a_closed_gate_charges_nothing(clock: Any, logs: Logs) -> None:
+    """``CircuitOpen`` leaves the record as it was: due, with its attempts. The source is left alone for as long as it
+    asks, and the log says so once.
+    """
     room = Room(clock, errors={"a": errors.CircuitOpen("held", retry_after_s=5.0)}, put=["a"])
     before = room.outbox.record("a")
     async with room.working():
         await clock.sleep(60.0)
         assert room.outbox.record("a") == before
-        assert 1 <= len(room.told()) <= 61, "and no busy loop"
-    assert room.count("retried") == 0
+        assert 9 <= len(room.told()) <= 13
+        assert room.count("retried") == 0
+        room.source.errors.clear()
+        room.delivery.wake()
+        assert await room.delivery.flushed(1.0) is True
+    held = [(line["event"], line.get("reason")) for line in logs if line["log_level"] != "debug"]
+    assert held == [("delivery.held", "held"), ("delivery.resumed", None)]
 
 
 async def test_an_unreadable_record_neither_stops_the_others_nor_is_lost(clock: Any, logs: Logs) -> None:
@@ -448,6 +487,154 @@ async def test_no_outage_makes_dead_letters(clock: Any, monkeypatch: pytest.Monk
         room.source.errors.clear()
         assert await room.delivery.flushed() is True
     assert room.outbox.depth().dead == 0
+
+
+@pytest.mark.parametrize("error", [SystemExit(5), KeyboardInterrupt(), asyncio.CancelledError(), ValueError("a bug")])
+async def test_a_source_that_raises_anything_else_is_asked_again(clock: Any, logs: Logs, error: BaseException) -> None:
+    """The daemon goes on, the result is kept, and the log has the traceback."""
+    async with Room(clock, errors={"a": error}, put=["a", "b"]).working() as room:
+        await clock.sleep(5.0)
+        assert room.outbox.record("a").reason == f"delivery failed: {type(error).__name__}"
+        room.source.errors.clear()
+        assert await room.delivery.flushed(90.0) is True
+    assert ids_of(logs, "delivery.crashed") == {"a"}
+
+
+async def until(passed: Callable[[], object]) -> None:
+    """In real time: deadlines know no other."""
+    while not passed():  # noqa: ASYNC110 - there is no event for it
+        await asyncio.sleep(0.005)
+
+
+async def test_a_report_that_hangs_is_given_up_and_repeated(clock: Any) -> None:
+    """It may have been applied, so it counts as ambiguous; the record says why it waits."""
+    room = Room(clock, latency_s=inf)
+    room.source.report_within_s = 0.02
+    room.put("a")
+    async with room.working():
+        await until(lambda: room.count("retried"))
+        room.source.latency_s = 0.0
+        assert room.outbox.record("a").reason == "the source did not acknowledge a report in time"
+        assert room.metrics.value("ambiguous_deliveries_total") == 1
+        assert await room.delivery.flushed(90.0) is True
+
+
+# --- sinks
+
+FAILURES = [errors.Rejected("refused"), ValueError("x"), SystemExit(4), asyncio.CancelledError(), AWAY]
+
+
+async def test_what_was_acknowledged_goes_to_the_sinks_and_never_to_the_source_again(clock: Any) -> None:
+    """Not even after a restart: the outbox knows. When the sink takes it, it is gone."""
+    books = Books("after_report")
+    books.error = AWAY
+    async with Room(clock, sinks=[books], put=["a"]).working() as room:
+        await clock.sleep(100.0)
+        assert len(books.written) > 2
+    waiting = room.outbox.record("a")
+    assert (waiting.acknowledged, waiting.reason) == (True, "acknowledged; sink books: connection refused")
+    assert (room.count("acknowledged"), room.outbox.depth().waiting) == (1, 1)
+    async with Room(clock, sinks=[books], outbox=room.outbox).working() as later:
+        books.error = None
+        assert await later.delivery.flushed(90.0) is True
+    assert (room.reported(), later.reported()) == (["a"], [])
+
+
+async def test_an_acknowledgement_is_stored_before_a_sink_is_written(clock: Any) -> None:
+    """A process that is killed while the sink hangs does not report again. The record names the sink."""
+    books = Books("after_report")
+    books.hangs = True
+    async with Room(clock, sinks=[books], put=["a"]).working() as room:
+        await clock.sleep(1.0)
+    waiting = room.outbox.record("a")
+    assert (waiting.acknowledged, waiting.reason) == (True, "acknowledged; not in sink books yet")
+
+
+async def test_an_acknowledgement_that_cannot_be_stored_is_not_reported_again(clock: Any) -> None:
+    """The record stays under way until the disk works; then the sink gets it."""
+    books = Books("after_report")
+    room = Room(clock, sinks=[books], put=["a"])
+    room.outbox.unwritable = True
+    async with room.working():
+        await clock.sleep(60.0)
+        room.outbox.unwritable = False
+        assert await room.delivery.flushed(90.0) is True
+    assert (room.reported(), books.written) == (["a"], ["a"])
+
+
+@pytest.mark.parametrize("order", ["before_report", "after_report"])
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
+async def test_whatever_a_sink_raises_is_its_own_failure(
+    clock: Any, logs: Logs, order: Any, error: BaseException
+) -> None:
+    """No dead letter; the record and the log name the sink, once per change."""
+    books = Books(order)
+    books.error = error
+    async with Room(clock, sinks=[Books("before_report", "other"), books], put=["a"]).working() as room:
+        await clock.sleep(100.0)
+        assert "sink books: " in str(room.outbox.record("a").reason)
+        assert standing(room.outbox, "a") == "in_outbox"
+        books.error = None
+        assert await room.delivery.flushed(90.0) is True
+    told = [(line["event"], line["sink"]) for line in logs if line["event"].startswith("sink.")]
+    assert told == [("sink.failed", "books"), ("sink.restored", "books")]
+    assert room.reported() == ["a"]
+
+
+async def test_a_record_that_only_a_sink_refuses_makes_no_dead_letter(
+    clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others go through for days."""
+    monkeypatch.setattr(delivery, "LOOK_AGAIN_S", 60.0)
+    books = Books("before_report")
+
+    async def write(record: Record) -> None:
+        if record.task_id == "a":
+            raise ValueError("too long")
+
+    books.write = write  # type: ignore[method-assign]
+    async with Room(clock, sinks=[books], put=["a"]).working() as room:
+        for other in range(60):
+            room.put(f"ok{other}")
+            await clock.sleep(3_600.0)
+        assert standing(room.outbox, "a") == "in_outbox"
+        assert room.outbox.depth().waiting == 1
+
+
+@pytest.mark.parametrize("order", ["before_report", "after_report"])
+async def test_a_sink_that_hangs_is_given_up_and_tried_again(clock: Any, order: Any) -> None:
+    books = Books(order)
+    books.hangs, books.within_s = True, 0.02
+    async with Room(clock, sinks=[books], put=["a"]).working() as room:
+        await until(lambda: len(books.written) > 1)
+        assert "sink books: TimeoutError" in str(room.outbox.record("a").reason)
+        books.hangs = False
+        await until(lambda: room.outbox.depth().waiting == 0)
+    assert room.reported() == ["a"]
+
+
+@pytest.mark.parametrize("outcome", ["lost", "gone"])
+async def test_a_result_that_cannot_be_discarded_is_not_reported_again(clock: Any, logs: Logs, outcome: Any) -> None:
+    """The source has refused it for good: the log names the sink that still has it."""
+    books = Books("before_report")
+    async with Room(clock, sinks=[books], errors={"a": errors.Rejected(outcome)}, latency_s=1.0).working() as room:
+        room.put("a")
+        await clock.sleep(0.5)
+        books.error = ValueError("x")
+        await clock.sleep(600.0)
+    assert (room.reported(), books.discarded) == (["a"], ["a"])
+    assert room.outbox.depth().waiting == 0
+    (line,) = [line for line in logs if line["event"] == "sink.not_discarded"]
+    assert (line["task_id"], line["reason"]) == ("a", "sink books: ValueError")
+
+
+async def test_an_acknowledged_record_is_the_last_choice_for_a_probe(clock: Any) -> None:
+    """It says nothing about the source."""
+    room = Room(clock, put=["a", "b"])
+    await room.outbox.acknowledged("a", "")
+    due = await room.outbox.due(clock.now().timestamp(), 10)
+    assert [record.task_id for record in room.delivery._probes(due)] == ["b"]
+    assert [record.task_id for record in room.delivery._probes(due[:1])] == ["a"]
 
 
 # --- outages
@@ -548,4 +735,4 @@ async def test_an_outbox_that_cannot_be_read_is_tried_again(clock: Any, logs: Lo
         room.outbox.unreadable = False
         await clock.sleep(2.0)
         assert room.outbox.depth().waiting == 0
-    assert events(logs) == ["outbox.failed", "outbox.restored"]
+    assert events(logs) == ["component.failed", "component.restored"]

@@ -5,15 +5,17 @@ import json
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_task_processor.core import errors
-from ai_task_processor.core.ports import Clock
+from ai_task_processor.core.ports import Clock, Sink
+from ai_task_processor.engine.faults import Faults
 from ai_task_processor.engine.outcome import classify
+from ai_task_processor.engine.reporting import Reporter
 from ai_task_processor.engine.runner import TaskRunner
 from ai_task_processor.models.task import (
     Completed,
@@ -51,7 +53,7 @@ class Source(StubSource):
     def __init__(self) -> None:
         self.released: list[tuple[str, float]] = []
         self.told: list[tuple[str, object]] = []
-        self.answers: list[Exception] = []
+        self.answers: list[BaseException] = []
 
     async def report(self, receipt: Receipt, outcome: Outcome) -> None:
         said: object = outcome.result.output if isinstance(outcome, Completed) else outcome
@@ -117,7 +119,8 @@ class Room:
         timeout_s: float = 60.0,
         turns: int = 0,
         disk: Exception | None = None,
-        answers: Sequence[Exception] = (),
+        answers: Sequence[BaseException] = (),
+        sinks: Sequence[Sink] = (),
     ) -> None:
         self.source = Source()
         self.source.answers += answers
@@ -128,11 +131,13 @@ class Room:
         self.persisted: list[Record] = []
         self.runner = TaskRunner(
             source=self.source,
+            reporter=Reporter(self.source, sinks=sinks, clock=clock, metrics=self.metrics),
             outbox=self.outbox,
             journal=self.journal,
             find=lambda task: Processor(work) if task.type == "text_embedding" else None,
             persisted=self.persisted.append,
             timeout_s=timeout_s,
+            faults=Faults(),
             clock=clock,
             metrics=self.metrics,
             rng=random.Random(1),
@@ -533,3 +538,64 @@ async def test_a_result_is_lost_only_when_disk_and_api_refuse_to_the_end(
     await cut(running)
     assert running.cancelled()
     assert room.metrics.value("results_lost_total") == lost
+
+
+@pytest.mark.parametrize("sink_fails", [False, True])
+async def test_direct_reports_go_through_the_sinks(clock: Any, sink_fails: bool) -> None:
+    """Before and after; what a sink after the report has not taken is stored as acknowledged when the disk works."""
+    written: list[str] = []
+
+    class Books(Sink):
+        def __init__(self, order: Literal["before_report", "after_report"]) -> None:
+            self.name = self.order = order
+
+        async def write(self, record: Record) -> None:
+            if sink_fails and self.order == "after_report":
+                raise errors.Unsent("refused")
+            written.append(self.order)
+
+    room = Room(clock, good, disk=FULL, sinks=[Books("after_report"), Books("before_report")])
+    running = asyncio.ensure_future(room.run())
+    await clock.sleep(60.0)
+    room.outbox.error = None
+    assert await running is True
+    assert len(room.source.told) == 1
+    assert written == (["before_report"] if sink_fails else ["before_report", "after_report"])
+    assert [record.acknowledged for record in room.persisted] == ([True] if sink_fails else [])
+    assert room.outbox.depth().waiting == len(room.persisted)
+
+
+@pytest.mark.parametrize("error", [SystemExit(5), asyncio.CancelledError(), ValueError("a bug")])
+async def test_whatever_a_direct_report_raises_the_result_is_kept(clock: Any, error: BaseException) -> None:
+    room = Room(clock, good, disk=FULL, answers=[error])
+    running = asyncio.ensure_future(room.run())
+    await clock.sleep(10.0)
+    room.outbox.error = None
+    assert await running is True
+    assert standing(room.outbox, "a") == "in_outbox"
+
+
+async def test_a_direct_report_waits_for_a_circuit_of_the_source(clock: Any) -> None:
+    """As long as it asks for."""
+    room = Room(clock, good, disk=FULL, answers=[errors.CircuitOpen("mine", retry_after_s=30.0)] * 1_000)
+    running = asyncio.ensure_future(room.run())
+    await clock.sleep(60.5)
+    assert len(room.source.told) == 3
+    room.outbox.error = None
+    assert await running is True
+
+
+@pytest.mark.parametrize("error", [SystemExit(5), ValueError("a bug"), errors.Unsent("refused")])
+async def test_a_release_that_fails_is_logged(
+    clock: Any, logs: Logs, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slot is free, and the attempt is given back."""
+    room = Room(clock, raising(errors.Transient("503")))
+
+    async def release(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(room.source, "release", release)
+    assert await room.run() is False
+    event = "task.not_released" if isinstance(error, errors.Unsent) else "component.failed"
+    assert [line.get("task_id", "a") for line in logs if line["event"] == event] == ["a"]

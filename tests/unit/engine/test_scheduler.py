@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from ai_task_processor.core.errors import Transient, Unsent
 from ai_task_processor.core.ports import Clock, SkipReason, Want
+from ai_task_processor.engine import heartbeat as heartbeat_module
 from ai_task_processor.engine.admission import EngineAdmission, Running, RunningTasks
 from ai_task_processor.engine.faults import Faults
 from ai_task_processor.engine.heartbeat import Heartbeat
@@ -603,7 +605,8 @@ async def test_a_release_that_fails_counts_as_released(clock: Any, logs: Logs, e
     async with room.working():
         await clock.sleep(20.0)
     assert room.runner.ended == ["a", "b"]
-    assert ("component.failed", "release") in {(line["event"], line.get("method")) for line in logs}
+    event = "task.not_released" if isinstance(error, Unsent) else "component.failed"
+    assert events(logs).count(event) >= 1
     assert room.faults.problems == []
 
 
@@ -630,17 +633,22 @@ async def test_an_attempt_that_cannot_be_counted_does_not_start(clock: Any, answ
     assert room.faults.problems == []
 
 
-async def test_what_is_no_claim_is_left_out(clock: Any) -> None:
-    """The claims beside it start; the poll counts as failed, by the name of the source."""
+@pytest.mark.parametrize("answer", [None, 5, ["junk"], [claim("a"), "junk"], [replace(claim("a"), task=None)]])
+async def test_a_claim_that_returns_nonsense_is_a_failed_poll(clock: Any, answer: object) -> None:
+    """By the name of the source; nothing of it starts, and the polls go on."""
     room = Room(clock, interval_s=1.0, pending=["a"])
+    well = room.source.claim
 
-    async def claims(want: Want) -> list[object]:
-        return ["junk", *([] if room.slots.running or room.runner.ended else [claim("a")])]
+    async def claims(want: Want) -> object:
+        return answer
 
     room.source.claim = claims  # type: ignore[method-assign,assignment]
     async with room.working():
         await clock.sleep(5.0)
-        assert "'aletheia' fails in claim (it returned something that is not a Claim)" in str(room.scheduler.problem)
+        assert "'aletheia' fails in claim (it returned " in str(room.scheduler.problem)
+        assert room.runner.started == []
+        room.source.claim = well  # type: ignore[method-assign]
+        await clock.sleep(5.0)
     assert room.runner.ended == ["a"]
 
 
@@ -873,7 +881,7 @@ async def test_a_heartbeat_renews_what_runs_and_what_waits(clock: Any) -> None:
     assert revoked == [("lost", "lost"), ("cancelled", "cancelled")]
 
 
-@pytest.mark.parametrize("answer", [ValueError("a bug"), None, "strangers"])
+@pytest.mark.parametrize("answer", [ValueError("a bug"), SystemExit(5), None, "strangers"])
 async def test_a_heartbeat_survives_what_a_source_answers(clock: Any, answer: Any) -> None:
     """A bug in a source, or claims that are not ours, stop neither a task nor the daemon."""
     revoked = list[tuple[str, str]]()
@@ -882,7 +890,7 @@ async def test_a_heartbeat_survives_what_a_source_answers(clock: Any, answer: An
         renew_every_s = 5.0
 
         async def renew(self, receipts: Sequence[Receipt]) -> Any:
-            if isinstance(answer, Exception):
+            if isinstance(answer, BaseException):
                 raise answer
             others = [Receipt("others", "a", "1"), Receipt("leases", "a", "0"), Receipt("leases", "b", "1")]
             return None if answer is None else others
@@ -899,6 +907,28 @@ async def test_a_heartbeat_survives_what_a_source_answers(clock: Any, answer: An
     )
     await heartbeat.beat()
     assert revoked == []
+
+
+async def test_a_renewal_that_hangs_is_given_up(clock: Any, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log says that nothing is renewed, and the next renewal comes."""
+    monkeypatch.setattr(heartbeat_module, "LEAST_S", 0.02)
+    answers = [asyncio.Event(), None]
+
+    class Leases(StubSource):
+        renew_every_s = 0.01
+
+        async def renew(self, receipts: Sequence[Receipt]) -> Sequence[Receipt]:
+            if hang := answers.pop(0):
+                await hang.wait()
+            return ()
+
+    heartbeat = Heartbeat(Leases(), MemoryOutbox(2**30, clock), running=list, revoke=lambda *_: None, clock=clock)
+    await heartbeat.beat()
+    await heartbeat.beat()
+    assert [(line["event"], line.get("reason")) for line in logs] == [
+        ("claims.not_renewed", "no answer in time"),
+        ("claims.renewed", None),
+    ]
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -142,14 +142,21 @@ class Process(StubSource):
         self.gates = [Gate(name, threshold=3, clock=clock, metrics=self.metrics) for name in gates]
         self.recovery = Recovery(self.journal, self.outbox, source="aletheia", clock=clock)
         self.admission = EngineAdmission(self.running, self.outbox, self._find, self.recovery)
-        common: dict[str, Any] = {"clock": clock, "metrics": self.metrics, "rng": rng}
+        common: dict[str, Any] = {"faults": Faults(), "clock": clock, "metrics": self.metrics, "rng": rng}
         self.delivery = Delivery(self.outbox, self, gate=self.gates[2], concurrency=SLOTS, **common)
         parts: dict[str, Any] = {"source": self, "journal": self.journal}
         runner = TaskRunner(
-            outbox=self.outbox, find=self._find, persisted=self.delivery.offer, timeout_s=1e6, **parts, **common
+            reporter=self.delivery.reporter,
+            outbox=self.outbox,
+            find=self._find,
+            persisted=self.delivery.offer,
+            timeout_s=1e6,
+            **parts,
+            **common,
         )
-        deciding: dict[str, Any] = {"admission": self.admission, "recovery": self.recovery, "faults": Faults()}
-        slots = Slots(SLOTS, runner=runner, running=self.running, clock=clock, **parts, **deciding)
+        deciding: dict[str, Any] = {"admission": self.admission, "recovery": self.recovery}
+        parts |= {"clock": clock, "faults": common["faults"]}
+        slots = Slots(SLOTS, runner=runner, running=self.running, **parts, **deciding)
         self.scheduler = TaskScheduler(self, slots, interval_s=10.0, hold_s=self._claiming_hold_s, **deciding, **common)
         self.released: dict[str, float] = {}
 

@@ -56,6 +56,10 @@ NO_PROXY = {
     "a.org": (["b.org,a.org"], ["a.org:port,[," + "x" * 70 + ".org"]),
     "b\u00fccher.example": (["xn--bcher-kva.example"], []),
     "xn--bcher-kva.example": (["B\u00dcCHER.example"], []),
+    # IDNA 2008, as in URLs; the codec of the standard library makes "ss" of it
+    "xn--strae-oqa.de": (["stra\u00dfe.de"], ["strasse.de"]),
+    "stra\u00dfe.de": (["STRA\u00dfE.de", "xn--strae-oqa.de"], ["strasse.de", "\u00ad.de"]),
+    "c.org:8443": (["https://c.org", "https://c.org:8443/x"], ["https://c.org:443", "https://d.org", "https://"]),
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ NAMES = """
     results_recovered_total results_lost_total ambiguous_deliveries_total
     model_requests_total model_request_duration_seconds model_tokens_total batch_size batch_isolations_total
     model_ratelimit_remaining model_pace_calls_per_second model_request_rate model_waiting_calls
-    model_throttled_total model_batch_cap vector_cache_hits_total vector_cache_saved_tokens_total
+    model_throttled_total model_batch_cap model_answers_total vector_cache_hits_total vector_cache_saved_tokens_total
     token_requests_total token_refusals_total token_expiry_timestamp_seconds
     api_requests_total api_request_duration_seconds
     circuit_breaker_state circuit_breaker_transitions_total

@@ -4,15 +4,15 @@ import pytest
 
 from ai_task_processor.core import errors
 from ai_task_processor.core.checks import Remote, refused
-from ai_task_processor.providers.checks import REMEDIES, accepted
+from ai_task_processor.providers.checks import accepted, remedies
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
         (errors.Unauthorized("401"), "OPENAI_API_KEY"),
-        (errors.ModelRefused("unknown"), "DEFAULT_EMBEDDING_MODEL, MODEL_ALIASES or OPENAI_BASE_URL"),
-        (errors.InputRefused("input_refused"), "DEFAULT_EMBEDDING_MODEL"),
+        (errors.ModelRefused("unknown"), "CHAT_MODEL or OPENAI_BASE_URL"),
+        (errors.InputRefused("input_refused"), "CHAT_MODEL"),
         (errors.QuotaExhausted("empty"), "billing"),
         (errors.Misconfigured("404"), "OPENAI_BASE_URL"),
     ],
@@ -20,7 +20,7 @@ from ai_task_processor.providers.checks import REMEDIES, accepted
 def test_each_refusal_of_a_model_has_its_remedy(error: Exception, words: str) -> None:
     """Key, model, money and address are told apart."""
     model = Remote("model API", "OPENAI_BASE_URL", "https://models.example.com")
-    finding = refused(error, model, REMEDIES, about="some-model: ")
+    finding = refused(error, model, remedies("OPENAI_API_KEY", "CHAT_MODEL or OPENAI_BASE_URL"), about="some-model: ")
     assert finding.code == 78
     assert finding.text.startswith("some-model: ")
     assert words in finding.remedy

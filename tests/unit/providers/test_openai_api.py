@@ -114,7 +114,7 @@ async def test_the_request_is_the_one_the_client_would_send(httpx2_mock: Router,
     route = httpx2_mock.post(f"{SERVER}/embeddings").respond(json=embeddings(base64_of(1, 2)))
     await compatible.embed(["ä"], "m")
     body = {"input": ["ä"], "model": "m", "encoding_format": "base64"}
-    await compatible._api.post("/embeddings", body=body, cast_to=httpx2.Response)
+    await compatible._api._api.post("/embeddings", body=body, cast_to=httpx2.Response)
     ours, theirs = (call.request for call in route.calls)
     assert (ours.method, str(ours.url), json.loads(ours.content)) == ("POST", str(theirs.url), body)
     for name in ("x-stainless-retry-count", "x-stainless-async", "content-length"):

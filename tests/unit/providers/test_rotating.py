@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from ai_task_processor.core.checks import Remote
 from ai_task_processor.core.errors import Transient, Unauthorized
 from ai_task_processor.core.ports import Embeddings, Provider
 from ai_task_processor.models.task import Usage
+from ai_task_processor.providers.checks import try_models
 from ai_task_processor.providers.rotating import RotatingProvider
 
 
@@ -66,7 +68,13 @@ def secrets() -> Secrets:
 
 @pytest.fixture
 def provider(secrets: Any) -> RotatingProvider:
-    return RotatingProvider(lambda: Model(secrets.api_key.get_secret_value(), secrets.calls), secrets)
+    return RotatingProvider(
+        lambda: Model(secrets.api_key.get_secret_value(), secrets.calls),
+        secrets,
+        lambda: secrets.api_key,
+        Remote("model API", "OPENAI_BASE_URL", "https://api.example.com"),
+        lambda provider, remote: try_models(provider, [], remote, {}),
+    )
 
 
 async def test_a_replaced_key_is_used_after_a_refusal(provider: RotatingProvider, secrets: Secrets) -> None:

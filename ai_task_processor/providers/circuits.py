@@ -18,12 +18,11 @@ class ModelCircuits:
 
     The provider is paused when a second model is, or when calls of several models fail and none is served. Then one
     probe at a time is sent, each of another model: the first that is served ends the pause for all.
-    To the rest of the daemon this is a single gate named ``model``.
+    To the rest of the daemon this is a single gate: ``service``, by default ``model``.
     """
 
-    service = SERVICE
-
-    def __init__(self, *, threshold: int, clock: Clock, metrics: BreakerMetrics) -> None:
+    def __init__(self, *, threshold: int, clock: Clock, metrics: BreakerMetrics, service: str = SERVICE) -> None:
+        self.service = service
         self._threshold = threshold
         self._clock = clock
         self._metrics = metrics
@@ -41,7 +40,7 @@ class ModelCircuits:
         self._held_at: dict[str, float] = {}
 
     def _gate(self, model: str | None) -> Gate:
-        return Gate(SERVICE, threshold=self._threshold, clock=self._clock, metrics=_Shown(self._show, model))
+        return Gate(self.service, threshold=self._threshold, clock=self._clock, metrics=_Shown(self._show, model))
 
     def _show(self, model: str | None, state: State) -> None:
         """The metric shows the worst state of all gates."""
@@ -49,7 +48,7 @@ class ModelCircuits:
         worst = self.state
         if worst != self._shown:
             self._shown = worst
-            self._metrics.breaker(SERVICE, worst)
+            self._metrics.breaker(self.service, worst)
 
     @property
     def state(self) -> State:

@@ -1,0 +1,144 @@
+"""``ai-task-processor types …``: shows prompt types, and tries one on a single task without reporting anything."""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from ai_task_processor import __version__
+from ai_task_processor.core import codec, plugins
+from ai_task_processor.core.clock import SystemClock
+from ai_task_processor.core.errors import ConfigurationError, RemoteError, TaskError
+from ai_task_processor.core.settings import PartsSettings, Settings, load_group, load_settings
+from ai_task_processor.engine.daemon import alive
+from ai_task_processor.engine.faults import Faults
+from ai_task_processor.models.task import Task, Usage
+from ai_task_processor.net.secrets import Secrets
+from ai_task_processor.net.services import Services
+from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.processors.chat.caller import chat_caller
+from ai_task_processor.processors.chat.processor import PromptProcessor
+from ai_task_processor.processors.chat.prompt_type import PromptType, load_prompt_types
+from ai_task_processor.processors.chat.settings import PromptSettings
+from ai_task_processor.processors.context import ProcessorContext
+from ai_task_processor.providers.circuits import ModelCircuits
+from ai_task_processor.providers.settings import ChatSettings, ModelSettings
+
+EX_OK, EX_FAILED, EX_NOINPUT, EX_UNAVAILABLE = 0, 1, 66, 69
+_ROW = "{:<28} {:<24} {:<16} {}"
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Carry out the action; returns the exit code."""
+    actions = {"list": _list, "show": _show, "try": _try}
+    return actions[arguments.action](arguments)
+
+
+def _list(_arguments: argparse.Namespace) -> int:
+    types = load_prompt_types(load_group(PartsSettings).task_types)
+    if not types:
+        _say("there are none: set TASK_TYPES to TOML files, or folders of them")
+        return EX_OK
+    model = load_group(PromptSettings).model
+    _say(_ROW.format("TYPE", "MODEL", "RESULT", "TEXT"))
+    for name, each in sorted(types.items()):
+        result = each.result or ("text" if each.answer_schema is None else "whole answer")
+        _say(_ROW.format(name, each.model or model, result, each.text or "none"))
+    return EX_OK
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    found = load_prompt_types(load_group(PartsSettings).task_types).get(arguments.name)
+    if found is None:
+        return _unknown(arguments.name)
+    _say(json.dumps(found.model_dump(by_alias=True, exclude_none=True), ensure_ascii=False, indent=2))
+    return EX_OK
+
+
+def _try(arguments: argparse.Namespace) -> int:
+    settings = load_settings(groups=(ChatSettings, ModelSettings, PromptSettings))
+    processor = PromptProcessor()
+    processor.configure(settings)
+    prompt_type = processor.types.get(arguments.name)
+    if prompt_type is None:
+        return _unknown(arguments.name)
+    try:
+        content = _content(arguments.file)
+    except (OSError, ValueError) as error:
+        _complain(f"{arguments.file} cannot be read as JSON: {error}")
+        return EX_NOINPUT
+    return asyncio.run(_tried(settings, processor, prompt_type, content))
+
+
+async def _tried(settings: Settings, processor: PromptProcessor, prompt_type: PromptType, content: object) -> int:
+    clock, began_at = SystemClock(), time.perf_counter()
+    metrics = Metrics(version=__version__, provider=settings[ChatSettings].mode, task_types=processor.task_types)
+    services = Services(
+        settings=settings,
+        secrets=Secrets(settings),
+        clock=clock,
+        metrics=metrics,
+        rng=random.Random(),  # noqa: S311 - jitter, not secrets
+        source="none",
+        lost=lambda _: None,
+    )
+    provider = plugins.find("providers", settings.parts.chat_provider).build(services, "build_chat")
+    if provider is None:
+        raise ConfigurationError("OPENAI_API_KEY is missing: set it to the key of the model API; or set CHAT_BASE_URL")
+    threshold = settings.worker.circuit_breaker_threshold
+    circuits = ModelCircuits(threshold=threshold, clock=clock, metrics=metrics, service="chat")
+    chat = chat_caller(provider, services, circuits, opened=lambda: None)
+    processor.context = ProcessorContext(
+        clock=clock,
+        settings=settings,
+        metrics=metrics,
+        wait_s=settings.worker.task_timeout_s,
+        chat=chat,
+        model_aliases=settings[ModelSettings].aliases,
+    )
+    if provider.name == "mock":
+        _complain("OPENAI_API_KEY is the placeholder: the answer is made up, no model is called")
+    async with AsyncExitStack() as stack:
+        for component in (provider, chat):
+            await stack.enter_async_context(alive(component, Faults()))
+        try:
+            result = await processor.process(Task(id="try", type=prompt_type.type, content=content))
+        except TaskError as error:
+            _say(codec.dumps({"error": {"code": error.code, "message": error.message}}).decode())
+            return EX_FAILED
+        except RemoteError as error:
+            _complain(f"the model API: {error}")
+            return EX_UNAVAILABLE
+    usage = result.usage or Usage()
+    shown = {
+        "result": result.output,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "seconds": round(time.perf_counter() - began_at, 2),
+    }
+    _say(json.dumps(shown, ensure_ascii=False, indent=2))
+    return EX_OK
+
+
+def _content(file: str) -> object:
+    """The content of a task: the file itself, or the ``content`` of a whole task record. ``-`` is standard input."""
+    data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    value = codec.loads(data)
+    return value["content"] if isinstance(value, dict) and "content" in value and "type" in value else value
+
+
+def _unknown(name: str) -> int:
+    _complain(f"TASK_TYPES has no type {name!r}: look at `ai-task-processor types list`")
+    return EX_NOINPUT
+
+
+def _complain(text: str) -> None:
+    print(f"ai-task-processor: {text}", file=sys.stderr)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
