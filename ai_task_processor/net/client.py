@@ -299,15 +299,17 @@ class _Handler(ResponseHandler):
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """One head, and the stream of its body."""
-        head = data[0]
-        self._headed = head.code >= HTTPStatus.OK
-        told = head.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in head.headers
-        if head.code == HTTPStatus.NO_CONTENT and told:
+        code, headers = data[0].code, data[0].headers
+        self._headed = code >= 200
+        if code == 204 and (headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers):
             self.force_close()  # The body that a 204 cannot have may still follow.
         super().feed_data(data, size)
 
     def data_received(self, data: bytes) -> None:
-        for piece in (data,) if self._headed else self._pieces(data):
+        if self._headed:
+            super().data_received(data)
+            return
+        for piece in self._pieces(data):
             if not isinstance(self._exception, HttpProcessingError):
                 super().data_received(piece)
 

@@ -35,6 +35,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     task.attempt_failed     an attempt failed, with its error
     task.crashed            a bug of ours in one task
     task.isolated           it was in flight at two crashes and runs now by itself
+    task.not_released       a source failed to release an unfinished task: its claim must end by itself
     task.revoked            its claim was lost or it was cancelled upstream: it was stopped
     claims.not_renewed      a source cannot be asked to keep claims alive
     claims.renewed          it can again
@@ -49,7 +50,12 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     delivery.refused        refused for good: a dead letter
     delivery.lost           the claim belongs to somebody else by now: the result is not needed
     delivery.unverified     the upstream acknowledges without naming task and state
+    delivery.held           the source asked for a pause without trying: nothing is reported until it ends
+    delivery.resumed        reports are tried again
     delivery.crashed        a bug of ours in one delivery
+    sink.failed             a sink did not take a result: it is written again later
+    sink.restored           it takes results again
+    sink.not_discarded      a sink kept a result that the source has refused
     outbox.awaited          another daemon holds it
     outbox.recovered        outcomes of an earlier run were found
     outbox.failed           a commit failed

@@ -42,6 +42,7 @@ class Model:
     def __init__(self, clock: "FakeClock") -> None:
         self.clock = clock
         self.took_s = 1.0
+        self.failed_after_s = 0.05
         self.calls: list[str] = []
         self.now = self.most = 0
         self.fails: Callable[[str], Exception | None] = lambda _: None
@@ -54,7 +55,7 @@ class Model:
         try:
             error = self.fails(text)
             if error is not None:
-                await self.clock.sleep(0.05)
+                await self.clock.sleep(self.failed_after_s)
                 raise error
             await self.clock.sleep(self.took_s)
         finally:
@@ -214,7 +215,8 @@ async def test_a_model_that_refuses_everything_fails_no_text(chat: Setting, cloc
 
 async def test_a_text_that_always_times_out_does_not_stop_the_others(chat: Setting, clock: "FakeClock") -> None:
     """It is set aside for longer and longer, and never ends ``failed``: nobody has said that it is at fault."""
-    chat.model.fails = lambda text: TimedOut("slow") if text == "bad" else None
+    chat.model.fails = lambda text: TimedOut("no answer in time") if text == "bad" else None
+    chat.model.failed_after_s = 5.0
     bad = asyncio.create_task(chat.ask("bad"))
     for number in range(20):
         assert await chat.ask(f"t{number}") == f"re: t{number}"
