@@ -69,7 +69,9 @@ class TaskRunner:
     ) -> None:
         self.settling = 0
         self.on_settling: Callable[[], None] = lambda: None
-        self._persistence = Persistence(outbox, reporter, persisted=persisted, clock=clock, metrics=metrics, rng=rng)
+        self._persistence = Persistence(
+            outbox, reporter, persisted=persisted, faults=faults, clock=clock, metrics=metrics, rng=rng
+        )
         self._source = source
         self._journal = journal
         self._find = find

@@ -491,7 +491,8 @@ async def test_a_full_disk_holds_the_slot_until_it_takes_the_result(clock: Any, 
     room.outbox.error = None
     assert await running is True
     assert standing(room.outbox, "a") == "in_outbox"
-    assert events(logs) == ["outbox.failed", "outbox.restored", "task.completed"]
+    noun = "outbox" if error is FULL else "component"
+    assert events(logs) == [f"{noun}.failed", f"{noun}.restored", "task.completed"]
 
 
 async def test_while_the_disk_is_full_the_result_is_reported_directly(clock: Any) -> None:
