@@ -22,6 +22,8 @@ Layers = tuple[Mapping[str, str], Mapping[str, str]]
 
 LAYERS: ContextVar[Layers] = ContextVar("LAYERS", default=({}, {}))
 G = TypeVar("G", bound="Group")
+#: the type of an error of one field whose message is about several
+SENTENCES = "sentences"
 #: shorter values are shown in the messages of other packages: they are numbers and the like
 LEAST_MASKED = 4
 
@@ -191,7 +193,7 @@ def _lines(error: ErrorDetails, fields: Mapping[str, FieldInfo], group: type[Gro
     kind, message = error["type"], error["msg"].removeprefix("Value error, ")
     if not _is_ours(group.__module__):
         message = _masked(message, fields)
-    if not error["loc"]:  # from a validator of the whole group, whose message names the variables
+    if not error["loc"] or kind == SENTENCES:  # from a validator of several fields, whose message names the variables
         return message.splitlines()
     field = fields.get(str(error["loc"][0]))
     if field is None:  # pydantic names a field by its variable when that has a value
@@ -219,13 +221,10 @@ def _masked(message: str, fields: Mapping[str, FieldInfo]) -> str:
     return message
 
 
-def _owner(group: type[Group]) -> str:
-    module = group.__module__.partition(".")[0]
-    return f"the package {packages_distributions().get(module, [module])[0]!r}"
-
-
 def _unusable(group: type[Group], reason: str) -> str:
-    origin = f"the settings group {group.__qualname__!r} of {_owner(group)}"
+    module = group.__module__.partition(".")[0]
+    package = packages_distributions().get(module, [module])[0]
+    origin = f"the settings group {group.__qualname__!r} of the package {package!r}"
     return f"{origin} cannot be used ({reason}): mend or uninstall that package"
 
 

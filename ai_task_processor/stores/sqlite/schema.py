@@ -165,9 +165,15 @@ def record_columns(db: sqlite3.Connection) -> str:
 
 
 def version(db: sqlite3.Connection) -> int:
-    """The file's schema version; 0 for a new file."""
+    """The file's schema version; 0 for a new file.
+
+    The columns tell schema 1 from 2: tools that copy a database may lose its ``user_version``.
+    """
     (found,) = db.execute("PRAGMA user_version").fetchone()
-    return int(found)
+    if found > VERSION:
+        return int(found)
+    columns = {name for (name,) in db.execute("SELECT name FROM pragma_table_info('records')")}
+    return 2 if "source" in columns else 1 if columns else 0
 
 
 def summaries(db: sqlite3.Connection) -> list[tuple[str, str, str, str, int]]:

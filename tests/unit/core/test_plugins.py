@@ -309,6 +309,13 @@ def test_a_group_that_cannot_be_read_is_one_line(install: Install, members: dict
     assert problems(lambda: load_selected({"TASK_SOURCE": "x", "Q": SECRET}, None)) == [line]
 
 
+def test_mock_vectors_need_no_url(install: Install) -> None:
+    install("sources", quiet=QuietSource)
+    given = {"TASK_SOURCE": "quiet", "OPENAI_BASE_URL": "zz"}
+    assert load_selected({**given, "EMBEDDING_PROVIDER": "mock"}, None)[0][ModelSettings].base_url is None
+    assert problems(lambda: load_selected(given, None))[0].startswith("OPENAI_BASE_URL must be ")
+
+
 @pytest.mark.parametrize(
     ("name", "shown"), [("nowhere", True), ("sk-proj-abcdef1234567890abcdef", False), ("two words", False)]
 )
