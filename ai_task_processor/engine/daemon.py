@@ -340,12 +340,12 @@ class Daemon:
 
     def _problems(self) -> list[Problem]:
         """Problems of the components, of the last poll, and of paused remotes."""
-        parts, problems = self._parts, self._problems_of(self._parts.source)
+        parts, problems = self._parts, self._faults.ask(Problem, self._parts.source, "problems")
         if parts.scheduler.problem is not None:
             problems.append(Problem(health.POLL_FAILED, parts.scheduler.problem))
         for component in parts.components:
             if component is not parts.source:
-                problems += self._problems_of(component)
+                problems += self._faults.ask(Problem, component, "problems")
         problems += self._faults.problems
         problems += [
             Problem("paused", f"{gate.service} is paused: {gate.reason}", ready=True)
@@ -353,11 +353,6 @@ class Daemon:
             if gate.reason is not None
         ]
         return problems
-
-    def _problems_of(self, component: Component) -> list[Problem]:
-        with self._faults.of(component, "problems"):
-            return all_of(Problem, component.problems())
-        return []
 
     def _backlog(self) -> Backlog | None:
         """The backlog of the source; None when it cannot tell."""
@@ -380,7 +375,11 @@ class Daemon:
         status, more = self._own_status(), dict[str, object]()
         for component in self._parts.components:
             with self._faults.of(component, "status"):
-                more |= _more(component.status(), {**status, **more})
+                fields: object = component.status()
+                if not isinstance(fields, Mapping) or not fields.keys().isdisjoint({**status, **more}):
+                    raise Nonsense("it returned no mapping, or a field that there is already")
+                codec.dumps(fields)
+                more |= fields
         return {**self._own_status(), **more}  # with the problems that were just found
 
     def _own_status(self) -> Mapping[str, object]:
@@ -417,14 +416,6 @@ class Daemon:
                 for gate in parts.gates
             },
         }
-
-
-def _more(fields: Mapping[str, object], status: Mapping[str, object]) -> Mapping[str, object]:
-    """A component's fields, if they can be added to ``/status``. Raises ``Nonsense``, ``ValueError``."""
-    if not isinstance(fields, Mapping) or not fields.keys().isdisjoint(status):
-        raise Nonsense("it returned no mapping, or a field that there is already")
-    codec.dumps(fields)
-    return fields
 
 
 @asynccontextmanager

@@ -57,6 +57,12 @@ class Faults:
         """A ``with`` block that calls a method: whatever it raises is noted, and only a cancellation is raised."""
         return _Call(self, component, method)
 
+    def ask(self, kind: type[T], component: object, method: str) -> list[T]:
+        """What a method returns: a collection of this kind; empty when it fails."""
+        with self.of(component, method):
+            return all_of(kind, getattr(component, method)())
+        return []
+
     def note(self, component: object, method: str, error: BaseException | None) -> str:
         """The result of the latest call: an error, or None when it succeeded. Returns the failure in one sentence."""
         key = id(component), method

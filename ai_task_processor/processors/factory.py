@@ -98,25 +98,25 @@ class ProcessorFactory:
             try:
                 if processor.can_process(task) and (processor not in self.installed or _answers(processor, task)):
                     return processor
-            except Exception as error:  # noqa: BLE001 - the boundary around somebody's code
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary around somebody's code
                 self._failed(processor, error)
         return None
 
     def _pause_s(self, processor: BaseProcessor) -> float:
         try:
             return _hold_s(processor)
-        except Exception as error:  # noqa: BLE001 - the boundary around somebody's code
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary around somebody's code
             self._failed(processor, error)
             return 0.0
 
     def _resumes_in_s(self, processor: BaseProcessor) -> float:
         try:
             return max(0.0, processor.resumes_in_s())
-        except Exception as error:  # noqa: BLE001 - the boundary around somebody's code
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary around somebody's code
             self._failed(processor, error)
             return inf
 
-    def _failed(self, processor: BaseProcessor, error: Exception) -> None:
+    def _failed(self, processor: BaseProcessor, error: BaseException) -> None:
         """Processors are called for every listed task: each type of error is logged once per processor."""
         failure = type(processor).__name__, type(error).__name__
         if failure not in self._reported:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 from urllib.parse import urlsplit
 
 from ai_task_processor.core import codec
@@ -43,32 +43,6 @@ CERTIFICATE_DAYS: Final = 14
 MAX_REASON: Final = 300
 
 Now = Callable[[], datetime]
-T = TypeVar("T")
-
-
-class Asked:
-    """Asks components for what they contribute. ``failures`` yields a finding for each method that failed."""
-
-    def __init__(self, faults: Faults) -> None:
-        self._faults = faults
-        self._failures: list[str] = []
-
-    def of(
-        self, kind: type[T], component: Component, method: str, *arguments: object, optional: bool = False
-    ) -> list[T]:
-        """What the method returned: a collection of ``kind``, or if ``optional`` one or None. Empty when it failed."""
-        try:
-            found = getattr(component, method)(*arguments)
-            if optional:
-                found = () if found is None else (found,)
-            return all_of(kind, found)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary around somebody's code
-            self._failures.append(self._faults.note(component, method, error))
-            return []
-
-    async def failures(self) -> AsyncIterator[Finding]:
-        for failure in dict.fromkeys(self._failures):
-            yield wrong(failure, "mend or uninstall that package")
 
 
 def mistake(problem: str) -> Finding:
@@ -221,7 +195,7 @@ def listed(seen: Listed, can_process: Callable[[Task], bool]) -> Iterator[Findin
         yield warning(text, "leave them to another worker, or install or configure their processor")
 
 
-async def beside(services: Services, components: Sequence[Component], asked: Asked) -> AsyncIterator[Finding]:
+async def beside(services: Services, components: Sequence[Component], faults: Faults) -> AsyncIterator[Finding]:
     """Ask a running daemon for its problems: it may use other secrets, and has made more calls."""
     ops = services.settings.ops
     host = "127.0.0.1" if ops.metrics_host in ("0.0.0.0", "::") else ops.metrics_host  # noqa: S104 - compared with, not bound to
@@ -231,11 +205,11 @@ async def beside(services: Services, components: Sequence[Component], asked: Ask
         status = codec.loads(answer.content)
     except (RemoteError, ValueError):
         return  # no daemon there
-    for finding in reported(status, components, asked):
+    for finding in reported(status, components, faults):
         yield finding
 
 
-def reported(status: object, components: Sequence[Component], asked: Asked) -> Iterator[Finding]:
+def reported(status: object, components: Sequence[Component], faults: Faults) -> Iterator[Finding]:
     """Findings about the problems in a daemon's ``/status``, explained by the component that knows the problem."""
     fields = status if isinstance(status, dict) else {}
     reasons = fields.get("not_ready_because")
@@ -245,6 +219,18 @@ def reported(status: object, components: Sequence[Component], asked: Asked) -> I
     for reason in (str(reason)[:MAX_REASON] for reason in reasons):
         code, _, text = reason.partition(": ")
         if code not in ("starting", "draining"):
-            problem = Problem(code, text)
-            explained = (asked.of(Finding, component, "explain", problem, optional=True) for component in components)
-            yield next((finding for (finding,) in filter(None, explained)), warning(f"it says: {reason}"))
+            explanations = (_explained(Problem(code, text), component, faults) for component in components)
+            yield next(filter(None, explanations), warning(f"it says: {reason}"))
+
+
+def _explained(problem: Problem, component: Component, faults: Faults) -> Finding | None:
+    with faults.of(component, "explain"):
+        found = component.explain(problem)
+        return None if found is None else all_of(Finding, [found])[0]
+    return None
+
+
+async def failed(faults: Faults) -> AsyncIterator[Finding]:
+    """Findings about the components that could not be asked."""
+    for problem in faults.problems:
+        yield wrong(problem.message, "mend or uninstall that package")

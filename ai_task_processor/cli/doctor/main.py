@@ -61,8 +61,8 @@ def checks_of(parts: Parts) -> Iterator[Check]:
     network, now = parts.settings.network, parts.clock.now
     store, *others = parts.components
     components = [*others, store]
-    asked = checks.Asked(parts.faults)
-    remotes = [remote for component in components for remote in asked.of(Remote, component, "remotes")]
+    ask = parts.faults.ask
+    remotes = [remote for component in components for remote in ask(Remote, component, "remotes")]
     for url, client in parts.services.clients:
         client.observe = partial(checks.note, [remote for remote in remotes if remote.url == url], now)
     for remote in remotes:
@@ -71,12 +71,12 @@ def checks_of(parts: Parts) -> Iterator[Check]:
         title, work = "TLS" if remote.url.startswith("https:") else "connection", partial(checks.connect, remote)
         yield Check(title, partial(work, network, now), remote.setting, (remote,), remote.name, remote)
     for component in others:
-        yield from asked.of(Check, component, "checks")
+        yield from ask(Check, component, "checks")
     yield Check("clock", partial(checks.clocks, remotes), "NTP")
-    yield from asked.of(Check, store, "checks")
+    yield from ask(Check, store, "checks")
     if parts.settings.ops.metrics_port:
-        yield Check("daemon", partial(checks.beside, parts.services, components, asked), "METRICS_PORT")
-    yield Check("plug-ins", asked.failures, "TASK_SOURCE, STORE, SINKS or EMBEDDING_PROVIDER")
+        yield Check("daemon", partial(checks.beside, parts.services, components, parts.faults), "METRICS_PORT")
+    yield Check("plug-ins", partial(checks.failed, parts.faults), "TASK_SOURCE, STORE, SINKS or EMBEDDING_PROVIDER")
 
 
 async def run(

@@ -341,7 +341,7 @@ class Explaining(Component):
 def test_what_the_daemon_beside_says_is_told(reasons: list[str], expected: list[Finding]) -> None:
     """In the words of the component that knows the problem; the rest is passed on."""
     status = {"state": "running", "not_ready_because": reasons}
-    first, *found = checks.reported(status, [Silent(), Explaining()], checks.Asked(Faults()))
+    first, *found = checks.reported(status, [Silent(), Explaining()], Faults())
     assert first == ok("it answers 'running'", daemon=True)
     assert found == expected
 
@@ -351,4 +351,4 @@ def test_what_the_daemon_beside_says_is_told(reasons: list[str], expected: list[
 )
 def test_a_strange_status_is_harmless(status: object) -> None:
     """Another server may listen there: its words are few."""
-    assert all(len(finding.text) < 400 for finding in checks.reported(status, [], checks.Asked(Faults())))
+    assert all(len(finding.text) < 400 for finding in checks.reported(status, [], Faults()))
