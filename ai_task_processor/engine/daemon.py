@@ -289,11 +289,11 @@ class Daemon:
             self._sighup.clear()
             log.info("daemon.hung_up")
             await parts.secrets.reread()
-            for gate in parts.gates:
-                gate.due()
             for component in parts.components:
                 with self._faults.of(component, "reload"):
                     await component.reload()
+            for gate in parts.gates:  # after the reloads: until then a call fails with the old secrets
+                gate.due()
             self._wake()
             parts.delivery.wake()
 

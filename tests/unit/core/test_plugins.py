@@ -266,6 +266,14 @@ def test_only_a_provider_may_be_nothing(install: Install) -> None:
     """No model is configured."""
     install("providers", x=type("Built", (Provider,), {"build": staticmethod(lambda _: None)}))
     assert find("providers", "x").build(None) is None
+    assert find("providers", "x").build(None, "build_chat") is None
+
+
+def test_a_provider_for_chat_is_checked_alike(install: Install) -> None:
+    install("providers", "acme-x", x=type("Built", (Provider,), {"build_chat": staticmethod(lambda _: 1 / 0)}))
+    (line,) = problems(lambda: find("providers", "x").build(None, "build_chat"))
+    package = "the provider 'x' of the package 'acme-x'"
+    assert line == f"{package} cannot be built (ZeroDivisionError): mend or uninstall that package"
 
 
 def group(**members: object) -> type[Group]:
