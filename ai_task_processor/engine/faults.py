@@ -79,11 +79,12 @@ class Faults:
     @property
     def problems(self) -> list[Problem]:
         """The failures that last."""
-        return [
+        problems = [
             Problem("component_failed", f"{words} ({condition.reason})", ready=method in _SPARED)
             for (_, method), (condition, words) in self._noted.items()
             if condition.reason is not None and method not in _LOGGED
         ]
+        return list(dict.fromkeys(problems))  # one plug-in may provide both embeddings and chat
 
     async def release(self, source: TaskSource, receipt: Receipt, delay_s: float) -> None:
         """Release a task. It counts as released when that fails: it stays pending upstream, or its claim expires."""

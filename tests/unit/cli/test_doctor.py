@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -344,6 +345,26 @@ def test_what_the_daemon_beside_says_is_told(reasons: list[str], expected: list[
     first, *found = checks.reported(status, [Silent(), Explaining()], Faults())
     assert first == ok("it answers 'running'", daemon=True)
     assert found == expected
+
+
+@pytest.mark.parametrize("answer", [SystemExit(3), "nonsense"])
+async def test_a_component_that_cannot_explain_is_named(answer: object) -> None:
+    """Another one is asked, and the failure is a finding of its own."""
+
+    class Failing(Component):
+        name = "failing"
+
+        def explain(self, _: Problem) -> Any:
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+    status = {"state": "running", "not_ready_because": ["outbox_full"]}
+    faults = Faults()
+    assert len(list(checks.reported(status, [Failing(), Explaining()], faults))) == 2
+    (finding,) = [finding async for finding in checks.failed(faults)]
+    assert finding.mark == "failure"
+    assert finding.text.startswith("the component 'failing' fails in explain (")
 
 
 @pytest.mark.parametrize(
