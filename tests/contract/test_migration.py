@@ -73,6 +73,12 @@ async def test_a_present_file_without_its_version_is_used(tmp_path: Path, versio
         assert len(await waiting(outbox)) == 1
 
 
+async def test_the_file_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as db:
+        db.execute("CREATE TABLE records (name)")
+    await failing(DataDirectoryError, store(tmp_path).open(), "move the file away")
+
+
 async def test_commands_read_it_before_it_is_migrated(directory: Path) -> None:
     """An operator may look before the daemon has started."""
     listed = list(inspection.iter_records(directory))

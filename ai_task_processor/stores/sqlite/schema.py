@@ -112,6 +112,7 @@ DAMAGED = "the file is damaged: the daemon sets it aside at its next start and k
 _NO_LOCKS = "file locks or shared memory do not work there; set DATA_DIR to a directory on a local disk"
 #: by extended error code, otherwise by primary code
 _REMEDIES = {
+    sqlite3.SQLITE_ERROR: "its tables are not those of an outbox: move the file away, and the daemon makes a new one",
     sqlite3.SQLITE_BUSY: "another process is writing: try again",
     sqlite3.SQLITE_FULL: "make room on that disk",
     sqlite3.SQLITE_READONLY: "the file or its file system is read-only; make it writable for this user",
