@@ -20,6 +20,7 @@ from ai_task_processor.core.errors import ConfigurationError, DataDirectoryError
 from ai_task_processor.core.ports import Backlog
 from ai_task_processor.engine.faults import Faults, Nonsense, all_of
 from ai_task_processor.engine.grace import GracePeriod
+from ai_task_processor.engine.guard import contained
 from ai_task_processor.engine.wiring import Parts
 from ai_task_processor.ops import health, logs
 from ai_task_processor.ops.condition import Condition
@@ -422,7 +423,7 @@ class Daemon:
 async def alive(component: Component, faults: Faults) -> AsyncIterator[None]:
     """Run a component while the body runs. Raises its own error when it fails, at the start or in between."""
     ready, body = asyncio.Event(), asyncio.current_task()
-    life = asyncio.create_task(_life(component, ready), name=component.name or type(component).__name__)
+    life = asyncio.create_task(contained(lambda: component.run(ready)), name=component.name or type(component).__name__)
     begun = asyncio.create_task(ready.wait())
 
     def ended(_: object) -> None:
@@ -454,10 +455,3 @@ async def alive(component: Component, faults: Faults) -> AsyncIterator[None]:
             await asyncio.wait([life])
             if not life.cancelled() and life.exception() is not None:
                 raise failure("")
-
-
-async def _life(component: Component, ready: asyncio.Event) -> None:
-    try:
-        await component.run(ready)
-    except (SystemExit, KeyboardInterrupt) as error:  # would end the event loop
-        raise RuntimeError(f"it raised {type(error).__name__}") from error

@@ -14,7 +14,7 @@ from math import inf
 from ai_task_processor.core.errors import CircuitOpen, OutboxUnwritable, Rejected, RemoteError, explained
 from ai_task_processor.core.ports import Clock, Outbox
 from ai_task_processor.engine.faults import Faults
-from ai_task_processor.engine.guard import RAISED, being_cancelled
+from ai_task_processor.engine.guard import RAISED, being_cancelled, contained
 from ai_task_processor.engine.outcome import text
 from ai_task_processor.engine.reporting import LONGEST_DEFERRAL_S, Reporter, deferral_s, requested_s
 from ai_task_processor.models.task import Record
@@ -110,7 +110,8 @@ class Persistence:
 
     async def _put(self, record: Record) -> None:
         """Commit without being cancelled. A commit that fails after the cancellation is not retried: a lost result."""
-        commit = asyncio.ensure_future(self._outbox.put(record))
+        put = self._outbox.put(record)
+        commit = asyncio.ensure_future(contained(lambda: put) if asyncio.iscoroutine(put) else put)
         # Not ``asyncio.shield``: it takes three times as long, for every task.
         done: asyncio.Future[None] = commit.get_loop().create_future()
         commit.add_done_callback(lambda _: None if done.done() else done.set_result(None))

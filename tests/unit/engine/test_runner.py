@@ -479,7 +479,7 @@ async def test_a_commit_that_fails_after_the_cancellation_is_counted(clock: Any,
 # --- the disk refuses
 
 
-@pytest.mark.parametrize("error", [FULL, RuntimeError("a bug of the store")])
+@pytest.mark.parametrize("error", [FULL, RuntimeError("a bug of the store"), SystemExit(3)])
 async def test_a_full_disk_holds_the_slot_until_it_takes_the_result(clock: Any, logs: Logs, error: Exception) -> None:
     """While disk and API fail, the result stays in its slot; begin and end are logged once."""
     room = Room(clock, good, disk=error, answers=[errors.Unsent("refused")] * 1_000)
