@@ -479,6 +479,25 @@ async def test_a_commit_that_fails_after_the_cancellation_is_counted(clock: Any,
 # --- the disk refuses
 
 
+async def test_a_store_that_ends_the_process_in_a_commit_ends_nothing(
+    clock: Any, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``SystemExit`` in the task of a commit would end the event loop; the result stays in its slot."""
+    room = Room(clock, good, answers=[errors.Unsent("refused")] * 1_000)
+
+    async def put(_: Record) -> None:
+        await clock.sleep(0.1)
+        raise SystemExit(3)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room.outbox, "put", put)
+        running = asyncio.ensure_future(room.run())
+        await clock.sleep(10.0)
+        assert not running.done()
+    assert await running is True
+    assert events(logs) == ["component.failed", "component.restored", "task.completed"]
+
+
 @pytest.mark.parametrize("error", [FULL, RuntimeError("a bug of the store"), SystemExit(3)])
 async def test_a_full_disk_holds_the_slot_until_it_takes_the_result(clock: Any, logs: Logs, error: Exception) -> None:
     """While disk and API fail, the result stays in its slot; begin and end are logged once."""
