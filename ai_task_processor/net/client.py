@@ -183,7 +183,7 @@ class HttpClient:
         self.observe: Callable[[StreamedAnswer], None] | None = None
         self.pool = pool
         self._tokens = tokens
-        self._max_bytes = max_answer_bytes or sys.maxsize
+        self._max_bytes = sys.maxsize if max_answer_bytes is None else max_answer_bytes
         parts, known = urlsplit(url), httpx2.URL(url)
         self._origin = f"{known.scheme}://{known.netloc.decode('ascii')}"
         #: how our server is written in URLs: as it was set, and as httpx2 writes it
