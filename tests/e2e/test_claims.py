@@ -1,6 +1,8 @@
 """Claims through the whole chain with the real command: models with bad habits, Wikidata away, mock answers."""
 
 import asyncio
+import random
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -69,26 +71,32 @@ async def test_a_chain_runs_to_its_end(sandbox: WatchedSandbox, daemon: Start) -
     assert sandbox.stats.wikidata_requests == again, "what was found is on disk"
 
 
-@pytest.mark.parametrize("habit", ["prose", "fence", "truncated", "refusal", "unlisted", "wrong", "empty"])
+class EveryFifth(random.Random):
+    """Makes every fifth answer of the model a bad one, never two in a row: chance would fail some tasks."""
+
+    calls = 0
+
+    def random(self) -> float:
+        self.calls += 1
+        return float(self.calls % 5 != 0)
+
+
+@pytest.mark.parametrize("habit", ["prose", "fence", "truncated", "refusal", "unlisted", "wrong", "tool_call", "empty"])
 async def test_a_fifth_of_the_answers_are_bad(sandbox: WatchedSandbox, daemon: Start, habit: str) -> None:
-    """No request gets a wrong or an empty field; a task that met three bad answers in a row ends ``failed``."""
+    """Every request arrives, and with what is true: nothing wrong, nothing empty."""
     claims = add(sandbox, 20)
+    sandbox.chat.rng = EveryFifth()
     sandbox.chat.behave({habit: 0.2})
-    await daemon(CONCURRENCY_LIMIT=16, POLLING_INTERVAL_SECONDS=1)
-
-    def settled() -> bool:
-        failed = sum(task.state == "failed" for task in sandbox.tasks)
-        return statuses(sandbox)["In Triage"] + failed >= 20 and not sandbox.tasks.pending
-
-    await eventually(settled, 60)
-    assert sandbox.verifications.refused == []
-    failed = [task for task in sandbox.tasks if task.state == "failed"]
-    assert len(failed) <= 4
-    assert {task.error["code"] for task in failed} <= {"truncated", "refused", "invalid_output"}  # type: ignore[index]
-    if not failed:
-        check(sandbox, claims)
-    for claim, request in zip(claims, sandbox.verifications.requests.values(), strict=True):
-        assert request.fields.get("severity", claim.severity) == claim.severity
+    worker = await daemon(CONCURRENCY_LIMIT=16)
+    await triaged(sandbox, 20)
+    check(sandbox, claims)
+    if habit in ("prose", "fence"):
+        assert sandbox.chat.calls == 80
+        text = (await worker.get("/metrics")).text
+        repaired = re.findall(r'model_answers_total\{model="other",outcome="repaired",[^}]*\} ([\d.]+)', text)
+        assert sum(map(float, repaired)) == 16
+    elif habit != "unlisted":
+        assert sandbox.chat.calls > 80
 
 
 @pytest.mark.parametrize(
@@ -125,7 +133,7 @@ async def test_wikidata_is_away(sandbox: WatchedSandbox, daemon: Start, fault: d
     claims = add(sandbox, 8)
     sandbox.faults.add("wikidata", **fault)
     worker = await daemon(CONCURRENCY_LIMIT=8, POLLING_INTERVAL_SECONDS=2)
-    await eventually(lambda: sandbox.chat.calls >= 6)
+    await eventually(lambda: sandbox.chat.calls >= 1)
     await asyncio.sleep(4)
     reached = sandbox.stats.wikidata_requests
     assert reached < 40, "a circuit or Retry-After bounds the requests"
