@@ -138,7 +138,7 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     process.raise_descriptor_limit()
     factory = ProcessorFactory()
-    settings, selected = load_selected(groups=factory.settings_groups, chats=factory.chats)
+    settings, selected = load_selected(groups=factory.settings_groups, chats=factory.chats_with)
     logs.configure(level=settings.log.level, format=settings.log.format, secrets=settings.secrets())
     logs.install_crash_hooks()
     log = logs.get_logger("ai_task_processor")

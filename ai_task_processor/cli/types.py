@@ -6,6 +6,7 @@ import json
 import random
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from ai_task_processor.models.task import Task, Usage
 from ai_task_processor.net.secrets import Secrets
 from ai_task_processor.net.services import Services
 from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.processors.chat.aletheia.processor import AletheiaProcessor, built_in_types
+from ai_task_processor.processors.chat.aletheia.settings import AletheiaSettings
 from ai_task_processor.processors.chat.caller import chat_caller
 from ai_task_processor.processors.chat.processor import PromptProcessor
 from ai_task_processor.processors.chat.prompt_type import PromptType, load_prompt_types
@@ -38,20 +41,17 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _list(_arguments: argparse.Namespace) -> int:
-    types = load_prompt_types(load_group(PartsSettings).task_types)
-    if not types:
-        _say("there are none: set TASK_TYPES to TOML files, or folders of them")
-        return EX_OK
+    types = _types()
     model = load_group(PromptSettings).model
     _say(_ROW.format("TYPE", "MODEL", "RESULT", "TEXT"))
-    for name, each in sorted(types.items()):
+    for name, each in types.items():
         result = each.result or ("text" if each.answer_schema is None else "whole answer")
         _say(_ROW.format(name, each.model or model, result, each.text or "none"))
     return EX_OK
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    found = load_prompt_types(load_group(PartsSettings).task_types).get(arguments.name)
+    found = _types().get(arguments.name)
     if found is None:
         return _unknown(arguments.name)
     _say(json.dumps(found.model_dump(by_alias=True, exclude_none=True), ensure_ascii=False, indent=2))
@@ -59,23 +59,32 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _try(arguments: argparse.Namespace) -> int:
-    settings = load_settings(groups=(ChatSettings, ModelSettings, PromptSettings))
+    settings = load_settings(groups=(ChatSettings, ModelSettings, PromptSettings, AletheiaSettings))
     processor = PromptProcessor()
     processor.configure(settings)
-    prompt_type = processor.types.get(arguments.name)
-    if prompt_type is None:
+    if arguments.name not in processor.types:
+        processor = AletheiaProcessor()
+    if arguments.name not in processor.task_types:
         return _unknown(arguments.name)
     try:
         content = _content(arguments.file)
     except (OSError, ValueError) as error:
         _complain(f"{arguments.file} cannot be read as JSON: {error}")
         return EX_NOINPUT
-    return asyncio.run(_tried(settings, processor, prompt_type, content))
+    return asyncio.run(_tried(settings, processor, Task(id="try", type=arguments.name, content=content)))
 
 
-async def _tried(settings: Settings, processor: PromptProcessor, prompt_type: PromptType, content: object) -> int:
+def _types() -> Mapping[str, PromptType]:
+    """Those of TASK_TYPES, then the built-in ones that they do not replace."""
+    own = load_prompt_types(load_group(PartsSettings).task_types)
+    built_in = {name: each for name, each in sorted(built_in_types().items()) if name not in own}
+    return dict(sorted(own.items())) | built_in
+
+
+async def _tried(settings: Settings, processor: PromptProcessor, task: Task) -> int:
     clock, began_at = SystemClock(), time.perf_counter()
-    metrics = Metrics(version=__version__, provider=settings[ChatSettings].mode, task_types=processor.task_types)
+    mode, types, remotes = settings[ChatSettings].mode, processor.task_types, processor.services
+    metrics = Metrics(version=__version__, provider=mode, task_types=types, services=remotes)
     services = Services(
         settings=settings,
         secrets=Secrets(settings),
@@ -91,26 +100,30 @@ async def _tried(settings: Settings, processor: PromptProcessor, prompt_type: Pr
     threshold = settings.worker.circuit_breaker_threshold
     circuits = ModelCircuits(threshold=threshold, clock=clock, metrics=metrics, service="chat")
     chat = chat_caller(provider, services, circuits, opened=lambda: None)
-    processor.context = ProcessorContext(
-        clock=clock,
-        settings=settings,
-        metrics=metrics,
-        wait_s=settings.worker.task_timeout_s,
-        chat=chat,
-        model_aliases=settings[ModelSettings].aliases,
+    processor.equip(
+        ProcessorContext(
+            clock=clock,
+            settings=settings,
+            metrics=metrics,
+            wait_s=settings.worker.task_timeout_s,
+            chat=chat,
+            chat_is_mock=provider.name == "mock",
+            services=services,
+            model_aliases=settings[ModelSettings].aliases,
+        )
     )
     if provider.name == "mock":
         _complain("OPENAI_API_KEY is the placeholder: the answer is made up, no model is called")
     async with AsyncExitStack() as stack:
-        for component in (provider, chat):
+        for component in (provider, chat, processor):
             await stack.enter_async_context(alive(component))
         try:
-            result = await processor.process(Task(id="try", type=prompt_type.type, content=content))
+            result = await processor.process(task)
         except TaskError as error:
             _say(codec.dumps({"error": {"code": error.code, "message": error.message}}).decode())
             return EX_FAILED
         except RemoteError as error:
-            _complain(f"the model API: {error}")
+            _complain(f"a remote: {error}")
             return EX_UNAVAILABLE
     usage = result.usage or Usage()
     shown = {
@@ -131,7 +144,7 @@ def _content(file: str) -> object:
 
 
 def _unknown(name: str) -> int:
-    _complain(f"TASK_TYPES has no type {name!r}: look at `ai-task-processor types list`")
+    _complain(f"neither TASK_TYPES nor the built-ins have a type {name!r}: look at `ai-task-processor types list`")
     return EX_NOINPUT
 
 

@@ -5,7 +5,7 @@ An installed package registers its classes as entry points (``ai_task_processor.
 installation, and in ``pyproject.toml``. Built-in processors are listed in ``ProcessorFactory``.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -100,6 +100,8 @@ def chat_groups_of(provider: object) -> Sequence[type[Group]]:
 def built_in_groups() -> Sequence[type[Group]]:
     """The groups of every built-in, for documentation and tests."""
     components = [load(kind, name) for kind, names in BUILT_IN.items() for name in names]
+    factory = EntryPoint("processors", "ai_task_processor.processors.factory:ProcessorFactory", "").load()
+    components += factory().processors
     return list(dict.fromkeys(group for each in components for group in (*groups_of([each]), *chat_groups_of(each))))
 
 
@@ -122,11 +124,11 @@ def load_selected(
     dotenv: Path | None = Path(".env"),
     *,
     groups: Collection[type[Group]] = (),
-    chats: bool = False,
+    chats: Callable[[PartsSettings], bool] = lambda _: False,
 ) -> tuple[Settings, Selected]:
     """The settings of this process, and the components that they select.
 
-    ``groups``: those of processors; ``chats``: some of them use chat models.
+    ``groups``: those of processors; ``chats``: whether some of them use chat models, given which types are enabled.
 
     Raises ``ConfigurationError`` with a line for every mistake.
     """
@@ -143,7 +145,7 @@ def load_selected(
         except ConfigurationError as error:
             reading.problems += error.problems
     chat = None
-    if parts is not None and (chats or parts.task_types):
+    if parts is not None and (parts.task_types or chats(parts)):
         try:
             chat = load("providers", parts.chat_provider)
         except ConfigurationError as error:

@@ -30,8 +30,16 @@ class PartsSettings(Group):
     store: str = setting("STORE", "the name of the store that keeps results", "sqlite")
     sinks: Names = setting("SINKS", "the names of further destinations of results, separated by commas", "")
     embedding_provider: str = setting("EMBEDDING_PROVIDER", "the name of the provider of embeddings", "openai")
+    enabled_task_types: Names = setting(
+        "ENABLED_TASK_TYPES", "the task types that this daemon takes, separated by commas; all it can do if not set", ""
+    )
     task_types: Paths = setting("TASK_TYPES", "files or folders with prompt types in TOML, with colons between", "")
     chat_provider: str = setting("CHAT_PROVIDER", "the name of the provider of chat models", "openai")
+
+    def takes(self, task_type: str) -> bool:
+        """Whether tasks of this type are processed here, if something can. ``-`` in a name means ``_``, too."""
+        names = {name.replace("-", "_") for name in self.enabled_task_types}
+        return not names or task_type.replace("-", "_") in names
 
 
 class WorkerSettings(Group):

@@ -35,6 +35,8 @@ from ai_task_processor.providers.settings import ModelSettings
 
 #: seconds until the next check whether something may be claimed: store not accepting, delivery behind
 STORAGE_LOOK_S, DELIVERY_LOOK_S = 0.5, 0.005
+#: models with metric series of their own
+MAX_MODELS = 3
 #: part of TASK_TIMEOUT that a processor may wait for a remote
 WAIT_SHARE = 0.9
 
@@ -178,6 +180,8 @@ def assemble(
             wait_s=WAIT_SHARE * worker.task_timeout_s,
             embedder=embedder,
             chat=chat,
+            chat_is_mock=chat_provider is not None and chat_provider.name == "mock",
+            services=services,
             default_model=model.default_embedding_model,
             model_aliases=model.aliases,
             result_as_object=model.embedding_result == "object",
@@ -215,10 +219,11 @@ def _services(
     metrics = Metrics(
         version=__version__,
         provider=model.mode,
-        models=[*model.counted_models(), *chat_models],
+        models=[*model.counted_models()[: MAX_MODELS - len(chat_models)], *chat_models],
         task_types=factory.task_types,
         chat_models=chat_models,
         chat_types=factory.chat_types,
+        services=factory.services,
     )
 
     def lost(task_id: str | None) -> None:

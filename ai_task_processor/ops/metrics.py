@@ -22,9 +22,11 @@ from ai_task_processor.core.ports import SkipReason
 PREFIX = "ai_task_processor_"
 OTHER = "other"
 
-# From 5 ms to one hour: a model call may take minutes, a task may wait much longer. Each bound costs
-# 15 of the 700 series.
+# From 5 ms to one hour: a model call may take minutes, a task may wait much longer. Each bound costs a series for each
+# label value, of 700 in all: with more types than ``FEW_TYPES`` the histograms by type have the coarse bounds.
 LATENCY_S = (0.005, 0.025, 0.1, 0.25, 1, 2.5, 10, 30, 120, 600, 3600)
+COARSE_S = (0.005, 0.1, 1, 10, 120, 3600)
+FEW_TYPES = 2
 LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 POLL_BYTES = (256, 4096, 65_536, 1_048_576, 16_777_216, 268_435_456)
 BATCH_SIZES = (1, 4, 16, 64, 256, 1024, 2048)
@@ -108,6 +110,7 @@ class Metrics:
         task_types: Iterable[str] = (),
         chat_models: Iterable[str] = (),
         chat_types: Iterable[str] = (),
+        services: Iterable[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
@@ -119,6 +122,7 @@ class Metrics:
         one, many = self._one, self._many
         latency = partial(Histogram, buckets=LATENCY_S)
         by_type = _Axis.of("task_type", task_types)
+        lasting = partial(Histogram, buckets=LATENCY_S if len(by_type.values) <= FEW_TYPES + 1 else COARSE_S)
         by_model = _Axis.of("model", models)
         by_provider = _Axis(
             ("provider", "model"), {key: (_printable(provider), *names) for key, names in by_model.values.items()}
@@ -127,7 +131,7 @@ class Metrics:
         by_status = _Axis(("status_code",), {**{c: (str(c),) for c in STATUS_CODES}, None: ("none",), OTHER: (OTHER,)})
         by_token_type = _Axis.of("type", ("prompt", "completion", "total"), other=False)
         by_kind = _Axis.of("kind", ("requests", "tokens"))
-        by_service = _Axis.of("service", SERVICES)
+        by_service = _Axis.of("service", (*SERVICES, *services))
         by_target = _Axis.of("to", BREAKER_STATES, other=False)
         by_state = _Axis.of("state", STATES, other=False)
 
@@ -146,9 +150,9 @@ class Metrics:
         self._read_ahead = one(Gauge, "read_ahead_tasks", "Listed tasks that wait here for free slots.")
         # --- tasks
         self._processed = many(Counter, "tasks_processed_total", "Settled tasks.", by_type, status=TASK_STATUSES)
-        self._processing = many(latency, "task_processing_duration_seconds", "From started to settled.", by_type)
-        self._wait = many(latency, "task_wait_seconds", "From created to started.", by_type)
-        self._end_to_end = many(latency, "task_end_to_end_seconds", "From created to acknowledged.", by_type)
+        self._processing = many(lasting, "task_processing_duration_seconds", "From started to settled.", by_type)
+        self._wait = many(lasting, "task_wait_seconds", "From created to started.", by_type)
+        self._end_to_end = many(lasting, "task_end_to_end_seconds", "From created to acknowledged.", by_type)
         self._in_flight = one(Gauge, "tasks_in_flight", "Tasks being processed.")
         self._slots = one(Gauge, "slots", "Tasks that may be processed at once.")
         self._stuck = one(Gauge, "stuck_tasks", "Tasks that outlived their deadline and do not end.")

@@ -34,8 +34,8 @@ __all__ = [
 class BaseProcessor(Component, ABC):
     """Turns tasks of some types into results. One instance serves many tasks at the same time.
 
-    It is made without arguments; ``context`` is set before its first task. ``run`` (see ``Component``) opens and
-    closes what it needs.
+    It is made without arguments and is given its context (``equip``) before its first task. ``run`` (see
+    ``Component``) opens and closes what it needs.
     """
 
     context: ProcessorContext
@@ -43,6 +43,8 @@ class BaseProcessor(Component, ABC):
     task_types: frozenset[str] = frozenset()
     #: does it use ``context.chat``?
     chats: bool = False
+    #: the remotes that it has circuits for (``context.services.gate``), for the metrics' closed label set
+    services: tuple[str, ...] = ()
     #: the settings it reads, as ``context.settings[AGroup]``
     settings_groups: ClassVar[tuple[type[Group], ...]] = ()
 
@@ -53,6 +55,10 @@ class BaseProcessor(Component, ABC):
 
     @kit.setter
     def kit(self, context: ProcessorContext) -> None:
+        self.context = context
+
+    def equip(self, context: ProcessorContext) -> None:
+        """Take the context, once; the place to build what depends on it, such as the client of a remote."""
         self.context = context
 
     def configure(self, settings: Settings) -> None:

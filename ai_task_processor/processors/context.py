@@ -7,6 +7,7 @@ from typing import Protocol
 from ai_task_processor.core.ports import ChatAnswer, ChatRequest, Clock
 from ai_task_processor.core.settings import Settings
 from ai_task_processor.models.task import Embedded
+from ai_task_processor.net.services import Services
 from ai_task_processor.ops.metrics import Metrics
 
 
@@ -50,9 +51,10 @@ class ProcessorContext:
     """Given to every processor before its first task.
 
     ``settings[AGroup]`` has the groups that the processor declares in ``settings_groups``. ``embedder`` and ``chat``
-    are None when no model is configured for them; ``chat`` also when no processor says ``chats``. ``model_aliases``
-    maps the names that tasks use to the provider's. ``wait_s`` is how long a processor may wait for a remote before it
-    should release its task: a little less than ``TASK_TIMEOUT``.
+    are None when no model is configured for them; ``chat`` also when no processor says ``chats``. ``chat_is_mock``: its
+    answers are made up. ``services`` (None in some tests) make HTTP clients and circuits for remotes of a processor's
+    own. ``model_aliases`` maps the names that tasks use to the provider's. ``wait_s`` is how long a processor may wait
+    for a remote before it should release its task: a little less than ``TASK_TIMEOUT``.
     """
 
     clock: Clock
@@ -61,6 +63,8 @@ class ProcessorContext:
     wait_s: float
     embedder: Embedder | None = None
     chat: Chat | None = None
+    chat_is_mock: bool = False
+    services: Services | None = None
     default_model: str = "text-embedding-3-small"
     model_aliases: Mapping[str, str] = field(default_factory=dict)
     result_as_object: bool = False

@@ -1,15 +1,17 @@
 """ProcessorFactory: finds the processor of a task among the built-ins and those of installed packages."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from math import inf
 
 from ai_task_processor.core import plugins
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.groups import Group
-from ai_task_processor.core.settings import Settings
+from ai_task_processor.core.settings import PartsSettings, Settings
 from ai_task_processor.models.task import Task
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.processors.base import BaseProcessor
+from ai_task_processor.processors.chat.aletheia.processor import AletheiaProcessor
 from ai_task_processor.processors.chat.processor import PromptProcessor
 from ai_task_processor.processors.context import ProcessorContext
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
@@ -19,6 +21,8 @@ log = get_logger(__name__)
 
 class ProcessorFactory:
     """Every processor, built-ins first; the first whose ``can_process`` is true gets the task.
+
+    ``_optional`` are built-ins that leave a type to every other processor that declares it.
 
     Raises ``ConfigurationError`` when an installed processor cannot be loaded: its tasks would stay pending unnoticed.
     """
@@ -30,15 +34,19 @@ class ProcessorFactory:
         self._installed = {_made(plugin): plugin.package for plugin in plugins.installed("processors")}
         self._processors += self._installed
         self._processors.append(PromptProcessor())  # last: the types of others are not taken from them
+        self._optional: list[BaseProcessor] = [AletheiaProcessor()]
+        self._takes: Callable[[str], bool] = lambda _: True
         self._reported: set[tuple[str, str]] = set()
 
     @property
     def processors(self) -> Sequence[BaseProcessor]:
-        return self._processors
+        """Those that may get a task."""
+        return [*self._processors, *(each for each in self._optional if each.task_types)]
 
     def configure(self, settings: Settings) -> None:
         """Let every processor read what decides its task types. Raises ``ConfigurationError``."""
         taken: dict[str, str] = {}
+        self._takes = settings.parts.takes
         for processor in self._processors:
             processor.configure(settings)
             name = type(processor).__name__
@@ -50,51 +58,73 @@ class ProcessorFactory:
             if problems:
                 raise ConfigurationError(*problems)
             taken |= dict.fromkeys(processor.task_types, name)
+        for processor in self._optional:
+            processor.configure(settings)
+            processor.task_types = frozenset(filter(self._takes, processor.task_types - taken.keys()))
+            taken |= dict.fromkeys(processor.task_types, type(processor).__name__)
+        if unknown := [name for name in settings.parts.enabled_task_types if name.replace("-", "_") not in taken]:
+            reason = f"ENABLED_TASK_TYPES has types that no processor declares: {', '.join(unknown)}"
+            log.warning("settings.warned", reason=reason)
 
     def equip(self, context: ProcessorContext) -> None:
         """Give every processor its context; before the first task."""
-        for processor in self._processors:
-            processor.context = context
+        for processor in self.processors:
+            processor.equip(context)
         for processor, package in self._installed.items():
             log.info("plugin.loaded", processor=type(processor).__name__, package=package)
 
     def hold_s(self) -> float:
         """Seconds for which no task at all should be claimed: 0 as soon as one processor can work."""
-        return min(map(self._pause_s, self._processors))
+        return min(map(self._pause_s, self.processors))
 
     def resumes_in_s(self) -> float:
         """Seconds until a paused lane of some processor may be tried again; infinite when none is paused."""
-        return min(map(self._resumes_in_s, self._processors), default=inf)
+        return min(map(self._resumes_in_s, self.processors), default=inf)
 
     @property
     def task_types(self) -> frozenset[str]:
         """The task types that processors declare."""
-        return frozenset().union(*(processor.task_types for processor in self._processors))
+        return self._types(self.processors)
 
     @property
     def chats(self) -> bool:
         """Whether some processor uses chat models."""
-        return any(processor.chats for processor in self._processors)
+        return any(processor.chats for processor in self.processors)
+
+    def chats_with(self, parts: PartsSettings) -> bool:
+        """The same before ``configure``, as far as it is known then."""
+        needed = (each for each in self._optional if any(map(parts.takes, each.task_types)))
+        return any(processor.chats for processor in (*self._processors, *needed))
 
     @property
     def chat_types(self) -> frozenset[str]:
         """The task types of processors that use chat models."""
-        return frozenset().union(*(processor.task_types for processor in self._processors if processor.chats))
+        return self._types(each for each in self.processors if each.chats)
+
+    @property
+    def services(self) -> Sequence[str]:
+        """The remotes of processors."""
+        return [service for each in self.processors for service in each.services]
 
     @property
     def settings_groups(self) -> frozenset[type[Group]]:
         """The settings that processors declare."""
-        return frozenset(plugins.groups_of(self._processors))
+        return frozenset(plugins.groups_of(self.processors))
 
     def find(self, task: Task) -> BaseProcessor | None:
         """The processor for this task, or None: then it stays pending."""
-        for processor in self._processors:
+        if not self._takes(task.type):
+            return None
+        for processor in chain(self._processors, self._optional):
             try:
                 if processor.can_process(task) and (processor not in self._installed or _answers(processor, task)):
                     return processor
             except Exception as error:  # noqa: BLE001 - the boundary around somebody's code
                 self._failed(processor, error)
         return None
+
+    def _types(self, processors: Iterable[BaseProcessor]) -> frozenset[str]:
+        return frozenset(name for each in processors for name in each.task_types if self._takes(name))
 
     def _pause_s(self, processor: BaseProcessor) -> float:
         try:

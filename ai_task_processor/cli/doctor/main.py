@@ -28,7 +28,7 @@ def main(environ: Mapping[str, str] | None = None) -> int:
     report = Report(Console(highlight=False, force_terminal=sys.stdout.isatty()))
     try:
         factory = ProcessorFactory()
-        settings, selected = load_selected(environ, groups=factory.settings_groups, chats=factory.chats)
+        settings, selected = load_selected(environ, groups=factory.settings_groups, chats=factory.chats_with)
         report.mask = masking.Masker(settings.secrets())
         logs.configure(level="CRITICAL", format="auto", secrets=settings.secrets())
 

@@ -13,6 +13,8 @@ from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.groups import Group, setting
 from ai_task_processor.core.plugins import Kind, Plugin, built_in_groups, installed, load, load_selected
 from ai_task_processor.net.oauth_settings import AuthSettings
+from ai_task_processor.processors.chat.aletheia.settings import AletheiaSettings
+from ai_task_processor.processors.chat.settings import PromptSettings
 from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.rotating import RotatingProvider
 from ai_task_processor.providers.settings import ChatSettings, ModelSettings
@@ -117,7 +119,7 @@ def test_the_defaults_select_the_daemon_as_it_is(install: Install) -> None:
     assert (selected.source, selected.store, selected.provider) == (NestTaskSource, SqliteStore, RotatingProvider)
     assert selected.sinks == []
     assert settings.components.keys() == {ApiSettings, AuthSettings, ModelSettings, StoreSettings}
-    assert set(built_in_groups()) - {ChatSettings} == settings.components.keys()
+    assert set(built_in_groups()) - {ChatSettings, PromptSettings, AletheiaSettings} == settings.components.keys()
 
 
 def test_a_source_without_oauth2_asks_for_nothing_of_it(install: Install) -> None:
@@ -140,13 +142,13 @@ def test_the_provider_of_chat_is_selected_when_it_is_needed(needed: str) -> None
     given |= {"OAUTH2_CLIENT_SECRET": "s", "CHAT_BASE_URL": "nonsense", "CHAT_PROVIDER": "none-such"}
     assert load_selected(given, None)[1].chat is None
     types = {"TASK_TYPES": "types"} if needed == "TASK_TYPES" else {}
-    (line,) = problems(lambda: load_selected({**given, **types}, None, chats=not types))
+    (line,) = problems(lambda: load_selected({**given, **types}, None, chats=lambda _: not types))
     assert line.startswith("EMBEDDING_PROVIDER or CHAT_PROVIDER names no provider that is installed: 'none-such'")
     given["CHAT_PROVIDER"] = "openai"
-    (line,) = problems(lambda: load_selected({**given, **types}, None, chats=not types))
+    (line,) = problems(lambda: load_selected({**given, **types}, None, chats=lambda _: not types))
     assert line.startswith("CHAT_BASE_URL must be ")
     del given["CHAT_BASE_URL"]
-    assert load_selected({**given, **types}, None, chats=not types)[1].chat is RotatingProvider
+    assert load_selected({**given, **types}, None, chats=lambda _: not types)[1].chat is RotatingProvider
 
 
 def test_groups_of_processors_are_read_with_the_others(install: Install) -> None:

@@ -11,6 +11,7 @@ from ai_task_processor.core import plugins
 from ai_task_processor.core.errors import AiTaskProcessorError, ConfigurationError
 from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.processors.base import BaseProcessor, TaskResult
+from ai_task_processor.processors.chat import aletheia
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.testing.context import processor_context
@@ -78,7 +79,7 @@ def test_the_built_in_serves_embeddings(make: Make) -> None:
     factory = make()
     assert isinstance(factory.find(task()), TextEmbeddingProcessor)
     assert factory.find(task("caption")) is None
-    assert factory.task_types == {"text_embedding"}
+    assert factory.task_types == {"text_embedding", *aletheia.TYPES}
 
 
 def test_the_documented_recipe(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
@@ -104,7 +105,7 @@ def test_an_installed_package_adds_its_processor(make: Make, install: Install) -
     assert lines == [{"event": "plugin.loaded", "log_level": "info", "processor": "Caption", "package": "captions"}]
     assert isinstance(factory.find(task("caption")), Caption)
     assert isinstance(factory.find(task()), TextEmbeddingProcessor), "built-ins come first"
-    assert factory.task_types == {"text_embedding", "caption"}
+    assert factory.task_types == {"text_embedding", *aletheia.TYPES, "caption"}
 
 
 def test_strangers_come_in_the_order_of_their_names(make: Make, install: Install) -> None:

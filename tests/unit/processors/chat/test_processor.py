@@ -221,7 +221,7 @@ def test_it_waits_with_the_model(tmp_path: Path, clock: "FakeClock") -> None:
 
 def test_without_types_it_asks_for_no_model(clock: "FakeClock") -> None:
     factory = ProcessorFactory()
-    factory.configure(load_settings({}, None, groups=[PromptSettings]))
+    factory.configure(load_settings({"ENABLED_TASK_TYPES": "text_embedding"}, None, groups=[PromptSettings]))
     assert (factory.chats, factory.chat_types) == (False, frozenset())
     (prompts,) = (each for each in factory.processors if isinstance(each, PromptProcessor))
     assert prompts.hold_s() == inf, "polls would go on while the model of the embeddings is paused"

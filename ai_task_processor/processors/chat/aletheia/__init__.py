@@ -1,0 +1,13 @@
+"""The chat types of the profile ``aletheia``: a claim to be checked gets its people, topics, area and severity.
+
+A type is a TOML file with prompt and schema (``*.toml``), a shape for the upstream (``shapes.py``), and what is looked
+up in Wikidata (``wikidata.py``). ``processor.py`` puts them together. Only the names are known until the first such
+task comes: a daemon that only makes embeddings does not load the rest.
+"""
+
+IDENTIFYING_DATA = "identifying_data"
+DEFINING_TOPICS = "defining_topics"
+DEFINING_IMPACT_AREA = "defining_impact_area"
+DEFINING_SEVERITY = "defining_severity"
+
+TYPES = frozenset({IDENTIFYING_DATA, DEFINING_TOPICS, DEFINING_IMPACT_AREA, DEFINING_SEVERITY})
