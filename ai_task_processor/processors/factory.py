@@ -15,6 +15,8 @@ from ai_task_processor.processors.chat.aletheia.processor import AletheiaProcess
 from ai_task_processor.processors.chat.processor import PromptProcessor
 from ai_task_processor.processors.context import ProcessorContext
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
+from ai_task_processor.processors.fetch.processor import FetchProcessor
+from ai_task_processor.processors.search.processor import SearchProcessor
 
 log = get_logger(__name__)
 
@@ -34,7 +36,7 @@ class ProcessorFactory:
         self._installed = {_made(plugin): plugin.package for plugin in plugins.installed("processors")}
         self._processors += self._installed
         self._processors.append(PromptProcessor())  # last: the types of others are not taken from them
-        self._optional: list[BaseProcessor] = [AletheiaProcessor()]
+        self._optional: list[BaseProcessor] = [AletheiaProcessor(), SearchProcessor(), FetchProcessor()]
         self._takes: Callable[[str], bool] = lambda _: True
         self._reported: set[tuple[str, str]] = set()
 

@@ -13,14 +13,14 @@ DROPPED = frozenset({"script", "style", "noscript", "header", "footer", "nav", "
 #: elements whose text is taken, the best first
 ROOTS = ("article", "main", "body")
 #: elements that end a line
-BLOCKS = frozenset(
-    "address article blockquote br dd div dl dt fieldset figcaption figure h1 h2 h3 h4 h5 h6 hr li main ol option p "
-    "pre section table td th tr ul".split()
+_BLOCKS = re.compile(
+    r"address|article|blockquote|br|d[dlt]|div|fieldset|fig(caption|ure)|h[1-6r]|li|main|[ou]l|option|p(re)?|section|"
+    r"t(able|[dhr])"
 )
 MAX_FIELD = 500
 _CHARSET = re.compile(rb"""charset\s*=\s*["']?\s*([a-zA-Z0-9_:.-]{1,40})""")
 #: encodings of pages; others that Python knows are no encodings of texts
-_ENCODINGS = re.compile(r"(utf-?(8|16)|iso-?8859|windows-?\d|cp\d|koi8|shift_jis|euc|gb|big5|us-ascii|latin)", re.I)
+_ENCODINGS = re.compile(r"utf-?8|utf-?16|iso-?8859|windows-?\d|cp\d|koi8|shift_jis|euc|gb|big5|latin", re.IGNORECASE)
 _AUTHORS = ("author", "article:author", "dc.creator")
 _DATES = ("article:published_time", "datepublished", "date", "dc.date", "pubdate")
 
@@ -62,8 +62,8 @@ def extract(html: str) -> PageText:
     try:
         parser.feed(html.replace("\0", "").encode("utf-8", "replace"))
         parser.close()
-    except etree.XMLSyntaxError:
-        pass  # what came before it counts
+    except etree.XMLSyntaxError:  # what came before it counts
+        return reader.page()
     return reader.page()
 
 
@@ -90,11 +90,11 @@ class _Reader:
             self._meta.setdefault(name.lower()[:50], attributes.get("content") or "")
         elif tag == "time" and attributes.get("datetime"):
             self._meta.setdefault("time", attributes["datetime"])
-        if tag in BLOCKS:
+        if _BLOCKS.fullmatch(tag):
             self._take("\n")
 
     def end(self, tag: str) -> None:
-        if tag in BLOCKS:
+        if _BLOCKS.fullmatch(tag):
             self._take("\n")
         if tag in DROPPED:
             self._dropped = max(0, self._dropped - 1)

@@ -15,6 +15,9 @@ from ai_task_processor.core.plugins import Kind, Plugin, built_in_groups, instal
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.processors.chat.aletheia.settings import AletheiaSettings
 from ai_task_processor.processors.chat.settings import PromptSettings
+from ai_task_processor.processors.fetch.settings import FetchSettings
+from ai_task_processor.processors.limits import LimitSettings
+from ai_task_processor.processors.search.settings import SearchSettings
 from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.rotating import RotatingProvider
 from ai_task_processor.providers.settings import ChatSettings, ModelSettings
@@ -119,7 +122,8 @@ def test_the_defaults_select_the_daemon_as_it_is(install: Install) -> None:
     assert (selected.source, selected.store, selected.provider) == (NestTaskSource, SqliteStore, RotatingProvider)
     assert selected.sinks == []
     assert settings.components.keys() == {ApiSettings, AuthSettings, ModelSettings, StoreSettings}
-    assert set(built_in_groups()) - {ChatSettings, PromptSettings, AletheiaSettings} == settings.components.keys()
+    of_processors = {PromptSettings, AletheiaSettings, SearchSettings, FetchSettings, LimitSettings}
+    assert set(built_in_groups()) - {ChatSettings} - of_processors == settings.components.keys()
 
 
 def test_a_source_without_oauth2_asks_for_nothing_of_it(install: Install) -> None:

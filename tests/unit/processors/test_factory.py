@@ -21,6 +21,7 @@ from tests.unit.packages import Install
 from tests.unit.processors.embedder import Embedder
 
 install = packages.install
+BUILT_IN = {"text_embedding", *aletheia.TYPES, "search", "search_batch", "fetch_url"}
 
 
 class Caption(BaseProcessor):
@@ -79,7 +80,7 @@ def test_the_built_in_serves_embeddings(make: Make) -> None:
     factory = make()
     assert isinstance(factory.find(task()), TextEmbeddingProcessor)
     assert factory.find(task("caption")) is None
-    assert factory.task_types == {"text_embedding", *aletheia.TYPES}
+    assert factory.task_types == BUILT_IN
 
 
 def test_the_documented_recipe(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
@@ -105,7 +106,7 @@ def test_an_installed_package_adds_its_processor(make: Make, install: Install) -
     assert lines == [{"event": "plugin.loaded", "log_level": "info", "processor": "Caption", "package": "captions"}]
     assert isinstance(factory.find(task("caption")), Caption)
     assert isinstance(factory.find(task()), TextEmbeddingProcessor), "built-ins come first"
-    assert factory.task_types == {"text_embedding", *aletheia.TYPES, "caption"}
+    assert factory.task_types == {*BUILT_IN, "caption"}
 
 
 def test_strangers_come_in_the_order_of_their_names(make: Make, install: Install) -> None:
