@@ -72,7 +72,8 @@ class _Reader:
 
     def __init__(self) -> None:
         self._texts: dict[str, list[str]] = {root: [] for root in ROOTS}
-        self._depth: dict[str, int] = dict.fromkeys(ROOTS, 0)
+        #: how deep in each; always in the body, whose tag may be missing
+        self._depth: dict[str, int] = {"article": 0, "main": 0, "body": 1}
         self._dropped = 0
         self._in_title = False
         self._title: list[str] = []
@@ -81,7 +82,7 @@ class _Reader:
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
         if tag in DROPPED:
             self._dropped += 1
-        elif tag in self._depth and not self._dropped:
+        elif tag in ("article", "main") and not self._dropped:
             self._depth[tag] += 1
         elif tag == "title" and not self._title:
             self._in_title = True
@@ -98,7 +99,7 @@ class _Reader:
             self._take("\n")
         if tag in DROPPED:
             self._dropped = max(0, self._dropped - 1)
-        elif tag in self._depth and not self._dropped:
+        elif tag in ("article", "main") and not self._dropped:
             self._depth[tag] = max(0, self._depth[tag] - 1)
         elif tag == "title":
             self._in_title = False

@@ -15,6 +15,7 @@ from ai_task_processor.processors.chat import aletheia
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.testing.context import processor_context
+from tests.helpers import services
 from tests.unit import packages
 from tests.unit.conftest import FakeClock
 from tests.unit.packages import Install
@@ -179,3 +180,22 @@ def test_claiming_is_held_only_when_nobody_can_work(make: Make, install: Install
     assert with_caption.hold_s() == 0.0
     cast("Caption", with_caption.find(task("caption"))).hold = 3.0
     assert with_caption.hold_s() == 3.0
+
+
+def test_search_and_fetch_leave_their_types_to_others(make: Make, install: Install) -> None:
+    """A plug-in, and a line in the factory, keep the types that they had before there were built-ins for them."""
+    mine = type("Mine", (Caption,), {"task_types": frozenset({"search"}), "can_process": _of("search")})
+    install("processors", "captions", Mine=mine)
+    factory = ProcessorFactory()
+    own = type("Own", (Caption,), {"task_types": frozenset({"fetch_url"}), "can_process": _of("fetch_url")})()
+    factory._processors.append(own)
+    environ = {"ENABLED_TASK_TYPES": "search,search_batch,fetch_url", "BRAVE_API_KEY": "key"}
+    shared = services(environ, *map(type, factory.processors))
+    factory.configure(shared.settings)
+    factory.equip(processor_context(environ, factory.settings_groups, services=shared, metrics=shared.metrics))
+    found = [type(factory.find(task(kind))).__name__ for kind in ("search", "search_batch", "fetch_url")]
+    assert found == ["Mine", "SearchProcessor", "Own"]
+
+
+def _of(name: str) -> Callable[[BaseProcessor, Task], bool]:
+    return lambda _, task: task.type == name
