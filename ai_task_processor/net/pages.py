@@ -18,7 +18,8 @@ import aiohttp
 from yarl import URL
 
 from ai_task_processor.core.checks import aside
-from ai_task_processor.core.errors import InvalidAnswer, Misconfigured, RemoteError, Transient
+from ai_task_processor.core.deadline import Deadline
+from ai_task_processor.core.errors import InvalidAnswer, Misconfigured, RemoteError, Transient, Unsent
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.net.addresses import is_public
 from ai_task_processor.net.client import FOREIGN, Pool, causes, translate
@@ -27,6 +28,8 @@ from ai_task_processor.net.tls import shared_tls
 
 Proxy = tuple[str, Mapping[str, str]]
 
+#: seconds to find an address and connect: below the caller's deadline, so that this failure is told from a slow page
+CONNECT_S = 10.0
 #: errors of name resolution that say that there is no such name, and not that nobody could be asked
 _NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 
@@ -98,7 +101,7 @@ class PageClient:
         key = guarded, proxy and proxy[0]
         if key not in self._pools:
             check = partial(_socket, guarded=guarded)
-            pool = Pool(self._connections, shared_tls(self._network), proxy, socket_factory=check)
+            pool = Pool(self._connections, shared_tls(self._network), proxy, CONNECT_S, socket_factory=check)
             # Most pages are the only one of their server for a long time.
             pool.headers |= {"Accept-Encoding": "gzip", "Connection": "close"}
             self._pools[key] = pool
@@ -120,9 +123,13 @@ def _socket(address: tuple[Any, ...], *, guarded: bool) -> socket.socket:
 async def _public_address(host: str) -> str:
     """The first public address of a host. Raises ``PrivateAddress``, ``Unsent``."""
     try:
-        found = await aside(lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+        with Deadline(CONNECT_S):
+            found = await aside(lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+    except TimeoutError as error:
+        raise Unsent("no address in time") from error
     except (OSError, UnicodeError) as error:
-        raise _translated(error) from error
+        known = _translated(error)
+        raise (known if isinstance(known, PrivateAddress | NoSuchHost) else Unsent(str(known))) from error
     for entry in found:
         if is_public(str(entry[4][0])):
             return str(entry[4][0])

@@ -236,6 +236,13 @@ def test_a_health_check_loads_next_to_nothing() -> None:
     assert "asyncio" not in loaded
 
 
+def test_heavy_libraries_wait_for_their_first_use() -> None:
+    """A daemon that does embeddings only has none of what other types of task need."""
+    _, loaded = import_watched(PACKAGE, "ai_task_processor.processors.factory", "ai_task_processor.engine.wiring")
+    heavy = {"lxml", "jsonschema", "openai", f"{PACKAGE.name}.net.pages", f"{PACKAGE.name}.processors.search.brave"}
+    assert loaded & heavy == set()
+
+
 def lint(folder: Path) -> CompletedProcess[str]:
     return ran(sys.executable, "-c", LINT, "--no-cache", "--no-logo", cwd=folder)
 

@@ -1,7 +1,7 @@
 """``FetchProcessor``: the text of a page.
 
 A page that is gone, or whose server fails three times, ends its task ``failed``. Where the network of this machine may
-be at fault the task waits, until another page was reached since this host failed first.
+be at fault the task waits, until another page was reached since its first failure.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr, ValidationErr
 
 from ai_task_processor.core.checks import aside
 from ai_task_processor.core.deadline import Deadline
-from ai_task_processor.core.errors import RemoteError, TaskError, TimedOut, Unsent
+from ai_task_processor.core.errors import CircuitOpen, RemoteError, TaskError, TimedOut, Unsent
 from ai_task_processor.core.settings import Settings
 from ai_task_processor.models.task import Task, TaskResult
 from ai_task_processor.net.answers import status_error
@@ -32,10 +32,12 @@ if TYPE_CHECKING:
 FETCH_URL, SERVICE = "fetch_url", "fetch"
 #: seconds for one page, redirects included, and how many of those
 TIMEOUT_S, MAX_REDIRECTS = 20.0, 10
+#: share of the task's own time, where that is shorter: then it is the page that was slow, and not the task
+WAIT_SHARE = 0.9
 #: attempts at a page whose server fails
 MAX_ATTEMPTS = 3
-#: connections at once, and hosts whose first failure is remembered
-CONNECTIONS, MAX_HOSTS = 32, 1000
+#: tasks whose failures are remembered
+MAX_FAILING = 10_000
 #: larger pages are read one at a time
 LARGE_BYTES = 2**19
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -77,7 +79,8 @@ class FetchProcessor(BaseProcessor):
         self._client: PageClient | None = None
         self._gate: Gate | None = None
         self._reading = asyncio.Lock()
-        self._failed_at: OrderedDict[str, float] = OrderedDict()
+        #: by task: how many, and when the first was
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._answered_at = -inf
 
     def configure(self, settings: Settings) -> None:
@@ -115,14 +118,13 @@ class FetchProcessor(BaseProcessor):
         """The page at the end of the redirects, with status 200. Raises ``TaskError``, ``RemoteError``."""
         from ai_task_processor.net.pages import PageTooLarge, PrivateAddress
 
-        url = self._allowed(url)
-        host = urlsplit(url).hostname or ""
+        timeout_s = min(TIMEOUT_S, WAIT_SHARE * self.context.wait_s)
         try:
             try:
-                with Deadline(TIMEOUT_S):
-                    page = await self._followed(url)
+                with Deadline(timeout_s):
+                    page = await self._followed(self._allowed(url))
             except TimeoutError as error:
-                raise TimedOut(f"no answer within {TIMEOUT_S:g} s") from error
+                raise TimedOut(f"no answer within {timeout_s:g} s") from error
         except PrivateAddress:
             raise rejected(
                 "fetch_domain_not_allowed", "the address is private, and FETCH_DOMAIN_ALLOWLIST does not name its host"
@@ -130,10 +132,10 @@ class FetchProcessor(BaseProcessor):
         except PageTooLarge:
             raise too_large(self.context.settings[LimitSettings]) from None
         except RemoteError as error:
-            if self._is_final(task, host, error):
+            if self._is_final(task, error):
                 raise TaskError("fetch_failed", str(error)) from error
             raise
-        self._failed_at.pop(host, None)
+        self._failures.pop(task.id, None)
         return page
 
     async def _followed(self, url: str) -> "PageAnswer":
@@ -151,8 +153,9 @@ class FetchProcessor(BaseProcessor):
         from ai_task_processor.net.pages import PageClient
 
         if self._client is None:
-            network, max_bytes = self.context.settings.network, self.context.settings[LimitSettings].max_bytes
-            self._client = PageClient(network, connections=CONNECTIONS, max_bytes=max_bytes)
+            settings = self.context.settings
+            slots, max_bytes = settings.worker.concurrency_limit, settings[LimitSettings].max_bytes
+            self._client = PageClient(settings.network, connections=slots, max_bytes=max_bytes)
         named = self.context.settings[FetchSettings].names(urlsplit(url).hostname or "")
         gate = self._gate
         assert gate is not None  # noqa: S101 - can_process has checked
@@ -180,20 +183,23 @@ class FetchProcessor(BaseProcessor):
             raise rejected("fetch_domain_not_allowed", "FETCH_DOMAIN_ALLOWLIST does not name the host")
         return url
 
-    def _is_final(self, task: Task, host: str, error: RemoteError) -> bool:
+    def _is_final(self, task: Task, error: RemoteError) -> bool:
         """Whether the failure is the page's own, for good."""
         from ai_task_processor.net.pages import NoSuchHost
 
-        status = error.status or 0
+        status, now = error.status or 0, self.context.clock.monotonic()
+        if isinstance(error, CircuitOpen):
+            return False
         if isinstance(error, NoSuchHost) or (status and status < 500 and status not in _PASSING):
             return True
-        last = task.attempt >= min(MAX_ATTEMPTS, task.attempt_limit or MAX_ATTEMPTS)
-        if not isinstance(error, Unsent):
-            return last
-        first_at = self._failed_at.setdefault(host, self.context.clock.monotonic())
-        while len(self._failed_at) > MAX_HOSTS:
-            self._failed_at.popitem(last=False)
-        return last and self._answered_at > first_at
+        earlier, first_at = self._failures.pop(task.id, (0, now))
+        last = earlier + 1 >= min(MAX_ATTEMPTS, task.attempt_limit or MAX_ATTEMPTS)
+        if last and (not isinstance(error, Unsent) or self._answered_at > first_at):
+            return True
+        self._failures[task.id] = earlier + 1, first_at
+        if len(self._failures) > MAX_FAILING:
+            self._failures.popitem(last=False)
+        return False
 
     # --- its text
 

@@ -36,15 +36,16 @@ class PageText:
 
 
 def decoded(body: bytes, content_type: str) -> str:
-    """The page as text: in the encoding that its header or its head names, else UTF-8."""
+    """The page as text without NUL: in the encoding that its header or its head names, else UTF-8."""
     found = _CHARSET.search(content_type.encode("ascii", "replace")) or _CHARSET.search(body[:1024])
     name = found[1].decode("ascii") if found else "utf-8"
     if body.startswith(b"\xef\xbb\xbf") or not _ENCODINGS.match(name):
         name = "utf-8-sig"
     try:
-        return body.decode(name, "replace")
+        text = body.decode(name, "replace")
     except (LookupError, UnicodeError):
-        return body.decode("utf-8", "replace")
+        text = body.decode("utf-8", "replace")
+    return text.replace("\0", "")
 
 
 def tidied(text: str) -> str:
@@ -60,7 +61,7 @@ def extract(html: str) -> PageText:
     reader = _Reader()
     parser = etree.HTMLParser(target=reader, encoding="utf-8", no_network=True)
     try:
-        parser.feed(html.replace("\0", "").encode("utf-8", "replace"))
+        parser.feed(html.encode("utf-8", "replace"))
         parser.close()
     except etree.XMLSyntaxError:  # what came before it counts
         return reader.page()

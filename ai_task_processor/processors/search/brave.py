@@ -21,8 +21,8 @@ from ai_task_processor.processors.search.port import Hit
 from ai_task_processor.processors.search.settings import SearchSettings
 
 SERVICE = "search"
-#: requests at once, and seconds for one
-CONNECTIONS, TIMEOUT_S = 8, 15.0
+#: seconds for one request
+TIMEOUT_S = 15.0
 #: a longer wait for the API releases the task, seconds
 LONGEST_WAIT_S = 5.0
 #: the longest period in days that each value of ``freshness`` stands for; ``py`` for more
@@ -40,7 +40,7 @@ class Brave:
         self.remote = Remote("search API", "BRAVE_URL", settings.brave_url)
         self._clock, self._secrets = services.clock, services.secrets
         self._url, self._count = settings.brave_url, settings.max_results
-        self._client = services.client(settings.brave_url, CONNECTIONS)
+        self._client = services.client(settings.brave_url, services.settings.worker.concurrency_limit)
         self._gate = services.gate(SERVICE)
         self._counted = services.metrics.counter(
             "search_requests_total", "Requests to the search API.", outcome=OUTCOMES

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -173,41 +174,69 @@ async def test_redirects_are_bounded(make: Make, web: Web) -> None:
     assert await failure(make(), task("https://a.example/0")) == ("fetch_failed", "too many redirects")
 
 
-@pytest.mark.parametrize(
-    ("status", "attempt", "code"),
-    [(404, 1, "fetch_failed"), (403, 1, "fetch_failed"), (410, 1, "fetch_failed"), (304, 1, "fetch_failed"),
-     (503, 1, ""), (429, 2, ""), (500, 3, "fetch_failed"), (429, 3, "fetch_failed")],
-)  # fmt: skip
-async def test_statuses(make: Make, web: Web, status: int, attempt: int, code: str) -> None:
-    """A page that is gone fails at once, a server that fails at the third attempt."""
-    web.add("https://a.example/", b"", status)
-    if code:
-        failed, message = await failure(make(), task(attempt=attempt))
-        assert (failed, str(status) in message) == (code, True)
-    else:
-        with pytest.raises(RemoteError):
-            await make().process(task(attempt=attempt))
+async def codes(processor: FetchProcessor, times: int, given: Task | None = None) -> list[str]:
+    """How each of several attempts at a task ends."""
+    found = []
+    for _ in range(times):
+        try:
+            await processor.process(given or task())
+            found.append("ok")
+        except TaskError as error:
+            found.append(error.code)
+        except RemoteError as error:
+            found.append(type(error).__name__)
+    return found
 
 
 @pytest.mark.parametrize(
-    ("error", "attempt", "code"),
+    ("status", "ends"),
     [
-        (NoSuchHost("no address"), 1, "fetch_failed"),
-        (Transient("connection refused"), 2, ""),
-        (Transient("connection refused"), 3, "fetch_failed"),
-        (InvalidAnswer("no HTTP"), 3, "fetch_failed"),
-        (PageTooLarge("too large"), 1, "artifact_size_exceeded"),
-        (Unsent("no route"), 9, ""),
+        (404, ["fetch_failed"]),
+        (403, ["fetch_failed"]),
+        (410, ["fetch_failed"]),
+        (304, ["fetch_failed"]),
+        (503, ["Transient", "Transient", "fetch_failed"]),
+        (500, ["Transient", "Transient", "fetch_failed"]),
+        (429, ["Throttled", "Throttled", "fetch_failed"]),
     ],
 )
-async def test_failures(make: Make, web: Web, error: RemoteError, attempt: int, code: str) -> None:
+async def test_statuses(make: Make, web: Web, status: int, ends: list[str]) -> None:
+    """A page that is gone fails at once, a server that fails at the third attempt."""
+    web.add("https://a.example/", b"", status)
+    assert await codes(make(), len(ends)) == ends
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (NoSuchHost("no address"), ["fetch_failed"]),
+        (Transient("connection refused"), ["Transient", "Transient", "fetch_failed"]),
+        (InvalidAnswer("no HTTP"), ["InvalidAnswer", "InvalidAnswer", "fetch_failed"]),
+        (PageTooLarge("too large"), ["artifact_size_exceeded"]),
+        (Unsent("no route"), ["Unsent"] * 5 + ["CircuitOpen"] * 5),
+    ],
+)
+async def test_failures(make: Make, web: Web, error: RemoteError, ends: list[str]) -> None:
     """Where our own network may be at fault, no number of attempts fails a task."""
     web.pages["https://a.example/"] = error
-    if code:
-        assert (await failure(make(), task(attempt=attempt)))[0] == code
-    else:
-        with pytest.raises(type(error)):
-            await make().process(task(attempt=attempt))
+    assert await codes(make(), len(ends)) == ends
+
+
+async def test_a_source_may_allow_fewer_attempts(make: Make, web: Web) -> None:
+    web.add("https://a.example/", b"", 503)
+    given = replace(task(), attempt_limit=1)
+    assert await codes(make(), 1, given) == ["fetch_failed"]
+
+
+async def test_what_was_no_attempt_at_the_page_does_not_count(make: Make, web: Web) -> None:
+    """A task that waited for our network for long has its three attempts nevertheless; a success forgets failures."""
+    web.add("https://a.example/", b"", 503)
+    processor = make()
+    assert await codes(processor, 2, task(attempt=50)) == ["Transient", "Transient"]
+    web.add("https://a.example/")
+    assert await codes(processor, 1) == ["ok"]
+    web.add("https://a.example/", b"", 503)
+    assert await codes(processor, 3) == ["Transient", "Transient", "fetch_failed"]
 
 
 async def test_an_unreachable_host_fails_when_another_is_reached(make: Make, web: Web, clock: FakeClock) -> None:
@@ -215,13 +244,10 @@ async def test_an_unreachable_host_fails_when_another_is_reached(make: Make, web
     processor = make()
     web.pages["https://a.example/"] = Unsent("no connection in time")
     web.add("https://b.example/", b"", 404)
-    with pytest.raises(Unsent):
-        await processor.process(task(attempt=3))
+    assert await codes(processor, 3) == ["Unsent"] * 3
     clock.advance(1)
-    await failure(processor, task("https://b.example/"))
-    with pytest.raises(Unsent):
-        await processor.process(task(attempt=2))
-    assert (await failure(processor, task(attempt=3)))[0] == "fetch_failed"
+    assert await codes(processor, 1, replace(task("https://b.example/"), id="other")) == ["fetch_failed"]
+    assert await codes(processor, 1) == ["fetch_failed"]
 
 
 async def test_an_outage_opens_the_circuit(make: Make, web: Web) -> None:
@@ -232,11 +258,11 @@ async def test_an_outage_opens_the_circuit(make: Make, web: Web) -> None:
         for _ in range(3):
             assert processor.hold_s() == 0
             with pytest.raises(Unsent):
-                await processor.process(task(attempt=9))
+                await processor.process(task())
     assert [line["service"] for line in logs if line["event"] == "breaker.opened"] == ["fetch"]
     assert processor.hold_s() > 0
     with pytest.raises(CircuitOpen):
-        await processor.process(task(attempt=9))
+        await processor.process(task())
 
 
 @pytest.mark.parametrize(
@@ -277,4 +303,4 @@ async def test_limits(make: Make, web: Web, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(web, "get", never)
     assert (await failure(processor, task()))[0] == "task_runtime_exceeded"
     monkeypatch.setattr(module, "TIMEOUT_S", 0.01)
-    assert (await failure(make(), task(attempt=3))) == ("fetch_failed", "no answer within 0.01 s")
+    assert await codes(make(), 3) == ["TimedOut", "TimedOut", "fetch_failed"]
