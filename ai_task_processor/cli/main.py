@@ -82,7 +82,7 @@ def _parser() -> "argparse.ArgumentParser":
     _add_outbox_actions(outbox)
     types = add("types", _types, "look at prompt types, and try one on a single task")
     _add_type_actions(types)
-    sandbox = add("sandbox", _sandbox, "run token endpoint, task API and model API in one local server")
+    sandbox = add("sandbox", _sandbox, "run token endpoint, task API, model API and Wikidata in one local server")
     sandbox.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     sandbox.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
     add("healthcheck", _healthcheck, "ask the daemon on this machine for its health; 1 when it is not well")

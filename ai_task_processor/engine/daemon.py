@@ -233,8 +233,10 @@ class Daemon:
             skipped = parts.source.backlog.skipped
             undone = parts.store.outbox.depth().waiting + skipped.get("deferred", 0) + skipped.get("paused", 0)
             if parts.scheduler.idle and not undone:
-                self.drain()
-                return
+                if parts.scheduler.asked_at >= parts.delivery.acknowledged_at:
+                    self.drain()
+                    return
+                parts.source.resume()  # what was acknowledged since may be followed by another task
 
     async def _run_housekeeping(self) -> None:
         """Apply operators' requests and set gauges, every ``HOUSEKEEPING_S``."""
@@ -280,10 +282,10 @@ class Daemon:
             self._sighup.clear()
             log.info("daemon.hung_up")
             await parts.secrets.reread()
-            for gate in parts.gates:
-                gate.due()
             for component in parts.components:
                 await component.reload()
+            for gate in parts.gates:  # after the reloads: until then a call fails with the old secrets
+                gate.due()
             parts.source.wake()
             parts.delivery.wake()
 

@@ -91,7 +91,7 @@ class Delivery:
         self._probe: str | None = None
         self._woken = asyncio.Event()
         self._acknowledged = 0
-        self._acknowledged_at = -inf
+        self.acknowledged_at = -inf
         # Due times are compared with a clock that never jumps: setting the wall clock must not delay records.
         self._epoch = clock.now().timestamp() - clock.monotonic()
         #: per failed record: its failures with others acknowledged since the one before, ``_acknowledged`` at the last
@@ -114,7 +114,7 @@ class Delivery:
         """
         capacity = max(0, self._window - len(self._in_flight))
         waiting = len(self._fresh) - capacity >= max(1, self._concurrency // 2)
-        return waiting and self._clock.monotonic() - self._acknowledged_at < UP_WITHIN_S
+        return waiting and self._clock.monotonic() - self.acknowledged_at < UP_WITHIN_S
 
     def wake(self) -> None:
         """Read the outbox at once: somebody else has changed it. A circuit of the source's own is tried at once."""
@@ -255,7 +255,7 @@ class Delivery:
             log.error("delivery.crashed", task_id=record.task_id, exc_info=error)
             return Transient(f"delivery failed: {type(error).__name__}")
         self._acknowledged += 1
-        self._acknowledged_at = self._clock.monotonic()
+        self.acknowledged_at = self._clock.monotonic()
         self._window = min(self._window + 1, self._concurrency)
         return None
 

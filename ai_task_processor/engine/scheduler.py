@@ -64,7 +64,7 @@ class TaskScheduler:
 
     ``hold_s`` returns for how many seconds nothing may be claimed (outbox full, circuit open), 0 when something may;
     ``resumes_in_s``: when some skipped tasks may start. ``types``: the types to claim, None for all. ``idle``:
-    nothing runs, and a poll that began when nothing ran found nothing to start.
+    nothing runs, and a poll that began when nothing ran (at ``asked_at``) found nothing to start.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class TaskScheduler:
         self.idle = False
         self.ticked_at = clock.monotonic()
         self.polled_at: float | None = None
+        self.asked_at = -inf
         self._source = source
         self._slots = slots
         self._recovery = recovery
@@ -151,7 +152,8 @@ class TaskScheduler:
         wanted, quiet = self._slots.open, not self._slots.running
         self._recovery.look(self._slots.ages_s)
         self.idle = False
-        self._poll_ends_at = self._clock.monotonic() + LONGEST_POLL_S
+        self.asked_at = self._clock.monotonic()
+        self._poll_ends_at = self.asked_at + LONGEST_POLL_S
         try:
             claims = await self._source.claim(Want(wanted, self._admission, self._types))
         except RemoteError as error:

@@ -190,27 +190,30 @@ class TokenSource:
         (log.warning if changed else log.debug)("token.failed", reason=self._condition, **remedy)
 
     async def _requested(self) -> Token:
-        """Request a token; when the client is refused, once more if its secret was replaced meanwhile."""
+        """Request a token; when the client is refused, once more if its secret was replaced since this request."""
+        used = self._credentials
         try:
             return await self._request()
         except Unauthorized:
-            if not await self._reread():
+            await self._reread()
+            if self._credentials == used:
                 raise
         return await self._request()
 
-    async def _reread(self) -> bool:
-        """Read the secrets; is there another one than was used last?"""
-        if self._secrets is None:
-            return False
-        used = self._settings.client_secret, self._settings.private_key_pem
-        await self._secrets.reread()
-        self._settings = self._secrets[AuthSettings]
-        return used != (self._settings.client_secret, self._settings.private_key_pem)
+    @property
+    def _credentials(self) -> tuple[object, object]:
+        return self._settings.client_secret, self._settings.private_key_pem
+
+    async def _reread(self) -> None:
+        if self._secrets is not None:
+            await self._secrets.reread()
+            self._settings = self._secrets[AuthSettings]
 
     async def look_again(self) -> None:
         """On SIGHUP: read the secrets, and let the next caller request a token at once."""
         await self._reread()
         self._retry_at = 0.0
+        self._gate.due()
 
     async def _request(self) -> Token:
         url, headers, body = self._signed()

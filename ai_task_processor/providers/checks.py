@@ -32,6 +32,17 @@ async def try_models(
             yield accepted(name, remote, str(watch))
 
 
+async def warn_of_model(provider: Provider, model: str) -> AsyncIterator[Finding]:
+    """A warning when a model is refused that is used by few tasks, or by none. Other failures are found elsewhere."""
+    try:
+        await provider.check(model)
+    except errors.ModelRefused as error:
+        remedy = "set CHAT_MODEL, or leave chat types out of ENABLED_TASK_TYPES"
+        yield warning(f"{model}: {error}; chat tasks that name no model would wait", remedy)
+    except (errors.RemoteError, errors.TaskError):
+        return
+
+
 def accepted(model: str, remote: Remote, took: str) -> Finding:
     """The finding when ``Provider.check`` passed, as it also does for a web page or a server without ``/models``."""
     if remote.page:

@@ -1,7 +1,7 @@
 """Mock processing: realistic vectors and valid answers without a model, for a first run and tests of the upstream."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.checks import Check, Finding, ok
@@ -21,7 +21,8 @@ class MockProvider(Provider):
     name = "mock"
     settings_groups: ClassVar = (ModelSettings,)
 
-    def __init__(self, dimensions: int | None = None) -> None:
+    def __init__(self, dimensions: int | None = None, *, use: Literal["embeddings", "chat"] = "embeddings") -> None:
+        self._use = use
         self._dimensions = dimensions
 
     @classmethod
@@ -30,13 +31,14 @@ class MockProvider(Provider):
 
     @classmethod
     def build_chat(cls, services: Services) -> Self:  # noqa: ARG003 - there is nothing to set
-        return cls()
+        return cls(use="chat")
 
     def checks(self) -> Sequence[Check]:
         async def work() -> AsyncIterator[Finding]:
             yield ok("mock vectors, no model is called")
 
-        return (Check("model", work, "EMBEDDING_PROVIDER"),)
+        # That the placeholder key makes answers as well need not be told twice.
+        return (Check("model", work, "EMBEDDING_PROVIDER"),) if self._use == "embeddings" else ()
 
     async def prepare(self) -> None:
         """There is nothing to prepare."""

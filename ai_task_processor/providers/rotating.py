@@ -13,7 +13,7 @@ from ai_task_processor.core.ports import ChatAnswer, ChatRequest, Embeddings, Pr
 from ai_task_processor.net.secrets import Secrets
 from ai_task_processor.net.services import Services
 from ai_task_processor.providers import MAX_ANSWER_BYTES, MAX_CHAT_BYTES, OPENAI_URL
-from ai_task_processor.providers.checks import remedies, try_models
+from ai_task_processor.providers.checks import remedies, try_models, warn_of_model
 from ai_task_processor.providers.deferred import DeferredProvider
 from ai_task_processor.providers.memory import CHAT_FORMS_FILE, ModelMemory
 from ai_task_processor.providers.mock import MockProvider
@@ -28,7 +28,7 @@ T = TypeVar("T")
 class RotatingProvider(Provider):
     """Makes a new provider for each key. A call refused with 401 or 403 is repeated once if the key was replaced.
 
-    ``key`` is the current one. ``models``: those that ``doctor`` checks.
+    ``key`` is the current one. ``own``: its server is not also that of another provider, which ``doctor`` checks.
     """
 
     settings_groups: ClassVar = (ModelSettings,)
@@ -41,6 +41,8 @@ class RotatingProvider(Provider):
         key: Callable[[], SecretStr | None],
         remote: Remote,
         check: Callable[[Provider, Remote], AsyncIterator[Finding]],
+        *,
+        own: bool = True,
     ) -> None:
         self._make = make
         self._secrets = secrets
@@ -49,6 +51,7 @@ class RotatingProvider(Provider):
         self._provider = make()
         self._remote = remote
         self._check = check
+        self._own = own
         self.name = self._provider.name
 
     @classmethod
@@ -85,7 +88,7 @@ class RotatingProvider(Provider):
         """The same for conversations; with the placeholder key mock answers."""
         chat, secrets = services.settings[ChatSettings], services.secrets
         if chat.mode == "mock":
-            return MockProvider()
+            return MockProvider(use="chat")
         if chat.mode == "none":
             return None
         url = chat.base_url or OPENAI_URL
@@ -99,17 +102,18 @@ class RotatingProvider(Provider):
             return OpenAIChat(key, base_url, chat.timeout_s, client, services.metrics, memory)
 
         setting = "OPENAI_BASE_URL" if chat.own_base_url is None else "CHAT_BASE_URL"
+        embeddings = services.settings[ModelSettings].mode == "openai"
+        own = bool(chat.own_base_url or chat.own_api_key or services.settings.parts.task_types or not embeddings)
+        known = remedies("CHAT_API_KEY" if chat.own_api_key else "OPENAI_API_KEY", f"CHAT_MODEL or {setting}")
         return cls(
             lambda: DeferredProvider("openai", make),
             secrets,
             lambda: secrets[ChatSettings].api_key,
             Remote("chat API", setting, url),
-            lambda provider, remote: try_models(
-                provider,
-                [chat.model],
-                remote,
-                remedies("CHAT_API_KEY" if chat.own_api_key else "OPENAI_API_KEY", f"CHAT_MODEL or {setting}"),
+            lambda provider, remote: (
+                try_models(provider, [chat.model], remote, known) if own else warn_of_model(provider, chat.model)
             ),
+            own=own,
         )
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -120,11 +124,12 @@ class RotatingProvider(Provider):
             await self.aclose()
 
     def remotes(self) -> Sequence[Remote]:
-        return (self._remote,)
+        return (self._remote,) if self._own else ()
 
     def checks(self) -> Sequence[Check]:
         name = self._remote.name.removesuffix(" API")
-        return (Check(name, partial(self._check, self, self._remote), self._remote.setting, (self._remote,)),)
+        work = partial(self._check, self, self._remote)
+        return (Check(name, work, self._remote.setting, self.remotes()),)
 
     async def prepare(self) -> None:
         await self._provider.prepare()

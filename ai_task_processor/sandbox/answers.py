@@ -1,4 +1,4 @@
-"""JSON answers of the three remotes, and the error shape of each."""
+"""JSON answers of the four remotes, and the error shape of each."""
 
 from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus

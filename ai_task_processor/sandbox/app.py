@@ -12,6 +12,7 @@ from aiohttp import web
 
 from ai_task_processor.sandbox.answers import Response, answer, nest_error, parsed
 from ai_task_processor.sandbox.chat import ChatApi
+from ai_task_processor.sandbox.claims import Claim
 from ai_task_processor.sandbox.corpus import numbered_text
 from ai_task_processor.sandbox.faults import Endpoint, Faults, play
 from ai_task_processor.sandbox.model import ModelApi
@@ -19,6 +20,8 @@ from ai_task_processor.sandbox.task_api import TaskApi
 from ai_task_processor.sandbox.tasks import TaskStore
 from ai_task_processor.sandbox.tokens import Credentials, TokenEndpoint
 from ai_task_processor.sandbox.vectors import DIMENSIONS, unit_vector
+from ai_task_processor.sandbox.verifications import Verifications
+from ai_task_processor.sandbox.wikidata import WikidataApi
 
 API_KEY: Final = "sk-sandbox"
 _TASKS: Final = "/api/ai-tasks/"
@@ -31,19 +34,21 @@ _CLOSING_S: Final = 1.0
 Work = Callable[[bool], Response]
 
 _PAGE: Final = """\
-ai-task-processor sandbox: a token endpoint, a task API and a model API that cost nothing.
+ai-task-processor sandbox: a token endpoint, a task API, a model API and a Wikidata that cost nothing.
 
 {environment}
 
 Add tasks:    curl {url}/sandbox/tasks -d '{{"count": 100}}'
               curl {url}/sandbox/tasks -d '[{{"text": "Hello"}}]'
+              curl {url}/sandbox/tasks -d '{{"claims": 10}}' (each a chain of five tasks)
 Look:         curl {url}/sandbox/stats
 Break things: curl {url}/sandbox/faults -d '{{"endpoint": "patch", "status": 503, "times": 20}}'
               curl {url}/sandbox/faults -d '{{"endpoint": "model", "hang": true, "probability": 0.1}}'
-              endpoint is token, pending, patch, callback or model; beside status: delay_s, hang,
+              endpoint is token, pending, patch, callback, model or wikidata; beside status: delay_s, hang,
               reset, truncate, drip_s, after, content, headers, times, probability, task_id, text
               curl {url}/sandbox/chat -d '{{"prose": 0.2, "truncated": 0.1}}'
-              habits of the chat model: prose, fence, truncated, refusal, filtered, wrong, tool_call, empty
+              habits of the chat model: prose, fence, truncated, refusal, filtered, wrong, unlisted,
+              tool_call, empty
 Mend them:    curl -X DELETE {url}/sandbox/faults
 """
 
@@ -59,10 +64,11 @@ class Stats:
     model_calls: int = 0
     model_inputs: int = 0
     model_tokens: int = 0
+    wikidata_requests: int = 0
 
 
 class Sandbox:
-    """Three remotes for a daemon that runs with ``environment()``: add tasks and faults, then see what arrived.
+    """Four remotes for a daemon that runs with ``environment()``: add tasks and faults, then see what arrived.
 
     ``async with Sandbox() as sandbox`` starts it on a free loopback port.
     """
@@ -84,11 +90,17 @@ class Sandbox:
         self.faults = Faults(random.Random(seed))  # noqa: S311 - repeatable on purpose, guards nothing
         self.tokens = TokenEndpoint(credentials or Credentials(), monotonic)
         self.tasks = TaskStore()
-        self.api = TaskApi(self.tasks, lambda task_id: self.faults.pick("callback", task_id=task_id))
+        self.verifications = Verifications(self.tasks)
+        self.api = TaskApi(
+            self.tasks,
+            lambda task_id: self.faults.pick("callback", task_id=task_id),
+            self.verifications.callback,
+        )
         self.model = ModelApi(api_key, monotonic)
         self.chat = ChatApi.seeded(seed)
+        self.wikidata = WikidataApi()
         self.url = ""
-        self._arrived: dict[Endpoint, int] = dict.fromkeys(("token", "pending", "patch", "model"), 0)
+        self._arrived: dict[Endpoint, int] = dict.fromkeys(("token", "pending", "patch", "model", "wikidata"), 0)
 
     async def __aenter__(self) -> "Sandbox":
         await self.start()
@@ -133,6 +145,7 @@ class Sandbox:
             "OAUTH2_CLIENT_SECRET": self.tokens.credentials.client_secret,
             "OPENAI_BASE_URL": f"{self.url}/v1",
             "OPENAI_API_KEY": self.model.api_key,
+            "WIKIDATA_URL": f"{self.url}/w/api.php",
         }
 
     @property
@@ -140,7 +153,8 @@ class Sandbox:
         """A snapshot."""
         arrived, model = self._arrived, self.model
         charged = model.calls, model.inputs, model.tokens
-        return Stats(arrived["token"], arrived["pending"], arrived["patch"], arrived["model"], *charged)
+        counts = arrived["token"], arrived["pending"], arrived["patch"], arrived["model"], *charged
+        return Stats(*counts, arrived["wikidata"])
 
     def vector(self, text: str, model: str, dimensions: int | None = None) -> bytes:
         """The float32 bytes that the model API gives for this text."""
@@ -170,6 +184,8 @@ class Sandbox:
             case "POST", "/v1/chat/completions":
                 chat = self.model.unauthorized(authorization)
                 return await self._play("model", request, body, lambda _: chat or self.chat.completion(body))
+            case "GET", "/w/api.php":
+                return await self._play("wikidata", request, body, lambda _: self.wikidata.answer(request.query))
             case "GET", _ if path == "/v1/models" or path.startswith("/v1/models/"):
                 return self.model.models(authorization, path.removeprefix("/v1/models").strip("/"))
         return self._administer(method, path, body)
@@ -211,11 +227,14 @@ class Sandbox:
         return _PAGE.format(environment=environment, url=self.url)
 
     def _add_tasks(self, wanted: object) -> list[str]:
+        if isinstance(wanted, dict) and "claims" in wanted:
+            made = len(self.verifications.requests)
+            return [self.verifications.add(Claim.numbered(made + n).text) for n in range(int(wanted["claims"]))]
         if isinstance(wanted, dict):
             made = len(self.tasks)
             return [self.tasks.add(numbered_text(made + n)) for n in range(int(wanted["count"]))]
         if not isinstance(wanted, list):
-            raise TypeError('a list of tasks, or {"count": N}')
+            raise TypeError('a list of tasks, {"count": N} or {"claims": N}')
         return [self.tasks.add(**task) for task in wanted]
 
     def _set_habits(self, wanted: object) -> object:

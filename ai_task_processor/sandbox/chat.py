@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from ai_task_processor.sandbox.answers import Response, answer, openai_error, parsed
+from ai_task_processor.sandbox.claims import claim_in
 
-Habit = Literal["prose", "fence", "truncated", "refusal", "filtered", "wrong", "tool_call", "empty"]
+Habit = Literal["prose", "fence", "truncated", "refusal", "filtered", "wrong", "unlisted", "tool_call", "empty"]
 Parameter = Literal["max_completion_tokens", "max_tokens", "temperature", "response_format", "json_schema"]
 
 #: a token is four bytes, as for embeddings
@@ -67,7 +68,7 @@ class ChatApi:
         schema = ((fields.get("response_format") or {}).get("json_schema") or {}).get("schema")
         text = "The answer." if schema is None and "JSON Schema" not in prompt else _text(schema, prompt)
         habit = next((name for name, share in self.habits.items() if self.rng.random() < share), None)
-        message, finish = _spoilt(habit, text)
+        message, finish = _spoilt(habit, text, schema)
         limit = fields.get("max_completion_tokens") or fields.get("max_tokens")
         content = message.get("content")
         if isinstance(limit, int) and isinstance(content, str) and len(content) > limit * BYTES_PER_TOKEN:
@@ -94,6 +95,9 @@ def _text(schema: object, prompt: str) -> str:
         # The schema was told in words: it is the last JSON object of a line.
         lines = [line for line in prompt.splitlines() if line.startswith("{")]
         schema = json.loads(lines[-1]) if lines else {}
+    claim = claim_in(prompt)
+    if claim is not None and isinstance(schema, dict) and (known := claim.answer(schema)) is not None:
+        return json.dumps(known, ensure_ascii=False)
     digest = hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return json.dumps(_value(schema, int.from_bytes(digest)), ensure_ascii=False)
 
@@ -113,7 +117,7 @@ def _value(schema: Any, seed: int) -> Any:
             properties = schema.get("properties", {})
             return {name: _value(properties.get(name), seed) for name in schema.get("required", ())}
         case "array":
-            return [_value(schema.get("items"), seed + n) for n in range(schema.get("minItems", 0))]
+            return [_value(schema.get("items"), seed + n) for n in range(max(1, schema.get("minItems", 0)))]
         case "integer" | "number":
             return schema.get("minimum", 0)
         case "boolean":
@@ -123,8 +127,8 @@ def _value(schema: Any, seed: int) -> Any:
     return f"text {seed % 1000}"
 
 
-def _spoilt(habit: Habit | None, text: str) -> tuple[dict[str, object], str]:
-    """A message with this habit, and its finish reason."""
+def _spoilt(habit: Habit | None, text: str, schema: object) -> tuple[dict[str, object], str]:
+    """A message with this habit, and its finish reason. ``unlisted``: values outside the lists of the schema."""
     match habit:
         case "prose":
             return {"content": f"Sure! Here is what you asked for:\n{text}\nLet me know if you need more."}, "stop"
@@ -138,12 +142,20 @@ def _spoilt(habit: Habit | None, text: str) -> tuple[dict[str, object], str]:
             return {"content": ""}, "content_filter"
         case "wrong":
             return {"content": '{"unexpected": true}'}, "stop"
+        case "unlisted":
+            return {"content": _unlisted(text, schema)}, "stop"
         case "tool_call":
             call = {"id": "call_1", "type": "function", "function": {"name": "search", "arguments": "{}"}}
             return {"content": None, "tool_calls": [call]}, "tool_calls"
         case "empty":
             return {"content": ""}, "stop"
     return {"content": text}, "stop"
+
+
+def _unlisted(text: str, schema: object) -> str:
+    properties = schema.get("properties", {}) if isinstance(schema, dict) else {}
+    listed = [name for name, each in properties.items() if isinstance(each, dict) and "enum" in each]
+    return json.dumps({**json.loads(text), **dict.fromkeys(listed, "unlisted")}, ensure_ascii=False) if listed else text
 
 
 def _tokens(text: str) -> int:

@@ -16,7 +16,7 @@ from aiohttp import Payload, web
 
 from ai_task_processor.sandbox.answers import Response, nest_error, oauth_error, openai_error, parsed, phrase, sent
 
-Endpoint = Literal["token", "pending", "patch", "callback", "model"]
+Endpoint = Literal["token", "pending", "patch", "callback", "model", "wikidata"]
 
 _HTML: Final = b"<!doctype html><html><body><h1>Please log in</h1></body></html>"
 

@@ -17,10 +17,19 @@ _FINAL: Final = (TaskStatus.SUCCEEDED, TaskStatus.FAILED)
 
 
 class TaskApi:
-    """``GET …/pending`` and ``PATCH …/{id}``. The caller checks the bearer token."""
+    """``GET …/pending`` and ``PATCH …/{id}``. The caller checks the bearer token.
 
-    def __init__(self, store: TaskStore, callback_fault: Callable[[str], Fault | None]) -> None:
+    ``callback``: of a task and its result; answers None when it accepts them.
+    """
+
+    def __init__(
+        self,
+        store: TaskStore,
+        callback_fault: Callable[[str], Fault | None],
+        callback: Callable[[StoredTask, object], Response | None] = lambda *_: None,
+    ) -> None:
         self.store = store
+        self._callback = callback
         self._callback_fault = callback_fault
         #: how ``?limit=N`` is treated; a strict query check refuses it
         self.limit: Literal["honoured", "ignored", "refused"] = "honoured"
@@ -65,6 +74,8 @@ class TaskApi:
         if state is TaskStatus.SUCCEEDED and result is not None:
             if (fault := self._callback_fault(task.id)) is not None:
                 return false_answer(fault)
+            if (refusal := self._callback(task, result)) is not None:
+                return refusal
             task.callbacks += 1
         if answered:
             self.store.acknowledge(task)

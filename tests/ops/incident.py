@@ -24,6 +24,12 @@ SETTINGS = {
     "CONCURRENCY_LIMIT": "8",
     "MAX_RETRIES": "1",
 }
+PROMPT_TYPE = """
+type = "sentiment"
+instructions = "How does the author feel?"
+result = "sentiment"
+schema = {type = "object", required = ["sentiment"], properties.sentiment.enum = ["good", "bad"]}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,7 @@ class Incident:
             try:
                 await self._good_times(daemon)
                 await self._bad_tasks(daemon)
+                await self._bad_answers(daemon)
                 await self._limits()
                 await self._bad_deliveries_and_model()
                 await self._bad_polls_and_tokens()
@@ -88,8 +95,9 @@ class Incident:
         directory = self._directory / f"daemon{self._runs}"
         directory.mkdir()
         self._runs += 1
-        given = {"DATA_DIR": str(self._directory / "data"), "METRICS_PORT": str(self._port), **SETTINGS}
-        daemon = await DaemonProcess(directory, {**self._sandbox.environment(), **given}).start()
+        (types := self._directory / "types.toml").write_text(PROMPT_TYPE)
+        given = {"DATA_DIR": str(self._directory / "data"), "TASK_TYPES": str(types), "METRICS_PORT": str(self._port)}
+        daemon = await DaemonProcess(directory, {**self._sandbox.environment(), **given, **SETTINGS}).start()
         await self._seen(f'up{{job="{DAEMON}"}}')
         return daemon
 
@@ -123,6 +131,15 @@ class Incident:
             'ai_task_processor_tasks_skipped_total{reason="unknown_type"}',
             "ai_task_processor_batch_isolations_total",
         )
+
+    async def _bad_answers(self, daemon: DaemonProcess) -> None:
+        """A chat model whose answers often do not fit the schema, or stand in prose."""
+        self._sandbox.chat.behave({"wrong": 0.4, "prose": 0.3})
+        for round_ in range(3):
+            ids = [self._sandbox.tasks.add(f"answer {round_} {number}", type="sentiment") for number in range(16)]
+            await daemon.wake(WAKE_TOKEN)
+            await self._sandbox.tasks.settled(ids, timeout=30)
+            await self._seen(f"sum(ai_task_processor_model_answers_total) >= bool {self._sandbox.chat.calls}")
 
     async def _limits(self) -> None:
         """The API lists everything whatever is asked for, and the model takes two calls a second without saying so."""

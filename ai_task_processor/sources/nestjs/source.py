@@ -55,6 +55,10 @@ from ai_task_processor.sources.nestjs.settings import ApiSettings
 TASKS = "/api/ai-tasks/"
 #: characters of an id in a path: longer request lines are refused by servers (RFC 9112 §3 asks for 8,000 octets)
 MAX_ID = 4096
+#: callbacks of a chain: the API creates the next task of the same request while it acknowledges a result
+CHAIN_ROUTE = "verification_update_"
+#: the token of a receipt whose result may be followed by another task
+FOLLOWED = "followed"
 #: a task that is taken according to the API is skipped for this long, seconds
 TAKEN_S = 60.0
 _POLL_OUTCOMES: tuple[tuple[type[RemoteError], str], ...] = (
@@ -196,7 +200,12 @@ class NestTaskSource(TaskSource):
         tasks = await self._list.take(want.limit) or await self._poll(want.limit)
         if self._marks is not None and tasks:
             tasks = await self._mark(tasks, self._marks)
-        return [Claim(task, Receipt(self.name, task.id)) for task in tasks.values()]
+        return [Claim(task, self._receipt(task)) for task in tasks.values()]
+
+    def _receipt(self, task: Task) -> Receipt:
+        route = task.raw.get("callbackRoute")
+        followed = isinstance(route, str) and route.startswith(CHAIN_ROUTE)
+        return Receipt(self.name, task.id, FOLLOWED if followed else "")
 
     async def _mark(self, tasks: Mapping[str, Task], marks: Marks) -> Mapping[str, Task]:
         """Mark these tasks and return those that are not taken. Taken ones are skipped for ``TAKEN_S``."""
@@ -250,7 +259,10 @@ class NestTaskSource(TaskSource):
             self._pause.cancel()
 
     async def report(self, receipt: Receipt, outcome: Outcome) -> None:
-        """A strict API refuses unknown keys: then failures are reported without ``error`` from now on."""
+        """A strict API refuses unknown keys: then failures are reported without ``error`` from now on.
+
+        An acknowledged result that may be followed by another task ends the wait for the next poll.
+        """
         state = TaskStatus.SUCCEEDED if isinstance(outcome, Completed) else TaskStatus.FAILED
         bare = self._bare_failures and state is TaskStatus.FAILED
         try:
@@ -260,6 +272,8 @@ class NestTaskSource(TaskSource):
                 raise
             await self._report(receipt, state, BARE_FAILURE)
             self._bare_failures = True
+        if receipt.token == FOLLOWED and state is TaskStatus.SUCCEEDED:
+            self.resume()
 
     async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:  # noqa: ARG002 - the API has no place for a failure that is not final
         """The task is still pending upstream: this process skips it until the delay is over."""

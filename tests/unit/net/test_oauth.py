@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,18 +48,25 @@ def granted(**changes: object) -> httpx2.Response:
 
 
 class Endpoint:
-    """Answers token requests with ``answer`` after ``takes_s``; numbers the tokens when ``answer`` is None."""
+    """Answers token requests with ``answer`` after ``takes_s``; numbers the tokens when ``answer`` is None.
+
+    ``meanwhile`` runs once while a request is under way.
+    """
 
     def __init__(self, clock: "FakeClock") -> None:
         self.answer: Reply | None = None
         self.life_s: object = 3600
         self.takes_s = 0.0
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
         self.requests: list[httpx2.Request] = []
         self.clock = clock
 
     async def __call__(self, request: httpx2.Request) -> httpx2.Response:
         self.requests.append(request)
         await self.clock.sleep(self.takes_s)
+        if (meanwhile := self.meanwhile) is not None:
+            self.meanwhile = None
+            await meanwhile()
         if self.answer is not None:
             return self.answer()
         return granted(access_token=f"token{len(self.requests)}", expires_in=self.life_s)
@@ -468,7 +475,19 @@ async def test_looking_again_takes_a_new_secret_before_any_refusal(rotated: Rota
     await refusal(rotated.tokens)
     rotated.file.write_text("second-secret")
     await rotated.tokens.look_again()
-    rotated.tokens._gate.due()
+    await rotated.tokens.token()
+    assert len(endpoint.requests) == 2
+
+
+async def test_a_secret_that_is_replaced_during_a_request_is_tried(rotated: Rotated, endpoint: Endpoint) -> None:
+    """SIGHUP comes while the old secret is being refused: that is no reason for a pause of minutes."""
+
+    async def hang_up() -> None:
+        rotated.file.write_text("second-secret")
+        await rotated.tokens.look_again()
+
+    rotated.valid = "second-secret"
+    endpoint.meanwhile = hang_up
     await rotated.tokens.token()
     assert len(endpoint.requests) == 2
 

@@ -124,7 +124,7 @@ class Wikidata:
 
     def check(self) -> Check:
         """For ``doctor``: one search."""
-        return Check("search", self._searched, self.remote.setting, (self.remote,), self.remote.name)
+        return Check("connection", self._searched, self.remote.setting, (self.remote,), self.remote.name)
 
     async def _searched(self) -> AsyncIterator[Finding]:
         watch = Stopwatch()
@@ -134,7 +134,7 @@ class Wikidata:
             remedies: Mapping[type[Exception], str] = {Unauthorized: "correct WIKIDATA_URL, or set it to off"}
             yield refused(error, self.remote, remedies)
         else:
-            yield ok(f"{len(found)} entities found ({watch})")
+            yield ok(f"a search is answered, with {len(found)} entities ({watch})")
 
     # --- look-ups
 
