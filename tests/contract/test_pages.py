@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import re
 import socket
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -168,6 +169,18 @@ async def test_sizes(site: Site, client: PageClient, answer: Any, expected: Any)
         with pytest.raises(expected) as raised:
             await request
         assert type(raised.value) is expected
+
+
+async def test_a_bomb_takes_no_memory(site: Site, client: PageClient) -> None:
+    """A hundred megabytes in a hundred kilobytes are not unpacked."""
+    site.answer = encoded(gzip.compress(bytes(10**8)), "gzip")
+    tracemalloc.start()
+    try:
+        with pytest.raises(PageTooLarge):
+            await client.get(f"http://127.0.0.1:{site.port}/", named=True)
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
 
 
 async def test_whose_fault_a_failure_is(client: PageClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,6 +250,16 @@ async def test_an_unreachable_host_fails_when_another_is_reached(make: Make, web
     assert await codes(processor, 1) == ["fetch_failed"]
 
 
+async def test_a_wait_for_the_circuit_is_no_failure(make: Make, web: Web, clock: FakeClock) -> None:
+    """Whatever was reached meanwhile."""
+    processor = make()
+    web.pages["https://a.example/"] = Unsent("no route")
+    assert await codes(processor, 5) == ["Unsent"] * 5
+    clock.advance(1)
+    processor._answered_at = clock.monotonic()
+    assert await codes(processor, 1) == ["CircuitOpen"]
+
+
 async def test_an_outage_opens_the_circuit(make: Make, web: Web) -> None:
     """Nothing is claimed then; one page that answers, with whatever, closes it."""
     processor = make(CIRCUIT_BREAKER_THRESHOLD="3")
