@@ -84,8 +84,11 @@ class DiskCache:
             if file is not None:
                 with suppress(OSError):
                     os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
-            # Autocommit: an entry is a transaction. The threads take turns.
-            connection = sqlite3.connect(file or ":memory:", isolation_level=None, check_same_thread=False)
+            try:
+                # Autocommit: an entry is a transaction. The threads take turns.
+                connection = sqlite3.connect(file or ":memory:", isolation_level=None, check_same_thread=False)
+            except sqlite3.Error:
+                continue
             try:
                 self._tidy(connection)
             except sqlite3.Error:

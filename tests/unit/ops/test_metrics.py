@@ -67,6 +67,21 @@ def test_default_set_up_stays_below_700_series() -> None:
     assert 400 < len(samples(new())) <= 700
 
 
+def test_the_types_of_claims_stay_below_700_series() -> None:
+    """With a chat model, five types and a remote of a processor, as the daemon is shipped."""
+    types = ["text_embedding", "identifying_data", "defining_topics", "defining_impact_area", "defining_severity"]
+    metrics = new(
+        models=[*MODELS[:2], "chat"],
+        task_types=types,
+        chat_models=["chat"],
+        chat_types=types[1:],
+        services=["wikidata"],
+    )
+    metrics.counter("wikidata_requests_total", "Requests.", outcome=list("abcdef"))
+    assert 600 < len(samples(metrics)) <= 700
+    assert metrics.value("circuit_breaker_state", service="wikidata") == 0
+
+
 def test_every_series_exists_with_zero_from_the_start() -> None:
     """Before anything happened all series of ours read 0, except what the process is: its build and its state."""
     awake = [line for line in samples(new()) if line.startswith(PREFIX) and float(line.rsplit(" ", 1)[1]) != 0]

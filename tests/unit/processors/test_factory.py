@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -9,9 +10,12 @@ from structlog.testing import capture_logs
 
 from ai_task_processor.core import plugins
 from ai_task_processor.core.errors import AiTaskProcessorError, ConfigurationError
+from ai_task_processor.core.settings import load_settings
 from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.processors.base import BaseProcessor, TaskResult
 from ai_task_processor.processors.chat import aletheia
+from ai_task_processor.processors.chat.aletheia.settings import AletheiaSettings
+from ai_task_processor.processors.chat.settings import PromptSettings
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.testing.context import processor_context
@@ -165,6 +169,79 @@ def test_one_that_cannot_say_its_hold_gets_no_task(make: Make, install: Install,
     with capture_logs():
         assert factory.find(task("caption")) is None or hold != hold
         assert factory.hold_s() == 0.0
+
+
+def configured(factory: ProcessorFactory, **environ: str) -> ProcessorFactory:
+    factory.configure(load_settings(environ, None, groups=[PromptSettings, AletheiaSettings]))
+    factory.equip(processor_context(chat=cast("None", Embedder()), embedder=cast("None", Embedder())))
+    return factory
+
+
+class Severity(Caption):
+    """A stranger's processor of a type that is built in; it does not want every task of it."""
+
+    task_types = frozenset({"defining_severity"})
+
+    def can_process(self, task: Task) -> bool:
+        return task.type == "defining_severity" and task.content == "mine"
+
+
+def finder(factory: ProcessorFactory, name: str, content: object = "t") -> str | None:
+    found = factory.find(task(TaskType.named(name), content))
+    return None if found is None else type(found).__name__
+
+
+def test_what_is_built_in_takes_no_type_of_others(
+    install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Not of an installed package, a line of the user's or a file; the other types stay with it."""
+    assert finder(configured(ProcessorFactory()), "defining_severity") == "AletheiaProcessor"
+    (tmp_path / "mine.toml").write_text('type = "defining_topics"\ninstructions = "x"\n')
+    factory = configured(ProcessorFactory(), TASK_TYPES=str(tmp_path))
+    assert finder(factory, "defining_topics") == "PromptProcessor"
+    assert finder(factory, "defining_severity") == "AletheiaProcessor"
+    install("processors", "acme", Severity=Severity)
+    factory = configured(ProcessorFactory())
+    assert finder(factory, "defining_severity", "mine") == "Severity"
+    assert finder(factory, "defining_severity", "yours") is None
+    assert finder(factory, "identifying_data") == "AletheiaProcessor"
+    original = ProcessorFactory.__init__
+
+    def with_one_line_more(self: ProcessorFactory) -> None:
+        original(self)
+        self._processors.append(type("Own", (Caption,), {"task_types": {"identifying_data"}})())
+
+    monkeypatch.setattr(ProcessorFactory, "__init__", with_one_line_more)
+    assert finder(configured(ProcessorFactory()), "identifying_data") is None
+
+
+def test_only_enabled_types_are_taken(tmp_path: Path) -> None:
+    """By either spelling; what is left out needs no chat model and has no series. An unknown name is warned of."""
+    factory = ProcessorFactory()
+    with capture_logs() as lines:
+        configured(factory, ENABLED_TASK_TYPES="text-embedding,caption")
+    assert [line["reason"] for line in lines] == ["ENABLED_TASK_TYPES has types that no processor declares: caption"]
+    assert factory.task_types == {"text_embedding"}
+    assert (factory.chats, factory.services) == (False, [])
+    assert [finder(factory, name) for name in ("text_embedding", "defining_severity")] == [
+        "TextEmbeddingProcessor",
+        None,
+    ]
+    factory = configured(ProcessorFactory(), ENABLED_TASK_TYPES="defining_severity")
+    assert factory.task_types == factory.chat_types == {"defining_severity"}
+    assert [finder(factory, name) for name in ("text_embedding", "defining_severity", "defining_topics")] == [
+        None,
+        "AletheiaProcessor",
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("enabled", "needed"), [("", True), ("text_embedding", False), ("text_embedding,defining-topics", True)]
+)
+def test_whether_a_chat_model_is_needed(enabled: str, needed: bool) -> None:
+    parts = load_settings({"ENABLED_TASK_TYPES": enabled}, None, groups=[]).parts
+    assert ProcessorFactory().chats_with(parts) == needed
 
 
 def test_claiming_is_held_only_when_nobody_can_work(make: Make, install: Install) -> None:
