@@ -14,8 +14,6 @@ from ai_task_processor.core.settings import load_settings
 from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.processors.base import BaseProcessor, TaskResult
 from ai_task_processor.processors.chat import aletheia
-from ai_task_processor.processors.chat.aletheia.settings import AletheiaSettings
-from ai_task_processor.processors.chat.settings import PromptSettings
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.testing.context import processor_context
@@ -172,7 +170,7 @@ def test_one_that_cannot_say_its_hold_gets_no_task(make: Make, install: Install,
 
 
 def configured(factory: ProcessorFactory, **environ: str) -> ProcessorFactory:
-    factory.configure(load_settings(environ, None, groups=[PromptSettings, AletheiaSettings]))
+    factory.configure(load_settings(environ, None, groups=factory.settings_groups))
     factory.equip(processor_context(chat=cast("None", Embedder()), embedder=cast("None", Embedder())))
     return factory
 
