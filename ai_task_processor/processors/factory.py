@@ -106,7 +106,7 @@ class ProcessorFactory:
     @property
     def services(self) -> Sequence[str]:
         """The remotes of processors."""
-        return [service for each in self.processors for service in each.services]
+        return [service for each in self.processors if each.configured for service in each.services]
 
     @property
     def settings_groups(self) -> frozenset[type[Group]]:
@@ -126,7 +126,8 @@ class ProcessorFactory:
         return None
 
     def _types(self, processors: Iterable[BaseProcessor]) -> frozenset[str]:
-        return frozenset(name for each in processors for name in each.task_types if self._takes(name))
+        able = (each for each in processors if each.configured)
+        return frozenset(name for each in able for name in each.task_types if self._takes(name))
 
     def _pause_s(self, processor: BaseProcessor) -> float:
         try:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, S
 
 from ai_task_processor.core.checks import Remote
 from ai_task_processor.core.component import Problem
+from ai_task_processor.core.settings import Settings
 from ai_task_processor.models.task import Task, TaskResult
 from ai_task_processor.processors.base import BaseProcessor
 from ai_task_processor.processors.context import ProcessorContext
@@ -79,12 +80,19 @@ class SearchProcessor(BaseProcessor):
     def __init__(self) -> None:
         self._sources: Mapping[str, SearchSource] = {}
         self._cache: DiskCache | None = None
+        #: whether a search was listed that cannot be done
+        self._missed = False
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def configure(self, settings: Settings) -> None:
+        # Where none of its types is enabled its settings need not be there.
+        enabled = any(map(settings.parts.takes, self.task_types))
+        self.configured = enabled and settings[SearchSettings].brave_api_key is not None
 
     def equip(self, context: ProcessorContext) -> None:
         super().equip(context)
         services = context.services
-        if services is None or context.settings[SearchSettings].brave_api_key is None:
+        if services is None or not self.configured:
             return
         from ai_task_processor.processors.disk_cache import DiskCache
         from ai_task_processor.processors.search.brave import Brave
@@ -107,13 +115,15 @@ class SearchProcessor(BaseProcessor):
         return [source.remote for source in self._sources.values()]
 
     def problems(self) -> Sequence[Problem]:
-        if self._sources:
+        if not self._missed:
             return ()
         message = "BRAVE_API_KEY is not set, so search tasks stay pending"
         return (Problem("no_search_key", message, ready=True, when="unserved"),)
 
     def can_process(self, task: Task) -> bool:
-        return task.type in self.task_types and bool(self._sources)
+        mine = task.type in self.task_types
+        self._missed |= mine and not self._sources
+        return mine and bool(self._sources)
 
     def hold_s(self) -> float:
         """Without a key it has no tasks at all, and must not keep polls going for the others."""

@@ -257,6 +257,22 @@ def test_claiming_is_held_only_when_nobody_can_work(make: Make, install: Install
     assert with_caption.hold_s() == 3.0
 
 
+@pytest.mark.parametrize(
+    ("environ", "types", "remotes"),
+    [
+        ({}, set(), set()),
+        ({"BRAVE_API_KEY": "key"}, {"search", "search_batch"}, {"search"}),
+        ({"FETCH_DOMAIN_ALLOWLIST": "a.example"}, {"fetch_url"}, {"fetch"}),
+        ({"BRAVE_API_KEY": "key", "ENABLED_TASK_TYPES": "text_embedding"}, set(), set()),
+    ],
+)
+def test_what_is_off_has_no_series(environ: dict[str, str], types: set[str], remotes: set[str]) -> None:
+    """A daemon for embeddings pays nothing for searches and pages."""
+    factory = configured(ProcessorFactory(), **environ)
+    assert factory.task_types & {"search", "search_batch", "fetch_url"} == types
+    assert set(factory.services) & {"search", "fetch"} == remotes
+
+
 def test_search_and_fetch_leave_their_types_to_others(make: Make, install: Install) -> None:
     """A plug-in, and a line in the factory, keep the types that they had before there were built-ins for them."""
     mine = type("Mine", (Caption,), {"task_types": frozenset({"search"}), "can_process": _of("search")})

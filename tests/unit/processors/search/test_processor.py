@@ -59,6 +59,7 @@ def make(api: Api, clock: FakeClock, tmp_path: Path) -> Make:
         given = {"BRAVE_API_KEY": "key", **environ}
         processor = SearchProcessor()
         shared = services(given, SearchProcessor, clock=clock, directory=tmp_path)
+        processor.configure(shared.settings)
         context = processor_context(
             given, SearchProcessor.settings_groups, clock=clock, wait_s=60.0, services=shared, metrics=shared.metrics
         )
@@ -195,8 +196,10 @@ async def test_limits(make: Make, api: Api, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_without_a_key_tasks_stay_pending(make: Make) -> None:
-    """One problem says which setting; polls are not kept going, and there is no remote to check."""
+    """One problem says which setting, once there is such a task; polls are not kept going; no remote is checked."""
     processor = make(BRAVE_API_KEY="")
+    assert not processor.can_process(Task(id="t", type="caption", content={}))
+    assert processor.problems() == ()
     assert not processor.can_process(search())
     assert (processor.hold_s(), processor.remotes()) == (inf, [])
     (problem,) = processor.problems()
