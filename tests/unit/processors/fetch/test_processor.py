@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import inf
 from typing import Any, cast
 
 import pytest
@@ -51,7 +52,8 @@ Make = Callable[..., FetchProcessor]
 
 @pytest.fixture
 def make(web: Web, clock: FakeClock) -> Make:
-    def made(**environ: str) -> FetchProcessor:
+    def made(wanted: bool = True, **environ: str) -> FetchProcessor:
+        environ = {"ENABLED_TASK_TYPES": "fetch_url", **environ} if wanted else environ
         processor = FetchProcessor()
         shared = services(environ, FetchProcessor, clock=clock)
         processor.configure(shared.settings)
@@ -102,7 +104,13 @@ async def test_the_result(make: Make, web: Web) -> None:
     ],
 )
 def test_it_is_off_until_it_is_wanted(make: Make, environ: dict[str, str], on: bool) -> None:
-    assert make(**environ).can_process(task()) is on
+    """One problem says which settings, once there is such a task."""
+    processor = make(wanted=False, **environ)
+    assert not processor.can_process(Task(id="t", type="caption", content={}))
+    assert processor.problems() == ()
+    assert processor.can_process(task()) is on
+    assert [problem.code for problem in processor.problems()] == ([] if on else ["fetch_off"])
+    assert processor.hold_s() == (0 if on else inf), "polls would go on for what is not taken"
 
 
 @pytest.mark.parametrize(
