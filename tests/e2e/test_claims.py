@@ -125,7 +125,7 @@ async def test_wikidata_is_away(sandbox: WatchedSandbox, daemon: Start, fault: d
     claims = add(sandbox, 8)
     sandbox.faults.add("wikidata", **fault)
     worker = await daemon(CONCURRENCY_LIMIT=8, POLLING_INTERVAL_SECONDS=2)
-    await eventually(lambda: sandbox.chat.calls >= 6)
+    await eventually(lambda: sandbox.chat.calls >= 1)
     await asyncio.sleep(4)
     reached = sandbox.stats.wikidata_requests
     assert reached < 40, "a circuit or Retry-After bounds the requests"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ai_task_processor.sandbox.claims import Claim
 from tests.e2e.conftest import ROOT, Finished, WatchedSandbox, eventually
 
 Start = Callable[..., Awaitable[Any]]
@@ -137,6 +138,14 @@ async def test_the_types_command(sandbox: WatchedSandbox, command: Command, tmp_
     refused = await command(settings, "types", "try", "sentiment", "task.json")
     assert (refused.code, json.loads(refused.out)["error"]["code"]) == (1, "refused")
     assert (await command(settings, "types", "try", "nothing", "task.json")).code == 66
+    sandbox.chat.behave({})
+    claim = Claim.numbered(7)
+    (tmp_path / "claim.json").write_text(json.dumps({"text": claim.text, "model": "o3"}))
+    settings["WIKIDATA_URL"] = sandbox.environment()["WIKIDATA_URL"]
+    people = await command(settings, "types", "try", "identifying_data", "claim.json")
+    found = json.loads(people.out)["result"]["personalities"]
+    assert [each["wikidata"]["id"] for each in found] == [each.id for each in claim.people] != []
+    assert json.loads((await command(settings, "types", "show", "defining_severity")).out)["schema"]
     assert (await command(settings, "types", "try", "sentiment", "none.json")).code == 66
     away = {**settings, "OPENAI_BASE_URL": "http://127.0.0.1:1/v1", "MAX_RETRIES": "0"}
     assert (await command(away, "types", "try", "sentiment", "task.json")).code == 69

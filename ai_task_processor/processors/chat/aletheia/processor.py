@@ -145,6 +145,8 @@ class AletheiaProcessor(PromptProcessor):
         """The model's checked answer. It is kept until the task is done: a task that waits is not paid twice."""
         if (kept := self._kept.get(_key(task))) is not None:
             return kept
+        if self._wikidata is not None:
+            await self._wikidata.awake()
         request = self.request(prompt_type, {**given.fields, "text": given.text})
         if task.type == aletheia.DEFINING_SEVERITY:
             request = await self._with_context(request, given)

@@ -41,6 +41,8 @@ PEOPLE_LANGUAGE, TOPICS_LANGUAGE = "en", "pt"
 PEOPLE = frozenset({"Q5", "Q891723", "Q1153191"})
 INSTANCE_OF = "P31"
 HITS = 5
+#: what is searched to see whether there is an answer
+PROBE = "Brasil"
 #: ids in one request, by the API's limit
 IDS_AT_ONCE = 50
 ENTITY_ID = re.compile(r"Q[1-9]\d{0,11}")
@@ -122,6 +124,11 @@ class Wikidata:
         """Seconds until a request may be made; 0 when one may now."""
         return self._gate.wait_s()
 
+    async def awake(self) -> None:
+        """After a pause: one request shows whether it is over, before a model is paid. Raises ``RemoteError``."""
+        if self._gate.reason is not None:
+            await self._search(PROBE, TOPICS_LANGUAGE)
+
     def check(self) -> Check:
         """For ``doctor``: one search."""
         return Check("connection", self._searched, self.remote.setting, (self.remote,), self.remote.name)
@@ -129,7 +136,7 @@ class Wikidata:
     async def _searched(self) -> AsyncIterator[Finding]:
         watch = Stopwatch()
         try:
-            found = await self._search("Brasil", TOPICS_LANGUAGE)
+            found = await self._search(PROBE, TOPICS_LANGUAGE)
         except RemoteError as error:
             remedies: Mapping[type[Exception], str] = {Unauthorized: "correct WIKIDATA_URL, or set it to off"}
             yield refused(error, self.remote, remedies)

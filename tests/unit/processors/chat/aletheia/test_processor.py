@@ -59,9 +59,14 @@ class Lookups:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.held_s = 0.0
+        self.asleep: Exception | None = None
 
     def hold_s(self) -> float:
         return self.held_s
+
+    async def awake(self) -> None:
+        if self.asleep is not None:
+            raise self.asleep
 
     async def person(self, name: str) -> Entity | None:
         await self._raised()
@@ -208,6 +213,14 @@ async def test_an_answer_is_paid_once_while_wikidata_is_away(clock: "FakeClock",
     assert (result.output, result.usage, len(chat.requests)) == (RESULTS[name], Usage(10, 1), 2)
     await made.process(task(name))
     assert len(chat.requests) == 3, "a task that is done is forgotten"
+
+
+async def test_nothing_is_paid_before_a_pause_is_over(clock: "FakeClock") -> None:
+    chat, lookups = Chat([answered(aletheia.DEFINING_TOPICS)]), Lookups()
+    lookups.asleep = CircuitOpen("held", retry_after_s=3)
+    with pytest.raises(CircuitOpen):
+        await processor(clock, chat, lookups).process(task(aletheia.DEFINING_TOPICS))
+    assert chat.requests == []
 
 
 async def test_kept_answers_are_bounded(clock: "FakeClock") -> None:

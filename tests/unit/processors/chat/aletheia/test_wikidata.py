@@ -224,6 +224,21 @@ async def test_a_long_wait_is_the_tasks(world: World) -> None:
     assert await world.wikidata.topic("Saúde") == TOPICS[0].id
 
 
+async def test_a_pause_ends_with_one_request(world: World) -> None:
+    """Without a pause nothing is asked; afterwards one search, whose failure is the answer."""
+    await world.wikidata.awake()
+    assert world.requests == []
+    world.replies = [reply(429, retry_after="60"), reply(429, retry_after="60")]
+    with pytest.raises(Throttled):
+        await world.wikidata.topic("Saúde")
+    world.clock.advance(61)
+    with pytest.raises(Throttled):
+        await world.wikidata.awake()
+    world.clock.advance(121)
+    await world.wikidata.awake()
+    assert (world.gate.reason, len(world.requests)) == (None, 3)
+
+
 async def test_an_outage_opens_the_circuit(world: World) -> None:
     """After a few failures nothing is asked for a while."""
     world.always = reply(503)
