@@ -8,6 +8,9 @@ from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import TaskError, Transient
 from ai_task_processor.core.groups import Group, Seconds, setting
 from ai_task_processor.models.task import TaskResult
+from ai_task_processor.ops.logs import get_logger
+
+log = get_logger(__name__)
 
 
 class LimitSettings(Group):
@@ -24,7 +27,8 @@ class LimitSettings(Group):
 
 
 def rejected(reason: str, message: str = "") -> TaskError:
-    """The error for parameters that cannot be used: ``reason`` is short and constant."""
+    """The error for parameters that cannot be used, which is logged: ``reason`` is short and constant."""
+    log.info("task.rejected", reason=reason)
     return TaskError("task_rejected_invalid_params", f"{reason}: {message}" if message else reason)
 
 

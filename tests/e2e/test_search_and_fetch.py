@@ -164,6 +164,9 @@ async def test_what_is_refused(
     await sandbox.tasks.settled(list(ids), timeout=60)
     assert {url: error(sandbox, task_id) for task_id, url in ids.items()} == expected
     assert internet.pages == {"/away": 1, "/here": 1, "/bomb": 1, "/gone": 1, "/down": 3, "/empty": 1}
+    reasons = {line["task_id"]: line["reason"] for line in worker.events("task.rejected")}
+    rejected = {task_id: expected[url].split() for task_id, url in ids.items() if " " in expected[url]}
+    assert reasons == {task_id: words[1] for task_id, words in rejected.items()}
     # The same address in numbers is the host that is named.
     named = sandbox.tasks.add(type="fetch_url", content={"url": f"http://2130706433:{port}/page"})
     await sandbox.tasks.settled([named], timeout=30)
