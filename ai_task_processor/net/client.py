@@ -61,7 +61,7 @@ _ENDED: Mapping[type[BaseException], str] = {
     aiohttp.ClientOSError: "the server closed the connection before it had the whole request",
 }
 #: HttpProcessingError: a body that cannot be parsed; ValueError: a header or a URL that cannot be written
-_FOREIGN = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
+FOREIGN = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 
 
 class Bearer(Protocol):
@@ -160,7 +160,7 @@ class StreamedAnswer:
             return b""  # A refusal says enough by its status and headers.
         try:
             chunk: bytes = await self._response.content.readany()
-        except _FOREIGN as error:
+        except FOREIGN as error:
             raise translate(error) from error
         self._left -= len(chunk)
         if self._left < 0:
@@ -258,7 +258,7 @@ class HttpClient:
         try:
             # encoded: a path is sent as it was quoted, ``%2E%2E`` and all
             response = await self.pool.request(method, URL(self._origin + target, encoded=True), headers, content)
-        except _FOREIGN as error:
+        except FOREIGN as error:
             raise translate(error, bundled=self.pool.bundled) from error
         answer = StreamedAnswer(response, url, self._max_bytes if response.status < 300 else MAX_REFUSAL_BYTES)
         if answer.is_success and answer.encoded:
@@ -378,7 +378,10 @@ class Response(aiohttp.ClientResponse):
 
 
 class Pool:
-    """At most ``connections`` at once to one server. Made in the loop that uses it."""
+    """At most ``connections`` at once to one server. Made in the loop that uses it.
+
+    ``socket_factory`` makes the socket for an address of ``getaddrinfo``; an ``OSError`` of it means not connected.
+    """
 
     def __init__(
         self,
@@ -386,6 +389,7 @@ class Pool:
         tls: Tls | None,
         proxy: tuple[str, Mapping[str, str]] | None,
         connect_timeout_s: float = POOL_TIMEOUT_S,
+        socket_factory: Callable[[Any], socket.socket] | None = None,
     ) -> None:
         #: of every request that has no others of the same names
         self.headers = {
@@ -399,6 +403,7 @@ class Pool:
         self._connections = connections
         self._proxy = proxy
         self._connect_timeout_s = connect_timeout_s
+        self._socket_factory = socket_factory
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
         #: the last ``Keep-Alive``
@@ -406,9 +411,18 @@ class Pool:
         self._stalled_s = 0.0
 
     async def request(
-        self, method: str, url: URL, headers: Mapping[str, str], content: bytes | None
+        self,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str],
+        content: bytes | None,
+        *,
+        server_hostname: str | None = None,
     ) -> aiohttp.ClientResponse:
-        """One request, as far as the head of its answer. Raises aiohttp's errors, ``OSError`` and ``ValueError``."""
+        """One request, as far as the head of its answer. Raises aiohttp's errors, ``OSError`` and ``ValueError``.
+
+        ``server_hostname``: whose certificate is expected, when the URL has an address in the place of a name.
+        """
         session = self._session or self._open()
         if self._stalled_s != (stalled := stalled_s()):
             # A server may have hung up meanwhile, and the loop has not read that yet.
@@ -424,6 +438,7 @@ class Pool:
             data=BytesIO(content) if content is not None and len(content) > LARGE_BYTES else content,
             allow_redirects=False,
             ssl=True if self.tls is None else self.tls.context,
+            server_hostname=server_hostname,
             proxy=proxy,
             proxy_headers=proxy_headers,
         )
@@ -442,6 +457,7 @@ class Pool:
                 ttl_dns_cache=DNS_TTL_S,
                 resolver=aiohttp.ThreadedResolver(),  # whatever else is installed
                 interleave=1,
+                socket_factory=self._socket_factory,
             ),
             headers=self.headers,
             request_class=_Request,
@@ -538,7 +554,7 @@ def translate(error: BaseException, *, bundled: bool = False) -> RemoteError:
         case aiohttp.InvalidURL():
             return Misconfigured("a URL that cannot be used")
         case aiohttp.ClientError() | HttpProcessingError() | OSError():
-            refused = isinstance(error, aiohttp.ClientConnectorError) or any(map(alert, _causes(error)))
+            refused = isinstance(error, aiohttp.ClientConnectorError) or any(map(alert, causes(error)))
             return (Unsent if refused else Ambiguous)(describe(error, bundled=bundled))
         case ValueError():
             return Misconfigured("a header or a path that cannot be written")
@@ -552,7 +568,7 @@ def _sentence(message: str) -> str:
 
 def describe(error: BaseException, *, bundled: bool = False) -> str:
     """The cause in the words of the operating system or of OpenSSL, or with a remedy: never a URL or content."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, aiohttp.ClientError):
             continue  # some of them are an OSError or an SSLError, too, without its words
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -570,7 +586,7 @@ def describe(error: BaseException, *, bundled: bool = False) -> str:
     return _ENDED.get(type(error), type(error).__name__)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """An error and what led to it; of several attempts (one for each address of a host) the first."""
     while error is not None:
         yield error

@@ -29,6 +29,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     type.gone               none of that type is listed any more
     task.completed          settled with a result
     task.failed             settled, the task itself is at fault
+    task.rejected           its parameters cannot be used, for this reason: it fails
     task.released           returned to the source, to run again after a delay
     task.taken              marked in_progress, it turned out to be gone or final: not processed
     task.state_repaired     a mark without an answer may have overwritten the outcome: the state was sent again

@@ -17,6 +17,8 @@ from ai_task_processor.processors.chat.processor import PromptProcessor
 from ai_task_processor.processors.chat.summary import SummaryProcessor
 from ai_task_processor.processors.context import ProcessorContext
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
+from ai_task_processor.processors.fetch.processor import FetchProcessor
+from ai_task_processor.processors.search.processor import SearchProcessor
 from ai_task_processor.processors.simple import EchoProcessor, SimulateProcessor, SleepProcessor
 
 log = get_logger(__name__)
@@ -39,7 +41,7 @@ class ProcessorFactory:
         self.installed = {_made(plugin): plugin for plugin in plugins.installed("processors")}
         self._processors += self.installed
         self._processors.append(PromptProcessor())  # last: the types of others are not taken from them
-        self._optional: list[BaseProcessor] = [AletheiaProcessor()]
+        self._optional: list[BaseProcessor] = [AletheiaProcessor(), SearchProcessor(), FetchProcessor()]
         self._on_request: list[BaseProcessor] = [
             SummaryProcessor(),
             ConversationProcessor(),
@@ -128,7 +130,7 @@ class ProcessorFactory:
     @property
     def services(self) -> Sequence[str]:
         """The remotes of processors."""
-        return [service for each in self.processors for service in each.services]
+        return [service for each in self.processors if each.configured for service in each.services]
 
     @property
     def settings_groups(self) -> frozenset[type[Group]]:
@@ -148,7 +150,8 @@ class ProcessorFactory:
         return None
 
     def _types(self, processors: Iterable[BaseProcessor]) -> frozenset[str]:
-        return frozenset(name for each in processors for name in each.task_types if self._takes(name))
+        able = (each for each in processors if each.configured)
+        return frozenset(name for each in able for name in each.task_types if self._takes(name))
 
     def _pause_s(self, processor: BaseProcessor) -> float:
         try:

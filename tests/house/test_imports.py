@@ -23,15 +23,16 @@ LINT = "import sys; from importlinter.cli import lint_imports_command; sys.exit(
 EVERYWHERE = {"pydantic", "pydantic_core", "structlog", "httpx2"}
 #: the rooms that speak to a person; rich may come in through each of them
 TERMINAL = ("cli/",)
-#: aiohttp carries all HTTP: a client and a server have a module each.
-SEVERAL = {"aiohttp"}
+#: aiohttp, with its URLs, carries all HTTP: clients of remotes, the client of pages and a server have a module each.
+SEVERAL = {"aiohttp", "yarl"}
 #: The modules that may be the one door of a library.
 DOORS = {
-    "aiohttp": {"net/client.py", "ops/listener.py"},
+    "aiohttp": {"net/client.py", "net/pages.py", "ops/listener.py"},
     "authlib": {"net/oauth.py"},
     "cryptography": {"core/syntax.py"},
     "dotenv": {"core/environment.py"},
     "jsonschema": {"processors/chat/answers.py"},
+    "lxml": {"processors/fetch/text.py"},
     "numpy": {"core/codec.py"},
     "openai": {"providers/openai_client.py"},
     "orjson": {"core/codec.py"},
@@ -41,7 +42,7 @@ DOORS = {
     "pydantic_settings": {"core/groups.py"},
     "tenacity": {"net/resilience.py"},
     "uvloop": {"engine/daemon.py", "cli/main.py"},
-    "yarl": {"net/client.py"},
+    "yarl": {"net/client.py", "net/pages.py"},
 }
 #: The sandbox plays somebody else: a house of its own, with its own doors.
 SANDBOX = PACKAGE / "sandbox"
@@ -240,6 +241,13 @@ def test_a_health_check_loads_next_to_nothing() -> None:
     assert own == {"", ".cli", ".cli.main", ".core", ".core.errors", ".core.process"}
     assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {PACKAGE.name}
     assert "asyncio" not in loaded
+
+
+def test_heavy_libraries_wait_for_their_first_use() -> None:
+    """A daemon that does embeddings only has none of what other types of task need."""
+    _, loaded = import_watched(PACKAGE, "ai_task_processor.processors.factory", "ai_task_processor.engine.wiring")
+    heavy = {"lxml", "jsonschema", "openai", f"{PACKAGE.name}.net.pages", f"{PACKAGE.name}.processors.search.brave"}
+    assert loaded & heavy == set()
 
 
 def lint(folder: Path) -> CompletedProcess[str]:

@@ -24,7 +24,9 @@ DEFAULTS = {variable.name: variable.default for variable in variables(built_in_g
 #: a row of a table whose first cell is one variable, and its second cell
 ROWS = dict(re.findall(r"^\| `([A-Z][A-Z0-9_]+)` \| ([^|]*) \|", PROSE, flags=re.MULTILINE))
 #: hosts of addresses that are examples, this machine, or a documented default
-HOSTS = re.compile(r"www\.wikidata\.org|localhost|127\.0\.0\.1|(.*\.)?example\.com|.*\.projects\.oryapis\.com")
+HOSTS = re.compile(
+    r"www\.wikidata\.org|api\.search\.brave\.com|localhost|127\.0\.0\.1|(.*\.)?example\.com|.*\.projects\.oryapis\.com"
+)
 
 
 def test_the_table_has_every_setting_and_no_other() -> None:

@@ -17,6 +17,9 @@ from ai_task_processor.core.ports import Provider, Sink, Store, TaskSource
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.processors.chat.aletheia.settings import AletheiaSettings
 from ai_task_processor.processors.chat.settings import PromptSettings, SummarySettings
+from ai_task_processor.processors.fetch.settings import FetchSettings
+from ai_task_processor.processors.limits import LimitSettings
+from ai_task_processor.processors.search.settings import SearchSettings
 from ai_task_processor.processors.simple import SimulationSettings
 from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.rotating import RotatingProvider
@@ -127,8 +130,9 @@ def test_the_defaults_select_the_daemon_as_it_is(install: Install) -> None:
     assert found == [NestTaskSource, SqliteStore, RotatingProvider]
     assert selected.sinks == []
     assert settings.components.keys() == {ApiSettings, AuthSettings, ModelSettings, StoreSettings}
-    others = {ChatSettings, PromptSettings, AletheiaSettings, SummarySettings, SimulationSettings}
-    assert set(built_in_groups()) - others == settings.components.keys()
+    of_processors = {PromptSettings, AletheiaSettings, SummarySettings, SimulationSettings}
+    of_processors |= {SearchSettings, FetchSettings, LimitSettings}
+    assert set(built_in_groups()) - {ChatSettings} - of_processors == settings.components.keys()
 
 
 def test_a_source_without_oauth2_asks_for_nothing_of_it(install: Install) -> None:

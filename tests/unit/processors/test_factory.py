@@ -14,18 +14,18 @@ from ai_task_processor.core.settings import load_settings
 from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.processors.base import BaseProcessor, TaskResult
 from ai_task_processor.processors.chat import aletheia
-from ai_task_processor.processors.chat.aletheia.settings import AletheiaSettings
 from ai_task_processor.processors.chat.processor import PromptProcessor
-from ai_task_processor.processors.chat.settings import PromptSettings
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.testing.context import processor_context
+from tests.helpers import services
 from tests.unit import packages
 from tests.unit.conftest import FakeClock
 from tests.unit.packages import Install
 from tests.unit.processors.embedder import Embedder
 
 install = packages.install
+BUILT_IN = {"text_embedding", *aletheia.TYPES, "search", "search_batch", "fetch_url"}
 
 
 class Caption(BaseProcessor):
@@ -92,7 +92,7 @@ def test_the_built_in_serves_embeddings(make: Make) -> None:
     factory = make()
     assert isinstance(factory.find(task()), TextEmbeddingProcessor)
     assert factory.find(task("caption")) is None
-    assert factory.task_types == {"text_embedding", *aletheia.TYPES}
+    assert factory.task_types == BUILT_IN
 
 
 def test_the_documented_recipe(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
@@ -118,7 +118,7 @@ def test_an_installed_package_adds_its_processor(make: Make, install: Install) -
     assert lines == [{"event": "plugin.loaded", "log_level": "info", "processor": "Caption", "package": "captions"}]
     assert isinstance(factory.find(task("caption")), Caption)
     assert isinstance(factory.find(task()), TextEmbeddingProcessor), "built-ins come first"
-    assert factory.task_types == {"text_embedding", *aletheia.TYPES, "caption"}
+    assert factory.task_types == {*BUILT_IN, "caption"}
 
 
 def test_strangers_come_in_the_order_of_their_names(make: Make, install: Install) -> None:
@@ -184,7 +184,7 @@ def test_one_that_cannot_say_its_hold_gets_no_task(make: Make, install: Install,
 
 
 def configured(factory: ProcessorFactory, **environ: str) -> ProcessorFactory:
-    factory.configure(load_settings(environ, None, groups=[PromptSettings, AletheiaSettings]))
+    factory.configure(load_settings(environ, None, groups=factory.settings_groups))
     factory.equip(processor_context(chat=cast("None", Embedder()), embedder=cast("None", Embedder())))
     return factory
 
@@ -321,3 +321,38 @@ class Sleeper(Caption):
 
     def can_process(self, task: Task) -> bool:
         return task.type == "sleep"
+
+
+@pytest.mark.parametrize(
+    ("environ", "types", "remotes"),
+    [
+        ({}, set(), set()),
+        ({"BRAVE_API_KEY": "key"}, {"search", "search_batch"}, {"search"}),
+        ({"FETCH_DOMAIN_ALLOWLIST": "a.example"}, {"fetch_url"}, {"fetch"}),
+        ({"BRAVE_API_KEY": "key", "ENABLED_TASK_TYPES": "text_embedding"}, set(), set()),
+    ],
+)
+def test_what_is_off_has_no_series(environ: dict[str, str], types: set[str], remotes: set[str]) -> None:
+    """A daemon for embeddings pays nothing for searches and pages."""
+    factory = configured(ProcessorFactory(), **environ)
+    assert factory.task_types & {"search", "search_batch", "fetch_url"} == types
+    assert set(factory.services) & {"search", "fetch"} == remotes
+
+
+def test_search_and_fetch_leave_their_types_to_others(make: Make, install: Install) -> None:
+    """A plug-in, and a line in the factory, keep the types that they had before there were built-ins for them."""
+    mine = type("Mine", (Caption,), {"task_types": frozenset({"search"}), "can_process": _of("search")})
+    install("processors", "captions", Mine=mine)
+    factory = ProcessorFactory()
+    own = type("Own", (Caption,), {"task_types": frozenset({"fetch_url"}), "can_process": _of("fetch_url")})()
+    factory._processors.append(own)
+    environ = {"ENABLED_TASK_TYPES": "search,search_batch,fetch_url", "BRAVE_API_KEY": "key"}
+    shared = services(environ, *map(type, factory.processors))
+    factory.configure(shared.settings)
+    factory.equip(processor_context(environ, factory.settings_groups, services=shared, metrics=shared.metrics))
+    found = [type(factory.find(task(kind))).__name__ for kind in ("search", "search_batch", "fetch_url")]
+    assert found == ["Mine", "SearchProcessor", "Own"]
+
+
+def _of(name: str) -> Callable[[BaseProcessor, Task], bool]:
+    return lambda _, task: task.type == name

@@ -30,8 +30,8 @@ from ai_task_processor.net.answers import Answer, status_error
 from ai_task_processor.net.client import HttpClient
 from ai_task_processor.net.resilience import Gate, Retries
 from ai_task_processor.net.services import Services
-from ai_task_processor.processors.chat.aletheia.cache import DiskCache
 from ai_task_processor.processors.chat.aletheia.shapes import MAX_NAME, tidy
+from ai_task_processor.processors.disk_cache import DiskCache
 
 SERVICE = "wikidata"
 CACHE_FILE = "wikidata.db"

@@ -19,8 +19,8 @@ from ai_task_processor.core.errors import (
 )
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.metrics import Metrics
-from ai_task_processor.processors.chat.aletheia.cache import DiskCache
 from ai_task_processor.processors.chat.aletheia.wikidata import FOUND_S, MISSING_S, OUTCOMES, Entity, Wikidata
+from ai_task_processor.processors.disk_cache import DiskCache
 from ai_task_processor.sandbox.claims import PEOPLE, STREETS, TOPICS, UNKNOWN
 from ai_task_processor.sandbox.wikidata import WikidataApi
 from tests.mock_http import mock_client

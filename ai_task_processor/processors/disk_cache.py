@@ -12,8 +12,10 @@ from ai_task_processor.core import codec
 
 T = TypeVar("T")
 
-#: entries are removed above this number when the file is opened, those that end first
+#: the most entries, unless the owner says otherwise; above it those that end first are removed
 MAX_ENTRIES = 100_000
+#: what has ended is removed when the file is opened, and after so many new entries
+TIDY_EVERY = 1_000
 _TABLE = "CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, value BLOB NOT NULL, ends_at REAL NOT NULL)"
 
 
@@ -23,9 +25,11 @@ class DiskCache:
     Work is done in threads, one call at a time. ``now`` gives seconds since the epoch.
     """
 
-    def __init__(self, file: Path | None, now: Callable[[], float]) -> None:
+    def __init__(self, file: Path | None, now: Callable[[], float], max_entries: int = MAX_ENTRIES) -> None:
         self._file = file
         self._now = now
+        self._max_entries = max_entries
+        self._added = 0
         self._lock = asyncio.Lock()
         self._connection: sqlite3.Connection | None = None
 
@@ -46,7 +50,13 @@ class DiskCache:
     async def put(self, key: str, value: object, *, for_s: float) -> None:
         """Keep a value for so many seconds."""
         entry = key, codec.dumps(value), self._now() + for_s
-        await self._done(lambda database: database.execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", entry))
+        await self._done(lambda database: self._add(database, entry))
+
+    def _add(self, connection: sqlite3.Connection, entry: tuple[str, bytes, float]) -> None:
+        connection.execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", entry)
+        self._added += 1
+        if self._added % TIDY_EVERY == 0:
+            self._tidy(connection)
 
     async def aclose(self) -> None:
         async with self._lock:
@@ -96,4 +106,4 @@ class DiskCache:
         connection.execute(_TABLE)
         connection.execute("DELETE FROM entries WHERE ends_at <= ?", (self._now(),))
         kept = "SELECT key FROM entries ORDER BY ends_at DESC LIMIT ?"
-        connection.execute(f"DELETE FROM entries WHERE key NOT IN ({kept})", (MAX_ENTRIES,))  # noqa: S608 - a constant
+        connection.execute(f"DELETE FROM entries WHERE key NOT IN ({kept})", (self._max_entries,))  # noqa: S608 - a constant

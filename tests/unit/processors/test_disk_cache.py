@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ai_task_processor.processors.chat.aletheia import cache
-from ai_task_processor.processors.chat.aletheia.cache import DiskCache
+from ai_task_processor.processors import disk_cache
+from ai_task_processor.processors.disk_cache import DiskCache
 
 
 class Now:
@@ -57,14 +57,18 @@ async def test_without_a_file_it_is_in_memory(tmp_path: Path) -> None:
         await kept.aclose()
 
 
-async def test_it_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "MAX_ENTRIES", 3)
+@pytest.mark.parametrize("tidy_every", [1000, 5])
+async def test_it_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tidy_every: int) -> None:
+    """Those that end first go first, at the start and while it is used."""
+    monkeypatch.setattr(disk_cache, "TIDY_EVERY", tidy_every)
     for start in (0, 10):
-        kept = DiskCache(tmp_path / "c.db", Now())
+        kept = DiskCache(tmp_path / "c.db", Now(), 3)
         for number in range(start, start + 10):
             await kept.put(str(number), number, for_s=10 + number)
+        found = [number for number in range(20) if (await kept.get(str(number)))[0]]
+        assert len(found) == (3 if tidy_every == 5 else 10 + 3 * (start > 0))
         await kept.aclose()
-    kept = DiskCache(tmp_path / "c.db", Now())
+    kept = DiskCache(tmp_path / "c.db", Now(), 3)
     found = [number for number in range(20) if (await kept.get(str(number)))[0]]
     assert found == [17, 18, 19]
     await kept.aclose()
