@@ -32,7 +32,9 @@ class PartsSettings(Group):
     sinks: Names = setting("SINKS", "the names of further destinations of results, separated by commas", "")
     embedding_provider: str = setting("EMBEDDING_PROVIDER", "the name of the provider of embeddings", "openai")
     enabled_task_types: Names = setting(
-        "ENABLED_TASK_TYPES", "the task types that this daemon takes, separated by commas; all it can do if not set", ""
+        "ENABLED_TASK_TYPES",
+        "the task types that this daemon takes, separated by commas; the usual ones if not set",
+        "",
     )
     task_types: Paths = setting("TASK_TYPES", "files or folders with prompt types in TOML, with colons between", "")
     chat_provider: str = setting("CHAT_PROVIDER", "the name of the provider of chat models", "openai")

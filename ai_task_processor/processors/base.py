@@ -41,8 +41,6 @@ class BaseProcessor(Component, ABC):
     context: ProcessorContext
     #: the task types it serves, for the metrics' closed label set; without it they count as ``other``
     task_types: frozenset[str] = frozenset()
-    #: false: it lacks a setting, takes no task and only says so; its types and remotes have no series of their own
-    configured: bool = True
     #: does it use ``context.chat``?
     chats: bool = False
     #: the remotes that it has circuits for (``context.services.gate``), for the metrics' closed label set

@@ -41,13 +41,15 @@ class ProcessorFactory:
         self.installed = {_made(plugin): plugin for plugin in plugins.installed("processors")}
         self._processors += self.installed
         self._processors.append(PromptProcessor())  # last: the types of others are not taken from them
-        self._optional: list[BaseProcessor] = [AletheiaProcessor(), SearchProcessor(), FetchProcessor()]
+        self._optional: list[BaseProcessor] = [AletheiaProcessor()]
         self._on_request: list[BaseProcessor] = [
             SummaryProcessor(),
             ConversationProcessor(),
             EchoProcessor(),
             SleepProcessor(),
             SimulateProcessor(),
+            SearchProcessor(),
+            FetchProcessor(),
         ]
         self._takes: Callable[[str], bool] = lambda _: True
         self._reported: set[tuple[str, str]] = set()
@@ -60,7 +62,8 @@ class ProcessorFactory:
     def configure(self, settings: Settings) -> None:
         """Let every processor read what decides its task types. Raises ``ConfigurationError``."""
         taken: dict[str, str] = {}
-        self._takes = settings.parts.takes
+        if settings.parts.enabled_task_types:
+            self._takes = settings.parts.takes
         for processor in self._processors:
             if plugin := self.installed.get(processor):
                 with plugin.being("configured"):
@@ -130,7 +133,7 @@ class ProcessorFactory:
     @property
     def services(self) -> Sequence[str]:
         """The remotes of processors."""
-        return [service for each in self.processors if each.configured for service in each.services]
+        return [service for each in self.processors for service in each.services]
 
     @property
     def settings_groups(self) -> frozenset[type[Group]]:
@@ -150,8 +153,7 @@ class ProcessorFactory:
         return None
 
     def _types(self, processors: Iterable[BaseProcessor]) -> frozenset[str]:
-        able = (each for each in processors if each.configured)
-        return frozenset(name for each in able for name in each.task_types if self._takes(name))
+        return frozenset(name for each in processors for name in each.task_types if self._takes(name))
 
     def _pause_s(self, processor: BaseProcessor) -> float:
         try:

@@ -77,6 +77,7 @@ async def internet() -> AsyncIterator[Internet]:
 def settings(internet: Internet) -> dict[str, str]:
     return {
         "OPENAI_API_KEY": "your_openai_api_key_here",
+        "ENABLED_TASK_TYPES": "text_embedding,search,search_batch,fetch_url",
         "BRAVE_API_KEY": "search-key-secret",
         "BRAVE_URL": f"{internet.url}/search",
         "FETCH_DOMAIN_ALLOWLIST": "*,127.0.0.1",
@@ -206,13 +207,13 @@ async def test_a_kill_pays_for_nothing_twice(
     assert sum(internet.queries.values()) <= len(queries) + 1
 
 
-async def test_without_a_key_and_without_a_list(
+async def test_without_a_key_and_without_a_name(
     sandbox: WatchedSandbox, daemon: Start, internet: Internet, settings: dict[str, str]
 ) -> None:
     """Searches and pages stay pending, and ``why_idle`` names the key."""
     sandbox.tasks.add(type="search", content={"query": "q"})
     sandbox.tasks.add(type="fetch_url", content={"url": f"{internet.url}/page"})
-    worker = await daemon(**{**settings, "BRAVE_API_KEY": "", "FETCH_DOMAIN_ALLOWLIST": ""})
+    worker = await daemon(**{**settings, "BRAVE_API_KEY": "", "ENABLED_TASK_TYPES": "search"})
     told = await worker.status_when(lambda status: status["backlog"]["skipped"].get("unknown_type") == 2)
     assert "BRAVE_API_KEY is not set" in told["why_idle"]
     assert "fetch" not in told["circuits"]

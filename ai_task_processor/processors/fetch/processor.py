@@ -6,7 +6,7 @@ be at fault the task waits, until another page was reached since its first failu
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 from math import inf
 from typing import TYPE_CHECKING, ClassVar
@@ -15,15 +15,13 @@ from urllib.parse import urljoin, urlsplit
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr, ValidationError
 
 from ai_task_processor.core.checks import aside
-from ai_task_processor.core.component import Problem
 from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import CircuitOpen, RemoteError, TaskError, TimedOut, Unsent
-from ai_task_processor.core.settings import Settings
 from ai_task_processor.models.task import Task, TaskResult
 from ai_task_processor.net.answers import status_error
 from ai_task_processor.processors.base import BaseProcessor
 from ai_task_processor.processors.context import ProcessorContext
-from ai_task_processor.processors.fetch.settings import ANY, FetchSettings
+from ai_task_processor.processors.fetch.settings import FetchSettings
 from ai_task_processor.processors.limits import LimitSettings, checked, rejected, runtime, too_large
 
 if TYPE_CHECKING:
@@ -67,10 +65,7 @@ class FetchParams(BaseModel):
 
 
 class FetchProcessor(BaseProcessor):
-    """Takes ``fetch_url`` only where an operator says so: it opens connections to hosts that a task names.
-
-    That is when ENABLED_TASK_TYPES names the type, or FETCH_DOMAIN_ALLOWLIST names hosts.
-    """
+    """Takes ``fetch_url``. It opens connections to hosts that a task names, so it is off until an operator names it."""
 
     task_types = frozenset({FETCH_URL})
     services = (SERVICE,)
@@ -79,21 +74,14 @@ class FetchProcessor(BaseProcessor):
     def __init__(self) -> None:
         self._client: PageClient | None = None
         self._gate: Gate | None = None
-        #: whether a page was listed that is not to be fetched
-        self._missed = False
         self._reading = asyncio.Lock()
         #: by task: how many, and when the first was
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._answered_at = -inf
 
-    def configure(self, settings: Settings) -> None:
-        enabled = settings.parts.enabled_task_types
-        named = enabled and settings.parts.takes(FETCH_URL)
-        self.configured = bool(named) or (not enabled and set(settings[FetchSettings].allowlist) != {ANY})
-
     def equip(self, context: ProcessorContext) -> None:
         super().equip(context)
-        if context.services is not None and self.configured:
+        if context.services is not None:
             self._gate = context.services.gate(SERVICE)
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -104,18 +92,8 @@ class FetchProcessor(BaseProcessor):
             if self._client is not None:
                 await self._client.aclose()
 
-    def problems(self) -> Sequence[Problem]:
-        if not self._missed:
-            return ()
-        message = (
-            "ENABLED_TASK_TYPES does not name fetch_url, FETCH_DOMAIN_ALLOWLIST no host: fetch_url tasks stay pending"
-        )
-        return (Problem("fetch_off", message, ready=True, when="unserved"),)
-
     def can_process(self, task: Task) -> bool:
-        mine = task.type in self.task_types
-        self._missed |= mine and self._gate is None
-        return mine and self._gate is not None
+        return task.type in self.task_types
 
     def hold_s(self) -> float:
         return inf if self._gate is None else self._gate.wait_s()

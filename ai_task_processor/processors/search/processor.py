@@ -16,7 +16,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, S
 
 from ai_task_processor.core.checks import Remote
 from ai_task_processor.core.component import Problem
-from ai_task_processor.core.settings import Settings
 from ai_task_processor.models.task import Task, TaskResult
 from ai_task_processor.processors.base import BaseProcessor
 from ai_task_processor.processors.context import ProcessorContext
@@ -84,15 +83,10 @@ class SearchProcessor(BaseProcessor):
         self._missed = False
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def configure(self, settings: Settings) -> None:
-        # Where none of its types is enabled its settings need not be there.
-        enabled = any(map(settings.parts.takes, self.task_types))
-        self.configured = enabled and settings[SearchSettings].brave_api_key is not None
-
     def equip(self, context: ProcessorContext) -> None:
         super().equip(context)
         services = context.services
-        if services is None or not self.configured:
+        if services is None or context.settings[SearchSettings].brave_api_key is None:
             return
         from ai_task_processor.processors.disk_cache import DiskCache
         from ai_task_processor.processors.search.brave import Brave

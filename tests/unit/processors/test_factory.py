@@ -25,7 +25,7 @@ from tests.unit.packages import Install
 from tests.unit.processors.embedder import Embedder
 
 install = packages.install
-BUILT_IN = {"text_embedding", *aletheia.TYPES, "search", "search_batch", "fetch_url"}
+BUILT_IN = {"text_embedding", *aletheia.TYPES}
 
 
 class Caption(BaseProcessor):
@@ -271,7 +271,7 @@ def test_claiming_is_held_only_when_nobody_can_work(make: Make, install: Install
     assert with_caption.hold_s() == 3.0
 
 
-MORE = {"summarize", "chat", "echo", "sleep", "simulate"}
+MORE = {"summarize", "chat", "echo", "sleep", "simulate", "search", "search_batch", "fetch_url"}
 
 
 def started(**environ: str) -> ProcessorFactory:
@@ -285,7 +285,8 @@ def test_more_types_are_off_until_they_are_named() -> None:
     """An API may have them for somebody else, and a daemon that only embeds needs no chat model for them."""
     usual = started()
     assert usual.task_types.isdisjoint(MORE)
-    assert [usual.find(task(name)) for name in MORE] == [None] * 5
+    assert set(usual.services) & {"search", "fetch"} == set()
+    assert [usual.find(task(name)) for name in MORE] == [None] * len(MORE)
     some = started(ENABLED_TASK_TYPES="text_embedding, echo")
     assert (set(some.task_types), some.chats) == ({"text_embedding", "echo"}, False)
     assert type(some.find(task("echo"))).__name__ == "EchoProcessor"
@@ -323,22 +324,6 @@ class Sleeper(Caption):
         return task.type == "sleep"
 
 
-@pytest.mark.parametrize(
-    ("environ", "types", "remotes"),
-    [
-        ({}, set(), set()),
-        ({"BRAVE_API_KEY": "key"}, {"search", "search_batch"}, {"search"}),
-        ({"FETCH_DOMAIN_ALLOWLIST": "a.example"}, {"fetch_url"}, {"fetch"}),
-        ({"BRAVE_API_KEY": "key", "ENABLED_TASK_TYPES": "text_embedding"}, set(), set()),
-    ],
-)
-def test_what_is_off_has_no_series(environ: dict[str, str], types: set[str], remotes: set[str]) -> None:
-    """A daemon for embeddings pays nothing for searches and pages."""
-    factory = configured(ProcessorFactory(), **environ)
-    assert factory.task_types & {"search", "search_batch", "fetch_url"} == types
-    assert set(factory.services) & {"search", "fetch"} == remotes
-
-
 def test_search_and_fetch_leave_their_types_to_others(make: Make, install: Install) -> None:
     """A plug-in, and a line in the factory, keep the types that they had before there were built-ins for them."""
     mine = type("Mine", (Caption,), {"task_types": frozenset({"search"}), "can_process": _of("search")})
@@ -347,7 +332,7 @@ def test_search_and_fetch_leave_their_types_to_others(make: Make, install: Insta
     own = type("Own", (Caption,), {"task_types": frozenset({"fetch_url"}), "can_process": _of("fetch_url")})()
     factory._processors.append(own)
     environ = {"ENABLED_TASK_TYPES": "search,search_batch,fetch_url", "BRAVE_API_KEY": "key"}
-    shared = services(environ, *map(type, factory.processors))
+    shared = services(environ, *map(type, [*factory.processors, *factory._on_request]))
     factory.configure(shared.settings)
     factory.equip(processor_context(environ, factory.settings_groups, services=shared, metrics=shared.metrics))
     found = [type(factory.find(task(kind))).__name__ for kind in ("search", "search_batch", "fetch_url")]

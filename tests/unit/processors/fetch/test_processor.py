@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from math import inf
 from typing import Any, cast
 
 import pytest
@@ -52,8 +51,7 @@ Make = Callable[..., FetchProcessor]
 
 @pytest.fixture
 def make(web: Web, clock: FakeClock) -> Make:
-    def made(wanted: bool = True, **environ: str) -> FetchProcessor:
-        environ = {"ENABLED_TASK_TYPES": "fetch_url", **environ} if wanted else environ
+    def made(**environ: str) -> FetchProcessor:
         processor = FetchProcessor()
         shared = services(environ, FetchProcessor, clock=clock)
         processor.configure(shared.settings)
@@ -90,27 +88,6 @@ async def test_the_result(make: Make, web: Web) -> None:
     assert (await make().process(given)).output == output
     given = task("https://A.example/x/?b=1&a=2#part", store_raw_html=True, reader_mode=False)
     assert (await make().process(given)).output == {**output, "html": PAGE.decode()}
-
-
-@pytest.mark.parametrize(
-    ("environ", "on"),
-    [
-        ({}, False),
-        ({"FETCH_DOMAIN_ALLOWLIST": "*"}, False),
-        ({"FETCH_DOMAIN_ALLOWLIST": "a.example"}, True),
-        ({"FETCH_DOMAIN_ALLOWLIST": "*,a.example"}, True),
-        ({"ENABLED_TASK_TYPES": "fetch_url"}, True),
-        ({"ENABLED_TASK_TYPES": "fetch-url"}, True),
-    ],
-)
-def test_it_is_off_until_it_is_wanted(make: Make, environ: dict[str, str], on: bool) -> None:
-    """One problem says which settings, once there is such a task."""
-    processor = make(wanted=False, **environ)
-    assert not processor.can_process(Task(id="t", type="caption", content={}))
-    assert processor.problems() == ()
-    assert processor.can_process(task()) is on
-    assert [problem.code for problem in processor.problems()] == ([] if on else ["fetch_off"])
-    assert processor.hold_s() == (0 if on else inf), "polls would go on for what is not taken"
 
 
 @pytest.mark.parametrize(
