@@ -86,31 +86,28 @@ class Parts:
         return (*self.services.gates.values(), *self.circuits)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Components:
+    """What the selected plug-ins have built. ``faults`` knows their packages."""
+
+    services: Services
+    store: Store
+    source: TaskSource
+    sinks: Sequence[Sink]
+    provider: Provider | None
+    chat_provider: Provider | None
+    faults: Faults
+
+
 def assemble(
     settings: Settings, selected: Selected, factory: ProcessorFactory, read: Callable[[], Settings] | None = None
 ) -> Parts:
     """Build the parts, each after those it depends on. ``read`` reads the settings again, for replaced secrets."""
     factory.configure(settings)
-    services = _services(settings, selected, factory, read)
+    built = _built(selected, _services(settings, selected, factory, read), factory)
+    services, store, source, faults = built.services, built.store, built.source, built.faults
     clock, metrics, rng = services.clock, services.metrics, services.rng
     model, worker = settings[ModelSettings], settings.worker
-    store: Store = selected.store.build(services)
-    services = replace(services, memory=store.memory, directory=store.directory)
-    source: TaskSource = selected.source.build(services)
-    sinks: Sequence[Sink] = [sink.build(services) for sink in selected.sinks]
-    provider: Provider | None = selected.provider.build(services)
-    chat_provider: Provider | None = None
-    faults = Faults()
-    if selected.chat is not None:
-        chat_provider = selected.chat.build(services, "build_chat")
-        faults.name(selected.chat, chat_provider)
-    faults.name(selected.store, store, store.outbox, store.journal)
-    faults.name(selected.source, source)
-    faults.name(selected.provider, provider)
-    for plugin, sink in zip(selected.sinks, sinks, strict=True):
-        faults.name(plugin, sink)
-    for processor, plugin in factory.installed.items():
-        faults.name(plugin, processor)
 
     recovery = Recovery(store.journal, store.outbox, source=services.source, clock=clock)
     running = RunningTasks()
@@ -118,7 +115,7 @@ def assemble(
     delivery = Delivery(
         store.outbox,
         source,
-        sinks=sinks,
+        sinks=built.sinks,
         gate=services.gate("api_delivery"),
         concurrency=settings.delivery.concurrency,
         faults=faults,
@@ -183,23 +180,7 @@ def assemble(
         revoke=slots.revoke,
         clock=clock,
     )
-    circuits = {
-        service: ModelCircuits(
-            threshold=worker.circuit_breaker_threshold, clock=clock, metrics=metrics, service=service
-        )
-        for service, used in (("model", True), ("chat", chat_provider is not None))
-        if used
-    }
-
-    def resume() -> None:
-        with faults.of(source, "resume"):
-            source.resume()
-
-    embedder = chat = None
-    if provider is not None:
-        embedder = micro_batcher(provider, services, circuits["model"], intake=scheduler, opened=resume)
-    if chat_provider is not None:
-        chat = chat_caller(chat_provider, services, circuits["chat"], opened=resume)
+    circuits, embedder, chat = _models(built, scheduler)
     factory.equip(
         ProcessorContext(
             clock=clock,
@@ -209,7 +190,7 @@ def assemble(
             embedder=embedder,
             chat=chat,
             steps=steps,
-            chat_is_mock=chat_provider is not None and chat_provider.name == "mock",
+            chat_is_mock=built.chat_provider is not None and built.chat_provider.name == "mock",
             services=services,
             default_model=model.default_embedding_model,
             model_aliases=model.aliases,
@@ -223,12 +204,12 @@ def assemble(
         metrics=metrics,
         secrets=services.secrets,
         services=services,
-        circuits=list(circuits.values()),
+        circuits=circuits,
         store=store,
-        sinks=sinks,
-        provider=provider,
+        sinks=built.sinks,
+        provider=built.provider,
         embedder=embedder,
-        chat_provider=chat_provider,
+        chat_provider=built.chat_provider,
         chat=chat,
         factory=factory,
         source=source,
@@ -238,6 +219,55 @@ def assemble(
         scheduler=scheduler,
         heartbeat=heartbeat,
     )
+
+
+def _built(selected: Selected, services: Services, factory: ProcessorFactory) -> _Components:
+    """Build the components. Their services have the store's directory and memory, the store's own do not."""
+    store: Store = selected.store.build(services)
+    services = replace(services, memory=store.memory, directory=store.directory)
+    built = _Components(
+        services=services,
+        store=store,
+        source=selected.source.build(services),
+        sinks=[sink.build(services) for sink in selected.sinks],
+        provider=selected.provider.build(services),
+        chat_provider=None if selected.chat is None else selected.chat.build(services, "build_chat"),
+        faults=Faults(),
+    )
+    faults = built.faults
+    faults.name(selected.store, store, store.outbox, store.journal)
+    faults.name(selected.source, built.source)
+    faults.name(selected.provider, built.provider)
+    for plugin, sink in zip(selected.sinks, built.sinks, strict=True):
+        faults.name(plugin, sink)
+    if selected.chat is not None:
+        faults.name(selected.chat, built.chat_provider)
+    for processor, plugin in factory.installed.items():
+        faults.name(plugin, processor)
+    return built
+
+
+def _models(
+    built: _Components, scheduler: TaskScheduler
+) -> tuple[Sequence[ModelCircuits], MicroBatcher | None, ChatCaller | None]:
+    """The circuits of models, and the calls of embedding and chat models under them, if there are any."""
+    services = built.services
+    threshold = services.settings.worker.circuit_breaker_threshold
+
+    def circuits(service: str) -> ModelCircuits:
+        return ModelCircuits(threshold=threshold, clock=services.clock, metrics=services.metrics, service=service)
+
+    def resume() -> None:
+        with built.faults.of(built.source, "resume"):
+            built.source.resume()
+
+    found, embedder, chat = [circuits("model")], None, None
+    if built.provider is not None:
+        embedder = micro_batcher(built.provider, services, found[0], intake=scheduler, opened=resume)
+    if built.chat_provider is not None:
+        found.append(circuits("chat"))
+        chat = chat_caller(built.chat_provider, services, found[1], opened=resume)
+    return found, embedder, chat
 
 
 def _services(
