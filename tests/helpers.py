@@ -11,6 +11,7 @@ from ai_task_processor.core.plugins import groups_of
 from ai_task_processor.core.ports import Outbox, Standing, TaskSource, Want
 from ai_task_processor.core.settings import load_settings
 from ai_task_processor.engine.daemon import alive as running
+from ai_task_processor.engine.faults import Faults
 from ai_task_processor.models.task import Claim, Failure, Outcome, Receipt
 from ai_task_processor.net.secrets import Secrets
 from ai_task_processor.net.services import Services
@@ -59,7 +60,7 @@ C = TypeVar("C", bound=Component)
 @asynccontextmanager
 async def alive(component: C) -> AsyncIterator[C]:
     """A component that is running."""
-    async with running(component):
+    async with running(component, Faults()):
         yield component
 
 

@@ -16,6 +16,7 @@ from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.errors import ConfigurationError, RemoteError, TaskError
 from ai_task_processor.core.settings import PartsSettings, Settings, load_group, load_settings
 from ai_task_processor.engine.daemon import alive
+from ai_task_processor.engine.faults import Faults
 from ai_task_processor.models.task import Task, Usage
 from ai_task_processor.net.secrets import Secrets
 from ai_task_processor.net.services import Services
@@ -94,7 +95,7 @@ async def _tried(settings: Settings, processor: PromptProcessor, task: Task) -> 
         source="none",
         lost=lambda _: None,
     )
-    provider = plugins.load("providers", settings.parts.chat_provider).build_chat(services)
+    provider = plugins.find("providers", settings.parts.chat_provider).build(services, "build_chat")
     if provider is None:
         raise ConfigurationError("OPENAI_API_KEY is missing: set it to the key of the model API; or set CHAT_BASE_URL")
     threshold = settings.worker.circuit_breaker_threshold
@@ -116,7 +117,7 @@ async def _tried(settings: Settings, processor: PromptProcessor, task: Task) -> 
         _complain("OPENAI_API_KEY is the placeholder: the answer is made up, no model is called")
     async with AsyncExitStack() as stack:
         for component in (provider, chat, processor):
-            await stack.enter_async_context(alive(component))
+            await stack.enter_async_context(alive(component, Faults()))
         try:
             result = await processor.process(task)
         except TaskError as error:

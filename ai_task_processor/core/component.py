@@ -2,6 +2,10 @@
 
 The constructor takes settings and services and only stores them. ``run`` is the component's whole life. Health,
 ``/status``, ``doctor`` and the settings are loops over the components.
+
+A mistake in a component does not end the daemon, except in ``build`` and ``run``. What another method raises (also
+``SystemExit``), and a value that its port does not allow, is logged as ``component.failed`` with the component and its
+package, and shown in ``/ready`` or ``why_idle`` while it lasts; the daemon goes on without that call's result.
 """
 
 import asyncio
@@ -41,25 +45,30 @@ class Component(Protocol):
     def build(cls, services: Any) -> Any:
         """Construct from ``net.services.Services``; override it for a constructor with other arguments.
 
-        A provider may return None: no model is configured.
+        A provider may return None: no model is configured. Raises ``ConfigurationError`` with the remedy; any other
+        error, and an object without the members of the port, ends the command with 78 and the name of the package.
         """
         return cls(services)  # type: ignore[call-arg]  # the constructor is the implementation's own
 
     async def run(self, ready: asyncio.Event) -> None:
-        """Open, set ``ready``, work until cancelled, close."""
+        """Open, set ``ready``, work until cancelled, close.
+
+        It raises ``ConfigurationError`` or ``DataDirectoryError`` for what an operator must mend. Any other error, and
+        a return before it is cancelled, ends the daemon with 70 (``component.crashed``).
+        """
         ready.set()
         await asyncio.get_running_loop().create_future()
 
     async def reload(self) -> None:
-        """After SIGHUP: secrets were read again; retry at once what was refused."""
+        """After SIGHUP: secrets were read again; retry at once what was refused. An error is only logged."""
         return
 
     def problems(self) -> Sequence[Problem]:
-        """Why it cannot work now; for ``/ready`` and ``why_idle``. From memory."""
+        """Why it cannot work now; for ``/ready`` and ``why_idle``. From memory. An error is a problem, too."""
         return ()
 
     def status(self) -> Mapping[str, object]:
-        """Its fields in ``/status``, as JSON. From memory."""
+        """Its fields in ``/status``, as JSON. From memory. None of them is shown when one is there already."""
         return {}
 
     def remotes(self) -> Sequence[Remote]:
@@ -67,7 +76,10 @@ class Component(Protocol):
         return ()
 
     def checks(self) -> Sequence[Check]:
-        """Further checks of ``doctor``. They claim, report and store nothing; ``run`` is not called."""
+        """Further checks of ``doctor``. They claim, report and store nothing; ``run`` is not called.
+
+        An error here, in ``remotes`` or in ``explain`` is a failed finding; the other checks go on.
+        """
         return ()
 
     def explain(self, problem: Problem) -> Finding | None:  # noqa: ARG002 - for components that know more

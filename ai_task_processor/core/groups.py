@@ -5,7 +5,9 @@ in place of ``os.environ`` and of its reader of ``.env`` (which expands ``$``), 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
+from importlib.metadata import packages_distributions
 from typing import Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator
@@ -20,6 +22,10 @@ Layers = tuple[Mapping[str, str], Mapping[str, str]]
 
 LAYERS: ContextVar[Layers] = ContextVar("LAYERS", default=({}, {}))
 G = TypeVar("G", bound="Group")
+#: the type of an error of one field whose message is about several
+SENTENCES = "sentences"
+#: shorter values are shown in the messages of other packages: they are numbers and the like
+LEAST_MASKED = 4
 
 
 def _exposed(url: str | SecretStr) -> str | None:
@@ -157,29 +163,69 @@ def _parts(field: FieldInfo) -> list[object]:
 
 def parse(group: type[G], layers: Layers, problems: list[str]) -> G | None:
     """The group; None on errors. Appends a line per error to ``problems``: variable and remedy, never a value."""
-    given, fields = {**layers[1], **layers[0]}, {names(field)[0]: field for field in group.model_fields.values()}
-    missing = [name for name in group.required(given) if given.keys().isdisjoint(names(fields[name]))]
-    problems += [f"{name} {_remedy('missing', fields[name])}" for name in missing]
     before = LAYERS.set(layers)
     try:
-        parsed = group()
-        return None if missing else parsed
-    except ValidationError as invalid:
-        errors = invalid.errors(include_input=False, include_context=False, include_url=False)
-        problems += [line for error in errors for line in _lines(error, fields)]
+        return _parsed(group, {**layers[1], **layers[0]}, problems)
+    except (Exception, SystemExit) as error:
+        if _is_ours(group.__module__):
+            raise
+        problems.append(_unusable(group, type(error).__name__))
         return None
     finally:
         LAYERS.reset(before)
 
 
-def _lines(error: ErrorDetails, fields: Mapping[str, FieldInfo]) -> list[str]:
+def _parsed(group: type[G], given: Mapping[str, str], problems: list[str]) -> G | None:
+    fields = {names(field)[0]: field for field in group.model_fields.values()}
+    missing = [name for name in group.required(given) if given.keys().isdisjoint(names(fields[name]))]
+    problems += [f"{name} {_remedy('missing', fields[name])}" for name in missing]
+    try:
+        parsed = group()
+    except ValidationError as invalid:
+        errors = invalid.errors(include_input=False, include_context=False, include_url=False)
+        problems += [line for error in errors for line in _lines(error, fields, group)]
+        return None
+    _ = [*parsed.warnings(), *parsed.secrets()]  # what raises there is found now
+    return None if missing else parsed
+
+
+def _lines(error: ErrorDetails, fields: Mapping[str, FieldInfo], group: type[Group]) -> list[str]:
     kind, message = error["type"], error["msg"].removeprefix("Value error, ")
-    if not error["loc"]:  # from a validator of the whole group, whose message names the variables
+    if not _is_ours(group.__module__):
+        message = _masked(message, fields)
+    if not error["loc"] or kind == SENTENCES:  # from a validator of several fields, whose message names the variables
         return message.splitlines()
-    field = fields[str(error["loc"][0])]
+    field = fields.get(str(error["loc"][0]))
+    if field is None:  # pydantic names a field by its variable when that has a value
+        return [_unusable(group, f"the default of {error['loc'][0]}")]
     name = names(field)[-1 if kind == "file_error" else 0]
     sentences = message if kind in ("value_error", "file_error") else _remedy(kind, field)
     return [f"{name} {sentence}" for sentence in sentences.splitlines()]
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == "ai_task_processor"
+
+
+def _masked(message: str, fields: Mapping[str, FieldInfo]) -> str:
+    """A message of another package's validator without the values that it was given: they may be secrets."""
+    texts = set[str]()
+    for field in fields.values():
+        name, *files = names(field)
+        for layer in LAYERS.get():
+            texts |= {layer[name]} if name in layer else set()
+            with suppress(ValueError):
+                texts |= {environment.secret_in(layer[file]) for file in files if file in layer}
+    for text in sorted(texts, key=len, reverse=True):
+        message = message.replace(text, "***") if len(text) >= LEAST_MASKED else message
+    return message
+
+
+def _unusable(group: type[Group], reason: str) -> str:
+    module = group.__module__.partition(".")[0]
+    package = packages_distributions().get(module, [module])[0]
+    origin = f"the settings group {group.__qualname__!r} of the package {package!r}"
+    return f"{origin} cannot be used ({reason}): mend or uninstall that package"
 
 
 def _remedy(kind: str, field: FieldInfo) -> str:

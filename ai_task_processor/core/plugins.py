@@ -5,14 +5,18 @@ An installed package registers its classes as entry points (``ai_task_processor.
 installation, and in ``pyproject.toml``. Built-in processors are listed in ``ProcessorFactory``.
 """
 
+import inspect
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from ai_task_processor.core.errors import ConfigurationError
+from ai_task_processor.core.errors import ConfigurationError, DataDirectoryError
 from ai_task_processor.core.groups import Group
+from ai_task_processor.core.ports import Provider, Sink, Store, TaskSource
 from ai_task_processor.core.settings import PartsSettings, Reading, Settings
 
 Kind = Literal["sources", "stores", "sinks", "processors", "providers"]
@@ -36,6 +40,10 @@ _WORDS: Mapping[Kind, tuple[str, str]] = {
     "sinks": ("sink", "SINKS"),
     "processors": ("processor", ""),
 }
+#: what a class of each kind must have; ``ProcessorFactory`` checks processors
+_PORTS: Mapping[Kind, type] = {"sources": TaskSource, "stores": Store, "sinks": Sink, "providers": Provider}
+#: a name that a message repeats; anything else may be a secret in the wrong variable
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,24}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +61,56 @@ class Plugin:
         """The error for a plug-in that cannot be used."""
         return ConfigurationError(f"{self} {reason}: mend or uninstall that package")
 
+    @contextmanager
+    def being(self, what: str) -> Iterator[None]:
+        """Around a call of its code before the start. Errors without a remedy become ``ConfigurationError``."""
+        try:
+            yield
+        except (ConfigurationError, DataDirectoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise self.unusable(f"cannot be {what} ({type(error).__name__})") from error
+
     def load(self) -> Any:
         """The class. Raises ``ConfigurationError``."""
-        try:
-            return self.entry_point.load()
-        except (Exception, SystemExit) as error:
-            raise self.unusable(f"cannot be loaded ({type(error).__name__})") from error
+        with self.being("loaded"):
+            found = self.entry_point.load()
+        self.check(found)
+        return found
+
+    def build(self, services: Any, method: str = "build") -> Any:
+        """What this method of the class returns: an object with every member of the port.
+
+        None for a provider that is not configured. Raises ``ConfigurationError``, ``DataDirectoryError``.
+        """
+        with self.being("built"):
+            made = getattr(self.load(), method)(services)
+            lacking = None if made is None else next(_lacking(made, _PORTS[self.kind]), None)
+        if made is None and self.kind != "providers":
+            raise self.unusable(f"cannot be built ({method}() returned None)")
+        if lacking is not None:
+            raise self.unusable(f"is no {_WORDS[self.kind][0]} ({lacking})")
+        return made
+
+    def check(self, component: object) -> None:
+        """Raises ``ConfigurationError`` when it declares settings that are no groups."""
+        for attribute in ("settings_groups", "chat_groups"):
+            groups: object = getattr(component, attribute, ())
+            if not isinstance(groups, Collection) or not all(isinstance(each, type(Group)) for each in groups):
+                raise self.unusable(f"has {attribute} that is no tuple of subclasses of Group")
+
+
+def _lacking(found: object, port: type) -> Iterator[str]:
+    """Why it does not implement the port: public members that it does not have. No property of a port is called."""
+    names = {name for base in port.__mro__ for name in (*vars(base), *inspect.get_annotations(base))}
+    for name in sorted(name for name in names if not name.startswith("_")):
+        if callable(getattr(port, name, None)):
+            if not callable(getattr(found, name, None)):
+                yield f"it has no {name}()"
+        elif inspect.getattr_static(found, name, _lacking) is _lacking and not hasattr(found, name):
+            yield f"it has no {name}"
+    if port is Sink and getattr(found, "order", None) not in ("before_report", "after_report"):
+        yield "its order is neither before_report nor after_report"
 
 
 def installed(kind: Kind) -> Sequence[Plugin]:
@@ -75,15 +127,16 @@ def installed(kind: Kind) -> Sequence[Plugin]:
     return list(by_name.values())
 
 
-def load(kind: Kind, name: str) -> Any:
-    """The class that a setting selects by name. Raises ``ConfigurationError``."""
+def find(kind: Kind, name: str) -> Plugin:
+    """The plug-in that a setting selects by name. Raises ``ConfigurationError``."""
     plugins = installed(kind)
     for plugin in plugins:
         if plugin.entry_point.name == name:
-            return plugin.load()
+            return plugin
     word, variable = _WORDS[kind]
+    said = f": {name!r}" if _PLAIN.fullmatch(name) else ""
     names = ", ".join(plugin.entry_point.name for plugin in plugins) or "none"
-    raise ConfigurationError(f"{variable} names no {word} that is installed: {name!r}; there are {names}")
+    raise ConfigurationError(f"{variable} names no {word} that is installed{said}; there are {names}")
 
 
 def groups_of(components: Iterable[object]) -> Iterator[type[Group]]:
@@ -99,7 +152,7 @@ def chat_groups_of(provider: object) -> Sequence[type[Group]]:
 
 def built_in_groups() -> Sequence[type[Group]]:
     """The groups of every built-in, for documentation and tests."""
-    components = [load(kind, name) for kind, names in BUILT_IN.items() for name in names]
+    components = [find(kind, name).load() for kind, names in BUILT_IN.items() for name in names]
     factory = EntryPoint("processors", "ai_task_processor.processors.factory:ProcessorFactory", "").load()
     components += factory().processors
     return list(dict.fromkeys(group for each in components for group in (*groups_of([each]), *chat_groups_of(each))))
@@ -107,16 +160,16 @@ def built_in_groups() -> Sequence[type[Group]]:
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """The classes of the components that the settings select.
+    """The plug-ins that the settings select.
 
     ``provider``: of embeddings; ``chat``: of chat models, None when nothing needs one.
     """
 
-    source: Any
-    store: Any
-    sinks: Sequence[Any]
-    provider: Any
-    chat: Any
+    source: Plugin
+    store: Plugin
+    sinks: Sequence[Plugin]
+    provider: Plugin
+    chat: Plugin | None
 
 
 def load_selected(
@@ -134,22 +187,25 @@ def load_selected(
     """
     reading = Reading(environ, dotenv)
     parts = reading.parse(PartsSettings)
-    chosen: list[tuple[Kind, str]] = []
+    chosen: list[tuple[Kind, str, str]] = []
     if parts is not None:
-        chosen = [("sources", parts.task_source), ("providers", parts.embedding_provider), ("stores", parts.store)]
-        chosen += [("sinks", name) for name in parts.sinks]
-    found = []
-    for kind, name in chosen:
+        chosen = [
+            ("sources", parts.task_source, "settings_groups"),
+            ("providers", parts.embedding_provider, "settings_groups"),
+            ("stores", parts.store, "settings_groups"),
+            *(("sinks", name, "settings_groups") for name in parts.sinks),
+        ]
+        if parts.task_types or chats(parts):
+            chosen.append(("providers", parts.chat_provider, "chat_groups"))
+    found, declared = list[Plugin](), list[type[Group]]()
+    for kind, name, attribute in chosen:
         try:
-            found.append(load(kind, name))
+            plugin = find(kind, name)
+            declared += getattr(plugin.load(), attribute, ())
+            found.append(plugin)
         except ConfigurationError as error:
             reading.problems += error.problems
-    chat = None
-    if parts is not None and (parts.task_types or chats(parts)):
-        try:
-            chat = load("providers", parts.chat_provider)
-        except ConfigurationError as error:
-            reading.problems += error.problems
-    settings = reading.settings([*groups_of(found), *chat_groups_of(chat), *groups])
+    settings = reading.settings([*declared, *groups])
     source, provider, store, *sinks = found
+    chat = sinks.pop() if len(sinks) > len(settings.parts.sinks) else None
     return settings, Selected(source=source, provider=provider, chat=chat, store=store, sinks=sinks)

@@ -2,6 +2,9 @@
 
 The engine depends on these protocols only. Every implementation, also one of another package, passes the
 contract suite of its port (``ai_task_processor.testing``).
+
+Each method says what it may raise. Any other exception counts as a mistake of the implementation: see ``Component``.
+It never fails a task, and never loses a result.
 """
 
 import asyncio
@@ -91,13 +94,14 @@ class TaskSource(Component, Protocol):
 
     @property
     def backlog(self) -> Backlog:
-        """What the last successful claim saw."""
+        """What the last successful claim saw. While it cannot be read, ``run --until-empty`` does not end."""
         return Backlog()
 
     async def claim(self, want: Want) -> Sequence[Claim]:
         """At most ``want.limit`` tasks that may start now; empty when there are none; does not wait for tasks.
 
-        Raises ``RemoteError`` when the source cannot be read.
+        Raises ``RemoteError`` when the source cannot be read. After any other error, and when a value is no ``Claim``,
+        the poll counts as failed, and nothing of it starts.
         """
 
     async def wait(self, timeout_s: float) -> bool:
@@ -149,7 +153,7 @@ class TaskSource(Component, Protocol):
         """Release an unfinished task; this process does not claim it again for ``delay_s`` seconds.
 
         It may raise a ``RemoteError``. Whatever it raises is logged, and it is not called again for this claim: the
-        claim must end by itself. A release after an attempt is cancelled after 120 s.
+        claim must end by itself. A release is cancelled after 120 s.
         """
 
 
@@ -212,7 +216,10 @@ class Outbox(Protocol):
         """At most ``limit`` waiting records that are due at ``now``, oldest due time first, without the excluded."""
 
     async def delivered(self, task_id: str) -> None:
-        """The outcome is acknowledged and in every sink: delete the record."""
+        """The outcome is acknowledged and in every sink: delete the record.
+
+        Raises ``OutboxUnwritable``, like ``defer`` and ``bury``. After any error it is called again until it succeeds.
+        """
 
     async def acknowledged(self, task_id: str, reason: str) -> None:
         """The source has the outcome, a sink does not: set ``Record.acknowledged``, and ``reason``. It stays waiting.
@@ -227,7 +234,10 @@ class Outbox(Protocol):
         """Refused for good after this many attempts: make the record a dead letter with this reason."""
 
     async def apply_requests(self) -> Mapping[str, str]:
-        """Carry out operators' requests (``retry``, ``drop``); returns the actions done, by task id."""
+        """Carry out operators' requests (``retry``, ``drop``); returns the actions done, by task id.
+
+        Raises ``OutboxUnwritable``. After any error it is called again.
+        """
 
     async def receipts(self) -> Sequence[Receipt]:
         """The receipts of all waiting records that are not acknowledged: their claims are renewed."""
@@ -254,7 +264,10 @@ class Journal(Protocol):
         """The task that runs isolated."""
 
     async def begin(self, tasks: Sequence[Task]) -> Sequence[Tries]:
-        """Count an attempt at each task; written when this returns. Counts none when it raises ``OutboxUnwritable``."""
+        """Count an attempt at each task; written when this returns. Counts none when it raises ``OutboxUnwritable``.
+
+        After any error none of the tasks starts; they are released.
+        """
 
     async def give_back(self, task_id: str) -> None:
         """The attempt ended without an outcome: store the counts that ``begin`` returned, as they are now."""
@@ -303,7 +316,7 @@ class Store(Component, Protocol):
 
     @property
     def accepting(self) -> bool:
-        """Whether the results of further tasks can be stored."""
+        """Whether the results of further tasks can be stored. Nothing is claimed while it raises."""
 
     @property
     def recovered(self) -> int:

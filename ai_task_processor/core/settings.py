@@ -9,14 +9,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from ai_task_processor.core import environment, syntax
 from ai_task_processor.core.errors import ConfigurationError
-from ai_task_processor.core.groups import Encrypted, G, Group, Lower, Seconds, names, parse, setting
+from ai_task_processor.core.groups import SENTENCES, Encrypted, G, Group, Lower, Seconds, names, parse, setting
 
 Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)]
 Names = Annotated[tuple[str, ...], BeforeValidator(syntax.name_list)]
@@ -97,7 +98,7 @@ class NetworkSettings(Group):
     client_key_file: Path | None = setting(
         "CLIENT_KEY_FILE", "the PEM file of that certificate's private key; CLIENT_CERT_FILE if not set"
     )
-    client_key_password: SecretStr | None = setting("CLIENT_KEY_PASSWORD", "the password of that private key")
+    client_key_password: SecretStr | None = setting("CLIENT_KEY_PASSWORD", "the password of that private key", "")
     https_proxy: Annotated[SecretStr, BeforeValidator(syntax.proxy_url), Encrypted] | None = setting(
         "HTTPS_PROXY", "the URL of a proxy; a user and password may stand in it"
     )
@@ -110,23 +111,29 @@ class NetworkSettings(Group):
         password = urlsplit(proxy).password or ""
         return [*(secret for secret in super().secrets() if secret != proxy), password, unquote(password)]
 
-    @model_validator(mode="after")
-    def _shows_a_certificate(self) -> Self:
-        if problems := self.client_certificate_problems():
-            raise ValueError("\n".join(problems))
-        return self
+    @field_validator("client_key_password")
+    @classmethod
+    def _shows_a_certificate(cls, password: SecretStr, info: ValidationInfo) -> SecretStr | None:
+        """At the last of the three fields: a validator of the group is not called when any other field is wrong."""
+        given = password if password.get_secret_value() else None
+        if {"client_cert_file", "client_key_file"} <= info.data.keys():
+            problems = _certificate_problems(info.data["client_cert_file"], info.data["client_key_file"], given)
+            if problems:
+                raise PydanticCustomError(SENTENCES, "\n".join(problems))
+        return given
 
     def client_certificate_problems(self) -> list[str]:
         """What is wrong with the client certificate now; a line for each problem."""
-        password = self.client_key_password
-        if self.client_cert_file is not None:
-            secret = None if password is None else password.get_secret_value()
-            return syntax.client_certificate_problems(
-                self.client_cert_file, self.client_key_file, secret, datetime.now(UTC)
-            )
-        if self.client_key_file is not None:
-            return ["CLIENT_KEY_FILE is set without CLIENT_CERT_FILE: set that to the PEM file of its certificate"]
-        return []
+        return _certificate_problems(self.client_cert_file, self.client_key_file, self.client_key_password)
+
+
+def _certificate_problems(cert: Path | None, key: Path | None, password: SecretStr | None) -> list[str]:
+    if cert is not None:
+        secret = None if password is None else password.get_secret_value()
+        return syntax.client_certificate_problems(cert, key, secret, datetime.now(UTC))
+    if key is not None:
+        return ["CLIENT_KEY_FILE is set without CLIENT_CERT_FILE: set that to the PEM file of its certificate"]
+    return []
 
 
 class LogSettings(Group):

@@ -13,11 +13,14 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from ai_task_processor import __version__
-from ai_task_processor.core import process
+from ai_task_processor.core import codec, process
 from ai_task_processor.core.component import Component, Problem
 from ai_task_processor.core.deadline import Stalls, stalls_of
-from ai_task_processor.core.errors import ConfigurationError, OutboxUnwritable
+from ai_task_processor.core.errors import ConfigurationError, DataDirectoryError, OutboxUnwritable
+from ai_task_processor.core.ports import Backlog
+from ai_task_processor.engine.faults import Faults, Nonsense, all_of
 from ai_task_processor.engine.grace import GracePeriod
+from ai_task_processor.engine.guard import contained
 from ai_task_processor.engine.wiring import Parts
 from ai_task_processor.ops import health, logs
 from ai_task_processor.ops.condition import Condition
@@ -54,6 +57,7 @@ class Daemon:
         self.port: int | None = None
         self._parts = parts
         self._settings = parts.settings
+        self._faults = parts.faults
         self._clock = parts.clock
         self._started_at = parts.clock.monotonic()
         self._draining = False
@@ -66,7 +70,7 @@ class Daemon:
             unready=lambda: health.unready(self._snapshot()),
             status=self.status,
             exposition=parts.metrics.exposition,
-            wake_up=None if token is None else WakeUp(token.get_secret_value(), parts.source.wake),
+            wake_up=None if token is None else WakeUp(token.get_secret_value(), self._wake),
         )
 
     async def run(self, *, until_empty: bool = False) -> int:
@@ -115,7 +119,7 @@ class Daemon:
         store, *others = parts.components
         try:
             async with self._grace.share(0.0):
-                await stack.enter_async_context(alive(store))
+                await stack.enter_async_context(alive(store, self._faults))
         except TimeoutError:
             return False
         if parts.store.recovered:
@@ -124,7 +128,7 @@ class Daemon:
         self.port = await self._listen()
         stack.push_async_callback(self._ops.aclose)
         for component in others:
-            await stack.enter_async_context(alive(component))
+            await stack.enter_async_context(alive(component, self._faults))
         log.info("daemon.started", version=__version__, mode=self._mode, port=self.port)
         return True
 
@@ -161,7 +165,8 @@ class Daemon:
             await self._clock.sleep(PREPARED_AFTER_S)
         for provider in (self._parts.provider, self._parts.chat_provider):
             if provider is not None:
-                await provider.prepare()
+                with self._faults.of(provider, "prepare"):
+                    await provider.prepare()
         # These objects live as long as the process. Collecting them again and again took a fifth of the time.
         gc.collect()
         gc.freeze()
@@ -179,7 +184,7 @@ class Daemon:
         with suppress(TimeoutError):
             async with self._grace.share(1.0):
                 for receipt in self._parts.slots.cut:
-                    await self._parts.source.release(receipt, 0.0)
+                    await self._faults.release(self._parts.source, receipt, 0.0)
 
     async def _flush(self, timeout_s: float) -> None:
         try:
@@ -230,30 +235,36 @@ class Daemon:
         parts = self._parts
         while True:
             await self._clock.sleep(0.05)
-            skipped = parts.source.backlog.skipped
-            undone = parts.store.outbox.depth().waiting + skipped.get("deferred", 0) + skipped.get("paused", 0)
-            if parts.scheduler.idle and not undone:
-                if parts.scheduler.asked_at >= parts.delivery.acknowledged_at:
-                    self.drain()
-                    return
-                parts.source.resume()  # what was acknowledged since may be followed by another task
+            backlog = self._backlog()
+            if backlog is None or not parts.scheduler.idle:
+                continue
+            skipped = backlog.skipped
+            if parts.store.outbox.depth().waiting + skipped.get("deferred", 0) + skipped.get("paused", 0):
+                continue
+            if parts.scheduler.asked_at >= parts.delivery.acknowledged_at:
+                self.drain()
+                return
+            parts.source.resume()  # what was acknowledged since may be followed by another task
 
     async def _run_housekeeping(self) -> None:
         """Apply operators' requests and set gauges, every ``HOUSEKEEPING_S``."""
         parts, condition = self._parts, Condition("outbox.failed", "outbox.restored", logging.ERROR)
         while True:
-            try:
-                requests = await parts.store.outbox.apply_requests()
-            except OutboxUnwritable as error:
-                condition.note(str(error))
-                requests = {}
-            else:
-                condition.note(None)
-            for task_id, action in requests.items():
-                log.info("outbox.requested", task_id=task_id, action=action)
-                parts.delivery.wake()
+            with self._faults.of(parts.store, "apply_requests"):
+                await self._apply_requests(condition)
             self._set_gauges()
             await self._clock.sleep(HOUSEKEEPING_S)
+
+    async def _apply_requests(self, condition: Condition) -> None:
+        try:
+            requests = await self._parts.store.outbox.apply_requests()
+        except OutboxUnwritable as error:
+            condition.note(str(error))
+            return
+        condition.note(None)
+        for task_id, action in requests.items():
+            log.info("outbox.requested", task_id=task_id, action=action)
+            self._parts.delivery.wake()
 
     def _set_gauges(self) -> None:
         parts, depth, now = self._parts, self._parts.store.outbox.depth(), self._clock.monotonic()
@@ -283,11 +294,16 @@ class Daemon:
             log.info("daemon.hung_up")
             await parts.secrets.reread()
             for component in parts.components:
-                await component.reload()
+                with self._faults.of(component, "reload"):
+                    await component.reload()
             for gate in parts.gates:  # after the reloads: until then a call fails with the old secrets
                 gate.due()
-            parts.source.wake()
+            self._wake()
             parts.delivery.wake()
+
+    def _wake(self) -> None:
+        with self._faults.of(self._parts.source, "wake"):
+            self._parts.source.wake()
 
     async def _watch_loop(self) -> None:
         """Measure the loop's lag: how late a timer fires because the loop was busy or the process was stopped.
@@ -313,7 +329,7 @@ class Daemon:
             timers[0].cancel()
 
     def _snapshot(self) -> health.Snapshot:
-        parts, scheduler = self._parts, self._parts.scheduler
+        parts, scheduler, backlog = self._parts, self._parts.scheduler, self._backlog() or Backlog()
         return health.Snapshot(
             draining=self._draining,
             polled=scheduler.polled_at is not None,
@@ -323,23 +339,33 @@ class Daemon:
             running=len(parts.slots.running),
             slots=parts.slots.total,
             isolation=parts.recovery.isolation,
-            skipped={str(reason): count for reason, count in parts.source.backlog.skipped.items()},
+            skipped={str(reason): count for reason, count in backlog.skipped.items()},
         )
 
     def _problems(self) -> list[Problem]:
         """Problems of the components, of the last poll, and of paused remotes."""
-        parts, problems = self._parts, list(self._parts.source.problems())
+        parts, problems = self._parts, self._faults.ask(Problem, self._parts.source, "problems")
         if parts.scheduler.problem is not None:
             problems.append(Problem(health.POLL_FAILED, parts.scheduler.problem))
         for component in parts.components:
             if component is not parts.source:
-                problems += component.problems()
+                problems += self._faults.ask(Problem, component, "problems")
+        problems += self._faults.problems
         problems += [
             Problem("paused", f"{gate.service} is paused: {gate.reason}", ready=True)
             for gate in parts.gates
             if gate.reason is not None
         ]
         return problems
+
+    def _backlog(self) -> Backlog | None:
+        """The backlog of the source; None when it cannot tell."""
+        source = self._parts.source
+        with self._faults.of(source, "backlog"):
+            (backlog,) = all_of(Backlog, [source.backlog])
+            all_of(int, [backlog.seen, backlog.read_ahead, *backlog.skipped.values()])
+            return backlog
+        return None
 
     def _tick_age_s(self) -> float:
         """Seconds since the poll loop's last tick, or since the end of a long stall, in which nothing could run."""
@@ -350,9 +376,20 @@ class Daemon:
 
     def status(self) -> Mapping[str, object]:
         """The answer of ``/status``, as JSON."""
-        parts, snapshot, backlog = self._parts, self._snapshot(), self._parts.source.backlog
+        status, more = self._own_status(), dict[str, object]()
+        for component in self._parts.components:
+            with self._faults.of(component, "status"):
+                fields: object = component.status()
+                if not isinstance(fields, Mapping) or not fields.keys().isdisjoint({**status, **more}):
+                    raise Nonsense("it returned no mapping, or a field that there is already")
+                codec.dumps(fields)
+                more |= fields
+        return {**self._own_status(), **more}  # with the problems that were just found
+
+    def _own_status(self) -> Mapping[str, object]:
+        parts, snapshot, backlog = self._parts, self._snapshot(), self._backlog() or Backlog()
         depth = parts.store.outbox.depth()
-        status: dict[str, object] = {
+        return {
             "version": __version__,
             "state": health.state(snapshot),
             "mode": self._mode,
@@ -383,34 +420,35 @@ class Daemon:
                 for gate in parts.gates
             },
         }
-        for component in parts.components:
-            status |= component.status()
-        return status
 
 
 @asynccontextmanager
-async def alive(component: Component) -> AsyncIterator[None]:
+async def alive(component: Component, faults: Faults) -> AsyncIterator[None]:
     """Run a component while the body runs. Raises its own error when it fails, at the start or in between."""
     ready, body = asyncio.Event(), asyncio.current_task()
-    life = asyncio.create_task(component.run(ready), name=component.name or type(component).__name__)
+    life = asyncio.create_task(contained(lambda: component.run(ready)), name=component.name or type(component).__name__)
     begun = asyncio.create_task(ready.wait())
 
     def ended(_: object) -> None:
         if ready.is_set() and body is not None and not life.cancelled():
             body.cancel()
 
+    def failure(how: str) -> BaseException:
+        error = life.exception() or RuntimeError(f"{life.get_name()} ended {how}")
+        if not isinstance(error, ConfigurationError | DataDirectoryError):
+            log.critical("component.crashed", **faults.about(component), reason=type(error).__name__)
+        return error
+
     try:
         await asyncio.wait([life, begun], return_when=asyncio.FIRST_COMPLETED)
         if life.done() and not ready.is_set():
-            life.result()
-            raise RuntimeError(f"{life.get_name()} ended before it was ready")
+            raise failure("before it was ready")
         life.add_done_callback(ended)
         yield
     except asyncio.CancelledError:
         if body is not None and life.done() and not life.cancelled():
             body.uncancel()
-            life.result()
-            raise RuntimeError(f"{life.get_name()} ended while it was needed") from None
+            raise failure("while it was needed") from None
         raise
     finally:
         life.remove_done_callback(ended)
@@ -418,5 +456,5 @@ async def alive(component: Component) -> AsyncIterator[None]:
         if not life.done():
             life.cancel()
             await asyncio.wait([life])
-            if not life.cancelled():
-                life.result()
+            if not life.cancelled() and life.exception() is not None:
+                raise failure("")

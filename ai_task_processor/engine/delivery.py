@@ -24,6 +24,7 @@ from ai_task_processor.core.errors import (
     explained,
 )
 from ai_task_processor.core.ports import Clock, Outbox, Sink, TaskSource
+from ai_task_processor.engine.faults import Faults, all_of
 from ai_task_processor.engine.guard import RAISED, being_cancelled
 from ai_task_processor.engine.outcome import text
 from ai_task_processor.engine.reporting import Reporter, deferral_s, requested_s
@@ -67,6 +68,7 @@ class Delivery:
         sinks: Sequence[Sink] = (),
         gate: Gate,
         concurrency: int,
+        faults: Faults,
         clock: Clock,
         metrics: Metrics,
         rng: random.Random,
@@ -75,6 +77,7 @@ class Delivery:
         self.reporter = Reporter(source, sinks=sinks, clock=clock, metrics=metrics)
         self._gate = gate
         self._concurrency = concurrency
+        self._faults = faults
         self._window = min(FIRST_WINDOW, concurrency)
         self._clock = clock
         self._metrics = metrics
@@ -213,13 +216,15 @@ class Delivery:
         return times > 0
 
     async def _due(self, limit: int) -> Sequence[Record]:
-        try:
-            records = await self._outbox.due(self._now(), limit, frozenset(self._in_flight))
-        except Exception as error:  # noqa: BLE001 - the boundary of one query: it is repeated later
-            self._reading.note(str(error) if isinstance(error, OutboxUnwritable) else type(error).__name__)
-            return ()
-        self._reading.note(None)
-        return records
+        with self._faults.of(self._outbox, "due"):
+            try:
+                records = all_of(Record, await self._outbox.due(self._now(), limit, frozenset(self._in_flight)))
+            except OutboxUnwritable as error:
+                self._reading.note(str(error))
+            else:
+                self._reading.note(None)
+                return records
+        return ()
 
     async def _deliver(self, record: Record) -> None:
         """Report one record once, and store the outcome."""
@@ -228,7 +233,8 @@ class Delivery:
             if isinstance(error, CircuitOpen):
                 self._hold(error)
             else:
-                await self._stored(lambda: self._settle(record, error))
+                method = "delivered" if error is None else "defer or bury"
+                await self._stored(method, lambda: self._settle(record, error))
                 self._woken.set()
         finally:
             self._fresh.pop(record.task_id, None)
@@ -242,7 +248,7 @@ class Delivery:
                 await self.reporter.report(record)
                 self._holding.note(None)
                 if left := self.reporter.left:
-                    await self._stored(lambda: self._outbox.acknowledged(record.task_id, left))
+                    await self._stored("acknowledged", lambda: self._outbox.acknowledged(record.task_id, left))
             await self.reporter.finish(record)
         except (CircuitOpen, Rejected) as error:
             return error
@@ -267,16 +273,17 @@ class Delivery:
             self._held_until = self._clock.monotonic() + max(LOOK_AGAIN_S, requested_s(error))
             self._holding.note(str(error))
 
-    async def _stored(self, change: Callable[[], Awaitable[None]]) -> None:
+    async def _stored(self, method: str, change: Callable[[], Awaitable[None]]) -> None:
         """Change the outbox. Until the disk accepts it the record stays in flight: it is not sent again."""
         while True:
-            try:
-                await change()
-            except Exception as failure:  # noqa: BLE001 - the boundary of one change: it is repeated
-                self._writing.note(str(failure) if isinstance(failure, OutboxUnwritable) else type(failure).__name__)
-                await self._clock.sleep(LOOK_AGAIN_S)
-            else:
-                return self._writing.note(None)
+            with self._faults.of(self._outbox, method):
+                try:
+                    await change()
+                except OutboxUnwritable as failure:
+                    self._writing.note(str(failure))
+                else:
+                    return self._writing.note(None)
+            await self._clock.sleep(LOOK_AGAIN_S)
 
     async def _settle(self, record: Record, error: Rejected | RemoteError | None) -> None:
         if error is None:

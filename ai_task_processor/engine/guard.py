@@ -1,12 +1,23 @@
 """Plug-ins may raise anything: whatever they raise is told apart from a cancellation."""
 
 import asyncio
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 #: seconds for a call of a plug-in that names no time itself
 CALL_S: Final = 120.0
 #: what a plug-in may raise; ``sys.exit()`` in one ends its call, not the daemon
 RAISED: Final = (Exception, BaseExceptionGroup, SystemExit, KeyboardInterrupt, asyncio.CancelledError)
+
+T = TypeVar("T")
+
+
+async def contained(call: Callable[[], Awaitable[T]]) -> T:
+    """For a call in a task of its own: what would end the event loop becomes a ``RuntimeError``."""
+    try:
+        return await call()
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"it raised {type(error).__name__}") from error
 
 
 def being_cancelled() -> bool:

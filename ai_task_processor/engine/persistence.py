@@ -13,7 +13,8 @@ from math import inf
 
 from ai_task_processor.core.errors import CircuitOpen, OutboxUnwritable, Rejected, RemoteError, explained
 from ai_task_processor.core.ports import Clock, Outbox
-from ai_task_processor.engine.guard import RAISED, being_cancelled
+from ai_task_processor.engine.faults import Faults
+from ai_task_processor.engine.guard import RAISED, being_cancelled, contained
 from ai_task_processor.engine.outcome import text
 from ai_task_processor.engine.reporting import LONGEST_DEFERRAL_S, Reporter, deferral_s, requested_s
 from ai_task_processor.models.task import Record
@@ -49,6 +50,7 @@ class Persistence:
         reporter: Reporter,
         *,
         persisted: Callable[[Record], None],
+        faults: Faults,
         clock: Clock,
         metrics: Metrics,
         rng: random.Random,
@@ -56,6 +58,7 @@ class Persistence:
         self._outbox = outbox
         self._reporter = reporter
         self._persisted = persisted
+        self._faults = faults
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
@@ -83,29 +86,32 @@ class Persistence:
     async def _commit(self, direct: _Direct) -> bool:
         """Commit; false when the disk fails. Finished: put as a test of the disk, and deleted. Refused: buried."""
         record = direct.record
-        try:
-            if direct.finished or direct.refused:
-                # So that delivery does not find it before it is deleted or buried.
-                away_s = self._clock.now().timestamp() + LONGEST_DEFERRAL_S
-                await self._outbox.put(replace(record, due_at=away_s))
-            if direct.finished or (direct.refused and direct.refused.outcome == "lost"):
-                await self._outbox.delivered(record.task_id)
-            elif direct.refused:
-                reason, attempts = text(explained(direct.refused)), direct.attempts + 1
-                await self._outbox.bury(record.task_id, reason, attempts=attempts)
-                self._metrics.delivery(direct.refused.outcome)
-                log.error("delivery.refused", task_id=record.task_id, reason=reason, attempts=attempts)
+        with self._faults.of(self._outbox, "put"):
+            try:
+                if direct.finished or direct.refused:
+                    # So that delivery does not find it before it is deleted or buried.
+                    away_s = self._clock.now().timestamp() + LONGEST_DEFERRAL_S
+                    await self._outbox.put(replace(record, due_at=away_s))
+                if direct.finished or (direct.refused and direct.refused.outcome == "lost"):
+                    await self._outbox.delivered(record.task_id)
+                elif direct.refused:
+                    reason, attempts = text(explained(direct.refused)), direct.attempts + 1
+                    await self._outbox.bury(record.task_id, reason, attempts=attempts)
+                    self._metrics.delivery(direct.refused.outcome)
+                    log.error("delivery.refused", task_id=record.task_id, reason=reason, attempts=attempts)
+                else:
+                    await self._put(record)
+            except OutboxUnwritable as error:
+                self._condition.note(str(error))
             else:
-                await self._put(record)
-        except Exception as error:  # noqa: BLE001 - the boundary of one commit: the result stays in memory
-            self._condition.note(str(error) if isinstance(error, OutboxUnwritable) else type(error).__name__)
-            return False
-        self._condition.note(None)
-        return True
+                self._condition.note(None)
+                return True
+        return False
 
     async def _put(self, record: Record) -> None:
         """Commit without being cancelled. A commit that fails after the cancellation is not retried: a lost result."""
-        commit = asyncio.ensure_future(self._outbox.put(record))
+        put = self._outbox.put(record)
+        commit = asyncio.ensure_future(contained(lambda: put) if asyncio.iscoroutine(put) else put)
         # Not ``asyncio.shield``: it takes three times as long, for every task.
         done: asyncio.Future[None] = commit.get_loop().create_future()
         commit.add_done_callback(lambda _: None if done.done() else done.set_result(None))

@@ -14,7 +14,8 @@ from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import RemoteError, Retry, TaskError
 from ai_task_processor.core.ports import Clock, Journal, Outbox, TaskSource
 from ai_task_processor.core.records import to_record
-from ai_task_processor.engine.guard import CALL_S, RAISED, being_cancelled
+from ai_task_processor.engine.faults import Faults
+from ai_task_processor.engine.guard import RAISED, being_cancelled
 from ai_task_processor.engine.outcome import MAX_ATTEMPTS, classify
 from ai_task_processor.engine.persistence import Persistence
 from ai_task_processor.engine.reporting import Reporter
@@ -24,7 +25,6 @@ from ai_task_processor.models.task import (
     Completed,
     Failed,
     Outcome,
-    Receipt,
     Record,
     Released,
     Task,
@@ -62,17 +62,21 @@ class TaskRunner:
         find: Callable[[Task], Processor | None],
         persisted: Callable[[Record], None],
         timeout_s: float,
+        faults: Faults,
         clock: Clock,
         metrics: Metrics,
         rng: random.Random,
     ) -> None:
         self.settling = 0
         self.on_settling: Callable[[], None] = lambda: None
-        self._persistence = Persistence(outbox, reporter, persisted=persisted, clock=clock, metrics=metrics, rng=rng)
+        self._persistence = Persistence(
+            outbox, reporter, persisted=persisted, faults=faults, clock=clock, metrics=metrics, rng=rng
+        )
         self._source = source
         self._journal = journal
         self._find = find
         self._timeout_s = timeout_s
+        self._faults = faults
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
@@ -103,21 +107,11 @@ class TaskRunner:
             if record is not None:
                 await self._persistence.persist(record)
             elif isinstance(outcome, Released):
-                await self._release(claim.receipt, outcome.delay_s)
+                await self._faults.release(self._source, claim.receipt, outcome.delay_s)
         finally:
             self.settling -= 1
         self._log(task, outcome, self._clock.monotonic() - started_at)
         return record is not None
-
-    async def _release(self, receipt: Receipt, delay_s: float) -> None:
-        """Whatever the source raises is logged: the task is released here, and the source is not told again."""
-        try:
-            with Deadline(CALL_S):
-                await self._source.release(receipt, delay_s)
-        except RAISED as error:
-            if being_cancelled():
-                raise asyncio.CancelledError from error
-            log.warning("task.not_released", task_id=receipt.id, exc_info=error)
 
     async def _attempt(self, claim: Claim, tries: Tries) -> tuple[Outcome | Released, Record | None]:
         """The outcome of one attempt, and its record unless the task is released."""

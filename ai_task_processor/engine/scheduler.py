@@ -11,9 +11,11 @@ from math import inf
 from ai_task_processor.core.errors import RemoteError
 from ai_task_processor.core.ports import Clock, TaskSource, Want
 from ai_task_processor.engine.admission import EngineAdmission
+from ai_task_processor.engine.faults import Faults, all_of
+from ai_task_processor.engine.guard import RAISED, being_cancelled
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.slots import Slots
-from ai_task_processor.models.task import Claim
+from ai_task_processor.models.task import Claim, Receipt, Task
 from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
@@ -78,6 +80,7 @@ class TaskScheduler:
         admission: EngineAdmission,
         types: frozenset[str] | None = None,
         resumes_in_s: Callable[[], float] = lambda: inf,
+        faults: Faults,
         clock: Clock,
         metrics: Metrics,
         rng: random.Random,
@@ -94,6 +97,7 @@ class TaskScheduler:
         self._hold_s = hold_s
         self._admission = admission
         self._types = types
+        self._faults = faults
         self._clock = clock
         self._pauses = Pauses(interval_s, resumes_in_s, rng)
         self._condition = Condition("poll.failed", "poll.recovered")
@@ -155,14 +159,18 @@ class TaskScheduler:
         self.asked_at = self._clock.monotonic()
         self._poll_ends_at = self.asked_at + LONGEST_POLL_S
         try:
-            claims = await self._source.claim(Want(wanted, self._admission, self._types))
+            claims = all_of(Claim, await self._source.claim(Want(wanted, self._admission, self._types)))
+            all_of(Task, [claim.task for claim in claims])
+            all_of(Receipt, [claim.receipt for claim in claims])
         except RemoteError as error:
             return self._failed(str(error))
-        except Exception as error:  # the boundary of one poll: a listed record must not stop delivery
-            log.error("poll.crashed", exc_info=error)
-            return self._failed(f"the poll crashed: {type(error).__name__}")
+        except RAISED as error:  # the boundary of one poll: it must not stop delivery
+            if being_cancelled():
+                raise asyncio.CancelledError from error
+            return self._failed(self._faults.note(self._source, "claim", error))
         finally:
             self._poll_ends_at = None
+        self._faults.note(self._source, "claim", None)
         self._condition.note(None)
         self.polled_at = self._clock.monotonic()
         self.idle = quiet and not claims
@@ -227,11 +235,9 @@ class TaskScheduler:
     async def _wait(self, seconds: float) -> bool:
         """The source's ``wait``. One that fails or returns too early must not turn a pause into a busy loop."""
         ends_at = self._clock.monotonic() + seconds
-        try:
+        with self._faults.of(self._source, "wait"):  # polls go on without wake-ups
             if await self._source.wait(seconds):
                 return True
-        except Exception as error:  # the boundary of one wait: polls go on without wake-ups
-            log.error("poll.crashed", exc_info=error)
         if (left_s := ends_at - self._clock.monotonic()) > 0:
             await self._clock.sleep(left_s)
         return False

@@ -5,11 +5,14 @@ A slot is one running task. It is free again as soon as the outcome of its task 
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal
 
 from ai_task_processor.core.errors import OutboxUnwritable
 from ai_task_processor.core.ports import Clock, Journal, TaskSource
 from ai_task_processor.engine.admission import EngineAdmission, Running, RunningTasks
+from ai_task_processor.engine.faults import Faults, Nonsense, all_of
+from ai_task_processor.engine.guard import RAISED
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.runner import TaskRunner
 from ai_task_processor.models.task import Claim, Receipt, Tries
@@ -38,6 +41,7 @@ class Slots:
         journal: Journal,
         admission: EngineAdmission,
         recovery: Recovery,
+        faults: Faults,
         clock: Clock,
     ) -> None:
         self.total = total
@@ -50,6 +54,7 @@ class Slots:
         self._journal = journal
         self._admission = admission
         self._recovery = recovery
+        self._faults = faults
         self._clock = clock
         self._work_by_id: dict[str, asyncio.Task[None]] = {}
         self._revoked: dict[str, Literal["lost", "cancelled"]] = {}
@@ -99,15 +104,24 @@ class Slots:
                 lane = self._admission.lane(claim.task)
                 self.running[claim.task.id] = Running(claim, self._clock.monotonic(), lane)
                 begun.append(claim)
-            elif claim.receipt not in (task.claim.receipt for task in self.running.values()):
+                continue
+            self.released += 1  # a source that brings such claims again and again is not polled without a pause
+            if claim.receipt not in (task.claim.receipt for task in self.running.values()):
                 await self.release([claim])
+        if not begun:
+            return 0
+        tries: list[Tries] = []
         try:
-            tries = await self._journal.begin([claim.task for claim in begun]) if begun else ()
-        except BaseException as error:
-            for claim in begun:
-                del self.running[claim.task.id]
-            if not isinstance(error, OutboxUnwritable):
-                raise
+            with self._faults.of(self._journal, "begin"), suppress(OutboxUnwritable):
+                counted = all_of(Tries, await self._journal.begin([claim.task for claim in begun]))
+                if len(counted) != len(begun):
+                    raise Nonsense(f"it returned {len(counted)} counts for {len(begun)} tasks")
+                tries = counted
+        finally:
+            if not tries:
+                for claim in begun:
+                    del self.running[claim.task.id]
+        if not tries:
             # An attempt that the journal cannot record must not start; the next poll waits for the disk.
             await self.release(begun)
             self.released += len(begun)
@@ -120,7 +134,7 @@ class Slots:
     async def release(self, claims: Sequence[Claim]) -> None:
         """Give claims that have not started back to the source."""
         for claim in claims:
-            await self._source.release(claim.receipt, 0.0)
+            await self._faults.release(self._source, claim.receipt, 0.0)
 
     def revoke(self, task_id: str, reason: Literal["lost", "cancelled"]) -> None:
         """Stop a running task: another owner has its claim (``lost``), or it was ``cancelled``."""
@@ -139,7 +153,7 @@ class Slots:
                 self.cut.append(claim.receipt)
                 raise
             await self._abandon(claim)
-        except Exception as error:  # the boundary of one task: a bug must not end the others
+        except RAISED as error:  # the boundary of one task: a bug must not end the others
             log.error("task.crashed", task_id=task_id, exc_info=error)
         finally:
             del self._work_by_id[task_id]
@@ -153,7 +167,8 @@ class Slots:
         if task is not None:
             task.uncancel()
         log.info("task.revoked", task_id=claim.task.id, task_type=claim.task.type, reason=reason)
-        if reason == "cancelled":
-            await self._runner.cancel(claim)
-        else:
-            await self._journal.settle(claim.task.id)
+        with self._faults.of(self._journal, "settle"):
+            if reason == "cancelled":
+                await self._runner.cancel(claim)
+            else:
+                await self._journal.settle(claim.task.id)

@@ -15,6 +15,7 @@ from ai_task_processor.core.ports import Clock, Provider, Sink, Store, TaskSourc
 from ai_task_processor.core.settings import Settings
 from ai_task_processor.engine.admission import EngineAdmission, RunningTasks
 from ai_task_processor.engine.delivery import Delivery
+from ai_task_processor.engine.faults import Faults
 from ai_task_processor.engine.heartbeat import Heartbeat
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.runner import TaskRunner
@@ -48,6 +49,7 @@ class Parts:
     """Every part of the daemon, wired and not started."""
 
     settings: Settings
+    faults: Faults
     clock: Clock
     metrics: Metrics
     secrets: Secrets
@@ -96,7 +98,18 @@ def assemble(
     source: TaskSource = selected.source.build(services)
     sinks: Sequence[Sink] = [sink.build(services) for sink in selected.sinks]
     provider: Provider | None = selected.provider.build(services)
-    chat_provider: Provider | None = selected.chat.build_chat(services) if selected.chat is not None else None
+    chat_provider: Provider | None = None
+    faults = Faults()
+    if selected.chat is not None:
+        chat_provider = selected.chat.build(services, "build_chat")
+        faults.name(selected.chat, chat_provider)
+    faults.name(selected.store, store, store.outbox, store.journal)
+    faults.name(selected.source, source)
+    faults.name(selected.provider, provider)
+    for plugin, sink in zip(selected.sinks, sinks, strict=True):
+        faults.name(plugin, sink)
+    for processor, plugin in factory.installed.items():
+        faults.name(plugin, processor)
 
     recovery = Recovery(store.journal, store.outbox, source=services.source, clock=clock)
     running = RunningTasks()
@@ -107,6 +120,7 @@ def assemble(
         sinks=sinks,
         gate=services.gate("api_delivery"),
         concurrency=settings.delivery.concurrency,
+        faults=faults,
         clock=clock,
         metrics=metrics,
         rng=rng,
@@ -119,6 +133,7 @@ def assemble(
         find=factory.find,
         persisted=delivery.offer,
         timeout_s=worker.task_timeout_s,
+        faults=faults,
         clock=clock,
         metrics=metrics,
         rng=rng,
@@ -126,7 +141,10 @@ def assemble(
 
     def hold_s() -> float:
         """Seconds for which nothing may be claimed: the store, delivery, the source or a provider cannot take more."""
-        if not store.accepting:
+        accepting = False
+        with faults.of(store, "accepting"):
+            accepting = store.accepting
+        if not accepting:
             return STORAGE_LOOK_S
         behind_s = DELIVERY_LOOK_S if delivery.behind else 0.0
         return max(behind_s, services.gate("api_poll").wait_s(), factory.hold_s())
@@ -139,6 +157,7 @@ def assemble(
         journal=store.journal,
         admission=admission,
         recovery=recovery,
+        faults=faults,
         clock=clock,
     )
     scheduler = TaskScheduler(
@@ -149,6 +168,7 @@ def assemble(
         interval_s=worker.polling_interval_s,
         hold_s=hold_s,
         resumes_in_s=factory.resumes_in_s,
+        faults=faults,
         clock=clock,
         metrics=metrics,
         rng=rng,
@@ -167,11 +187,16 @@ def assemble(
         for service, used in (("model", True), ("chat", chat_provider is not None))
         if used
     }
+
+    def resume() -> None:
+        with faults.of(source, "resume"):
+            source.resume()
+
     embedder = chat = None
     if provider is not None:
-        embedder = micro_batcher(provider, services, circuits["model"], intake=scheduler, opened=source.resume)
+        embedder = micro_batcher(provider, services, circuits["model"], intake=scheduler, opened=resume)
     if chat_provider is not None:
-        chat = chat_caller(chat_provider, services, circuits["chat"], opened=source.resume)
+        chat = chat_caller(chat_provider, services, circuits["chat"], opened=resume)
     factory.equip(
         ProcessorContext(
             clock=clock,
@@ -189,6 +214,7 @@ def assemble(
     )
     return Parts(
         settings=settings,
+        faults=faults,
         clock=clock,
         metrics=metrics,
         secrets=services.secrets,
@@ -226,6 +252,8 @@ def _services(
         services=factory.services,
     )
 
+    name: object = getattr(selected.source.load(), "name", "")
+
     def lost(task_id: str | None) -> None:
         metrics.result_lost()
         log.critical("result.lost", task_id=task_id)
@@ -236,6 +264,6 @@ def _services(
         clock=SystemClock(),
         metrics=metrics,
         rng=random.Random(),  # noqa: S311 - jitter, not secrets
-        source=selected.source.name or settings.parts.task_source,
+        source=name if isinstance(name, str) and name else settings.parts.task_source,
         lost=lost,
     )

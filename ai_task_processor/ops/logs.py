@@ -13,6 +13,9 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     tls.rejected            a changed file of them cannot be used: the one before stays
     plugin.loaded           an installed package added a processor
     plugin.failed           a processor raised outside of ``process``
+    component.failed        a method of a component raised or returned nonsense: the daemon goes on without
+    component.restored      that method works again
+    component.crashed       the ``run`` of a component failed or ended: the daemon ends
     daemon.started          it polls from now on
     daemon.hung_up          SIGHUP: secrets are read again, what was paused is tried
     daemon.stopped          it ended after a signal
@@ -21,7 +24,6 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     poll.failed             the first failed poll of a row
     poll.recovered          the first good poll after it
     poll.cut                the list ended too early; the tasks before the end are used
-    poll.crashed            a bug of ours in one poll
     record.skipped          a listed record that cannot be used
     type.skipped            listed tasks of a type that no processor here takes: they stay pending
     type.gone               none of that type is listed any more
@@ -42,7 +44,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     result.lost             disk and process failed together: put the task back to pending
     text.set_aside          a model fails for one text and serves others: it is retried, each time after a longer delay
     call.given_up           it hangs while later ones are served: its texts are sent again in parts
-    model.crashed           a bug of ours in one model call
+    model.crashed           a bug of ours, or of another package's provider, in one model call
     delivery.acknowledged   (debug) the upstream has the outcome
     delivery.deferred       to be tried again later
     delivery.refused        refused for good: a dead letter

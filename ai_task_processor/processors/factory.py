@@ -1,6 +1,6 @@
 """ProcessorFactory: finds the processor of a task among the built-ins and those of installed packages."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from itertools import chain
 from math import inf
 
@@ -31,8 +31,9 @@ class ProcessorFactory:
         self._processors: list[BaseProcessor] = [
             TextEmbeddingProcessor(),
         ]
-        self._installed = {_made(plugin): plugin.package for plugin in plugins.installed("processors")}
-        self._processors += self._installed
+        #: those of installed packages
+        self.installed = {_made(plugin): plugin for plugin in plugins.installed("processors")}
+        self._processors += self.installed
         self._processors.append(PromptProcessor())  # last: the types of others are not taken from them
         self._optional: list[BaseProcessor] = [AletheiaProcessor()]
         self._takes: Callable[[str], bool] = lambda _: True
@@ -48,7 +49,12 @@ class ProcessorFactory:
         taken: dict[str, str] = {}
         self._takes = settings.parts.takes
         for processor in self._processors:
-            processor.configure(settings)
+            if plugin := self.installed.get(processor):
+                with plugin.being("configured"):
+                    processor.configure(settings)
+                _check_types(plugin, processor)
+            else:
+                processor.configure(settings)
             name = type(processor).__name__
             problems = [
                 f"TASK_TYPES: the type {task_type!r} of {name} belongs to {taken[task_type]}: give it another name"
@@ -69,9 +75,13 @@ class ProcessorFactory:
     def equip(self, context: ProcessorContext) -> None:
         """Give every processor its context; before the first task."""
         for processor in self.processors:
-            processor.equip(context)
-        for processor, package in self._installed.items():
-            log.info("plugin.loaded", processor=type(processor).__name__, package=package)
+            if plugin := self.installed.get(processor):
+                with plugin.being("equipped"):
+                    processor.equip(context)
+            else:
+                processor.equip(context)
+        for processor, plugin in self.installed.items():
+            log.info("plugin.loaded", processor=type(processor).__name__, package=plugin.package)
 
     def hold_s(self) -> float:
         """Seconds for which no task at all should be claimed: 0 as soon as one processor can work."""
@@ -117,9 +127,9 @@ class ProcessorFactory:
             return None
         for processor in chain(self._processors, self._optional):
             try:
-                if processor.can_process(task) and (processor not in self._installed or _answers(processor, task)):
+                if processor.can_process(task) and (processor not in self.installed or _answers(processor, task)):
                     return processor
-            except Exception as error:  # noqa: BLE001 - the boundary around somebody's code
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary around somebody's code
                 self._failed(processor, error)
         return None
 
@@ -129,18 +139,18 @@ class ProcessorFactory:
     def _pause_s(self, processor: BaseProcessor) -> float:
         try:
             return _hold_s(processor)
-        except Exception as error:  # noqa: BLE001 - the boundary around somebody's code
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary around somebody's code
             self._failed(processor, error)
             return 0.0
 
     def _resumes_in_s(self, processor: BaseProcessor) -> float:
         try:
             return max(0.0, processor.resumes_in_s())
-        except Exception as error:  # noqa: BLE001 - the boundary around somebody's code
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary around somebody's code
             self._failed(processor, error)
             return inf
 
-    def _failed(self, processor: BaseProcessor, error: Exception) -> None:
+    def _failed(self, processor: BaseProcessor, error: BaseException) -> None:
         """Processors are called for every listed task: each type of error is logged once per processor."""
         failure = type(processor).__name__, type(error).__name__
         if failure not in self._reported:
@@ -159,11 +169,16 @@ def _hold_s(processor: BaseProcessor) -> float:
 
 
 def _made(plugin: plugins.Plugin) -> BaseProcessor:
-    make = plugin.load()
-    try:
-        processor = make()
-    except (Exception, SystemExit) as error:
-        raise plugin.unusable(f"cannot be loaded ({type(error).__name__})") from error
+    with plugin.being("loaded"):
+        processor = plugin.load()()
     if not isinstance(processor, BaseProcessor):
         raise plugin.unusable("is not a BaseProcessor")
+    plugin.check(processor)
+    _check_types(plugin, processor)
     return processor
+
+
+def _check_types(plugin: plugins.Plugin, processor: BaseProcessor) -> None:
+    types: object = processor.task_types
+    if not isinstance(types, Set) or not all(isinstance(each, str) for each in types):
+        raise plugin.unusable("has task_types that is no set of texts")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, Json, SecretStr
+from pydantic import Field, Json, SecretStr, ValidationInfo, field_validator
 
 from ai_task_processor.core.groups import Bytes, Group, Lower, Printable, Seconds, Url, setting
 from ai_task_processor.providers import NATIVE_DIMENSIONS
@@ -45,6 +45,12 @@ class ModelSettings(Group):
         "VECTOR_CACHE_BYTES", "the memory for vectors of texts that may come again; bytes, or like 64MiB; 0 for none",
         "2MiB", ge=0, le=2**40,
     )  # fmt: skip
+
+    @field_validator("base_url", mode="before")
+    @classmethod
+    def _called(cls, url: object, info: ValidationInfo) -> object:
+        """The provider ``mock`` calls no server: its URL is not read."""
+        return None if info.data.get("provider") == "mock" else url
 
     @property
     def mode(self) -> str:

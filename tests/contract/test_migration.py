@@ -14,7 +14,7 @@ from ai_task_processor.core.errors import DataDirectoryError, OutboxLocked
 from ai_task_processor.models.task import Receipt, TaskStatus
 from ai_task_processor.stores.sqlite import inspection, migration, schema
 from tests.contract.helpers import failing
-from tests.contract.outboxes import full_disk, overwrite, store, waiting
+from tests.contract.outboxes import full_disk, overwrite, record, store, waiting
 
 #: written by the release of 28 November 2026, schema 1: tasks 0 to 4 wait, 5 to 7 are dead letters, 8 is quarantined,
 #: and an operator has asked for a retry of 7
@@ -49,6 +49,34 @@ async def test_everything_is_there_afterwards(directory: Path) -> None:
     assert (listed["task-5"].reason, listed["task-5"].attempts) == ("refused (HTTP 400)", 5)
     assert not list(directory.glob("*.migrating*"))  # noqa: ASYNC240
     assert (directory / "outbox.db").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("version", [0, -1, 2])
+async def test_a_copy_without_its_version_is_migrated(directory: Path, version: int) -> None:
+    """The columns decide: ``.dump`` and other tools do not copy ``user_version``."""
+    with closing(sqlite3.connect(directory / "outbox.db")) as db:
+        db.execute(f"PRAGMA user_version = {version}")
+    assert len(list(inspection.iter_records(directory))) == 9
+    async with store(directory) as outbox:
+        assert len(await waiting(outbox)) == 5
+    with closing(sqlite3.connect(directory / "outbox.db")) as db:
+        assert schema.version(db) == db.execute("PRAGMA user_version").fetchone()[0] == schema.VERSION
+
+
+@pytest.mark.parametrize("version", [0, -1, 1])
+async def test_a_present_file_without_its_version_is_used(tmp_path: Path, version: int) -> None:
+    async with store(tmp_path) as outbox:
+        await outbox.put(record())
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as db:
+        db.execute(f"PRAGMA user_version = {version}")
+    async with store(tmp_path) as outbox:
+        assert len(await waiting(outbox)) == 1
+
+
+async def test_the_file_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as db:
+        db.execute("CREATE TABLE records (name)")
+    await failing(DataDirectoryError, store(tmp_path).open(), "move the file away")
 
 
 async def test_commands_read_it_before_it_is_migrated(directory: Path) -> None:

@@ -28,6 +28,7 @@ from ai_task_processor.core.checks import (
 from ai_task_processor.core.component import Component, Problem
 from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, RemoteError, Unsent
 from ai_task_processor.core.settings import NetworkSettings
+from ai_task_processor.engine.faults import Faults, all_of
 from ai_task_processor.models.task import Task
 from ai_task_processor.net.answers import Head
 from ai_task_processor.net.client import deadline, make_client, translate
@@ -194,7 +195,7 @@ def listed(seen: Listed, can_process: Callable[[Task], bool]) -> Iterator[Findin
         yield warning(text, "leave them to another worker, or install or configure their processor")
 
 
-async def beside(services: Services, components: Sequence[Component]) -> AsyncIterator[Finding]:
+async def beside(services: Services, components: Sequence[Component], faults: Faults) -> AsyncIterator[Finding]:
     """Ask a running daemon for its problems: it may use other secrets, and has made more calls."""
     ops = services.settings.ops
     host = "127.0.0.1" if ops.metrics_host in ("0.0.0.0", "::") else ops.metrics_host  # noqa: S104 - compared with, not bound to
@@ -204,11 +205,11 @@ async def beside(services: Services, components: Sequence[Component]) -> AsyncIt
         status = codec.loads(answer.content)
     except (RemoteError, ValueError):
         return  # no daemon there
-    for finding in reported(status, components):
+    for finding in reported(status, components, faults):
         yield finding
 
 
-def reported(status: object, components: Sequence[Component]) -> Iterator[Finding]:
+def reported(status: object, components: Sequence[Component], faults: Faults) -> Iterator[Finding]:
     """Findings about the problems in a daemon's ``/status``, explained by the component that knows the problem."""
     fields = status if isinstance(status, dict) else {}
     reasons = fields.get("not_ready_because")
@@ -218,5 +219,18 @@ def reported(status: object, components: Sequence[Component]) -> Iterator[Findin
     for reason in (str(reason)[:MAX_REASON] for reason in reasons):
         code, _, text = reason.partition(": ")
         if code not in ("starting", "draining"):
-            explanations = (component.explain(Problem(code, text)) for component in components)
+            explanations = (_explained(Problem(code, text), component, faults) for component in components)
             yield next(filter(None, explanations), warning(f"it says: {reason}"))
+
+
+def _explained(problem: Problem, component: Component, faults: Faults) -> Finding | None:
+    with faults.of(component, "explain"):
+        found = component.explain(problem)
+        return None if found is None else all_of(Finding, [found])[0]
+    return None
+
+
+async def failed(faults: Faults) -> AsyncIterator[Finding]:
+    """Findings about the components that could not be asked."""
+    for problem in faults.problems:
+        yield wrong(problem.message, "mend or uninstall that package")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ai_task_processor.cli.doctor import checks
 from ai_task_processor.cli.doctor.report import Report, summary
-from ai_task_processor.core.checks import Check, Finding, Listed, down, ok, skipped, warning, wrong
+from ai_task_processor.core.checks import Check, Finding, Listed, Remote, down, ok, skipped, warning, wrong
 from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import ConfigurationError, RemoteError
 from ai_task_processor.core.plugins import load_selected
@@ -61,7 +61,8 @@ def checks_of(parts: Parts) -> Iterator[Check]:
     network, now = parts.settings.network, parts.clock.now
     store, *others = parts.components
     components = [*others, store]
-    remotes = [remote for component in components for remote in component.remotes()]
+    ask = parts.faults.ask
+    remotes = [remote for component in components for remote in ask(Remote, component, "remotes")]
     for url, client in parts.services.clients:
         client.observe = partial(checks.note, [remote for remote in remotes if remote.url == url], now)
     for remote in remotes:
@@ -70,11 +71,12 @@ def checks_of(parts: Parts) -> Iterator[Check]:
         title, work = "TLS" if remote.url.startswith("https:") else "connection", partial(checks.connect, remote)
         yield Check(title, partial(work, network, now), remote.setting, (remote,), remote.name, remote)
     for component in others:
-        yield from component.checks()
+        yield from ask(Check, component, "checks")
     yield Check("clock", partial(checks.clocks, remotes), "NTP")
-    yield from store.checks()
+    yield from ask(Check, store, "checks")
     if parts.settings.ops.metrics_port:
-        yield Check("daemon", partial(checks.beside, parts.services, components), "METRICS_PORT")
+        yield Check("daemon", partial(checks.beside, parts.services, components, parts.faults), "METRICS_PORT")
+    yield Check("plug-ins", partial(checks.failed, parts.faults), "TASK_SOURCE, STORE, SINKS or EMBEDDING_PROVIDER")
 
 
 async def run(
@@ -92,10 +94,10 @@ async def run(
         report(check.title, finding, check.subject)
 
     for check in todo:
-        if missing := [unproven[need] for need in check.needs if need in unproven]:
-            found(check, skipped(f"skipped: needs {missing[0]}"))
-            continue
         try:
+            if missing := [unproven[need] for need in check.needs if need in unproven]:
+                found(check, skipped(f"skipped: needs {missing[0]}"))
+                continue
             with Deadline(deadline_s):
                 async for seen in check.work():
                     for finding in checks.listed(seen, can_process) if isinstance(seen, Listed) else (seen,):
@@ -105,7 +107,7 @@ async def run(
             found(check, check.late(f"no answer within {deadline_s:g} s", remedy))
         except RemoteError as error:
             found(check, down(str(error), f"look at {check.setting}"))
-        except Exception as error:  # noqa: BLE001 - the boundary of one check, perhaps a plug-in's
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary of one check, perhaps a plug-in's
             at = traceback.extract_tb(error.__traceback__)[-1]
             text = f"this check cannot be made ({type(error).__name__} in {at.filename}, line {at.lineno})"
             found(check, wrong(text, f"look at {check.setting}, or tell whoever wrote this check"))

@@ -16,15 +16,18 @@ from ai_task_processor.core.errors import (
     CallRefused,
     CircuitOpen,
     InputRefused,
+    InvalidAnswer,
     QuotaExhausted,
     RemoteError,
     SetAside,
+    TaskError,
     Throttled,
     Transient,
 )
 from ai_task_processor.core.ports import ChatAnswer, ChatRequest, Clock, Provider
 from ai_task_processor.net.resilience import Retries
 from ai_task_processor.net.services import Services
+from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.providers.circuits import ModelCircuits, Passage
 from ai_task_processor.providers.limiter import Call, Limiter
@@ -49,6 +52,8 @@ MAX_FAILED = 10_000
 GIVE_WAY_S = 1.0
 #: characters for a token, roughly, of any language: only for limits by tokens
 CHARACTERS_PER_TOKEN = 4
+
+log = get_logger(__name__)
 
 
 class _Model:
@@ -142,7 +147,7 @@ class ChatCaller(Component):
         model.running += 1
         learnt = False
         try:
-            answer = await self._call(request)
+            answer = await self._answer(request)
             learnt = True
             model.limiter.served(self._clock.monotonic(), ticket, answer.limits)
             self._answered(model, passage)
@@ -165,6 +170,19 @@ class ChatCaller(Component):
             model.running -= 1
             model.changed.set()
             self._metrics.model_pace(request.model, model.limiter.rate)
+        return answer
+
+    async def _answer(self, request: ChatRequest) -> ChatAnswer:
+        """Make the call. A mistake of the provider is none of the task."""
+        try:
+            answer: object = await self._call(request)
+        except (TaskError, RemoteError):
+            raise
+        except (Exception, SystemExit) as bug:  # the boundary of one call, perhaps of another package's provider
+            log.error("model.crashed", model=request.model[:64], exc_info=bug)
+            raise Transient(f"the model call failed: {type(bug).__name__}") from bug
+        if not isinstance(answer, ChatAnswer):
+            raise InvalidAnswer(f"the provider returned {type(answer).__name__} instead of a ChatAnswer")
         return answer
 
     async def _turn(self, model: _Model, request: ChatRequest, *, throttled: bool) -> tuple[Passage, Call]:

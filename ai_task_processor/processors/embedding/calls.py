@@ -142,7 +142,7 @@ class Calls:
         try:
             await self._attempt(call)
             error = None
-        except Exception as bug:  # the boundary of one call
+        except (Exception, SystemExit) as bug:  # the boundary of one call, perhaps of another package's provider
             log.error("model.crashed", model=self.model[:64], exc_info=bug)
             error = Transient(f"the model call failed: {type(bug).__name__}")
         finally:

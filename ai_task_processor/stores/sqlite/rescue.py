@@ -48,7 +48,7 @@ class View:
     def version(self) -> int:
         """The ``user_version``; 0 when unknown."""
         first = self.fetch(1) or b""
-        return int.from_bytes(first[60:64], "big") if wal.page_bytes(first) else 0
+        return int.from_bytes(first[60:64], "big", signed=True) if wal.page_bytes(first) else 0
 
     def up_to_date(self, numbers: Collection[int]) -> bool:
         """Whether these pages are as last committed: none of them is missing or damaged in the log."""

@@ -112,6 +112,7 @@ DAMAGED = "the file is damaged: the daemon sets it aside at its next start and k
 _NO_LOCKS = "file locks or shared memory do not work there; set DATA_DIR to a directory on a local disk"
 #: by extended error code, otherwise by primary code
 _REMEDIES = {
+    sqlite3.SQLITE_ERROR: "its tables are not those of an outbox: move the file away, and the daemon makes a new one",
     sqlite3.SQLITE_BUSY: "another process is writing: try again",
     sqlite3.SQLITE_FULL: "make room on that disk",
     sqlite3.SQLITE_READONLY: "the file or its file system is read-only; make it writable for this user",
@@ -165,9 +166,15 @@ def record_columns(db: sqlite3.Connection) -> str:
 
 
 def version(db: sqlite3.Connection) -> int:
-    """The file's schema version; 0 for a new file."""
+    """The file's schema version; 0 for a new file.
+
+    The columns tell schema 1 from 2: tools that copy a database may lose its ``user_version``.
+    """
     (found,) = db.execute("PRAGMA user_version").fetchone()
-    return int(found)
+    if found > VERSION:
+        return int(found)
+    columns = {name for (name,) in db.execute("SELECT name FROM pragma_table_info('records')")}
+    return 2 if "source" in columns else 1 if columns else 0
 
 
 def summaries(db: sqlite3.Connection) -> list[tuple[str, str, str, str, int]]:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -17,6 +18,7 @@ from ai_task_processor.cli.doctor.report import Report
 from ai_task_processor.core import errors
 from ai_task_processor.core.checks import Check, Finding, Listed, Remote, ok, skipped, unusable, warning, wrong
 from ai_task_processor.core.component import Component, Problem
+from ai_task_processor.engine.faults import Faults
 from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.net import tls
 from ai_task_processor.net.answers import Answer
@@ -340,9 +342,29 @@ class Explaining(Component):
 def test_what_the_daemon_beside_says_is_told(reasons: list[str], expected: list[Finding]) -> None:
     """In the words of the component that knows the problem; the rest is passed on."""
     status = {"state": "running", "not_ready_because": reasons}
-    first, *found = checks.reported(status, [Silent(), Explaining()])
+    first, *found = checks.reported(status, [Silent(), Explaining()], Faults())
     assert first == ok("it answers 'running'", daemon=True)
     assert found == expected
+
+
+@pytest.mark.parametrize("answer", [SystemExit(3), "nonsense"])
+async def test_a_component_that_cannot_explain_is_named(answer: object) -> None:
+    """Another one is asked, and the failure is a finding of its own."""
+
+    class Failing(Component):
+        name = "failing"
+
+        def explain(self, _: Problem) -> Any:
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+    status = {"state": "running", "not_ready_because": ["outbox_full"]}
+    faults = Faults()
+    assert len(list(checks.reported(status, [Failing(), Explaining()], faults))) == 2
+    (finding,) = [finding async for finding in checks.failed(faults)]
+    assert finding.mark == "failure"
+    assert finding.text.startswith("the component 'failing' fails in explain (")
 
 
 @pytest.mark.parametrize(
@@ -350,4 +372,4 @@ def test_what_the_daemon_beside_says_is_told(reasons: list[str], expected: list[
 )
 def test_a_strange_status_is_harmless(status: object) -> None:
     """Another server may listen there: its words are few."""
-    assert all(len(finding.text) < 400 for finding in checks.reported(status, []))
+    assert all(len(finding.text) < 400 for finding in checks.reported(status, [], Faults()))

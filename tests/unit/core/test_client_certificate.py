@@ -88,6 +88,17 @@ def test_a_mistake_is_named(folder: Path, given: dict[str, str], problem: str) -
     assert "wrong" not in raised.value.problems[0]
 
 
+def test_it_is_told_beside_other_mistakes(folder: Path) -> None:
+    """Of its own group, too; a password that is no password is the only line about it."""
+    others = {"HTTPS_PROXY": "nonsense", "ALLOW_INSECURE_HTTP": "perhaps"}
+    with pytest.raises(ConfigurationError) as raised:
+        load_settings({**NEEDED, **others, CERT: str(folder / "garbage.pem")}, None, groups=())
+    assert sorted(line.split()[0] for line in raised.value.problems) == sorted([CERT, *others])
+    with pytest.raises(ConfigurationError) as raised:
+        loaded(folder, **{CERT: "hidden.pem", "CLIENT_KEY_PASSWORD_FILE": "nowhere"})
+    assert [line.split()[0] for line in raised.value.problems] == ["CLIENT_KEY_PASSWORD_FILE"]
+
+
 def test_a_key_instead_of_its_file_is_not_shown(folder: Path) -> None:
     pem = (folder / "key.pem").read_text()
     with pytest.raises(ConfigurationError) as raised:

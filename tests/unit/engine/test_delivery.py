@@ -15,6 +15,7 @@ from ai_task_processor.core.deadline import stalls_of
 from ai_task_processor.core.ports import Clock, Sink
 from ai_task_processor.engine import delivery
 from ai_task_processor.engine.delivery import Delivery
+from ai_task_processor.engine.faults import Faults
 from ai_task_processor.engine.reporting import deferral_s
 from ai_task_processor.models.task import Completed, Failed, Failure, Outcome, Receipt, Record, TaskStatus
 from ai_task_processor.net.resilience import Gate
@@ -136,12 +137,14 @@ class Room:
         self.source.errors.update(errors or {})
         self.source.error, self.source.latency_s = error, latency_s
         self.outbox = outbox or Disk(clock)
+        self.faults = Faults()
         self.delivery = Delivery(
             self.outbox,
             self.source,
             sinks=sinks,
             gate=self.gate,
             concurrency=concurrency,
+            faults=self.faults,
             clock=clock,
             metrics=self.metrics,
             rng=random.Random(5),
@@ -722,6 +725,32 @@ async def test_what_was_acknowledged_is_never_sent_again_though_the_disk_refuses
     assert events(logs) == ["outbox.failed", "outbox.restored"]
 
 
+@pytest.mark.parametrize(
+    ("method", "error"), [("delivered", RuntimeError("x")), ("delivered", SystemExit(3)), ("defer", TypeError())]
+)
+async def test_what_a_store_gets_wrong_ends_nothing(
+    clock: Any, logs: Logs, monkeypatch: pytest.MonkeyPatch, method: str, error: BaseException
+) -> None:
+    """As when the disk refuses; the store is named, in ``/ready``, too, until it works."""
+    room = Room(clock, put=["a"], error=None if method == "delivered" else AWAY)
+
+    async def broken(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room.outbox, method, broken)
+        async with room.working():
+            await clock.sleep(60.0)
+            assert len(room.told()) == 1
+            assert [problem.code for problem in room.faults.problems] == ["component_failed"]
+            patch.undo()
+            room.source.error = None
+            await clock.sleep(600.0)
+            assert room.outbox.depth().waiting == 0
+    assert room.faults.problems == []
+    assert events(logs).count("component.failed") == events(logs).count("component.restored") == 1
+
+
 async def test_an_outbox_that_cannot_be_read_is_tried_again(clock: Any, logs: Logs) -> None:
     """A disk that fails under a look costs that look and not the daemon."""
     room = Room(clock, put=["a"])
@@ -732,4 +761,4 @@ async def test_an_outbox_that_cannot_be_read_is_tried_again(clock: Any, logs: Lo
         room.outbox.unreadable = False
         await clock.sleep(2.0)
         assert room.outbox.depth().waiting == 0
-    assert events(logs) == ["outbox.failed", "outbox.restored"]
+    assert events(logs) == ["component.failed", "component.restored"]

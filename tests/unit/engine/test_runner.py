@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ai_task_processor.core import errors
 from ai_task_processor.core.ports import Clock, Sink
+from ai_task_processor.engine.faults import Faults
 from ai_task_processor.engine.outcome import classify
 from ai_task_processor.engine.reporting import Reporter
 from ai_task_processor.engine.runner import TaskRunner
@@ -136,6 +137,7 @@ class Room:
             find=lambda task: Processor(work) if task.type == "text_embedding" else None,
             persisted=self.persisted.append,
             timeout_s=timeout_s,
+            faults=Faults(),
             clock=clock,
             metrics=self.metrics,
             rng=random.Random(1),
@@ -477,7 +479,26 @@ async def test_a_commit_that_fails_after_the_cancellation_is_counted(clock: Any,
 # --- the disk refuses
 
 
-@pytest.mark.parametrize("error", [FULL, RuntimeError("a bug of the store")])
+async def test_a_store_that_ends_the_process_in_a_commit_ends_nothing(
+    clock: Any, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``SystemExit`` in the task of a commit would end the event loop; the result stays in its slot."""
+    room = Room(clock, good, answers=[errors.Unsent("refused")] * 1_000)
+
+    async def put(_: Record) -> None:
+        await clock.sleep(0.1)
+        raise SystemExit(3)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room.outbox, "put", put)
+        running = asyncio.ensure_future(room.run())
+        await clock.sleep(10.0)
+        assert not running.done()
+    assert await running is True
+    assert events(logs) == ["component.failed", "component.restored", "task.completed"]
+
+
+@pytest.mark.parametrize("error", [FULL, RuntimeError("a bug of the store"), SystemExit(3)])
 async def test_a_full_disk_holds_the_slot_until_it_takes_the_result(clock: Any, logs: Logs, error: Exception) -> None:
     """While disk and API fail, the result stays in its slot; begin and end are logged once."""
     room = Room(clock, good, disk=error, answers=[errors.Unsent("refused")] * 1_000)
@@ -489,7 +510,8 @@ async def test_a_full_disk_holds_the_slot_until_it_takes_the_result(clock: Any, 
     room.outbox.error = None
     assert await running is True
     assert standing(room.outbox, "a") == "in_outbox"
-    assert events(logs) == ["outbox.failed", "outbox.restored", "task.completed"]
+    noun = "outbox" if error is FULL else "component"
+    assert events(logs) == [f"{noun}.failed", f"{noun}.restored", "task.completed"]
 
 
 async def test_while_the_disk_is_full_the_result_is_reported_directly(clock: Any) -> None:
@@ -595,4 +617,5 @@ async def test_a_release_that_fails_is_logged(
 
     monkeypatch.setattr(room.source, "release", release)
     assert await room.run() is False
-    assert [line["task_id"] for line in logs if line["event"] == "task.not_released"] == ["a"]
+    event = "task.not_released" if isinstance(error, errors.Unsent) else "component.failed"
+    assert [line.get("task_id", "a") for line in logs if line["event"] == event] == ["a"]

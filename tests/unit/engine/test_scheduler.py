@@ -13,6 +13,7 @@ from ai_task_processor.core.errors import Transient, Unsent
 from ai_task_processor.core.ports import Clock, SkipReason, Want
 from ai_task_processor.engine import heartbeat as heartbeat_module
 from ai_task_processor.engine.admission import EngineAdmission, Running, RunningTasks
+from ai_task_processor.engine.faults import Faults
 from ai_task_processor.engine.heartbeat import Heartbeat
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.scheduler import FIRST_PAUSE_S, LONGEST_POLL_S, TICK_S, WOKEN_PAUSE_S, Pauses
@@ -22,7 +23,7 @@ from ai_task_processor.models.task import Claim, Failure, Receipt, Task, Tries
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
 from tests.helpers import StubSource, at_once
-from tests.unit.engine.parts import Logs, at_work, claim, ids_of, names, task
+from tests.unit.engine.parts import Logs, at_work, claim, events, ids_of, names, task
 from tests.unit.records import record
 
 
@@ -139,6 +140,7 @@ class Room:
         error: Exception | None = None,
     ) -> None:
         running, outbox = RunningTasks(), MemoryOutbox(2**30, clock)
+        self.faults = Faults()
         self.clock = clock
         self.source = Source(clock, running)
         self.runner = Runner(clock, self.source)
@@ -165,6 +167,7 @@ class Room:
             journal=self.journal,
             admission=self.admission,
             recovery=self.recovery,
+            faults=self.faults,
             clock=clock,
         )
         self.scheduler = Scheduler(
@@ -172,6 +175,7 @@ class Room:
             self.slots,
             admission=self.admission,
             recovery=self.recovery,
+            faults=self.faults,
             interval_s=interval_s,
             hold_s=lambda: max(0.0, self.hold_until - clock.monotonic()),
             clock=clock,
@@ -576,12 +580,75 @@ async def test_a_bug_in_the_source_is_a_failed_poll(clock: Any, logs: Logs) -> N
     """What a listed record does to our own code must not end the daemon: what runs and what is kept goes on."""
     async with Room(clock, interval_s=1.0, error=TypeError("unhashable")).working() as room:
         await clock.sleep(10.0)
-        assert str(room.scheduler.problem) == "the poll crashed: TypeError"
+        assert str(room.scheduler.problem) == "the component 'aletheia' fails in claim (TypeError)"
         room.source.error = None
         room.source.pending = ["a"]
         await clock.sleep(3.0)
         assert room.runner.ended == ["a"]
-    assert "poll.crashed" in {line["event"] for line in logs}
+    assert events(logs).count("component.failed") == events(logs).count("component.restored") == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), SystemExit(3), Unsent("away")])
+async def test_a_release_that_fails_counts_as_released(clock: Any, logs: Logs, error: BaseException) -> None:
+    """The claim beyond the slots cannot be given back; it is listed again later, and nothing else stops."""
+    room = Room(clock, slots=1, interval_s=1.0, takes=3.0, pending=["a"])
+
+    async def release(*_: object) -> None:
+        raise error
+
+    async def claims(want: Want) -> list[Claim]:
+        return [claim(name) for name in ("a", "b") if name not in room.runner.ended]
+
+    room.source.release, room.source.claim = release, claims  # type: ignore[method-assign,assignment]
+    room.source.pending = ["a", "b"]
+    async with room.working():
+        await clock.sleep(20.0)
+    assert room.runner.ended == ["a", "b"]
+    event = "task.not_released" if isinstance(error, Unsent) else "component.failed"
+    assert events(logs).count(event) >= 1
+    assert room.faults.problems == []
+
+
+@pytest.mark.parametrize("answer", [None, [], ["x"], RuntimeError("x"), SystemExit(3)])
+async def test_an_attempt_that_cannot_be_counted_does_not_start(clock: Any, answer: object) -> None:
+    """As when the disk is full: the task is released, and starts when the journal works again."""
+    room = Room(clock, interval_s=1.0, pending=["a"])
+    begin = room.journal.begin
+
+    async def broken(tasks: object) -> object:
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    room.journal.begin = broken  # type: ignore[method-assign,assignment]
+    async with room.working():
+        await clock.sleep(5.0)
+        assert (room.runner.started, room.slots.running) == ([], {})
+        assert "a" in room.source.released
+        assert [problem.code for problem in room.faults.problems] == ["component_failed"]
+        room.journal.begin = begin  # type: ignore[method-assign]
+        await clock.sleep(5.0)
+    assert room.runner.ended == ["a"]
+    assert room.faults.problems == []
+
+
+@pytest.mark.parametrize("answer", [None, 5, ["junk"], [claim("a"), "junk"], [Claim(None, claim("a").receipt)]])  # type: ignore[arg-type]
+async def test_a_claim_that_returns_nonsense_is_a_failed_poll(clock: Any, answer: object) -> None:
+    """By the name of the source; nothing of it starts, and the polls go on."""
+    room = Room(clock, interval_s=1.0, pending=["a"])
+    well = room.source.claim
+
+    async def claims(want: Want) -> object:
+        return answer
+
+    room.source.claim = claims  # type: ignore[method-assign,assignment]
+    async with room.working():
+        await clock.sleep(5.0)
+        assert "'aletheia' fails in claim (it returned " in str(room.scheduler.problem)
+        assert room.runner.started == []
+        room.source.claim = well  # type: ignore[method-assign]
+        await clock.sleep(5.0)
+    assert room.runner.ended == ["a"]
 
 
 # --- holds

@@ -20,6 +20,7 @@ from ai_task_processor.core import errors
 from ai_task_processor.core.ports import Held, Want
 from ai_task_processor.engine.admission import EngineAdmission, RunningTasks
 from ai_task_processor.engine.delivery import Delivery
+from ai_task_processor.engine.faults import Faults
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.runner import TaskRunner
 from ai_task_processor.engine.scheduler import TaskScheduler
@@ -141,7 +142,7 @@ class Process(StubSource):
         self.gates = [Gate(name, threshold=3, clock=clock, metrics=self.metrics) for name in gates]
         self.recovery = Recovery(self.journal, self.outbox, source="aletheia", clock=clock)
         self.admission = EngineAdmission(self.running, self.outbox, self._find, self.recovery)
-        common: dict[str, Any] = {"clock": clock, "metrics": self.metrics, "rng": rng}
+        common: dict[str, Any] = {"faults": Faults(), "clock": clock, "metrics": self.metrics, "rng": rng}
         self.delivery = Delivery(self.outbox, self, gate=self.gates[2], concurrency=SLOTS, **common)
         parts: dict[str, Any] = {"source": self, "journal": self.journal}
         runner = TaskRunner(
@@ -154,7 +155,8 @@ class Process(StubSource):
             **common,
         )
         deciding: dict[str, Any] = {"admission": self.admission, "recovery": self.recovery}
-        slots = Slots(SLOTS, runner=runner, running=self.running, clock=clock, **parts, **deciding)
+        parts |= {"clock": clock, "faults": common["faults"]}
+        slots = Slots(SLOTS, runner=runner, running=self.running, **parts, **deciding)
         self.scheduler = TaskScheduler(self, slots, interval_s=10.0, hold_s=self._claiming_hold_s, **deciding, **common)
         self.released: dict[str, float] = {}
 

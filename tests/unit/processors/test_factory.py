@@ -57,6 +57,14 @@ class NeedsArguments(Caption):
         self.address = address
 
 
+def altered(**members: object) -> type[BaseProcessor]:
+    return type("Altered", (Caption,), members)
+
+
+def types_of_numbers(processor: BaseProcessor, _: object) -> None:
+    processor.task_types = frozenset({5})  # type: ignore[arg-type]
+
+
 def raising() -> BaseProcessor:
     raise AiTaskProcessorError("sk-secret")
 
@@ -126,13 +134,18 @@ def test_strangers_come_in_the_order_of_their_names(make: Make, install: Install
         (object, "is not a BaseProcessor"),
         (lambda: Caption, "is not a BaseProcessor"),
         (BaseProcessor, "cannot be loaded (TypeError)"),
+        (altered(task_types="caption"), "has task_types that is no set of texts"),
+        (altered(task_types={5}), "has task_types that is no set of texts"),
+        (altered(settings_groups=None), "has settings_groups that is no tuple of subclasses of Group"),
+        (altered(configure=lambda *_: 1 / 0), "cannot be configured (ZeroDivisionError)"),
+        (altered(configure=types_of_numbers), "has task_types that is no set of texts"),
     ],
 )
 def test_a_broken_package_stops_the_start(make: Make, install: Install, broken: object, problem: str) -> None:
     """One line names the processor, its package and the remedy, and nothing of what the code said."""
     install("processors", "captions", broken=broken)
     with pytest.raises(ConfigurationError) as caught:
-        make()
+        make().configure(load_settings({}, None, groups=()))
     assert caught.value.problems == (
         f"the processor 'broken' of the package 'captions' {problem}: mend or uninstall that package",
     )

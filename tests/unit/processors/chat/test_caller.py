@@ -45,7 +45,7 @@ class Model:
         self.failed_after_s = 0.05
         self.calls: list[str] = []
         self.now = self.most = 0
-        self.fails: Callable[[str], Exception | None] = lambda _: None
+        self.fails: Callable[[str], BaseException | None] = lambda _: None
 
     async def complete(self, request: ChatRequest) -> ChatAnswer:
         text = request.messages[0].content
@@ -130,14 +130,31 @@ async def test_nothing_but_429s_pauses_the_model(chat: Setting, clock: "FakeCloc
 
 @pytest.mark.parametrize(
     "error",
-    [Transient("503", status=503), Unsent("refused"), TimedOut("slow"), InvalidAnswer("html")],
+    [
+        Transient("503", status=503),
+        Unsent("refused"),
+        TimedOut("slow"),
+        InvalidAnswer("html"),
+        TypeError("a bug of the provider"),
+        SystemExit(3),
+    ],
     ids=lambda e: str(e),
 )
-async def test_a_short_fault_is_repeated(chat: Setting, error: Exception) -> None:
+async def test_a_short_fault_is_repeated(chat: Setting, error: BaseException) -> None:
     failures = iter([error, error, None])
     chat.model.fails = lambda _: next(failures)
     assert await chat.ask("a") == "re: a"
     assert len(chat.model.calls) == 3
+
+
+async def test_an_answer_that_is_none_is_an_outage(clock: "FakeClock", monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a provider of another package gets wrong fails no task."""
+
+    async def complete(_self: object, _request: object) -> None:
+        await clock.sleep(1.0)
+
+    monkeypatch.setattr(Model, "complete", complete)
+    assert await Setting(clock).ask("a") == "InvalidAnswer"
 
 
 async def test_an_outage_pauses_the_model_and_one_probe_ends_it(chat: Setting, clock: "FakeClock") -> None:
