@@ -14,6 +14,10 @@ class TaskType(StrEnum):
     """The built-in task types. A new built-in processor starts with a line here."""
 
     TEXT_EMBEDDING = "text_embedding"
+    IDENTIFYING_DATA = "identifying_data"
+    DEFINING_TOPICS = "defining_topics"
+    DEFINING_IMPACT_AREA = "defining_impact_area"
+    DEFINING_SEVERITY = "defining_severity"
 
     @classmethod
     def named(cls, name: str) -> "TaskType | str":
