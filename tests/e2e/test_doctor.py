@@ -312,7 +312,8 @@ class Source(Part, TaskSource):
 
 
 class Kept(Part, Store):
-    name, url, outbox, journal, memory = "database", "postgresql://me:planted-client-secret@localhost:1/db", 0, 0, 0
+    name, url = "database", "postgresql://me:planted-client-secret@localhost:1/db"
+    outbox = journal = memory = steps = 0
 
     async def look(self):
         yield checks.ok("never asked")

@@ -5,9 +5,11 @@ up in Wikidata (``wikidata.py``). ``processor.py`` puts them together. Only the 
 task comes: a daemon that only makes embeddings does not load the rest.
 """
 
-IDENTIFYING_DATA = "identifying_data"
-DEFINING_TOPICS = "defining_topics"
-DEFINING_IMPACT_AREA = "defining_impact_area"
-DEFINING_SEVERITY = "defining_severity"
+from ai_task_processor.models.task import TaskType
+
+IDENTIFYING_DATA = TaskType.IDENTIFYING_DATA.value
+DEFINING_TOPICS = TaskType.DEFINING_TOPICS.value
+DEFINING_IMPACT_AREA = TaskType.DEFINING_IMPACT_AREA.value
+DEFINING_SEVERITY = TaskType.DEFINING_SEVERITY.value
 
 TYPES = frozenset({IDENTIFYING_DATA, DEFINING_TOPICS, DEFINING_IMPACT_AREA, DEFINING_SEVERITY})

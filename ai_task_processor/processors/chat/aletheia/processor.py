@@ -108,8 +108,9 @@ class AletheiaProcessor(PromptProcessor):
     async def process(self, task: Task) -> TaskResult:
         await self._load()
         given = claim(task.content)
-        areas = area_names(task.content, self.context.settings[AletheiaSettings].impact_areas)
-        closed = areas if task.type == aletheia.DEFINING_IMPACT_AREA else ()
+        closed: Sequence[str] = ()
+        if task.type == aletheia.DEFINING_IMPACT_AREA:
+            closed = area_names(task.content, self.context.settings[AletheiaSettings].impact_areas)
         prompt_type = self._typed(str(task.type), closed)
         try:
             # Neither a slow model nor a slow Wikidata is the task's fault.

@@ -11,7 +11,7 @@ import pytest
 
 from ai_task_processor.core.errors import CircuitOpen, TaskError, Throttled, Transient
 from ai_task_processor.core.ports import ChatAnswer, ChatRequest
-from ai_task_processor.models.task import Task, Usage
+from ai_task_processor.models.task import Task, TaskType, Usage
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.processors.chat import aletheia
 from ai_task_processor.processors.chat.aletheia.processor import MAX_KEPT, AletheiaProcessor, built_in_types
@@ -177,6 +177,7 @@ async def test_the_area_is_one_of_the_list(clock: "FakeClock") -> None:
         (aletheia.DEFINING_TOPICS, {"text": " "}, "empty_text"),
         (aletheia.DEFINING_TOPICS, {"text": "x" * 10_001}, "text_too_long"),
         (aletheia.DEFINING_IMPACT_AREA, {"text": "x", "options": ["a"] * 10_000}, "invalid_content"),
+        (aletheia.DEFINING_IMPACT_AREA, {"text": "x", "options": 5}, "invalid_content"),
         (aletheia.DEFINING_SEVERITY, {"text": "x", "topics": 5}, "invalid_content"),
     ],
 )
@@ -185,6 +186,14 @@ async def test_broken_content_is_the_tasks_fault(clock: "FakeClock", name: str, 
     with pytest.raises(TaskError) as caught:
         await processor(clock, chat, Lookups()).process(task(name, content))
     assert (caught.value.code, chat.requests) == (code, [])
+
+
+async def test_a_field_of_another_type_is_not_read(clock: "FakeClock") -> None:
+    content = {"text": "x", "options": 5, "topics": 5}
+    name = TaskType.named("defining-topics")
+    chat = Chat([answered(aletheia.DEFINING_TOPICS)])
+    result = await processor(clock, chat, Lookups()).process(task(name, content))
+    assert result.output == RESULTS[aletheia.DEFINING_TOPICS]
 
 
 async def test_an_older_form_of_the_content(clock: "FakeClock") -> None:
