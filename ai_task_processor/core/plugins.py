@@ -154,14 +154,9 @@ def built_in_groups() -> Sequence[type[Group]]:
     """The groups of every built-in, for documentation and tests."""
     components = [find(kind, name).load() for kind, names in BUILT_IN.items() for name in names]
     factory = EntryPoint("processors", "ai_task_processor.processors.factory:ProcessorFactory", "").load()
-<<<<<<< HEAD
     groups = [group for each in components for group in (*groups_of([each]), *chat_groups_of(each))]
     groups += sorted(factory().settings_groups, key=lambda group: group.__name__)
     return list(dict.fromkeys(groups))
-=======
-    components += factory().processors
-    return list(dict.fromkeys(group for each in components for group in (*groups_of([each]), *chat_groups_of(each))))
->>>>>>> al
 
 
 @dataclass(frozen=True, slots=True)

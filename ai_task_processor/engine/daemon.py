@@ -244,12 +244,8 @@ class Daemon:
             if parts.scheduler.asked_at >= parts.delivery.acknowledged_at:
                 self.drain()
                 return
-<<<<<<< HEAD
             with self._faults.of(parts.source, "resume"):
                 parts.source.resume()  # what was acknowledged since may be followed by another task
-=======
-            parts.source.resume()  # what was acknowledged since may be followed by another task
->>>>>>> al
 
     async def _run_housekeeping(self) -> None:
         """Apply operators' requests and set gauges, every ``HOUSEKEEPING_S``."""

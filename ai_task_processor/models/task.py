@@ -14,18 +14,18 @@ class TaskType(StrEnum):
     """The built-in task types. A new built-in processor starts with a line here."""
 
     TEXT_EMBEDDING = "text_embedding"
-<<<<<<< HEAD
+    IDENTIFYING_DATA = "identifying_data"
+    DEFINING_TOPICS = "defining_topics"
+    DEFINING_IMPACT_AREA = "defining_impact_area"
+    DEFINING_SEVERITY = "defining_severity"
     SUMMARIZE = "summarize"
     CHAT = "chat"
     ECHO = "echo"
     SLEEP = "sleep"
     SIMULATE = "simulate"
-=======
-    IDENTIFYING_DATA = "identifying_data"
-    DEFINING_TOPICS = "defining_topics"
-    DEFINING_IMPACT_AREA = "defining_impact_area"
-    DEFINING_SEVERITY = "defining_severity"
->>>>>>> al
+    SEARCH = "search"
+    SEARCH_BATCH = "search_batch"
+    FETCH_URL = "fetch_url"
 
     @classmethod
     def named(cls, name: str) -> "TaskType | str":
