@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr, ValidationErr
 from ai_task_processor.core.checks import aside
 from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import CircuitOpen, RemoteError, TaskError, TimedOut, Unsent
-from ai_task_processor.models.task import Task, TaskResult
+from ai_task_processor.models.task import Task, TaskResult, TaskType
 from ai_task_processor.net.answers import status_error
 from ai_task_processor.processors.base import BaseProcessor
 from ai_task_processor.processors.context import ProcessorContext
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ai_task_processor.net.pages import PageAnswer, PageClient
     from ai_task_processor.net.resilience import Gate
 
-FETCH_URL, SERVICE = "fetch_url", "fetch"
+FETCH_URL, SERVICE = TaskType.FETCH_URL.value, "fetch"
 #: seconds for one page, redirects included, and how many of those
 TIMEOUT_S, MAX_REDIRECTS = 20.0, 10
 #: share of the task's own time, where that is shorter: then it is the page that was slow, and not the task

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, S
 
 from ai_task_processor.core.checks import Remote
 from ai_task_processor.core.component import Problem
-from ai_task_processor.models.task import Task, TaskResult
+from ai_task_processor.models.task import Task, TaskResult, TaskType
 from ai_task_processor.processors.base import BaseProcessor
 from ai_task_processor.processors.context import ProcessorContext
 from ai_task_processor.processors.limits import LimitSettings, checked, rejected, runtime
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ai_task_processor.processors.disk_cache import DiskCache
     from ai_task_processor.processors.search.port import SearchSource
 
-SEARCH, SEARCH_BATCH = "search", "search_batch"
+SEARCH, SEARCH_BATCH = TaskType.SEARCH.value, TaskType.SEARCH_BATCH.value
 CACHE_FILE, MAX_KEPT = "search.db", 10_000
 #: characters of a query, by Brave's limit, and the longest period in days
 MAX_QUERY, MAX_DAYS = 400, 36_500
