@@ -13,7 +13,7 @@ from ai_task_processor.net import resilience
 from ai_task_processor.providers import set_aside
 from ai_task_processor.providers.memory import ModelMemory
 from tests.contract.habit_rows import BAD, ROWS, TOO_LARGE_CALL, Row, Scale, Tasks, mixed, openai
-from tests.contract.model_habits import Answer, Ask, Crowd, Habit, Job, ModelServer, Report
+from tests.contract.model_habits import Answer, Ask, Crowd, Job, ModelServer, Report
 
 #: for how long a fault lasts that passes, seconds
 WINDOW_S = 0.8
