@@ -23,6 +23,8 @@ SETTINGS = {
     "CIRCUIT_BREAKER_THRESHOLD": "2",
     "CONCURRENCY_LIMIT": "8",
     "MAX_RETRIES": "1",
+    "ENABLED_TASK_TYPES": "text_embedding,sentiment,summarize",
+    "SUMMARY_CHUNK_TOKENS": "1000",
 }
 PROMPT_TYPE = """
 type = "sentiment"
@@ -133,10 +135,11 @@ class Incident:
         )
 
     async def _bad_answers(self, daemon: DaemonProcess) -> None:
-        """A chat model whose answers often do not fit the schema, or stand in prose."""
+        """A chat model whose answers often do not fit the schema, or stand in prose; texts to summarize in parts."""
         self._sandbox.chat.behave({"wrong": 0.4, "prose": 0.3})
         for round_ in range(3):
             ids = [self._sandbox.tasks.add(f"answer {round_} {number}", type="sentiment") for number in range(16)]
+            ids.append(self._sandbox.tasks.add(f"{round_} " + "word " * 3_000, type="summarize"))
             await daemon.wake(WAKE_TOKEN)
             await self._sandbox.tasks.settled(ids, timeout=30)
             await self._seen(f"sum(ai_task_processor_model_answers_total) >= bool {self._sandbox.chat.calls}")
