@@ -1,8 +1,13 @@
 """Addresses of pages: what is checked is what is requested."""
 
+from ipaddress import ip_address
+
 import pytest
 
 from ai_task_processor.processors.fetch.urls import canonical, host_of, page_url
+
+#: Python 3.13 writes it as ::ffff:127.0.0.1
+MAPPED = ip_address("::ffff:7f00:1")
 
 
 @pytest.mark.parametrize(
@@ -17,7 +22,7 @@ from ai_task_processor.processors.fetch.urls import canonical, host_of, page_url
         ("http://2130706433/", "http://127.0.0.1/", "http://127.0.0.1"),
         ("http://0x7f.1:8080", "http://127.0.0.1:8080/", "http://127.0.0.1:8080"),
         ("http://017700000001", "http://127.0.0.1/", "http://127.0.0.1"),
-        ("http://[::FFFF:7f00:1]:80/", "http://[::ffff:7f00:1]/", "http://[::ffff:7f00:1]"),
+        ("http://[::FFFF:7f00:1]:80/", f"http://[{MAPPED}]/", f"http://[{MAPPED}]"),
     ],
 )
 def test_urls(text: str, url: str, usual: str) -> None:

@@ -1,7 +1,7 @@
 """Look-ups in Wikidata: what counts as found, what is kept, and that silence is never "no such entity"."""
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -44,8 +44,8 @@ class World:
         self.metrics = Metrics(version="0", provider="none", services=["wikidata"])
         self.gate = Gate("wikidata", threshold=5, clock=clock, metrics=self.metrics)
         self.counted = self.metrics.counter("wikidata_requests_total", "Requests.", outcome=OUTCOMES)
-        cache = DiskCache(None, lambda: clock.now().timestamp())
-        self.wikidata = Wikidata(URL, mock_client(self.answer, URL), self.gate, cache, clock, self.counted)
+        self.cache = DiskCache(None, lambda: clock.now().timestamp())
+        self.wikidata = Wikidata(URL, mock_client(self.answer, URL), self.gate, self.cache, clock, self.counted)
 
     def answer(self, request: httpx2.Request) -> httpx2.Response:
         self.requests.append(request)
@@ -62,8 +62,10 @@ class World:
 
 
 @pytest.fixture
-def world(clock: "FakeClock") -> World:
-    return World(clock)
+async def world(clock: "FakeClock") -> AsyncIterator[World]:
+    made = World(clock)
+    yield made
+    await made.cache.aclose()
 
 
 def reply(status: int, content: object = "", **headers: str) -> httpx2.Response:
