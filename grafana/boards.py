@@ -548,7 +548,7 @@ def model() -> Json:
             ),
             Graph(
                 title="Refused batches",
-                text="Split until the culprit stands alone; a few calls more for each.",
+                text="Split until the input at fault stands alone; a few calls more for each.",
                 queries={"splits": steps("batch_isolations_total")},
             ),
             circuits("model"),

@@ -24,7 +24,7 @@ from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.processors.chat.aletheia.processor import AletheiaProcessor, built_in_types
 from ai_task_processor.processors.chat.aletheia.settings import AletheiaSettings
 from ai_task_processor.processors.chat.caller import chat_caller
-from ai_task_processor.processors.chat.processor import PromptProcessor
+from ai_task_processor.processors.chat.processor import ChatProcessor, PromptProcessor
 from ai_task_processor.processors.chat.prompt_type import PromptType, load_prompt_types
 from ai_task_processor.processors.chat.settings import PromptSettings
 from ai_task_processor.processors.context import ProcessorContext
@@ -61,7 +61,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _try(arguments: argparse.Namespace) -> int:
     settings = load_settings(groups=(ChatSettings, ModelSettings, PromptSettings, AletheiaSettings))
-    processor = PromptProcessor()
+    processor: ChatProcessor = PromptProcessor()
     processor.configure(settings)
     if arguments.name not in processor.types:
         processor = AletheiaProcessor()
@@ -82,7 +82,7 @@ def _types() -> Mapping[str, PromptType]:
     return dict(sorted(own.items())) | built_in
 
 
-async def _tried(settings: Settings, processor: PromptProcessor, task: Task) -> int:
+async def _tried(settings: Settings, processor: ChatProcessor, task: Task) -> int:
     clock, began_at = SystemClock(), time.perf_counter()
     mode, types, remotes = settings[ChatSettings].mode, processor.task_types, processor.services
     metrics = Metrics(version=__version__, provider=mode, task_types=types, services=remotes)
@@ -145,7 +145,7 @@ def _content(file: str) -> object:
 
 
 def _unknown(name: str) -> int:
-    _complain(f"neither TASK_TYPES nor the built-ins have a type {name!r}: look at `ai-task-processor types list`")
+    _complain(f"there is no prompt type {name!r}: look at `ai-task-processor types list`")
     return EX_NOINPUT
 
 

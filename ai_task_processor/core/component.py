@@ -57,7 +57,14 @@ class Component(Protocol):
         a return before it is cancelled, ends the daemon with 70 (``component.crashed``).
         """
         ready.set()
-        await asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close what it has open, such as connections. A ``run`` of its own must do that itself."""
+        return
 
     async def reload(self) -> None:
         """After SIGHUP: secrets were read again; retry at once what was refused. An error is only logged."""

@@ -475,6 +475,3 @@ class Provider(Component, Protocol):
 
     async def check(self, model: str) -> None:
         """Check as cheaply as possible that key and model are accepted; raises ``RemoteError``."""
-
-    async def aclose(self) -> None:
-        """Close the connections."""

@@ -25,7 +25,7 @@ from ai_task_processor.core.errors import (
 )
 from ai_task_processor.core.ports import Clock, Outbox, Sink, TaskSource
 from ai_task_processor.engine.faults import Faults, all_of
-from ai_task_processor.engine.guard import RAISED, being_cancelled
+from ai_task_processor.engine.guard import RAISED, raise_cancellation
 from ai_task_processor.engine.outcome import text
 from ai_task_processor.engine.reporting import Reporter, deferral_s, requested_s
 from ai_task_processor.models.task import Record
@@ -256,8 +256,7 @@ class Delivery:
             self._window = max(min(FIRST_WINDOW, self._concurrency), self._window // 2)
             return error
         except RAISED as error:  # the boundary of one delivery: unknown errors are retried
-            if being_cancelled():
-                raise asyncio.CancelledError from error
+            raise_cancellation(error)
             log.error("delivery.crashed", task_id=record.task_id, exc_info=error)
             return Transient(f"delivery failed: {type(error).__name__}")
         self._acknowledged += 1

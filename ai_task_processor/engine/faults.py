@@ -4,7 +4,6 @@ Each call of a component that must not fail is made inside ``Faults.of``. What i
 changes and ends, and is shown in ``/ready`` or ``why_idle`` while it lasts. The caller goes on with a default.
 """
 
-import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import AiTaskProcessorError, RemoteError
 from ai_task_processor.core.plugins import PACKAGE, Plugin
 from ai_task_processor.core.ports import TaskSource
-from ai_task_processor.engine.guard import CALL_S, RAISED, being_cancelled
+from ai_task_processor.engine.guard import CALL_S, RAISED, raise_cancellation
 from ai_task_processor.models.task import Receipt
 from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.logs import get_logger
@@ -109,8 +108,7 @@ class _Call:
         if error is not None:
             if not isinstance(error, RAISED):
                 return False
-            if being_cancelled():
-                raise asyncio.CancelledError from error
+            raise_cancellation(error)
         self.faults.note(self.component, self.method, error)
         return True
 

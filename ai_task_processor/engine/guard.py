@@ -20,7 +20,11 @@ async def contained(call: Callable[[], Awaitable[T]]) -> T:
         raise RuntimeError(f"it raised {type(error).__name__}") from error
 
 
-def being_cancelled() -> bool:
-    """Whether this task was cancelled. A ``CancelledError`` can also come from a future that the plug-in awaited."""
+def raise_cancellation(error: BaseException) -> None:
+    """Raise ``CancelledError`` when this task is being cancelled.
+
+    Without that, a ``CancelledError`` comes from a future that the plug-in awaited.
+    """
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    if task is not None and task.cancelling() > 0:
+        raise asyncio.CancelledError from error

@@ -3,14 +3,13 @@
 Only for sources whose claims expire. A claim is renewed from its start until its outcome is acknowledged.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import OutboxUnwritable, RemoteError
 from ai_task_processor.core.ports import Clock, Outbox, TaskSource
-from ai_task_processor.engine.guard import CALL_S, RAISED, being_cancelled
+from ai_task_processor.engine.guard import CALL_S, RAISED, raise_cancellation
 from ai_task_processor.models.task import Receipt
 from ai_task_processor.ops.condition import Condition
 
@@ -50,8 +49,7 @@ class Heartbeat:
                 lost = list(await self._source.renew([*self._running(), *await self._outbox.receipts()]))
             cancelled = {(receipt.source, receipt.id) for receipt in self._source.cancelled()}
         except RAISED as error:  # the boundary of one beat: the next one tries again
-            if being_cancelled():
-                raise asyncio.CancelledError from error
+            raise_cancellation(error)
             known = isinstance(error, RemoteError | OutboxUnwritable)
             late = "no answer in time" if isinstance(error, TimeoutError) else None
             self._condition.note(str(error) if known else late or f"renewing crashed: {type(error).__name__}")

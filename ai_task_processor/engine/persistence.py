@@ -14,7 +14,7 @@ from math import inf
 from ai_task_processor.core.errors import CircuitOpen, OutboxUnwritable, Rejected, RemoteError, explained
 from ai_task_processor.core.ports import Clock, Outbox
 from ai_task_processor.engine.faults import Faults
-from ai_task_processor.engine.guard import RAISED, being_cancelled, contained
+from ai_task_processor.engine.guard import RAISED, contained, raise_cancellation
 from ai_task_processor.engine.outcome import text
 from ai_task_processor.engine.reporting import LONGEST_DEFERRAL_S, Reporter, deferral_s, requested_s
 from ai_task_processor.models.task import Record
@@ -137,8 +137,7 @@ class Persistence:
         except Rejected as error:
             direct.refused = error
         except RAISED as error:  # the boundary of one delivery
-            if being_cancelled():
-                raise asyncio.CancelledError from error
+            raise_cancellation(error)
             pause_s = inf
             if isinstance(error, RemoteError):
                 pause_s = deferral_s(error, direct.attempts, own=False, rng=self._rng)

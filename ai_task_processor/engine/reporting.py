@@ -1,6 +1,5 @@
 """Reports an outcome once, to its source and the sinks; and the delay before the next report."""
 
-import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -16,7 +15,7 @@ from ai_task_processor.core.errors import (
 )
 from ai_task_processor.core.ports import Clock, Sink, TaskSource
 from ai_task_processor.core.records import to_outcome
-from ai_task_processor.engine.guard import RAISED, being_cancelled
+from ai_task_processor.engine.guard import RAISED, raise_cancellation
 from ai_task_processor.engine.outcome import bounded
 from ai_task_processor.models.task import Record
 from ai_task_processor.net.resilience import backoff_s
@@ -112,8 +111,7 @@ class Reporter:
             with Deadline(sink.within_s):
                 await call(record)
         except RAISED as error:
-            if being_cancelled():
-                raise asyncio.CancelledError from error
+            raise_cancellation(error)
             remote = error if isinstance(error, RemoteError) else None
             reason = explained(remote) if remote else type(error).__name__
             condition.note(reason, sink=sink.name, **({} if remote else {"exc_info": error}))

@@ -3,7 +3,6 @@
 Between the processor's return and ``Outbox.put`` there is no await, so that a cancellation cannot lose a result.
 """
 
-import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +14,7 @@ from ai_task_processor.core.errors import RemoteError, Retry, TaskError
 from ai_task_processor.core.ports import Clock, Journal, Outbox, TaskSource
 from ai_task_processor.core.records import to_record
 from ai_task_processor.engine.faults import Faults
-from ai_task_processor.engine.guard import RAISED, being_cancelled
+from ai_task_processor.engine.guard import RAISED, raise_cancellation
 from ai_task_processor.engine.outcome import MAX_ATTEMPTS, classify
 from ai_task_processor.engine.persistence import Persistence
 from ai_task_processor.engine.reporting import Reporter
@@ -132,9 +131,8 @@ class TaskRunner:
                 result = await processor.process(task)
             return Completed(result), self._record(claim, Completed(result))
         except RAISED as error:
-            if being_cancelled():
-                # The drain timed out or the claim is lost: what the processor raises then is no outcome.
-                raise asyncio.CancelledError from error
+            # When the drain timed out or the claim is lost, what the processor raises is no outcome.
+            raise_cancellation(error)
             outcome = classify(error, tries, self._rng, min(MAX_ATTEMPTS, task.attempt_limit or MAX_ATTEMPTS))
             expected = isinstance(error, TaskError | Retry | RemoteError | TimeoutError)
             (log.debug if expected else log.warning)("task.attempt_failed", task_id=task.id, exc_info=error)

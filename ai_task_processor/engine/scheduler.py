@@ -12,7 +12,7 @@ from ai_task_processor.core.errors import RemoteError
 from ai_task_processor.core.ports import Clock, TaskSource, Want
 from ai_task_processor.engine.admission import EngineAdmission
 from ai_task_processor.engine.faults import Faults, all_of
-from ai_task_processor.engine.guard import RAISED, being_cancelled
+from ai_task_processor.engine.guard import RAISED, raise_cancellation
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.slots import Slots
 from ai_task_processor.models.task import Claim, Receipt, Task
@@ -165,8 +165,7 @@ class TaskScheduler:
         except RemoteError as error:
             return self._failed(str(error))
         except RAISED as error:  # the boundary of one poll: it must not stop delivery
-            if being_cancelled():
-                raise asyncio.CancelledError from error
+            raise_cancellation(error)
             return self._failed(self._faults.note(self._source, "claim", error))
         finally:
             self._poll_ends_at = None

@@ -15,7 +15,7 @@ from typing import Any
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import OutboxUnwritable, Transient
 from ai_task_processor.core.ports import StepStore
-from ai_task_processor.engine.guard import RAISED, being_cancelled
+from ai_task_processor.engine.guard import RAISED, raise_cancellation
 from ai_task_processor.models.task import Task
 from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.logs import get_logger
@@ -130,6 +130,5 @@ class TaskSteps:
 
     def _failed(self, error: BaseException) -> None:
         """The store failed, whatever it raised. Raises only what ends this task: a cancellation."""
-        if being_cancelled():
-            raise asyncio.CancelledError from error
+        raise_cancellation(error)
         self._condition.note(str(error) if isinstance(error, OutboxUnwritable) else type(error).__name__)

@@ -182,7 +182,7 @@ class Metrics:
         self._batch_size = many(
             partial(Histogram, buckets=BATCH_SIZES), "batch_size", "Inputs of one model call.", by_model
         )
-        self._isolations = one(Counter, "batch_isolations_total", "Refused batches split to find the culprit.")
+        self._isolations = one(Counter, "batch_isolations_total", "Refused batches split to find the input at fault.")
         self._ratelimit = many(Gauge, "model_ratelimit_remaining", "What the provider still allows.", by_kind)
         self._pace = [
             many(Gauge, name, "Calls a second that the model's 429s leave; 0 when no limit is known.", by_model)

@@ -2,6 +2,9 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.deadline import Deadline
@@ -9,6 +12,8 @@ from ai_task_processor.core.errors import TaskError, Transient
 from ai_task_processor.core.groups import Group, Seconds, setting
 from ai_task_processor.models.task import TaskResult
 from ai_task_processor.ops.logs import get_logger
+
+P = TypeVar("P", bound=BaseModel)
 
 log = get_logger(__name__)
 
@@ -30,6 +35,15 @@ def rejected(reason: str, message: str = "") -> TaskError:
     """The error for parameters that cannot be used, which is logged: ``reason`` is short and constant."""
     log.info("task.rejected", reason=reason)
     return TaskError("task_rejected_invalid_params", f"{reason}: {message}" if message else reason)
+
+
+def parsed(kind: type[P], content: object) -> P:
+    """The content of a task. Raises ``TaskError`` with the names of the fields that break their rules."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        fields = ", ".join(sorted({str(part["loc"][0]) if part["loc"] else "content" for part in error.errors()}))
+        raise rejected("invalid_params", fields) from None
 
 
 @asynccontextmanager

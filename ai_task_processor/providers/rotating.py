@@ -1,6 +1,5 @@
 """A provider whose API key may be replaced while the process runs."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import ClassVar, TypeVar
@@ -115,13 +114,6 @@ class RotatingProvider(Provider):
             ),
             own=own,
         )
-
-    async def run(self, ready: asyncio.Event) -> None:
-        ready.set()
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            await self.aclose()
 
     def remotes(self) -> Sequence[Remote]:
         return (self._remote,) if self._own else ()

@@ -15,6 +15,15 @@ _WARNINGS: Mapping[str, str] = {
 }
 
 
+def _mode(provider: str, key: SecretStr | None, base_url: str | None) -> str:
+    """The provider that is called: ``mock`` with the placeholder, too; ``none`` without key and server."""
+    if provider != "openai":
+        return provider
+    if key is not None and key.get_secret_value() == PLACEHOLDER_KEY:
+        return "mock"
+    return "openai" if key or base_url else "none"
+
+
 class ModelSettings(Group):
     """The model API: its address, key, models, timeout and retries."""
 
@@ -55,11 +64,7 @@ class ModelSettings(Group):
     @property
     def mode(self) -> str:
         """The provider that is called: ``mock`` with the placeholder, too; ``none`` without key and server."""
-        if self.provider != "openai":
-            return self.provider
-        if self.api_key is not None and self.api_key.get_secret_value() == PLACEHOLDER_KEY:
-            return "mock"
-        return "openai" if self.api_key or self.base_url else "none"
+        return _mode(self.provider, self.api_key, self.base_url)
 
     def counted_models(self) -> list[str]:
         """The models with metric series of their own; the rest is counted as ``other``."""
@@ -114,11 +119,7 @@ class ChatSettings(Group):
     @property
     def mode(self) -> str:
         """The provider that is called: ``mock`` with the placeholder key, too; ``none`` without key and server."""
-        if self.provider != "openai":
-            return self.provider
-        if self.api_key is not None and self.api_key.get_secret_value() == PLACEHOLDER_KEY:
-            return "mock"
-        return "openai" if self.api_key or self.base_url else "none"
+        return _mode(self.provider, self.api_key, self.base_url)
 
     def renewed(self, fresh: Self) -> Self:
         """A key that is added or removed changes the mode: that needs a restart."""

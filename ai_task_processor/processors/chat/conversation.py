@@ -7,12 +7,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ai_task_processor.core import codec
-from ai_task_processor.core.deadline import Deadline
-from ai_task_processor.core.errors import TaskError, Transient
+from ai_task_processor.core.errors import TaskError
 from ai_task_processor.core.ports import ChatRequest, Message
-from ai_task_processor.core.settings import Settings
 from ai_task_processor.models.task import Task, TaskResult, TaskType
-from ai_task_processor.processors.chat.processor import PromptProcessor
+from ai_task_processor.processors.chat.processor import ChatProcessor
 from ai_task_processor.processors.chat.question import Question
 from ai_task_processor.processors.chat.settings import PromptSettings
 
@@ -39,7 +37,7 @@ class _Content(BaseModel):
     temperature: float | None = Field(None, ge=0, le=2)
 
 
-class ConversationProcessor(PromptProcessor):
+class ConversationProcessor(ChatProcessor):
     """``content``: ``messages`` (``role`` and ``content`` each), and if it has them ``schema`` (a JSON Schema of the
     answer), ``model``, ``max_tokens``, ``temperature``. Result: ``{"text": string}``, or with a schema the JSON that
     fits it.
@@ -49,11 +47,7 @@ class ConversationProcessor(PromptProcessor):
     """
 
     task_types = frozenset({TaskType.CHAT})
-    chats = True
     settings_groups: ClassVar = (PromptSettings,)
-
-    def configure(self, settings: Settings) -> None:
-        """Its type is built in."""
 
     async def process(self, task: Task) -> TaskResult:
         content = _content(task.content)
@@ -69,10 +63,8 @@ class ConversationProcessor(PromptProcessor):
             temperature=content.temperature,
         )
         try:
-            with Deadline(self.context.wait_s):
+            with self._in_time():
                 value, usage = await self._answered(question, request)
-        except TimeoutError as error:
-            raise Transient(f"the model did not answer within {self.context.wait_s:g} s") from error
         except RecursionError as error:
             raise TaskError("invalid_content", "schema: it refers to itself without end") from error
         if value is None:

@@ -1,4 +1,4 @@
-"""``PromptProcessor``: processes the tasks of all prompt types.
+"""``ChatProcessor``: what all types share that a chat model answers; ``PromptProcessor``: those of TASK_TYPES.
 
 An answer counts only when the model has finished it, has not refused and, with a schema, when it is JSON that fits.
 Otherwise the model is asked again, at most twice; then the task ends ``failed`` with what was wrong.
@@ -8,11 +8,13 @@ of several calls, such as ``summarize``, make each a step.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ai_task_processor.core import codec
 from ai_task_processor.core.component import Problem
 from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import TaskError, Transient
@@ -49,22 +51,18 @@ class _Usable:
     outcome: str
 
 
-class PromptProcessor(BaseProcessor):
-    """``types``: the prompt types by name."""
+class ChatProcessor(BaseProcessor):
+    """What types have in common that a chat model answers.
 
+    ``types``: prompt types by name, for those that have them. ``waits_for``: the remotes of a task, in words.
+    """
+
+    chats = True
+    waits_for = "the model"
     settings_groups: ClassVar[tuple[type[Group], ...]] = (PromptSettings,)
 
     def __init__(self) -> None:
         self.types: Mapping[str, PromptType] = {}
-
-    def configure(self, settings: Settings) -> None:
-        """Load the prompt types. Raises ``ConfigurationError``."""
-        paths = settings.parts.task_types
-        if paths:
-            from ai_task_processor.processors.chat.prompt_type import load_prompt_types
-
-            self.types = load_prompt_types(paths)
-            self.task_types, self.chats = frozenset(self.types), bool(self.types)
 
     def problems(self) -> Sequence[Problem]:
         if not self.task_types or self.context.chat is not None:
@@ -94,13 +92,18 @@ class PromptProcessor(BaseProcessor):
     async def process(self, task: Task) -> TaskResult:
         prompt_type = self.types[task.type]
         request = self.request(prompt_type, task.content)
-        try:
-            # A slow model is not the task's fault: release the task before its own timeout counts an attempt.
-            with Deadline(self.context.wait_s):
-                value, usage = await self._answered(prompt_type, request)
-        except TimeoutError as error:
-            raise Transient(f"the model did not answer within {self.context.wait_s:g} s") from error
+        with self._in_time():
+            value, usage = await self._answered(prompt_type, request)
         return TaskResult(value, usage=usage)
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Raises ``Transient`` before the task's own timeout counts an attempt: a slow remote is not its fault."""
+        try:
+            with Deadline(self.context.wait_s):
+                yield
+        except TimeoutError as error:
+            raise Transient(f"{self.waits_for} did not answer within {self.context.wait_s:g} s") from error
 
     def request(self, prompt_type: "PromptType", content: object) -> ChatRequest:
         """The first call for a task. Raises ``TaskError`` (``invalid_content``, ``empty_text``, ``text_too_long``)."""
@@ -140,6 +143,18 @@ class PromptProcessor(BaseProcessor):
                 return usable.value, spent
         raise TaskError(outcome, _MESSAGES[outcome])
 
+    async def _stored(self, prompt_type: "PromptType | Question", request: ChatRequest) -> tuple[Any, Usage]:
+        """``_answered`` as a step, for types with more to do after the answer."""
+
+        async def call() -> Sequence[Any]:
+            value, usage = await self._answered(prompt_type, request)
+            return [value, usage.prompt_tokens, usage.completion_tokens]
+
+        texts = (request.model, *(message.content for message in request.messages))
+        name = digest(*(text.encode() for text in texts), codec.dumps(request.schema))
+        value, *tokens = await self.context.steps.run(f"answer {name}", call)
+        return value, Usage(*tokens)
+
     def charged(self, request: ChatRequest, usage: Usage) -> None:
         """What one call cost; for types that learn from it."""
 
@@ -164,6 +179,21 @@ class PromptProcessor(BaseProcessor):
         return _Usable(prompt_type.shaped(value), "repaired" if repaired else "ok"), first
 
 
+class PromptProcessor(ChatProcessor):
+    """The types of TASK_TYPES."""
+
+    chats = False
+
+    def configure(self, settings: Settings) -> None:
+        """Load the prompt types. Raises ``ConfigurationError``."""
+        paths = settings.parts.task_types
+        if paths:
+            from ai_task_processor.processors.chat.prompt_type import load_prompt_types
+
+            self.types = load_prompt_types(paths)
+            self.task_types, self.chats = frozenset(self.types), bool(self.types)
+
+
 def _text(prompt_type: "PromptType", fields: Mapping[str, object]) -> str:
     text = fields.get(prompt_type.text or "")
     if not isinstance(text, str):
@@ -173,6 +203,14 @@ def _text(prompt_type: "PromptType", fields: Mapping[str, object]) -> str:
     if len(text) > prompt_type.max_text_characters:
         raise TaskError("text_too_long", f"the text has more than {prompt_type.max_text_characters} characters")
     return text
+
+
+def digest(*parts: bytes) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        found.update(len(part).to_bytes(8, "big"))
+        found.update(part)
+    return found.hexdigest()
 
 
 def data_message(text: str) -> Message:

@@ -7,17 +7,14 @@ The parts of a longer one are steps, so that a crash or a retry pays only for th
 import asyncio
 import base64
 import binascii
-import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from ai_task_processor.core.deadline import Deadline
-from ai_task_processor.core.errors import RemoteError, Retry, TaskError, Transient
+from ai_task_processor.core.errors import RemoteError, Retry, TaskError
 from ai_task_processor.core.ports import ChatRequest, Message
-from ai_task_processor.core.settings import Settings
 from ai_task_processor.models.task import Task, TaskResult, TaskType, Usage
 from ai_task_processor.processors.chat.parts import MOST, TokenEstimates, cut, pieces
-from ai_task_processor.processors.chat.processor import TEXT_KEY, PromptProcessor
+from ai_task_processor.processors.chat.processor import TEXT_KEY, ChatProcessor, digest
 from ai_task_processor.processors.chat.question import Question
 from ai_task_processor.processors.chat.settings import PromptSettings, SummarySettings
 
@@ -42,7 +39,7 @@ _MERGED = (
 )
 
 
-class SummaryProcessor(PromptProcessor):
+class SummaryProcessor(ChatProcessor):
     """``content``: ``text`` (or ``content``, or ``file_content``: a text in base64), and ``model`` if it names one; or
     the text itself. Result: ``{"summary": string}``.
 
@@ -51,24 +48,16 @@ class SummaryProcessor(PromptProcessor):
     """
 
     task_types = frozenset({TaskType.SUMMARIZE})
-    chats = True
     settings_groups: ClassVar = (PromptSettings, SummarySettings)
 
     def __init__(self) -> None:
         super().__init__()
         self._estimates = TokenEstimates()
 
-    def configure(self, settings: Settings) -> None:
-        """Its type is built in."""
-
     async def process(self, task: Task) -> TaskResult:
         data, model = _text(task.content), self._model(None, task.content)
-        try:
-            # A slow model is not the task's fault; what was answered is found again.
-            with Deadline(self.context.wait_s):
-                summary, usage = await self._summary(data, model)
-        except TimeoutError as error:
-            raise Transient(f"the model did not answer within {self.context.wait_s:g} s") from error
+        with self._in_time():
+            summary, usage = await self._summary(data, model)
         return TaskResult({"summary": summary}, usage=usage)
 
     async def _summary(self, data: bytes, model: str) -> tuple[str, Usage]:
@@ -84,8 +73,9 @@ class SummaryProcessor(PromptProcessor):
             if len(merged) > SHRINKS_TO * len(data):
                 raise TaskError("invalid_output", "the summaries of the parts are not shorter than the text")
             data, instructions = merged, _MERGED
-        summary, usage = await self._asked(_request(instructions, parts[0], model, MAX_ANSWER_TOKENS))
-        return summary, spent + usage
+        last = _request(instructions, parts[0], model, MAX_ANSWER_TOKENS)
+        value, usage = await self._answered(_question(last), last)
+        return value[TEXT_KEY], spent + usage
 
     async def _parts(self, data: bytes, model: str, limit: int) -> Sequence[str]:
         """The parts of a text. They are a step, as the estimates of a later attempt may differ."""
@@ -97,7 +87,7 @@ class SummaryProcessor(PromptProcessor):
                 return [len(data)]
             return cut(data, self._estimates.room(limit, model))
 
-        return pieces(data, await self.context.steps.run(f"parts {_digest(data, str(limit).encode())}", plan))
+        return pieces(data, await self.context.steps.run(f"parts {digest(data, str(limit).encode())}", plan))
 
     async def _all(self, requests: Sequence[ChatRequest]) -> Sequence[tuple[str, Usage]]:
         """The answers of all parts, a few at once. After a failure those under way are awaited, then it is raised."""
@@ -108,7 +98,8 @@ class SummaryProcessor(PromptProcessor):
         async def work() -> None:
             for number, request in waiting:
                 try:
-                    answers[number] = await self._stored(request)
+                    value, usage = await self._stored(_question(request), request)
+                    answers[number] = value[TEXT_KEY], usage
                 except (TaskError, RemoteError, Retry) as error:
                     failures.append(error)
                 if failures:
@@ -121,21 +112,6 @@ class SummaryProcessor(PromptProcessor):
             raise failures[0]
         return [answers[number] for number in range(len(requests))]
 
-    async def _stored(self, request: ChatRequest) -> tuple[str, Usage]:
-        async def call() -> Mapping[str, Any]:
-            summary, usage = await self._asked(request)
-            return {"summary": summary, "usage": [usage.prompt_tokens, usage.completion_tokens]}
-
-        texts = (request.model, *(message.content for message in request.messages))
-        answer = await self.context.steps.run(f"part {_digest(*(text.encode() for text in texts))}", call)
-        return answer["summary"], Usage(*answer["usage"])
-
-    async def _asked(self, request: ChatRequest) -> tuple[str, Usage]:
-        question = Question(type=TaskType.SUMMARIZE, max_answer_tokens=request.max_tokens or MAX_ANSWER_TOKENS)
-        value, usage = await self._answered(question, request)
-        summary: str = value[TEXT_KEY]
-        return summary, usage
-
     def charged(self, request: ChatRequest, usage: Usage) -> None:
         sent = sum(len(message.content.encode()) for message in request.messages)
         self._estimates.learn(request.model, sent, usage.prompt_tokens)
@@ -145,6 +121,10 @@ def _request(instructions: str, text: str, model: str, max_tokens: int) -> ChatR
     """The text has a message of its own and nothing before it there."""
     messages = [Message("system", instructions), Message("user", text)]
     return ChatRequest(model=model, messages=messages, max_tokens=max_tokens)
+
+
+def _question(request: ChatRequest) -> Question:
+    return Question(type=TaskType.SUMMARIZE, max_answer_tokens=request.max_tokens or MAX_ANSWER_TOKENS)
 
 
 def _text(content: object) -> bytes:
@@ -166,11 +146,3 @@ def _text(content: object) -> bytes:
     if empty:
         raise TaskError("empty_text", "the text is empty")
     return data
-
-
-def _digest(*parts: bytes) -> str:
-    found = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        found.update(len(part).to_bytes(8, "big"))
-        found.update(part)
-    return found.hexdigest()

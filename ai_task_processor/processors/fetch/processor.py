@@ -12,7 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urljoin, urlsplit
 
-from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr
 
 from ai_task_processor.core.checks import aside
 from ai_task_processor.core.deadline import Deadline
@@ -22,7 +22,7 @@ from ai_task_processor.net.answers import status_error
 from ai_task_processor.processors.base import BaseProcessor
 from ai_task_processor.processors.context import ProcessorContext
 from ai_task_processor.processors.fetch.settings import FetchSettings
-from ai_task_processor.processors.limits import LimitSettings, checked, rejected, runtime, too_large
+from ai_task_processor.processors.limits import LimitSettings, checked, parsed, rejected, runtime, too_large
 
 if TYPE_CHECKING:
     from ai_task_processor.net.pages import PageAnswer, PageClient
@@ -54,15 +54,6 @@ class FetchParams(BaseModel):
     reader_mode: StrictBool = True
     store_raw_html: StrictBool = False
 
-    @classmethod
-    def of(cls, content: object) -> "FetchParams":
-        """Raises ``TaskError``."""
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            fields = ", ".join(sorted({str(part["loc"][0]) if part["loc"] else "content" for part in error.errors()}))
-            raise rejected("invalid_params", fields) from None
-
 
 class FetchProcessor(BaseProcessor):
     """Takes ``fetch_url``. It opens connections to hosts that a task names, so it is off until an operator names it."""
@@ -84,13 +75,9 @@ class FetchProcessor(BaseProcessor):
         if context.services is not None:
             self._gate = context.services.gate(SERVICE)
 
-    async def run(self, ready: asyncio.Event) -> None:
-        ready.set()
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            if self._client is not None:
-                await self._client.aclose()
+    async def aclose(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
 
     def can_process(self, task: Task) -> bool:
         return task.type in self.task_types
@@ -99,7 +86,7 @@ class FetchProcessor(BaseProcessor):
         return inf if self._gate is None else self._gate.wait_s()
 
     async def process(self, task: Task) -> TaskResult:
-        limits, params = self.context.settings[LimitSettings], FetchParams.of(task.content)
+        limits, params = self.context.settings[LimitSettings], parsed(FetchParams, task.content)
         async with runtime(limits, self.context.wait_s, "the page"):
             page = await self._page(task, params.url)
             return await self._result(page, params, limits)

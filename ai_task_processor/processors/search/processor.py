@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from math import inf
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from weakref import WeakValueDictionary
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr
 
 from ai_task_processor.core.checks import Remote
 from ai_task_processor.core.component import Problem
 from ai_task_processor.models.task import Task, TaskResult, TaskType
 from ai_task_processor.processors.base import BaseProcessor
 from ai_task_processor.processors.context import ProcessorContext
-from ai_task_processor.processors.limits import LimitSettings, checked, rejected, runtime
+from ai_task_processor.processors.limits import LimitSettings, checked, parsed, rejected, runtime
 from ai_task_processor.processors.search.settings import SearchSettings
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ SEARCH, SEARCH_BATCH = TaskType.SEARCH.value, TaskType.SEARCH_BATCH.value
 CACHE_FILE, MAX_KEPT = "search.db", 10_000
 #: characters of a query, by Brave's limit, and the longest period in days
 MAX_QUERY, MAX_DAYS = 400, 36_500
-
-P = TypeVar("P", bound="_Params")
 
 
 def _collapsed(value: object) -> object:
@@ -79,8 +77,6 @@ class SearchProcessor(BaseProcessor):
     def __init__(self) -> None:
         self._sources: Mapping[str, SearchSource] = {}
         self._cache: DiskCache | None = None
-        #: whether a search was listed that cannot be done
-        self._missed = False
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def equip(self, context: ProcessorContext) -> None:
@@ -95,29 +91,23 @@ class SearchProcessor(BaseProcessor):
         self._cache = DiskCache(file, lambda: services.clock.now().timestamp(), MAX_KEPT)
         self._sources = {Brave.name: Brave(services)}
 
-    async def run(self, ready: asyncio.Event) -> None:
-        ready.set()
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            for source in self._sources.values():
-                await source.aclose()
-            if self._cache is not None:
-                await self._cache.aclose()
+    async def aclose(self) -> None:
+        for source in self._sources.values():
+            await source.aclose()
+        if self._cache is not None:
+            await self._cache.aclose()
 
     def remotes(self) -> Sequence[Remote]:
         return [source.remote for source in self._sources.values()]
 
     def problems(self) -> Sequence[Problem]:
-        if not self._missed:
+        if self._sources:
             return ()
         message = "BRAVE_API_KEY is not set, so search tasks stay pending"
         return (Problem("no_search_key", message, ready=True, when="unserved"),)
 
     def can_process(self, task: Task) -> bool:
-        mine = task.type in self.task_types
-        self._missed |= mine and not self._sources
-        return mine and bool(self._sources)
+        return task.type in self.task_types and bool(self._sources)
 
     def hold_s(self) -> float:
         """Without a key it has no tasks at all, and must not keep polls going for the others."""
@@ -127,12 +117,12 @@ class SearchProcessor(BaseProcessor):
         settings, limits = self.context.settings[SearchSettings], self.context.settings[LimitSettings]
         async with runtime(limits, self.context.wait_s, "the search API"):
             if task.type == SEARCH:
-                params = _parsed(SearchParams, task.content)
+                params = parsed(SearchParams, task.content)
                 self._check(params.sources)
                 found, _ = await self._found(params.query, params)
                 summary = f"{len(found['results'])} results from {', '.join(params.sources)}"
                 return checked(limits, {**found, "summary": summary})
-            batch = _parsed(BatchParams, task.content)
+            batch = parsed(BatchParams, task.content)
             if len(batch.queries) > settings.max_batch_size:
                 raise rejected("batch_size_exceeded", f"more than {settings.max_batch_size} queries (MAX_BATCH_SIZE)")
             self._check(batch.sources)
@@ -179,15 +169,6 @@ def cache_key(query: str, sources: Sequence[str], recency_days: int) -> str:
     """The key under which other workers of such tasks keep an answer."""
     text = f"{query}|{','.join(sources)}|{recency_days}"
     return f"search:v1:{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}"
-
-
-def _parsed(kind: type[P], content: object) -> P:
-    """Raises ``TaskError``."""
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        fields = ", ".join(sorted({str(part["loc"][0]) if part["loc"] else "content" for part in error.errors()}))
-        raise rejected("invalid_params", fields) from None
 
 
 def _utc(when: datetime) -> str:

@@ -231,7 +231,7 @@ def bare(kind: type) -> object:
     ("made", "reason"),
     [
         (None, "cannot be built (build() returned None)"),
-        (5, "is no sink (it has no build())"),
+        (5, "is no sink (it has no aclose())"),
         (bare(FolderSource), "is no sink (it has no discard())"),
         (bare(Broken), "is no sink (it has no write())"),
         (bare(Unordered), "is no sink (its order is neither before_report nor after_report)"),

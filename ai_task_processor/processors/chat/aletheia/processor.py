@@ -1,7 +1,6 @@
 """``AletheiaProcessor``: people, topics, area and severity of a claim."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -9,27 +8,21 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ai_task_processor.core import codec
 from ai_task_processor.core.checks import Check, Remote
-from ai_task_processor.core.deadline import Deadline
-from ai_task_processor.core.errors import TaskError, Transient
 from ai_task_processor.core.ports import ChatRequest
-from ai_task_processor.core.settings import Settings
 from ai_task_processor.models.task import Task, TaskResult, Usage
 from ai_task_processor.processors.chat import aletheia
 from ai_task_processor.processors.chat.aletheia import shapes
 from ai_task_processor.processors.chat.aletheia.content import Claim, area_names, claim
 from ai_task_processor.processors.chat.aletheia.settings import AletheiaSettings
 from ai_task_processor.processors.chat.aletheia.wikidata import SERVICE, Wikidata
-from ai_task_processor.processors.chat.processor import PromptProcessor, data_message
+from ai_task_processor.processors.chat.processor import ChatProcessor, data_message
 from ai_task_processor.processors.chat.settings import PromptSettings
 from ai_task_processor.processors.context import ProcessorContext
 
 if TYPE_CHECKING:
     from ai_task_processor.processors.chat.prompt_type import PromptType
 
-#: answers that are kept for tasks which wait for Wikidata
-MAX_KEPT = 500
 #: closed lists whose schema is kept
 MAX_LISTS = 16
 #: mock answers, by field of the answer, where the smallest value would not do
@@ -39,14 +32,14 @@ _MOCKED: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class AletheiaProcessor(PromptProcessor):
+class AletheiaProcessor(ChatProcessor):
     """The four chat types of the profile ``aletheia``. Prompts are loaded when the first of its tasks comes.
 
-    While Wikidata is away tasks wait, and a paid answer is kept, so that the model is not asked again.
+    While Wikidata is away tasks wait, and a paid answer is stored, so that the model is not asked again.
     """
 
+    waits_for = "the model or Wikidata"
     task_types = aletheia.TYPES
-    chats = True
     services = (SERVICE,)
     settings_groups: ClassVar = (PromptSettings, AletheiaSettings)
 
@@ -55,12 +48,8 @@ class AletheiaProcessor(PromptProcessor):
         self._wikidata: Wikidata | None = None
         #: whether one of its tasks was listed
         self._seen = False
-        self._kept: OrderedDict[tuple[str, str], tuple[Any, Usage]] = OrderedDict()
         self._loading = asyncio.Lock()
         self._typed = lru_cache(MAX_LISTS)(self._with_schema)
-
-    def configure(self, settings: Settings) -> None:
-        """Its types are built in."""
 
     def equip(self, context: ProcessorContext) -> None:
         super().equip(context)
@@ -70,23 +59,15 @@ class AletheiaProcessor(PromptProcessor):
         if settings.looks_up:
             self._wikidata = Wikidata.build(context.services, settings.wikidata_url)
 
-    async def run(self, ready: asyncio.Event) -> None:
-        ready.set()
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            if self._wikidata is not None:
-                await self._wikidata.aclose()
+    async def aclose(self) -> None:
+        if self._wikidata is not None:
+            await self._wikidata.aclose()
 
     def remotes(self) -> Sequence[Remote]:
         return () if self._wikidata is None else (self._wikidata.remote,)
 
     def checks(self) -> Sequence[Check]:
         return () if self._wikidata is None else (self._wikidata.check(),)
-
-    def status(self) -> Mapping[str, object]:
-        """``kept_answers``: of models, for tasks that wait for Wikidata."""
-        return {} if self._wikidata is None else {"wikidata": {"kept_answers": len(self._kept)}}
 
     def can_process(self, task: Task) -> bool:
         able = super().can_process(task)
@@ -112,17 +93,9 @@ class AletheiaProcessor(PromptProcessor):
         if task.type == aletheia.DEFINING_IMPACT_AREA:
             closed = area_names(task.content, self.context.settings[AletheiaSettings].impact_areas)
         prompt_type = self._typed(str(task.type), closed)
-        try:
-            # Neither a slow model nor a slow Wikidata is the task's fault.
-            with Deadline(self.context.wait_s):
-                answer, usage = await self._answer(task, prompt_type, given)
-                output = shapes.checked(str(task.type), await self._finished(task, answer), closed)
-        except TimeoutError as error:
-            raise Transient(f"the model and Wikidata took more than {self.context.wait_s:g} s") from error
-        except TaskError:
-            self._kept.pop(_key(task), None)
-            raise
-        self._kept.pop(_key(task), None)
+        with self._in_time():
+            answer, usage = await self._answer(task, prompt_type, given)
+            output = shapes.checked(str(task.type), await self._finished(task, answer), closed)
         return TaskResult(output, usage=usage)
 
     async def _load(self) -> None:
@@ -143,19 +116,13 @@ class AletheiaProcessor(PromptProcessor):
         return type(self.types[task_type]).model_validate(built_in)
 
     async def _answer(self, task: Task, prompt_type: "PromptType", given: Claim) -> tuple[Any, Usage]:
-        """The model's checked answer. It is kept until the task is done: a task that waits is not paid twice."""
-        if (kept := self._kept.get(_key(task))) is not None:
-            return kept
+        """The model's checked answer, a step where look-ups follow it: a task that waits is not paid twice."""
         if self._wikidata is not None:
             await self._wikidata.awake()
         request = self.request(prompt_type, {**given.fields, "text": given.text})
         if task.type == aletheia.DEFINING_SEVERITY:
-            request = await self._with_context(request, given)
-        answer = await self._answered(prompt_type, request)
-        self._kept[_key(task)] = answer
-        while len(self._kept) > MAX_KEPT:
-            self._kept.popitem(last=False)
-        return answer
+            return await self._answered(prompt_type, await self._with_context(request, given))
+        return await (self._answered if self._wikidata is None else self._stored)(prompt_type, request)
 
     async def _with_context(self, request: ChatRequest, given: Claim) -> ChatRequest:
         counts = {} if self._wikidata is None else await self._wikidata.counts(given.ids())
@@ -190,7 +157,3 @@ def built_in_types() -> Mapping[str, "PromptType"]:
     from ai_task_processor.processors.chat.prompt_type import load_prompt_types
 
     return load_prompt_types([Path(__file__).parent])
-
-
-def _key(task: Task) -> tuple[str, str]:
-    return task.id, codec.fingerprint([task.type, task.content])

@@ -196,10 +196,8 @@ async def test_limits(make: Make, api: Api, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_without_a_key_tasks_stay_pending(make: Make) -> None:
-    """One problem says which setting, once there is such a task; polls are not kept going; no remote is checked."""
+    """One problem says which setting; polls are not kept going; no remote is checked."""
     processor = make(BRAVE_API_KEY="")
-    assert not processor.can_process(Task(id="t", type="caption", content={}))
-    assert processor.problems() == ()
     assert not processor.can_process(search())
     assert (processor.hold_s(), processor.remotes()) == (inf, [])
     (problem,) = processor.problems()
