@@ -58,6 +58,10 @@ class RunningTasks(dict[str, Running]):
         return task
 
 
+#: whether tasks of a processor and a lane must wait: looked up once for a page
+_Paused = dict[tuple[Holding, str | None], bool]
+
+
 class EngineAdmission:
     """``ports.Admission``: skips tasks that run, are in the outbox, or have no processor that accepts work now.
 
@@ -88,33 +92,38 @@ class EngineAdmission:
         return found
 
     async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
-        held = await self._outbox.held([task.id for task in tasks])
-        return [self._refuse(task, held.get(task.id)) for task in tasks]
+        held, paused = await self._outbox.held([task.id for task in tasks]), _Paused()
+        return [self._refuse(task, held.get(task.id), paused) for task in tasks]
 
     def starts(self, task: Task) -> SkipReason | None:
         """Repeat ``refuse`` for a claimed task right before its start: tasks started since may have filled its lane."""
+        return self._starts(task, {})
+
+    def _starts(self, task: Task, paused: _Paused) -> SkipReason | None:
         if task.id in self._running:
             return "running"
         processor = self._find(task)
         if processor is None:
             return "unknown_type"
-        if processor.hold_s() > 0 or self._lane_is_held(processor, task):
-            return "paused"
-        return self._recovery.refuse(task.id)
+        key = processor, processor.lane(task)
+        if key not in paused:
+            paused[key] = self._is_paused(*key)
+        return "paused" if paused[key] else self._recovery.refuse(task.id)
 
-    def _refuse(self, task: Task, held: Held | None) -> SkipReason | None:
+    def _refuse(self, task: Task, held: Held | None, paused: _Paused) -> SkipReason | None:
         if task.id in self._running:
             return "running"
         # Dead letters and quarantine hold only for the same content: an edited task is a new one.
         if held is not None and (held.standing == "in_outbox" or held.fingerprint == codec.fingerprint(task.content)):
             return held.standing
-        return self.starts(task)
+        return self._starts(task, paused)
 
     def lane(self, task: Task) -> str | None:
         """The lane that a task takes a slot for."""
         processor = self._find(task)
         return None if processor is None else processor.lane(task)
 
-    def _lane_is_held(self, processor: Holding, task: Task) -> bool:
-        lane = processor.lane(task)
+    def _is_paused(self, processor: Holding, lane: str | None) -> bool:
+        if processor.hold_s() > 0:
+            return True
         return lane is not None and processor.lane_hold_s(lane, self._running.lanes[lane]) > 0

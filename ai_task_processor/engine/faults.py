@@ -95,7 +95,7 @@ class Faults:
                 log.warning("task.not_released", task_id=receipt.id, exc_info=error)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made several times for each task
 class _Call:
     faults: Faults
     component: object
