@@ -182,11 +182,11 @@ async def _asked(life: Life, rng: random.Random, process: Process) -> bool:
 def _stored(database: Path, model: Model, ids: Mapping[str, int]) -> frozenset[str]:
     """The prompts that must not be asked for again."""
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=5.0)) as db:
-        steps = [json.loads(row) for (row,) in db.execute("SELECT answer FROM steps")]
+        steps = [json.loads(row) for (row,) in db.execute("SELECT answer FROM steps WHERE name LIKE 'answer %'")]
         finished = {task_id for (task_id,) in db.execute("SELECT task_id FROM records")}
     finished |= {task_id for task_id in ids if model.tasks[task_id].state == "succeeded"}
     numbers = {str(ids[task_id]) for task_id in finished}
-    found = {step["summary"].rpartition(" ")[2] for step in steps if isinstance(step, dict)}
+    found = {value["text"].rpartition(" ")[2] for value, *_ in steps}
     return frozenset(found | {name for life in model.lives for name in life.asked if name.partition("-")[0] in numbers})
 
 
