@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.bench import alone, contest, machine, report
+from tests.bench.chain import chain
 from tests.bench.contest import Plan, tell
 from tests.bench.habits import habits
 from tests.bench.machine import UPSTREAM_CORE
@@ -37,6 +38,7 @@ MEASURES: dict[str, tuple[Callable[[Plan], list[Section]], str]] = {
     "start": (alone.start, "cold start to /health, imports"),
     "outbox": (alone.outbox, "what the outbox costs by itself"),
     "habits": (habits, "what real model APIs do, the real daemon: 8 minutes"),
+    "chain": (chain, "200 requests of five tasks, a slow model, bad habits, Wikidata away: 8 minutes"),
     "throttled": (throttled, "429s at random and at a limit, the real daemon"),
     "pace": (pace, "limiter and size of calls against simulated providers, virtual time"),
 }

@@ -1,7 +1,8 @@
 """``ChatProcessor``: what all types share that a chat model answers; ``PromptProcessor``: those of TASK_TYPES.
 
 An answer counts only when the model has finished it, has not refused and, with a schema, when it is JSON that fits.
-Otherwise the model is asked again, at most twice; then the task ends ``failed`` with what was wrong.
+Otherwise the model is asked again: twice, and more often (``CallBudget``) while it answers others. Then the task ends
+``failed`` with what was wrong.
 
 A usable answer is the result, which is stored right after it: a step (``context.steps``) would store it twice. Types
 of several calls, such as ``summarize``, make each a step.
@@ -23,6 +24,7 @@ from ai_task_processor.core.ports import ChatAnswer, ChatRequest, Message
 from ai_task_processor.core.settings import Settings
 from ai_task_processor.models.task import Task, TaskResult, Usage
 from ai_task_processor.processors.base import BaseProcessor
+from ai_task_processor.processors.chat.call_budget import CallBudget
 from ai_task_processor.processors.chat.settings import PromptSettings
 
 if TYPE_CHECKING:
@@ -31,8 +33,10 @@ if TYPE_CHECKING:
 
 #: the key of a text answer in the result
 TEXT_KEY = "text"
-#: calls for one task in one attempt
-MAX_CALLS = 3
+#: calls for one task in one attempt, and with those that a budget pays
+MAX_CALLS, MAX_PAID_CALLS = 3, 8
+#: how often a cut-off answer doubles the tokens that it may have
+MAX_DOUBLINGS = 2
 #: characters of an unusable answer that the model is shown again
 MAX_SHOWN = 4_000
 #: the codes of a failed task, by how the last answer ended
@@ -63,6 +67,7 @@ class ChatProcessor(BaseProcessor):
 
     def __init__(self) -> None:
         self.types: Mapping[str, PromptType] = {}
+        self._budget = CallBudget()
 
     def problems(self) -> Sequence[Problem]:
         if not self.task_types or self.context.chat is not None:
@@ -132,7 +137,9 @@ class ChatProcessor(BaseProcessor):
         """The result, and the tokens of all calls. Raises ``TaskError`` after the last unusable answer."""
         assert self.context.chat is not None  # noqa: S101 - can_process has checked
         request, spent, outcome = first, Usage(), "invalid_output"
-        for _ in range(MAX_CALLS):
+        for number in range(MAX_PAID_CALLS):
+            if number >= MAX_CALLS and not self._budget.spend(first.model):
+                break
             answer = await self.context.chat.complete(request)
             self.charged(request, answer.usage)
             spent += answer.usage
@@ -140,6 +147,7 @@ class ChatProcessor(BaseProcessor):
             outcome = _CODES.get(answer.finish, "invalid_output") if usable is None else usable.outcome
             self.context.metrics.model_answer(model=first.model, task_type=prompt_type.type, outcome=outcome)
             if usable is not None:
+                self._budget.earn(first.model)
                 return usable.value, spent
         raise TaskError(outcome, _MESSAGES[outcome])
 
@@ -163,7 +171,9 @@ class ChatProcessor(BaseProcessor):
     ) -> tuple[_Usable | None, ChatRequest]:
         """The value of a usable answer; otherwise the next request."""
         if answer.finish == "truncated":
-            return None, replace(request, max_tokens=2 * (request.max_tokens or prompt_type.max_answer_tokens))
+            least = first.max_tokens or prompt_type.max_answer_tokens
+            most = least * 2**MAX_DOUBLINGS
+            return None, replace(request, max_tokens=min(2 * (request.max_tokens or least), most))
         if answer.finish != "complete":
             return None, first
         if prompt_type.checked_schema is None:

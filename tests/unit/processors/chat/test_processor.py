@@ -180,6 +180,24 @@ async def test_a_truncated_answer_gets_more_tokens(tmp_path: Path, clock: "FakeC
     assert [request.max_tokens for request in chat.requests] == [100, 200, 400]
 
 
+async def test_a_model_that_answers_others_is_asked_more_often(tmp_path: Path, clock: "FakeClock") -> None:
+    """Five further calls with the first usable answer, then one for 20 of them; up to eight for a task."""
+    bad, good = answer("", "truncated"), answer()
+    chat = Chat([good, *[bad] * 7, good])
+    made = processor(tmp_path, clock, chat)
+    for _ in range(2):
+        await made.process(task({"text": "x"}))
+    assert [request.max_tokens for request in chat.requests[1:]] == [100, 200, 400, 400, 400, 400, 400, 400]
+    for usable_before, calls in ((0, 3), (16, 3), (4, 4)):
+        chat.answers = [good]
+        for _ in range(usable_before):
+            await made.process(task({"text": "x"}))
+        chat.answers, chat.requests = [bad], []
+        with pytest.raises(TaskError):
+            await made.process(task({"text": "x"}))
+        assert len(chat.requests) == calls
+
+
 async def test_the_model_is_told_what_was_wrong(tmp_path: Path, clock: "FakeClock") -> None:
     """With its answer, cut, and the validator's sentence; the conversation does not grow further."""
     chat = Chat([answer(json.dumps({"level": "extreme" * 1000})), answer("nothing"), answer()])
