@@ -90,21 +90,15 @@ async def test_a_result_that_comes_after_the_deadline_is_kept(timeout: Timeout) 
 @pytest.mark.parametrize("at_once", [False, True])
 async def test_a_cancellation_from_outside_stays_one(timeout: Timeout, at_once: bool) -> None:
     """Alone, and when the deadline strikes in the same turn of the loop."""
-    started = asyncio.Event()
 
     async def work() -> None:
         async with timeout(0.001 if at_once else 60):
-            started.set()
+            asyncio.get_running_loop().call_later(0.002 if at_once else 0, task.cancel)
+            if at_once:
+                time.sleep(0.01)  # noqa: ASYNC251 - both are due in the next turn
             await for_ever()
 
     task = asyncio.create_task(work())
-    await started.wait()
-    if at_once:
-        # Both are due before the task runs again.
-        asyncio.get_running_loop().call_later(0.002, task.cancel)
-        time.sleep(0.01)  # noqa: ASYNC251 - nothing may run in between
-    else:
-        task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert task.cancelled()
