@@ -9,7 +9,7 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 from ai_task_processor.core.errors import ConfigurationError, DataDirectoryError
 from ai_task_processor.core.groups import Group
 from ai_task_processor.core.ports import Provider, Sink, Store, TaskSource
+from ai_task_processor.core.profiles import FOLDER, is_path, kind_of, source_of
 from ai_task_processor.core.settings import PartsSettings, Reading, Settings
 
 Kind = Literal["sources", "stores", "sinks", "processors", "providers"]
@@ -32,6 +33,8 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     "sinks": {},
     "processors": {},
 }
+#: the sources that profiles describe, by kind
+KINDS: Mapping[str, str] = {}
 #: the noun for one of the kind, and the variable that selects it
 _WORDS: Mapping[Kind, tuple[str, str]] = {
     "sources": ("source", "TASK_SOURCE"),
@@ -53,6 +56,8 @@ class Plugin:
     kind: Kind
     entry_point: EntryPoint
     package: str
+    #: of a source that a profile describes
+    profile: Path | None = None
 
     def __str__(self) -> str:
         return f"the {_WORDS[self.kind][0]} {self.entry_point.name!r} of the package {self.package!r}"
@@ -75,6 +80,8 @@ class Plugin:
         """The class. Raises ``ConfigurationError``."""
         with self.being("loaded"):
             found = self.entry_point.load()
+            if self.profile is not None:
+                found = source_of(found, self.profile)
         self.check(found)
         return found
 
@@ -116,7 +123,10 @@ def _lacking(found: object, port: type) -> Iterator[str]:
 def installed(kind: Kind) -> Sequence[Plugin]:
     """All of a kind, sorted by name. Raises ``ConfigurationError`` when two packages use the same name."""
     group = f"ai_task_processor.{kind}"
-    found = [Plugin(kind, EntryPoint(name, value, group), PACKAGE) for name, value in BUILT_IN[kind].items()]
+    found = [
+        Plugin(kind, EntryPoint(name, value, group), PACKAGE, _profile(kind, name))
+        for name, value in BUILT_IN[kind].items()
+    ]
     others = ((each, getattr(each.dist, "name", "unknown")) for each in entry_points(group=group))
     found += [Plugin(kind, each, package) for each, package in others if package != PACKAGE]
     by_name: dict[str, Plugin] = {}
@@ -129,6 +139,8 @@ def installed(kind: Kind) -> Sequence[Plugin]:
 
 def find(kind: Kind, name: str) -> Plugin:
     """The plug-in that a setting selects by name. Raises ``ConfigurationError``."""
+    if kind == "sources" and is_path(name):
+        return _described(Path(name))
     plugins = installed(kind)
     for plugin in plugins:
         if plugin.entry_point.name == name:
@@ -137,6 +149,17 @@ def find(kind: Kind, name: str) -> Plugin:
     said = f": {name!r}" if _PLAIN.fullmatch(name) else ""
     names = ", ".join(plugin.entry_point.name for plugin in plugins) or "none"
     raise ConfigurationError(f"{variable} names no {word} that is installed{said}; there are {names}")
+
+
+def _profile(kind: Kind, name: str) -> Path | None:
+    file = FOLDER / f"{name}.toml"
+    return file if kind == "sources" and file.is_file() else None
+
+
+def _described(file: Path) -> Plugin:
+    """The source that a profile of a user describes. Raises ``ConfigurationError``."""
+    value = KINDS[kind_of(file, list(KINDS))]
+    return Plugin("sources", EntryPoint(file.name, value, "ai_task_processor.sources"), PACKAGE, file)
 
 
 def groups_of(components: Iterable[object]) -> Iterator[type[Group]]:
@@ -178,35 +201,40 @@ def load_selected(
     dotenv: Path | None = Path(".env"),
     *,
     groups: Collection[type[Group]] = (),
-    chats: Callable[[PartsSettings], bool] = lambda _: False,
+    chats: Callable[[PartsSettings, Collection[str] | None], bool] = lambda *_: False,
 ) -> tuple[Settings, Selected]:
     """The settings of this process, and the components that they select.
 
-    ``groups``: those of processors; ``chats``: whether some of them use chat models, given which types are enabled.
+    ``groups``: those of processors; ``chats``: whether some of them use chat models, given which types are enabled, and
+    which are usual for the source.
 
     Raises ``ConfigurationError`` with a line for every mistake.
     """
     reading = Reading(environ, dotenv)
     parts = reading.parse(PartsSettings)
-    chosen: list[tuple[Kind, str, str]] = []
-    if parts is not None:
-        chosen = [
-            ("sources", parts.task_source, "settings_groups"),
-            ("providers", parts.embedding_provider, "settings_groups"),
-            ("stores", parts.store, "settings_groups"),
-            *(("sinks", name, "settings_groups") for name in parts.sinks),
-        ]
-        if parts.task_types or chats(parts):
-            chosen.append(("providers", parts.chat_provider, "chat_groups"))
     found, declared = list[Plugin](), list[type[Group]]()
-    for kind, name, attribute in chosen:
+
+    def select(kind: Kind, name: str, attribute: str = "settings_groups") -> object:
         try:
             plugin = find(kind, name)
-            declared += getattr(plugin.load(), attribute, ())
-            found.append(plugin)
+            loaded = plugin.load()
         except ConfigurationError as error:
             reading.problems += error.problems
-    settings = reading.settings([*declared, *groups])
+            return None
+        declared.extend(getattr(loaded, attribute, ()))
+        found.append(plugin)
+        return loaded
+
+    usual = None
+    if parts is not None:
+        usual = getattr(select("sources", parts.task_source), "task_types", None)
+        select("providers", parts.embedding_provider)
+        select("stores", parts.store)
+        for name in parts.sinks:
+            select("sinks", name)
+        if parts.task_types or chats(parts, usual):
+            select("providers", parts.chat_provider, "chat_groups")
+    settings = replace(reading.settings([*declared, *groups]), usual_types=usual)
     source, provider, store, *sinks = found
     chat = sinks.pop() if len(sinks) > len(settings.parts.sinks) else None
     return settings, Selected(source=source, provider=provider, chat=chat, store=store, sinks=sinks)

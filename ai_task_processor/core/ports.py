@@ -84,10 +84,12 @@ class TaskSource(Component, Protocol):
 
     ``claims``: the strength of a claim: ``none`` (every worker that lists a task may process it), ``advisory`` (a mark
     that is not enforced), ``exclusive``. ``renew_every_s``: the interval of renewals, None when claims do not expire.
-    ``report_within_s``: a report that takes longer is cancelled.
+    ``report_within_s``: a report that takes longer is cancelled. ``task_types``: the types of built-in processors that
+    are taken when ``ENABLED_TASK_TYPES`` is not set; None: those of the NestJS API.
     """
 
     name: str
+    task_types: ClassVar[frozenset[str] | None] = None
     claims: Literal["none", "advisory", "exclusive"] = "none"
     renew_every_s: float | None = None
     report_within_s: float = 120.0

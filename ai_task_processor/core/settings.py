@@ -151,7 +151,8 @@ class LogSettings(Group):
 class Settings:
     """All settings. ``settings[AGroup]``: a group of the core or of a selected component.
 
-    ``warnings``: lines about valid values, to be logged at the start.
+    ``warnings``: lines about valid values, to be logged at the start. ``usual_types``: the types that the source names
+    for built-in processors, which are taken when ``ENABLED_TASK_TYPES`` is not set; None when it names none.
     """
 
     parts: PartsSettings
@@ -162,6 +163,7 @@ class Settings:
     log: LogSettings
     components: Mapping[type[Group], Group]
     warnings: tuple[str, ...] = ()
+    usual_types: Collection[str] | None = None
 
     def __getitem__(self, group: type[G]) -> G:
         return cast("G", {type(each): each for each in self.groups()}[group])

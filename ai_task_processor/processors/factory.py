@@ -1,6 +1,6 @@
 """ProcessorFactory: finds the processor of a task among the built-ins and those of installed packages."""
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from itertools import chain
 from math import inf
 
@@ -8,9 +8,10 @@ from ai_task_processor.core import plugins
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.groups import Group
 from ai_task_processor.core.settings import PartsSettings, Settings
-from ai_task_processor.models.task import Task
+from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.processors.base import BaseProcessor
+from ai_task_processor.processors.chat import aletheia
 from ai_task_processor.processors.chat.aletheia.processor import AletheiaProcessor
 from ai_task_processor.processors.chat.conversation import ConversationProcessor
 from ai_task_processor.processors.chat.processor import PromptProcessor
@@ -21,14 +22,17 @@ from ai_task_processor.processors.fetch.processor import FetchProcessor
 from ai_task_processor.processors.search.processor import SearchProcessor
 from ai_task_processor.processors.simple import EchoProcessor, SimulateProcessor, SleepProcessor
 
+#: types of built-ins that are taken when neither ENABLED_TASK_TYPES nor the source names any
+USUAL_TYPES = frozenset({TaskType.TEXT_EMBEDDING, *aletheia.TYPES})
+
 log = get_logger(__name__)
 
 
 class ProcessorFactory:
     """Every processor, built-ins first; the first whose ``can_process`` is true gets the task.
 
-    ``_optional`` are built-ins that leave a type to every other processor that declares it. So do ``_on_request``: they
-    take only types that ``ENABLED_TASK_TYPES`` names, because an API may have such types for somebody else.
+    ``_optional`` are built-ins that leave a type to every other processor that declares it. Built-ins take only the
+    types that ``ENABLED_TASK_TYPES`` or the source names, because an API may have others for somebody else.
 
     Raises ``ConfigurationError`` when an installed processor cannot be loaded: its tasks would stay pending unnoticed.
     """
@@ -41,8 +45,8 @@ class ProcessorFactory:
         self.installed = {_made(plugin): plugin for plugin in plugins.installed("processors")}
         self._processors += self.installed
         self._processors.append(PromptProcessor())  # last: the types of others are not taken from them
-        self._optional: list[BaseProcessor] = [AletheiaProcessor()]
-        self._on_request: list[BaseProcessor] = [
+        self._optional: list[BaseProcessor] = [
+            AletheiaProcessor(),
             SummaryProcessor(),
             ConversationProcessor(),
             EchoProcessor(),
@@ -64,6 +68,9 @@ class ProcessorFactory:
         taken: dict[str, str] = {}
         if settings.parts.enabled_task_types:
             self._takes = settings.parts.takes
+        gives = _gives(settings.parts, settings.usual_types)
+        if not gives(TaskType.TEXT_EMBEDDING):
+            self._processors = [each for each in self._processors if type(each) is not TextEmbeddingProcessor]
         for processor in self._processors:
             if plugin := self.installed.get(processor):
                 with plugin.being("configured"):
@@ -80,11 +87,9 @@ class ProcessorFactory:
             if problems:
                 raise ConfigurationError(*problems)
             taken |= dict.fromkeys(processor.task_types, name)
-        if settings.parts.enabled_task_types:
-            self._optional += self._on_request
         for processor in self._optional:
             processor.configure(settings)
-            processor.task_types = frozenset(filter(self._takes, processor.task_types - taken.keys()))
+            processor.task_types = frozenset(filter(gives, processor.task_types - taken.keys()))
             taken |= dict.fromkeys(processor.task_types, type(processor).__name__)
         if unknown := [name for name in settings.parts.enabled_task_types if name.replace("-", "_") not in taken]:
             reason = f"ENABLED_TASK_TYPES has types that no processor declares: {', '.join(unknown)}"
@@ -119,10 +124,10 @@ class ProcessorFactory:
         """Whether some processor uses chat models."""
         return any(processor.chats for processor in self.processors)
 
-    def chats_with(self, parts: PartsSettings) -> bool:
+    def chats_with(self, parts: PartsSettings, usual: Collection[str] | None = None) -> bool:
         """The same before ``configure``, as far as it is known then."""
-        optional = [*self._optional, *(self._on_request if parts.enabled_task_types else ())]
-        needed = (each for each in optional if any(map(parts.takes, each.task_types)))
+        gives = _gives(parts, usual)
+        needed = (each for each in self._optional if any(map(gives, each.task_types)))
         return any(processor.chats for processor in (*self._processors, *needed))
 
     @property
@@ -138,7 +143,7 @@ class ProcessorFactory:
     @property
     def settings_groups(self) -> frozenset[type[Group]]:
         """The settings that processors declare."""
-        return frozenset(plugins.groups_of([*self.processors, *self._on_request]))
+        return frozenset(plugins.groups_of([*self._processors, *self._optional]))
 
     def find(self, task: Task) -> BaseProcessor | None:
         """The processor for this task, or None: then it stays pending."""
@@ -175,6 +180,11 @@ class ProcessorFactory:
         if failure not in self._reported:
             self._reported.add(failure)
             log.error("plugin.failed", processor=failure[0], exc_info=error)
+
+
+def _gives(parts: PartsSettings, usual: Collection[str] | None) -> Callable[[str], bool]:
+    """Whether built-ins take a type."""
+    return parts.takes if parts.enabled_task_types else (USUAL_TYPES if usual is None else usual).__contains__
 
 
 def _answers(processor: BaseProcessor, task: Task) -> bool:

@@ -18,20 +18,17 @@
     properties.sentiment.enum = ["good", "bad"]
 """
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ai_task_processor.core.errors import ConfigurationError
+from ai_task_processor.core.toml_file import TomlFile
 from ai_task_processor.processors.chat.answers import Schema
 from ai_task_processor.processors.chat.template import Template
-
-#: a larger file is no prompt type
-MAX_FILE_BYTES = 2**20
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.:-]{0,63}$")]
 
@@ -87,7 +84,7 @@ def load_prompt_types(paths: Sequence[Path]) -> Mapping[str, PromptType]:
     problems: list[str] = []
     found: dict[str, tuple[PromptType, Path]] = {}
     for file in _files(paths, problems):
-        prompt_type = _load(file, problems)
+        prompt_type = TomlFile(file, "a prompt type", problems).parsed(PromptType)
         if prompt_type is None:
             continue
         if prompt_type.type in found:
@@ -106,37 +103,3 @@ def _files(paths: Sequence[Path], problems: list[str]) -> Iterator[Path]:
             yield path
         else:
             problems.append(f"{path} is no file or folder: correct the path")
-
-
-def _load(file: Path, problems: list[str]) -> PromptType | None:
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_FILE_BYTES).decode()
-        return PromptType.model_validate(tomllib.loads(data))
-    except OSError as error:
-        problems.append(f"{file} cannot be read ({error.strerror}): mend the path or permissions")
-    except UnicodeDecodeError:
-        problems.append(f"{file} is not UTF-8: save it as UTF-8")
-    except tomllib.TOMLDecodeError as error:
-        problems.append(f"{file} is not valid TOML: {error}")
-    except ValidationError as error:
-        for part in error.errors(include_input=False, include_context=False, include_url=False):
-            key, message = _mistake(part["type"], part["loc"], part["msg"])
-            problems.append(f"{file}:{_line(data, key)}: {message}")
-    return None
-
-
-def _mistake(kind: str, place: tuple[int | str, ...], message: str) -> tuple[str, str]:
-    """The key that is wrong, and the sentence about it."""
-    if not place:
-        message = message.removeprefix("Value error, ")
-        return message.partition(":")[0].partition(" ")[0], message
-    key = str(place[0])
-    words = {"extra_forbidden": "is no key of a prompt type: remove or correct it", "missing": "is missing: add it"}
-    return key, f"{key} {words[kind]}" if kind in words else f"{key}: {message}"
-
-
-def _line(text: str, key: str) -> int:
-    """The line on which a key stands, 1 when it is missing."""
-    starts = (f"{key} ", f"{key}=", f"{key}.", f"[{key}]", f"[{key}.")
-    return next((number for number, line in enumerate(text.splitlines(), 1) if line.strip().startswith(starts)), 1)

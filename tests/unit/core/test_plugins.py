@@ -155,13 +155,13 @@ def test_the_provider_of_chat_is_selected_when_it_is_needed(needed: str) -> None
     given |= {"OAUTH2_CLIENT_SECRET": "s", "CHAT_BASE_URL": "nonsense", "CHAT_PROVIDER": "none-such"}
     assert load_selected(given, None)[1].chat is None
     types = {"TASK_TYPES": "types"} if needed == "TASK_TYPES" else {}
-    (line,) = problems(lambda: load_selected({**given, **types}, None, chats=lambda _: not types))
+    (line,) = problems(lambda: load_selected({**given, **types}, None, chats=lambda *_: not types))
     assert line.startswith("EMBEDDING_PROVIDER or CHAT_PROVIDER names no provider that is installed: 'none-such'")
     given["CHAT_PROVIDER"] = "openai"
-    (line,) = problems(lambda: load_selected({**given, **types}, None, chats=lambda _: not types))
+    (line,) = problems(lambda: load_selected({**given, **types}, None, chats=lambda *_: not types))
     assert line.startswith("CHAT_BASE_URL must be ")
     del given["CHAT_BASE_URL"]
-    selected = load_selected({**given, **types}, None, chats=lambda _: not types)[1]
+    selected = load_selected({**given, **types}, None, chats=lambda *_: not types)[1]
     assert selected.chat == find("providers", "openai")
 
 

@@ -1,6 +1,7 @@
 """The factory: built-ins first, strangers by entry point, and nobody's bug stops the others."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import cast
@@ -77,6 +78,7 @@ Make = Callable[[], ProcessorFactory]
 def make(clock: FakeClock, install: Install) -> Make:
     def equipped() -> ProcessorFactory:
         factory = ProcessorFactory()
+        factory.configure(load_settings({}, None, groups=()))
         factory.equip(processor_context(clock=clock, wait_s=1.0, embedder=cast("None", Embedder()), model_aliases={}))
         return factory
 
@@ -146,7 +148,7 @@ def test_a_broken_package_stops_the_start(make: Make, install: Install, broken: 
     """One line names the processor, its package and the remedy, and nothing of what the code said."""
     install("processors", "captions", broken=broken)
     with pytest.raises(ConfigurationError) as caught:
-        make().configure(load_settings({}, None, groups=()))
+        make()
     assert caught.value.problems == (
         f"the processor 'broken' of the package 'captions' {problem}: mend or uninstall that package",
     )
@@ -297,6 +299,22 @@ def test_more_types_are_off_until_they_are_named() -> None:
     assert ProcessorFactory().chats_with(parts)
 
 
+def test_a_source_names_its_usual_types() -> None:
+    """Of built-ins; what the user adds is taken anyway, and ENABLED_TASK_TYPES goes first."""
+
+    def found(usual: frozenset[str], **environ: str) -> set[str]:
+        factory = ProcessorFactory()
+        factory._processors.append(Caption())
+        settings = load_settings(environ, None, groups=factory.settings_groups)
+        factory.configure(replace(settings, usual_types=usual))
+        assert factory.chats_with(settings.parts, usual) == factory.chats
+        return set(factory.task_types)
+
+    assert found(frozenset({"summarize"})) == {"summarize", "caption"}
+    assert found(frozenset({"echo", "text_embedding"})) == {"echo", "text_embedding", "caption"}
+    assert found(frozenset({"summarize"}), ENABLED_TASK_TYPES="echo,caption") == {"echo", "caption"}
+
+
 def test_more_types_are_not_taken_from_others(
     monkeypatch: pytest.MonkeyPatch, install: Install, tmp_path: Path
 ) -> None:
@@ -332,7 +350,7 @@ def test_search_and_fetch_leave_their_types_to_others(make: Make, install: Insta
     own = type("Own", (Caption,), {"task_types": frozenset({"fetch_url"}), "can_process": _of("fetch_url")})()
     factory._processors.append(own)
     environ = {"ENABLED_TASK_TYPES": "search,search_batch,fetch_url", "BRAVE_API_KEY": "key"}
-    shared = services(environ, *map(type, [*factory.processors, *factory._on_request]))
+    shared = services(environ, *map(type, factory.processors))
     factory.configure(shared.settings)
     factory.equip(processor_context(environ, factory.settings_groups, services=shared, metrics=shared.metrics))
     found = [type(factory.find(task(kind))).__name__ for kind in ("search", "search_batch", "fetch_url")]

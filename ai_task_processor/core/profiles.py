@@ -1,0 +1,84 @@
+"""Profiles: sources that a TOML file describes instead of code. ``TASK_SOURCE`` names one, or its path.
+
+The kind of a profile is a class with ``ProfileSource`` as a base: it says how a profile is checked and which settings
+it needs. Built-in profiles are in ``sources/profiles``.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ai_task_processor.core.errors import ConfigurationError
+from ai_task_processor.core.groups import Group
+from ai_task_processor.core.toml_file import TomlFile
+
+FOLDER = Path(__file__).parent.parent / "sources" / "profiles"
+
+#: the part of keys in the store that names the source
+SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+
+
+class Part(BaseModel):
+    """A table of a profile."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Profile(Part):
+    """What profiles of every kind say."""
+
+    kind: str = Field(description="rest, postgres or another kind of source")
+    name: SourceName | None = Field(None, description="the name of the source; that of the file if not set")
+    types: tuple[str, ...] = Field(description="the task types that are taken when ENABLED_TASK_TYPES is not set")
+
+
+class ProfileSource:
+    """Base of the sources that profiles describe: ``of`` makes the class for one of them."""
+
+    profile_type: ClassVar[type[Profile]]
+    profile: ClassVar[Any]
+
+    @classmethod
+    def groups(cls, profile: Any) -> Sequence[type[Group]]:
+        """The settings that a source with this profile reads."""
+        raise NotImplementedError
+
+    @classmethod
+    def of(cls, name: str, profile: Profile) -> type[Self]:
+        """The class of the source with this name and profile."""
+        members = {
+            "name": name,
+            "profile": profile,
+            "task_types": frozenset(profile.types),
+            "settings_groups": tuple(cls.groups(profile)),
+        }
+        return type(cls.__name__, (cls,), members)
+
+
+def is_path(name: str) -> bool:
+    """Whether ``TASK_SOURCE`` is the path of a profile, and no name."""
+    return "/" in name or name.endswith(".toml")
+
+
+def source_of(kind: type[ProfileSource], file: Path) -> type[ProfileSource]:
+    """The class for the profile in a file. Raises ``ConfigurationError`` with a line for each mistake in it."""
+    problems: list[str] = []
+    profile = TomlFile(file, "a profile", problems).parsed(kind.profile_type)
+    if profile is None:
+        raise ConfigurationError(*(f"TASK_SOURCE: {problem}" for problem in problems))
+    return kind.of(profile.name or file.stem, profile)
+
+
+def kind_of(file: Path, kinds: Sequence[str]) -> str:
+    """The kind that a profile names, one of these. Raises ``ConfigurationError``."""
+    problems: list[str] = []
+    toml = TomlFile(file, "a profile", problems)
+    document = toml.document()
+    kind = None if document is None else document.get("kind")
+    if document is not None and kind not in kinds:
+        toml.mistake(["kind"], f"kind must be one of {', '.join(kinds)}")
+    if problems:
+        raise ConfigurationError(*(f"TASK_SOURCE: {problem}" for problem in problems))
+    return str(kind)

@@ -1,0 +1,84 @@
+"""Reads a TOML file that users write: every mistake in it at once, with file, line, key and remedy."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+#: a larger file is none that somebody has written
+MAX_FILE_BYTES = 2**20
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class TomlFile:
+    """One file. ``what`` names its kind in messages; ``problems`` collects the mistakes, a line each."""
+
+    def __init__(self, file: Path, what: str, problems: list[str]) -> None:
+        self.file = file
+        self._what = what
+        self._problems = problems
+        self._text = ""
+
+    def document(self) -> dict[str, Any] | None:
+        """What the file says; None when it cannot be read."""
+        try:
+            with self.file.open("rb") as opened:
+                self._text = opened.read(MAX_FILE_BYTES).decode()
+            return tomllib.loads(self._text)
+        except OSError as error:
+            self._problems.append(f"{self.file} cannot be read ({error.strerror}): mend the path or permissions")
+        except UnicodeDecodeError:
+            self._problems.append(f"{self.file} is not UTF-8: save it as UTF-8")
+        except tomllib.TOMLDecodeError as error:
+            self._problems.append(f"{self.file} is not valid TOML: {error}")
+        return None
+
+    def parsed(self, model: type[M]) -> M | None:
+        """The file as this model; None when it has mistakes."""
+        document = self.document()
+        if document is None:
+            return None
+        try:
+            return model.model_validate(document)
+        except ValidationError as error:
+            for part in error.errors(include_input=False, include_context=False, include_url=False):
+                place = [str(each) for each in part["loc"]]
+                self.mistake(place, self._sentence(part["type"], place, part["msg"]))
+        return None
+
+    def mistake(self, place: Sequence[str], sentence: str) -> None:
+        """Add a mistake at a key; the sentence says what to do."""
+        self._problems.append(f"{self.file}:{self._line(place or _first_word(sentence))}: {sentence}")
+
+    def _sentence(self, kind: str, place: Sequence[str], message: str) -> str:
+        message = message.removeprefix("Value error, ")
+        if not place:
+            return message
+        key = ".".join(place)
+        words = {"extra_forbidden": f"is no key of {self._what}: remove or correct it", "missing": "is missing: add it"}
+        return f"{key} {words[kind]}" if kind in words else f"{key}: {message}"
+
+    def _line(self, place: Sequence[str]) -> int:
+        """The line on which a key stands, or the table that it is in; 1 when neither is there."""
+        best, found, table = 0, 1, list[str]()
+        for number, line in enumerate(self._text.splitlines(), 1):
+            stripped = line.strip()
+            if stripped.startswith("["):
+                table = stripped.strip("[]").split(".")
+                path = table
+            elif "=" in stripped and not stripped.startswith("#"):
+                path = [*table, *(part.strip().strip("\"'") for part in stripped.partition("=")[0].split("."))]
+            else:
+                continue
+            common = len(path) if path == list(place[: len(path)]) else 0
+            if common > best:
+                best, found = common, number
+        return found
+
+
+def _first_word(sentence: str) -> Sequence[str]:
+    """The key that a sentence about the whole file begins with."""
+    return [sentence.partition(":")[0].partition(" ")[0]]
