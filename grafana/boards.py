@@ -364,10 +364,11 @@ def task_api() -> Json:
         panels=[
             Graph(
                 title="Polls, by how they ended",
-                text="tasks and empty are good. Beside them the calls for an immediate poll (POST /wake).",
+                text="tasks and empty are good. Beside them the calls for an immediate poll, by where they come from.",
                 queries={
                     "{{outcome}}": f"{per_second('polls_total', by='outcome')} > 0",
-                    "wake-ups": per_second("wakeups_total"),
+                    "wake-up by {{origin}}": per_second("wakeups_total", by="origin"),
+                    "push connected": "ai_task_processor_push_connected",
                 },
                 unit="ops",
             ),

@@ -4,16 +4,18 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from ai_task_processor.core import codec
+from ai_task_processor.core.errors import ConfigurationError
+from ai_task_processor.core.plugins import find
 from ai_task_processor.core.records import to_outcome
-from ai_task_processor.core.settings import load_group
-from ai_task_processor.models.task import Record, TaskStatus
-from ai_task_processor.sources.nestjs.bodies import body_of
+from ai_task_processor.core.settings import PartsSettings, load_group
+from ai_task_processor.models.task import Completed, Failed, Record, TaskStatus
 from ai_task_processor.stores.sqlite import inspection
 from ai_task_processor.stores.sqlite.inspection import Summary
 from ai_task_processor.stores.sqlite.settings import StoreSettings
@@ -84,7 +86,20 @@ def _await_requests(directory: Path, count: int) -> str:
 def _body(record: Record) -> bytes:
     if record.status is TaskStatus.PENDING:
         return b"null"  # a quarantined task has no outcome
-    return body_of(to_outcome(record))
+    outcome, source = to_outcome(record), record.receipt.source
+    for name in dict.fromkeys((load_group(PartsSettings).task_source, source)):
+        with suppress(ConfigurationError):
+            found = find("sources", name).load()
+            if found.name == source and hasattr(found, "body_of"):
+                body: bytes = found.body_of(outcome)
+                return body
+    match outcome:
+        case Completed(result):
+            return b'{"result":' + codec.result_json(result.output, result.vector) + b"}"
+        case Failed(failure):
+            return codec.line({"error": {"code": failure.code, "message": failure.message}})
+        case _:
+            return b'{"cancelled":true}'
 
 
 def _shown(summary: Summary) -> Mapping[str, object]:

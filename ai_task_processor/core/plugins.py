@@ -24,7 +24,10 @@ Kind = Literal["sources", "stores", "sinks", "processors", "providers"]
 
 PACKAGE: Final = "ai-task-processor"
 BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
-    "sources": {"aletheia": "ai_task_processor.sources.nestjs.source:NestTaskSource"},
+    "sources": {
+        "agents-playground": "ai_task_processor.sources.rest.source:RestSource",
+        "aletheia": "ai_task_processor.sources.rest.source:RestSource",
+    },
     "providers": {
         "mock": "ai_task_processor.providers.mock:MockProvider",
         "openai": "ai_task_processor.providers.rotating:RotatingProvider",
@@ -34,7 +37,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     "processors": {},
 }
 #: the sources that profiles describe, by kind
-KINDS: Mapping[str, str] = {}
+KINDS: Mapping[str, str] = {"rest": "ai_task_processor.sources.rest.source:RestSource"}
 #: the noun for one of the kind, and the variable that selects it
 _WORDS: Mapping[Kind, tuple[str, str]] = {
     "sources": ("source", "TASK_SOURCE"),

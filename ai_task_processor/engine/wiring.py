@@ -274,7 +274,7 @@ def _services(
     settings: Settings, selected: Selected, factory: ProcessorFactory, read: Callable[[], Settings] | None
 ) -> Services:
     """What every component gets."""
-    model = settings[ModelSettings]
+    model, source = settings[ModelSettings], selected.source.load()
     chat_models = [settings[PromptSettings].model] if factory.chats else []
     metrics = Metrics(
         version=__version__,
@@ -284,9 +284,9 @@ def _services(
         chat_models=chat_models,
         chat_types=factory.chat_types,
         services=factory.services,
+        routes=getattr(source, "routes", ()),
     )
-
-    name: object = getattr(selected.source.load(), "name", "")
+    name: object = getattr(source, "name", "")
 
     def lost(task_id: str | None) -> None:
         metrics.result_lost()

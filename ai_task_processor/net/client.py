@@ -46,6 +46,8 @@ CONNECT_TIMEOUT_S, POOL_TIMEOUT_S = 10.0, 30.0
 KEEPALIVE_S = 55.0
 #: how long a failed write waits for the reason, seconds
 END_S = 0.1
+#: how long the end of a WebSocket waits for the server's closing frame, seconds
+CLOSE_S = 1.0
 #: larger bodies are written piece by piece
 LARGE_BYTES = 2**20
 #: life of a resolved name, seconds
@@ -181,6 +183,8 @@ class HttpClient:
     def __init__(self, pool: "Pool", url: str, *, tokens: Tokens | None, max_answer_bytes: int | None) -> None:
         #: is shown every answer, as its head has come
         self.observe: Callable[[StreamedAnswer], None] | None = None
+        #: headers of every request, such as a secret that may be replaced
+        self.always: Callable[[], Mapping[str, str]] | None = None
         self.pool = pool
         self._tokens = tokens
         self._max_bytes = sys.maxsize if max_answer_bytes is None else max_answer_bytes
@@ -232,6 +236,18 @@ class HttpClient:
             trust_env=False,
         )
 
+    async def websocket(self, url: str, *, max_bytes: int, ping_s: float) -> aiohttp.ClientWebSocketResponse[bool]:
+        """An open WebSocket (RFC 6455) of the server, to be closed. Texts are not decoded.
+
+        Raises aiohttp's errors, those of ``Tokens``, and ``Misconfigured`` for another server.
+        """
+        headers = {} if self.always is None else dict(self.always())
+        if self._tokens is not None:
+            headers["Authorization"] = f"Bearer {(await self._tokens.token()).value}"
+        if not url.startswith(tuple(f"{origin}/" for origin in self._origins)):
+            raise Misconfigured("a request to another server than that of its client")
+        return await self.pool.websocket(url, headers, max_bytes=max_bytes, ping_s=ping_s)
+
     async def aclose(self) -> None:
         """Close every connection."""
         await self.pool.aclose()
@@ -255,6 +271,8 @@ class HttpClient:
         origin, target = (url, "/") if slash < 0 else (url[:slash], url[slash:])
         if origin not in self._origins:
             raise Misconfigured("a request to another server than that of its client")
+        if self.always is not None:
+            headers = {**self.always(), **headers}
         try:
             # encoded: a path is sent as it was quoted, ``%2E%2E`` and all
             response = await self.pool.request(method, URL(self._origin + target, encoded=True), headers, content)
@@ -446,6 +464,23 @@ class Pool:
         if hint != self._hint:
             self._heed(session, hint)
         return response
+
+    async def websocket(
+        self, url: str, headers: Mapping[str, str], *, max_bytes: int, ping_s: float
+    ) -> aiohttp.ClientWebSocketResponse[bool]:
+        """An open WebSocket. Raises aiohttp's errors, ``OSError`` and ``ValueError``."""
+        proxy, proxy_headers = self._proxy or (None, None)
+        return await (self._session or self._open()).ws_connect(
+            url,
+            headers=headers,
+            heartbeat=ping_s,
+            max_msg_size=max_bytes,
+            decode_text=False,
+            timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
+            ssl=True if self.tls is None else self.tls.context,
+            proxy=proxy,
+            proxy_headers=proxy_headers,
+        )
 
     def _open(self) -> aiohttp.ClientSession:
         if self._closed:

@@ -38,6 +38,8 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     task.isolated           it was in flight at two crashes and runs now by itself
     task.not_released       a source failed to release an unfinished task: its claim must end by itself
     task.revoked            its claim was lost or it was cancelled upstream: it was stopped
+    push.connected          messages of the task API end the wait for the next poll
+    push.disconnected       they do not: polls come in their intervals, and the connection is tried again
     claims.not_renewed      a source cannot be asked to keep claims alive
     claims.renewed          it can again
     task.quarantined        three of its isolated runs killed the process: not started again

@@ -32,6 +32,8 @@ POLL_BYTES = (256, 4096, 65_536, 1_048_576, 16_777_216, 268_435_456)
 BATCH_SIZES = (1, 4, 16, 64, 256, 1024, 2048)
 
 ROUTES = (("/api/ai-tasks/pending", "GET"), ("/api/ai-tasks/{id}", "PATCH"), ("/oauth2/token", "POST"))
+#: what a call for a poll comes by
+WAKE_ORIGINS = ("http", "websocket", "notify", "redis")
 STATUS_CODES = (200, 204, 400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504)
 MODEL_OUTCOMES = ("ok", "refused_input", "throttled", "unauthorized", "quota", "misconfigured", "server_error",
                   "invalid_answer", "network_error", "timeout")  # fmt: skip
@@ -112,6 +114,7 @@ class Metrics:
         chat_models: Iterable[str] = (),
         chat_types: Iterable[str] = (),
         services: Iterable[str] = (),
+        routes: Iterable[tuple[str, str]] = ROUTES,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
@@ -128,7 +131,7 @@ class Metrics:
         by_provider = _Axis(
             ("provider", "model"), {key: (_printable(provider), *names) for key, names in by_model.values.items()}
         )
-        by_route = _Axis(("endpoint", "method"), {**{route: route for route in ROUTES}, OTHER: (OTHER, OTHER)})
+        by_route = _Axis(("endpoint", "method"), {**{route: route for route in routes}, OTHER: (OTHER, OTHER)})
         by_status = _Axis(("status_code",), {**{c: (str(c),) for c in STATUS_CODES}, None: ("none",), OTHER: (OTHER,)})
         by_token_type = _Axis.of("type", ("prompt", "completion", "total"), other=False)
         by_kind = _Axis.of("kind", ("requests", "tokens"))
@@ -138,7 +141,8 @@ class Metrics:
 
         # --- poll
         self._polls = many(Counter, "polls_total", "Polls, by how they ended.", outcome=POLL_OUTCOMES)
-        self._wakeups = one(Counter, "wakeups_total", "Calls for an immediate poll.")
+        self._wakeups = many(Counter, "wakeups_total", "Calls for an immediate poll.", origin=WAKE_ORIGINS)
+        self._push_connected = one(Gauge, "push_connected", "1 while the source's push connection is open.")
         self._poll_duration = one(latency, "poll_duration_seconds", "Duration of a poll.")
         self._poll_bytes = one(partial(Histogram, buckets=POLL_BYTES), "poll_bytes", "Bytes read by a poll.")
         self._last_poll = one(Gauge, "last_successful_poll_timestamp_seconds", "The last good poll; 0 before it.")
@@ -257,8 +261,12 @@ class Metrics:
         if outcome in ("tasks", "empty"):
             self._last_poll.set(self._clock())
 
-    def woken(self) -> None:
-        self._wakeups.inc()
+    def woken(self, origin: str) -> None:
+        """``origin``: one of ``WAKE_ORIGINS``."""
+        self._wakeups(origin).inc()
+
+    def push_connected(self, connected: bool) -> None:
+        self._push_connected.set(connected)
 
     def pending_seen(self, count: int, *, oldest_age_s: float | None, complete: bool) -> None:
         self._pending.set(_amount(count))

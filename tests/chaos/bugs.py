@@ -20,7 +20,7 @@ from ai_task_processor.models.task import Failed, Failure, Record, Released, Tri
 from ai_task_processor.net import resilience
 from ai_task_processor.net.oauth import TokenSource
 from ai_task_processor.net.token_answers import Token
-from ai_task_processor.sources.nestjs import source as nest
+from ai_task_processor.sources.rest import source as nest
 from ai_task_processor.stores.sqlite import directory as data_directory
 from ai_task_processor.stores.sqlite import store
 from ai_task_processor.testing.memory import MemoryOutbox
@@ -111,7 +111,7 @@ def no_stale_filter() -> None:
 
         return gullible
 
-    replaced(nest.NestTaskSource, "refuse", wrap)
+    replaced(nest.RestSource, "refuse", wrap)
 
 
 def token_per_401() -> None:
@@ -146,7 +146,7 @@ def retry_of_400() -> None:
 
         return stubborn
 
-    def rejection(status: int, _: bytes) -> RemoteError | None:
+    def rejection(status: int, *_: object) -> RemoteError | None:
         return Transient("perhaps next time", status=status) if status == 400 else None
 
     replaced(runner, "classify", wrap)

@@ -21,7 +21,7 @@ from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.engine import daemon as app
 from ai_task_processor.net import resilience, services
 from ai_task_processor.providers.deferred import DeferredProvider
-from ai_task_processor.sources.nestjs.source import NestTaskSource
+from ai_task_processor.sources.rest.source import RestSource
 from ai_task_processor.stores.sqlite.journal import FileJournal
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 from ai_task_processor.stores.sqlite.writer import Writer
@@ -82,11 +82,11 @@ class KillPoints:
         replaced(owner, method, wrap)
 
     def install(self) -> None:
-        self.around(NestTaskSource, "claim", after="claimed", empty=False)
+        self.around(RestSource, "claim", after="claimed", empty=False)
         self.around(FileJournal, "begin", after="started")
         self.around(DeferredProvider, "embed", before="model-asked", after="model-answered")
         self.after_call(SqliteOutbox, "put", "accepted", "committed")
-        self.around(NestTaskSource, "report", before="report", after="acknowledged")
+        self.around(RestSource, "report", before="report", after="acknowledged")
         self.around(SqliteOutbox, "delivered", after="erased")
         self.after_call(app.Daemon, "_signalled", "draining")
 

@@ -36,12 +36,12 @@ from ai_task_processor.net.client import HttpClient, make_client
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sandbox.app import Sandbox
-from ai_task_processor.sources.nestjs.settings import ApiSettings
-from ai_task_processor.sources.nestjs.source import NestTaskSource
+from ai_task_processor.sources.rest.settings import ApiSettings
 from ai_task_processor.testing.memory import MemoryOutbox
 from ai_task_processor.testing.source import OUTPUT, SOURCE_PROMISES, VECTOR, Gatekeeper, HandClock, SourcePromise
 from tests.contract.helpers import failing
 from tests.mock_http import mock_client
+from tests.nest import NestSource
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class NestRemotehood:
             Gate(service, threshold=1_000, clock=self.clock, metrics=self.metrics)
             for service in ("api_poll", "api_delivery")
         )
-        self.source = NestTaskSource(
+        self.source = NestSource(
             ApiSettings(**{"API_BASE_URL": url, **more}),  # by the names of the environment
             polling=client,
             delivering=client,

@@ -67,6 +67,10 @@ async def run_command(directory: Path, settings: Mapping[str, str], *arguments: 
     return Finished(process.returncode or 0, out.decode(), err.decode())
 
 
+#: calls of POST /wake
+WAKE_UPS = 'wakeups_total{origin="http"}'
+
+
 class DaemonProcess:
     """One run of the daemon: started, asked, stopped by its own pid."""
 

@@ -12,7 +12,7 @@ import httpx2
 
 from ai_task_processor.ops.endpoints import MetricsServer
 from ai_task_processor.sandbox.app import Sandbox
-from tests.e2e.conftest import DaemonProcess, Start, connected, eventually
+from tests.e2e.conftest import WAKE_UPS, DaemonProcess, Start, connected, eventually
 
 PATHS = ("/health", "/ready", "/metrics", "/status")
 TOKEN = "a-token-of-the-tests"
@@ -104,7 +104,7 @@ async def test_a_wake_up_replaces_the_wait_for_the_next_poll(sandbox: Sandbox, d
     task_id = sandbox.tasks.add(text="text")
     assert (await worker.wake(TOKEN)).status_code == 202
     await sandbox.tasks.settled([task_id], timeout=5)
-    assert await worker.metric("wakeups_total") == 1
+    assert await worker.metric(WAKE_UPS) == 1
 
 
 async def test_a_wake_up_needs_its_token(sandbox: Sandbox, daemon: Start) -> None:
@@ -116,7 +116,7 @@ async def test_a_wake_up_needs_its_token(sandbox: Sandbox, daemon: Start) -> Non
     assert (await worker.ask("POST", "/wake")).status_code == 401
     other = await worker.ask("GET", "/wake")
     assert (other.status_code, other.headers["allow"]) == (405, "POST")
-    assert await worker.metric("wakeups_total") == 0
+    assert await worker.metric(WAKE_UPS) == 0
     assert await worker.stop() == 0
     closed = await daemon()
     unknown = await closed.ask("POST", "/nothing")
@@ -135,7 +135,7 @@ async def test_a_storm_of_wake_ups_is_no_storm_of_polls(sandbox: Sandbox, daemon
     before = sandbox.stats.polls
     await storm(worker, 2.0)
     assert sandbox.stats.polls - before <= 10
-    assert await worker.metric("wakeups_total") > 40, "the storm was none"
+    assert await worker.metric(WAKE_UPS) > 40, "the storm was none"
 
 
 async def storm(worker: DaemonProcess, seconds: float) -> None:

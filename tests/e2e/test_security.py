@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from ai_task_processor.providers.settings import PLACEHOLDER_KEY
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.sandbox.tokens import Credentials
-from tests.e2e.conftest import MODEL, DaemonProcess, Start, eventually
+from tests.e2e.conftest import MODEL, WAKE_UPS, DaemonProcess, Start, eventually
 
 PATHS = ("/health", "/ready", "/metrics", "/status")
 
@@ -164,7 +164,7 @@ async def test_no_planted_secret_is_found_anywhere(
     await sandbox.tasks.settled(ids, timeout=40)
     await eventually(lambda: worker.events("delivery.refused"))
     said = {"served": await served(worker)}
-    assert await eventually(lambda: worker.metric("wakeups_total")) == 1
+    assert await eventually(lambda: worker.metric(WAKE_UPS)) == 1
     for name, arguments in {"doctor": ["doctor"], "list": ["outbox", "list"]}.items():
         finished = await worker.command(*arguments)
         said[name] = finished.out + finished.err

@@ -23,11 +23,11 @@ LINT = "import sys; from importlinter.cli import lint_imports_command; sys.exit(
 EVERYWHERE = {"pydantic", "pydantic_core", "structlog", "httpx2"}
 #: the rooms that speak to a person; rich may come in through each of them
 TERMINAL = ("cli/",)
-#: aiohttp, with its URLs, carries all HTTP: clients of remotes, the client of pages and a server have a module each.
+#: aiohttp, with its URLs, carries all HTTP: clients of remotes, pages, WebSockets and a server have a module each.
 SEVERAL = {"aiohttp", "yarl"}
 #: The modules that may be the one door of a library.
 DOORS = {
-    "aiohttp": {"net/client.py", "net/pages.py", "ops/listener.py"},
+    "aiohttp": {"net/client.py", "net/pages.py", "net/push.py", "ops/listener.py"},
     "authlib": {"net/oauth.py"},
     "cryptography": {"core/syntax.py"},
     "dotenv": {"core/environment.py"},
@@ -265,7 +265,7 @@ def test_every_contract_is_kept() -> None:
     ("module", "imported", "told"),
     [
         ("core/ports", "ops.logs", "ai_task_processor.core.ports -> ai_task_processor.ops.logs"),
-        ("sources/nestjs/page", "stores.sqlite.wal", "ai_task_processor.sources is not allowed"),
+        ("sources/rest/page", "stores.sqlite.wal", "ai_task_processor.sources is not allowed"),
         ("engine/runner", "stores.sqlite.wal", "ai_task_processor.engine.runner ->"),
         ("sandbox/planted", "core.settings", "ai_task_processor.sandbox.planted"),
         ("attic", "core.errors", "attic"),

@@ -8,7 +8,7 @@ import pytest
 
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.sandbox.vectors import as_float32
-from tests.e2e.conftest import DaemonProcess, Start, eventually
+from tests.e2e.conftest import WAKE_UPS, DaemonProcess, Start, eventually
 from tests.e2e.nestjs.upstream import KEY_CLIENT_ID, PROJECT, Upstream, new_key, target_id
 
 SMALL, LARGE = "text-embedding-3-small", "text-embedding-3-large"
@@ -206,7 +206,7 @@ async def test_the_api_wakes_an_idle_daemon(sandbox: Sandbox, daemon: Start, ups
     await worker.metric_when('polls_total{outcome="empty"}', lambda polls: polls == 5, timeout=30)
     (task_id,) = await upstream.add(content("new"))
     await eventually(lambda: succeeded(upstream, task_id), timeout=5)
-    await assert_metrics(worker, {"wakeups_total": 1})
+    await assert_metrics(worker, {WAKE_UPS: 1})
 
 
 def test_the_lock_names_no_host() -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from ai_task_processor.core import codec
 from ai_task_processor.core.records import to_outcome
 from ai_task_processor.models.task import Completed, Failed, Failure, TaskResult, TaskStatus, Vector
-from ai_task_processor.sources.nestjs.bodies import BARE_FAILURE, body_of
+from tests.nest import BARE_FAILURE, body_of
 from tests.unit.records import record
 
 SCALES = st.sampled_from([1.0, -1.0, 0.001, 1000.0])

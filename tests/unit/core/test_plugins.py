@@ -24,8 +24,8 @@ from ai_task_processor.processors.simple import SimulationSettings
 from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.rotating import RotatingProvider
 from ai_task_processor.providers.settings import ChatSettings, ModelSettings
-from ai_task_processor.sources.nestjs.settings import ApiSettings
-from ai_task_processor.sources.nestjs.source import NestTaskSource
+from ai_task_processor.sources.rest.settings import ApiSettings, SecretSettings
+from ai_task_processor.sources.rest.source import RestSource
 from ai_task_processor.stores.sqlite.settings import StoreSettings
 from ai_task_processor.stores.sqlite.store import SqliteStore
 from tests.unit import packages
@@ -60,15 +60,15 @@ def problems(call: Callable[[], object]) -> list[str]:
 @pytest.mark.parametrize(
     ("kind", "name", "found"),
     [
-        ("sources", "aletheia", NestTaskSource),
+        ("sources", "aletheia", RestSource),
         ("stores", "sqlite", SqliteStore),
         ("providers", "openai", RotatingProvider),
         ("providers", "mock", MockProvider),
     ],
 )
-def test_a_built_in_is_found_without_any_installation(install: Install, kind: Kind, name: str, found: object) -> None:
+def test_a_built_in_is_found_without_any_installation(install: Install, kind: Kind, name: str, found: type) -> None:
     """``python run.py`` in a checkout finds all built-ins, and other packages can add theirs."""
-    assert find(kind, name).load() is found
+    assert issubclass(find(kind, name).load(), found)
 
 
 def test_a_checkout_and_an_installation_have_the_same_built_ins() -> None:
@@ -89,7 +89,7 @@ def test_an_unknown_name_is_told_with_those_that_there_are(install: Install) -> 
     """The line names the variable, what it says, and what it may say."""
     install("sources", folder=FolderSource)
     assert problems(lambda: find("sources", "x").load()) == [
-        "TASK_SOURCE names no source that is installed: 'x'; there are aletheia, folder"
+        "TASK_SOURCE names no source that is installed: 'x'; there are agents-playground, aletheia, folder"
     ]
     assert problems(lambda: find("sinks", "s3\n").load()) == ["SINKS names no sink that is installed; there are none"]
 
@@ -127,12 +127,13 @@ def test_the_defaults_select_the_daemon_as_it_is(install: Install) -> None:
     given = {"API_BASE_URL": "https://api.test", "OAUTH2_TOKEN_URL": "https://id.test", "OAUTH2_CLIENT_ID": "i"}
     settings, selected = load_selected({**given, "OAUTH2_CLIENT_SECRET": "s"}, None)
     found = [plugin.load() for plugin in (selected.source, selected.store, selected.provider)]
-    assert found == [NestTaskSource, SqliteStore, RotatingProvider]
+    assert (found[0].name, found[0].__base__) == ("aletheia", RestSource)
+    assert found[1:] == [SqliteStore, RotatingProvider]
     assert selected.sinks == []
     assert settings.components.keys() == {ApiSettings, AuthSettings, ModelSettings, StoreSettings}
     of_processors = {PromptSettings, AletheiaSettings, SummarySettings, SimulationSettings}
     of_processors |= {SearchSettings, FetchSettings, LimitSettings}
-    assert set(built_in_groups()) - {ChatSettings} - of_processors == settings.components.keys()
+    assert set(built_in_groups()) - {ChatSettings, SecretSettings} - of_processors == settings.components.keys()
 
 
 def test_a_source_without_oauth2_asks_for_nothing_of_it(install: Install) -> None:
@@ -340,4 +341,4 @@ def test_a_name_that_may_be_a_secret_is_not_repeated(install: Install, name: str
     """A key that was put into the wrong variable."""
     (line,) = problems(lambda: load_selected({"TASK_SOURCE": name}, None))
     assert (name in line) is shown
-    assert line.endswith("; there are aletheia")
+    assert line.endswith("; there are agents-playground, aletheia")

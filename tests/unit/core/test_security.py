@@ -27,7 +27,8 @@ from ai_task_processor.net.client import HttpClient, make_client
 from ai_task_processor.net.tls import shared_tls
 from ai_task_processor.ops.endpoints import MetricsServer, WakeUp
 from ai_task_processor.processors.factory import ProcessorFactory
-from ai_task_processor.sources.nestjs.source import task_url
+from ai_task_processor.sources.rest.source import task_url
+from tests.nest import TASK
 
 PACKAGE = Path(str(ai_task_processor.__file__)).parent
 GROUPS = built_in_groups()
@@ -191,7 +192,7 @@ def test_a_thousand_ids_that_the_pattern_lets_in_stay_below_the_prefix() -> None
         start = "".join(rng.choices(alphabet, k=rng.randint(0, 12)))
         task_id = start + rng.choice(["", "/..", "../", "%2e%2e", "?x=1"])
         try:
-            url = task_url(prefix, task_id)
+            url = task_url("https://api.test", TASK, task_id)
         except Rejected:
             refused += 1
             continue

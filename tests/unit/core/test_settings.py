@@ -20,7 +20,7 @@ from ai_task_processor.core.plugins import built_in_groups
 from ai_task_processor.core.settings import Settings, load_group, load_settings, variables
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.providers.settings import PLACEHOLDER_KEY, ModelSettings
-from ai_task_processor.sources.nestjs.settings import ApiSettings
+from ai_task_processor.sources.rest.settings import ApiSettings
 from ai_task_processor.stores.sqlite.settings import StoreSettings
 
 REQUIRED = {

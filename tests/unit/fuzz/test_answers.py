@@ -24,8 +24,9 @@ from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.proxy import bypassed
 from ai_task_processor.providers.answers import parse_embeddings
 from ai_task_processor.providers.refusals import classify
-from ai_task_processor.sources.nestjs.answers import acknowledged, rejection
+from ai_task_processor.sources.rest.answers import rejection
 from tests.mock_http import mock_client
+from tests.nest import acknowledged
 
 #: stands in every fuzzed text: no error may show it
 MARK = "Zq7"

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from ai_task_processor.core.errors import ConfigurationError, Rejected
 from ai_task_processor.core.plugins import built_in_groups
 from ai_task_processor.core.settings import Settings, load_settings, variables
-from ai_task_processor.sources.nestjs.settings import ApiSettings
-from ai_task_processor.sources.nestjs.source import TASKS, task_url
+from ai_task_processor.sources.rest.settings import ApiSettings
+from ai_task_processor.sources.rest.source import task_url
+from tests.nest import TASK
 
 BASES = st.sampled_from(["https://api.test", "http://127.0.0.1:3000", "https://API.test:443", "https://[::1]:8443"])
 PREFIXES = st.text("abAB01-._~/%!$&'()*+,;=:@é", max_size=12)
@@ -35,11 +36,11 @@ def test_a_result_goes_to_its_own_task(base: str, prefix: str, task_id: str) -> 
     except ValueError:
         return
     try:
-        address = task_url(str(httpx2.URL(settings.base_url + TASKS)), task_id)
+        address = task_url(str(httpx2.URL(settings.base_url + "/")).rstrip("/"), TASK, task_id)
     except Rejected:
         assert not ApiSettings(API_BASE_URL=base).task_id_pattern.fullmatch(task_id)  # type: ignore[call-arg]  # as above
         return
-    sent, plain = httpx2.URL(address), httpx2.URL(settings.base_url + TASKS)
+    sent, plain = httpx2.URL(address), httpx2.URL(settings.base_url + TASK.removesuffix("{id}"))
     assert (sent.scheme, sent.host, sent.port) == (plain.scheme, plain.host, plain.port)
     assert sent.host == urlsplit(base).hostname
     assert sent.raw_path.startswith(plain.raw_path)

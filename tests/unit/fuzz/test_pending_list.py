@@ -15,12 +15,13 @@ from ai_task_processor.core import codec
 from ai_task_processor.core.errors import InvalidAnswer, RemoteError
 from ai_task_processor.core.ports import SkipReason
 from ai_task_processor.models.task import Task
-from ai_task_processor.sources.nestjs.framing import ArrayFramer, RecordTooLarge
-from ai_task_processor.sources.nestjs.listing import PendingList
-from ai_task_processor.sources.nestjs.page import Page
-from ai_task_processor.sources.nestjs.settings import ApiSettings
-from ai_task_processor.sources.nestjs.wire import Invalid, parse_record
+from ai_task_processor.sources.rest.framing import ArrayFramer, RecordTooLarge
+from ai_task_processor.sources.rest.listing import PendingList
+from ai_task_processor.sources.rest.page import Page
+from ai_task_processor.sources.rest.settings import ApiSettings
+from ai_task_processor.sources.rest.wire import Invalid
 from tests.mock_http import mock_client
+from tests.nest import PROFILE, parse_record
 
 LIMIT = 64
 API = ApiSettings(API_BASE_URL="https://api.test", REQUEST_TIMEOUT="5")  # type: ignore[call-arg]  # by the environment's names
@@ -159,7 +160,7 @@ def read(chunks: Sequence[bytes], status: int, free: int) -> Page | RemoteError:
 
     async def poll() -> Page:
         client = mock_client(answer, API.base_url, max_answer_bytes=None)
-        return await PendingList(API, client, RunningX()).read(free)
+        return await PendingList(API, PROFILE, client, RunningX()).read(free)
 
     try:
         return asyncio.run(poll())

@@ -14,7 +14,7 @@ from ai_task_processor.ops.metrics import PREFIX, Metrics
 MODELS = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")
 
 NAMES = """
-    polls_total wakeups_total
+    polls_total wakeups_total push_connected
     poll_duration_seconds poll_bytes last_successful_poll_timestamp_seconds poll_interval_seconds
     pending_tasks_seen oldest_pending_age_seconds pending_list_complete tasks_skipped_total
     listed_records_total read_ahead_tasks
@@ -135,8 +135,8 @@ DELIVERED = ("acknowledged", "retried", "refused", "gone", "conflict")
 CALL, SENT, KIND = f"provider=openai model={SMALL}", f"endpoint={ROUTE} method=PATCH", "task_type=text_embedding"
 CASES: dict[str, Case] = {
     "every wake-up, however many polls they come to": (
-        [lambda m: m.woken(), lambda m: m.woken()],
-        {"wakeups_total": 2},
+        [lambda m: m.woken("http"), lambda m: m.woken("http"), lambda m: m.woken("websocket")],
+        {"wakeups_total origin=http": 2, "wakeups_total origin=websocket": 1},
     ),
     "what the poll saw": (
         [lambda m: m.pending_seen(7, oldest_age_s=31.5, complete=True), lambda m: m.poll_interval(12)],

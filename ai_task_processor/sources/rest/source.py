@@ -1,13 +1,13 @@
-"""The NestJS task API as a task source: claims from the pending list, a PATCH for every outcome.
+"""Task APIs over HTTP as task sources, as their profiles say: tasks from a list, a request for every outcome.
 
-``in_progress`` has no owner there, so every listed task may be processed, except those that this source excludes:
+A list gives no ownership, so every listed task may be processed, except those that this source excludes:
 tasks acknowledged after the list was requested, and tasks released a moment ago. Nothing else excludes a task: one that
 an operator sets to pending runs again. The same applies when a candidate of an earlier list starts.
 """
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import ClassVar, Self
@@ -32,33 +32,39 @@ from ai_task_processor.core.errors import (
     Unacknowledged,
     Unauthorized,
 )
+from ai_task_processor.core.groups import Group
 from ai_task_processor.core.ports import Admission, Backlog, Clock, SkipReason, SourceMemory, TaskSource, Want
+from ai_task_processor.core.profiles import Profile, ProfileSource
 from ai_task_processor.models.task import Claim, Completed, Failure, Outcome, Receipt, Task, TaskStatus
 from ai_task_processor.net.answers import Answer, status_error
-from ai_task_processor.net.client import HttpClient
+from ai_task_processor.net.client import MAX_ANSWER_BYTES, HttpClient
 from ai_task_processor.net.oauth import TokenSource
 from ai_task_processor.net.oauth_settings import AuthSettings
+from ai_task_processor.net.push import Push
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.net.services import Services
 from ai_task_processor.ops.logs import get_logger, masked
 from ai_task_processor.ops.metrics import Metrics
-from ai_task_processor.sources.nestjs.answers import Acknowledgements, acknowledged, rejection
-from ai_task_processor.sources.nestjs.bodies import BARE_FAILURE, body_of
-from ai_task_processor.sources.nestjs.checks import explain, list_pending
-from ai_task_processor.sources.nestjs.listing import PendingList
-from ai_task_processor.sources.nestjs.marks import Marks
-from ai_task_processor.sources.nestjs.page import Page
-from ai_task_processor.sources.nestjs.read_ahead import ReadAhead
-from ai_task_processor.sources.nestjs.remarks import remark
-from ai_task_processor.sources.nestjs.settings import ApiSettings
+from ai_task_processor.sources.rest.answers import Acknowledgements, Words, acknowledged, rejection
+from ai_task_processor.sources.rest.bodies import Bodies
+from ai_task_processor.sources.rest.checks import Everything, explain, list_pending
+from ai_task_processor.sources.rest.listing import PendingList
+from ai_task_processor.sources.rest.marks import Marks
+from ai_task_processor.sources.rest.page import Page
+from ai_task_processor.sources.rest.paged import PagedList
+from ai_task_processor.sources.rest.profile import RestProfile, keys, resolve
+from ai_task_processor.sources.rest.read_ahead import ReadAhead
+from ai_task_processor.sources.rest.remarks import remark
+from ai_task_processor.sources.rest.settings import ApiSettings, SecretSettings
 
-TASKS = "/api/ai-tasks/"
 #: characters of an id in a path: longer request lines are refused by servers (RFC 9112 §3 asks for 8,000 octets)
 MAX_ID = 4096
-#: callbacks of a chain: the API creates the next task of the same request while it acknowledges a result
-CHAIN_ROUTE = "verification_update_"
+#: the token endpoint in metrics
+TOKEN_ROUTE = ("/oauth2/token", "POST")
 #: the token of a receipt whose result may be followed by another task
 FOLLOWED = "followed"
+#: a longer message of the push connection is no news of a pending task
+MAX_NEWS_BYTES = 2**20
 #: a task that is taken according to the API is skipped for this long, seconds
 TAKEN_S = 60.0
 _POLL_OUTCOMES: tuple[tuple[type[RemoteError], str], ...] = (
@@ -72,16 +78,18 @@ _POLL_OUTCOMES: tuple[tuple[type[RemoteError], str], ...] = (
 log = get_logger(__name__)
 
 
-class NestTaskSource(TaskSource):
-    """``ports.TaskSource`` over the NestJS API. Answers to ``polling`` are unbounded, to ``delivering`` bounded.
+class RestSource(ProfileSource, TaskSource):
+    """``ports.TaskSource`` over such an API. Answers to ``polling`` are unbounded, to ``delivering`` bounded.
 
-    With ``memory``, tasks are marked ``in_progress`` while they run, and the marks are persisted there.
+    With ``memory``, tasks are marked as the profile's ``claim`` says while they run; the marks are persisted there.
     """
 
-    name = "aletheia"
+    name = "rest"
     claims = "none"
-
-    settings_groups: ClassVar = (ApiSettings, AuthSettings)
+    profile_type: ClassVar = RestProfile
+    profile: ClassVar[RestProfile]
+    #: endpoints and methods, for metrics
+    routes: ClassVar[Sequence[tuple[str, str]]] = ()
 
     def __init__(
         self,
@@ -93,17 +101,23 @@ class NestTaskSource(TaskSource):
         delivery_gate: Gate,
         tokens: TokenSource | None = None,
         memory: SourceMemory | None = None,
+        push: Callable[[Callable[[bytes | None], None]], Push] | None = None,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
+        profile = self.profile
         # Two requests, each with a token and once again after a 401: their own time-outs come first.
         self.report_within_s = 8 * settings.request_timeout_s
         self._remote = Remote("task API", "API_BASE_URL", settings.base_url)
-        self._tasks = str(httpx2.URL(settings.base_url + TASKS))
+        self._base = str(httpx2.URL(settings.base_url + "/")).rstrip("/")
+        self._bodies = Bodies(profile.report)
+        self._words = Words.of(profile)
+        self._refusal = keys(profile.report.refusal or "")
         self._ahead = ReadAhead(settings.read_ahead_bytes, settings.read_ahead_s, clock.monotonic)
         metrics.read_ahead(lambda: len(self._ahead))
-        self._list = PendingList(settings, polling, self, ahead=self._ahead, metrics=metrics)
+        listing = PendingList if profile.listing.streamed else PagedList
+        self._list = listing(settings, profile, polling, self, ahead=self._ahead, metrics=metrics)
         self._client = delivering
         self._clients = [polling, delivering, *([tokens.client] if tokens else [])]
         self._tokens = tokens
@@ -117,41 +131,98 @@ class NestTaskSource(TaskSource):
         self._deferred: dict[str, float] = {}
         self._bare_failures = False
         self._acknowledgements = Acknowledgements()
+        #: tasks whose last report had no clear answer
+        self._unclear: set[str] = set()
         #: why the API refuses all reports until an operator acts; None when it accepts them
         self.report_problem: str | None = None
         self._warned = False
         self._called = False
         self._pause: asyncio.Task[None] | None = None
+        self._push = None if push is None else push(self._pushed)
         self._marks: Marks | None = None
 
     @classmethod
+    def of(cls, name: str, profile: Profile) -> type[Self]:
+        made = super().of(name, profile)
+        listing, report, reread = made.profile.listing, made.profile.report, made.profile.report.reread
+        routes = [(listing.path, "GET"), (report.path, report.method), *([(reread, "GET")] if reread else [])]
+        made.routes = [*routes, *([TOKEN_ROUTE] if made.profile.auth == "oauth2" else [])]
+        return made
+
+    @classmethod
+    def groups(cls, profile: RestProfile) -> Sequence[type[Group]]:
+        signed: Sequence[type[Group]] = (AuthSettings,) if profile.auth == "oauth2" else ()
+        return (ApiSettings, *signed, *((SecretSettings,) if profile.has_secret else ()))
+
+    @classmethod
+    def body_of(cls, outcome: Outcome) -> bytes:
+        """The body of a report, for people."""
+        return Bodies(cls.profile.report).of(outcome)
+
+    @classmethod
     def build(cls, services: Services) -> Self:
-        api, network = services.settings[ApiSettings], services.settings
-        tokens = TokenSource.build(services, within_s=api.request_timeout_s)
+        api, network, profile = services.settings[ApiSettings], services.settings, cls.profile
+        tokens = None if profile.auth == "none" else TokenSource.build(services, within_s=api.request_timeout_s)
+        streamed = profile.listing.streamed
+        polling = services.client(
+            api.base_url, 2, tokens=tokens, max_answer_bytes=None if streamed else MAX_ANSWER_BYTES
+        )
+        delivering = services.client(api.base_url, network.delivery.concurrency, tokens=tokens)
+        if profile.headers:
+            polling.always = delivering.always = partial(cls._headers, services)
         return cls(
             api,
-            polling=services.client(api.base_url, 2, tokens=tokens, max_answer_bytes=None),
-            delivering=services.client(api.base_url, network.delivery.concurrency, tokens=tokens),
+            polling=polling,
+            delivering=delivering,
             poll_gate=services.gate("api_poll"),
             delivery_gate=services.gate("api_delivery"),
             tokens=tokens,
-            memory=services.memory if api.mark_in_progress else None,
+            memory=services.memory if cls._marks_tasks(api) else None,
+            push=None if profile.push is None else partial(cls._connection, services, tokens),
             clock=services.clock,
             metrics=services.metrics,
         )
 
+    @classmethod
+    def _connection(cls, services: Services, tokens: TokenSource | None, woken: Callable[[bytes | None], None]) -> Push:
+        base, part = services.settings[ApiSettings].base_url, cls.profile.push
+        assert part is not None  # noqa: S101 - the caller has looked
+        client = services.client(base, 1, tokens=tokens)
+        client.always = partial(cls._headers, services)
+        return Push(client, base + part.path, woken, clock=services.clock, rng=services.rng, metrics=services.metrics)
+
+    @classmethod
+    def _marks_tasks(cls, api: ApiSettings) -> bool:
+        claim = cls.profile.claim
+        return claim is not None and (api.mark_in_progress or not claim.optional)
+
+    @classmethod
+    def _headers(cls, services: Services) -> Mapping[str, str]:
+        """The profile's, with the secret as it was read last."""
+        headers = cls.profile.headers
+        if not cls.profile.has_secret:
+            return headers
+        secret = services.secrets[SecretSettings].secret.get_secret_value()
+        return {name: text.replace("{secret}", secret) for name, text in headers.items()}
+
     async def run(self, ready: asyncio.Event) -> None:
-        """Maintain the marks until cancelled, then reset those of unfinished tasks."""
+        """Maintain the marks and the push connection until cancelled, then reset the marks of unfinished tasks."""
         ready.set()
         try:
-            while self._marks is None:
-                await self._clock.sleep(1.0)
-            await self._marks.run()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._mark_until_cancelled(), name="source-marks")
+                if self._push is not None:
+                    group.create_task(self._push.run(), name="source-push")
         finally:
             if self._marks is not None:
                 await self._marks.tend(leaving=True)
             for client in self._clients:
                 await client.aclose()
+
+    async def _mark_until_cancelled(self) -> None:
+        while self._marks is None:
+            await self._clock.sleep(1.0)
+        await self._marks.run()
 
     async def reload(self) -> None:
         """Request a token with the current secrets, and the list."""
@@ -176,15 +247,20 @@ class NestTaskSource(TaskSource):
         return found
 
     def status(self) -> Mapping[str, object]:
-        return {} if self._tokens is None else {"token": self._tokens.status()}
+        tokens = {} if self._tokens is None else {"token": self._tokens.status()}
+        return tokens if self._push is None else {**tokens, "push": self._push.status()}
 
     def remotes(self) -> Sequence[Remote]:
         return (self._remote,) if self._tokens is None else (self._remote, self._tokens.remote)
 
     def checks(self) -> Sequence[Check]:
         token = () if self._tokens is None else (self._tokens.check(),)
-        work = partial(list_pending, self._settings, self._clients[0], self._remote)
+        work = partial(list_pending, self._reader(Everything()), self._remote)
         return (*token, Check("pending list", work, self._remote.setting, (self._remote, *token)))
+
+    def _reader(self, admission: Admission) -> PendingList:
+        listing = PendingList if self.profile.listing.streamed else PagedList
+        return listing(self._settings, self.profile, self._clients[0], admission)
 
     def explain(self, problem: Problem) -> Finding | None:
         return explain(problem, granted=self._tokens is not None and self._tokens.held)
@@ -203,8 +279,9 @@ class NestTaskSource(TaskSource):
         return [Claim(task, self._receipt(task)) for task in tasks.values()]
 
     def _receipt(self, task: Task) -> Receipt:
-        route = task.raw.get("callbackRoute")
-        followed = isinstance(route, str) and route.startswith(CHAIN_ROUTE)
+        part = self.profile.followed
+        value = None if part is None else resolve(task.raw, keys(part.pointer))
+        followed = part is not None and isinstance(value, str) and value.startswith(part.prefix)
         return Receipt(self.name, task.id, FOLLOWED if followed else "")
 
     async def _mark(self, tasks: Mapping[str, Task], marks: Marks) -> Mapping[str, Task]:
@@ -219,7 +296,14 @@ class NestTaskSource(TaskSource):
         return {task_id: task for (task_id, task), mine in zip(tasks.items(), ours, strict=True) if mine}
 
     async def _patch_state(self, task_id: str, state: TaskStatus) -> None:
-        body = codec.line({"state": state.value})
+        claim = self.profile.claim
+        if state is TaskStatus.PENDING or state is TaskStatus.IN_PROGRESS:
+            assert claim is not None  # noqa: S101 - without it there are no marks
+            body = codec.line(claim.mark if state is TaskStatus.IN_PROGRESS else claim.unmark)
+        else:
+            # A late mark may have overwritten a final state, which is repeated without its result.
+            words = self.profile.states.words()
+            body = codec.line({keys(self.profile.fields.state or "/state")[-1]: words[state]})
         await self._delivery_gate.call(lambda: self._patch(task_id, state, body), about=task_id)
 
     async def _poll(self, limit: int) -> Mapping[str, Task]:
@@ -249,9 +333,26 @@ class NestTaskSource(TaskSource):
         """Every push calls this: it ends ``wait``, in which the scheduler sleeps between polls. The scheduler decides
         when to poll next, and which pauses a push does not shorten.
         """
-        self._metrics.woken()
+        self._wake("http")
+
+    def _wake(self, origin: str) -> None:
+        self._metrics.woken(origin)
         self._ahead.doubt()
         self.resume()
+
+    def _pushed(self, message: bytes | None) -> None:
+        """A message, or a new connection: those before it were missed. Long ones hold the results of others."""
+        part = self.profile.push
+        if message is not None and part is not None and part.state is not None:
+            if len(message) > MAX_NEWS_BYTES:
+                return
+            try:
+                state = resolve(codec.loads(message), keys(part.state))
+            except ValueError:
+                return
+            if state != self.profile.states.pending:
+                return
+        self._wake("websocket")
 
     def resume(self) -> None:
         self._called = True
@@ -264,13 +365,14 @@ class NestTaskSource(TaskSource):
         An acknowledged result that may be followed by another task ends the wait for the next poll.
         """
         state = TaskStatus.SUCCEEDED if isinstance(outcome, Completed) else TaskStatus.FAILED
-        bare = self._bare_failures and state is TaskStatus.FAILED
+        body, failed = self._bodies.of(outcome), self._bodies.bare_failure
+        bare = self._bare_failures and state is TaskStatus.FAILED and failed is not None
         try:
-            await self._report(receipt, state, BARE_FAILURE if bare else body_of(outcome))
+            await self._report(receipt, state, failed if bare and failed is not None else body)
         except Rejected as error:
-            if bare or state is TaskStatus.SUCCEEDED or error.status not in (400, 422):
+            if bare or failed is None or state is TaskStatus.SUCCEEDED or error.status not in (400, 422):
                 raise
-            await self._report(receipt, state, BARE_FAILURE)
+            await self._report(receipt, state, failed)
             self._bare_failures = True
         if receipt.token == FOLLOWED and state is TaskStatus.SUCCEEDED:
             self.resume()
@@ -335,53 +437,93 @@ class NestTaskSource(TaskSource):
             await self._marks.acknowledged(receipt.id, state)
 
     async def _deliver(self, task_id: str, state: TaskStatus, body: bytes) -> None:
-        """Report an outcome. Repetitions are bounded, because each one runs the upstream's callback again."""
+        """Report an outcome. Repetitions are bounded, because each one may run a callback of the upstream again."""
+        part = self.profile.report
+        read = part.reread if part.check_first or task_id in self._unclear else None
+        if read is not None and await self._is_reported(read, task_id, state, body):
+            self._unclear.discard(task_id)
+            return
         try:
             await self._patch(task_id, state, body)
         except Unacknowledged as error:
+            self._unclear.add(task_id)
             raise self._acknowledgements.missing(task_id, error) from error
+        except Ambiguous:
+            self._unclear.add(task_id)
+            raise
+        self._unclear.discard(task_id)
         self._acknowledgements.arrived(task_id)
 
-    async def _patch(self, task_id: str, state: TaskStatus, body: bytes) -> None:
-        started_at, status, url = time.perf_counter(), None, task_url(self._tasks, task_id)
+    async def _is_reported(self, path: str, task_id: str, state: TaskStatus, body: bytes) -> bool:
+        """Whether the API has this outcome already. Raises ``Rejected`` (``lost``) when others have ended the task."""
+        answer = await self._exchange("GET", path, task_id)
+        if not answer.is_success:
+            raise self._refused(answer, b"")
         try:
-            answer = await self._client.exchange(
-                "PATCH",
-                url,
-                content=body,
-                headers={"Content-Type": "application/json"},
-                timeout_s=self._settings.request_timeout_s,
-            )
-            status = answer.status_code
+            document = codec.loads(answer.content)
+        except ValueError as error:
+            raise InvalidAnswer("the task API did not answer JSON") from error
+        words, states = self.profile.states.words(), keys(self.profile.fields.state or "")
+        found = resolve(document, states)
+        if found == words[state] and _has(document, codec.loads(body)):
+            return True
+        if found not in (words[TaskStatus.PENDING], words.get(TaskStatus.IN_PROGRESS)):
+            raise Rejected("lost")
+        return False
+
+    async def _patch(self, task_id: str, state: TaskStatus, body: bytes) -> None:
+        part = self.profile.report
+        try:
+            answer = await self._exchange(part.method, part.path, task_id, body)
         except InvalidAnswer as error:
             what = "return the updated document, small and uncompressed, or nothing"
             raise Unacknowledged(f"answers to results cannot be read ({error}): {what}") from error
-        finally:
-            took_s = time.perf_counter() - started_at
-            self._metrics.api_request(endpoint=TASKS + "{id}", method="PATCH", status_code=status, duration_s=took_s)
         if not answer.is_success:
-            raise _refusal(answer, body)
-        if not acknowledged(answer.status_code, answer.content, task_id, state) and not self._warned:
+            raise self._refused(answer, body)
+        named = acknowledged(answer.status_code, answer.content, task_id, state, self._words)
+        if not named and not self._warned:
             self._warned = True
             log.warning("delivery.unverified", reason="the task API answers results without id and state")
 
+    async def _exchange(self, method: str, path: str, task_id: str, body: bytes | None = None) -> Answer:
+        started_at, status, url = time.perf_counter(), None, task_url(self._base, path, task_id)
+        try:
+            answer = await self._client.exchange(
+                method,
+                url,
+                content=body,
+                headers=None if body is None else {"Content-Type": "application/json"},
+                timeout_s=self._settings.request_timeout_s,
+            )
+            status = answer.status_code
+        finally:
+            took_s = time.perf_counter() - started_at
+            self._metrics.api_request(endpoint=path, method=method, status_code=status, duration_s=took_s)
+        return answer
 
-def _refusal(answer: Answer, sent: bytes) -> Rejected | RemoteError:
-    """The error for a status that is no success, with the API's message as ``detail``."""
-    refusal = rejection(answer.status_code, answer.content) or status_error(answer, "the task API")
-    if answer.is_server_error and not isinstance(refusal, Throttled):
-        # The state may have been saved before the upstream's callback failed.
-        refusal = Ambiguous(str(refusal), status=answer.status_code)
-    refusal.detail = remark(answer.content, sent, masked)
-    return refusal
+    def _refused(self, answer: Answer, sent: bytes) -> Rejected | RemoteError:
+        """The error for a status that is no success, with the API's message as ``detail``."""
+        refusal = rejection(answer.status_code, answer.content, self._refusal) or status_error(answer, "the task API")
+        if answer.is_server_error and not isinstance(refusal, Throttled):
+            # The state may have been saved before the upstream's callback failed.
+            refusal = Ambiguous(str(refusal), status=answer.status_code)
+        refusal.detail = remark(answer.content, sent, masked)
+        return refusal
 
 
-def task_url(tasks: str, task_id: str) -> str:
-    """The path of the task below ``tasks``, whatever its id: ids come from outside, and the request has a token.
+def _has(document: object, sent: object) -> bool:
+    """Whether a task has everything that was sent; keys that the API does not show do not count."""
+    if not isinstance(document, Mapping) or not isinstance(sent, Mapping):
+        return document == sent
+    return all(document[key] == value or value == "" for key, value in sent.items() if key in document)
+
+
+def task_url(base: str, path: str, task_id: str) -> str:
+    """The URL of a task, whatever its id: ids come from outside, and the request has credentials.
 
     Raises ``Rejected`` for an id that no path can hold.
     """
     quoted = quote(task_id, safe="", errors="surrogatepass")
     if quoted in ("", ".", "..") or len(quoted) > MAX_ID:
         raise Rejected("refused", 0)
-    return tasks + quoted
+    return base + path.replace("{id}", quoted)

@@ -13,9 +13,9 @@ from ai_task_processor.core.ports import SkipReason, Want
 from ai_task_processor.models.task import Completed, Failed, Failure, Outcome, Task, TaskResult
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.metrics import Metrics
-from ai_task_processor.sources.nestjs.settings import ApiSettings
-from ai_task_processor.sources.nestjs.source import NestTaskSource
+from ai_task_processor.sources.rest.settings import ApiSettings
 from tests.mock_http import mock_client
+from tests.nest import NestSource
 
 if TYPE_CHECKING:
     from tests.unit.conftest import FakeClock
@@ -59,7 +59,7 @@ async def test_a_followed_result_ends_the_wait(
 
     metrics = Metrics(version="0", provider="none")
     client = mock_client(answer, "https://api.test", max_answer_bytes=None)
-    source = NestTaskSource(
+    source = NestSource(
         ApiSettings(API_BASE_URL="https://api.test"),  # type: ignore[call-arg]  # by the name of the environment
         polling=client,
         delivering=client,
@@ -76,4 +76,4 @@ async def test_a_followed_result_ends_the_wait(
     except RemoteError:
         assert status == 500
     assert await waiting == followed
-    assert metrics.value("wakeups_total") == 0
+    assert metrics.value("wakeups_total", origin="http") == 0

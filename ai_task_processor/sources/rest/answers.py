@@ -1,18 +1,21 @@
 """Classifies the answer to a report: acknowledged, refused by the API itself, or ambiguous. Pure.
 
-The API answers the updated task, or nothing. After any other answer with a success status it is unknown whether the
-result arrived; the error's message says what to change at the API.
+The API answers the updated task, or nothing; the profile says where its id and state are, and its words for states.
+After any other answer with a success status it is unknown whether the result arrived; the error's message says what to
+change at the API.
 """
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import Misconfigured, NeverAcknowledged, Rejected, RemoteError, Unacknowledged
 from ai_task_processor.models.task import TaskStatus
+from ai_task_processor.sources.rest.profile import RestProfile, keys, resolve
 
 #: answers in a row without acknowledgement, for the same reason and for any, that are no coincidence any more
 ACCIDENTS: Final = 3
@@ -23,7 +26,6 @@ _ENVELOPES: Final = ("data", "task", "aiTask", "document", "doc", "item")
 _VAGUE: Final = ("result", "value")
 #: the deepest nesting of envelopes
 _DEPTH: Final = 3
-_STATES: Final = frozenset(TaskStatus)
 #: ids without distinction of case: ObjectIds and UUIDs
 _HEX_ID: Final = re.compile(r"[0-9a-f]{24}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _REJECTIONS: Final[Mapping[int, str]] = {400: "refused", 404: "gone", 409: "conflict", 413: "refused", 422: "refused"}
@@ -41,7 +43,30 @@ _BEFORE: Final = (
 _ERROR: Final = "the task API answers results with an error and a success status: answer 4xx or 5xx to what failed"
 
 
-def acknowledged(status: int, body: bytes, task_id: str, state: TaskStatus) -> bool:
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Where an answered task has its id and its state, and what the states are called, in lower case.
+
+    ``id`` and ``_id``, and ``state`` and ``status``, are read in any case.
+    """
+
+    ids: Sequence[str]
+    states: Sequence[str]
+    known: Mapping[str, TaskStatus]
+
+    @classmethod
+    def of(cls, profile: RestProfile) -> "Words":
+        fields = profile.fields
+        ids, states = keys(fields.id), keys(fields.state or "")
+        known = {str(_spelled(word)): state for state, word in profile.states.words().items()}
+        return cls(
+            ids=tuple(dict.fromkeys((*ids[-1:], "_id", "id"))),
+            states=tuple(dict.fromkeys((*states[-1:], "state", "status"))),
+            known=known,
+        )
+
+
+def acknowledged(status: int, body: bytes, task_id: str, state: TaskStatus, words: Words) -> bool:
     """Does a 2xx answer name this task or state? Raises ``Unacknowledged`` when it does not acknowledge at all.
 
     An empty body acknowledges, and so does JSON that contradicts neither: bare, in an envelope, or in a list of one.
@@ -54,10 +79,14 @@ def acknowledged(status: int, body: bytes, task_id: str, state: TaskStatus) -> b
     except ValueError as error:
         page = text.startswith(b"<")
         raise Unacknowledged(_PAGE if page else _TEXT, status=status, page=page) from error
-    documents = [fields for fields in _documents(answer) if _id(fields) is not None or _state(fields) is not None]
-    ours = (fields for fields in documents if _same(_id(fields), task_id))
+    documents = [
+        fields
+        for fields in _documents(answer, words)
+        if _id(fields, words) is not None or _state(fields, words) is not None
+    ]
+    ours = (fields for fields in documents if _same(_id(fields, words), task_id))
     document = next(ours, documents[0] if documents else {})
-    if contradiction := _contradiction(document, task_id, state):
+    if contradiction := _contradiction(document, task_id, state, words):
         raise Unacknowledged(contradiction, status=status)
     if not document and _is_error(answer):
         raise Unacknowledged(_ERROR, status=status)
@@ -80,7 +109,7 @@ def _parsed(text: bytes) -> object:
             raise ValueError("nested too deep") from error
 
 
-def _documents(answer: object, depth: int = _DEPTH) -> Iterator[Mapping[str, object]]:
+def _documents(answer: object, words: Words, depth: int = _DEPTH) -> Iterator[Mapping[str, object]]:
     """The objects that may be the task's document: the answer, then the contents of its envelopes."""
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
@@ -89,16 +118,15 @@ def _documents(answer: object, depth: int = _DEPTH) -> Iterator[Mapping[str, obj
     yield answer
     if depth:
         for name in _ENVELOPES:
-            yield from _documents(answer.get(name), depth - 1)
+            yield from _documents(answer.get(name), words, depth - 1)
         for name in _VAGUE:
-            inner = _documents(answer.get(name), depth - 1)
-            yield from (fields for fields in inner if "_id" in fields or _state(fields) in _STATES)
+            inner = _documents(answer.get(name), words, depth - 1)
+            yield from (fields for fields in inner if "_id" in fields or _state(fields, words) in words.known)
 
 
-def _id(fields: Mapping[str, object]) -> object:
-    """``_id`` or ``id``, MongoDB's extended JSON (``{"$oid": …}``) unwrapped; None without."""
-    value = fields.get("_id")
-    value = fields.get("id") if value is None else value
+def _id(fields: Mapping[str, object], words: Words) -> object:
+    """The id, MongoDB's extended JSON (``{"$oid": …}``) unwrapped; None without."""
+    value = next((fields[name] for name in words.ids if fields.get(name) is not None), None)
     return value.get("$oid", value) if isinstance(value, dict) else value
 
 
@@ -109,13 +137,13 @@ def _same(answered: object, task_id: str) -> bool:
     return text == task_id or (text.lower() == task_id.lower() and _HEX_ID.fullmatch(text) is not None)
 
 
-def _state(fields: Mapping[str, object]) -> object:
-    """``state``, or ``status`` when it is the name of a state; in lower case with underscores."""
-    value = fields.get("state")
-    if value is None:
-        status = _spelled(fields.get("status"))
-        return status if status in _STATES else None
-    return _spelled(value)
+def _state(fields: Mapping[str, object], words: Words) -> object:
+    """The state, in lower case with underscores. Under a name that is not the profile's it must be a known word."""
+    first, *others = words.states
+    if fields.get(first) is not None:
+        return _spelled(fields[first])
+    spelled = (_spelled(fields.get(name)) for name in others)
+    return next((word for word in spelled if word in words.known), None)
 
 
 def _spelled(value: object) -> str | None:
@@ -124,16 +152,17 @@ def _spelled(value: object) -> str | None:
     return value.strip().lower().replace("-", "_") if isinstance(value, str) else "?"
 
 
-def _contradiction(document: Mapping[str, object], task_id: str, state: TaskStatus) -> str | None:
-    answered_id, answered_state = _id(document), _state(document)
+def _contradiction(document: Mapping[str, object], task_id: str, state: TaskStatus, words: Words) -> str | None:
+    answered_id, answered_state = _id(document, words), _state(document, words)
     attributes = document.get("attributes")  # JSON:API has everything but the id there
     if answered_state is None and isinstance(attributes, dict):
-        answered_state = _state(attributes)
+        answered_state = _state(attributes, words)
     if answered_id is not None and not _same(answered_id, task_id):
         return _ANOTHER_TASK
-    if answered_state in (None, state):
+    found = words.known.get(str(answered_state))
+    if answered_state is None or found is state:
         return None
-    return _BEFORE if answered_state in (TaskStatus.PENDING, TaskStatus.IN_PROGRESS) else _ANOTHER_STATE
+    return _BEFORE if found in (TaskStatus.PENDING, TaskStatus.IN_PROGRESS) else _ANOTHER_STATE
 
 
 def _is_error(answer: object) -> bool:
@@ -173,10 +202,11 @@ class Acknowledgements:
         return (Misconfigured if error.page else NeverAcknowledged)(str(error), status=error.status)
 
 
-def rejection(status: int, body: bytes) -> Rejected | RemoteError | None:
+def rejection(status: int, body: bytes, refusal: Sequence[str] = ()) -> Rejected | RemoteError | None:
     """``Rejected`` for a refusal of this result, ``Misconfigured`` for one by the wrong server; None for neither.
 
-    The API's own error shape is ``{"statusCode", "message"}``. A page of a proxy, a gateway's 404 (which has a message
+    ``refusal``: the keys at which the profile says that every refusal of the API has something. Without them its own
+    error shape is ``{"statusCode", "message"}``. A page of a proxy, a gateway's 404 (which has a message
     at most) and Nest's ``Cannot PATCH /…`` for an unknown route mean a wrong URL. 413 is about this result, whatever
     server answers it.
     """
@@ -191,6 +221,10 @@ def rejection(status: int, body: bytes) -> Rejected | RemoteError | None:
         document = None
     document = document if isinstance(document, dict) else {}
     own = document.get("statusCode") == status or (status != 404 and "message" in document)
+    if refusal:
+        # ``Not Found`` alone is what FastAPI and others answer to an unknown route.
+        said = resolve(document, refusal)
+        own = said is not None and not (status == 404 and said == "Not Found")
     if not own or str(document.get("message")).startswith("Cannot PATCH"):
         return Misconfigured(f"a result was answered with {status} by something else than the task API", status=status)
     return Rejected(outcome, status)  # type: ignore[arg-type]  # the table holds exactly the literals

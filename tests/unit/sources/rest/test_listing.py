@@ -16,12 +16,13 @@ from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, Misconfigure
 from ai_task_processor.core.ports import SkipReason
 from ai_task_processor.models.task import Task
 from ai_task_processor.ops.metrics import Metrics
-from ai_task_processor.sources.nestjs import listing as nest_list
-from ai_task_processor.sources.nestjs import page as nest_page
-from ai_task_processor.sources.nestjs.listing import PendingList
-from ai_task_processor.sources.nestjs.read_ahead import ENTRY_BYTES, ReadAhead
-from ai_task_processor.sources.nestjs.settings import ApiSettings
+from ai_task_processor.sources.rest import listing as nest_list
+from ai_task_processor.sources.rest import page as nest_page
+from ai_task_processor.sources.rest.listing import PendingList
+from ai_task_processor.sources.rest.read_ahead import ENTRY_BYTES, ReadAhead
+from ai_task_processor.sources.rest.settings import ApiSettings
 from tests.mock_http import mock_client
+from tests.nest import PROFILE
 
 CHUNK = 2**16
 
@@ -126,7 +127,7 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mak
         client = mock_client(upstream, "http://upstream", max_answer_bytes=None)
         options = {"API_BASE_URL": "http://upstream", **settings}
         metrics = Metrics(version="1", provider="mock")
-        return PendingList(ApiSettings(**options), client, Answers(skip, busy), ahead=ahead, metrics=metrics)
+        return PendingList(ApiSettings(**options), PROFILE, client, Answers(skip, busy), ahead=ahead, metrics=metrics)
 
     return pending_list
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ai_task_processor.core.ports import SkipReason
 from ai_task_processor.models.task import Task
 from ai_task_processor.ops.logs import get_logger
-from ai_task_processor.sources.nestjs.wire import Invalid
+from ai_task_processor.sources.rest.wire import Invalid
 
 #: the most invalid records that are logged, once each, until a list has none
 REPORTED_RECORDS = 100
@@ -26,7 +26,8 @@ log = get_logger(__name__)
 class Page:
     """The outcome of one reading. ``complete``: the list was read to its end, and ``limit`` did not cut it.
 
-    ``kept``: records that became candidates. ``listed``: records that were read.
+    ``kept``: records that became candidates. ``listed``: records that were read. ``cut``: the limit has left out the
+    oldest, so nothing of it is used.
     """
 
     tasks: dict[str, Task] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class Page:
     bytes_read: int = 0
     oldest: float | None = None
     complete: bool = False
+    cut: bool = False
     #: creation times of the tasks that were returned or skipped for a temporary reason, seconds since the epoch
     created: dict[str, float | None] = field(default_factory=dict)
     #: the types of those skipped as ``unknown_type``, as far as they are logged

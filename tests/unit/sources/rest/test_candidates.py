@@ -13,9 +13,9 @@ from ai_task_processor.core.ports import SkipReason, Want
 from ai_task_processor.models.task import Completed, Receipt, Task, TaskResult
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.ops.metrics import Metrics
-from ai_task_processor.sources.nestjs.settings import ApiSettings
-from ai_task_processor.sources.nestjs.source import NestTaskSource
+from ai_task_processor.sources.rest.settings import ApiSettings
 from tests.mock_http import mock_client
+from tests.nest import NestSource
 
 RESULT = Completed(TaskResult({"done": True}))
 METRICS = Metrics(version="1", provider="mock")
@@ -37,7 +37,7 @@ class World:
         self.started: list[str] = []
         client = mock_client(self.answer, "https://api.test", max_answer_bytes=None)
         names = {"API_BASE_URL": "https://api.test", "READ_AHEAD_BYTES": str(rng.choice([0, 2_000, 2**22]))}
-        self.source = NestTaskSource(
+        self.source = NestSource(
             ApiSettings(**names),  # type: ignore[arg-type]  # by the names of the environment
             polling=client,
             delivering=client,

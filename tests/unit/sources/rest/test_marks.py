@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from ai_task_processor.core.errors import Ambiguous, Rejected, RemoteError, Unsent
 from ai_task_processor.core.ports import SkipReason
 from ai_task_processor.models.task import Task, TaskStatus
-from ai_task_processor.sources.nestjs.marks import STARTED_AFTER_S, Marks
+from ai_task_processor.sources.rest.marks import STARTED_AFTER_S, Marks
 from ai_task_processor.testing.memory import MemoryOutbox
 
 LATE_S = 30.0

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ai_task_processor.sources.nestjs.read_ahead import ENTRY_BYTES, LONG_BYTES, WORTH, ReadAhead
+from ai_task_processor.sources.rest.read_ahead import ENTRY_BYTES, LONG_BYTES, WORTH, ReadAhead
 
 
 def listed(ahead: ReadAhead, clock: Any, *ids: str, took_s: float = 0.0) -> None:

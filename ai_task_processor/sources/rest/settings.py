@@ -1,11 +1,11 @@
-"""The settings of the NestJS source."""
+"""The settings of sources of the kind ``rest``."""
 
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, SecretStr
 
-from ai_task_processor.core.groups import Bytes, Group, Seconds, Url, setting
+from ai_task_processor.core.groups import Bytes, Group, Printable, Seconds, Url, setting
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -38,3 +38,11 @@ class ApiSettings(Group):
         "READ_AHEAD_SECONDS", "for how many seconds one list may serve free slots; 0 to list again for each", "30",
         ge=0, le=86400,
     )  # fmt: skip
+
+
+class SecretSettings(Group):
+    """What a header of the profile takes as ``{secret}``."""
+
+    secret: Annotated[SecretStr, Printable] = setting(
+        "API_SECRET", "the secret that the task API wants in a header, or API_SECRET_FILE to a file that holds it", ...
+    )

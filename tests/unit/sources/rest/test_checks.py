@@ -3,7 +3,7 @@
 import pytest
 
 from ai_task_processor.core.component import Problem
-from ai_task_processor.sources.nestjs.checks import explain
+from ai_task_processor.sources.rest.checks import explain
 
 OLDER = "the token endpoint refuses the client: invalid_client"
 UNREADABLE = "answers to results cannot be read (no HTTP/1.1: odd): return the updated one"

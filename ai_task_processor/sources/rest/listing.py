@@ -1,8 +1,8 @@
-"""Reads the pending list of the NestJS API as a stream, as far as it is needed.
+"""Reads a list that is one JSON array as a stream, as far as it is needed.
 
-The list holds every pending task, unsorted; ``limit`` may be obeyed, ignored, or refused with 400. So the limit
-includes the tasks that are known to be skipped, grows while a full page has nothing new, and the reader stops by itself
-when it has enough.
+The list holds every pending task, in no order that can be relied on; ``limit`` may be obeyed, ignored, or refused with
+400. So the limit includes the tasks that are known to be skipped, grows while a full page has nothing new, and the
+reader stops by itself when it has enough.
 
 A list that is longer than needed is expensive for the API. The rest of it becomes candidates (``read_ahead``), so that
 the next lists are not requested. How far to read was measured with NestJS 11, 120,000 tasks, 58 MB: a handler that
@@ -13,9 +13,8 @@ until the candidates are full, then to its end if that is near, which keeps the 
 """
 
 import asyncio
-import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -29,13 +28,13 @@ from ai_task_processor.net.answers import status_error
 from ai_task_processor.net.client import HttpClient, StreamedAnswer, deadline
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
-from ai_task_processor.sources.nestjs.framing import ArrayFramer
-from ai_task_processor.sources.nestjs.page import PASSING, Oddities, Page
-from ai_task_processor.sources.nestjs.read_ahead import ReadAhead
-from ai_task_processor.sources.nestjs.settings import ApiSettings
-from ai_task_processor.sources.nestjs.wire import Invalid, parse_record, to_task
+from ai_task_processor.sources.rest.framing import ArrayFramer
+from ai_task_processor.sources.rest.page import PASSING, Oddities, Page
+from ai_task_processor.sources.rest.profile import RestProfile
+from ai_task_processor.sources.rest.read_ahead import ReadAhead
+from ai_task_processor.sources.rest.settings import ApiSettings
+from ai_task_processor.sources.rest.wire import Invalid, Records
 
-PENDING = "/api/ai-tasks/pending"
 MAX_RECORD_BYTES = 2**20
 #: bytes scanned before other asyncio tasks may run: a megabyte of brackets takes a second
 PIECE_BYTES = 2**14
@@ -55,17 +54,17 @@ HEAVY_RECORDS, USUAL_MAX_LIMIT = 100, 1_000
 #: so many candidates in a row that must not start: the list is out of date. Those that only have to wait stay, and
 #: are looked at again, so many at a time.
 REFUSED_IN_A_ROW, PAUSED_AT_ONCE = 200, 2_000
+#: A list that begins with the newest is read to its end, or its oldest would wait for ever: the first limit, which
+#: grows while it cuts the list, and the last.
+NEWEST, MOST_NEWEST = 1_000, 64_000
 #: so many candidates are parsed in one go, then others run
 PARSED_AT_ONCE = 64
-
-#: the beginning of a record as MongoDB writes it: anything else is parsed to find the id
-_ID = re.compile(rb'\s*\{\s*"_id"\s*:\s*"([A-Za-z0-9._~-]{1,128})"')
 
 log = get_logger(__name__)
 
 
 @dataclass(slots=True)
-class _Looked:
+class Looked:
     """A record of the list. ``found``: its task, or why it is invalid; None when it need not be parsed again.
 
     ``reason``: why it must not start now.
@@ -78,7 +77,7 @@ class _Looked:
 
 
 class PendingList:
-    """The list behind ``GET /api/ai-tasks/pending``. ``admission`` says which of its tasks may start now.
+    """The list of pending tasks. ``admission`` says which of its tasks may start now.
 
     Without ``ahead`` there are no candidates: reading stops when enough tasks are found.
     """
@@ -86,6 +85,7 @@ class PendingList:
     def __init__(
         self,
         settings: ApiSettings,
+        profile: RestProfile,
         client: HttpClient,
         admission: Admission,
         *,
@@ -94,11 +94,14 @@ class PendingList:
     ) -> None:
         self.last_page = Page()
         self._settings = settings
+        self._part = profile.listing
+        self._records = Records(profile, settings.task_id_pattern)
         self._client = client
         self._admission = admission
         self._ahead = ReadAhead(0, 0.0, time.monotonic) if ahead is None else ahead
         self._metrics = metrics
-        self._sends_limit = True
+        self._sends_limit = profile.listing.limit is not None
+        self._newest = NEWEST if profile.listing.order == "newest_first" else 0
         self._cut = False
         self._oddities = Oddities()
 
@@ -111,7 +114,7 @@ class PendingList:
             records = list(islice(iter(self._ahead.take, None), min(PARSED_AT_ONCE, free - len(tasks))))
             if not records:
                 break
-            parsed = [parse_record(record, self._settings.task_id_pattern) for record in records]
+            parsed = [self._records.parse(record) for record in records]
             candidates = [
                 task for task in parsed if isinstance(task, Task)
             ]  # all of them: they were when they were kept
@@ -139,13 +142,16 @@ class PendingList:
         All requests of one reading together stand under one deadline.
         """
         page, needed = Page(), free + await self._in_the_way()
-        limit = self._worth_asking(needed)
+        limit = max(self._worth_asking(needed), self._newest)
         self._ahead.asked()
         try:
             async with deadline(self._settings.request_timeout_s):
                 while True:
                     page = Page(bytes_read=page.bytes_read, listed=page.listed)
                     await self._stream(page, free, needed, limit if self._sends_limit else None)
+                    if page.cut:
+                        limit = self._newest = 4 * limit
+                        continue
                     if page.tasks or page.complete:
                         break
                     # Should the wider request fail, the next reading begins where this one stood.
@@ -191,8 +197,8 @@ class PendingList:
             framer.finish()
 
     def _request(self, limit: int | None) -> AbstractAsyncContextManager[StreamedAnswer]:
-        parameters = {} if limit is None else {"limit": str(limit)}
-        return self._client.opened(self._settings.base_url + PENDING, parameters)
+        further = {} if limit is None or self._part.limit is None else {self._part.limit: limit}
+        return self._client.opened(self._settings.base_url + self._part.path, parameters(self._part.query, further))
 
     async def _stream(self, page: Page, free: int, needed: int, limit: int | None) -> None:
         """Fill the page. A strict API refuses the limit: then the same without it, and from now on if that was it."""
@@ -209,7 +215,7 @@ class PendingList:
         finally:
             if self._metrics is not None:
                 took_s = time.perf_counter() - started_at
-                self._metrics.api_request(endpoint=PENDING, method="GET", status_code=status, duration_s=took_s)
+                self._metrics.api_request(endpoint=self._part.path, method="GET", status_code=status, duration_s=took_s)
         if refused:
             await self._stream(page, free, needed, None)
 
@@ -220,7 +226,11 @@ class PendingList:
         worth = free if limit is None else needed
         async with (
             aclosing(_joined(answer.aiter_bytes()) if whole else answer.aiter_bytes()) as chunks,
-            aclosing(self._listed(chunks, framer, page, worth if whole else None)) as records,
+            aclosing(
+                self._oldest_first(chunks, framer, page, limit)
+                if self._newest
+                else self._listed(chunks, framer, page, worth if whole else None)
+            ) as records,
         ):
             async for looked in records:
                 self._consider(looked, page, page)
@@ -230,13 +240,15 @@ class PendingList:
                     await _read_tail(chunks)
                     return
         framer.finish()
+        if page.cut:
+            return
         page.complete = page.seen != limit
         if page.complete:
             self._oddities.whole(page)
 
     async def _listed(
         self, chunks: AsyncIterator[bytes], framer: ArrayFramer, page: Page, worth: int | None
-    ) -> AsyncGenerator[_Looked, None]:
+    ) -> AsyncGenerator[Looked, None]:
         """The records of the list, in order. ``worth``: the list comes as one chunk, and may be parsed as a whole."""
         async for chunk in chunks:
             page.bytes_read += len(chunk)
@@ -255,6 +267,23 @@ class PendingList:
                     yield one
                 await asyncio.sleep(0)
 
+    async def _oldest_first(
+        self, chunks: AsyncIterator[bytes], framer: ArrayFramer, page: Page, limit: int | None
+    ) -> AsyncGenerator[Looked, None]:
+        """The records of a list that begins with the newest, turned round. Nothing of one that the limit has cut."""
+        records: list[bytes] = []
+        async for chunk in chunks:
+            page.bytes_read += len(chunk)
+            for start in range(0, len(chunk), PIECE_BYTES):
+                records += framer.feed(chunk[start : start + PIECE_BYTES])
+                await asyncio.sleep(0)
+        page.listed += len(records)
+        page.cut = limit is not None and len(records) >= limit and limit < MOST_NEWEST
+        while records and not page.cut:
+            some, records = records[-PARSED_AT_ONCE:][::-1], records[:-PARSED_AT_ONCE]
+            for one in await self._look(some):
+                yield one
+
     def _whole(self, data: bytes, worth: int) -> list[object] | None:
         """A whole list; None when it is none, or so long that the bytes of its records are to be kept."""
         try:
@@ -265,42 +294,44 @@ class PendingList:
             return None
         return listed
 
-    async def _look_whole(self, raws: list[object]) -> list[_Looked] | None:
+    async def _look_whole(self, raws: list[object]) -> list[Looked] | None:
         """None when anything is wrong with one of them."""
-        ids = [raw.get("_id") if isinstance(raw, dict) else None for raw in raws]
+        ids = [self._records.id_of(raw) for raw in raws]
         before = self.last_page.created
         busy = await self._admission.busy([id_ for id_ in ids if isinstance(id_, str) and id_ in before])
-        found: list[_Looked] = []
+        found: list[Looked] = []
         for raw, task_id in zip(raws, ids, strict=True):
             if isinstance(task_id, str) and task_id in busy:
-                found.append(_Looked(b"", task_id, reason=busy[task_id]))
+                found.append(Looked(b"", task_id, reason=busy[task_id]))
                 continue
-            task = to_task(raw, self._settings.task_id_pattern)
+            task = self._records.task(raw)
             if isinstance(task, Invalid):
                 return None
-            found.append(_Looked(b"", task.id, task))
+            found.append(Looked(b"", task.id, task))
         return await self._refused(found)
 
-    async def _look(self, records: list[bytes]) -> list[_Looked]:
-        ids = ["" if (found := _ID.match(record)) is None else found[1].decode("ascii") for record in records]
+    async def _look(self, records: list[bytes]) -> list[Looked]:
+        first_id = self._records.first_id
+        matches = (None if first_id is None else first_id.match(record) for record in records)
+        ids = ["" if found is None else found[1].decode("ascii") for found in matches]
         # A task of the page before that is being worked on need not be parsed again: half of a list is such.
         busy = await self._admission.busy([task_id for task_id in ids if task_id in self.last_page.created])
-        looked: list[_Looked] = []
+        looked: list[Looked] = []
         for record, task_id in zip(records, ids, strict=True):
             if task_id in busy:
-                looked.append(_Looked(record, task_id, reason=busy[task_id]))
+                looked.append(Looked(record, task_id, reason=busy[task_id]))
             else:
-                looked.append(_Looked(record, task_id, parse_record(record, self._settings.task_id_pattern)))
+                looked.append(Looked(record, task_id, self._records.parse(record)))
         return await self._refused(looked)
 
-    async def _refused(self, looked: list[_Looked]) -> list[_Looked]:
+    async def _refused(self, looked: list[Looked]) -> list[Looked]:
         """Which of the parsed ones must not start now."""
         parsed = [(one, one.found) for one in looked if isinstance(one.found, Task)]
         for (one, _), reason in zip(parsed, await self._admission.refuse([task for _, task in parsed]), strict=True):
             one.reason = reason
         return looked
 
-    async def _read_on(self, records: AsyncIterator[_Looked], page: Page, worth: int) -> bool:
+    async def _read_on(self, records: AsyncIterator[Looked], page: Page, worth: int) -> bool:
         """Keep what follows as candidates, if the list turns out to be longer than it is worth; was it read to its end?
 
         With enough in hand it does not matter how, or whether, the list ends. Of a list that was honestly limited
@@ -321,7 +352,7 @@ class PendingList:
                 self._ahead.clear()
         return longer and ended
 
-    async def _keep(self, records: AsyncIterator[_Looked], page: Page, later: Page) -> bool:
+    async def _keep(self, records: AsyncIterator[Looked], page: Page, later: Page) -> bool:
         """Keep candidates; false when no more fit or none are found, before the end of the list."""
         barren = 0
         async for looked in records:
@@ -333,7 +364,7 @@ class PendingList:
                 return False
         return True
 
-    def _consider(self, looked: _Looked, page: Page, later: Page) -> bool:
+    def _consider(self, looked: Looked, page: Page, later: Page) -> bool:
         """Count it in ``later``, which is ``page`` until that has enough; false when it does not fit."""
         if isinstance(looked.found, Task):
             return self._admit(looked.found, looked, page, later)
@@ -346,7 +377,7 @@ class PendingList:
             self._oddities.invalid(looked.record, looked.found)
         return True
 
-    def _admit(self, task: Task, looked: _Looked, page: Page, later: Page) -> bool:
+    def _admit(self, task: Task, looked: Looked, page: Page, later: Page) -> bool:
         created_at = _created_at(task)
         repeated = task.id in page.tasks or task.id in self._ahead
         reason: SkipReason | None = "duplicate" if repeated else looked.reason
@@ -365,6 +396,12 @@ class PendingList:
                 self._oddities.unknown(task.type, later)
         later.note_age(created_at)
         return True
+
+
+def parameters(query: Mapping[str, str | int | bool], further: Mapping[str, str | int]) -> Mapping[str, str]:
+    """The query of one request. Booleans are written as JSON has them."""
+    both = {**query, **further}
+    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in both.items()}
 
 
 def _created_at(task: Task) -> float | None:

@@ -8,9 +8,7 @@ from ai_task_processor.core.component import Problem
 from ai_task_processor.core.errors import RemoteError, Unauthorized
 from ai_task_processor.core.ports import SkipReason
 from ai_task_processor.models.task import Task
-from ai_task_processor.net.client import HttpClient
-from ai_task_processor.sources.nestjs.listing import PendingList
-from ai_task_processor.sources.nestjs.settings import ApiSettings
+from ai_task_processor.sources.rest.listing import PendingList
 
 #: tasks read from the head of the pending list
 SAMPLE: Final = 200
@@ -19,7 +17,7 @@ REMEDIES: Final[Mapping[type[Exception], str]] = {
 }
 
 
-class _Everything:
+class Everything:
     """An ``Admission`` that admits every task: the list is only read."""
 
     async def busy(self, task_ids: Sequence[str]) -> Mapping[str, SkipReason]:  # noqa: ARG002 - the port's
@@ -29,17 +27,17 @@ class _Everything:
         return [None] * len(tasks)
 
 
-async def list_pending(settings: ApiSettings, client: HttpClient, remote: Remote) -> AsyncIterator[Finding | Listed]:
+async def list_pending(listing: PendingList, remote: Remote) -> AsyncIterator[Finding | Listed]:
     """Can the list be read, and what is in it?"""
     watch = Stopwatch()
     try:
-        page = await PendingList(settings, client, _Everything()).read(SAMPLE)
+        page = await listing.read(SAMPLE)
     except RemoteError as error:
         yield refused(error, remote, REMEDIES)
         return
     yield Listed(list(page.tasks.values()), page.seen, page.complete, str(watch))
     if invalid := page.skipped["invalid"]:
-        yield warning(f"{invalid} are records that cannot be used", "their _id must match TASK_ID_PATTERN")
+        yield warning(f"{invalid} are records that cannot be used", "their id must match TASK_ID_PATTERN")
 
 
 def explain(problem: Problem, *, granted: bool) -> Finding | None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_task_processor.core.errors import InvalidAnswer
-from ai_task_processor.sources.nestjs.framing import ArrayFramer, RecordTooLarge
+from ai_task_processor.sources.rest.framing import ArrayFramer, RecordTooLarge
 
 MAX = 2**20
 TEXT = st.text(st.sampled_from('a"\\[]{},: \n\té€😀'), max_size=12)
