@@ -622,16 +622,19 @@ def model() -> Json:
                 title="Tokens charged a second",
                 text="By model and kind.",
                 queries={
-                    "{{model}} {{type}}": per_second("model_tokens_total", 'type!="total"', by="model, type") + " > 0"
+                    "{{model}} {{type}}": per_second(
+                        "model_tokens_total", 'type=~"prompt|completion"', by="model, type"
+                    )
+                    + " > 0"
                 },
-                width=6,
+                width=8,
                 stacked=True,
             ),
             Graph(
                 title="Tokens saved a second",
                 text="What texts whose vector was remembered would have cost.",
                 queries={"saved": per_second("vector_cache_saved_tokens_total")},
-                width=6,
+                width=8,
             ),
             Graph(
                 title="Tokens a task",
@@ -641,7 +644,7 @@ def model() -> Json:
                         per_second("model_tokens_total", TOTAL), per_second("tasks_processed_total", SUCCEEDED)
                     )
                 },
-                width=6,
+                width=8,
             ),
             Graph(
                 title="Texts remembered",
@@ -651,7 +654,26 @@ def model() -> Json:
                     f"({per_second('vector_cache_hits_total')} + {per_second('batch_size_sum')})"
                 },
                 unit="percentunit",
-                width=6,
+                width=8,
+            ),
+            Graph(
+                title="Prompts out of the cache",
+                text="The share of the prompts' tokens that the provider had cached.",
+                queries={
+                    "{{model}}": ratio(
+                        per_second("model_tokens_total", 'type="cached"', by="model"),
+                        per_second("model_tokens_total", 'type="prompt"', by="model"),
+                    )
+                },
+                unit="percentunit",
+                width=8,
+            ),
+            Graph(
+                title="Cost an hour",
+                text="In the currency of MODEL_PRICES; nothing without it.",
+                queries={"{{model}}": f"3600 * {per_second('model_cost_total', by='model')} > 0"},
+                width=8,
+                stacked=True,
             ),
         ],
     )

@@ -284,6 +284,7 @@ def _services(
         chat_models=chat_models,
         chat_types=factory.chat_types,
         services=factory.services,
+        currency=None if model.prices is None else model.prices.currency,
     )
 
     name: object = getattr(selected.source.load(), "name", "")
