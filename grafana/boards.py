@@ -42,7 +42,7 @@ OK = 'outcome="ok"'
 NOT_OK = 'outcome!="ok"'
 ACKNOWLEDGED = 'outcome="acknowledged"'
 SETTLED = 'status!="released"'
-TOTAL = 'type="total"'
+CHARGED = 'type=~"prompt|completion"'
 SUCCEEDED = 'status="succeeded"'
 FAILED = 'status="failed"'
 
@@ -90,7 +90,7 @@ def answers(to: str, matcher: str, width: int = 8) -> Panel:
 
 
 def overview() -> Json:
-    tokens = in_range("model_tokens_total", TOTAL)
+    tokens = in_range("model_tokens_total", CHARGED)
     firing = 'ALERTS{alertstate="firing", alertname=~"AiTaskProcessor.+"}'
     working = Row(
         title="Is it working?",
@@ -298,7 +298,7 @@ def overview() -> Json:
             Number(
                 title="Tokens in the last hour",
                 text="Charged, whatever time is shown.",
-                queries={"tokens": in_an_hour("model_tokens_total", TOTAL)},
+                queries={"tokens": in_an_hour("model_tokens_total", CHARGED)},
                 decimals=0,
                 detail="model",
             ),
@@ -345,7 +345,7 @@ def overview() -> Json:
                 title="Tokens an hour",
                 text="At the pace of each moment: what is charged, and what remembered vectors save.",
                 queries={
-                    "charged": f"3600 * {per_second('model_tokens_total', TOTAL)}",
+                    "charged": f"3600 * {per_second('model_tokens_total', CHARGED)}",
                     "saved": f"3600 * {per_second('vector_cache_saved_tokens_total')}",
                 },
                 width=12,
@@ -622,27 +622,25 @@ def model() -> Json:
             Graph(
                 title="Tokens charged a second",
                 text="By model and kind.",
-                queries={
-                    "{{model}} {{type}}": per_second("model_tokens_total", 'type!="total"', by="model, type") + " > 0"
-                },
-                width=6,
+                queries={"{{model}} {{type}}": per_second("model_tokens_total", CHARGED, by="model, type") + " > 0"},
+                width=8,
                 stacked=True,
             ),
             Graph(
                 title="Tokens saved a second",
                 text="What texts whose vector was remembered would have cost.",
                 queries={"saved": per_second("vector_cache_saved_tokens_total")},
-                width=6,
+                width=8,
             ),
             Graph(
                 title="Tokens a task",
                 text="Charged for each task that succeeded.",
                 queries={
                     "tokens": ratio(
-                        per_second("model_tokens_total", TOTAL), per_second("tasks_processed_total", SUCCEEDED)
+                        per_second("model_tokens_total", CHARGED), per_second("tasks_processed_total", SUCCEEDED)
                     )
                 },
-                width=6,
+                width=8,
             ),
             Graph(
                 title="Texts remembered",
@@ -652,7 +650,26 @@ def model() -> Json:
                     f"({per_second('vector_cache_hits_total')} + {per_second('batch_size_sum')})"
                 },
                 unit="percentunit",
-                width=6,
+                width=8,
+            ),
+            Graph(
+                title="Prompts out of the cache",
+                text="The share of the prompts' tokens that the provider had cached.",
+                queries={
+                    "{{model}}": ratio(
+                        per_second("model_tokens_total", 'type="cached"', by="model"),
+                        per_second("model_tokens_total", 'type="prompt"', by="model"),
+                    )
+                },
+                unit="percentunit",
+                width=8,
+            ),
+            Graph(
+                title="Cost an hour",
+                text="In the currency of MODEL_PRICES; nothing without it.",
+                queries={"{{model}}": f"3600 * {per_second('model_cost_total', by='model')} > 0"},
+                width=8,
+                stacked=True,
             ),
         ],
     )

@@ -20,6 +20,7 @@ from ai_task_processor.engine.faults import Faults
 from ai_task_processor.models.task import Task, Usage
 from ai_task_processor.net.secrets import Secrets
 from ai_task_processor.net.services import Services
+from ai_task_processor.ops import logs
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.processors.chat.aletheia.processor import AletheiaProcessor, built_in_types
 from ai_task_processor.processors.chat.aletheia.settings import AletheiaSettings
@@ -72,7 +73,11 @@ def _try(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         _complain(f"{arguments.file} cannot be read as JSON: {error}")
         return EX_NOINPUT
-    return asyncio.run(_tried(settings, processor, Task(id="try", type=arguments.name, content=content)))
+    logs.configure(level="WARNING", format=settings.log.format, secrets=settings.secrets())
+    try:
+        return asyncio.run(_tried(settings, processor, Task(id="try", type=arguments.name, content=content)))
+    finally:
+        logs.flush()
 
 
 def _types() -> Mapping[str, PromptType]:
@@ -130,9 +135,13 @@ async def _tried(settings: Settings, processor: ChatProcessor, task: Task) -> in
     shown = {
         "result": result.output,
         "prompt_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
         "completion_tokens": usage.completion_tokens,
         "seconds": round(time.perf_counter() - began_at, 2),
     }
+    if (prices := settings[ModelSettings].prices) is not None and provider.name != "mock":
+        cost = prices.cost(processor.model(task), usage)
+        shown |= {"cost": None if cost is None else round(cost, 9), "currency": prices.currency}
     _say(json.dumps(shown, ensure_ascii=False, indent=2))
     return EX_OK
 

@@ -103,8 +103,8 @@ def refused(error: Exception, remote: Remote, remedies: Mapping[type[Exception],
     for kind, remedy in remedies.items():
         if isinstance(error, kind):
             return wrong(f"{about}{error}", remedy)
-    if isinstance(error, Misconfigured) and 300 <= (error.status or 0) < 400:  # the text names the setting
-        text, remedy = halves(str(error))
+    text, remedy = halves(str(error))
+    if isinstance(error, Misconfigured) and remedy:  # which names the setting
         return wrong(f"{about}{text}", remedy)
     if isinstance(error, Misconfigured | InvalidAnswer):
         what = "a web page" if remote.page else str(error)

@@ -1,5 +1,6 @@
 """Reads a TOML file that users write: every mistake in it at once, with file, line, key and remedy."""
 
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 #: a larger file is none that somebody has written
 MAX_FILE_BYTES = 2**20
+
+_KEY = re.compile(r"""("[^"]*"|'[^']*')|([^.\s"']+)""")
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -67,16 +70,21 @@ class TomlFile:
         for number, line in enumerate(self._text.splitlines(), 1):
             stripped = line.strip()
             if stripped.startswith("["):
-                table = stripped.strip("[]").split(".")
+                table = _keys(stripped.lstrip("[").partition("]")[0])
                 path = table
             elif "=" in stripped and not stripped.startswith("#"):
-                path = [*table, *(part.strip().strip("\"'") for part in stripped.partition("=")[0].split("."))]
+                path = [*table, *_keys(stripped.partition("=")[0])]
             else:
                 continue
             common = len(path) if path == list(place[: len(path)]) else 0
             if common > best:
                 best, found = common, number
         return found
+
+
+def _keys(dotted: str) -> list[str]:
+    """The parts of a key; those in quotation marks may have dots."""
+    return [bare or quoted[1:-1] for quoted, bare in _KEY.findall(dotted)]
 
 
 def _first_word(sentence: str) -> Sequence[str]:

@@ -285,6 +285,7 @@ def _services(
         chat_types=factory.chat_types,
         services=factory.services,
         routes=getattr(source, "routes", ()),
+        currency=None if model.prices is None else model.prices.currency,
     )
     name: object = getattr(source, "name", "")
 

@@ -73,17 +73,29 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The tokens that a model charged."""
+    """The tokens that a model charged.
+
+    ``cached_tokens``: the part of ``prompt_tokens`` that the provider had cached, never more than those.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cached_tokens > self.prompt_tokens:
+            object.__setattr__(self, "cached_tokens", self.prompt_tokens)
 
     @property
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)

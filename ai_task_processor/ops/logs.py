@@ -50,6 +50,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     result.lost             disk and process failed together: put the task back to pending
     text.set_aside          a model fails for one text and serves others: it is retried, each time after a longer delay
     call.given_up           it hangs while later ones are served: its texts are sent again in parts
+    cost.not_counted        MODEL_PRICES has no price for a model: its calls are missing from the cost
     model.crashed           a bug of ours, or of another package's provider, in one model call
     delivery.acknowledged   (debug) the upstream has the outcome
     delivery.deferred       to be tried again later

@@ -102,7 +102,10 @@ def _amount(value: float) -> float:
 
 
 class Metrics:
-    """The registry of one daemon. ``clock`` gives seconds since the epoch."""
+    """The registry of one daemon. ``currency``: of the prices of models, if there are any.
+
+    ``clock`` gives seconds since the epoch.
+    """
 
     def __init__(
         self,
@@ -115,6 +118,7 @@ class Metrics:
         chat_types: Iterable[str] = (),
         services: Iterable[str] = (),
         routes: Iterable[tuple[str, str]] = ROUTES,
+        currency: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
@@ -133,7 +137,7 @@ class Metrics:
         )
         by_route = _Axis(("endpoint", "method"), {**{route: route for route in routes}, OTHER: (OTHER, OTHER)})
         by_status = _Axis(("status_code",), {**{c: (str(c),) for c in STATUS_CODES}, None: ("none",), OTHER: (OTHER,)})
-        by_token_type = _Axis.of("type", ("prompt", "completion", "total"), other=False)
+        by_token_type = _Axis.of("type", ("prompt", "cached", "completion"), other=False)
         by_kind = _Axis.of("kind", ("requests", "tokens"))
         by_service = _Axis.of("service", (*SERVICES, *services))
         by_target = _Axis.of("to", BREAKER_STATES, other=False)
@@ -182,7 +186,15 @@ class Metrics:
             Counter, "model_requests_total", "Model calls, by outcome.", by_provider, outcome=MODEL_OUTCOMES
         )
         self._model_duration = many(latency, "model_request_duration_seconds", "Duration of a model call.", by_provider)
-        self._tokens = many(Counter, "model_tokens_total", "Tokens charged.", by_provider, by_token_type)
+        self._tokens = many(
+            Counter,
+            "model_tokens_total",
+            "Tokens charged. cached is a part of prompt; total is prompt and completion.",
+            by_provider,
+            by_token_type,
+        )
+        priced = f"Cost of model calls in {currency}, by MODEL_PRICES."
+        self._cost = None if currency is None else many(Counter, "model_cost_total", priced, by_model)
         self._batch_size = many(
             partial(Histogram, buckets=BATCH_SIZES), "batch_size", "Inputs of one model call.", by_model
         )
@@ -341,10 +353,16 @@ class Metrics:
         self._model_requests(model, outcome).inc()
         self._model_duration(model).observe(_amount(duration_s))
 
-    def model_tokens(self, *, model: str, prompt: int, completion: int) -> None:
+    def model_tokens(self, *, model: str, prompt: int, completion: int, cached: int = 0) -> None:
+        """``cached``: the part of ``prompt`` that the provider had cached."""
         self._tokens(model, "prompt").inc(_amount(prompt))
+        self._tokens(model, "cached").inc(_amount(cached))
         self._tokens(model, "completion").inc(_amount(completion))
-        self._tokens(model, "total").inc(_amount(prompt) + _amount(completion))
+
+    def model_cost(self, *, model: str, amount: float) -> None:
+        """Of one call, in the currency of the price table; without one nothing is counted."""
+        if self._cost is not None:
+            self._cost(model).inc(_amount(amount))
 
     def model_answer(self, *, model: str, task_type: str, outcome: str) -> None:
         """``outcome``: one of ``ANSWER_OUTCOMES``."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import CallRefused, InvalidAnswer, QuotaExhausted, RemoteError
@@ -22,11 +23,8 @@ def parse_embeddings(content: bytes, count: int, dimensions: int | None) -> Embe
     A single unusable vector becomes None. Raises ``InvalidAnswer`` when the answer as a whole is unusable, and what
     ``classify`` makes of an error that comes with status 200.
     """
-    try:
-        answer = codec.loads(content)
-    except ValueError as error:
-        raise InvalidAnswer("the model API did not answer JSON") from error
-    data = answer.get("data") if isinstance(answer, dict) else None
+    answer = read_object(content)
+    data = answer.get("data")
     if not isinstance(data, list):
         raise error_in_answer(content)
     if len(data) != count:
@@ -37,7 +35,7 @@ def parse_embeddings(content: bytes, count: int, dimensions: int | None) -> Embe
         vectors[index] = codec.vector(item.pop("embedding", None), dimensions)
     if not any(vectors):
         raise InvalidAnswer("the model API answered no usable vector")
-    return Embeddings(vectors, _usage(answer.get("usage") if isinstance(answer, dict) else None))
+    return Embeddings(vectors, read_usage(answer.get("usage")))
 
 
 def _places(data: list[object]) -> list[int]:
@@ -64,10 +62,24 @@ def _places(data: list[object]) -> list[int]:
     return found
 
 
-def error_in_answer(content: bytes) -> RemoteError:
+def read_object(content: bytes) -> Mapping[str, Any]:
+    """An answer's JSON object, empty for another value. Raises ``InvalidAnswer``."""
+    try:
+        answer = codec.loads(content)
+    except ValueError as error:
+        raise InvalidAnswer("the model API did not answer JSON") from error
+    return answer if isinstance(answer, dict) else {}
+
+
+def field_of(value: object, name: str) -> object:
+    """A field of a JSON object; None for another value."""
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def error_in_answer(content: bytes, expected: str = "vectors") -> RemoteError:
     """An error with status 200: it pauses the model or is about this call, but no text ends ``failed`` by it."""
     if not (refusal := read_refusal(content)).words and not refusal.codes:
-        return InvalidAnswer("the model API answered something else than vectors")
+        return InvalidAnswer(f"the model API answered something else than {expected}")
     error = classify(400, content, InvalidAnswer("the model API answered 200 with an error"))
     if isinstance(error, QuotaExhausted):
         return error
@@ -75,9 +87,16 @@ def error_in_answer(content: bytes) -> RemoteError:
     return CallRefused("the model API answered 200 with an error", status=200, too_large=too_large)
 
 
-def _usage(value: object) -> Usage:
-    tokens = value.get("prompt_tokens") if isinstance(value, dict) else None
-    return Usage(tokens if isinstance(tokens, int) and 0 <= tokens < 2**53 else 0)
+def read_usage(usage: object, prompt: str = "prompt_tokens", completion: str = "completion_tokens") -> Usage:
+    """The ``usage`` of an answer, given the names of its fields; 0 for what is missing or no count."""
+    return Usage(
+        _count(usage, prompt), _count(usage, completion), _count(field_of(usage, f"{prompt}_details"), "cached_tokens")
+    )
+
+
+def _count(usage: object, name: str) -> int:
+    count = field_of(usage, name)
+    return count if isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 2**53 else 0
 
 
 def parse_limits(headers: Mapping[str, str]) -> RateLimits:

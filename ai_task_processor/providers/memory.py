@@ -1,12 +1,15 @@
 """Persists what was learnt about models in the data directory, so that it is not learnt again by refused calls."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ai_task_processor.core import codec
 
-_FILE, CHAT_FORMS_FILE = "models.json", "chat-models.json"
+_FILE = "models.json"
+#: where the forms of chat requests are, by CHAT_API
+FORMS_FILES: Mapping[str, str] = {"chat_completions": "chat-models.json", "responses": "responses-models.json"}
 #: a larger file is not ours
 _MOST_BYTES = 2**20
 

@@ -36,7 +36,9 @@ class OpenAIProvider(Provider):
     name = "openai"
 
     def __init__(self, settings: ModelSettings, client: HttpClient, metrics: Metrics) -> None:
-        self._api = OpenAIClient(settings.api_key, settings.base_url, settings.timeout_s, client, metrics)
+        self._api = OpenAIClient(
+            settings.api_key, settings.base_url, settings.timeout_s, client, metrics, settings.prices
+        )
         self._url = self._api.url("/embeddings")
         self._dimensions = settings.embedding_dimensions
         asks = (False,) if settings.embedding_dimensions is None else (True, False)

@@ -30,12 +30,16 @@ from ai_task_processor.core.errors import (
 from ai_task_processor.models.task import Usage
 from ai_task_processor.net.answers import Answer, status_error
 from ai_task_processor.net.client import HttpClient, deadline, translate
+from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.providers import OPENAI_URL
 from ai_task_processor.providers.answers import amount
+from ai_task_processor.providers.prices import Prices
 from ai_task_processor.providers.refusals import classify
 
 CHECK_TIMEOUT_S = 15.0
+#: the most models without a price that are logged
+MAX_UNPRICED = 20
 _OUTCOMES: Mapping[type[Exception], str] = {
     InputRefused: "refused_input",
     CallRefused: "refused_input",
@@ -51,12 +55,20 @@ _OUTCOMES: Mapping[type[Exception], str] = {
 
 T = TypeVar("T")
 
+log = get_logger(__name__)
+
 
 class OpenAIClient:
     """Sends requests with one key to one server. It closes the HTTP client that it is given."""
 
     def __init__(
-        self, key: SecretStr | None, base_url: str | None, timeout_s: float, client: HttpClient, metrics: Metrics
+        self,
+        key: SecretStr | None,
+        base_url: str | None,
+        timeout_s: float,
+        client: HttpClient,
+        metrics: Metrics,
+        prices: Prices | None = None,
     ) -> None:
         self._api = openai.AsyncOpenAI(
             api_key=key.get_secret_value() if key else "not-needed",
@@ -76,18 +88,20 @@ class OpenAIClient:
         self.official = base_url is None
         self._timeout_s = timeout_s
         self._metrics = metrics
+        self._prices = prices
+        self._unpriced: set[str] = set()
 
     def url(self, path: str) -> str:
         """The URL of ``/embeddings`` and the like."""
         return str(self._api._prepare_url(path))
 
-    async def post(self, url: str, body: Mapping[str, object]) -> Answer:
+    async def post(self, url: str, body: Mapping[str, object], timeout_s: float | None = None) -> Answer:
         """Send what the client's own ``post`` would send; returns the answer, whatever its status.
 
         That one copies options, headers and URLs in half a millisecond, more than the rest of a small batch takes.
         """
         answer = await self._client.exchange(
-            "POST", url, headers=self._headers, content=codec.line(body), timeout_s=self._timeout_s
+            "POST", url, headers=self._headers, content=codec.line(body), timeout_s=timeout_s or self._timeout_s
         )
         for kind in ("requests", "tokens"):
             left = amount(answer.headers, f"x-ratelimit-remaining-{kind}")
@@ -109,8 +123,18 @@ class OpenAIClient:
             self._metrics.model_request(model=model, outcome=outcome, duration_s=time.perf_counter() - started_at)
 
     def charged(self, model: str, usage: Usage) -> None:
-        """Count the tokens of a call."""
-        self._metrics.model_tokens(model=model, prompt=usage.prompt_tokens, completion=usage.completion_tokens)
+        """Count the tokens of a call, and its cost where there are prices."""
+        self._metrics.model_tokens(
+            model=model, prompt=usage.prompt_tokens, completion=usage.completion_tokens, cached=usage.cached_tokens
+        )
+        if self._prices is None:
+            return
+        cost = self._prices.cost(model, usage)
+        if cost is not None:
+            self._metrics.model_cost(model=model, amount=cost)
+        elif model not in self._unpriced and len(self._unpriced) < MAX_UNPRICED:
+            self._unpriced.add(model)
+            log.warning("cost.not_counted", model=model[:64], reason="MODEL_PRICES has no price for its calls")
 
     async def check(self, model: str) -> None:
         """Get ``/models/{model}``: it costs nothing and needs a valid key. Compatible servers may lack it."""

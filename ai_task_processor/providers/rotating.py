@@ -14,7 +14,7 @@ from ai_task_processor.net.services import Services
 from ai_task_processor.providers import MAX_ANSWER_BYTES, MAX_CHAT_BYTES, OPENAI_URL
 from ai_task_processor.providers.checks import remedies, try_models, warn_of_model
 from ai_task_processor.providers.deferred import DeferredProvider
-from ai_task_processor.providers.memory import CHAT_FORMS_FILE, ModelMemory
+from ai_task_processor.providers.memory import FORMS_FILES, ModelMemory
 from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.settings import ChatSettings, ModelSettings
 
@@ -92,17 +92,18 @@ class RotatingProvider(Provider):
             return None
         url = chat.base_url or OPENAI_URL
         client = services.client(url, CONNECTIONS, max_answer_bytes=MAX_CHAT_BYTES)
-        memory = None if services.directory is None else ModelMemory(services.directory, CHAT_FORMS_FILE)
+        memory = None if services.directory is None else ModelMemory(services.directory, FORMS_FILES[chat.api])
 
         def make() -> Provider:
             from ai_task_processor.providers.openai_chat import OpenAIChat
 
-            key, base_url = secrets[ChatSettings].api_key, chat.base_url
-            return OpenAIChat(key, base_url, chat.timeout_s, client, services.metrics, memory)
+            prices = services.settings[ModelSettings].prices
+            return OpenAIChat(secrets[ChatSettings], client, services.metrics, memory, prices)
 
         setting = "OPENAI_BASE_URL" if chat.own_base_url is None else "CHAT_BASE_URL"
         embeddings = services.settings[ModelSettings].mode == "openai"
         own = bool(chat.own_base_url or chat.own_api_key or services.settings.parts.task_types or not embeddings)
+        own |= chat.api == "responses"  # an endpoint of its own, which a compatible server may lack
         known = remedies("CHAT_API_KEY" if chat.own_api_key else "OPENAI_API_KEY", f"CHAT_MODEL or {setting}")
         return cls(
             lambda: DeferredProvider("openai", make),

@@ -1,12 +1,17 @@
 """The settings of the model side."""
 
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, Json, SecretStr, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, Json, SecretStr, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
-from ai_task_processor.core.groups import Bytes, Group, Lower, Printable, Seconds, Url, setting
+from ai_task_processor.core.groups import SENTENCES, Bytes, Group, Lower, Printable, Seconds, Url, setting
+from ai_task_processor.core.toml_file import TomlFile
 from ai_task_processor.providers import NATIVE_DIMENSIONS
+from ai_task_processor.providers.prices import Prices
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
 _WARNINGS: Mapping[str, str] = {
@@ -24,8 +29,19 @@ def _mode(provider: str, key: SecretStr | None, base_url: str | None) -> str:
     return "openai" if key or base_url else "none"
 
 
+def _prices(path: str) -> Prices:
+    """What the file says. A path that names none is not shown: it may be a secret at the wrong place."""
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a PEM
+        raise ValueError("names no file that can be read: correct the path")
+    problems: list[str] = []
+    prices = TomlFile(Path(path), "a price table", problems).parsed(Prices)
+    if prices is None:
+        raise PydanticCustomError(SENTENCES, "\n".join(f"MODEL_PRICES: {problem}" for problem in problems))
+    return prices
+
+
 class ModelSettings(Group):
-    """The model API: its address, key, models, timeout and retries."""
+    """The model API: its address, key, models, timeout and retries; the prices are those of chat models, too."""
 
     provider: str = setting("EMBEDDING_PROVIDER", "the name of the provider of embeddings", "openai")
     api_key: Annotated[SecretStr | None, Printable] = setting(
@@ -54,6 +70,9 @@ class ModelSettings(Group):
         "VECTOR_CACHE_BYTES", "the memory for vectors of texts that may come again; bytes, or like 64MiB; 0 for none",
         "2MiB", ge=0, le=2**40,
     )  # fmt: skip
+    prices: Annotated[Prices, BeforeValidator(_prices)] | None = setting(
+        "MODEL_PRICES", "a TOML file with the prices of models, for a metric of what calls cost"
+    )
 
     @field_validator("base_url", mode="before")
     @classmethod
@@ -104,6 +123,9 @@ class ChatSettings(Group):
     own_base_url: Url | None = setting("CHAT_BASE_URL", "the base URL of the API for chat; OPENAI_BASE_URL if not set")
     base_url_of_model: Url | None = setting(
         "OPENAI_BASE_URL", "the base URL of a compatible server; OpenAI's if not set"
+    )
+    api: Annotated[Literal["chat_completions", "responses"], Lower] = setting(
+        "CHAT_API", "the API for chat: chat_completions, or responses (OpenAI's newer one)", "chat_completions"
     )
     model: str = setting("CHAT_MODEL", "the model of chat tasks that name none", "gpt-4.1-mini")
     timeout_s: Seconds = setting("CHAT_TIMEOUT", "seconds for one chat call, in total", "120")

@@ -181,9 +181,10 @@ class Sandbox:
                 return await self._play("patch", request, body, patch, task_id)
             case "POST", "/v1/embeddings":
                 return await self._play("model", request, body, lambda _: self.model.embeddings(authorization, body))
-            case "POST", "/v1/chat/completions":
-                chat = self.model.unauthorized(authorization)
-                return await self._play("model", request, body, lambda _: chat or self.chat.completion(body))
+            case "POST", "/v1/chat/completions" | "/v1/responses":
+                refusal = self.model.unauthorized(authorization)
+                chat = self.chat.response if path == "/v1/responses" else self.chat.completion
+                return await self._play("model", request, body, lambda _: refusal or chat(body))
             case "GET", "/w/api.php":
                 return await self._play("wikidata", request, body, lambda _: self.wikidata.answer(request.query))
             case "GET", _ if path == "/v1/models" or path.startswith("/v1/models/"):

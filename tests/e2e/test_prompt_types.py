@@ -15,6 +15,13 @@ from tests.e2e.conftest import ROOT, Finished, WatchedSandbox, eventually
 Start = Callable[..., Awaitable[Any]]
 Command = Callable[..., Awaitable[Finished]]
 EXAMPLE = re.findall(r"example: prompt type -->\n```toml\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+PRICES = """
+[models."gpt-4.1-mini"]
+prompt = 1
+completion = 4
+[models."text-embedding-3-small"]
+prompt = 1
+"""
 LEVELS = {"good", "mixed", "bad"}
 
 
@@ -40,15 +47,20 @@ def outcomes(sandbox: WatchedSandbox, ids: list[str]) -> Counter[str]:
     return found
 
 
-async def test_the_readmes_example(sandbox: WatchedSandbox, daemon: Start, example: Path) -> None:
-    """Beside embeddings, with one chat call a task, the metrics and the status."""
+async def test_the_readmes_example(sandbox: WatchedSandbox, daemon: Start, example: Path, tmp_path: Path) -> None:
+    """Beside embeddings, with one chat call a task, the metrics, the cost of both, and the status."""
     ids, texts = add(sandbox, 40), [sandbox.tasks.add(f"embed {number}") for number in range(20)]
-    worker = await daemon(TASK_TYPES=example, CONCURRENCY_LIMIT=16)
+    (prices := tmp_path / "prices.toml").write_text(PRICES)
+    worker = await daemon(TASK_TYPES=example, CONCURRENCY_LIMIT=16, MODEL_PRICES=prices)
     await sandbox.tasks.settled([*ids, *texts], timeout=30)
     assert outcomes(sandbox, ids).keys() == LEVELS
     assert sandbox.chat.calls == 40
     labels = '{model="gpt-4.1-mini",outcome="ok",task_type="sentiment"}'
     assert await worker.metric(f"model_answers_total{labels}") == 40
+    chat_cost = sandbox.chat.prompt_tokens + 4 * sandbox.chat.completion_tokens
+    assert await worker.metric('model_cost_total{model="gpt-4.1-mini"}') == pytest.approx(chat_cost / 1e6)
+    embedding_cost = await worker.metric('model_cost_total{model="text-embedding-3-small"}')
+    assert embedding_cost == pytest.approx(sandbox.stats.model_tokens / 1e6)
     assert (await worker.status())["circuits"]["chat"]["state"] == "closed"
     assert await worker.stop() == 0
 
@@ -123,6 +135,8 @@ async def test_the_types_command(sandbox: WatchedSandbox, command: Command, tmp_
     """List, show and try: one call, a result on standard output, nothing reported."""
     settings = {name: text for name, text in sandbox.environment().items() if name.startswith("OPENAI")}
     settings["TASK_TYPES"] = str(example)
+    (prices := tmp_path / "prices.toml").write_text(PRICES)
+    settings |= {"MODEL_PRICES": str(prices), "CHAT_API": "responses"}
     (tmp_path / "task.json").write_text(json.dumps({"type": "sentiment", "content": {"text": "I like it."}}))
     listed = await command(settings, "types", "list")
     assert listed.code == 0
@@ -133,7 +147,8 @@ async def test_the_types_command(sandbox: WatchedSandbox, command: Command, tmp_
     assert tried.code == 0
     result = json.loads(tried.out)
     assert result["result"] in LEVELS
-    assert result["prompt_tokens"] == sandbox.chat.prompt_tokens > 0
+    assert result["prompt_tokens"] == sandbox.chat.prompt_tokens > result["cached_tokens"] == 0
+    assert result["cost"] == pytest.approx((result["prompt_tokens"] + 4 * result["completion_tokens"]) / 1e6)
     sandbox.chat.behave({"refusal": 1.0})
     refused = await command(settings, "types", "try", "sentiment", "task.json")
     assert (refused.code, json.loads(refused.out)["error"]["code"]) == (1, "refused")
@@ -143,6 +158,7 @@ async def test_the_types_command(sandbox: WatchedSandbox, command: Command, tmp_
     (tmp_path / "claim.json").write_text(json.dumps({"text": claim.text, "model": "o3"}))
     settings["WIKIDATA_URL"] = sandbox.environment()["WIKIDATA_URL"]
     people = await command(settings, "types", "try", "identifying_data", "claim.json")
+    assert (json.loads(people.out)["cost"], people.err.count("cost.not_counted")) == (None, 1)
     found = json.loads(people.out)["result"]["personalities"]
     assert [each["wikidata"]["id"] for each in found] == [each.id for each in claim.people] != []
     assert json.loads((await command(settings, "types", "show", "defining_severity")).out)["schema"]

@@ -32,6 +32,13 @@ instructions = "How does the author feel?"
 result = "sentiment"
 schema = {type = "object", required = ["sentiment"], properties.sentiment.enum = ["good", "bad"]}
 """
+PRICES = """
+[models."gpt-4.1-mini"]
+prompt = 400
+completion = 1600
+[models."text-embedding-3-small"]
+prompt = 20
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,9 @@ class Incident:
         directory.mkdir()
         self._runs += 1
         (types := self._directory / "types.toml").write_text(PROMPT_TYPE)
+        (prices := self._directory / "prices.toml").write_text(PRICES)
         given = {"DATA_DIR": str(self._directory / "data"), "TASK_TYPES": str(types), "METRICS_PORT": str(self._port)}
+        given["MODEL_PRICES"] = str(prices)
         daemon = await DaemonProcess(directory, {**self._sandbox.environment(), **given, **SETTINGS}).start()
         await self._seen(f'up{{job="{DAEMON}"}}')
         return daemon
@@ -135,11 +144,13 @@ class Incident:
         )
 
     async def _bad_answers(self, daemon: DaemonProcess) -> None:
-        """A chat model whose answers often do not fit the schema, or stand in prose; texts to summarize in parts."""
+        """A chat model whose answers often do not fit the schema, or stand in prose; texts to summarize in parts, and
+        long ones that come again."""
         self._sandbox.chat.behave({"wrong": 0.4, "prose": 0.3})
         for round_ in range(3):
             ids = [self._sandbox.tasks.add(f"answer {round_} {number}", type="sentiment") for number in range(16)]
             ids.append(self._sandbox.tasks.add(f"{round_} " + "word " * 3_000, type="summarize"))
+            ids.append(self._sandbox.tasks.add("long " * 1_000, type="sentiment"))
             await daemon.wake(WAKE_TOKEN)
             await self._sandbox.tasks.settled(ids, timeout=30)
             await self._seen(f"sum(ai_task_processor_model_answers_total) >= bool {self._sandbox.chat.calls}")

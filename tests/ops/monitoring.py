@@ -21,8 +21,8 @@ TARGET = 'job="ai-task-processor", instance="one"'
 
 
 def families(**options: Any) -> list[Metric]:
-    """Everything the daemon exposes."""
-    text, _ = Metrics(version="0", provider="openai", **options).exposition()
+    """Everything the daemon exposes, where it has prices."""
+    text, _ = Metrics(version="0", provider="openai", currency="USD", **options).exposition()
     return list(text_string_to_metric_families(text.decode()))
 
 

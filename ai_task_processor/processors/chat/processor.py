@@ -85,7 +85,11 @@ class ChatProcessor(BaseProcessor):
         return 0.0 if self.context.chat is None else self.context.chat.hold_s()
 
     def lane(self, task: Task) -> str | None:
-        return f"chat {self._model(self.types.get(task.type), task.content)}"
+        return f"chat {self.model(task)}"
+
+    def model(self, task: Task) -> str:
+        """The provider's name of the model that answers a task."""
+        return self._model(self.types.get(task.type), task.content)
 
     def lane_hold_s(self, lane: str, running: int) -> float:
         chat = self.context.chat
@@ -156,7 +160,7 @@ class ChatProcessor(BaseProcessor):
 
         async def call() -> Sequence[Any]:
             value, usage = await self._answered(prompt_type, request)
-            return [value, usage.prompt_tokens, usage.completion_tokens]
+            return [value, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens]
 
         texts = (request.model, *(message.content for message in request.messages))
         name = digest(*(text.encode() for text in texts), codec.dumps(request.schema))

@@ -22,6 +22,7 @@ def no_token(cause: errors.RemoteError) -> errors.NoToken:
     [
         (errors.Unauthorized("the task API answered 403"), 78, ("403", "OAUTH2_SCOPE")),
         (errors.Misconfigured("the task API answered 404"), 78, ("404", "API_BASE_URL")),
+        (errors.Misconfigured("it has no /x (404): set CHAT_API", status=404), 78, ("no /x (404)", "set CHAT_API")),
         (errors.InvalidAnswer("the answer is not a JSON array"), 78, ("not a JSON array", "API_BASE_URL")),
         (errors.Transient("the task API answered 503"), 69, ("503", "task API", "API_BASE_URL")),
         (errors.Throttled("the task API answered 429"), 69, ("429",)),

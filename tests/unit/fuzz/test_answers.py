@@ -23,7 +23,10 @@ from ai_task_processor.net.answers import Answer, _date, status_error
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.proxy import bypassed
 from ai_task_processor.providers.answers import parse_embeddings
+from ai_task_processor.providers.chat_completions import ChatCompletions
+from ai_task_processor.providers.chat_forms import Form
 from ai_task_processor.providers.refusals import classify
+from ai_task_processor.providers.responses import Responses
 from ai_task_processor.sources.rest.answers import rejection
 from tests.mock_http import mock_client
 from tests.nest import acknowledged
@@ -124,6 +127,39 @@ def test_a_model_answer_is_usable_vectors_or_an_error(content: bytes, count: int
     assert dimensions is None or {len(values) for values in found} == {dimensions}
     assert all(np.isfinite(values).all() and values.any() for values in found)
     assert 0 <= answer.usage.prompt_tokens < 2**53
+
+
+def fields(**known: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    """An object with some of these fields, each as it should be or as anything else; or anything else."""
+    return st.fixed_dictionaries({}, optional={name: values | JSON for name, values in known.items()}) | JSON
+
+
+ENDS = st.sampled_from(["stop", "length", "completed", "incomplete", "failed", "max_output_tokens", "content_filter"])
+KINDS = st.sampled_from(["message", "reasoning", "function_call", "output_text", "refusal"])
+COUNTS = fields(prompt_tokens=NUMBERS, input_tokens=NUMBERS, completion_tokens=NUMBERS, output_tokens=NUMBERS)
+PARTS = st.lists(fields(type=KINDS, text=TEXTS, refusal=TEXTS), max_size=3)
+CHATS = objects(
+    choices=st.lists(fields(message=fields(content=TEXTS | PARTS, refusal=TEXTS), finish_reason=ENDS), max_size=2),
+    status=ENDS,
+    output=st.lists(fields(type=KINDS, content=PARTS, phase=st.just("commentary")), max_size=3),
+    incomplete_details=fields(reason=ENDS),
+    error=fields(code=st.sampled_from(["server_error", "rate_limit_exceeded", "bio_policy"]), message=TEXTS),
+    usage=COUNTS | fields(prompt_tokens=NUMBERS, prompt_tokens_details=fields(cached_tokens=NUMBERS)),
+)
+
+
+@given(CHATS, st.sampled_from([ChatCompletions, Responses]))
+def test_a_chat_answer_is_an_answer_or_an_error(content: bytes, api: type[Form]) -> None:
+    """A complete one has a text, its counts are sound, and no error makes a task ``failed``."""
+    try:
+        answer = api.parse(content)
+    except (errors.Transient, errors.CallRefused, errors.QuotaExhausted, errors.Throttled) as error:
+        quotes_nothing(error)
+        assert (getattr(error, "final", None), getattr(error, "explained", False)) == (None, False)  # noqa: PT017
+        return
+    assert answer.text.strip() or answer.finish != "complete"
+    assert 0 <= answer.usage.cached_tokens <= answer.usage.prompt_tokens < 2**53
+    assert 0 <= answer.usage.completion_tokens < 2**53
 
 
 REFUSALS = st.fixed_dictionaries(

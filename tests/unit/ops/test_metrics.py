@@ -56,6 +56,17 @@ def test_exposition_names_the_whole_catalogue_and_nothing_else() -> None:
     assert "process_open_fds" in families
 
 
+def test_a_cost_exists_only_with_prices() -> None:
+    """By model, in the currency of the price table."""
+    without, metrics = new(), new(currency="EUR")
+    for each in (without, metrics):
+        each.model_cost(model=MODELS[0], amount=0.25)
+        each.model_cost(model="gpt-99", amount=math.nan)
+    assert without.value("model_cost_total", model=MODELS[0]) is None
+    shows(metrics, {f"model_cost_total model={MODELS[0]}": 0.25, "model_cost_total model=other": 0})
+    assert "in EUR" in metrics.exposition()[0].decode()
+
+
 def test_exposition_parses_in_the_text_format_it_declares() -> None:
     """What a scrape answers is read back by the library's own parser, under the content type of that format."""
     body, content_type = new().exposition()
@@ -76,6 +87,7 @@ def test_the_types_of_claims_stay_below_700_series() -> None:
         chat_models=["chat"],
         chat_types=types[1:],
         services=["wikidata"],
+        currency="USD",
     )
     metrics.counter("wikidata_requests_total", "Requests.", outcome=list("abcdef"))
     assert 600 < len(samples(metrics)) <= 700
@@ -175,12 +187,13 @@ CASES: dict[str, Case] = {
     ),
     "model calls by provider and model": (
         [lambda m: m.model_request(model=SMALL, outcome="ok", duration_s=0.3),
-         lambda m: m.model_tokens(model=SMALL, prompt=12, completion=3),
+         lambda m: m.model_tokens(model=SMALL, prompt=12, completion=3, cached=8),
          lambda m: m.batch(model=SMALL, size=2048), lambda m: m.batch_isolated(),
          lambda m: m.ratelimit_remaining("tokens", 149_984)],
         {f"model_requests_total outcome=ok {CALL}": 1, f"model_request_duration_seconds_count {CALL}": 1,
+         f"model_tokens_total type=cached {CALL}": 8,
          f"model_tokens_total type=prompt {CALL}": 12, f"model_tokens_total type=completion {CALL}": 3,
-         f"model_tokens_total type=total {CALL}": 15, f"batch_size_bucket model={SMALL} le=1024.0": 0,
+         f"batch_size_bucket model={SMALL} le=1024.0": 0,
          f"batch_size_bucket model={SMALL} le=2048.0": 1, "batch_isolations_total": 1,
          "model_ratelimit_remaining kind=tokens": 149_984},
     ),
@@ -296,7 +309,7 @@ def test_absurd_amounts_neither_raise_nor_spoil_a_sum(metrics: Metrics, nonsense
     metrics.task_started("text_embedding", wait_s=nonsense)
     metrics.task_skipped("stale", nonsense)  # type: ignore[arg-type]  # floats on purpose
     metrics.token_expires(nonsense)
-    shows(metrics, {f"model_tokens_total type=total {CALL}": 5, "tasks_skipped_total reason=stale": 0})
+    shows(metrics, {f"model_tokens_total type=completion {CALL}": 5, "tasks_skipped_total reason=stale": 0})
     shows(metrics, {f"task_wait_seconds_sum {KIND}": 0, f"task_wait_seconds_count {KIND}": 1})
     shows(metrics, {"token_expiry_timestamp_seconds": 0})
 
@@ -327,7 +340,7 @@ def hostile_words(count: int) -> Iterator[str]:
 
 def test_50_000_hostile_label_values_change_nothing() -> None:
     """Whatever is thrown at every verb, a scrape keeps its series, at most 700, and stays below 200 kB."""
-    metrics: Any = new()
+    metrics: Any = new(currency="€")
     before = {line.rsplit(" ", 1)[0] for line in samples(metrics)}
     for word in hostile_words(50_000):
         metrics.poll_finished(word, duration_s=1, bytes_read=1)
@@ -337,7 +350,8 @@ def test_50_000_hostile_label_values_change_nothing() -> None:
         metrics.task_acknowledged(word, end_to_end_s=1)
         metrics.delivery(word)
         metrics.model_request(model=word, outcome=word, duration_s=1)
-        metrics.model_tokens(model=word, prompt=1, completion=1)
+        metrics.model_tokens(model=word, prompt=1, completion=1, cached=1)
+        metrics.model_cost(model=word, amount=1)
         metrics.batch(model=word, size=1)
         metrics.model_pace(word, 1)
         metrics.ratelimit_remaining(word, 1)

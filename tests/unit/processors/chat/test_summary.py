@@ -2,7 +2,8 @@
 
 import asyncio
 import base64
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -51,7 +52,7 @@ class Chat:
         self.answered.append(request.messages[1].content)
         prompt = sum(len(message.content.encode()) for message in request.messages)
         text = f"{self.answer} {number}"
-        return ChatAnswer(text=text, finish="complete", usage=Usage(prompt // 4, 10))
+        return ChatAnswer(text=text, finish="complete", usage=Usage(prompt // 4, 10, 2))
 
 
 class House:
@@ -185,6 +186,21 @@ async def test_no_part_is_paid_for_twice(house: House) -> None:
     await house.attempt({"text": text})
     assert "".join(sorted(house.chat.answered[:-1])) == text
     assert house.paid("run") == 1 + 5, "two paragraphs in a part, as the first attempt estimated"
+
+
+@pytest.mark.parametrize(("counts", "cached"), [(2, 2), (3, 22)])
+async def test_stored_answers_have_two_counts_of_tokens_or_three(house: House, counts: int, cached: int) -> None:
+    """Those that an earlier version stored do not say what was cached: it counts as nothing."""
+
+    class Stored:
+        async def run(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
+            answer = await call()
+            return answer[: 1 + counts] if name.startswith("answer") else answer
+
+    house.processor.context = replace(house.processor.context, steps=Stored())
+    result = await house.attempt({"text": paragraphs(10)})
+    assert result.usage
+    assert (result.usage.completion_tokens, result.usage.cached_tokens) == (110, cached)
 
 
 async def test_after_a_failure_no_call_starts_and_those_under_way_count(house: House) -> None:
