@@ -75,7 +75,7 @@ def _parser() -> "argparse.ArgumentParser":
 
     run = add("run", _run, "poll, process and deliver until stopped (SIGTERM drains, a second one leaves at once)")
     run.add_argument("--until-empty", action="store_true", help="leave when nothing that can be processed is pending")
-    add("demo", _demo, "watch the daemon work through 300 tasks of an embedded sandbox")
+    add("demo", _demo, "watch the daemon work through 300 texts and 40 verification requests of an embedded sandbox")
     add("doctor", _doctor, "check configuration and remotes, and say how to mend what is wrong")
     add("drain", _drain, "deliver what the outbox holds and claim nothing; 75 when something is left")
     outbox = add("outbox", _outbox, "look at kept results, retry or drop them (beside a running daemon)")
