@@ -216,7 +216,7 @@ def overview() -> Json:
             ),
             Number(
                 title="Circuits not closed",
-                text="Remotes that fail: task API (polls, deliveries), model, token endpoint.",
+                text="Remotes that fail: task API (polls, deliveries), models, token endpoint, look-ups.",
                 queries={"open": f"count({series('circuit_breaker_state')} > 0) or vector(0)"},
                 bounds=(1, 1),
             ),
@@ -668,7 +668,7 @@ def chat() -> Json:
             Graph(
                 title="Answers, by type and outcome",
                 text="repaired: text around the JSON was removed. truncated, filtered, refused and invalid_output are "
-                "asked again at most twice; then the task ends failed.",
+                "asked again a few times; then the task ends failed.",
                 queries={
                     "{{task_type}} {{outcome}}": per_second("model_answers_total", by="task_type, outcome") + " > 0"
                 },

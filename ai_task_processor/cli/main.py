@@ -105,7 +105,7 @@ def _add_outbox_actions(parser: "argparse.ArgumentParser") -> None:
 
 def _add_type_actions(parser: "argparse.ArgumentParser") -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
-    actions.add_parser("list", help="one line for each prompt type of TASK_TYPES")
+    actions.add_parser("list", help="one line for each prompt type, of TASK_TYPES and built in")
     actions.add_parser("show", help="one prompt type, as JSON").add_argument("name", metavar="TYPE")
     trial = actions.add_parser("try", help="run one task against the model and print its result; nothing is reported")
     trial.add_argument("name", metavar="TYPE")
