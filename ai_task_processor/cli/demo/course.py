@@ -109,7 +109,7 @@ async def _watch(
         await asyncio.sleep(TICK_S)
         texts, chain = measure()
         show(texts, chain)
-        done = texts.settled == wanted and chain.ended
+        done = texts.settled >= wanted and chain.ended
         if texts.settled + chain.settled > settled:
             settled, moved_at = texts.settled + chain.settled, time.monotonic()
         if process.returncode is not None:
