@@ -44,7 +44,6 @@ ACKNOWLEDGED = 'outcome="acknowledged"'
 SETTLED = 'status!="released"'
 TOTAL = 'type="total"'
 KINDS = 'type!="total"'
-PAID = 'type=~"prompt|completion"'
 SUCCEEDED = 'status="succeeded"'
 FAILED = 'status="failed"'
 UNUSABLE = 'outcome!~"ok|repaired"'
@@ -605,7 +604,9 @@ def model() -> Json:
             Graph(
                 title="Tokens charged a second",
                 text="By model and kind.",
-                queries={"{{model}} {{type}}": per_second("model_tokens_total", PAID, by="model, type") + " > 0"},
+                queries={
+                    "{{model}} {{type}}": per_second("model_tokens_total", 'type!="total"', by="model, type") + " > 0"
+                },
                 width=6,
                 stacked=True,
             ),

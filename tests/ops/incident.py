@@ -139,6 +139,16 @@ class Incident:
             "ai_task_processor_batch_isolations_total",
         )
 
+    async def _bad_answers(self, daemon: DaemonProcess) -> None:
+        """A chat model whose answers often do not fit the schema, or stand in prose; texts to summarize in parts."""
+        self._sandbox.chat.behave({"wrong": 0.4, "prose": 0.3})
+        for round_ in range(3):
+            ids = [self._sandbox.tasks.add(f"answer {round_} {number}", type="sentiment") for number in range(16)]
+            ids.append(self._sandbox.tasks.add(f"{round_} " + "word " * 3_000, type="summarize"))
+            await daemon.wake(WAKE_TOKEN)
+            await self._sandbox.tasks.settled(ids, timeout=30)
+            await self._seen(f"sum(ai_task_processor_model_answers_total) >= bool {self._sandbox.chat.calls}")
+
     async def _claims(self, daemon: DaemonProcess) -> None:
         """Requests through their chain of five tasks, while the circuit of Wikidata opens once; and a search."""
         search = self._sandbox.tasks.add(type="search", content={"query": "tides"})
@@ -153,16 +163,6 @@ class Incident:
             'sum(ai_task_processor_search_requests_total{outcome="ok"})',
             f"sum(ai_task_processor_model_answers_total) >= bool {self._sandbox.chat.calls}",
         )
-
-    async def _bad_answers(self, daemon: DaemonProcess) -> None:
-        """A chat model whose answers often do not fit the schema, or stand in prose; texts to summarize in parts."""
-        self._sandbox.chat.behave({"wrong": 0.4, "prose": 0.3})
-        for round_ in range(3):
-            ids = [self._sandbox.tasks.add(f"answer {round_} {number}", type="sentiment") for number in range(16)]
-            ids.append(self._sandbox.tasks.add(f"{round_} " + "word " * 3_000, type="summarize"))
-            await daemon.wake(WAKE_TOKEN)
-            await self._sandbox.tasks.settled(ids, timeout=30)
-            await self._seen(f"sum(ai_task_processor_model_answers_total) >= bool {self._sandbox.chat.calls}")
 
     async def _limits(self) -> None:
         """The API lists everything whatever is asked for, and the model takes two calls a second without saying so."""
