@@ -1,4 +1,4 @@
-"""The dashboards: an overview for the first ten seconds, and a board for each remote and for the process.
+"""The dashboards: an overview for the first ten seconds, and one board each for remotes, chat types and the process.
 
 ``python -m grafana.boards`` writes ``grafana/dashboards/*.json``, which Grafana is provisioned with. They are
 code because a panel is a line here and forty in JSON, and what all panels share is said once.
@@ -45,6 +45,7 @@ SETTLED = 'status!="released"'
 CHARGED = 'type=~"prompt|completion"'
 SUCCEEDED = 'status="succeeded"'
 FAILED = 'status="failed"'
+UNUSABLE = 'outcome!~"ok|repaired"'
 
 
 #: the gauge stands still while nothing is read
@@ -74,6 +75,11 @@ def transitions(*services: str) -> Panel:
             )
         },
     )
+
+
+def of_chat(query: str) -> str:
+    """A query by model: only the models that chat tasks ask."""
+    return f"{query} and on (model) {series('model_answers_total')}"
 
 
 def answers(to: str, matcher: str, width: int = 8) -> Panel:
@@ -208,7 +214,7 @@ def overview() -> Json:
             ),
             Number(
                 title="Circuits not closed",
-                text="Remotes that fail: task API (polls, deliveries), model, token endpoint.",
+                text="Remotes that fail: task API (polls, deliveries), models, token endpoint, look-ups.",
                 queries={"open": f"count({series('circuit_breaker_state')} > 0) or vector(0)"},
                 bounds=(1, 1),
             ),
@@ -250,7 +256,7 @@ def overview() -> Json:
                 title="Alerts that fire",
                 text="What to do about each is in its description, and in the README.",
                 queries={"{{alertname}}": firing},
-                columns=("alertname", "severity", "instance", "service", "outcome"),
+                columns=("alertname", "severity", "instance", "service", "task_type", "outcome"),
                 width=12,
                 height=5,
             ),
@@ -592,30 +598,6 @@ def model() -> Json:
             ),
         ],
     )
-    chat = Row(
-        title="Chat",
-        panels=[
-            Graph(
-                title="Answers a second",
-                text="Answers of chat models. repaired: text around the JSON was removed. truncated, filtered, refused "
-                "and invalid_output are asked again at most twice; then the task ends failed.",
-                queries={"{{outcome}}": per_second("model_answers_total", by="outcome")},
-                unit="reqps",
-            ),
-            Graph(
-                title="Answers of no use, by type",
-                text="Share of the answers that had to be asked for again. A prompt or a schema that a model cannot "
-                "follow shows here first.",
-                queries={
-                    "{{task_type}}": ratio(
-                        per_second("model_answers_total", 'outcome!~"ok|repaired"', by="task_type"),
-                        per_second("model_answers_total", by="task_type"),
-                    )
-                },
-                unit="percentunit",
-            ),
-        ],
-    )
     cost = Row(
         title="Cost",
         panels=[
@@ -691,16 +673,106 @@ def model() -> Json:
                 queries=quantiles("task_processing_duration_seconds"),
                 unit="s",
             ),
-            Graph(
-                title="Calls inside tasks",
-                text="Of tasks with several calls: made, or answered from the store after a crash or a retry.",
-                queries={"{{outcome}}": f"{per_second('steps_total', by='outcome')} > 0"},
-                unit="ops",
-            ),
             transitions("model"),
         ],
     )
-    return board("model", "AI task processor: model", [calls, limits, chat, cost, tasks])
+    return board("model", "AI task processor: model", [calls, limits, cost, tasks])
+
+
+def chat() -> Json:
+    answered = Row(
+        title="Answers",
+        panels=[
+            Graph(
+                title="Answers, by type and outcome",
+                text="repaired: text around the JSON was removed. truncated, filtered, refused and invalid_output are "
+                "asked again a few times; then the task ends failed.",
+                queries={
+                    "{{task_type}} {{outcome}}": per_second("model_answers_total", by="task_type, outcome") + " > 0"
+                },
+                unit="reqps",
+                stacked=True,
+            ),
+            Graph(
+                title="Unusable answers, by type",
+                text="The share of the answers that had to be asked for again; over 20 % for long fires an alert. "
+                "A prompt or a schema that a model cannot follow shows here first.",
+                queries={
+                    "{{task_type}}": ratio(
+                        per_second("model_answers_total", UNUSABLE, by="task_type"),
+                        per_second("model_answers_total", by="task_type"),
+                    )
+                },
+                unit="percentunit",
+            ),
+            Graph(
+                title="Failed tasks, by type",
+                text="The share of the settled tasks of each chat type; over 20 % for long fires an alert.",
+                queries={
+                    "{{task_type}}": ratio(
+                        per_second("tasks_processed_total", FAILED, by="task_type"),
+                        per_second("tasks_processed_total", SETTLED, by="task_type"),
+                    )
+                    + f" and on (task_type) {series('model_answers_total')}"
+                },
+                unit="percentunit",
+            ),
+        ],
+    )
+    calls = Row(
+        title="Calls",
+        panels=[
+            Graph(
+                title="Duration of a call, by model",
+                text="Half of the calls are faster than p50, one of a hundred is slower than p99. other: all models "
+                "but CHAT_MODEL and those of embeddings.",
+                queries={
+                    f"{{{{model}}}} p{100 * share:g}": of_chat(
+                        quantile(share, "model_request_duration_seconds", by="model")
+                    )
+                    for share in (0.5, 0.99)
+                },
+                unit="s",
+            ),
+            Graph(
+                title="Tokens a second, by model and kind",
+                text="What is charged. Cached ones are a part of the prompt's.",
+                queries={"{{model}} {{type}}": of_chat(f"{per_second('model_tokens_total', by='model, type')} > 0")},
+            ),
+            Graph(
+                title="Cost an hour, by model",
+                text="In the currency of MODEL_PRICES; nothing without that table.",
+                queries={"{{model}}": of_chat(f"3600 * {per_second('model_cost_total', by='model')} > 0")},
+            ),
+            circuits("chat", "wikidata", "search"),
+        ],
+    )
+    beside = Row(
+        title="Steps and look-ups",
+        panels=[
+            Graph(
+                title="Steps",
+                text="Calls inside tasks of several calls: made, or answered from the store after a crash or a retry.",
+                queries={"{{outcome}}": f"{per_second('steps_total', by='outcome')} > 0"},
+                unit="ops",
+            ),
+            Graph(
+                title="Requests to Wikidata, by outcome",
+                text="People, topics and areas of claims. While it fails their tasks wait; nothing is paid twice.",
+                queries={"{{outcome}}": f"{per_second('wikidata_requests_total', by='outcome')} > 0"},
+                unit="reqps",
+                stacked=True,
+            ),
+            Graph(
+                title="Requests to the search API, by outcome",
+                text="Each ok is paid for; answers that are remembered make no request.",
+                queries={"{{outcome}}": f"{per_second('search_requests_total', by='outcome')} > 0"},
+                unit="reqps",
+                stacked=True,
+            ),
+        ],
+    )
+    return board("chat", "AI task processor: chat models", [answered, calls, beside])
 
 
 def token() -> Json:
@@ -914,6 +986,7 @@ def boards() -> dict[str, str]:
         "overview": overview(),
         "task-api": task_api(),
         "model": model(),
+        "chat": chat(),
         "token": token(),
         "process": process(),
     }

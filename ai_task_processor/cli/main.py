@@ -75,7 +75,7 @@ def _parser() -> "argparse.ArgumentParser":
 
     run = add("run", _run, "poll, process and deliver until stopped (SIGTERM drains, a second one leaves at once)")
     run.add_argument("--until-empty", action="store_true", help="leave when nothing that can be processed is pending")
-    add("demo", _demo, "watch the daemon work through 300 tasks of an embedded sandbox")
+    add("demo", _demo, "watch the daemon work through 300 texts and 40 verification requests of an embedded sandbox")
     add("doctor", _doctor, "check configuration and remotes, and say how to mend what is wrong")
     add("drain", _drain, "deliver what the outbox holds and claim nothing; 75 when something is left")
     outbox = add("outbox", _outbox, "look at kept results, retry or drop them (beside a running daemon)")
@@ -105,7 +105,7 @@ def _add_outbox_actions(parser: "argparse.ArgumentParser") -> None:
 
 def _add_type_actions(parser: "argparse.ArgumentParser") -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
-    actions.add_parser("list", help="one line for each prompt type of TASK_TYPES")
+    actions.add_parser("list", help="one line for each prompt type, of TASK_TYPES and built in")
     actions.add_parser("show", help="one prompt type, as JSON").add_argument("name", metavar="TYPE")
     trial = actions.add_parser("try", help="run one task against the model and print its result; nothing is reported")
     trial.add_argument("name", metavar="TYPE")

@@ -12,7 +12,6 @@ from aiohttp import web
 
 from ai_task_processor.sandbox.answers import Response, answer, nest_error, parsed
 from ai_task_processor.sandbox.chat import ChatApi
-from ai_task_processor.sandbox.claims import Claim
 from ai_task_processor.sandbox.corpus import numbered_text
 from ai_task_processor.sandbox.faults import Endpoint, Faults, play
 from ai_task_processor.sandbox.model import ModelApi
@@ -55,7 +54,10 @@ Mend them:    curl -X DELETE {url}/sandbox/faults
 
 @dataclass(slots=True)
 class Stats:
-    """Counts of requests that arrived, failed ones included, and of what the model charged for."""
+    """Counts of requests that arrived, failed ones included, and of what the models charged for.
+
+    ``model_requests`` are of both models; ``model_calls``, ``model_inputs`` and ``model_tokens`` of embeddings.
+    """
 
     token_requests: int = 0
     polls: int = 0
@@ -64,6 +66,8 @@ class Stats:
     model_calls: int = 0
     model_inputs: int = 0
     model_tokens: int = 0
+    chat_calls: int = 0
+    chat_tokens: int = 0
     wikidata_requests: int = 0
 
 
@@ -151,10 +155,19 @@ class Sandbox:
     @property
     def stats(self) -> Stats:
         """A snapshot."""
-        arrived, model = self._arrived, self.model
-        charged = model.calls, model.inputs, model.tokens
-        counts = arrived["token"], arrived["pending"], arrived["patch"], arrived["model"], *charged
-        return Stats(*counts, arrived["wikidata"])
+        arrived, model, chat = self._arrived, self.model, self.chat
+        return Stats(
+            token_requests=arrived["token"],
+            polls=arrived["pending"],
+            patches=arrived["patch"],
+            model_requests=arrived["model"],
+            model_calls=model.calls,
+            model_inputs=model.inputs,
+            model_tokens=model.tokens,
+            chat_calls=chat.calls,
+            chat_tokens=chat.prompt_tokens + chat.completion_tokens,
+            wikidata_requests=arrived["wikidata"],
+        )
 
     def vector(self, text: str, model: str, dimensions: int | None = None) -> bytes:
         """The float32 bytes that the model API gives for this text."""
@@ -229,8 +242,7 @@ class Sandbox:
 
     def _add_tasks(self, wanted: object) -> list[str]:
         if isinstance(wanted, dict) and "claims" in wanted:
-            made = len(self.verifications.requests)
-            return [self.verifications.add(Claim.numbered(made + n).text) for n in range(int(wanted["claims"]))]
+            return self.verifications.add_claims(int(wanted["claims"]))
         if isinstance(wanted, dict):
             made = len(self.tasks)
             return [self.tasks.add(numbered_text(made + n)) for n in range(int(wanted["count"]))]

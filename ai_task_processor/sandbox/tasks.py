@@ -42,6 +42,11 @@ class StoredTask:
     copies: tuple[bytes, ...] = field(default=(), repr=False)
 
     @property
+    def code(self) -> str:
+        """The code of its error."""
+        return str(self.error.get("code")) if isinstance(self.error, dict) else "without a code"
+
+    @property
     def document(self) -> dict[str, object]:
         """The record as the API answers it now, without the result."""
         fields = parsed(self.record)

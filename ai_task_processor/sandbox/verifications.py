@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ai_task_processor.sandbox.answers import Response, nest_error
-from ai_task_processor.sandbox.claims import SEVERITIES
+from ai_task_processor.sandbox.claims import SEVERITIES, Claim, claim_in
 from ai_task_processor.sandbox.tasks import StoredTask, TaskStore
 
 MODEL: Final = "o3"
+IN_TRIAGE: Final = "In Triage"
 #: 400s of one field after which a person must look at the request
 MOST_REFUSALS: Final = 3
 AREAS: Final = (
@@ -62,6 +63,25 @@ class Verification:
     refusals: Counter[str] = field(default_factory=Counter)
     status: str = "Pre Triage"
 
+    def wrong(self) -> Sequence[str]:
+        """The fields that are missing, or are not what is true of the numbered claim in the text."""
+        claim = claim_in(self.text)
+        assert claim is not None  # noqa: S101 - for requests about numbered claims only
+        people, topics = self.fields.get("identifiedData", ()), self.fields.get("topics", ())
+        found = {
+            "identifiedData": [(each["name"], each["wikidata"]["id"]) for each in people],
+            "topics": [(each["name"], each["wikidataId"], each["language"]) for each in topics],
+            "impactArea": self.fields.get("impactArea"),
+            "severity": self.fields.get("severity"),
+        }
+        right = {
+            "identifiedData": [(each.name, each.id) for each in claim.people],
+            "topics": [(each.name, each.id, "pt") for each in claim.topics],
+            "impactArea": claim.area(AREAS),
+            "severity": claim.severity,
+        }
+        return [name for name in _TASKS if name not in self.fields or found.get(name) != right.get(name)]
+
 
 class Verifications:
     """All requests, and the people and topics that their callbacks have created, by slug."""
@@ -83,6 +103,11 @@ class Verifications:
         self.requests[request.id] = request
         self._advance(request)
         return request.id
+
+    def add_claims(self, count: int) -> list[str]:
+        """Requests about the next numbered claims; returns their ids."""
+        made = len(self.requests)
+        return [self.add(Claim.numbered(made + n).text) for n in range(count)]
 
     def callback(self, task: StoredTask, result: object) -> Response | None:
         """Run the callback of a task. None when it accepts the result, or the task belongs to no request."""
@@ -122,7 +147,7 @@ class Verifications:
                     },
                 )
         if "severity" in request.fields:
-            request.status = "In Triage"
+            request.status = IN_TRIAGE
 
     def _further(self, request: Verification, name: str) -> dict[str, object]:
         if name == "embedding":

@@ -1,6 +1,7 @@
 """The demo keeps its word: as a command, on a terminal, interrupted, and when something is broken."""
 
 import io
+import json
 import os
 import pty
 import re
@@ -18,8 +19,9 @@ from rich.console import Console
 
 from ai_task_processor.cli import demo
 from ai_task_processor.cli.demo import daemon, screen
+from ai_task_processor.cli.demo.chain import broken_chain, chain_figures
 from ai_task_processor.cli.demo.figures import broken, figures
-from ai_task_processor.cli.demo.words import Expected, Figures, Scrape
+from ai_task_processor.cli.demo.words import ChainFigures, Expected, Figures, Scrape
 from ai_task_processor.models.task import TaskStatus
 from ai_task_processor.sandbox.app import Sandbox
 from ai_task_processor.sandbox.tasks import StoredTask
@@ -55,7 +57,9 @@ def left_in(folder: Path) -> list[str]:
 
 
 def table_in(text: str) -> Mapping[str, str]:
-    names = "tasks|succeeded|failed|still pending|duplicates|speed|first result|model calls|tokens charged|metrics"
+    names = (
+        "tasks|succeeded|failed|still pending|duplicates|speed|first result|embedding calls|embedding tokens|metrics"
+    )
     return dict(re.findall(rf"^ *({names}|token requests)  +(.*\S) *$", text, re.MULTILINE))
 
 
@@ -70,42 +74,47 @@ def test_the_command_tells_figures_that_fit_together(tmp_path: Path) -> None:
     text = output.decode("ascii")
     assert (process.returncode, errors) == (0, b"")
     assert all(character.isprintable() or character == "\n" for character in text)
-    settled = [int(n) for n in re.findall(r"^ *(\d+) of 301 settled, \d+/s, \d+ s$", text, re.MULTILINE)]
-    assert len(settled) > 1
-    assert settled == sorted(settled)
-    assert settled[-1] == 301
+    shown = r"(\d+) of 301 texts settled, \d+/s; +(\d+) of 40 requests in triage, (\d+) chat calls, (\d+) tokens"
+    lines = re.findall(rf"^ *\d+ s +{shown}$", text, re.MULTILINE)
+    for course in zip(*[map(int, line) for line in lines], strict=True):
+        assert len(course) > 1
+        assert list(course) == sorted(course)
+    assert lines[-1][:3] == ("301", "40", "160")
     table = table_in(text)
-    assert table["tasks"] == "303"
+    assert table["tasks"] == "303, beside 200 of the verification requests"
     assert table["succeeded"] == "300, with 300 vectors equal to the model's to the last bit"
     assert table["failed"] == "1 (1 input_refused)"
     assert table["still pending"] == "2 (1 record without a usable id, 1 of an unknown type)"
     assert (table["duplicates"], table["token requests"]) == ("0", "1")
-    calls, per_task = numbers(table["model calls"])
-    assert per_task == pytest.approx(calls / 301, abs=0.01)
-    assert 2 * 300 / daemon.SLOTS <= calls <= 301
+    calls, per_text = numbers(table["embedding calls"])
+    assert per_text == pytest.approx(calls / 341, abs=0.01)
+    assert 2 * 300 / daemon.SLOTS <= calls <= 341
     assert numbers(table["speed"])[0] > 1
     assert numbers(table["first result"])[0] > 0
-    assert int(table["tokens charged"]) > 300
+    assert int(table["embedding tokens"]) > 300
     assert re.fullmatch(r"were at http://127\.0\.0\.1:\d+/metrics, \d{3} series", table["metrics"])
+    assert "\n40 of 40 verification requests reached triage, by 5 tasks each.\n" in text
+    assert "\n40 have the right severity; 40 also the right people, topics and impact area.\n" in text
+    assert f"\nThat took 160 chat calls, {lines[-1][3]} tokens and " in text
     for hint in ("python -m ai_task_processor sandbox", "python -m ai_task_processor doctor", ".env.example", "curl "):
         assert hint in text
     assert left_in(tmp_path) == []
 
 
 def test_a_terminal_shows_a_progress_bar(tmp_path: Path) -> None:
-    """On a terminal: a bar that moves and arrives, a table, the cursor shown again, exit 0."""
+    """On a terminal: two bars that move and arrive, a table, the cursor shown again, exit 0."""
     ours, theirs = pty.openpty()
     process = started(tmp_path, theirs)
     os.close(theirs)
     output = b"".join(read_to_end(ours)).decode()
     assert process.wait(60) == 0
-    counts = [int(count) for count in re.findall(r"(\d+)/301", output)]
-    assert counts[0] == 0
-    assert counts[-1] == 301
-    assert len(set(counts)) > 5
+    for total in (301, 40):
+        counts = [int(count) for count in re.findall(rf"(\d+)/{total}\b", output)]
+        assert (counts[0], counts[-1]) == (0, total)
+        assert len(set(counts)) > 4
     assert "━" in output
     assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")
-    assert table_in(re.sub(r"\x1b\[[0-9;]*m|\r", "", output))["tasks"] == "303"
+    assert table_in(re.sub(r"\x1b\[[0-9;]*m|\r", "", output))["tasks"].startswith("303,")
 
 
 def read_to_end(terminal: int) -> Iterator[bytes]:
@@ -168,12 +177,24 @@ def test_a_standstill_is_told(
     sandbox.faults.add("pending", status=503)
     assert demo.run(sandbox, stall_s=5) == 1
     first, title, *log, last = capsys.readouterr().err.splitlines()
-    assert first == "demo: nothing has moved for 5 s; 0 of 301 tasks are settled"
+    assert first == "demo: nothing has moved for 5 s; 0 of 301 texts are settled, 0 of 40 requests are in triage"
     assert title == "demo: the end of the daemon's log:"
     assert len(log) == 5
     assert "poll.failed" in log[0] + log[1]
     assert "daemon.stopped" in log[-1]
     assert [last] == [f"demo: the files are kept in {temporary / name}" for name in left_in(temporary)]
+
+
+def test_requests_that_miss_triage_are_told(temporary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A chat model that answers outside the closed lists: exit 1 at once, how many arrived, and what each misses."""
+    sandbox = Sandbox()
+    sandbox.chat.behave({"unlisted": 1.0})
+    assert demo.run(sandbox) == 1
+    first, *others, _ = capsys.readouterr().err.splitlines()
+    assert first == "demo: 0 of 40 verification requests reached triage with the right answers"
+    assert [line for line in others[40:] if "/metrics counts" not in line] == []
+    for number, line in enumerate(others[:40]):
+        assert re.fullmatch(rf"demo: request-{number} has no impactArea: task \w+ is failed \(invalid_output\)", line)
 
 
 def test_a_dead_daemon_is_told(
@@ -212,6 +233,43 @@ def test_figures_count_what_was_acknowledged() -> None:
         span_s=2.0,
     )
     assert (measured.settled, measured.per_second) == (4, 1.5)
+
+
+PEOPLE = {"personalities": [{"name": "Ana Souza", "wikidata": {"id": "Q900001"}}]}
+TOPICS = [{"name": "Saúde", "wikidataId": "Q900201", "language": "pt"}]
+CHAIN = {"embedding": [0.5], "identifiedData": PEOPLE, "topics": TOPICS, "impactArea": "Segurança Pública"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "repeated", "told"),
+    [
+        ({}, False, None),
+        ({"severity": {"severity": "low_1"}}, False, "request-0 (In Triage) has no right severity"),
+        (
+            {"identifiedData": {}, "impactArea": ""},
+            False,
+            "request-0 (In Triage) has no right identifiedData, impactArea",
+        ),
+        ({"severity": None}, False, "request-0 has no severity: task T is failed (refused)"),
+        ({"topics": None}, False, "request-0 has no topics: task T is failed (refused)"),
+        ({}, True, "task T (severity of request-0) was reported 2 times, not 1"),
+    ],
+)
+def test_each_wrong_request_has_its_sentence(changed: Mapping[str, object], repeated: bool, told: str | None) -> None:
+    """State, number of reports and answers are compared, task by task. None: the task fails."""
+    sandbox = Sandbox()
+    [name] = sandbox.verifications.add_claims(1)
+    request = sandbox.verifications.requests[name]
+    for field, result in {**CHAIN, "severity": {"severity": "critical"}, **changed}.items():
+        body = {"state": "failed", "error": {"code": "refused"}} if result is None else {"state": "succeeded"}
+        for _ in range(1 + (repeated and field == "severity")):
+            sandbox.api.patch(request.tasks.get(field, ""), json.dumps(body | {"result": result}).encode())
+    problems = [re.sub(r"task \w{24}", "task T", problem) for problem in broken_chain(sandbox)]
+    right = f"{int(told is None)} of 1 verification requests reached triage with the right answers"
+    assert problems == ([right, told] if told else [])
+    chain = chain_figures(sandbox)
+    assert chain.ended
+    assert chain.triaged == (request.status == "In Triage")
 
 
 @pytest.mark.parametrize("settled_at", [[], [1.0], [1.0, 1.01]])
@@ -289,5 +347,11 @@ def test_plain_progress_is_no_flood(capsys: pytest.CaptureFixture[str]) -> None:
     ticks = iter([0.0, 0.5, 1.2, 1.9, 2.0])
     show = screen.PlainProgress(3, lambda: next(ticks))
     for done in range(4):
-        show(figures([stored(SUCCEEDED, after_s=number) for number in range(done)], START))
-    assert capsys.readouterr().out == "    1 of 3 settled, 0/s, 1 s\n    3 of 3 settled, 1/s, 2 s\n"
+        chain = ChainFigures(
+            requests=2, triaged=done // 2, tasks=10, settled=10, repeated=0, chat_calls=done, chat_tokens=7 * done
+        )
+        show(figures([stored(SUCCEEDED, after_s=number) for number in range(done)], START), chain)
+    assert capsys.readouterr().out == (
+        "   1 s      1 of 3 texts settled, 0/s;  0 of 2 requests in triage, 1 chat calls, 7 tokens\n"
+        "   2 s      3 of 3 texts settled, 1/s;  1 of 2 requests in triage, 3 chat calls, 21 tokens\n"
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ai_task_processor.sandbox.app import Sandbox
+from ai_task_processor.sandbox.verifications import IN_TRIAGE
 from tests.bench.machine import free_port
 from tests.e2e.conftest import DaemonProcess, _eventually
 from tests.ops.prometheus import DAEMON, Prometheus, filled
@@ -23,7 +24,9 @@ SETTINGS = {
     "CIRCUIT_BREAKER_THRESHOLD": "2",
     "CONCURRENCY_LIMIT": "8",
     "MAX_RETRIES": "1",
-    "ENABLED_TASK_TYPES": "text_embedding,sentiment,summarize",
+    "ENABLED_TASK_TYPES": "text_embedding,identifying_data,defining_topics,defining_impact_area,defining_severity,"
+    "sentiment,summarize,search",
+    "BRAVE_API_KEY": "a-key-of-the-tests",
     "SUMMARY_CHUNK_TOKENS": "1000",
 }
 PROMPT_TYPE = """
@@ -90,6 +93,7 @@ class Incident:
             try:
                 await self._good_times(daemon)
                 await self._bad_tasks(daemon)
+                await self._claims(daemon)
                 await self._bad_answers(daemon)
                 await self._limits()
                 await self._bad_deliveries_and_model()
@@ -108,6 +112,7 @@ class Incident:
         (prices := self._directory / "prices.toml").write_text(PRICES)
         given = {"DATA_DIR": str(self._directory / "data"), "TASK_TYPES": str(types), "METRICS_PORT": str(self._port)}
         given["MODEL_PRICES"] = str(prices)
+        given["BRAVE_URL"] = f"{self._sandbox.url}/sandbox/stats"  # JSON without hits
         daemon = await DaemonProcess(directory, {**self._sandbox.environment(), **given, **SETTINGS}).start()
         await self._seen(f'up{{job="{DAEMON}"}}')
         return daemon
@@ -154,6 +159,21 @@ class Incident:
             await daemon.wake(WAKE_TOKEN)
             await self._sandbox.tasks.settled(ids, timeout=30)
             await self._seen(f"sum(ai_task_processor_model_answers_total) >= bool {self._sandbox.chat.calls}")
+
+    async def _claims(self, daemon: DaemonProcess) -> None:
+        """Requests through their chain of five tasks, while the circuit of Wikidata opens once; and a search."""
+        search = self._sandbox.tasks.add(type="search", content={"query": "tides"})
+        self._sandbox.faults.add("wikidata", status=503, times=2)
+        self._sandbox.verifications.add_claims(12)
+        await daemon.wake(WAKE_TOKEN)
+        requests = self._sandbox.verifications.requests.values()
+        await _eventually(lambda: all(request.status == IN_TRIAGE for request in requests), timeout=60)
+        await self._sandbox.tasks.settled([search], timeout=30)
+        await self._seen(
+            'sum(ai_task_processor_wikidata_requests_total{outcome!="ok"})',
+            'sum(ai_task_processor_search_requests_total{outcome="ok"})',
+            f"sum(ai_task_processor_model_answers_total) >= bool {self._sandbox.chat.calls}",
+        )
 
     async def _limits(self) -> None:
         """The API lists everything whatever is asked for, and the model takes two calls a second without saying so."""

@@ -8,6 +8,11 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.processors.chat.aletheia.processor import AletheiaProcessor
+from ai_task_processor.processors.chat.aletheia.wikidata import Wikidata
+from ai_task_processor.processors.search.brave import Brave
+from ai_task_processor.processors.search.processor import SearchProcessor
+from tests.helpers import services
 
 MONITORING = Path(__file__).parents[2] / "monitoring"
 GROUPS: list[dict[str, Any]] = yaml.safe_load((MONITORING / "rules.yml").read_text())["groups"]
@@ -21,8 +26,13 @@ TARGET = 'job="ai-task-processor", instance="one"'
 
 
 def families(**options: Any) -> list[Metric]:
-    """Everything the daemon exposes, where it has prices."""
-    text, _ = Metrics(version="0", provider="openai", currency="USD", **options).exposition()
+    """Everything the daemon exposes, with prices, and the metrics of its processors' remotes."""
+    remotes = (*AletheiaProcessor.services, *SearchProcessor.services)
+    metrics = Metrics(version="0", provider="openai", currency="USD", services=remotes, **options)
+    built = services({}, AletheiaProcessor, SearchProcessor, metrics=metrics)
+    Wikidata.build(built, "http://localhost")
+    Brave(built)
+    text, _ = metrics.exposition()
     return list(text_string_to_metric_families(text.decode()))
 
 

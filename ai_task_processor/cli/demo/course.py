@@ -9,16 +9,15 @@ import tempfile
 import time
 from asyncio.subprocess import Process
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from ai_task_processor.cli.demo import daemon
+from ai_task_processor.cli.demo.chain import REQUESTS, chain_figures, told
 from ai_task_processor.cli.demo.figures import broken, expectation, figures, table
-from ai_task_processor.cli.demo.screen import Show, complain, print_table, progress
-from ai_task_processor.cli.demo.words import EX_INTERRUPTED, EX_OK, DemoFailed, Figures, Rows
+from ai_task_processor.cli.demo.screen import Show, complain, print_result, progress
+from ai_task_processor.cli.demo.words import EX_INTERRUPTED, EX_OK, ChainFigures, DemoFailed, Figures, Rows
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.process import early_signals
 from ai_task_processor.models.task import TaskStatus
@@ -44,7 +43,7 @@ def run(sandbox: Sandbox, *, stall_s: float = STALL_S) -> int:
         return complain(f"no temporary directory can be made: {error.strerror}")
     failed = False
     try:
-        rows = asyncio.run(_demonstrate(sandbox, folder, console, stall_s))
+        rows, sentences = asyncio.run(_demonstrate(sandbox, folder, console, stall_s))
     except DemoFailed as failure:
         failed = True
         log = ("the end of the daemon's log:", *daemon.log_lines(folder)[-LOG_LINES:]) if failure.log else ()
@@ -54,29 +53,36 @@ def run(sandbox: Sandbox, *, stall_s: float = STALL_S) -> int:
     finally:
         if not failed:
             shutil.rmtree(folder, ignore_errors=True)
-    print_table(rows, console)
+    print_result(rows, sentences, console)
     return EX_OK
 
 
-async def _demonstrate(sandbox: Sandbox, folder: Path, console: Console, stall_s: float) -> Rows:
-    """The rows of the table. Raises ``DemoFailed``."""
+async def _demonstrate(sandbox: Sandbox, folder: Path, console: Console, stall_s: float) -> tuple[Rows, Sequence[str]]:
+    """The rows of the table, and sentences. Raises ``DemoFailed``."""
     _end_on_signals()
     async with sandbox:
         plan = [expectation(sandbox, sandbox.tasks.add(**task), task) for task in demo_tasks()]
-        wanted = [task.id for task in plan if task.state is not TaskStatus.PENDING]
-        print(f"{len(plan)} tasks wait in a sandbox at {sandbox.url}; starting the daemon.", flush=True)
-        measure = partial(figures, sandbox.tasks, SystemClock().now())
+        texts = [sandbox.tasks[task.id] for task in plan]
+        wanted = sum(task.state is not TaskStatus.PENDING for task in plan)
+        sandbox.verifications.add_claims(REQUESTS)
+        waiting = f"{len(plan)} tasks and {REQUESTS} verification requests wait in a sandbox at {sandbox.url}"
+        print(f"{waiting}; starting the daemon.", flush=True)
+        started_at = SystemClock().now()
+
+        def measure() -> tuple[Figures, ChainFigures]:
+            return figures(texts, started_at), chain_figures(sandbox)
+
         async with daemon.running(
             folder, daemon.daemon_environment(sandbox.environment(), folder, os.environ)
         ) as process:
-            with progress(console, len(wanted)) as show:
-                await _watch(sandbox, wanted, process, measure, show, stall_s)
+            with progress(console, wanted) as show:
+                await _watch(wanted, process, measure, show, stall_s)
             scrape = await daemon.scrape(daemon.ops_url(folder))
         if process.returncode != EX_OK:
             raise DemoFailed(f"the daemon ended with exit code {process.returncode} after SIGTERM, not 0", log=True)
         if problems := broken(plan, sandbox, scrape):
             raise DemoFailed(*problems)
-        return table(measure(), plan, sandbox, scrape)
+        return table(figures(texts, started_at), plan, sandbox, scrape), told(sandbox)
 
 
 def _end_on_signals() -> None:
@@ -90,27 +96,27 @@ def _end_on_signals() -> None:
 
 
 async def _watch(
-    sandbox: Sandbox,
-    wanted: Sequence[str],
+    wanted: int,
     process: Process,
-    measure: Callable[[], Figures],
+    measure: Callable[[], tuple[Figures, ChainFigures]],
     show: Show,
     stall_s: float,
 ) -> None:
-    """Return when every wanted task is settled. Raises ``DemoFailed`` when the daemon ends or makes no progress."""
+    """Return when every task is settled. Raises ``DemoFailed`` when the daemon ends or makes no progress."""
     settled, moved_at = 0, time.monotonic()
     done = False
     while not done:
-        with suppress(TimeoutError):
-            await sandbox.tasks.settled(wanted, TICK_S)
-            done = True
-        now = measure()
-        show(now)
-        if now.settled > settled:
-            settled, moved_at = now.settled, time.monotonic()
+        await asyncio.sleep(TICK_S)
+        texts, chain = measure()
+        show(texts, chain)
+        done = texts.settled >= wanted and chain.ended
+        if texts.settled + chain.settled > settled:
+            settled, moved_at = texts.settled + chain.settled, time.monotonic()
         if process.returncode is not None:
             raise DemoFailed(f"the daemon ended by itself with exit code {process.returncode}", log=True)
         if time.monotonic() - moved_at > stall_s:
             raise DemoFailed(
-                f"nothing has moved for {stall_s:g} s; {settled} of {len(wanted)} tasks are settled", log=True
+                f"nothing has moved for {stall_s:g} s; {texts.settled} of {wanted} texts are settled, "
+                f"{chain.triaged} of {chain.requests} requests are in triage",
+                log=True,
             )

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from ai_task_processor.cli.demo.chain import TASKS_EACH, broken_chain, chain_figures
 from ai_task_processor.cli.demo.words import Expected, Figures, Rows, Scrape
 from ai_task_processor.models.task import TaskStatus, TaskType
 from ai_task_processor.sandbox.app import Sandbox
@@ -34,7 +35,7 @@ def figures(tasks: Iterable[StoredTask], started_at: datetime) -> Figures:
     times = sorted(task.acknowledged_at for task in settled if task.acknowledged_at is not None)
     return Figures(
         succeeded=sum(task.state is TaskStatus.SUCCEEDED for task in settled),
-        failed=Counter(_code(task.error) for task in settled if task.state is TaskStatus.FAILED),
+        failed=Counter(task.code for task in settled if task.state is TaskStatus.FAILED),
         pending=sum(task.state is TaskStatus.PENDING for task in tasks),
         repeated=sum(max(0, task.patches - 1) for task in tasks),
         first_s=(times[0] - started_at).total_seconds() if times else 0.0,
@@ -42,14 +43,12 @@ def figures(tasks: Iterable[StoredTask], started_at: datetime) -> Figures:
     )
 
 
-def _code(error: object) -> str:
-    return str(error.get("code")) if isinstance(error, dict) else "without a code"
-
-
 def broken(plan: Sequence[Expected], sandbox: Sandbox, scrape: Scrape) -> list[str]:
     """A sentence for every result that differs from the expected one; empty when all are right."""
     problems = [problem for task in plan if (problem := _wrong(task, sandbox.tasks[task.id])) is not None]
+    problems += broken_chain(sandbox)
     states, reasons = Counter(task.state for task in plan), Counter(task.reason for task in plan if task.reason)
+    states[TaskStatus.SUCCEEDED] += TASKS_EACH * len(sandbox.verifications.requests)
     for state, count in scrape.processed.items():
         if count != states[state]:
             problems.append(f"/metrics counts {count} tasks as {state}, not {states[state]}")
@@ -72,19 +71,20 @@ def _wrong(expected: Expected, task: StoredTask) -> str | None:
 
 def table(measured: Figures, plan: Sequence[Expected], sandbox: Sandbox, scrape: Scrape) -> Rows:
     """The rows of the final table: name and measured value."""
-    stats = sandbox.stats
+    stats, chain = sandbox.stats, chain_figures(sandbox)
+    calls, texts = stats.model_requests - stats.chat_calls, measured.settled + chain.requests
     exact = sum(sandbox.tasks[task.id].result == task.vector for task in plan if task.vector is not None)
     why = {words: scrape.skipped.get(reason, 0) for reason, words in _WHY_PENDING.items()}
     return [
-        ("tasks", f"{len(plan)}"),
+        ("tasks", f"{len(plan)}, beside {chain.tasks} of the verification requests"),
         ("succeeded", f"{measured.succeeded}, with {exact} vectors equal to the model's to the last bit"),
         ("failed", f"{measured.failed.total()} ({_listed(measured.failed)})"),
         ("still pending", f"{measured.pending} ({_listed(why)})"),
-        ("duplicates", f"{measured.repeated}"),
+        ("duplicates", f"{measured.repeated + chain.repeated}"),
         ("speed", f"{measured.per_second:.0f} tasks per second, {scrape.slots} at a time"),
         ("first result", f"{measured.first_s:.1f} s after the start of the daemon"),
-        ("model calls", f"{stats.model_requests}, {stats.model_requests / measured.settled:.2f} per task"),
-        ("tokens charged", f"{stats.model_tokens}"),
+        ("embedding calls", f"{calls}, {calls / texts:.2f} per text, with those of the requests"),
+        ("embedding tokens", f"{stats.model_tokens}"),
         ("token requests", f"{stats.token_requests}"),
         ("metrics", f"were at {scrape.url}/metrics, {scrape.series} series"),
     ]

@@ -1,9 +1,9 @@
-"""The demo's output: a bar and a table on a terminal, plain lines elsewhere."""
+"""The demo's output: two bars and a table on a terminal, plain lines elsewhere."""
 
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -13,14 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ai_task_processor.cli.demo.words import EX_FAILED, Figures, Rows
+from ai_task_processor.cli.demo.chain import REQUESTS
+from ai_task_processor.cli.demo.words import EX_FAILED, ChainFigures, Figures, Rows
 
-Show = Callable[[Figures], None]
+Show = Callable[[Figures, ChainFigures], None]
 
 _COMMAND: Final = "ai-task-processor"
 _NEXT: Final = """\
 What to try next:
-  the same remotes, to play with   {command} sandbox (it prints the environment to copy)
+  the same remotes, to play with      {command} sandbox (it prints the environment to copy)
   break them while a daemon works     curl http://127.0.0.1:8080/sandbox/faults -d '{fault}'
   every setting with its meaning      .env.example
   check your own settings             {command} doctor
@@ -29,35 +30,51 @@ _FAULT: Final = '{"endpoint": "patch", "status": 503, "times": 20}'
 
 
 @contextmanager
-def progress(console: Console, total: int) -> Iterator[Show]:
-    """Show progress: a bar on a terminal, a line every second elsewhere."""
+def progress(console: Console, texts: int) -> Iterator[Show]:
+    """Show progress, of ``texts`` and the requests: bars on a terminal, a line every second elsewhere."""
     if not _lively(console):
-        yield PlainProgress(total, time.monotonic)
+        yield PlainProgress(texts, time.monotonic)
         return
-    speed = TextColumn("{task.fields[per_second]:.0f}/s")
-    columns = (TextColumn("tasks"), BarColumn(), MofNCompleteColumn(), speed, TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[more]}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, auto_refresh=False) as progress:
-        bar = progress.add_task("", total=total, per_second=0.0)
-        yield lambda now: progress.update(bar, completed=now.settled, per_second=now.per_second, refresh=True)
+        first = progress.add_task("texts settled", total=texts, more="")
+        second = progress.add_task("requests in triage", total=REQUESTS, more="")
+
+        def show(now: Figures, chain: ChainFigures) -> None:
+            progress.update(first, completed=now.settled, more=f"{now.per_second:.0f}/s")
+            progress.update(second, completed=chain.triaged, more=_chat(chain), refresh=True)
+
+        yield show
+
+
+def _chat(chain: ChainFigures) -> str:
+    return f"{chain.chat_calls} chat calls, {chain.chat_tokens} tokens"
 
 
 class PlainProgress:
     """Prints at most one line a second, and one at the end."""
 
-    def __init__(self, total: int, monotonic: Callable[[], float]) -> None:
-        self._total = total
+    def __init__(self, texts: int, monotonic: Callable[[], float]) -> None:
+        self._texts = texts
         self._monotonic = monotonic
         self._started_at = self._printed_at = monotonic()
 
-    def __call__(self, now: Figures) -> None:
+    def __call__(self, now: Figures, chain: ChainFigures) -> None:
         at = self._monotonic()
-        if now.settled == self._total or at - self._printed_at >= 1.0:
+        if (now.settled == self._texts and chain.ended) or at - self._printed_at >= 1.0:
             self._printed_at = at
-            speed = f"{now.per_second:.0f}/s, {at - self._started_at:.0f} s"
-            print(f"{now.settled:>5} of {self._total} settled, {speed}", flush=True)
+            texts = f"{now.settled:>5} of {self._texts} texts settled, {now.per_second:.0f}/s"
+            triaged = f"{chain.triaged:>2} of {chain.requests} requests in triage, {_chat(chain)}"
+            print(f"{at - self._started_at:>4.0f} s  {texts}; {triaged}", flush=True)
 
 
-def print_table(rows: Rows, console: Console) -> None:
+def print_result(rows: Rows, sentences: Sequence[str], console: Console) -> None:
     if _lively(console):
         grid = Table(box=SIMPLE, show_header=False)
         grid.add_column(style="bold")
@@ -65,7 +82,8 @@ def print_table(rows: Rows, console: Console) -> None:
             grid.add_row(*row)
         console.print(grid)
     else:
-        print("", *(f"{name:<16}{value}" for name, value in rows), "", sep="\n")
+        print("", *(f"{name:<18}{value}" for name, value in rows), "", sep="\n")
+    print(*sentences, "", sep="\n")
     print(_NEXT.format(command=_command(sys.argv[0]), fault=_FAULT), end="", flush=True)
 
 

@@ -57,6 +57,24 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChainFigures:
+    """How far the verification requests are. ``tasks``: those made so far; ``settled``, ``repeated``: of these."""
+
+    requests: int
+    triaged: int
+    tasks: int
+    settled: int
+    repeated: int
+    chat_calls: int
+    chat_tokens: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether no task is left that could make a further one."""
+        return self.settled == self.tasks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scrape:
     """From the daemon's metrics and status. ``processed``: counts by status; ``skipped``: listed tasks by reason."""
 
