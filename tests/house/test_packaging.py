@@ -70,7 +70,12 @@ def test_what_is_tested_is_what_is_shipped() -> None:
     dev, runtime = pins("requirements-dev.txt"), pins("requirements.txt")
     shipped = {(name, marker if (name, marker) in dev else ""): pin for (name, marker), pin in runtime.items()}
     assert shipped.items() <= dev.items()
-    for lock in ("requirements-build.txt", "requirements-bench.txt", "requirements-model.txt"):
+    for lock in (
+        "requirements-build.txt",
+        "requirements-bench.txt",
+        "requirements-model.txt",
+        "requirements-chat-model.txt",
+    ):
         other = pins(lock)
         shared = other.keys() & dev.keys()
         assert {key: dev[key] for key in shared} == {key: other[key] for key in shared}, lock
