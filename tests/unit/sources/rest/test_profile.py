@@ -1,0 +1,217 @@
+"""Profiles of the kind ``rest``: what a file may say, and every mistake in it at once with its line."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ai_task_processor.core.errors import ConfigurationError
+from ai_task_processor.core.plugins import find
+from ai_task_processor.models.task import Completed, Failed, Failure, Outcome, Task, TaskResult, Vector
+from ai_task_processor.net.oauth_settings import AuthSettings
+from ai_task_processor.sources.rest.bodies import Bodies
+from ai_task_processor.sources.rest.profile import ReportPart, RestProfile
+from ai_task_processor.sources.rest.settings import ApiSettings, SecretSettings
+from ai_task_processor.sources.rest.wire import Invalid, Records
+
+SMALL = """
+kind = "rest"
+types = ["echo"]
+[list]
+path = "/jobs"
+items = "/data/jobs"
+[fields]
+id = "/job/id"
+content = "/job/input"
+state = "/job/state"
+created_at = "/job/at"
+timeout_s = "/job/timeout"
+attempt_limit = "/job/tries"
+priority = "/job/priority"
+tenant = "/job/owner"
+trace = "/job/trace"
+strip = ["_*", "secret"]
+[states]
+pending = "waiting"
+succeeded = "done"
+failed = "error"
+[report]
+method = "POST"
+path = "/jobs/{id}/result"
+succeeded = { outcome = { status = "done", value = "{result}" } }
+failed = { outcome = { status = "error", code = "{error.code}", why = "{error.text}" } }
+"""
+
+
+def loaded(folder: Path, text: str, name: str = "small.toml") -> Any:
+    (file := folder / name).write_text(text)
+    return find("sources", str(file)).load()
+
+
+def problems(folder: Path, text: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as raised:
+        loaded(folder, text)
+    return [line.replace(f"TASK_SOURCE: {folder}/", "") for line in raised.value.problems]
+
+
+def test_a_file_is_a_source(tmp_path: Path) -> None:
+    """Its name is the file's unless it says another; it needs only the settings of what it uses."""
+    source = loaded(tmp_path, SMALL)
+    assert (source.name, source.task_types) == ("small", {"echo"})
+    assert list(source.settings_groups) == [ApiSettings]
+    assert source.routes == [("/jobs", "GET"), ("/jobs/{id}/result", "POST")]
+    more = 'name = "other"\nauth = "oauth2"\nheaders = { X-Key = "{secret}" }\n' + SMALL
+    source = loaded(tmp_path, more)
+    assert source.name == "other"
+    assert list(source.settings_groups) == [ApiSettings, AuthSettings, SecretSettings]
+
+
+@pytest.mark.parametrize("name", ["aletheia", "agents-playground"])
+def test_the_built_in_ones(name: str) -> None:
+    source = find("sources", name).load()
+    assert source.name == name
+    assert isinstance(source.profile, RestProfile)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (('kind = "rest"', 'kind = "soap"'), ["small.toml:2: kind must be one of "]),
+        (('path = "/jobs"\n', ""), ["small.toml:4: list.path is missing: add it"]),
+        (('path = "/jobs"\n', 'path = "jobs?x=1"\n'), ["small.toml:5: list.path: must be a path that begins with /"]),
+        (('items = "/data/jobs"', 'itmes = "/data"'), ["small.toml:6: list.itmes is no key of a profile: remove"]),
+        (('id = "/job/id"', 'id = "job.id"'), ["small.toml:8: fields.id: must be a JSON pointer"]),
+        (('types = ["echo"]', 'types = ["a", "b"]'), ["small.toml:3: types must have exactly one type when "]),
+        (('"/jobs/{id}/result"', '"/jobs/result"'), ["small.toml:24: report.path: must have {id} once"]),
+        (('"{error.text}"', '"{reason}"'), ["small.toml:22: report: failed has {reason}: there are "]),
+        (('items = "/data/jobs"', 'paging = "cursor"'), ["small.toml:4: list: next is missing: paging cursor needs"]),
+        (('items = "/data/jobs"', 'paging = "page"'), ["small.toml:4: list: limit is missing: paging page needs"]),
+        (('pending = "waiting"\n', ""), ["small.toml:18: states.pending is missing: add it"]),
+        (
+            ('method = "POST"', 'method = "GET"\nx = 1'),
+            ["small.toml:23: report.method: ", "small.toml:24: report.x is no key of a profile: remove"],
+        ),
+    ],
+)
+def test_a_mistake_has_its_line_and_its_remedy(tmp_path: Path, change: tuple[str, str], expected: list[str]) -> None:
+    assert change[0] in SMALL
+    found = problems(tmp_path, SMALL.replace(*change))
+    assert len(found) == len(expected)
+    assert [line[: len(start)] for line, start in zip(found, expected, strict=True)] == expected
+
+
+def test_a_file_that_cannot_be_used(tmp_path: Path) -> None:
+    assert "is not valid TOML" in problems(tmp_path, "kind = ")[0]
+    with pytest.raises(ConfigurationError, match=r"none\.toml cannot be read"):
+        find("sources", str(tmp_path / "none.toml"))
+
+
+IDS = re.compile("[a-z0-9-]+")
+JOB = {
+    "id": 7, "state": "waiting", "at": "2026-02-01T10:00:00", "timeout": 30, "tries": 3, "priority": -1,
+    "owner": "north", "trace": {"traceparent": "00-a-b-03", "other": "x"},
+    "input": {"text": "t", "_trace": "x", "secret": "s"},
+}  # fmt: skip
+
+
+def job(tmp_path: Path, **changes: object) -> Task | Invalid:
+    return Records(loaded(tmp_path, SMALL).profile, IDS).task({"job": {**JOB, **changes}})
+
+
+def test_fields_are_found_by_their_pointers(tmp_path: Path) -> None:
+    task = job(tmp_path)
+    assert isinstance(task, Task)
+    assert (task.id, task.type, task.content) == ("7", "echo", {"text": "t"})
+    assert (task.timeout_s, task.attempt_limit, task.priority, task.tenant) == (30.0, 3, -1, "north")
+    assert task.trace == {"traceparent": "00-a-b-03"}
+    assert task.created_at is not None
+    assert task.created_at.isoformat() == "2026-02-01T10:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"id": "../x"}, Invalid("job.id is missing or does not match TASK_ID_PATTERN")),
+        ({"id": True}, Invalid("job.id is missing or does not match TASK_ID_PATTERN")),
+        ({"state": "done"}, Invalid("state is not pending", "7")),
+    ],
+)
+def test_a_record_that_is_no_task(tmp_path: Path, changes: dict[str, object], expected: Invalid) -> None:
+    assert job(tmp_path, **changes) == expected
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [{"timeout": "soon"}, {"timeout": -1}, {"timeout": 10**400}, {"tries": 0}, {"tries": "3"}, {"priority": True},
+     {"owner": 5}, {"trace": "00"}, {"trace": {"traceparent": 1}}, {"at": "yesterday"}, {"at": 5}, {"input": None}],
+)  # fmt: skip
+def test_nonsense_in_an_optional_field_is_left_out(tmp_path: Path, nonsense: dict[str, object]) -> None:
+    """A task is not refused for what it need not have."""
+    task = job(tmp_path, **nonsense)
+    assert isinstance(task, Task)
+    names = {
+        "timeout": "timeout_s",
+        "tries": "attempt_limit",
+        "owner": "tenant",
+        "at": "created_at",
+        "input": "content",
+    }
+    (name,) = nonsense
+    assert getattr(task, names.get(name, name)) is None
+
+
+def body(outcome: Outcome, **part: Any) -> Any:
+    given = {
+        "path": "/x/{id}",
+        "succeeded": {"state": "done", "output": "{result}", "error": ""},
+        "failed": {"state": "error", "error": "{error.text}"},
+    }
+    return json.loads(Bodies(ReportPart(**{**given, **part})).of(outcome))
+
+
+DEEP: Any = 1
+for _ in range(5):
+    DEEP = {"a": [DEEP]}
+
+
+def done(output: object) -> dict[str, object]:
+    return {"state": "done", "output": output, "error": ""}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "part", "expected"),
+    [
+        (Completed(TaskResult({"a": 1})), {}, done({"a": 1})),
+        (Completed(TaskResult(vector=Vector(np.array([0.5, 1.0], "<f4").tobytes()))), {}, done([0.5, 1.0])),
+        (Completed(TaskResult("text")), {"result_key": "result"}, done({"result": "text"})),
+        (Completed(TaskResult({"a": "x\0y"})), {"without_nul": True}, done({"a": "xy"})),
+        (Completed(TaskResult(DEEP)), {"max_levels": 10}, done(DEEP)),
+        (
+            Completed(TaskResult(DEEP)),
+            {"max_levels": 9},
+            {"state": "error", "error": "result_too_deep: the result is nested deeper than 9 levels"},
+        ),
+        (Completed(TaskResult({"a": '}{[["\\'})), {"max_levels": 1}, done({"a": '}{[["\\'})),
+        (Completed(TaskResult(1)), {"succeeded": {"done": True}}, {"done": True}),
+        (Failed(Failure("empty", "no text")), {}, {"state": "error", "error": "empty: no text"}),
+        (Failed(Failure("boom")), {}, {"state": "error", "error": "boom"}),
+        (
+            Failed(Failure("c", "m")),
+            {"failed": {"e": "{error}", "l": ["{error.code}", "{error.message}", "x"]}},
+            {"e": {"code": "c", "message": "m"}, "l": ["c", "m", "x"]},
+        ),
+    ],
+)
+def test_what_is_reported(outcome: Outcome, part: dict[str, Any], expected: object) -> None:
+    assert body(outcome, **part) == expected
+
+
+def test_a_failure_without_its_error() -> None:
+    """For APIs that refuse keys they do not know; there is none when nothing would be left."""
+    part = {"path": "/x/{id}", "succeeded": {}, "failed": {"state": "error", "error": {"code": "{error.code}"}}}
+    assert Bodies(ReportPart(**part)).bare_failure == b'{"state":"error"}'
+    for failed in ({"error": "{error}"}, {"state": "error"}):
+        assert Bodies(ReportPart(**{**part, "failed": failed})).bare_failure is None
