@@ -374,7 +374,7 @@ def task_api() -> Json:
                 queries={
                     "{{outcome}}": f"{per_second('polls_total', by='outcome')} > 0",
                     "wake-up by {{origin}}": per_second("wakeups_total", by="origin"),
-                    "push connected": "ai_task_processor_push_connected",
+                    "push connected": largest("push_connected"),
                 },
                 unit="ops",
             ),
