@@ -288,7 +288,8 @@ def overview() -> Json:
             ),
             Number(
                 title="US dollars",
-                text="Over the time shown, at the price above, which you may overwrite. One price for all models.",
+                text="Over the time shown, at the price above, which you may overwrite: one for all models. "
+                "With MODEL_PRICES the model board has the cost of each, chat included.",
                 queries={"cost": f"{tokens} / 1e6 * $price"},
                 unit="currencyUSD",
                 decimals=2,
