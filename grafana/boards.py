@@ -288,7 +288,8 @@ def overview() -> Json:
             ),
             Number(
                 title="US dollars",
-                text="Over the time shown, at the price above, which you may overwrite. One price for all models.",
+                text="Over the time shown, at the price above, which you may overwrite: one for all models. "
+                "With MODEL_PRICES the model board has the cost of each, chat included.",
                 queries={"cost": f"{tokens} / 1e6 * $price"},
                 unit="currencyUSD",
                 decimals=2,
@@ -374,7 +375,7 @@ def task_api() -> Json:
                 queries={
                     "{{outcome}}": f"{per_second('polls_total', by='outcome')} > 0",
                     "wake-up by {{origin}}": per_second("wakeups_total", by="origin"),
-                    "push connected": "ai_task_processor_push_connected",
+                    "push connected": largest("push_connected"),
                 },
                 unit="ops",
             ),
@@ -744,7 +745,6 @@ def chat() -> Json:
                 text="In the currency of MODEL_PRICES; nothing without that table.",
                 queries={"{{model}}": of_chat(f"3600 * {per_second('model_cost_total', by='model')} > 0")},
             ),
-            circuits("chat", "wikidata", "search"),
         ],
     )
     beside = Row(
@@ -755,12 +755,14 @@ def chat() -> Json:
                 text="Calls inside tasks of several calls: made, or answered from the store after a crash or a retry.",
                 queries={"{{outcome}}": f"{per_second('steps_total', by='outcome')} > 0"},
                 unit="ops",
+                width=6,
             ),
             Graph(
                 title="Requests to Wikidata, by outcome",
                 text="People, topics and areas of claims. While it fails their tasks wait; nothing is paid twice.",
                 queries={"{{outcome}}": f"{per_second('wikidata_requests_total', by='outcome')} > 0"},
                 unit="reqps",
+                width=6,
                 stacked=True,
             ),
             Graph(
@@ -768,8 +770,10 @@ def chat() -> Json:
                 text="Each ok is paid for; answers that are remembered make no request.",
                 queries={"{{outcome}}": f"{per_second('search_requests_total', by='outcome')} > 0"},
                 unit="reqps",
+                width=6,
                 stacked=True,
             ),
+            circuits("chat", "wikidata", "search", width=6),
         ],
     )
     return board("chat", "AI task processor: chat models", [answered, calls, beside])

@@ -131,11 +131,12 @@ class Incident:
             await self._seen(f'ai_task_processor_deliveries_total{{outcome="acknowledged"}} >= bool {done}')
 
     async def _bad_tasks(self, daemon: DaemonProcess) -> None:
-        """A text that is refused among good ones, an unknown type, no text at all, a result that is refused."""
+        """A text that is refused among good ones, an unknown type, tasks without a text, a result that is refused."""
         tasks = self._sandbox.tasks
         tasks.add("of no known type", type="no_such_type")
         tasks.add("[[refuse]] this one")
         tasks.add(content={"no": "text"})
+        tasks.add(type="sentiment", content={"no": "text"})
         refused = tasks.add("refused at delivery")
         self._sandbox.faults.add("patch", status=400, task_id=refused)
         for number in range(6):

@@ -24,6 +24,7 @@ AT_REST = {
     "process: Slots in use: stuck",
     "process: Stuck tasks: stuck",
     "process: What it holds: quarantined",
+    "task-api: Polls, by how they ended: push connected",
 }
 
 each_alert = pytest.mark.parametrize("alert", CASES)
