@@ -211,7 +211,7 @@ def test_what_is_reported(outcome: Outcome, part: dict[str, Any], expected: obje
 
 def test_a_failure_without_its_error() -> None:
     """For APIs that refuse keys they do not know; there is none when nothing would be left."""
-    part = {"path": "/x/{id}", "succeeded": {}, "failed": {"state": "error", "error": {"code": "{error.code}"}}}
+    part: dict[str, Any] = {"path": "/x/{id}", "succeeded": {}, "failed": {"state": "error", "error": {"code": "{error.code}"}}}
     assert Bodies(ReportPart(**part)).bare_failure == b'{"state":"error"}'
     for failed in ({"error": "{error}"}, {"state": "error"}):
         assert Bodies(ReportPart(**{**part, "failed": failed})).bare_failure is None
