@@ -1,4 +1,4 @@
-"""Marks tasks as ``in_progress`` while they run: information for people and dashboards, and no claim.
+"""Marks tasks as ``in_progress`` while they run: information for people and dashboards, or a claim (``exclusive``).
 
 The state has no owner and no expiry upstream, and removes the task from the pending list: it must be reset even after a
 kill. So the store persists the marks, and a task that is not settled is set to ``pending`` again. After a mark without
@@ -26,7 +26,9 @@ log = get_logger(__name__)
 class Marks:
     """``patch`` sets a bare state; ``late_s``: a request without an answer cannot arrive later than this, seconds.
 
-    ``admission`` knows which tasks run or wait for their report: those stay marked.
+    ``admission`` knows which tasks run or wait for their report: those stay marked. ``exclusive``: only a task whose
+    mark was accepted starts. One whose mark had no clear answer is set to pending again: should another worker hold it
+    by then it runs twice, where it would be lost otherwise.
     """
 
     def __init__(
@@ -37,11 +39,13 @@ class Marks:
         *,
         late_s: float,
         clock: Clock,
+        exclusive: bool = False,
     ) -> None:
         self._patch = patch
         self._memory = memory
         self._admission = admission
         self._late_s = late_s
+        self._exclusive = exclusive
         self._clock = clock
         #: marked, and neither acknowledged nor set to pending
         self._marked: set[str] = set()
@@ -70,8 +74,13 @@ class Marks:
             return False
         except Ambiguous:
             self._unsure.add(task_id)
+            if self._exclusive:
+                self._claimed.pop(task_id, None)
+                return False
         except RemoteError:
-            pass  # the mark is only information: the task runs without it
+            if self._exclusive:
+                await self._forget(task_id)
+                return False
         return True
 
     async def withdraw(self, task_id: str) -> None:

@@ -105,7 +105,18 @@ class ClaimPart(Part):
 
     mark: dict[str, JsonValue] = Field(description="the body of the request that marks a task")
     unmark: dict[str, JsonValue] = Field(description="the body that makes it pending again")
+    method: Method | None = Field(None, description="of these requests; that of reports if not set")
+    path: TaskPath | None = Field(None, description="of these requests; that of reports if not set")
+    exclusive: bool = Field(
+        False, description="the API refuses to mark a marked task (404, 409, 422): only a marked task starts"
+    )
     optional: bool = Field(False, description="only with MARK_IN_PROGRESS=true")
+
+    @model_validator(mode="after")
+    def _sure(self) -> Self:
+        if self.exclusive and self.optional:
+            raise ValueError("optional contradicts exclusive: without the mark a task could start twice")
+        return self
 
 
 class ReportPart(Part):

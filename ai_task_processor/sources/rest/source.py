@@ -146,7 +146,11 @@ class RestSource(ProfileSource, TaskSource):
         made = super().of(name, profile)
         listing, report, reread = made.profile.listing, made.profile.report, made.profile.report.reread
         routes = [(listing.path, "GET"), (report.path, report.method), *([(reread, "GET")] if reread else [])]
-        made.routes = [*routes, *([TOKEN_ROUTE] if made.profile.auth == "oauth2" else [])]
+        claim = made.profile.claim
+        if claim is not None:
+            made.claims = "exclusive" if claim.exclusive else "none" if claim.optional else "advisory"
+            routes.append((claim.path or report.path, claim.method or report.method))
+        made.routes = [*dict.fromkeys(routes), *([TOKEN_ROUTE] if made.profile.auth == "oauth2" else [])]
         return made
 
     @classmethod
@@ -272,7 +276,14 @@ class RestSource(ProfileSource, TaskSource):
         self._admission = want.admission
         if self._memory is not None and self._marks is None:
             late_s = self._settings.request_timeout_s
-            self._marks = Marks(self._patch_state, self._memory, want.admission, late_s=late_s, clock=self._clock)
+            self._marks = Marks(
+                self._patch_state,
+                self._memory,
+                want.admission,
+                late_s=late_s,
+                clock=self._clock,
+                exclusive=self.claims == "exclusive",
+            )
         tasks = await self._list.take(want.limit) or await self._poll(want.limit)
         if self._marks is not None and tasks:
             tasks = await self._mark(tasks, self._marks)
@@ -296,15 +307,16 @@ class RestSource(ProfileSource, TaskSource):
         return {task_id: task for (task_id, task), mine in zip(tasks.items(), ours, strict=True) if mine}
 
     async def _patch_state(self, task_id: str, state: TaskStatus) -> None:
-        claim = self.profile.claim
+        claim, method, path = self.profile.claim, self.profile.report.method, self.profile.report.path
         if state is TaskStatus.PENDING or state is TaskStatus.IN_PROGRESS:
             assert claim is not None  # noqa: S101 - without it there are no marks
+            method, path = claim.method or method, claim.path or path
             body = codec.line(claim.mark if state is TaskStatus.IN_PROGRESS else claim.unmark)
         else:
             # A late mark may have overwritten a final state, which is repeated without its result.
             words = self.profile.states.words()
             body = codec.line({keys(self.profile.fields.state or "/state")[-1]: words[state]})
-        await self._delivery_gate.call(lambda: self._patch(task_id, state, body), about=task_id)
+        await self._delivery_gate.call(lambda: self._patch(task_id, state, body, method, path), about=task_id)
 
     async def _poll(self, limit: int) -> Mapping[str, Task]:
         started_at = time.perf_counter()
@@ -444,7 +456,7 @@ class RestSource(ProfileSource, TaskSource):
             self._unclear.discard(task_id)
             return
         try:
-            await self._patch(task_id, state, body)
+            await self._patch(task_id, state, body, part.method, part.path)
         except Unacknowledged as error:
             self._unclear.add(task_id)
             raise self._acknowledgements.missing(task_id, error) from error
@@ -471,10 +483,9 @@ class RestSource(ProfileSource, TaskSource):
             raise Rejected("lost")
         return False
 
-    async def _patch(self, task_id: str, state: TaskStatus, body: bytes) -> None:
-        part = self.profile.report
+    async def _patch(self, task_id: str, state: TaskStatus, body: bytes, method: str, path: str) -> None:
         try:
-            answer = await self._exchange(part.method, part.path, task_id, body)
+            answer = await self._exchange(method, path, task_id, body)
         except InvalidAnswer as error:
             what = "return the updated document, small and uncompressed, or nothing"
             raise Unacknowledged(f"answers to results cannot be read ({error}): {what}") from error

@@ -22,13 +22,13 @@ class Room:
     ``busy`` are the tasks that run, or whose outcome waits.
     """
 
-    def __init__(self, clock: Any, memory: MemoryOutbox | None = None) -> None:
+    def __init__(self, clock: Any, memory: MemoryOutbox | None = None, *, exclusive: bool = False) -> None:
         self.told: list[tuple[str, str]] = []
         self.errors: list[Exception] = []
         self.running: dict[str, SkipReason] = {}
         self.clock = clock
         self.memory = memory or MemoryOutbox(2**20, clock)
-        self.marks = Marks(self._patch, self.memory, self, late_s=LATE_S, clock=clock)
+        self.marks = Marks(self._patch, self.memory, self, late_s=LATE_S, clock=clock, exclusive=exclusive)
 
     async def _patch(self, task_id: str, state: TaskStatus) -> None:
         self.told.append((task_id, state.value))
@@ -91,6 +91,24 @@ async def test_a_task_that_is_gone_is_not_worked_on(room: Room) -> None:
 async def test_a_mark_that_does_not_arrive_keeps_nobody_from_working(room: Room, error: RemoteError) -> None:
     room.errors = [error]
     assert await room.begin()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (Unsent("refused"), ["in_progress"]),
+        (Rejected("conflict"), ["in_progress"]),
+        (Ambiguous("lost"), ["in_progress", "pending"]),
+    ],
+)
+async def test_an_exclusive_mark_decides_whether_a_task_starts(clock: Any, error: Exception, told: list[str]) -> None:
+    """Without a clear answer it does not, and is set to pending again."""
+    room = Room(clock, exclusive=True)
+    room.errors = [error]
+    (mine,) = await room.marks.begin(["a"])
+    await room.marks.tend()
+    assert (mine, [state for _, state in room.told]) == (False, told)
+    assert await room.memory.remembered() == []
 
 
 async def test_a_mark_without_an_answer_is_followed_by_the_final_state(room: Room, clock: Any) -> None:

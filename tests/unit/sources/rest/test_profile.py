@@ -89,6 +89,10 @@ def test_the_built_in_ones(name: str) -> None:
         (('"{error.text}"', '"{reason}"'), ["small.toml:22: report: failed has {reason}: there are "]),
         (('items = "/data/jobs"', 'paging = "cursor"'), ["small.toml:4: list: next is missing: paging cursor needs"]),
         (('items = "/data/jobs"', 'paging = "page"'), ["small.toml:4: list: limit is missing: paging page needs"]),
+        (
+            ("[report]", "[claim]\nmark = {}\nunmark = {}\nexclusive = true\noptional = true\n[report]"),
+            ["small.toml:22: claim: optional contradicts exclusive: without"],
+        ),
         (('pending = "waiting"\n', ""), ["small.toml:18: states.pending is missing: add it"]),
         (
             ('method = "POST"', 'method = "GET"\nx = 1'),
@@ -211,7 +215,8 @@ def test_what_is_reported(outcome: Outcome, part: dict[str, Any], expected: obje
 
 def test_a_failure_without_its_error() -> None:
     """For APIs that refuse keys they do not know; there is none when nothing would be left."""
-    part: dict[str, Any] = {"path": "/x/{id}", "succeeded": {}, "failed": {"state": "error", "error": {"code": "{error.code}"}}}
+    failed = {"state": "error", "error": {"code": "{error.code}"}}
+    part: dict[str, Any] = {"path": "/x/{id}", "succeeded": {}, "failed": failed}
     assert Bodies(ReportPart(**part)).bare_failure == b'{"state":"error"}'
-    for failed in ({"error": "{error}"}, {"state": "error"}):
-        assert Bodies(ReportPart(**{**part, "failed": failed})).bare_failure is None
+    for other in ({"error": "{error}"}, {"state": "error"}):
+        assert Bodies(ReportPart(**{**part, "failed": other})).bare_failure is None
