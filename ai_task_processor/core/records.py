@@ -15,18 +15,20 @@ from ai_task_processor.models.task import (
     Task,
     TaskResult,
     TaskStatus,
+    Usage,
     Vector,
 )
 
 
 def to_record(task: Task, receipt: Receipt, outcome: Outcome, finished_at: float) -> Record:
     """The record of an outcome. Raises ``ValueError`` when a result cannot be written as JSON."""
-    body, vector = b"null", None
+    body, vector, usage = b"null", None, None
     match outcome:
         case Completed(result):
             status = TaskStatus.SUCCEEDED
             body = b"null" if result.output is None else codec.dumps(result.output)
             vector = None if result.vector is None else bytes(result.vector.data)
+            usage = result.usage if isinstance(result.usage, Usage) else None
         case Failed(failure):
             status, body = TaskStatus.FAILED, codec.dumps({"code": failure.code, "message": failure.message})
         case Cancelled():
@@ -41,6 +43,7 @@ def to_record(task: Task, receipt: Receipt, outcome: Outcome, finished_at: float
         body=body,
         vector=vector,
         trace=task.trace,
+        usage=usage,
     )
 
 
@@ -53,4 +56,5 @@ def to_outcome(record: Record) -> Outcome:
         case TaskStatus.CANCELLED:
             return Cancelled()
         case _:
-            return Completed(TaskResult(body, vector=None if record.vector is None else Vector(record.vector)))
+            vector = None if record.vector is None else Vector(record.vector)
+            return Completed(TaskResult(body, usage=record.usage, vector=vector))

@@ -243,6 +243,7 @@ class Record:
     due_at: float = 0.0
     reason: str | None = None
     trace: Mapping[str, str] | None = None
+    usage: Usage | None = None
     acknowledged: bool = False
 
     @property

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from ai_task_processor.core.ports import Outbox, Standing, Store
-from ai_task_processor.models.task import Receipt, Record, Task, TaskStatus
+from ai_task_processor.models.task import Receipt, Record, Task, TaskStatus, Usage
 
 NOW = 1_800_000_000.0
 MAX_BYTES = 10_000
@@ -396,10 +396,12 @@ async def what_ran_at_a_kill_is_known_afterwards(case: StoreCase) -> None:
 async def results_survive_a_kill(case: StoreCase) -> None:
     """A record whose ``put`` has resolved survives a kill."""
     if case.restart is not None:
-        await case.store.outbox.put(record(vector=bytes(range(16)), trace={"traceparent": "00-ab-cd-01"}))
+        await case.store.outbox.put(
+            record(vector=bytes(range(16)), trace={"traceparent": "00-ab-cd-01"}, usage=Usage(5, 2, 1))
+        )
         store = await case.restart()
         (found,) = await store.outbox.due(NOW, 10)
-        assert found == record(vector=bytes(range(16)), trace={"traceparent": "00-ab-cd-01"})
+        assert found == record(vector=bytes(range(16)), trace={"traceparent": "00-ab-cd-01"}, usage=Usage(5, 2, 1))
         assert store.recovered == 1
 
 

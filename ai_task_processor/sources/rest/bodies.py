@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ai_task_processor.core import codec
-from ai_task_processor.models.task import Cancelled, Completed, Failed, Failure, Outcome
+from ai_task_processor.models.task import Cancelled, Completed, Failed, Failure, Outcome, Usage
 from ai_task_processor.sources.rest.profile import ReportPart
 
 #: stands for the result while a template is written: no template has it, because U+0000 is no TOML
-_MARK = "\0"
+_MARK, _USAGE_MARK = "\0", "\0\0"
 _STRINGS, _BRACKETS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"'), re.compile(rb"[\[\]{}]")
 
 
@@ -26,16 +27,17 @@ class Bodies:
 
     def __init__(self, part: ReportPart) -> None:
         self._part = part
-        written = codec.dumps(_filled(part.succeeded, {"{result}": _MARK}))
+        written = codec.dumps(_filled(part.succeeded, {"{result}": _MARK, "{usage}": _USAGE_MARK}))
         #: what stands around the result
         self._around = written.split(codec.dumps(_MARK))
+        self._has_usage = codec.dumps(_USAGE_MARK) in written
 
     def of(self, outcome: Outcome) -> bytes:
         """The body of a report. A cancelled task is reported as failed: there is no state for it."""
         match outcome:
             case Completed(result):
                 try:
-                    return self._succeeded(codec.result_json(result.output, result.vector))
+                    return self._succeeded(codec.result_json(result.output, result.vector), result.usage)
                 except UnreportableResult as error:
                     return self._failed(error.failure)
             case Failed(failure):
@@ -43,8 +45,10 @@ class Bodies:
             case Cancelled():
                 return self._failed(Failure("cancelled"))
 
-    def _succeeded(self, result: bytes) -> bytes:
-        part = self._part
+    def _succeeded(self, result: bytes, usage: Usage | None) -> bytes:
+        part, around = self._part, self._around
+        if self._has_usage:
+            around = [each.replace(codec.dumps(_USAGE_MARK), _tokens(usage)) for each in around]
         if part.result_key is not None and not result.startswith(b"{"):
             result = codec.dumps(part.result_key).join((b"{", b":" + result + b"}"))
         if part.max_levels is not None and _levels(result) > part.max_levels:
@@ -53,7 +57,7 @@ class Bodies:
             )
         if part.without_nul and b"\\u0000" in result:
             result = codec.dumps(_without_nul(codec.loads(result)))
-        return result.join(self._around)
+        return result.join(around)
 
     def _failed(self, failure: Failure) -> bytes:
         text = f"{failure.code}: {failure.message}" if failure.message else failure.code
@@ -88,6 +92,13 @@ def _has_placeholder(value: object) -> bool:
     if isinstance(value, list):
         return any(map(_has_placeholder, value))
     return isinstance(value, str) and value.startswith("{error")
+
+
+def _tokens(usage: Usage | None) -> bytes:
+    """``{"prompt_tokens", "cached_tokens", "completion_tokens", "total_tokens"}``; null when nothing was charged."""
+    if usage is None:
+        return b"null"
+    return codec.line({**asdict(usage), "total_tokens": usage.total_tokens})
 
 
 def _levels(written: bytes) -> int:

@@ -36,7 +36,7 @@ TaskPath = Annotated[str, AfterValidator(_task_path)]
 Method = Literal["PATCH", "PUT", "POST"]
 Paging = Literal["none", "limit", "page", "offset", "cursor", "link"]
 #: what strings of a body stand for
-PLACEHOLDERS = ("{result}", "{error}", "{error.code}", "{error.message}", "{error.text}")
+PLACEHOLDERS = ("{result}", "{usage}", "{error}", "{error.code}", "{error.message}", "{error.text}")
 
 
 class ListPart(Part):
@@ -124,7 +124,7 @@ class ReportPart(Part):
 
     method: Method = "PATCH"
     path: TaskPath
-    succeeded: dict[str, JsonValue] = Field(description="the body; the string {result} stands for the result")
+    succeeded: dict[str, JsonValue] = Field(description="the body; strings may be {result}, {usage} (its tokens)")
     failed: dict[str, JsonValue] = Field(
         description="the body; strings may be {error} (an object), {error.code}, {error.message}, {error.text} (both)"
     )

@@ -185,7 +185,8 @@ def _record(values: Sequence[pages.Value] | None) -> _Found | None:
     _, columns = schema.layout(version)
     if len(values) != len(columns):
         return None
-    row: dict[str, pages.Value] = {"source": schema.FIRST_SOURCE, "token": "", "trace": None, "acknowledged": 0}
+    row: dict[str, pages.Value] = {"source": schema.FIRST_SOURCE, "token": "", "trace": None, "usage": None}
+    row["acknowledged"] = 0
     for value, (name, kind, needed) in zip(values, columns, strict=True):
         if (value is None and needed) or (value is not None and not isinstance(value, _TYPES[kind])):
             return None

@@ -9,12 +9,13 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import astuple
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from ai_task_processor.core.errors import DataDirectoryError
-from ai_task_processor.models.task import Receipt, Record, TaskStatus
+from ai_task_processor.models.task import Receipt, Record, TaskStatus, Usage
 
 #: ``waiting``: to be delivered. With ``acknowledged``, the source has it and a sink does not: it is only written to
 #: the sinks. ``dead``: a dead letter, which keeps ``acknowledged``. ``quarantined``: a task that must not start.
@@ -54,6 +55,7 @@ CREATE TABLE IF NOT EXISTS records (
     {_COLUMNS_1}
     token TEXT NOT NULL,
     trace TEXT,
+    usage TEXT,
     acknowledged INTEGER NOT NULL,
     {_PAYLOAD},
     UNIQUE (task_id, source)
@@ -79,12 +81,12 @@ CREATE TABLE requests (id INTEGER PRIMARY KEY, action TEXT NOT NULL, task_id TEX
 """
 RECORD_COLUMNS = (
     "source, task_id, token, task_type, status, fingerprint, finished_at, created_at, attempts, due_at, reason, "
-    "trace, acknowledged, checksum, body, vector"
+    "trace, usage, acknowledged, checksum, body, vector"
 )
 _FIRST_COLUMNS = RECORD_COLUMNS.replace("source, task_id, token,", f"'{FIRST_SOURCE}', task_id, '',").replace(
-    "trace, acknowledged", "NULL, 0"
+    "trace, usage, acknowledged", "NULL, NULL, 0"
 )
-_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PUT = f"INSERT OR REPLACE INTO records (state, size, {RECORD_COLUMNS}) VALUES {_ROW}"  # noqa: S608 - constants only
 #: The largest number of rows per statement. Few distinct statements, so that SQLite's cache has each compiled.
 PUT_AT_ONCE = 8
@@ -263,6 +265,7 @@ def _row(record: Record, state: State) -> tuple[object, ...]:
         record.due_at,
         record.reason,
         None if record.trace is None else json.dumps(record.trace),
+        None if record.usage is None else json.dumps(astuple(record.usage)),
         record.acknowledged,
         _checksum(record),
         record.body,
@@ -276,12 +279,19 @@ def to_record(row: tuple[object, ...]) -> Record:
     SQLite detects a broken page structure, but not changed bytes in a result, which would be delivered.
     """
     values = dict(zip(RECORD_COLUMNS.split(", "), row, strict=True))
-    checksum, trace = values.pop("checksum"), values.pop("trace")
+    checksum, trace, usage = (values.pop(name) for name in ("checksum", "trace", "usage"))
     receipt = Receipt(str(values.pop("source")), str(values.pop("task_id")), str(values.pop("token")))
     status = TaskStatus(str(values.pop("status")))
     carrier = None if trace is None else json.loads(str(trace))
     acknowledged = bool(values.pop("acknowledged"))
-    record = Record(receipt=receipt, status=status, trace=carrier, acknowledged=acknowledged, **values)  # type: ignore[arg-type]  # the table has these types
+    record = Record(
+        receipt=receipt,
+        status=status,
+        trace=carrier,
+        usage=None if usage is None else Usage(*json.loads(str(usage))),
+        acknowledged=acknowledged,
+        **values,  # type: ignore[arg-type]  # the table has these types
+    )
     if checksum != _checksum(record):
         raise DamagedRecord(f"the record of {record.task_id} is damaged")
     return record

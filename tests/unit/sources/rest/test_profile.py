@@ -10,7 +10,7 @@ import pytest
 
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.plugins import find
-from ai_task_processor.models.task import Completed, Failed, Failure, Outcome, Task, TaskResult, Vector
+from ai_task_processor.models.task import Completed, Failed, Failure, Outcome, Task, TaskResult, Usage, Vector
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.sources.rest.bodies import Bodies
 from ai_task_processor.sources.rest.profile import ReportPart, RestProfile
@@ -200,6 +200,12 @@ def done(output: object) -> dict[str, object]:
         ),
         (Completed(TaskResult({"a": '}{[["\\'})), {"max_levels": 1}, done({"a": '}{[["\\'})),
         (Completed(TaskResult(1)), {"succeeded": {"done": True}}, {"done": True}),
+        (
+            Completed(TaskResult("\0\0", usage=Usage(5, 2, 1))),
+            {"succeeded": {"r": "{result}", "u": "{usage}"}},
+            {"r": "\0\0", "u": {"prompt_tokens": 5, "completion_tokens": 2, "cached_tokens": 1, "total_tokens": 7}},
+        ),
+        (Completed(TaskResult(1)), {"succeeded": {"u": ["{usage}"]}}, {"u": [None]}),
         (Failed(Failure("empty", "no text")), {}, {"state": "error", "error": "empty: no text"}),
         (Failed(Failure("boom")), {}, {"state": "error", "error": "boom"}),
         (
