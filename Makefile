@@ -55,10 +55,10 @@ chaos: $(DEV) ## kill the daemon under load for two minutes and prove that nothi
 figures: $(DEV) ## measure the other figures of the promise (15 minutes)
 	$(BIN)/python -m tests.bench.promise $(ARGS)
 
-# The first lock holds the others to its versions: what is tested is what is shipped.
+# The first lock holds the others to its versions: what is tested is what is shipped, with the extras of all built-ins.
 lock: .venv/.tools ## write the locks anew after a change in pyproject.toml
-	$(UV_LOCK) --group dev --output-file requirements-dev.txt pyproject.toml
-	$(UV_LOCK) --constraints requirements-dev.txt --output-file requirements.txt pyproject.toml
+	$(UV_LOCK) --all-extras --group dev --output-file requirements-dev.txt pyproject.toml
+	$(UV_LOCK) --all-extras --constraints requirements-dev.txt --output-file requirements.txt pyproject.toml
 	$(UV_LOCK) --constraints requirements-dev.txt --group build --output-file requirements-build.txt
 	$(UV_LOCK) --constraints requirements-dev.txt --group bench --output-file requirements-bench.txt pyproject.toml
 	$(UV_LOCK) --constraints requirements-dev.txt --group model --output-file requirements-model.txt

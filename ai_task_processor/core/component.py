@@ -21,14 +21,14 @@ class Problem:
     """Why a component cannot work now: a code for machines and a message for people.
 
     ``ready``: the daemon is ready nevertheless (a pause that ends by itself, something that is not configured). Such a
-    problem only explains idleness, ``when`` tasks are ``running`` and wait for it, when listed tasks are ``unserved``
-    (have no processor), or ``always``.
+    problem explains idleness ``when`` tasks are ``running`` and wait for it, when listed tasks are ``unserved`` (have
+    no processor), ``always`` or ``never``. The last two are notes in ``/ready``.
     """
 
     code: str
     message: str = ""
     ready: bool = False
-    when: Literal["always", "running", "unserved"] = "always"
+    when: Literal["always", "running", "unserved", "never"] = "always"
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}" if self.message else self.code

@@ -35,9 +35,14 @@ def _exposed(url: str | SecretStr) -> str | None:
     return syntax.plain_http(url)
 
 
-def _encrypted(url: Any) -> Any:
+def insecure_allowed() -> bool:
+    """Whether ``ALLOW_INSECURE_HTTP`` permits unencrypted requests to public hosts. For validators."""
     allowed = next((layer[name] for layer in LAYERS.get() if (name := "ALLOW_INSECURE_HTTP") in layer), "")
-    if _exposed(url) == "public" and allowed.lower() not in syntax.TRUE:
+    return allowed.lower() in syntax.TRUE
+
+
+def _encrypted(url: Any) -> Any:
+    if _exposed(url) == "public" and not insecure_allowed():
         raise ValueError(
             "must use https, because plain http shows credentials and data on the way; "
             "ALLOW_INSECURE_HTTP=true permits it"

@@ -33,7 +33,13 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "openai": "ai_task_processor.providers.rotating:RotatingProvider",
     },
     "stores": {"sqlite": "ai_task_processor.stores.sqlite.store:SqliteStore"},
-    "sinks": {},
+    "sinks": {
+        "kafka": "ai_task_processor.sinks.kafka.sink:KafkaSink",
+        "qdrant": "ai_task_processor.sinks.qdrant:QdrantSink",
+        "s3": "ai_task_processor.sinks.s3:S3Sink",
+        "smtp": "ai_task_processor.sinks.smtp.sink:SmtpSink",
+        "webhook": "ai_task_processor.sinks.webhook:WebhookSink",
+    },
     "processors": {},
 }
 #: the sources that profiles describe, by kind

@@ -68,6 +68,7 @@ class Daemon:
         self._ops = MetricsServer(
             unhealthy=lambda: health.unhealthy(self._snapshot()),
             unready=lambda: health.unready(self._snapshot()),
+            notes=lambda: health.notes(self._snapshot()),
             status=self.status,
             exposition=parts.metrics.exposition,
             wake_up=None if token is None else WakeUp(token.get_secret_value(), self._wake),

@@ -283,7 +283,7 @@ def _services(
         task_types=factory.task_types,
         chat_models=chat_models,
         chat_types=factory.chat_types,
-        services=factory.services,
+        services=[*factory.services, *(sink.entry_point.name for sink in selected.sinks)],
         routes=getattr(source, "routes", ()),
         currency=None if model.prices is None else model.prices.currency,
     )

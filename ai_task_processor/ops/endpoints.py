@@ -33,8 +33,9 @@ class WakeUp:
 class MetricsServer:
     """Serves GET and HEAD of four paths, and POST of ``/wake`` when there is a ``wake_up``.
 
-    ``unhealthy`` returns why the process should be restarted, ``unready`` every reason why tasks are not processed;
-    both are called at each request. ``exposition`` returns Prometheus's text and its content type.
+    ``unhealthy`` returns why the process should be restarted, ``unready`` every reason why tasks are not processed,
+    ``notes`` what is wrong although they are; all are called at each request. ``exposition`` returns Prometheus's text
+    and its content type.
     """
 
     def __init__(
@@ -44,10 +45,12 @@ class MetricsServer:
         unready: Callable[[], list[str]],
         status: Callable[[], Status],
         exposition: Callable[[], tuple[bytes, str]],
+        notes: Callable[[], list[str]] = list,
         wake_up: WakeUp | None = None,
     ) -> None:
         self._unhealthy = unhealthy
         self._unready = unready
+        self._notes = notes
         self._exposition = exposition
         self._wake_up = wake_up
         self._rendered, self._rendered_at = (b"", ""), -math.inf
@@ -83,8 +86,9 @@ class MetricsServer:
         return _json(200, {"status": "ok"}) if reason is None else _json(503, {"status": "stuck", "reason": reason})
 
     def _ready(self) -> Response:
-        reasons = self._unready()
-        return _json(503 if reasons else 200, {"ready": not reasons, "reasons": reasons})
+        reasons, notes = self._unready(), self._notes()
+        body = {"ready": not reasons, "reasons": reasons, **({"notes": notes} if notes else {})}
+        return _json(503 if reasons else 200, body)
 
     def _metrics(self) -> Response:
         if time.monotonic() - self._rendered_at > RENDERED_S:

@@ -49,6 +49,11 @@ def unready(snapshot: Snapshot) -> list[str]:
     return reasons + [str(problem) for problem in snapshot.problems if not problem.ready]
 
 
+def notes(snapshot: Snapshot) -> list[str]:
+    """What an operator may have to mend although tasks are processed, each beginning with a constant code."""
+    return [str(each) for each in snapshot.problems if each.ready and each.when in ("always", "never")]
+
+
 def state(snapshot: Snapshot) -> str:
     """The state as a label of the ``state`` metric."""
     if snapshot.draining:

@@ -61,6 +61,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     delivery.resumed        reports are tried again
     delivery.crashed        a bug of ours in one delivery
     sink.failed             a sink did not take a result: it is written again later
+    sink.disabled           SINKS names a sink whose address is not set: it receives nothing
     sink.restored           it takes results again
     sink.not_discarded      a sink kept a result that the source has refused
     outbox.awaited          another daemon holds it

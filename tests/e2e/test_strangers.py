@@ -96,7 +96,10 @@ async def test_leases_are_kept_alive_and_lost_or_cancelled_ones_stop(
     [
         ({"TASK_SOURCE": "nowhere"}, "TASK_SOURCE names no source that is installed: 'nowhere'; there are"),
         ({"STORE": "nowhere"}, "STORE names no store that is installed: 'nowhere'; there are forgetful, sqlite"),
-        ({"SINKS": "lines,nowhere"}, "SINKS names no sink that is installed: 'nowhere'; there are lines"),
+        (
+            {"SINKS": "lines,nowhere"},
+            "SINKS names no sink that is installed: 'nowhere'; there are kafka, lines",
+        ),
         ({"ACME_FOLDER": ""}, "ACME_FOLDER is missing: set it to the folder of the task files"),
         ({"ACME_LEAST_WORDS": "-1"}, "ACME_LEAST_WORDS must be"),
     ],

@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -28,7 +29,9 @@ SEVERAL = {"aiohttp", "yarl"}
 #: The modules that may be the one door of a library.
 DOORS = {
     "aiohttp": {"net/client.py", "net/pages.py", "net/push.py", "ops/listener.py"},
+    "aiosmtplib": {"sinks/smtp/sink.py"},
     "authlib": {"net/oauth.py"},
+    "confluent_kafka": {"sinks/kafka/sink.py"},
     "cryptography": {"core/syntax.py"},
     "dotenv": {"core/environment.py"},
     "jsonschema": {"processors/chat/answers.py"},
@@ -99,7 +102,8 @@ def test_each_library_has_one_door() -> None:
 
 def test_each_library_is_a_dependency_of_ours() -> None:
     """What is imported is declared, not borrowed from the dependency of a dependency."""
-    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     distributions = packages_distributions()
     found = strangers(PACKAGE, modules())
@@ -245,8 +249,17 @@ def test_a_health_check_loads_next_to_nothing() -> None:
 
 def test_heavy_libraries_wait_for_their_first_use() -> None:
     """A daemon that does embeddings only has none of what other types of task need."""
-    _, loaded = import_watched(PACKAGE, "ai_task_processor.processors.factory", "ai_task_processor.engine.wiring")
-    heavy = {"lxml", "jsonschema", "openai", f"{PACKAGE.name}.net.pages", f"{PACKAGE.name}.processors.search.brave"}
+    modules = ("processors.factory", "engine.wiring", "sinks.kafka.sink", "sinks.smtp.sink")
+    _, loaded = import_watched(PACKAGE, *(f"{PACKAGE.name}.{module}" for module in modules))
+    heavy = {
+        "aiosmtplib",
+        "confluent_kafka",
+        "lxml",
+        "jsonschema",
+        "openai",
+        f"{PACKAGE.name}.net.pages",
+        f"{PACKAGE.name}.processors.search.brave",
+    }
     assert loaded & heavy == set()
 
 

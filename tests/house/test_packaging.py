@@ -7,6 +7,7 @@ import sys
 import tomllib
 import zipfile
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -20,13 +21,14 @@ from tests.commands import ran
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-#: what is declared for each lock
+NEEDED: list[str] = PROJECT["project"]["dependencies"]
+#: what is declared for each lock; the image has the libraries of all built-ins
 DECLARED: dict[str, list[str]] = {
-    "requirements.txt": PROJECT["project"]["dependencies"],
+    "requirements.txt": [*NEEDED, *chain(*PROJECT["project"]["optional-dependencies"].values())],
     **{f"requirements-{name}.txt": declared for name, declared in PROJECT["dependency-groups"].items()},
 }
-for shared in ("requirements-dev.txt", "requirements-bench.txt"):
-    DECLARED[shared] = DECLARED["requirements.txt"] + DECLARED[shared]
+DECLARED["requirements-dev.txt"] = DECLARED["requirements.txt"] + DECLARED["requirements-dev.txt"]
+DECLARED["requirements-bench.txt"] = NEEDED + DECLARED["requirements-bench.txt"]
 LOCKS = list(DECLARED)
 
 every_lock = pytest.mark.parametrize("lock", LOCKS)

@@ -206,7 +206,7 @@ def test_what_is_secret_says_so() -> None:
     """Every variable whose name sounds like a secret is one: masked, and readable from a file."""
     words: Mapping[str, bool] = {v.name: v.secret or v.name.endswith("_FILE") for v in variables(GROUPS)}
     sounding = {name for name in words if {"SECRET", "KEY", "TOKEN", "PASSWORD"} & set(name.split("_"))}
-    assert {name for name in sounding if not words[name]} == {"OAUTH2_TOKEN_URL"}
+    assert {name for name in sounding if not words[name]} == {"OAUTH2_TOKEN_URL", "S3_ACCESS_KEY_ID"}
 
 
 async def test_no_authorities_are_read_for_plain_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,16 @@ REQUIRED = {
 }
 GROUPS = built_in_groups()
 NAMES = [variable.name for variable in variables(GROUPS)]
+#: asked for when another variable is set: what sinks need beside their address, for one
+NEEDED = {"KAFKA_TOPIC", "KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD", "SMTP_FROM", "QDRANT_COLLECTION"}
+NEEDED |= {"S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"}
+#: secrets that have a form
+FORMS = {
+    "HTTPS_PROXY": "https://me:pw@proxy.example.com",
+    "SMTP_URL": "smtps://me:pw@mail.example.com",
+    "WEBHOOK_SECRET": f"whsec_{'c2VjcmV0IG9m' * 4}",
+}
+MAIL = {"SMTP_FROM": "us@example.com"}
 SECRETS = [variable.name for variable in variables(GROUPS) if variable.secret]
 
 
@@ -331,7 +341,7 @@ def test_no_message_repeats_a_value(texts: dict[str, str]) -> None:
 def test_any_text_is_settings_or_lines_about_what_was_set(texts: dict[str, str]) -> None:
     """No text escapes as another kind of exception, and every line is about a variable that was given."""
     told = {line.split()[0] for line in mistakes(texts)} - {"None"}
-    assert told <= texts.keys() | {"OAUTH2_PRIVATE_KEY_FILE"}
+    assert told <= texts.keys() | {"OAUTH2_PRIVATE_KEY_FILE"} | NEEDED
 
 
 def test_the_environment_wins_over_dotenv(tmp_path: Path) -> None:
@@ -398,9 +408,9 @@ def test_settings_are_frozen() -> None:
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_can_come_from_a_file(name: str, tmp_path: Path) -> None:
     """``<NAME>_FILE`` is as good as the variable, the editor's final newline aside."""
-    text = "https://me:pw@proxy.example.com" if name == "HTTPS_PROXY" else "a secret from a file"
+    text = FORMS.get(name, "a secret from a file")
     (tmp_path / "secret").write_text(f"{text}\n", "utf-8")
-    assert load({f"{name}_FILE": str(tmp_path / "secret")}, name) == load({name: text})
+    assert load({f"{name}_FILE": str(tmp_path / "secret"), **MAIL}, name) == load({name: text, **MAIL})
 
 
 @pytest.mark.parametrize("name", SECRETS)
@@ -409,7 +419,7 @@ def test_a_bad_secret_file_is_one_line(name: str, tmp_path: Path) -> None:
     (tmp_path / "empty").write_text(" \n", "utf-8")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     for path, reason in {"missing": "No such file", ".": "directory", "empty": "empty", "binary": "UTF-8"}.items():
-        (line,) = problems({f"{name}_FILE": str(tmp_path / path)}, name)
+        (line,) = problems({f"{name}_FILE": str(tmp_path / path), **MAIL}, name)
         assert line.startswith(f"{name}_FILE ")
         assert reason in line
         assert str(tmp_path) not in line
@@ -418,7 +428,7 @@ def test_a_bad_secret_file_is_one_line(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_given_twice_is_a_contradiction(name: str, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("https://x.example.com", "utf-8")
-    changes = {name: "https://x.example.com", f"{name}_FILE": str(tmp_path / "secret")}
+    changes = {name: "https://x.example.com", f"{name}_FILE": str(tmp_path / "secret"), **MAIL}
     assert problems(changes) == [f"{name} and {name}_FILE are both set: remove one of them"]
 
 

@@ -12,12 +12,13 @@ TOKEN = "a-token-of-the-tests"
 PATHS = ["/health", "/ready", "/metrics", "/status"]
 
 
-def ops(wake: Callable[[], None] | None = None) -> MetricsServer:
+def ops(wake: Callable[[], None] | None = None, notes: list[str] | None = None) -> MetricsServer:
     return MetricsServer(
         unhealthy=lambda: None,
         unready=list,
         status=dict,
         exposition=lambda: (b"", "text/plain"),
+        notes=lambda: notes or [],
         wake_up=None if wake is None else WakeUp(TOKEN, wake),
     )
 
@@ -76,3 +77,12 @@ def test_with_a_token_the_path_is_listed_and_the_others_are_as_they_were() -> No
 
 def test_the_token_is_in_no_repr() -> None:
     assert TOKEN not in repr(WakeUp(TOKEN, print))
+
+
+def test_a_note_leaves_the_daemon_ready() -> None:
+    """A sink that is off, for instance."""
+    assert document(ops(notes=["sink_off: why"]).answer("GET", "/ready")) == {
+        "ready": True,
+        "reasons": [],
+        "notes": ["sink_off: why"],
+    }

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_task_processor.core.component import Problem
-from ai_task_processor.ops.health import POLL_FAILED, Snapshot, state, unhealthy, unready, why_idle
+from ai_task_processor.ops.health import POLL_FAILED, Snapshot, notes, state, unhealthy, unready, why_idle
 from ai_task_processor.ops.metrics import STATES
 
 WELL = Snapshot(draining=False, polled=True, tick_age_s=3.0, longest_tick_s=60.0, running=0, slots=5)
@@ -18,13 +18,14 @@ FULL, DISK = Problem("outbox_full"), Problem("disk_full", "little is left")
 DOWN = Problem("paused", "model is paused: down", ready=True)
 PACED = Problem("paced", "tasks in slots wait for the model m", ready=True, when="running")
 NO_MODEL = Problem("no_model", "OPENAI_API_KEY is not set", ready=True, when="unserved")
+SINK_OFF = Problem("sink_off", "KAFKA_BOOTSTRAP_SERVERS is not set", ready=True, when="never")
 SNAPSHOTS = st.builds(
     Snapshot,
     draining=st.booleans(),
     polled=st.booleans(),
     tick_age_s=st.floats(0, 1_000),
     longest_tick_s=st.just(60.0),
-    problems=st.lists(st.sampled_from([REFUSED, UNPOLLED, FULL, DISK, DOWN, PACED, NO_MODEL])),
+    problems=st.lists(st.sampled_from([REFUSED, UNPOLLED, FULL, DISK, DOWN, PACED, NO_MODEL, SINK_OFF])),
     running=st.integers(0, 5),
     slots=st.just(5),
     isolation=st.none() | st.just("one task runs isolated"),
@@ -115,3 +116,10 @@ def test_before_the_first_poll_it_is_starting(change: dict[str, Any], reasons: l
 def test_why_nothing_happens_is_one_sentence(change: dict[str, Any], sentence: str | None) -> None:
     """The most telling reason comes first."""
     assert why_idle(replace(WELL, **change)) == sentence
+
+
+def test_a_sink_that_is_off_is_noted_and_explains_nothing() -> None:
+    """Tasks are processed without it: what is paused explains more."""
+    snapshot = replace(WELL, problems=[SINK_OFF, NO_MODEL])
+    assert (unready(snapshot), notes(snapshot), why_idle(snapshot)) == ([], [str(SINK_OFF)], "no task is pending")
+    assert notes(replace(WELL, problems=[DOWN, PACED, REFUSED])) == [str(DOWN)]

@@ -1,0 +1,157 @@
+"""Hands mails over to a server, and remembers which it took or refused."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from ai_task_processor.core.checks import Finding, Remote, Stopwatch, ok
+from ai_task_processor.core.errors import Misconfigured, RemoteError, TimedOut, Transient, Unauthorized, Unsent
+from ai_task_processor.models.task import Record
+from ai_task_processor.net.client import deadline, describe
+from ai_task_processor.net.services import Services
+from ai_task_processor.net.tls import shared_tls
+from ai_task_processor.sinks.base import REFUSED_AGAIN_S, Refused, RemoteSink, event_id
+from ai_task_processor.sinks.smtp.message import fields, message
+from ai_task_processor.sinks.smtp.settings import SmtpSettings
+
+if TYPE_CHECKING:
+    from aiosmtplib import SMTP, SMTPResponseException
+
+#: for one message, and for the farewell after it, in seconds
+TIMEOUT_S, QUIT_S = 30.0, 2.0
+#: connections at once: servers limit them for each client
+CONNECTIONS = 4
+#: the last messages that were sent or refused for good, so that they are not offered again
+REMEMBERED = 10_000
+#: authentication required, too weak, failed, only over TLS (RFC 4954 §6)
+LOGIN_CODES = frozenset({530, 534, 535, 538})
+
+
+def explained(error: Exception, *, bundled: bool) -> RemoteError | Refused:
+    """The error for one of aiosmtplib's or of the operating system. ``bundled``: CA_BUNDLE is set."""
+    import aiosmtplib as smtp
+
+    match error:
+        case smtp.SMTPRecipientsRefused():
+            return _answered(error.recipients[0])
+        case smtp.SMTPResponseException():
+            return _answered(error)
+        case smtp.SMTPNotSupported():
+            return Refused("the mail server takes only addresses in ASCII")
+        case TimeoutError():
+            return TimedOut("the mail server does not answer in time")
+        case smtp.SMTPServerDisconnected():
+            return Transient("the mail server closed the connection")
+        case smtp.SMTPException() if not isinstance(error, OSError):
+            lacking = "AUTH: remove the user from" if "AUTH" in str(error) else "STARTTLS: use smtps in"
+            return Misconfigured(f"the mail server offers no {lacking} SMTP_URL")
+    return Unsent(f"no connection to the mail server ({describe(error, bundled=bundled)})")
+
+
+def _answered(error: "SMTPResponseException") -> RemoteError | Refused:
+    """5xx is final (RFC 5321 §4.2.1): about the login, the sender, or one message."""
+    import aiosmtplib as smtp
+
+    code = error.code
+    if code in LOGIN_CODES:
+        return Unauthorized(f"the mail server refuses the login ({code}): correct user and password in SMTP_URL")
+    final = code >= 500
+    match error:
+        case smtp.SMTPRecipientRefused():
+            text = f"the mail server refuses the recipient ({code})"
+            return Refused(text) if final else RemoteError(text, status=code)
+        case smtp.SMTPDataError() if final:
+            return Refused(f"the mail server refuses the message ({code})")
+        case smtp.SMTPSenderRefused() if final:
+            return Misconfigured(f"the mail server refuses the sender ({code}): correct SMTP_FROM")
+    return Transient(f"the mail server answers {code}", status=code)
+
+
+def _key(record: Record) -> tuple[UUID, float]:
+    """The same for every write of a result; another one when the task was done again."""
+    return event_id(record), record.finished_at
+
+
+class SmtpSink(RemoteSink):
+    """A mail for each result that is one."""
+
+    name = "smtp"
+    order = "after_report"
+    settings_groups = (SmtpSettings,)
+
+    def __init__(self, services: Services) -> None:
+        settings = services.settings[SmtpSettings]
+        server = settings.server
+        remote = Remote("mail server", "SMTP_URL", server.shown) if server else None
+        super().__init__(services, settings, remote, "aiosmtplib")
+        self._network = services.settings.network
+        self._connections = asyncio.Semaphore(CONNECTIONS)
+        #: why a message was refused for good, None when it was sent
+        self._ended: dict[tuple[UUID, float], str | None] = {}
+
+    def _takes(self, record: Record) -> bool:
+        return fields(record) is not None
+
+    async def write(self, record: Record) -> None:
+        key = _key(record)
+        if key not in self._ended:
+            async with self._connections:
+                await super().write(record)
+        elif (reason := self._ended[key]) is not None:
+            raise RemoteError(reason, retry_after_s=REFUSED_AGAIN_S)
+
+    async def _send(self, record: Record) -> None:
+        mail, key = message(record, self._secrets[SmtpSettings].sender or ""), _key(record)
+        try:
+            async with self._connected() as connection:
+                await connection.send_message(mail)
+                self._remember(key, None)
+                await connection.quit(timeout=QUIT_S)
+        except Refused as error:
+            self._remember(key, str(error))
+            raise
+
+    def _remember(self, key: tuple[UUID, float], reason: str | None) -> None:
+        while len(self._ended) >= REMEMBERED:
+            del self._ended[next(iter(self._ended))]
+        self._ended[key] = reason
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator["SMTP"]:
+        """A connection, encrypted and logged in. Raises ``RemoteError`` and ``Refused``, for the block too."""
+        import aiosmtplib
+
+        server = self._secrets[SmtpSettings].server
+        assert server is not None  # noqa: S101 - called only when the sink is on
+        tls = shared_tls(self._network) if server.encrypted or not server.local else None
+        connection = aiosmtplib.SMTP(
+            hostname=server.host,
+            port=server.port,
+            username=server.user,
+            password=server.password,
+            use_tls=server.encrypted,
+            start_tls=not server.encrypted and not server.local,
+            tls_context=None if tls is None else tls.context,
+            timeout=TIMEOUT_S,
+        )
+        try:
+            async with deadline(TIMEOUT_S):
+                await connection.connect()
+                yield connection
+        except (aiosmtplib.SMTPException, OSError) as error:
+            raise explained(error, bundled=self._network.ca_bundle is not None) from error
+        finally:
+            connection.close()
+
+    async def reload(self) -> None:
+        """Offer again what was refused."""
+        self._ended = {key: reason for key, reason in self._ended.items() if reason is None}
+
+    async def _access(self) -> Finding:
+        watch = Stopwatch()
+        async with self._connected() as connection:
+            await connection.quit(timeout=QUIT_S)
+        user = " and takes the login" if (server := self._secrets[SmtpSettings].server) and server.user else ""
+        return ok(f"it answers{user} ({watch})")
