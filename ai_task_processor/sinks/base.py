@@ -31,7 +31,7 @@ from ai_task_processor.ops.logs import get_logger
 NAMESPACE = UUID("22fe22dd-f12e-4c6f-93fb-9de04bb68fb4")
 #: pause in seconds before a record is written again that the remote itself refuses: the longest that delivery makes
 REFUSED_AGAIN_S = 900.0
-#: a write holds a place of delivery: when it fails after so many seconds, the others need not find out for themselves
+#: a failure that took this many seconds opens the circuit at once: each write holds one of the concurrent deliveries
 SLOW_S = 5.0
 #: for one HTTP request, in total, seconds
 TIMEOUT_S = 30.0

@@ -73,7 +73,7 @@ class KafkaSink(RemoteSink):
         self._producer: Producer | None = None
         #: what the producer was made of: another secret or certificate needs another producer
         self._made_of: object = None
-        #: why the broker cannot be reached, as the producer has told last
+        #: why the broker cannot be reached, as the producer reported last
         self._cause: str | None = None
 
     async def _send(self, record: Record) -> None:
@@ -118,7 +118,7 @@ class KafkaSink(RemoteSink):
         return self._producer
 
     def _noted(self, error: "KafkaError") -> None:
-        """After a fatal error another producer is needed. The other errors tell what keeps messages from the broker."""
+        """After a fatal error another producer is needed. The other errors say why the broker cannot be reached."""
         if error.fatal():
             self._producer = None
         elif self._cause is None or error.name() != "_ALL_BROKERS_DOWN":

@@ -19,7 +19,7 @@ from ai_task_processor.sinks.smtp.settings import SmtpSettings
 if TYPE_CHECKING:
     from aiosmtplib import SMTP, SMTPResponseException
 
-#: for one message, and for the farewell after it, in seconds
+#: for one message, and for QUIT after it, in seconds
 TIMEOUT_S, QUIT_S = 30.0, 2.0
 #: connections at once: servers limit them for each client
 CONNECTIONS = 4
