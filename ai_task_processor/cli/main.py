@@ -27,6 +27,21 @@ Exit codes: 0 done, 69 a remote is down, 70 a bug of ours, 73 data directory unu
 """
 
 
+_CHECK: Final = """\
+Validate a profile, then read its pending tasks with the present settings, and show what becomes of them:
+the task as a processor gets it, the processor that would take it, and what would be sent for its outcome.
+Nothing is claimed, marked or reported, and DATA_DIR is not touched.
+"""
+_CHECK_EPILOG: Final = """\
+A profile of your own, from first to last:
+  ai-task-processor sources show agents-playground > shop.toml    a built-in one to begin with
+  API_BASE_URL=https://shop.example.com ai-task-processor sources check ./shop.toml
+  TASK_SOURCE=./shop.toml ai-task-processor run
+
+Exit codes: 0 it works, 69 a remote is down, 78 the profile or a setting is wrong.
+"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Without ``argv`` it reads the command line and guards the streams."""
     if argv is None:
@@ -82,6 +97,8 @@ def _parser() -> "argparse.ArgumentParser":
     _add_outbox_actions(outbox)
     types = add("types", _types, "look at prompt types, and try one on a single task")
     _add_type_actions(types)
+    sources = add("sources", _sources, "look at sources of tasks, and try a profile without reporting anything")
+    _add_source_actions(sources)
     sandbox = add("sandbox", _sandbox, "run token endpoint, task API, model API and Wikidata in one local server")
     sandbox.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     sandbox.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
@@ -110,6 +127,26 @@ def _add_type_actions(parser: "argparse.ArgumentParser") -> None:
     trial = actions.add_parser("try", help="run one task against the model and print its result; nothing is reported")
     trial.add_argument("name", metavar="TYPE")
     trial.add_argument("file", metavar="FILE", help="the content of the task, or a whole task, as JSON; - for stdin")
+
+
+def _add_source_actions(parser: "argparse.ArgumentParser") -> None:
+    import argparse
+
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
+    listing = actions.add_parser("list", help="every source: its kind and its usual types; * is the selected one")
+    listing.add_argument("--json", action="store_true", help="one JSON object a line")
+    show = actions.add_parser("show", help="the profile of a source, and (on stderr) the settings that it reads")
+    show.add_argument("name", metavar="SOURCE", help="the name of a source, or the path of a profile")
+    check = actions.add_parser(
+        "check",
+        help="validate a profile, and show what it makes of the pending tasks; nothing is reported",
+        description=_CHECK,
+        epilog=_CHECK_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument("name", metavar="SOURCE", help="the name of a source, or the path of a profile")
+    check.add_argument("--json", action="store_true", help="one JSON object")
+    actions.add_parser("schema", help="the JSON Schema of profiles, for editors")
 
 
 def _run(arguments: "argparse.Namespace") -> int:
@@ -186,6 +223,12 @@ def _types(arguments: "argparse.Namespace") -> int:
     from ai_task_processor.cli import types
 
     return types.main(arguments)
+
+
+def _sources(arguments: "argparse.Namespace") -> int:
+    from ai_task_processor.cli import sources
+
+    return sources.main(arguments)
 
 
 def _sandbox(arguments: "argparse.Namespace") -> int:

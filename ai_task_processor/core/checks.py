@@ -42,12 +42,17 @@ unusable = partial(Finding, "failure", code=EX_CANTCREAT)
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """The pending tasks of a source, or the first ``seen`` of them; ``doctor`` reports which can be processed here."""
+    """The pending tasks of a source, or the first ``seen`` of them; ``doctor`` reports which can be processed here.
+
+    ``unusable``: of the first records that cannot become tasks, the id (or nothing) and the reason, for
+    ``sources check``.
+    """
 
     tasks: Sequence[Task]
     seen: int
     complete: bool
     took: str
+    unusable: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(slots=True, eq=False)

@@ -129,8 +129,8 @@ def _lacking(found: object, port: type) -> Iterator[str]:
         yield "its order is neither before_report nor after_report"
 
 
-def installed(kind: Kind) -> Sequence[Plugin]:
-    """All of a kind, sorted by name. Raises ``ConfigurationError`` when two packages use the same name."""
+def candidates(kind: Kind) -> Sequence[Plugin]:
+    """All of a kind, sorted by name, also those of which two have the same name."""
     group = f"ai_task_processor.{kind}"
     found = [
         Plugin(kind, EntryPoint(name, value, group), PACKAGE, _profile(kind, name))
@@ -138,8 +138,13 @@ def installed(kind: Kind) -> Sequence[Plugin]:
     ]
     others = ((each, getattr(each.dist, "name", "unknown")) for each in entry_points(group=group))
     found += [Plugin(kind, each, package) for each, package in others if package != PACKAGE]
+    return sorted(found, key=lambda plugin: plugin.entry_point.name)
+
+
+def installed(kind: Kind) -> Sequence[Plugin]:
+    """All of a kind, sorted by name. Raises ``ConfigurationError`` when two packages use the same name."""
     by_name: dict[str, Plugin] = {}
-    for plugin in sorted(found, key=lambda plugin: plugin.entry_point.name):
+    for plugin in candidates(kind):
         first = by_name.setdefault(plugin.entry_point.name, plugin)
         if first is not plugin:
             raise ConfigurationError(f"{first} is in the package {plugin.package!r}, too: uninstall one of them")

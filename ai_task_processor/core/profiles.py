@@ -4,6 +4,7 @@ The kind of a profile is a class with ``ProfileSource`` as a base: it says how a
 it needs. Built-in profiles are in ``sources/profiles``.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -13,11 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.groups import Group
 from ai_task_processor.core.toml_file import TomlFile
+from ai_task_processor.models.task import Outcome
 
 FOLDER = Path(__file__).parent.parent / "sources" / "profiles"
 
+_NAME = r"^[a-z][a-z0-9-]{0,62}$"
 #: the part of keys in the store that names the source
-SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+SourceName = Annotated[str, Field(pattern=_NAME)]
 
 
 class Part(BaseModel):
@@ -29,8 +32,9 @@ class Part(BaseModel):
 class Profile(Part):
     """What profiles of every kind say."""
 
-    kind: str = Field(description="rest, postgres or another kind of source")
+    kind: str = Field(description="the kind of source, which decides about all other keys")
     name: SourceName | None = Field(None, description="the name of the source; that of the file if not set")
+    description: str | None = Field(None, description="one sentence for `sources list`")
     types: tuple[str, ...] = Field(description="the task types that are taken when ENABLED_TASK_TYPES is not set")
 
 
@@ -44,6 +48,13 @@ class ProfileSource:
     def groups(cls, profile: Any) -> Sequence[type[Group]]:
         """The settings that a source with this profile reads."""
         raise NotImplementedError
+
+    def sends(self, task_id: str, outcome: Outcome | None) -> tuple[str, bytes] | None:  # noqa: ARG002 - for sources that report
+        """What is sent for an outcome, or (None) when a task starts: the request, and its body in JSON.
+
+        For people: nothing is sent by this call. None when the source sends nothing then.
+        """
+        return None
 
     @classmethod
     def of(cls, name: str, profile: Profile) -> type[Self]:
@@ -65,8 +76,11 @@ def is_path(name: str) -> bool:
 def source_of(kind: type[ProfileSource], file: Path) -> type[ProfileSource]:
     """The class for the profile in a file. Raises ``ConfigurationError`` with a line for each mistake in it."""
     problems: list[str] = []
-    profile = TomlFile(file, "a profile", problems).parsed(kind.profile_type)
-    if profile is None:
+    toml = TomlFile(file, "a profile", problems)
+    profile = toml.parsed(kind.profile_type)
+    if profile is not None and profile.name is None and not re.fullmatch(_NAME, file.stem):
+        toml.mistake(["name"], "name is missing: add it, because the file's name is not of a-z, 0-9 and - alone")
+    if profile is None or problems:
         raise ConfigurationError(*(f"TASK_SOURCE: {problem}" for problem in problems))
     return kind.of(profile.name or file.stem, profile)
 

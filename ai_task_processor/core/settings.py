@@ -251,8 +251,13 @@ class Variable:
 def variables(groups: Iterable[type[Group]]) -> Sequence[Variable]:
     """Every variable that the core and these groups read, without the ``<NAME>_FILE`` forms."""
     parts, *others = _CORE.values()
+    return variables_of((parts, *groups, *others))
+
+
+def variables_of(groups: Iterable[type[Group]]) -> Sequence[Variable]:
+    """The same of these groups alone."""
     found: dict[str, Variable] = {}
-    for field in (field for group in (parts, *groups, *others) for field in group.model_fields.values()):
+    for field in (field for group in groups for field in group.model_fields.values()):
         name, *files = names(field)
         default = field.default if isinstance(field.default, str) else ""
         found.setdefault(name, Variable(name, field.description or "", default, files not in ([], [name])))

@@ -11,6 +11,15 @@ from pydantic import BaseModel, ValidationError
 #: a larger file is none that somebody has written
 MAX_FILE_BYTES = 2**20
 
+#: sentences for types of pydantic's errors, in the words of TOML
+_WORDS = {
+    "missing": "is missing: add it",
+    "tuple_type": "must be an array",
+    "list_type": "must be an array",
+    "dict_type": "must be a table",
+    "mapping_type": "must be a table",
+    "model_type": "must be a table",
+}
 _KEY = re.compile(r"""("[^"]*"|'[^']*')|([^.\s"']+)""")
 
 M = TypeVar("M", bound=BaseModel)
@@ -40,16 +49,20 @@ class TomlFile:
         return None
 
     def parsed(self, model: type[M]) -> M | None:
-        """The file as this model; None when it has mistakes."""
+        """The file as this model; None when it has mistakes, which are added in the order of their lines."""
         document = self.document()
         if document is None:
             return None
         try:
             return model.model_validate(document)
         except ValidationError as error:
+            found = []
             for part in error.errors(include_input=False, include_context=False, include_url=False):
                 place = [str(each) for each in part["loc"]]
-                self.mistake(place, self._sentence(part["type"], place, part["msg"]))
+                sentence = self._sentence(part["type"], place, part["msg"])
+                found.append((self._line(place or _first_word(sentence)), place, sentence))
+            for _, place, sentence in sorted(found, key=lambda one: one[0]):
+                self.mistake(place, sentence)
         return None
 
     def mistake(self, place: Sequence[str], sentence: str) -> None:
@@ -61,8 +74,8 @@ class TomlFile:
         if not place:
             return message
         key = ".".join(place)
-        words = {"extra_forbidden": f"is no key of {self._what}: remove or correct it", "missing": "is missing: add it"}
-        return f"{key} {words[kind]}" if kind in words else f"{key}: {message}"
+        words = {"extra_forbidden": f"is no key of {self._what}: remove or correct it", **_WORDS}
+        return f"{key} {words[kind]}" if kind in words else f"{key}: {message.replace('Input should be', 'must be')}"
 
     def _line(self, place: Sequence[str]) -> int:
         """The line on which a key stands, or the table that it is in; 1 when neither is there."""

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
@@ -26,34 +26,47 @@ DEADLINE_S: Final = 10.0
 def main(environ: Mapping[str, str] | None = None) -> int:
     """Check everything; returns the exit code: 78 wrong configuration, 73 store unusable, 69 a remote is down."""
     report = Report(Console(highlight=False, force_terminal=sys.stdout.isatty()))
+    examine(report, partial(_check, report), environ)
+    return report.close(summary(report.findings))
+
+
+def examine(
+    report: Report,
+    work: Callable[[Parts], Awaitable[None]],
+    environ: Mapping[str, str] | None = None,
+    add: Callable[[str, Finding], None] | None = None,
+) -> None:
+    """Do this work with all parts of the daemon; each mistake of the configuration is a finding."""
+    add = add or report.add
     try:
         factory = ProcessorFactory()
         settings, selected = load_selected(environ, groups=factory.settings_groups, chats=factory.chats_with)
         report.mask = masking.Masker(settings.secrets())
         logs.configure(level="CRITICAL", format="auto", secrets=settings.secrets())
 
-        async def work() -> None:
-            await _check(assemble(settings, selected, factory), report)
+        async def assembled() -> None:
+            parts = assemble(settings, selected, factory)
+            try:
+                await work(parts)
+            finally:
+                for _, client in parts.services.clients:
+                    await client.aclose()
 
-        asyncio.run(work())
+        asyncio.run(assembled())
     except ConfigurationError as error:
         for problem in error.problems:
-            report.add("configuration", checks.mistake(problem))
-        report.add("everything else", skipped("skipped: needs a valid configuration"))
-    return report.close(summary(report.findings))
+            add("configuration", checks.mistake(problem))
+        add("everything else", skipped("skipped: needs a valid configuration"))
 
 
-async def _check(parts: Parts, report: Report) -> None:
+async def _check(report: Report, parts: Parts) -> None:
     names = parts.settings.parts
     mode = "none" if parts.provider is None else parts.provider.name
     report.add("configuration", ok(f"valid, source {names.task_source}, store {names.store}, mode {mode}"))
     for text in parts.settings.warnings:
         report.add("configuration", warning(text))
-    try:
-        await run(checks_of(parts), report.add, lambda task: parts.factory.find(task) is not None)
-    finally:
-        for _, client in parts.services.clients:
-            await client.aclose()
+    can_process: Callable[[Task], bool] = lambda task: parts.factory.find(task) is not None
+    await run(checks_of(parts), report.add, partial(checks.listed, can_process=can_process))
 
 
 def checks_of(parts: Parts) -> Iterator[Check]:
@@ -82,10 +95,13 @@ def checks_of(parts: Parts) -> Iterator[Check]:
 async def run(
     todo: Iterable[Check],
     report: Callable[[str, Finding, str], None],
-    can_process: Callable[[Task], bool] = lambda _: True,
+    describe: Callable[[Listed], Iterable[Finding]] = lambda _: (),
     deadline_s: float = DEADLINE_S,
 ) -> None:
-    """Run the checks, each with a deadline, and ``report`` (title, finding, subject); skip those with failed needs."""
+    """Run the checks, each with a deadline, and ``report`` (title, finding, subject); skip those with failed needs.
+
+    ``describe`` makes findings of the tasks that a source has.
+    """
     unproven: dict[object, Check] = {}
 
     def found(check: Check, finding: Finding) -> None:
@@ -100,7 +116,7 @@ async def run(
                 continue
             with Deadline(deadline_s):
                 async for seen in check.work():
-                    for finding in checks.listed(seen, can_process) if isinstance(seen, Listed) else (seen,):
+                    for finding in describe(seen) if isinstance(seen, Listed) else (seen,):
                         found(check, finding)
         except TimeoutError:
             remedy = f"overloaded, or behind a firewall? See {check.setting}"

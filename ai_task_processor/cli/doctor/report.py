@@ -36,6 +36,10 @@ class Report:
         if finding.remedy:
             self._print("    ", "", finding.remedy)
 
+    def note(self, title: str, text: str) -> None:
+        """Print a line that is no finding."""
+        self._print(" ", "", f" {title:<15} {text}")
+
     def close(self, summary: str) -> int:
         """Print the last line; returns the exit code."""
         self._print("", "", summary)

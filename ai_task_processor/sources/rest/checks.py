@@ -35,7 +35,8 @@ async def list_pending(listing: PendingList, remote: Remote) -> AsyncIterator[Fi
     except RemoteError as error:
         yield refused(error, remote, REMEDIES)
         return
-    yield Listed(list(page.tasks.values()), page.seen, page.complete, str(watch))
+    unusable = [(each.task_id or "", each.reason) for each in page.invalid]
+    yield Listed(list(page.tasks.values()), page.seen, page.complete, str(watch), unusable)
     if invalid := page.skipped["invalid"]:
         yield warning(f"{invalid} are records that cannot be used", "their id must match TASK_ID_PATTERN")
 

@@ -29,7 +29,7 @@ from ai_task_processor.net.client import HttpClient, StreamedAnswer, deadline
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sources.rest.framing import ArrayFramer
-from ai_task_processor.sources.rest.page import PASSING, Oddities, Page
+from ai_task_processor.sources.rest.page import MOST_INVALID, PASSING, Oddities, Page
 from ai_task_processor.sources.rest.profile import RestProfile
 from ai_task_processor.sources.rest.read_ahead import ReadAhead
 from ai_task_processor.sources.rest.settings import ApiSettings
@@ -374,6 +374,8 @@ class PendingList:
             later.skipped[looked.reason] += 1
         elif isinstance(looked.found, Invalid):
             later.skipped["invalid"] += 1
+            if len(later.invalid) < MOST_INVALID:
+                later.invalid.append(looked.found)
             self._oddities.invalid(looked.record, looked.found)
         return True
 

@@ -13,6 +13,8 @@ from ai_task_processor.sources.rest.wire import Invalid
 REPORTED_RECORDS = 100
 #: types come from outside: the most that are logged at a time, and the most characters of each
 REPORTED_TYPES, REPORTED_TYPE_CHARS = 20, 64
+#: the invalid records of a page that are remembered
+MOST_INVALID = 20
 #: temporary reasons: the source knows by the id whether they still hold
 PASSING: tuple[SkipReason, ...] = ("running", "in_outbox", "deferred")
 
@@ -42,6 +44,8 @@ class Page:
     #: the types of those skipped as ``unknown_type``, as far as they are logged
     unknown: set[str] = field(default_factory=set)
     listed: int = 0
+    #: the first invalid records
+    invalid: list[Invalid] = field(default_factory=list)
 
     def note_age(self, created_at: float | None) -> None:
         if created_at is not None:

@@ -4,9 +4,9 @@ JSON pointers are those of RFC 6901; ``""`` is the whole document. ``{id}`` in a
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationInfo, field_validator
 
 from ai_task_processor.core.profiles import Part, Profile
 from ai_task_processor.models.task import TaskStatus
@@ -30,9 +30,16 @@ def _task_path(text: str) -> str:
     return text
 
 
+def _parameter(value: object) -> object:
+    if not isinstance(value, str | int):
+        raise ValueError("must be a text, a whole number, true or false")
+    return value
+
+
 Pointer = Annotated[str, AfterValidator(_pointer)]
 Path = Annotated[str, AfterValidator(_path)]
 TaskPath = Annotated[str, AfterValidator(_task_path)]
+Parameter = Annotated[str | int | bool, BeforeValidator(_parameter)]
 Method = Literal["PATCH", "PUT", "POST"]
 Paging = Literal["none", "limit", "page", "offset", "cursor", "link"]
 #: what strings of a body stand for
@@ -40,30 +47,49 @@ PLACEHOLDERS = ("{result}", "{usage}", "{error}", "{error.code}", "{error.messag
 
 
 class ListPart(Part):
-    """Where pending tasks are listed, and how its pages follow one another."""
+    """Where pending tasks are listed, and how its pages follow one another.
 
-    path: Path
-    query: dict[str, str | int | bool] = Field({}, description="parameters of every request")
+    ``paging``: ``none`` is one answer with all; ``limit`` asks for as many as are needed, and for more when those
+    cannot be taken; ``page`` counts pages, ``offset`` records; ``cursor`` sends what the answer before has at ``next``;
+    ``link`` follows the header ``Link`` with ``rel=next``.
+    """
+
+    path: Path = Field(description="the path of the list, after API_BASE_URL")
+    query: dict[str, Parameter] = Field({}, description="parameters of every request")
     items: Pointer = Field("", description="where the array of tasks is in an answer")
     order: Literal["oldest_first", "newest_first"] = Field("oldest_first", description="order of the array")
     paging: Paging = Field("none", description="how more than one page is read")
-    limit: str | None = Field(None, description="the parameter for how many tasks one answer may have")
+    limit: str | None = Field(
+        None, description="the parameter for how many tasks one answer may have", validate_default=True
+    )
     page_size: int = Field(100, ge=1, description="paging page and offset: the value of limit")
     page: str = Field("page", description="paging page: the parameter, which counts from first_page")
-    first_page: int = 1
+    first_page: int = Field(1, description="paging page: the number of the first page")
     offset: str = Field("offset", description="paging offset: the parameter")
     cursor: str = Field("cursor", description="paging cursor: the parameter")
-    next: Pointer = Field("", description="paging cursor: where the next cursor is in an answer")
+    next: Pointer = Field("", description="paging cursor: where the next cursor is in an answer", validate_default=True)
 
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if self.paging in ("limit", "page", "offset") and self.limit is None:
-            raise ValueError(f"limit is missing: paging {self.paging} needs the name of that parameter")
-        if self.paging == "cursor" and not self.next:
-            raise ValueError("next is missing: paging cursor needs the pointer of the next cursor")
-        if self.order == "newest_first" and self.paging not in ("none", "limit"):
-            raise ValueError(f"order newest_first cannot be read with paging {self.paging}: sort the list by a query")
-        return self
+    # Each where it belongs, because a validator of the model is not called when any field is wrong.
+    @field_validator("paging")
+    @classmethod
+    def _reads_the_order(cls, paging: str, info: ValidationInfo) -> str:
+        if info.data.get("order") == "newest_first" and paging not in ("none", "limit"):
+            raise ValueError(f"{paging} cannot be read with order newest_first: sort the list by a query")
+        return paging
+
+    @field_validator("limit")
+    @classmethod
+    def _limited(cls, limit: str | None, info: ValidationInfo) -> str | None:
+        if limit is None and (paging := info.data.get("paging")) in ("limit", "page", "offset"):
+            raise ValueError(f"is missing: paging {paging} needs the name of that parameter")
+        return limit
+
+    @field_validator("next")
+    @classmethod
+    def _followed(cls, pointer: str, info: ValidationInfo) -> str:
+        if not pointer and info.data.get("paging") == "cursor":
+            raise ValueError("is missing: paging cursor needs the pointer of the next cursor")
+        return pointer
 
     @property
     def streamed(self) -> bool:
@@ -74,15 +100,15 @@ class ListPart(Part):
 class FieldsPart(Part):
     """Where the parts of a listed task are."""
 
-    id: Pointer
+    id: Pointer = Field(description="a text that matches TASK_ID_PATTERN, or a whole number")
     type: Pointer | None = Field(None, description="without it all tasks are of the only type in types")
-    state: Pointer | None = None
+    state: Pointer | None = Field(None, description="tasks that are listed in another state than pending are skipped")
     content: Pointer = Field("", description="what the processor gets")
     created_at: Pointer | None = Field(None, description="a time as in ISO 8601, UTC if it has no offset")
-    timeout_s: Pointer | None = None
-    attempt_limit: Pointer | None = None
-    priority: Pointer | None = None
-    tenant: Pointer | None = None
+    timeout_s: Pointer | None = Field(None, description="seconds for one attempt, if that is less than TASK_TIMEOUT")
+    attempt_limit: Pointer | None = Field(None, description="how many attempts it may have, at most three")
+    priority: Pointer | None = Field(None, description="a whole number that processors see")
+    tenant: Pointer | None = Field(None, description="on whose behalf it is, for processors")
     trace: Pointer | None = Field(None, description="the carrier of the task's trace (W3C Trace Context)")
     strip: list[str] = Field([], description="patterns of keys that are removed from the content, such as _*")
 
@@ -90,10 +116,10 @@ class FieldsPart(Part):
 class StatesPart(Part):
     """The API's words for the states."""
 
-    pending: str
-    in_progress: str | None = None
-    succeeded: str
-    failed: str
+    pending: str = Field(description="waits for a worker")
+    in_progress: str | None = Field(None, description="is being worked on, if the API has such a state")
+    succeeded: str = Field(description="has a result")
+    failed: str = Field(description="has none, and never will")
 
     def words(self) -> Mapping[TaskStatus, str]:
         """By state; without those that the API does not have."""
@@ -112,18 +138,19 @@ class ClaimPart(Part):
     )
     optional: bool = Field(False, description="only with MARK_IN_PROGRESS=true")
 
-    @model_validator(mode="after")
-    def _sure(self) -> Self:
-        if self.exclusive and self.optional:
-            raise ValueError("optional contradicts exclusive: without the mark a task could start twice")
-        return self
+    @field_validator("optional")
+    @classmethod
+    def _sure(cls, optional: bool, info: ValidationInfo) -> bool:
+        if optional and info.data.get("exclusive"):
+            raise ValueError("contradicts exclusive, because without the mark a task could start twice: remove one")
+        return optional
 
 
 class ReportPart(Part):
-    """How an outcome is reported."""
+    """How an outcome is reported. A string of a body may be a placeholder as a whole."""
 
-    method: Method = "PATCH"
-    path: TaskPath
+    method: Method = Field("PATCH", description="of reports, and of marks that have none of their own")
+    path: TaskPath = Field(description="the path of one task, with {id}")
     succeeded: dict[str, JsonValue] = Field(description="the body; strings may be {result}, {usage} (its tokens)")
     failed: dict[str, JsonValue] = Field(
         description="the body; strings may be {error} (an object), {error.code}, {error.message}, {error.text} (both)"
@@ -135,33 +162,38 @@ class ReportPart(Part):
     check_first: bool = Field(False, description="read it before every report: what others have ended is left so")
     refusal: Pointer | None = Field(None, description="what every refusal of the API itself has, but no proxy's")
 
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        for name, body in (("succeeded", self.succeeded), ("failed", self.failed)):
-            for text in _texts(body):
-                if text.startswith("{") and text not in PLACEHOLDERS:
-                    raise ValueError(f"{name} has {text}: there are {', '.join(PLACEHOLDERS)}")
-        if self.check_first and self.reread is None:
-            raise ValueError("reread is missing: check_first needs the path of one task")
-        return self
+    @field_validator("succeeded", "failed")
+    @classmethod
+    def _known(cls, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for text in _texts(body):
+            if text.startswith("{") and text not in PLACEHOLDERS:
+                raise ValueError(f"has {text}: there are {', '.join(PLACEHOLDERS)}")
+        return body
+
+    @field_validator("check_first")
+    @classmethod
+    def _readable(cls, check_first: bool, info: ValidationInfo) -> bool:
+        if check_first and info.data.get("reread", "") is None:
+            raise ValueError("needs reread, the path of one task: add it")
+        return check_first
 
 
 class FollowedPart(Part):
     """Which tasks are followed by others as soon as their result is acknowledged: then a poll comes at once."""
 
-    pointer: Pointer
-    prefix: str
+    pointer: Pointer = Field(description="where a listed task has the text that decides")
+    prefix: str = Field(description="what that text begins with")
 
 
 class PushPart(Part):
     """A WebSocket whose messages end the wait for the next poll."""
 
-    path: Path
+    path: Path = Field(description="its path, after API_BASE_URL")
     state: Pointer | None = Field(None, description="where a message has the task's state: only pending ones wake")
 
 
 class RestProfile(Profile):
-    """A profile of the kind ``rest``."""
+    """An HTTP API that lists pending tasks, and takes a request for each outcome."""
 
     kind: Literal["rest"]
     auth: Literal["oauth2", "none"] = Field("none", description="oauth2: client credentials from the OAUTH2_ settings")
@@ -174,11 +206,12 @@ class RestProfile(Profile):
     followed: FollowedPart | None = None
     push: PushPart | None = None
 
-    @model_validator(mode="after")
-    def _typed(self) -> Self:
-        if self.fields.type is None and len(self.types) != 1:
-            raise ValueError("types must have exactly one type when fields.type is not set")
-        return self
+    @field_validator("fields")
+    @classmethod
+    def _typed(cls, fields: FieldsPart, info: ValidationInfo) -> FieldsPart:
+        if fields.type is None and len(info.data.get("types", ("one",))) != 1:
+            raise ValueError("type is missing: add it, or exactly one type to types")
+        return fields
 
     @property
     def has_secret(self) -> bool:

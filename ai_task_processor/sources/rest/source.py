@@ -163,6 +163,16 @@ class RestSource(ProfileSource, TaskSource):
         """The body of a report, for people."""
         return Bodies(cls.profile.report).of(outcome)
 
+    def sends(self, task_id: str, outcome: Outcome | None) -> tuple[str, bytes] | None:
+        claim, method, path = self.profile.claim, self.profile.report.method, self.profile.report.path
+        if outcome is not None:
+            body = self._bodies.of(outcome)
+        elif claim is not None and self._memory is not None:
+            method, path, body = claim.method or method, claim.path or path, codec.line(claim.mark)
+        else:
+            return None
+        return f"{method} {task_url(self._base, path, task_id)}", body
+
     @classmethod
     def build(cls, services: Services) -> Self:
         api, network, profile = services.settings[ApiSettings], services.settings, cls.profile

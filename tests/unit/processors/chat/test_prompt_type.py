@@ -37,7 +37,7 @@ def test_files_and_folders(tmp_path: Path) -> None:
         ("type = \n", " is not valid TOML: Invalid value (at line 1, column 8)"),
         ('type = "rate"\n', ":1: instructions is missing: add it"),
         (HEAD + "modell = 1\n", ":3: modell is no key of a prompt type: remove or correct it"),
-        (HEAD + "\ntemperature = 3\n", ":4: temperature: Input should be less than or equal to 2"),
+        (HEAD + "\ntemperature = 3\n", ":4: temperature: must be less than or equal to 2"),
         ('type = "a b"\ninstructions = "x"\n', ":1: type: String should match pattern "),
         ('type = "rate"\ninstructions = "{{ 1 }}"\n', ":2: instructions: {{ 1 }} is no name of a field: "),
         (HEAD + 'result = "level"\n', ":3: result needs a schema: "),
