@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,7 +79,7 @@ class TomlFile:
         return f"{key} {words[kind]}" if kind in words else f"{key}: {message.replace('Input should be', 'must be')}"
 
     def _line(self, place: Sequence[str]) -> int:
-        """The line on which a key stands, or the table that it is in; 1 when neither is there."""
+        """The line on which a key stands, or the first of the table that it is in; 1 when neither is there."""
         best, found, table = 0, 1, list[str]()
         for number, line in enumerate(self._text.splitlines(), 1):
             stripped = line.strip()
@@ -89,7 +90,7 @@ class TomlFile:
                 path = [*table, *_keys(stripped.partition("=")[0])]
             else:
                 continue
-            common = len(path) if path == list(place[: len(path)]) else 0
+            common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path, place, strict=False)))
             if common > best:
                 best, found = common, number
         return found

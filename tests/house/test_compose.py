@@ -12,6 +12,8 @@ import pytest
 import uvloop
 import yaml
 
+from ai_task_processor.core.plugins import BUILT_IN, built_in_groups
+from ai_task_processor.core.settings import variables
 from tests.commands import ran
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +36,9 @@ KEYS = {
 #: ``up -d ai-task-processor`` starts only the daemon: nothing is pulled in, no network is shared by force
 PULLED_IN = {"depends_on", "links", "network_mode", "volumes_from"}
 RIGHTS = {"privileged", "cap_add", "pid", "ipc", "devices"}
+
+#: files for one profile each, which are put over the compose file
+OVER = {file.stem: file for file in sorted((ROOT / "deploy" / "compose").glob("*.yml"))}
 
 every_service = pytest.mark.parametrize("name", SERVICES)
 
@@ -133,6 +138,33 @@ def test_monitoring_finds_its_remotes() -> None:
     assert source["url"] == "http://prometheus:9090"
     folder = yaml.safe_load((provisioning / "dashboards/files.yml").read_text())["providers"][0]["options"]["path"]
     assert f"./grafana/dashboards:{folder}:ro" in SERVICES["grafana"]["volumes"]
+
+
+@pytest.mark.parametrize("profile", OVER)
+def test_a_file_for_a_profile_changes_only_what_it_must(profile: str) -> None:
+    """It selects its profile, mounts what is there, and says how it is run; settings are those that the daemon has."""
+    text = OVER[profile].read_text()
+    over = yaml.safe_load(text)
+    daemon, *others = over["services"].items()
+    path = f"deploy/compose/{profile}.yml"
+    command = " ".join(["up -d", DAEMON, *(name for name, _ in others)])
+    assert f"#   docker-compose -f docker-compose.yml -f {path} {command}\n" in text
+    assert over.keys() <= {"services", "volumes"}
+    assert daemon[0] == DAEMON
+    assert daemon[1].keys() <= {"environment", "volumes"}
+    assert daemon[1]["environment"]["TASK_SOURCE"] == profile
+    if profile in BUILT_IN["sources"]:
+        assert daemon[1]["environment"].keys() <= {variable.name for variable in variables(built_in_groups())}
+    for name, service in over["services"].items():
+        for volume in service.get("volumes", ()):
+            source, mode = volume.split(":")[0], volume.rpartition(":")[2]
+            assert source in over.get("volumes", ()) or mode == "ro", (name, volume)
+            assert not source.startswith("./") or (ROOT / source).is_file(), source
+    for _, service in others:
+        assert service.keys() <= KEYS
+        assert service.keys() >= {"read_only", "cap_drop", "restart", "mem_limit", "cpus", "pids_limit", "healthcheck"}
+        assert re.fullmatch(r"[a-z-]+:\d+\.\d+(\.\d+)?", service["image"])
+        assert "ports" not in service
 
 
 def test_the_dockerfile_is_clean() -> None:

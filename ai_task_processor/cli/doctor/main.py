@@ -16,7 +16,6 @@ from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import ConfigurationError, RemoteError
 from ai_task_processor.core.plugins import load_selected
 from ai_task_processor.engine.wiring import Parts, assemble
-from ai_task_processor.models.task import Task
 from ai_task_processor.ops import logs, masking
 from ai_task_processor.processors.factory import ProcessorFactory
 
@@ -65,8 +64,11 @@ async def _check(report: Report, parts: Parts) -> None:
     report.add("configuration", ok(f"valid, source {names.task_source}, store {names.store}, mode {mode}"))
     for text in parts.settings.warnings:
         report.add("configuration", warning(text))
-    can_process: Callable[[Task], bool] = lambda task: parts.factory.find(task) is not None
-    await run(checks_of(parts), report.add, partial(checks.listed, can_process=can_process))
+
+    def describe(seen: Listed) -> Iterator[Finding]:
+        return checks.listed(seen, lambda task: parts.factory.find(task) is not None)
+
+    await run(checks_of(parts), report.add, describe)
 
 
 def checks_of(parts: Parts) -> Iterator[Check]:

@@ -36,7 +36,7 @@ def _parameter(value: object) -> object:
     return value
 
 
-Pointer = Annotated[str, AfterValidator(_pointer)]
+Pointer = Annotated[str, AfterValidator(_pointer), Field(json_schema_extra={"format": "json-pointer"})]
 Path = Annotated[str, AfterValidator(_path)]
 TaskPath = Annotated[str, AfterValidator(_task_path)]
 Parameter = Annotated[str | int | bool, BeforeValidator(_parameter)]

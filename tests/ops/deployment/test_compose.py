@@ -16,14 +16,18 @@ Break = Callable[[dict[str, Any]], None]
 
 
 SHIPPED = (ROOT / "docker-compose.yml").read_text()
+OVER = sorted((ROOT / "deploy" / "compose").glob("*.yml"))
+#: what those files want to know
+DOTENV = "DATABASE_PASSWORD=secret\nKAFKA_BOOTSTRAP_SERVERS=broker:9092\n"
 
 
-def compose_config(content: str, directory: Path) -> tuple[int, str]:
-    """Docker Compose's own reading of the file; it refuses unknown keys. ``.env`` need not exist for that."""
-    (directory / ".env").touch()
+def compose_config(content: str, directory: Path, *over: Path) -> tuple[int, str]:
+    """Docker Compose's own reading of the file, with others over it; it refuses unknown keys."""
+    (directory / ".env").write_text(DOTENV)
     file = directory / "docker-compose.yml"
     file.write_text(content)
     where: list[str | Path] = ["--project-directory", directory, "--file", file, "--profile", "*"]
+    where += [part for each in over for part in ("--file", each)]
     done = ran(executable("docker-compose"), *where, "config", "--quiet", cwd=ROOT)
     return done.returncode, done.stderr
 
@@ -31,6 +35,12 @@ def compose_config(content: str, directory: Path) -> tuple[int, str]:
 def test_docker_compose_knows_every_key(tmp_path: Path) -> None:
     """Docker Compose reads the shipped file without an error or a warning."""
     assert compose_config(SHIPPED, tmp_path) == (0, "")
+
+
+@pytest.mark.parametrize("over", OVER, ids=lambda file: file.stem)
+def test_docker_compose_takes_the_file_of_each_profile(over: Path, tmp_path: Path) -> None:
+    """It fits over the shipped file, without an error or a warning."""
+    assert compose_config(SHIPPED, tmp_path, over) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ def test_a_cost(tmp_path: Path, model: str, usage: Usage, cost: float | None) ->
             MISTAKEN,
             [
                 "2: currency: must be a valid string",
+                "3: extra is no key of a price table: remove or correct it",
                 "5: models.a.prompt: must be a finite number",
                 "7: models.b.c.prompt: must be greater than or equal to 0",
                 "8: models.b.c.cached: must be a valid number",
@@ -77,7 +78,6 @@ def test_a_cost(tmp_path: Path, model: str, usage: Usage, cost: float | None) ->
                 "10: models.b.c.foo is no key of a price table: remove or correct it",
                 "11: models.d.prompt is missing: add it",
                 "12: models.d.completion: must be a finite number",
-                "3: extra is no key of a price table: remove or correct it",
             ],
         ),
         ("models = {a = 5}", ["1: models.a must be a table"]),

@@ -13,7 +13,7 @@ from ai_task_processor.core.plugins import find
 from ai_task_processor.models.task import Completed, Failed, Failure, Outcome, Task, TaskResult, Usage, Vector
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.sources.rest.bodies import Bodies
-from ai_task_processor.sources.rest.profile import ReportPart, RestProfile
+from ai_task_processor.sources.rest.profile import PLACEHOLDERS, ReportPart, RestProfile
 from ai_task_processor.sources.rest.settings import ApiSettings, SecretSettings
 from ai_task_processor.sources.rest.wire import Invalid, Records
 
@@ -43,6 +43,35 @@ method = "POST"
 path = "/jobs/{id}/result"
 succeeded = { outcome = { status = "done", value = "{result}" } }
 failed = { outcome = { status = "error", code = "{error.code}", why = "{error.text}" } }
+"""
+
+
+#: mistakes in many tables, some of which concern two keys
+BAD = """kind = "rest"
+types = "a"
+auth = "basic"
+[list]
+pth = "/tasks"
+query = { "per.page" = 1.5, of = ["x"] }
+order = "newest_first"
+paging = "page"
+[fields]
+id = "id"
+strip = [1]
+[states]
+pending = 3
+[report]
+path = "/tasks"
+succeeded = { a = [{ b = "{reslt}" }] }
+failed = []
+check_first = true
+[claim]
+mark = {}
+exclusive = true
+optional = true
+[push]
+[extra]
+x = 1
 """
 
 
@@ -84,14 +113,14 @@ def test_the_built_in_ones(name: str) -> None:
         (('path = "/jobs"\n', 'path = "jobs?x=1"\n'), ["small.toml:5: list.path: must be a path that begins with /"]),
         (('items = "/data/jobs"', 'itmes = "/data"'), ["small.toml:6: list.itmes is no key of a profile: remove"]),
         (('id = "/job/id"', 'id = "job.id"'), ["small.toml:8: fields.id: must be a JSON pointer"]),
-        (('types = ["echo"]', 'types = ["a", "b"]'), ["small.toml:3: types must have exactly one type when "]),
+        (('types = ["echo"]', 'types = ["a", "b"]'), ["small.toml:7: fields: type is missing: add it, or exactly one"]),
         (('"/jobs/{id}/result"', '"/jobs/result"'), ["small.toml:24: report.path: must have {id} once"]),
-        (('"{error.text}"', '"{reason}"'), ["small.toml:22: report: failed has {reason}: there are "]),
-        (('items = "/data/jobs"', 'paging = "cursor"'), ["small.toml:4: list: next is missing: paging cursor needs"]),
-        (('items = "/data/jobs"', 'paging = "page"'), ["small.toml:4: list: limit is missing: paging page needs"]),
+        (('"{error.text}"', '"{reason}"'), ["small.toml:26: report.failed: has {reason}: there are "]),
+        (('items = "/data/jobs"', 'paging = "cursor"'), ["small.toml:4: list.next: is missing: paging cursor needs"]),
+        (('items = "/data/jobs"', 'paging = "page"'), ["small.toml:4: list.limit: is missing: paging page needs"]),
         (
             ("[report]", "[claim]\nmark = {}\nunmark = {}\nexclusive = true\noptional = true\n[report]"),
-            ["small.toml:22: claim: optional contradicts exclusive: without"],
+            ["small.toml:26: claim.optional: contradicts exclusive, because"],
         ),
         (('pending = "waiting"\n', ""), ["small.toml:18: states.pending is missing: add it"]),
         (
@@ -105,6 +134,38 @@ def test_a_mistake_has_its_line_and_its_remedy(tmp_path: Path, change: tuple[str
     found = problems(tmp_path, SMALL.replace(*change))
     assert len(found) == len(expected)
     assert [line[: len(start)] for line, start in zip(found, expected, strict=True)] == expected
+
+
+def test_every_mistake_is_told_at_once_in_the_order_of_lines(tmp_path: Path) -> None:
+    assert [line.removeprefix("small.toml:") for line in problems(tmp_path, BAD)] == [
+        "2: types must be an array",
+        "3: auth: must be 'oauth2' or 'none'",
+        "4: list.path is missing: add it",
+        "5: list.pth is no key of a profile: remove or correct it",
+        "6: list.query.per.page: must be a text, a whole number, true or false",
+        "6: list.query.of: must be a text, a whole number, true or false",
+        "8: list.paging: page cannot be read with order newest_first: sort the list by a query",
+        "10: fields.id: must be a JSON pointer, such as /data/id",
+        "11: fields.strip.0: must be a valid string",
+        "12: states.succeeded is missing: add it",
+        "12: states.failed is missing: add it",
+        "13: states.pending: must be a valid string",
+        "15: report.path: must have {id} once",
+        f"16: report.succeeded: has {{reslt}}: there are {', '.join(PLACEHOLDERS)}",
+        "17: report.failed must be a table",
+        "18: report.check_first: needs reread, the path of one task: add it",
+        "19: claim.unmark is missing: add it",
+        "22: claim.optional: contradicts exclusive, because without the mark a task could start twice: remove one",
+        "23: push.path is missing: add it",
+        "24: extra is no key of a profile: remove or correct it",
+    ]
+
+
+def test_a_source_needs_a_name_that_its_results_can_be_stored_under(tmp_path: Path) -> None:
+    """The name of the file is the name of the source unless the profile has one."""
+    with pytest.raises(ConfigurationError, match=r"My Shop\.toml:1: name is missing: add it, because the file's name"):
+        loaded(tmp_path, SMALL, "My Shop.toml")
+    assert loaded(tmp_path, 'name = "shop"\n' + SMALL, "My Shop.toml").name == "shop"
 
 
 def test_a_file_that_cannot_be_used(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""What is written about profiles is true: the schema, the tables of keys, the example, links and commands."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from ai_task_processor.cli import main as cli
+from ai_task_processor.core.plugins import BUILT_IN, find
+from ai_task_processor.core.profiles import FOLDER
+from docs.profiles import PAGE, SCHEMA, page_text, schema_text
+
+ROOT = Path(__file__).parents[2]
+TEXT = PAGE.read_text("utf-8")
+EXAMPLE = re.findall(r"<!-- example: profile -->\n```toml\n(.*?)```", TEXT, flags=re.DOTALL)[0]
+VALIDATOR = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text("utf-8")))
+
+
+def test_schema_and_tables_are_current() -> None:
+    """The files are what ``python -m docs.profiles`` writes."""
+    assert SCHEMA.read_text("utf-8") == schema_text()
+    assert page_text(TEXT) == TEXT
+
+
+@pytest.mark.parametrize("name", BUILT_IN["sources"])
+def test_a_built_in_profile_fits_the_schema_and_describes_itself(name: str) -> None:
+    text = (FOLDER / f"{name}.toml").read_text("utf-8")
+    assert [error.message for error in VALIDATOR.iter_errors(tomllib.loads(text))] == []
+    assert len(find("sources", name).load().profile.description) < 120
+
+
+def test_the_example_is_a_profile(tmp_path: Path) -> None:
+    """It is valid, for the schema too, which refuses a key that is misspelt."""
+    (file := tmp_path / "helpdesk.toml").write_text(EXAMPLE)
+    assert find("sources", str(file)).load().profile.types == ("summarize",)
+    assert VALIDATOR.is_valid(tomllib.loads(EXAMPLE))
+    assert not VALIDATOR.is_valid(tomllib.loads(EXAMPLE.replace("path =", "pth =", 1)))
+    assert not VALIDATOR.is_valid(tomllib.loads(EXAMPLE.replace('kind = "rest"', 'kind = "best"')))
+
+
+def test_links_lead_to_files_and_headings() -> None:
+    for path, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", TEXT):
+        file = PAGE.parent / path if path else PAGE
+        assert file.exists(), path
+        headings = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), flags=re.MULTILINE) if anchor else []
+        anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in anchors, (path, anchor)
+
+
+@pytest.mark.parametrize("action", sorted(set(re.findall(r"ai-task-processor (sources [a-z]+)", TEXT))))
+def test_every_command_exists(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main([*action.split(), "--help"])
+    assert left.value.code == 0
+    assert f"usage: ai-task-processor {action} " in capsys.readouterr().out
