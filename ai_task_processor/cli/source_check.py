@@ -104,7 +104,8 @@ async def _try(trial: Trial, parts: Parts) -> None:
 def _types(trial: Trial, parts: Parts, declared: frozenset[str]) -> None:
     """Which types would be taken: those that the settings or the profile name, and those of plug-ins."""
     named = parts.settings.parts.enabled_task_types or parts.settings.usual_types
-    for name in sorted({*(USUAL_TYPES if named is None else named), *parts.factory.task_types}):
+    names = {*(USUAL_TYPES if named is None else named), *parts.factory.task_types}
+    for name in sorted({str(TaskType.named(name)) for name in names}):
         task = Task(id="example", type=TaskType.named(name), content={})
         processor = parts.factory.find(task)
         if processor is not None:

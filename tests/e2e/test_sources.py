@@ -69,12 +69,13 @@ async def test_the_example_works_from_check_to_run(command: Command, tmp_path: P
             "✓ type            summarize: SummaryProcessor",
             "✓ task            7: summarize, created at 2026-02-01T10:00:00+00:00; SummaryProcessor takes it",
             '                  text (37 bytes) "The printer on the second floor …"',
-            "- task            8: refund, created at an unknown time; left pending: no processor takes its type",
             f'  on success      POST {url}/v1/jobs/7/outcome {{"state":"done","output":{{"example":"the result"}}}}',
             f'  on failure      POST {url}/v1/jobs/7/outcome {{"state":"broken","reason":"example_code: why it',
             "Start with TASK_SOURCE=helpdesk.toml ai-task-processor run",
         ):
             assert line in checked.out
+            assert line.replace(url, "https://desk.example.com") in DOCS
+        assert "- task            8: refund, created at an unknown time; left pending: no proc" in checked.out
         assert "_user" not in checked.out
         ran = await command({**settings, "TASK_SOURCE": "helpdesk.toml"}, "run", "--until-empty")
         assert ran.code == 0, ran.err
