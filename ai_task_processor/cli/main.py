@@ -82,6 +82,8 @@ def _parser() -> "argparse.ArgumentParser":
     _add_outbox_actions(outbox)
     types = add("types", _types, "look at prompt types, and try one on a single task")
     _add_type_actions(types)
+    sources = add("sources", _sources, "look at what a source of tasks needs")
+    _add_source_actions(sources)
     sandbox = add("sandbox", _sandbox, "run token endpoint, task API, model API and Wikidata in one local server")
     sandbox.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     sandbox.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
@@ -110,6 +112,13 @@ def _add_type_actions(parser: "argparse.ArgumentParser") -> None:
     trial = actions.add_parser("try", help="run one task against the model and print its result; nothing is reported")
     trial.add_argument("name", metavar="TYPE")
     trial.add_argument("file", metavar="FILE", help="the content of the task, or a whole task, as JSON; - for stdin")
+
+
+def _add_source_actions(parser: "argparse.ArgumentParser") -> None:
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
+    prepare = actions.add_parser("prepare", help="show the SQL that makes a table of PostgreSQL a faster source")
+    prepare.add_argument("name", metavar="SOURCE", help="the name of a source, or the path of a profile")
+    prepare.add_argument("--apply", action="store_true", help="execute it, too")
 
 
 def _run(arguments: "argparse.Namespace") -> int:
@@ -186,6 +195,12 @@ def _types(arguments: "argparse.Namespace") -> int:
     from ai_task_processor.cli import types
 
     return types.main(arguments)
+
+
+def _sources(arguments: "argparse.Namespace") -> int:
+    from ai_task_processor.cli import sources
+
+    return sources.main(arguments)
 
 
 def _sandbox(arguments: "argparse.Namespace") -> int:
