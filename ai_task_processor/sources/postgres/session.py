@@ -53,8 +53,9 @@ def lock_key(incarnation: str) -> int:
 class Session:
     """Holds the locks of ``incarnations``: this process's own, and earlier ones whose results it still reports.
 
-    ``on_connect`` is called when there is a session (again), ``on_notify`` for each notification on ``channel``.
-    ``up`` is set while there is a session; ``since``: in the loop's time, None while there is none.
+    ``on_change`` is called when there is a session (again), and with False when there is none any more; ``on_notify``
+    for each notification on ``channel``. ``up`` is set while there is a session; ``since``: in the loop's time, None
+    while there is none.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Session:
         *,
         lease_ttl_s: float,
         channel: str | None,
-        on_connect: Callable[[], None],
+        on_change: Callable[[bool], None],
         on_notify: Callable[[], None],
     ) -> None:
         self.grace_s = min(GRACE_S, lease_ttl_s / 3)
@@ -74,7 +75,7 @@ class Session:
         self._database = database
         self._timeout_s = lease_ttl_s - self.grace_s
         self._channel = channel
-        self._on_connect = on_connect
+        self._on_change = on_change
         self._on_notify = on_notify
         self._condition = Condition("lease.failed", "lease.restored")
         self._tried = asyncio.Event()
@@ -106,6 +107,7 @@ class Session:
                 finally:
                     self.since = None
                     self.up.clear()
+                    self._on_change(False)
                     await connection.close()
             except RemoteError as error:
                 self._condition.note(str(error))
@@ -138,5 +140,5 @@ class Session:
             self.since = asyncio.get_running_loop().time()
             self.up.set()
             self._tried.set()
-            self._on_connect()
+            self._on_change(True)
         self._condition.note(None)

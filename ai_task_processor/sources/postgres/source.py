@@ -90,8 +90,8 @@ class PostgresSource(ProfileSource, TaskSource):
             self._incarnation,
             lease_ttl_s=leases.lease_ttl_s,
             channel=self.profile.notify,
-            on_connect=self._connected,
-            on_notify=self.wake,
+            on_change=self._session_changed,
+            on_notify=self._notified,
         )
         self._reaper = Reaper(self._table, self._session, enabled=self.profile.reap)
         self.renew_every_s = min(LONGEST_BEAT_S, leases.lease_ttl_s / 6)
@@ -128,11 +128,13 @@ class PostgresSource(ProfileSource, TaskSource):
             remedy = f"ai-task-processor sources prepare {self.name}"
             log.warning("index.missed", table=self.profile.table, pending=pending, remedy=remedy)
 
-    def _connected(self) -> None:
-        """The database is there (again): what was announced meanwhile was not heard, and no pause is needed."""
-        self._poll_gate.due()
-        self._delivery_gate.due()
-        self.wake()
+    def _session_changed(self, up: bool) -> None:
+        """With a new session no pause is needed any more; what was announced meanwhile was not heard."""
+        self._metrics.push_connected(up and self.profile.notify is not None)
+        if up:
+            self._poll_gate.due()
+            self._delivery_gate.due()
+            self.resume()
 
     async def reload(self) -> None:
         """Secrets were read again: new connections use them."""
@@ -271,7 +273,11 @@ class PostgresSource(ProfileSource, TaskSource):
         return True
 
     def wake(self) -> None:
-        self._metrics.woken()
+        self._metrics.woken("http")
+        self.resume()
+
+    def _notified(self) -> None:
+        self._metrics.woken("notify")
         self.resume()
 
     def resume(self) -> None:

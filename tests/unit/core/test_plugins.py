@@ -91,9 +91,9 @@ def test_our_own_entry_points_are_no_second_package(install: Install) -> None:
 def test_an_unknown_name_is_told_with_those_that_there_are(install: Install) -> None:
     """The line names the variable, what it says, and what it may say."""
     install("sources", folder=FolderSource)
+    there = "there are agents-playground, aletheia, folder, task-conversations"
     assert problems(lambda: find("sources", "x").load()) == [
-        "TASK_SOURCE names no source that is installed: 'x'; "
-        "there are agents-playground, aletheia, folder, task-conversations"
+        f"TASK_SOURCE names no source that is installed: 'x'; {there}"
     ]
     there = "there are kafka, qdrant, s3, smtp, webhook"
     assert problems(lambda: find("sinks", "s3\n").load()) == [f"SINKS names no sink that is installed; {there}"]
@@ -139,7 +139,10 @@ def test_the_defaults_select_the_daemon_as_it_is(install: Install) -> None:
     of_processors = {PromptSettings, AletheiaSettings, SummarySettings, SimulationSettings}
     of_processors |= {SearchSettings, FetchSettings, LimitSettings}
     others = {each for each in built_in_groups() if not issubclass(each, SinkSettings)}
-    assert others - {ChatSettings, SecretSettings, DatabaseSettings, LeaseSettings} - of_processors == settings.components.keys()
+    assert (
+        others - {ChatSettings, SecretSettings, DatabaseSettings, LeaseSettings} - of_processors
+        == settings.components.keys()
+    )
 
 
 def test_a_source_without_oauth2_asks_for_nothing_of_it(install: Install) -> None:
