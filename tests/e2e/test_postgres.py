@@ -79,14 +79,14 @@ async def daemons(tmp_path: Path, database: Database) -> AsyncIterator[Daemons]:
 
 async def test_tasks_survive_a_kill(database: Database, daemons: Daemons) -> None:
     """Two daemons and another worker; one daemon is killed. Each task ends once, with all of its conversations."""
+    victim, survivor = await asyncio.gather(daemons.start("victim"), daemons.start("survivor"))
     database.execute(AUDIT)
     database.add(100)
     database.execute(
         "UPDATE tasks SET status = 'processing', processing_instance_id = 'of somebody else' WHERE id = 100"
     )
     worker = asyncio.create_task(other_worker(database.dsn))
-    victim, survivor = await asyncio.gather(daemons.start("victim"), daemons.start("survivor"))
-    await eventually(lambda: database.states().get("completed", 0) >= 25, timeout=30)
+    await eventually(lambda: database.rows("SELECT FROM ends WHERE owner LIKE 'atp:victim:%'"), timeout=30)
     held = "SELECT id FROM tasks WHERE status = 'processing' AND processing_instance_id LIKE 'atp:victim:%'"
     await eventually(lambda: database.rows(held))
     await victim.kill()
