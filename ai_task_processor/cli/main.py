@@ -147,6 +147,9 @@ def _add_source_actions(parser: "argparse.ArgumentParser") -> None:
     check.add_argument("name", metavar="SOURCE", help="the name of a source, or the path of a profile")
     check.add_argument("--json", action="store_true", help="one JSON object")
     actions.add_parser("schema", help="the JSON Schema of profiles, for editors")
+    prepare = actions.add_parser("prepare", help="show the SQL that makes a table of PostgreSQL a faster source")
+    prepare.add_argument("name", metavar="SOURCE", help="the name of a source, or the path of a profile")
+    prepare.add_argument("--apply", action="store_true", help="execute it, too")
 
 
 def _run(arguments: "argparse.Namespace") -> int:

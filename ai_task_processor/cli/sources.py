@@ -1,6 +1,7 @@
 """``ai-task-processor sources …``: lists sources, shows profiles, and tries one without reporting anything."""
 
 import argparse
+import asyncio
 import json
 import sys
 from collections import Counter
@@ -13,12 +14,12 @@ from rich.text import Text
 
 from ai_task_processor.core import plugins
 from ai_task_processor.core.checks import printable
-from ai_task_processor.core.errors import ConfigurationError
+from ai_task_processor.core.errors import ConfigurationError, RemoteError
 from ai_task_processor.core.plugins import PACKAGE, Plugin
 from ai_task_processor.core.profiles import FOLDER, is_path
-from ai_task_processor.core.settings import PartsSettings, load_group, variables_of
+from ai_task_processor.core.settings import PartsSettings, load_group, load_settings, variables_of
 
-EX_OK = 0
+EX_OK, EX_UNAVAILABLE = 0, 69
 SCHEMA = FOLDER / "profile.schema.json"
 
 
@@ -39,7 +40,7 @@ class Row:
 
 def main(arguments: argparse.Namespace) -> int:
     """Carry out the action; returns the exit code."""
-    actions = {"list": _list, "show": _show, "check": _check, "schema": _schema}
+    actions = {"list": _list, "show": _show, "check": _check, "schema": _schema, "prepare": _prepare}
     return actions[arguments.action](arguments)
 
 
@@ -133,3 +134,29 @@ def _found(name: str) -> tuple[Plugin, Any]:
 def sentences(error: ConfigurationError) -> Sequence[str]:
     """The problems of a source that an argument names, and not ``TASK_SOURCE``."""
     return [problem.removeprefix("TASK_SOURCE: ").removeprefix("TASK_SOURCE names ") for problem in error.problems]
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    """Show the SQL of indexes and the trigger of a source, and execute it when asked to."""
+    from ai_task_processor.net.postgres_settings import DatabaseSettings
+    from ai_task_processor.sources.postgres.source import PostgresSource
+
+    found = plugins.find("sources", arguments.name).load()
+    if not issubclass(found, PostgresSource):
+        raise ConfigurationError(f"the source {arguments.name!r} is no table of PostgreSQL: nothing needs preparation")
+    from ai_task_processor.net.postgres import Database
+    from ai_task_processor.sources.postgres import preparation
+
+    for statement, meaning in preparation.statements(found.profile):
+        print(f"-- {meaning}\n{statement};", flush=True)
+    if not arguments.apply:
+        return EX_OK
+    settings = load_settings(groups=(DatabaseSettings,))
+    database = Database.build(lambda: settings[DatabaseSettings], settings.network)
+    try:
+        asyncio.run(preparation.apply(database, found.profile))
+    except RemoteError as error:
+        print(f"ai-task-processor: {error}", file=sys.stderr)
+        return EX_UNAVAILABLE
+    print("-- done", flush=True)
+    return EX_OK

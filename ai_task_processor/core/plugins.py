@@ -27,6 +27,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     "sources": {
         "agents-playground": "ai_task_processor.sources.rest.source:RestSource",
         "aletheia": "ai_task_processor.sources.rest.source:RestSource",
+        "task-conversations": "ai_task_processor.sources.postgres.source:PostgresSource",
     },
     "providers": {
         "mock": "ai_task_processor.providers.mock:MockProvider",
@@ -43,7 +44,10 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     "processors": {},
 }
 #: the sources that profiles describe, by kind
-KINDS: Mapping[str, str] = {"rest": "ai_task_processor.sources.rest.source:RestSource"}
+KINDS: Mapping[str, str] = {
+    "postgres": "ai_task_processor.sources.postgres.source:PostgresSource",
+    "rest": "ai_task_processor.sources.rest.source:RestSource",
+}
 #: the noun for one of the kind, and the variable that selects it
 _WORDS: Mapping[Kind, tuple[str, str]] = {
     "sources": ("source", "TASK_SOURCE"),

@@ -42,6 +42,10 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     push.disconnected       they do not: polls come in their intervals, and the connection is tried again
     claims.not_renewed      a source cannot be asked to keep claims alive
     claims.renewed          it can again
+    claims.reaped           their process is dead, or knows nothing of them: these tasks are pending again
+    lease.failed            no session shows that this process lives: nothing is claimed, others may take its tasks
+    lease.restored          there is one again
+    index.missed            each claim reads a long table, because there is no index for it
     task.quarantined        three of its isolated runs killed the process: not started again
     recovery.started        these tasks were in flight when a process died, and so many of them wait to run isolated
     step.not_stored         an answer inside a task is too large to be stored: after a crash its call is made again

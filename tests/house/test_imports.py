@@ -41,6 +41,8 @@ DOORS = {
     "orjson": {"core/codec.py"},
     "pybase64": {"core/codec.py"},
     "prometheus_client": {"ops/metrics.py"},
+    "psycopg": {"net/postgres.py"},
+    "psycopg_pool": {"net/postgres.py"},
     "pybreaker": {"net/resilience.py"},
     "pydantic_settings": {"core/groups.py"},
     "tenacity": {"net/resilience.py"},
@@ -249,12 +251,13 @@ def test_a_health_check_loads_next_to_nothing() -> None:
 
 def test_heavy_libraries_wait_for_their_first_use() -> None:
     """A daemon that does embeddings only has none of what other types of task need."""
-    modules = ("processors.factory", "engine.wiring", "sinks.kafka.sink", "sinks.smtp.sink")
+    modules = ("processors.factory", "engine.wiring", "sinks.kafka.sink", "sinks.smtp.sink", "sources.postgres.source")
     _, loaded = import_watched(PACKAGE, *(f"{PACKAGE.name}.{module}" for module in modules))
     heavy = {
         "aiosmtplib",
         "confluent_kafka",
         "lxml",
+        "psycopg",
         "jsonschema",
         "openai",
         f"{PACKAGE.name}.net.pages",

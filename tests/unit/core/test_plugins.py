@@ -14,7 +14,9 @@ from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.groups import Group, setting
 from ai_task_processor.core.plugins import Kind, Plugin, built_in_groups, find, installed, load_selected
 from ai_task_processor.core.ports import Provider, Sink, Store, TaskSource
+from ai_task_processor.net.leases import LeaseSettings
 from ai_task_processor.net.oauth_settings import AuthSettings
+from ai_task_processor.net.postgres_settings import DatabaseSettings
 from ai_task_processor.processors.chat.aletheia.settings import AletheiaSettings
 from ai_task_processor.processors.chat.settings import PromptSettings, SummarySettings
 from ai_task_processor.processors.fetch.settings import FetchSettings
@@ -89,8 +91,9 @@ def test_our_own_entry_points_are_no_second_package(install: Install) -> None:
 def test_an_unknown_name_is_told_with_those_that_there_are(install: Install) -> None:
     """The line names the variable, what it says, and what it may say."""
     install("sources", folder=FolderSource)
+    there = "there are agents-playground, aletheia, folder, task-conversations"
     assert problems(lambda: find("sources", "x").load()) == [
-        "TASK_SOURCE names no source that is installed: 'x'; there are agents-playground, aletheia, folder"
+        f"TASK_SOURCE names no source that is installed: 'x'; {there}"
     ]
     there = "there are kafka, qdrant, s3, smtp, webhook"
     assert problems(lambda: find("sinks", "s3\n").load()) == [f"SINKS names no sink that is installed; {there}"]
@@ -136,7 +139,10 @@ def test_the_defaults_select_the_daemon_as_it_is(install: Install) -> None:
     of_processors = {PromptSettings, AletheiaSettings, SummarySettings, SimulationSettings}
     of_processors |= {SearchSettings, FetchSettings, LimitSettings}
     others = {each for each in built_in_groups() if not issubclass(each, SinkSettings)}
-    assert others - {ChatSettings, SecretSettings} - of_processors == settings.components.keys()
+    assert (
+        others - {ChatSettings, SecretSettings, DatabaseSettings, LeaseSettings} - of_processors
+        == settings.components.keys()
+    )
 
 
 def test_a_source_without_oauth2_asks_for_nothing_of_it(install: Install) -> None:
@@ -344,4 +350,4 @@ def test_a_name_that_may_be_a_secret_is_not_repeated(install: Install, name: str
     """A key that was put into the wrong variable."""
     (line,) = problems(lambda: load_selected({"TASK_SOURCE": name}, None))
     assert (name in line) is shown
-    assert line.endswith("; there are agents-playground, aletheia")
+    assert line.endswith("; there are agents-playground, aletheia, task-conversations")

@@ -29,6 +29,7 @@ REQUIRED = {
     "OAUTH2_CLIENT_ID": "client",
     "OAUTH2_CLIENT_SECRET": "s3cret",
     "OPENAI_API_KEY": "sk-live",
+    "DATABASE_URL": "postgresql://localhost/tasks",  # of sources that are not the default
 }
 GROUPS = built_in_groups()
 NAMES = [variable.name for variable in variables(GROUPS)]
@@ -37,6 +38,7 @@ NEEDED = {"KAFKA_TOPIC", "KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD", "SMTP_FRO
 NEEDED |= {"S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"}
 #: secrets that have a form
 FORMS = {
+    "DATABASE_URL": "postgres://me:pw@localhost/tasks",
     "HTTPS_PROXY": "https://me:pw@proxy.example.com",
     "SMTP_URL": "smtps://me:pw@mail.example.com",
     "WEBHOOK_SECRET": f"whsec_{'c2VjcmV0IG9m' * 4}",
@@ -312,13 +314,13 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_missing_variables_name_the_remedy() -> None:
-    """With nothing set, the four required ones are asked for, and nothing else."""
+    """With nothing set, the four required ones are asked for, that of another source, and nothing else."""
     with pytest.raises(ConfigurationError) as caught:
         load_settings({}, None, groups=GROUPS)
     lines = caught.value.problems
     assert "OAUTH2_CLIENT_ID is missing: set it to the id of your machine-to-machine OAuth2 client" in lines
-    missing = "API_BASE_URL OAUTH2_CLIENT_ID OAUTH2_CLIENT_SECRET ORY_PROJECT_SLUG"
-    assert sorted(line.split(" is missing: set it to the ")[0] for line in lines) == missing.split()
+    missing = "API_BASE_URL DATABASE_URL OAUTH2_CLIENT_ID OAUTH2_CLIENT_SECRET ORY_PROJECT_SLUG"
+    assert sorted(line.split(" is missing: set it to ")[0] for line in lines) == missing.split()
 
 
 def mistakes(texts: Mapping[str, str]) -> tuple[str, ...]:
@@ -486,9 +488,11 @@ def test_secrets_are_handed_to_the_masker_and_shown_nowhere_else(tmp_path: Path,
     path = tmp_path / "key.pem"
     path.write_text(pem := pem_of(rsa_key), "utf-8")
     more = {"HTTPS_PROXY": "https://me:p%40ss@proxy.example.com", "WAKE_TOKEN": (wake := "a-token-to-wake-us")}
-    settings = load({"OAUTH2_PRIVATE_KEY_FILE": str(path), **more})
+    url = "postgresql://me:q%40ss@localhost/x"
+    settings = load({"OAUTH2_PRIVATE_KEY_FILE": str(path), "DATABASE_URL": url, **more})
     secrets = settings.secrets()
-    assert {"s3cret", "sk-live", wake, "p%40ss", "p@ss", pem.strip(), *pem.splitlines()[1:-1]} == set(secrets)
+    passwords = {"p%40ss", "p@ss", "q%40ss", "q@ss"}
+    assert {"s3cret", "sk-live", wake, url, *passwords, pem.strip(), *pem.splitlines()[1:-1]} == set(secrets)
     assert list(secrets) == sorted(secrets, key=len, reverse=True)
     assert not [secret for secret in secrets if secret in repr(settings)]
 

@@ -61,6 +61,7 @@ REQUIRED = {
     "ORY_PROJECT_SLUG": "s",
     "OAUTH2_CLIENT_ID": "i",
     "OAUTH2_CLIENT_SECRET": "s",
+    "DATABASE_URL": "postgresql://localhost/tasks",
 }
 LINES = st.tuples(
     st.sampled_from([*NAMES, *(f"{name}_FILE" for name in NAMES), "export OPENAI_API_KEY", "# A", ""]),
