@@ -69,13 +69,13 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     assert [problem.removeprefix(f"TASK_SOURCE: {file}:") for problem in caught.value.problems] == [
         "4: table: must be a table, or schema.table",
         "5: id_type: must be 'integer', 'uuid' or 'text'",
+        "7: colour is no key of a profile: remove or correct it",
+        "8: notify: must be a name of at most 63 bytes, without %",
         "9: columns.created_at is missing: add it",
         "11: columns.state: must be a name of at most 63 bytes, without %",
         "12: columns.owner: must be another column than those of the other keys",
         "16: states.processing: must differ from the words of the other states",
         "17: children.notes.key is missing: add it",
-        "8: notify: must be a name of at most 63 bytes, without %",
-        "7: colour is no key of a profile: remove or correct it",
     ]
 
 
