@@ -100,6 +100,8 @@ def _parser() -> "argparse.ArgumentParser":
     sources = add("sources", _sources, "look at sources of tasks, and try a profile without reporting anything")
     _add_source_actions(sources)
     sandbox = add("sandbox", _sandbox, "run token endpoint, task API, model API and Wikidata in one local server")
+    profiles = ("aletheia", "due-soon")
+    sandbox.add_argument("--profile", choices=profiles, default="aletheia", help="whose API it plays (%(default)s)")
     sandbox.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     sandbox.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
     add("healthcheck", _healthcheck, "ask the daemon on this machine for its health; 1 when it is not well")
@@ -186,7 +188,7 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
         log.warning("settings.warned", reason=warning)
 
     async def work() -> int:
-        read = partial(load_settings, groups=settings.components)
+        read = partial(load_settings, groups=settings.components, defaults=settings.defaults)
         return await life(Daemon(assemble(settings, selected, factory, read)))
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -239,7 +241,10 @@ def _sandbox(arguments: "argparse.Namespace") -> int:
     import asyncio
     import signal
 
-    from ai_task_processor.sandbox import serve
+    if arguments.profile == "due-soon":
+        from ai_task_processor.sandbox.due_soon import serve
+    else:
+        from ai_task_processor.sandbox import serve
 
     async def work() -> None:
         serving = asyncio.create_task(serve(arguments.host, arguments.port, announce=_say))

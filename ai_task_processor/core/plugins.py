@@ -27,6 +27,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     "sources": {
         "agents-playground": "ai_task_processor.sources.rest.source:RestSource",
         "aletheia": "ai_task_processor.sources.rest.source:RestSource",
+        "due-soon": "ai_task_processor.sources.periodic.source:PeriodicSource",
         "task-conversations": "ai_task_processor.sources.postgres.source:PostgresSource",
     },
     "providers": {
@@ -45,6 +46,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
 }
 #: the sources that profiles describe, by kind
 KINDS: Mapping[str, str] = {
+    "periodic": "ai_task_processor.sources.periodic.source:PeriodicSource",
     "postgres": "ai_task_processor.sources.postgres.source:PostgresSource",
     "rest": "ai_task_processor.sources.rest.source:RestSource",
 }
@@ -245,7 +247,11 @@ def load_selected(
 
     usual = None
     if parts is not None:
-        usual = getattr(select("sources", parts.task_source), "task_types", None)
+        source = select("sources", parts.task_source)
+        usual = getattr(source, "task_types", None)
+        reading.default(getattr(source, "defaults", {}))
+        parts = reading.parse(PartsSettings)
+    if parts is not None:
         select("providers", parts.embedding_provider)
         select("stores", parts.store)
         for name in parts.sinks:

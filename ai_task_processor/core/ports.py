@@ -151,6 +151,10 @@ class TaskSource(Component, Protocol):
         with ``Ambiguous`` or ``Transient``, while others are delivered, becomes a dead letter.
         """
 
+    def expired(self, receipt: Receipt) -> bool:  # noqa: ARG002 - for sources whose outcomes do
+        """Whether nobody wants the outcome any more: it is deleted, also when only a sink lacks it."""
+        return False
+
     async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:
         """Release an unfinished task; this process does not claim it again for ``delay_s`` seconds.
 
@@ -220,7 +224,8 @@ class Outbox(Protocol):
     async def delivered(self, task_id: str) -> None:
         """The outcome is acknowledged and in every sink: delete the record.
 
-        Raises ``OutboxUnwritable``, like ``defer`` and ``bury``. After any error it is called again until it succeeds.
+        The answers of its steps are erased, too. Raises ``OutboxUnwritable``, like ``defer`` and ``bury``. After any
+        error it is called again until it succeeds.
         """
 
     async def acknowledged(self, task_id: str, reason: str) -> None:
@@ -313,6 +318,8 @@ class StepStore(Protocol):
     The key of an answer: the task, the fingerprint of the task's content, and the name of the step. A task's answers
     are erased together with its outcome: when ``Outbox.put`` stores it, at the latest when it is acknowledged or
     dropped. A store may also delete the oldest answers to keep within its size: then a call may be made again.
+
+    Of an acknowledged outcome, the names are those of the sinks that have it; the fingerprint is the record's.
     """
 
     async def load(self, task_id: str, fingerprint: str) -> Mapping[str, bytes]:
@@ -363,7 +370,8 @@ class Sink(Component, Protocol):
         Raises ``RemoteError`` when it could not be written, perhaps with ``retry_after_s``. Anything else it raises,
         ``Rejected`` and ``SystemExit`` too, is also a failure of the sink, and is logged with its traceback. After a
         failure ``write`` is called again, with growing delays, until it succeeds: no failure of a sink makes a dead
-        letter. Before the report, the result is not reported until then. After the report, it is not reported again.
+        letter. Before the report, the result is not reported until then. After the report, it is not reported again,
+        and no sink waits for another; what one of them took is not written to it again, except after a kill.
         """
 
     async def discard(self, record: Record) -> None:  # noqa: ARG002 - for sinks that can

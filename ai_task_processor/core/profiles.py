@@ -5,7 +5,7 @@ it needs. Built-in profiles are in ``sources/profiles``.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -36,12 +36,21 @@ class Profile(Part):
     name: SourceName | None = Field(None, description="the name of the source; that of the file if not set")
     description: str | None = Field(None, description="one sentence for `sources list`")
     types: tuple[str, ...] = Field(description="the task types that are taken when ENABLED_TASK_TYPES is not set")
+    sinks: tuple[str, ...] = Field((), description="the destinations that are used when SINKS is not set")
+    settings: Mapping[str, str] = Field({}, description="what other settings are when they are not set, by variable")
+
+    @property
+    def defaults(self) -> Mapping[str, str]:
+        """The texts of settings that neither the environment nor ``.env`` sets."""
+        return {"SINKS": ",".join(self.sinks), **self.settings}
 
 
 class ProfileSource:
     """Base of the sources that profiles describe: ``of`` makes the class for one of them."""
 
     profile_type: ClassVar[type[Profile]]
+    #: the texts of settings that are not set otherwise
+    defaults: ClassVar[Mapping[str, str]]
     profile: ClassVar[Any]
 
     @classmethod
@@ -63,6 +72,7 @@ class ProfileSource:
             "name": name,
             "profile": profile,
             "task_types": frozenset(profile.types),
+            "defaults": profile.defaults,
             "settings_groups": tuple(cls.groups(profile)),
         }
         return type(cls.__name__, (cls,), members)

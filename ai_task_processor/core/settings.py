@@ -6,9 +6,10 @@ in ``.env.example``.
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import unquote, urlsplit
 
@@ -153,6 +154,7 @@ class Settings:
 
     ``warnings``: lines about valid values, to be logged at the start. ``usual_types``: the types that the source names
     for built-in processors, which are taken when ``ENABLED_TASK_TYPES`` is not set; None when it names none.
+    ``defaults``: texts of variables that the profile of the source sets.
     """
 
     parts: PartsSettings
@@ -164,6 +166,7 @@ class Settings:
     components: Mapping[type[Group], Group]
     warnings: tuple[str, ...] = ()
     usual_types: Collection[str] | None = None
+    defaults: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, group: type[G]) -> G:
         return cast("G", {type(each): each for each in self.groups()}[group])
@@ -179,6 +182,8 @@ class Settings:
         return tuple(sorted(secrets - {""}, key=len, reverse=True))
 
 
+NO_DEFAULTS: Mapping[str, str] = MappingProxyType({})
+
 _CORE: Mapping[str, type[Group]] = {
     member.name: member.type
     for member in fields(Settings)
@@ -189,12 +194,21 @@ _CORE: Mapping[str, type[Group]] = {
 class Reading:
     """A snapshot of the environment and of ``.env``. ``problems``: every error so far, one line each."""
 
-    def __init__(self, environ: Mapping[str, str] | None, dotenv: Path | None) -> None:
+    def __init__(
+        self, environ: Mapping[str, str] | None, dotenv: Path | None, defaults: Mapping[str, str] = NO_DEFAULTS
+    ) -> None:
         below = environment.read_dotenv(dotenv) if dotenv else environment.Dotenv()
         self.problems = list(below.problems)
         self._dollars = below.warnings
         above = os.environ if environ is None else environ
         self._layers = environment.filled(above), environment.filled(below.texts)
+        self.default(defaults)
+
+    def default(self, texts: Mapping[str, str]) -> None:
+        """Set variables that neither the environment nor ``.env`` sets."""
+        above, below = self._layers
+        self._defaults = texts
+        self._layers = above, {**environment.filled(texts), **below}
 
     def parse(self, group: type[G]) -> G | None:
         """The group, or None when it has errors."""
@@ -209,7 +223,8 @@ class Reading:
         warnings = [line for name, line in self._dollars.items() if name in variables]
         warnings += [line for group in parsed.values() for line in group.warnings()]
         core = {name: parsed.pop(group) for name, group in _CORE.items()}
-        return Settings(**core, components=parsed, warnings=tuple(dict.fromkeys(warnings)))
+        warnings = list(dict.fromkeys(warnings))
+        return Settings(**core, components=parsed, warnings=tuple(warnings), defaults=self._defaults)
 
     def check(self) -> None:
         """Raises ``ConfigurationError`` when there are errors."""
@@ -218,13 +233,17 @@ class Reading:
 
 
 def load_settings(
-    environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env"), *, groups: Collection[type[Group]]
+    environ: Mapping[str, str] | None = None,
+    dotenv: Path | None = Path(".env"),
+    *,
+    groups: Collection[type[Group]],
+    defaults: Mapping[str, str] = NO_DEFAULTS,
 ) -> Settings:
-    """The core's groups and those of the selected components.
+    """The core's groups and those of the selected components. ``defaults``: see ``Settings``.
 
     Raises ``ConfigurationError`` with a line for every error; none contains a value.
     """
-    return Reading(environ, dotenv).settings(groups)
+    return Reading(environ, dotenv, defaults).settings(groups)
 
 
 def load_group(group: type[G], environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env")) -> G:
@@ -257,8 +276,8 @@ def variables(groups: Iterable[type[Group]]) -> Sequence[Variable]:
 def variables_of(groups: Iterable[type[Group]]) -> Sequence[Variable]:
     """The same of these groups alone."""
     found: dict[str, Variable] = {}
-    for field in (field for group in groups for field in group.model_fields.values()):
-        name, *files = names(field)
-        default = field.default if isinstance(field.default, str) else ""
-        found.setdefault(name, Variable(name, field.description or "", default, files not in ([], [name])))
+    for each in (each for group in groups for each in group.model_fields.values()):
+        name, *files = names(each)
+        default = each.default if isinstance(each.default, str) else ""
+        found.setdefault(name, Variable(name, each.description or "", default, files not in ([], [name])))
     return list(found.values())

@@ -2,13 +2,14 @@
 
 Every record is reported until it is acknowledged or refused for good. After a failed report it is deferred
 with a growing delay of up to 15 minutes; the due time is stored in the outbox. A record that is acknowledged and
-not yet in the sinks after the report stays in the outbox as acknowledged: only the sinks are tried again.
+not yet in the sinks after the report stays in the outbox as acknowledged: only the sinks that lack it are tried again.
 """
 
 import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import islice
 from math import inf
 
@@ -23,7 +24,7 @@ from ai_task_processor.core.errors import (
     Transient,
     explained,
 )
-from ai_task_processor.core.ports import Clock, Outbox, Sink, TaskSource
+from ai_task_processor.core.ports import Clock, Outbox, Sink, StepStore, TaskSource
 from ai_task_processor.engine.faults import Faults, all_of
 from ai_task_processor.engine.guard import RAISED, raise_cancellation
 from ai_task_processor.engine.outcome import text
@@ -65,6 +66,7 @@ class Delivery:
         outbox: Outbox,
         source: TaskSource,
         *,
+        steps: StepStore,
         sinks: Sequence[Sink] = (),
         gate: Gate,
         concurrency: int,
@@ -74,6 +76,7 @@ class Delivery:
         rng: random.Random,
     ) -> None:
         self._outbox = outbox
+        self._steps = steps
         self.reporter = Reporter(source, sinks=sinks, clock=clock, metrics=metrics)
         self._gate = gate
         self._concurrency = concurrency
@@ -244,12 +247,16 @@ class Delivery:
 
     async def _attempt(self, record: Record) -> Rejected | RemoteError | None:
         try:
+            if self.reporter.expired(record):
+                log.warning("delivery.expired", task_id=record.task_id, attempts=record.attempts, reason=record.reason)
+                return None
+            taken = await self._taken(record)
             if not record.acknowledged:
                 await self.reporter.report(record)
                 self._holding.note(None)
                 if left := self.reporter.left:
                     await self._stored("acknowledged", lambda: self._outbox.acknowledged(record.task_id, left))
-            await self.reporter.finish(record)
+            await self._finish(record, taken)
         except (CircuitOpen, Rejected) as error:
             return error
         except RemoteError as error:
@@ -263,6 +270,27 @@ class Delivery:
         self.acknowledged_at = self._clock.monotonic()
         self._window = min(self._window + 1, self._concurrency)
         return None
+
+    async def _taken(self, record: Record) -> frozenset[str]:
+        """The sinks after the report that have the record: a kill may have come before it was deleted."""
+        if not record.acknowledged or not self.reporter.several:
+            return frozenset()
+        try:
+            return frozenset(await self._steps.load(record.task_id, record.fingerprint))
+        except OutboxUnwritable as error:
+            raise Transient(f"which sinks have it cannot be read: {error}") from error
+
+    async def _finish(self, record: Record, before: frozenset[str]) -> None:
+        """When one sink fails, store which others have the record now: it is not written to them again."""
+        taken = set(before)
+        try:
+            await self.reporter.finish(record, taken)
+        except SinkFailed:
+            for name in sorted(taken - before):
+                await self._stored(
+                    "steps.save", partial(self._steps.save, record.task_id, record.fingerprint, name, b"true")
+                )
+            raise
 
     def _hold(self, error: CircuitOpen) -> None:
         """The record was not tried and stays as it is. ``gate`` holds the others itself; a circuit that the source

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 
 from ai_task_processor.core.errors import CircuitOpen, OutboxUnwritable, Rejected, RemoteError, explained
@@ -31,10 +31,11 @@ log = get_logger(__name__)
 class _Direct:
     """The direct reports of a record that could not be committed; ``next_at`` is on the monotonic clock.
 
-    ``finished``: it is acknowledged and in every sink.
+    ``taken``: the sinks after the report that have it; ``finished``: it is acknowledged and in every sink.
     """
 
     record: Record
+    taken: set[str] = field(default_factory=set)
     finished: bool = False
     refused: Rejected | None = None
     attempts: int = 0
@@ -130,7 +131,7 @@ class Persistence:
             if not direct.record.acknowledged:
                 await self._reporter.report(direct.record)
                 direct.record = replace(direct.record, acknowledged=True)
-            await self._reporter.finish(direct.record)
+            await self._reporter.finish(direct.record, direct.taken)
             direct.finished = True
         except CircuitOpen as error:
             direct.next_at = self._clock.monotonic() + requested_s(error)

@@ -93,10 +93,32 @@ class Reporter:
         self._metrics.task_acknowledged(record.task_type, end_to_end_s=end_to_end_s)
         log.debug("delivery.acknowledged", task_id=record.task_id, attempts=record.attempts + 1)
 
-    async def finish(self, record: Record) -> None:
-        """Write an acknowledged record to the sinks after the report. Raises ``SinkFailed``."""
+    @property
+    def several(self) -> bool:
+        """Whether more than one sink is written after the report."""
+        return len(self._after) > 1
+
+    def expired(self, record: Record) -> bool:
+        """Whether nobody wants the record any more."""
+        return self._source.expired(record.receipt)
+
+    async def finish(self, record: Record, taken: set[str]) -> None:
+        """Write an acknowledged record to the sinks after the report, to each whose name is not in ``taken``.
+
+        A sink that takes it is added to ``taken``. Those after a sink that fails are written, too. Raises
+        ``SinkFailed``.
+        """
+        failures = []
         for sink in self._after:
-            await self._call(sink, sink.write, record)
+            if sink.name not in taken:
+                try:
+                    await self._call(sink, sink.write, record)
+                    taken.add(sink.name)
+                except SinkFailed as error:
+                    failures.append(error)
+        if failures:
+            retry_after_s = min(failure.retry_after_s or 0.0 for failure in failures)
+            raise SinkFailed("; ".join(map(str, failures)), retry_after_s=retry_after_s or None)
 
     async def _discard(self, sink: Sink, record: Record) -> None:
         """Once: to try again, the record would have to be reported again, and the source has refused it for good."""

@@ -115,6 +115,7 @@ def assemble(
     delivery = Delivery(
         store.outbox,
         source,
+        steps=store.steps,
         sinks=built.sinks,
         gate=services.gate("api_delivery"),
         concurrency=settings.delivery.concurrency,
@@ -283,7 +284,11 @@ def _services(
         task_types=factory.task_types,
         chat_models=chat_models,
         chat_types=factory.chat_types,
-        services=[*factory.services, *(sink.entry_point.name for sink in selected.sinks)],
+        services=[
+            *factory.services,
+            *getattr(source, "services", ()),
+            *(sink.entry_point.name for sink in selected.sinks),
+        ],
         routes=getattr(source, "routes", ()),
         currency=None if model.prices is None else model.prices.currency,
     )

@@ -26,6 +26,7 @@ class TaskType(StrEnum):
     SEARCH = "search"
     SEARCH_BATCH = "search_batch"
     FETCH_URL = "fetch_url"
+    REMINDER = "reminder"
 
     @classmethod
     def named(cls, name: str) -> "TaskType | str":

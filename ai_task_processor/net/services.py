@@ -1,7 +1,7 @@
 """What a component is built with: its settings, and the objects that all components share."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +18,9 @@ from ai_task_processor.ops.metrics import Metrics
 #: descriptors reserved for the ops port, the store, logs and plug-ins; one client may use half of the others
 RESERVED_DESCRIPTORS = 64
 
+#: Finds something about a result at a remote; None when there is nothing. Raises ``RemoteError``.
+Lookup = Callable[[Mapping[str, object]], Awaitable[str | None]]
+
 log = get_logger(__name__)
 
 
@@ -28,7 +31,8 @@ class Services:
     ``secrets[AGroup]`` has the secrets as they were read last, ``settings[AGroup]`` as they were at the start.
     ``memory`` (for the source) and ``directory`` (for small files, None when the store has none) come from the store.
     ``lost`` is called with the id of each task whose stored result is gone, None when the id is unknown.
-    ``clients``: those that were made, each with its URL.
+    ``clients``: those that were made, each with its URL. ``lookups``: what the source can look up for sinks, by what it
+    finds (``email``); the source is built first.
     """
 
     settings: Settings
@@ -42,6 +46,7 @@ class Services:
     directory: Path | None = None
     gates: dict[str, Gate] = field(default_factory=dict)
     clients: list[tuple[str, HttpClient]] = field(default_factory=list)
+    lookups: dict[str, Lookup] = field(default_factory=dict)
 
     def gate(self, service: str) -> Gate:
         """The gate of a remote service, shared by all callers: ``api_poll`` for polls, ``api_delivery`` for reports."""

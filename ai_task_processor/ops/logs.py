@@ -23,6 +23,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     exception.caught        an exception in a callback, asyncio task or destructor that nothing awaits
     poll.failed             the first failed poll of a row
     poll.recovered          the first good poll after it
+    task.dropped            a listed task whose due time is too long ago: nobody is reminded
     poll.cut                the list ended too early; the tasks before the end are used
     record.skipped          a listed record that cannot be used
     type.skipped            listed tasks of a type that no processor here takes: they stay pending
@@ -59,6 +60,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     delivery.acknowledged   (debug) the upstream has the outcome
     delivery.deferred       to be tried again later
     delivery.refused        refused for good: a dead letter
+    delivery.expired        nobody wants the outcome any more: it is deleted, whichever sink lacks it
     delivery.lost           the claim belongs to somebody else by now: the result is not needed
     delivery.unverified     the upstream acknowledges without naming task and state
     delivery.held           the source asked for a pause without trying: nothing is reported until it ends

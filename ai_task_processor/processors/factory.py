@@ -19,6 +19,7 @@ from ai_task_processor.processors.chat.summary import SummaryProcessor
 from ai_task_processor.processors.context import ProcessorContext
 from ai_task_processor.processors.embedding.processor import TextEmbeddingProcessor
 from ai_task_processor.processors.fetch.processor import FetchProcessor
+from ai_task_processor.processors.reminder.processor import ReminderProcessor
 from ai_task_processor.processors.search.processor import SearchProcessor
 from ai_task_processor.processors.simple import EchoProcessor, SimulateProcessor, SleepProcessor
 
@@ -54,6 +55,7 @@ class ProcessorFactory:
             SimulateProcessor(),
             SearchProcessor(),
             FetchProcessor(),
+            ReminderProcessor(),
         ]
         self._takes: Callable[[str], bool] = lambda _: True
         self._reported: set[tuple[str, str]] = set()

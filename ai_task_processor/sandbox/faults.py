@@ -124,7 +124,7 @@ async def play(fault: Fault, request: web.BaseRequest, work: Callable[[], Awaita
     if fault.hang:
         await asyncio.Event().wait()
     if fault.reset:
-        return _reset(request)
+        return reset(request)
     if fault.status is not None:
         done = false_answer(fault)
     elif done is None:
@@ -169,7 +169,7 @@ _OPENAI_CODES: Final[Mapping[int, tuple[str, str | None]]] = {
 }
 
 
-def _reset(request: web.BaseRequest) -> Response:
+def reset(request: web.BaseRequest) -> Response:
     """Reset the TCP connection; the answer that is returned does not arrive."""
     if (transport := request.transport) is not None:
         linger = struct.pack("ii", 1, 0)

@@ -93,6 +93,7 @@ class MemoryOutbox:
 
     async def delivered(self, task_id: str) -> None:
         self._remove(task_id)
+        self.steps.forget(task_id)
         self._measure()
 
     async def acknowledged(self, task_id: str, reason: str) -> None:

@@ -422,14 +422,20 @@ async def a_step_is_found_by_task_content_and_name(case: StoreCase) -> None:
 
 
 async def steps_are_erased_with_their_outcome(case: StoreCase) -> None:
-    """Nothing of a task is left once its outcome is acknowledged, whatever its content was; others keep theirs."""
+    """Nothing of a task is left once its outcome is acknowledged, whatever its content was; others keep theirs.
+
+    What is saved after ``put``, for an outcome that waits for sinks, stays until then.
+    """
     steps, outbox = case.store.steps, case.store.outbox
     for task_id in ("a", "b"):
         await steps.save(task_id, "f1", "x", b"1")
         await steps.save(task_id, "f2", "y", b"2")
     await outbox.put(record("a"))
-    await outbox.delivered("a")
     assert [await steps.load("a", content) for content in ("f1", "f2")] == [{}, {}]
+    await steps.save("a", "f1", "z", b"3")
+    assert await steps.load("a", "f1") == {"z": b"3"}
+    await outbox.delivered("a")
+    assert await steps.load("a", "f1") == {}
     assert await steps.load("b", "f1") == {"x": b"1"}
     assert await outbox.due(NOW, 10) == []
 

@@ -14,8 +14,9 @@ from typing import Final
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import Misconfigured, NeverAcknowledged, Rejected, RemoteError, Unacknowledged
+from ai_task_processor.core.pointer import keys, resolve
 from ai_task_processor.models.task import TaskStatus
-from ai_task_processor.sources.rest.profile import RestProfile, keys, resolve
+from ai_task_processor.sources.rest.profile import RestProfile
 
 #: answers in a row without acknowledgement, for the same reason and for any, that are no coincidence any more
 ACCIDENTS: Final = 3

@@ -9,11 +9,11 @@ from urllib.parse import urlencode, urljoin
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import InvalidAnswer
+from ai_task_processor.core.pointer import keys, resolve
 from ai_task_processor.net.answers import Answer, status_error
 from ai_task_processor.net.client import deadline
 from ai_task_processor.sources.rest.listing import Looked, PendingList, parameters
 from ai_task_processor.sources.rest.page import Page
-from ai_task_processor.sources.rest.profile import keys, resolve
 from ai_task_processor.sources.rest.wire import Invalid
 
 #: a list with more pages is not read to its end

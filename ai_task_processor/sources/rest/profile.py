@@ -3,19 +3,14 @@
 JSON pointers are those of RFC 6901; ``""`` is the whole document. ``{id}`` in a path is the task's id, percent-encoded.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationInfo, field_validator
 
+from ai_task_processor.core.pointer import Pointer
 from ai_task_processor.core.profiles import Part, Profile
 from ai_task_processor.models.task import TaskStatus
-
-
-def _pointer(text: str) -> str:
-    if text and not text.startswith("/"):
-        raise ValueError("must be a JSON pointer, such as /data/id")
-    return text
 
 
 def _path(text: str) -> str:
@@ -36,7 +31,6 @@ def _parameter(value: object) -> object:
     return value
 
 
-Pointer = Annotated[str, AfterValidator(_pointer), Field(json_schema_extra={"format": "json-pointer"})]
 Path = Annotated[str, AfterValidator(_path)]
 TaskPath = Annotated[str, AfterValidator(_task_path)]
 Parameter = Annotated[str | int | bool, BeforeValidator(_parameter)]
@@ -228,20 +222,3 @@ def _texts(value: object) -> Iterator[str]:
     elif isinstance(value, list):
         for each in value:
             yield from _texts(each)
-
-
-def keys(pointer: str) -> Sequence[str]:
-    """The keys of a JSON pointer (RFC 6901 §4)."""
-    return tuple(part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:])
-
-
-def resolve(document: Any, path: Sequence[str]) -> Any:
-    """The value at these keys; None where there is none."""
-    for key in path:
-        if isinstance(document, Mapping):
-            document = document.get(key)
-        elif isinstance(document, Sequence) and not isinstance(document, str) and key.isdecimal():
-            document = document[int(key)] if int(key) < len(document) else None
-        else:
-            return None
-    return document

@@ -33,6 +33,7 @@ from ai_task_processor.core.errors import (
     Unauthorized,
 )
 from ai_task_processor.core.groups import Group
+from ai_task_processor.core.pointer import keys, resolve
 from ai_task_processor.core.ports import Admission, Backlog, Clock, SkipReason, SourceMemory, TaskSource, Want
 from ai_task_processor.core.profiles import Profile, ProfileSource
 from ai_task_processor.models.task import Claim, Completed, Failure, Outcome, Receipt, Task, TaskStatus
@@ -52,7 +53,7 @@ from ai_task_processor.sources.rest.listing import PendingList
 from ai_task_processor.sources.rest.marks import Marks
 from ai_task_processor.sources.rest.page import Page
 from ai_task_processor.sources.rest.paged import PagedList
-from ai_task_processor.sources.rest.profile import RestProfile, keys, resolve
+from ai_task_processor.sources.rest.profile import RestProfile
 from ai_task_processor.sources.rest.read_ahead import ReadAhead
 from ai_task_processor.sources.rest.remarks import remark
 from ai_task_processor.sources.rest.settings import ApiSettings, SecretSettings

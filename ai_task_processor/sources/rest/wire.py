@@ -9,9 +9,10 @@ from math import isfinite
 from typing import Any
 
 from ai_task_processor.core import codec
+from ai_task_processor.core.pointer import keys, resolve
 from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.sources.rest.framing import RecordTooLarge
-from ai_task_processor.sources.rest.profile import RestProfile, keys, resolve
+from ai_task_processor.sources.rest.profile import RestProfile
 
 #: members of a trace carrier (W3C Trace Context §3)
 _CARRIER = ("traceparent", "tracestate")

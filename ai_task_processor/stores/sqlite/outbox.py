@@ -155,13 +155,23 @@ class SqliteOutbox:
         No history is stored: an operator who sets a task back to pending wants it to run again. A listing in flight
         may still show the task; the source handles that in memory.
         """
+        stepped = task_id in self.steps
+
+        def erase(db: sqlite3.Connection) -> None:
+            schema.erase_all(db, self._source, [task_id])
+
+        def committed(_: object) -> None:
+            self._ledger.forget(task_id)
+            if stepped:
+                self.steps.forget(task_id)
+
         await self._writer.submit(
-            lambda db: schema.erase_all(db, self._source, [task_id]),
+            self.steps.erasing(task_id, erase) if stepped else erase,
             writes=True,
-            many=self._erasures,
+            many=None if stepped else self._erasures,
             about=task_id,
             item=task_id,
-            committed=lambda _: self._ledger.forget(task_id),
+            committed=committed,
         )
 
     async def acknowledged(self, task_id: str, reason: str) -> None:

@@ -27,6 +27,7 @@ from ai_task_processor.providers.mock import MockProvider
 from ai_task_processor.providers.rotating import RotatingProvider
 from ai_task_processor.providers.settings import ChatSettings, ModelSettings
 from ai_task_processor.sinks.base import SinkSettings
+from ai_task_processor.sources.periodic.settings import PeriodicSettings
 from ai_task_processor.sources.rest.settings import ApiSettings, SecretSettings
 from ai_task_processor.sources.rest.source import RestSource
 from ai_task_processor.stores.sqlite.settings import StoreSettings
@@ -91,7 +92,7 @@ def test_our_own_entry_points_are_no_second_package(install: Install) -> None:
 def test_an_unknown_name_is_told_with_those_that_there_are(install: Install) -> None:
     """The line names the variable, what it says, and what it may say."""
     install("sources", folder=FolderSource)
-    there = "there are agents-playground, aletheia, folder, task-conversations"
+    there = "there are agents-playground, aletheia, due-soon, folder, task-conversations"
     assert problems(lambda: find("sources", "x").load()) == [
         f"TASK_SOURCE names no source that is installed: 'x'; {there}"
     ]
@@ -139,10 +140,8 @@ def test_the_defaults_select_the_daemon_as_it_is(install: Install) -> None:
     of_processors = {PromptSettings, AletheiaSettings, SummarySettings, SimulationSettings}
     of_processors |= {SearchSettings, FetchSettings, LimitSettings}
     others = {each for each in built_in_groups() if not issubclass(each, SinkSettings)}
-    assert (
-        others - {ChatSettings, SecretSettings, DatabaseSettings, LeaseSettings} - of_processors
-        == settings.components.keys()
-    )
+    others -= {ChatSettings, PeriodicSettings, SecretSettings, DatabaseSettings, LeaseSettings, *of_processors}
+    assert others == settings.components.keys()
 
 
 def test_a_source_without_oauth2_asks_for_nothing_of_it(install: Install) -> None:
@@ -350,4 +349,4 @@ def test_a_name_that_may_be_a_secret_is_not_repeated(install: Install, name: str
     """A key that was put into the wrong variable."""
     (line,) = problems(lambda: load_selected({"TASK_SOURCE": name}, None))
     assert (name in line) is shown
-    assert line.endswith("; there are agents-playground, aletheia, task-conversations")
+    assert line.endswith("; there are agents-playground, aletheia, due-soon, task-conversations")

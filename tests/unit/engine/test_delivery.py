@@ -40,9 +40,13 @@ class Source(StubSource):
         self.errors: dict[str, BaseException] = {}
         self.told: list[tuple[float, str]] = []
         self.outcomes: list[object] = []
+        self.unwanted: set[str] = set()
         self.now = self.most = 0
         self._clock = clock
         self._gate = gate
+
+    def expired(self, receipt: Receipt) -> bool:
+        return receipt.id in self.unwanted
 
     async def report(self, receipt: Receipt, outcome: Outcome) -> None:
         match outcome:
@@ -141,6 +145,7 @@ class Room:
         self.delivery = Delivery(
             self.outbox,
             self.source,
+            steps=self.outbox.steps,
             sinks=sinks,
             gate=self.gate,
             concurrency=concurrency,
@@ -548,6 +553,38 @@ async def test_an_acknowledgement_is_stored_before_a_sink_is_written(clock: Any)
         await clock.sleep(1.0)
     waiting = room.outbox.record("a")
     assert (waiting.acknowledged, waiting.reason) == (True, "acknowledged; not in sink books yet")
+
+
+async def test_a_sink_that_fails_keeps_no_other_from_a_record_and_repeats_none(clock: Any) -> None:
+    """Whichever comes first; what one of them took is known after a restart, and forgotten with the record."""
+    first, books, last = (Books("after_report", name) for name in ("first", "books", "last"))
+    books.error = first.error = AWAY
+    async with Room(clock, sinks=[first, books, last], put=["a"]).working() as room:
+        await clock.sleep(100.0)
+        first.error = None
+        await clock.sleep(100.0)
+    reason = str(room.outbox.record("a").reason)
+    assert reason == "acknowledged; sink books: connection refused"
+    assert (first.written.count("a") > 1, last.written) == (True, ["a"])
+    times = len(first.written)
+    async with Room(clock, sinks=[first, books, last], outbox=room.outbox).working() as later:
+        books.error = None
+        assert await later.delivery.flushed(90.0) is True
+    assert (len(first.written), last.written) == (times, ["a"])
+    assert await room.outbox.steps.load("a", "f") == {}
+
+
+async def test_an_outcome_that_nobody_wants_any_more_is_deleted(clock: Any, logs: Logs) -> None:
+    """Whether it was reported or not: no sink gets it, and the log says so."""
+    books = Books("after_report")
+    books.error = AWAY
+    async with Room(clock, sinks=[books], put=["a"]).working() as room:
+        await clock.sleep(5.0)
+        room.source.unwanted = {"a", "b"}
+        room.put("b")
+        assert await room.delivery.flushed(90.0) is True
+    assert (room.reported(), set(books.written)) == (["a"], {"a"})
+    assert sorted(line["task_id"] for line in logs if line["event"] == "delivery.expired") == ["a", "b"]
 
 
 async def test_an_acknowledgement_that_cannot_be_stored_is_not_reported_again(clock: Any) -> None:

@@ -144,7 +144,9 @@ class Process(StubSource):
         self.recovery = Recovery(self.journal, self.outbox, source="aletheia", clock=clock)
         self.admission = EngineAdmission(self.running, self.outbox, self._find, self.recovery)
         common: dict[str, Any] = {"faults": Faults(), "clock": clock, "metrics": self.metrics, "rng": rng}
-        self.delivery = Delivery(self.outbox, self, gate=self.gates[2], concurrency=SLOTS, **common)
+        self.delivery = Delivery(
+            self.outbox, self, steps=self.outbox.steps, gate=self.gates[2], concurrency=SLOTS, **common
+        )
         parts: dict[str, Any] = {"source": self, "journal": self.journal}
         steps = TaskSteps(self.outbox.steps, self.metrics)
         runner = TaskRunner(

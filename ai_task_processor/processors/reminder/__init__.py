@@ -1,0 +1,1 @@
+"""The type ``reminder``: makes the event of a task that is due soon."""
