@@ -69,6 +69,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     sink.failed             a sink did not take a result: it is written again later
     sink.disabled           SINKS names a sink whose address is not set: it receives nothing
     sink.restored           it takes results again
+    mail.skipped            a result that becomes no mail, because nobody knows an address for it
     sink.not_discarded      a sink kept a result that the source has refused
     outbox.awaited          another daemon holds it
     outbox.recovered        outcomes of an earlier run were found

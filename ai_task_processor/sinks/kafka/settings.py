@@ -41,6 +41,9 @@ class KafkaSettings(SinkSettings):
     topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")] | None = setting(
         "KAFKA_TOPIC", "the name of the topic of the results"
     )
+    key: str | None = setting(
+        "KAFKA_KEYED_BY", "the field of a result that is the key of its message; the task's id without"
+    )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = setting(
         "KAFKA_SECURITY_PROTOCOL", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL", "PLAINTEXT"
     )

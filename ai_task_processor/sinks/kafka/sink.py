@@ -49,6 +49,13 @@ def explained(name: str, cause: str | None = None) -> RemoteError | Refused:
     return kind(text)
 
 
+def key(record: Record, field: str | None) -> str:
+    """The text or number in this field of the result; the task's id when there is none."""
+    found = result(record) if field is not None else None
+    value = found.get(field) if isinstance(found, dict) else None
+    return str(value) if isinstance(value, str | int) else record.task_id
+
+
 def value(record: Record) -> bytes:
     """The message: the result's object with ``event_id``, or an object around a result that is none."""
     found, event = result(record), str(event_id(record))
@@ -80,11 +87,12 @@ class KafkaSink(RemoteSink):
         from confluent_kafka import KafkaException
 
         producer, acknowledged = self._current(), list["KafkaError | None"]()
+        settings = self._secrets[KafkaSettings]
         try:
             producer.produce(
-                self._secrets[KafkaSettings].topic or "",
+                settings.topic or "",
                 value(record),
-                record.task_id,
+                key(record, settings.key),
                 headers=[("event_id", str(event_id(record)).encode())],
                 on_delivery=lambda error, _: acknowledged.append(error),
             )

@@ -1,5 +1,7 @@
 """The mail that a result becomes."""
 
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email import policy
 from email.headerregistry import Address
@@ -9,6 +11,20 @@ from email.utils import parseaddr
 from ai_task_processor.models.task import Record
 from ai_task_processor.sinks.base import Refused, event_id, result
 from ai_task_processor.sinks.smtp.settings import ADDRESS
+
+_PLACE = re.compile(r"\{(\w+)\}")
+
+
+def completed(found: Mapping[str, object], subject: str | None, text: str | None) -> dict[str, object]:
+    """A result with the subject and the text that it lacks, from templates: ``{name}`` is a field of the result.
+
+    A template with a field that the result has not adds nothing. What is inserted is no template again.
+    """
+    filled = dict(found)
+    for name, template in (("subject", subject), ("text", text)):
+        if template is not None and found.keys() >= set(_PLACE.findall(template)):
+            filled.setdefault(name, _PLACE.sub(lambda place: str(found[place[1]]), template))
+    return filled
 
 
 def fields(record: Record) -> tuple[str, str, str] | None:

@@ -80,6 +80,8 @@ class SmtpSettings(SinkSettings):
         "SMTP_URL", "the mail server, like smtp://user:password@host:587; the sink smtp is off without it"
     )
     sender: Annotated[str, AfterValidator(_sender)] | None = setting("SMTP_FROM", "the address that mail comes from")
+    subject: str | None = setting("SMTP_SUBJECT", "the subject of mails; {name} in it is a field of the result")
+    text: str | None = setting("SMTP_TEXT", "the text of mails; {name} in it is a field of the result")
 
     def secrets(self) -> Iterable[str]:
         """Only the password, percent-encoded and decoded: the address may be shown."""

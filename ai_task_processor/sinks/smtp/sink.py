@@ -3,17 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from ai_task_processor.core import codec
 from ai_task_processor.core.checks import Finding, Remote, Stopwatch, ok
 from ai_task_processor.core.errors import Misconfigured, RemoteError, TimedOut, Transient, Unauthorized, Unsent
-from ai_task_processor.models.task import Record
+from ai_task_processor.models.task import Record, TaskStatus
 from ai_task_processor.net.client import deadline, describe
 from ai_task_processor.net.services import Services
 from ai_task_processor.net.tls import shared_tls
-from ai_task_processor.sinks.base import REFUSED_AGAIN_S, Refused, RemoteSink, event_id
-from ai_task_processor.sinks.smtp.message import fields, message
+from ai_task_processor.ops.logs import get_logger
+from ai_task_processor.sinks.base import REFUSED_AGAIN_S, Refused, RemoteSink, event_id, result
+from ai_task_processor.sinks.smtp.message import completed, fields, message
 from ai_task_processor.sinks.smtp.settings import SmtpSettings
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ CONNECTIONS = 4
 REMEMBERED = 10_000
 #: authentication required, too weak, failed, only over TLS (RFC 4954 §6)
 LOGIN_CODES = frozenset({530, 534, 535, 538})
+
+log = get_logger(__name__)
 
 
 def explained(error: Exception, *, bundled: bool) -> RemoteError | Refused:
@@ -87,6 +92,7 @@ class SmtpSink(RemoteSink):
         remote = Remote("mail server", "SMTP_URL", server.shown) if server else None
         super().__init__(services, settings, remote, "aiosmtplib")
         self._network = services.settings.network
+        self._lookups = services.lookups
         self._connections = asyncio.Semaphore(CONNECTIONS)
         #: why a message was refused for good, None when it was sent
         self._ended: dict[tuple[UUID, float], str | None] = {}
@@ -97,10 +103,32 @@ class SmtpSink(RemoteSink):
     async def write(self, record: Record) -> None:
         key = _key(record)
         if key not in self._ended:
+            # Before the circuit of the mail server: a failure of a look-up says nothing about that.
+            record = await self._completed(record)
             async with self._connections:
                 await super().write(record)
         elif (reason := self._ended[key]) is not None:
             raise RemoteError(reason, retry_after_s=REFUSED_AGAIN_S)
+
+    async def _completed(self, record: Record) -> Record:
+        """With what the result lacks: subject and text, and the address if its source looks one up.
+
+        Raises ``RemoteError``.
+        """
+        settings, look_up = self._secrets[SmtpSettings], self._lookups.get("email")
+        if self._remote is None or record.status is not TaskStatus.SUCCEEDED:
+            return record
+        found = result(record)
+        if not isinstance(found, dict):
+            return record
+        found = completed(found, settings.subject, settings.text)
+        if look_up is not None and {"subject", "text"} <= found.keys() and not {"to", "email"} & found.keys():
+            address = await look_up(found)
+            if address is None:
+                log.warning("mail.skipped", task_id=record.task_id, reason="the source knows no address")
+            else:
+                found["to"] = address
+        return replace(record, body=codec.dumps(found), vector=None)
 
     async def _send(self, record: Record) -> None:
         mail, key = message(record, self._secrets[SmtpSettings].sender or ""), _key(record)

@@ -9,7 +9,7 @@ from ai_task_processor.core.errors import Misconfigured, TimedOut, Transient, Un
 from ai_task_processor.models.task import Record
 from ai_task_processor.sinks.base import Refused, event_id
 from ai_task_processor.sinks.kafka.settings import KafkaSettings, configuration
-from ai_task_processor.sinks.kafka.sink import KafkaSink, explained, value
+from ai_task_processor.sinks.kafka.sink import KafkaSink, explained, key, value
 from ai_task_processor.testing.store import record
 from tests.contract.http.servers import Authority
 from tests.helpers import services
@@ -31,6 +31,21 @@ AROUND = {"event_id": EVENT, "task_id": "a", "type": "text_embedding"}
 )
 def test_a_message_has_the_result_and_the_id_of_the_event(finished: Record, expected: object) -> None:
     assert json.loads(value(finished)) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "expected"),
+    [
+        (b'{"n":17}', None, "a"),
+        (b'{"n":17}', "n", "17"),
+        (b'{"n":"x"}', "n", "x"),
+        (b'{"n":null}', "n", "a"),
+        (b"{}", "n", "a"),
+        (b"[1]", "n", "a"),
+    ],
+)
+def test_the_key_is_a_field_of_the_result_or_the_id_of_the_task(body: bytes, field: str | None, expected: str) -> None:
+    assert key(record("a", body=body), field) == expected
 
 
 @pytest.mark.parametrize(

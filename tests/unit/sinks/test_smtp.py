@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from ai_task_processor.core.errors import Transient
+from ai_task_processor.models.task import Record
 from ai_task_processor.sinks.base import Refused, event_id
-from ai_task_processor.sinks.smtp.message import fields, message
+from ai_task_processor.sinks.smtp.message import completed, fields, message
 from ai_task_processor.sinks.smtp.settings import Server, SmtpSettings
 from ai_task_processor.sinks.smtp.sink import SmtpSink
 from ai_task_processor.testing.store import record
@@ -60,6 +62,65 @@ def test_an_address_is_one_plain_address(to: str) -> None:
 )
 def test_a_result_without_these_fields_is_no_mail(body: bytes) -> None:
     assert fields(record("a", body=body)) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({"title": "Rent"}, {"subject": "Due soon: Rent", "text": "At noon."}),
+        ({"title": "{text}"}, {"subject": "Due soon: {text}", "text": "At noon."}),
+        ({"title": "Rent", "subject": "My own"}, {"subject": "My own", "text": "At noon."}),
+        ({}, {"text": "At noon."}),
+    ],
+)
+def test_what_a_result_lacks_comes_from_templates(found: dict[str, object], expected: dict[str, object]) -> None:
+    """What is inserted is no template again; a template with an unknown field adds nothing."""
+    assert completed(found, "Due soon: {title}", "At noon.") == {**found, **expected}
+    assert completed(found, None, None) == found
+
+
+@pytest.mark.parametrize(
+    ("body", "address", "sent_to", "asked"),
+    [
+        (b'{"user":7}', "a@example.org", ["a@example.org"], 1),
+        (b'{"user":7}', None, [], 1),
+        (b'{"to":"b@example.org"}', "a@example.org", ["b@example.org"], 0),
+        (b'{"text":7}', "a@example.org", [], 1),
+        (b"[1]", "a@example.org", [], 0),
+    ],
+)
+async def test_an_address_is_looked_up_for_a_result_that_has_none(
+    body: bytes, address: str | None, sent_to: list[str], asked: int
+) -> None:
+    seen, offered = list[object](), list[str]()
+
+    async def look_up(found: object) -> str | None:
+        seen.append(found)
+        return address
+
+    async def send(record: Record) -> None:
+        offered.append(message(record, FROM)["To"])
+
+    environ = {"SMTP_URL": "smtp://localhost", "SMTP_FROM": FROM, "SMTP_SUBJECT": "S", "SMTP_TEXT": "T"}
+    sink = SmtpSink(services(environ, SmtpSink, lookups={"email": look_up}))
+    sink._send = send  # type: ignore[method-assign]  # no server
+    await sink.write(record("a", body=body))
+    assert (offered, len(seen)) == (sent_to, asked)
+
+
+async def test_a_failed_look_up_is_no_evidence_about_the_mail_server() -> None:
+    """It is the sink's failure, and its circuit stays closed."""
+
+    async def look_up(found: object) -> str | None:
+        raise Transient("the task API answered 500")
+
+    environ = {"SMTP_URL": "smtp://localhost", "SMTP_FROM": FROM}
+    given = services(environ, SmtpSink, lookups={"email": look_up})
+    sink = SmtpSink(given)
+    for _ in range(10):
+        with pytest.raises(Transient):
+            await sink.write(record("a", body=b'{"subject":"S","text":"T"}'))
+    assert given.gate("smtp").wait_s() == 0
 
 
 def test_email_is_another_name_of_to() -> None:
