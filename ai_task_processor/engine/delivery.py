@@ -281,15 +281,19 @@ class Delivery:
             raise Transient(f"which sinks have it cannot be read: {error}") from error
 
     async def _finish(self, record: Record, before: frozenset[str]) -> None:
-        """When one sink fails, store which others have the record now: it is not written to them again."""
-        taken = set(before)
+        """When one sink is slow or fails, store which others have the record: it is not written to them again."""
+        taken, stored = set(before), set(before)
+
+        async def store() -> None:
+            for name in sorted(taken - stored):
+                save = partial(self._steps.save, record.task_id, record.fingerprint, name, b"true")
+                await self._stored("steps.save", save)
+                stored.add(name)
+
         try:
-            await self.reporter.finish(record, taken)
+            await self.reporter.finish(record, taken, store)
         except SinkFailed:
-            for name in sorted(taken - before):
-                await self._stored(
-                    "steps.save", partial(self._steps.save, record.task_id, record.fingerprint, name, b"true")
-                )
+            await store()
             raise
 
     def _hold(self, error: CircuitOpen) -> None:

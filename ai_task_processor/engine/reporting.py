@@ -1,5 +1,6 @@
 """Reports an outcome once, to its source and the sinks; and the delay before the next report."""
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -27,6 +28,8 @@ from ai_task_processor.ops.metrics import Metrics
 LONGEST_DEFERRAL_S = 900.0
 #: and of one that fails like all others: it must not wait long once the source is up again
 LONGEST_ABSENCE_S = 60.0
+#: a sink that takes longer than the others by this does not make them take a record twice, seconds
+SLOW_SINK_S = 0.25
 
 log = get_logger(__name__)
 
@@ -102,23 +105,34 @@ class Reporter:
         """Whether nobody wants the record any more."""
         return self._source.expired(record.receipt)
 
-    async def finish(self, record: Record, taken: set[str]) -> None:
+    async def finish(self, record: Record, taken: set[str], store: Callable[[], Awaitable[None]] | None = None) -> None:
         """Write an acknowledged record to the sinks after the report, to each whose name is not in ``taken``.
 
-        A sink that takes it is added to ``taken``. Those after a sink that fails are written, too. Raises
-        ``SinkFailed``.
+        At once, so that none waits for another. A sink that takes it is added to ``taken``. ``store`` is called when
+        some have it and others are slow, so that a kill does not repeat it. Raises ``SinkFailed``.
         """
-        failures = []
-        for sink in self._after:
-            if sink.name not in taken:
-                try:
-                    await self._call(sink, sink.write, record)
-                    taken.add(sink.name)
-                except SinkFailed as error:
-                    failures.append(error)
+        failures = list[SinkFailed]()
+
+        async def write(sink: Sink) -> None:
+            try:
+                await self._call(sink, sink.write, record)
+                taken.add(sink.name)
+            except SinkFailed as error:
+                failures.append(error)
+
+        lacking = [sink for sink in self._after if sink.name not in taken]
+        if len(lacking) > 1:
+            async with asyncio.TaskGroup() as group:
+                names = {sink: f"sink {sink.name} {record.task_id}" for sink in lacking}
+                writes = [group.create_task(write(sink), name=name) for sink, name in names.items()]
+                _, slow = await asyncio.wait(writes, timeout=SLOW_SINK_S)
+                if slow and store is not None:
+                    await store()
+        elif lacking:
+            await write(lacking[0])
         if failures:
             retry_after_s = min(failure.retry_after_s or 0.0 for failure in failures)
-            raise SinkFailed("; ".join(map(str, failures)), retry_after_s=retry_after_s or None)
+            raise SinkFailed("; ".join(sorted(map(str, failures))), retry_after_s=retry_after_s or None)
 
     async def _discard(self, sink: Sink, record: Record) -> None:
         """Once: to try again, the record would have to be reported again, and the source has refused it for good."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from tests.bench import alone, contest, machine, report
 from tests.bench.chain import chain
 from tests.bench.contest import Plan, tell
+from tests.bench.due_soon import due_soon
 from tests.bench.habits import habits
 from tests.bench.machine import UPSTREAM_CORE
 from tests.bench.pace.__main__ import pace
@@ -40,6 +41,7 @@ MEASURES: dict[str, tuple[Callable[[Plan], list[Section]], str]] = {
     "outbox": (alone.outbox, "what the outbox costs by itself"),
     "habits": (habits, "what real model APIs do, the real daemon: 8 minutes"),
     "chain": (chain, "200 requests of five tasks, a slow model, bad habits, Wikidata away: 8 minutes"),
+    "due-soon": (due_soon, "200 reminders, 10 kills, outages of API and broker: a minute"),
     "throttled": (throttled, "429s at random and at a limit, the real daemon"),
     "postgres": (postgres, "tasks in PostgreSQL: kills, claims per second, wake-up: 4 minutes"),
     "pace": (pace, "limiter and size of calls against simulated providers, virtual time"),
