@@ -281,7 +281,7 @@ class Delivery:
             raise Transient(f"which sinks have it cannot be read: {error}") from error
 
     async def _finish(self, record: Record, before: frozenset[str]) -> None:
-        """When one sink is slow or fails, store which others have the record: it is not written to them again."""
+        """While one sink lacks the record, store which others have it: it is not written to them again."""
         taken, stored = set(before), set(before)
 
         async def store() -> None:

@@ -28,8 +28,6 @@ from ai_task_processor.ops.metrics import Metrics
 LONGEST_DEFERRAL_S = 900.0
 #: and of one that fails like all others: it must not wait long once the source is up again
 LONGEST_ABSENCE_S = 60.0
-#: a sink that takes longer than the others by this does not make them take a record twice, seconds
-SLOW_SINK_S = 0.25
 
 log = get_logger(__name__)
 
@@ -108,8 +106,8 @@ class Reporter:
     async def finish(self, record: Record, taken: set[str], store: Callable[[], Awaitable[None]] | None = None) -> None:
         """Write an acknowledged record to the sinks after the report, to each whose name is not in ``taken``.
 
-        At once, so that none waits for another. A sink that takes it is added to ``taken``. ``store`` is called when
-        some have it and others are slow, so that a kill does not repeat it. Raises ``SinkFailed``.
+        At once, so that none waits for another. A sink that takes it is added to ``taken``. ``store`` is called while
+        others do not have it yet, so that a kill does not repeat what was taken. Raises ``SinkFailed``.
         """
         failures = list[SinkFailed]()
 
@@ -124,10 +122,11 @@ class Reporter:
         if len(lacking) > 1:
             async with asyncio.TaskGroup() as group:
                 names = {sink: f"sink {sink.name} {record.task_id}" for sink in lacking}
-                writes = [group.create_task(write(sink), name=name) for sink, name in names.items()]
-                _, slow = await asyncio.wait(writes, timeout=SLOW_SINK_S)
-                if slow and store is not None:
-                    await store()
+                writes = {group.create_task(write(sink), name=name) for sink, name in names.items()}
+                while writes:
+                    _, writes = await asyncio.wait(writes, return_when=asyncio.FIRST_COMPLETED)
+                    if writes and store is not None:
+                        await store()
         elif lacking:
             await write(lacking[0])
         if failures:

@@ -203,7 +203,7 @@ def due_soon(plan: Plan) -> list[Section]:
         counts = len(lost), others, doubled
         what = f"{name}: lost, repeated without a kill, with two ids"
         section.bounds.append(Bound(what, ", ".join(map(str, counts)), "0, 0, 0", counts == (0, 0, 0)))
-        section.bounds.append(at_most(f"{name}: repeated after a kill, for each kill", explained / KILLS, SLOTS / 2))
+        section.bounds.append(at_most(f"{name}: repeated after a kill, for each kill", explained / KILLS, 1))
         section.figures[name] = {"reminders": len(seen), "explained": explained, "lost": len(lost), "others": others}
     section.figures["look_ups"] = Counter(here.api.look_ups).total()
     section.figures["seconds"] = took_s
