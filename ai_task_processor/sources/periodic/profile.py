@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, tzinfo
-from typing import Annotated, Self
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator
 
 from ai_task_processor.core.pointer import Pointer
 from ai_task_processor.core.profiles import Part, Profile
@@ -56,35 +56,43 @@ def _pattern(text: object) -> re.Pattern[str]:
 UrlPath = Annotated[str, AfterValidator(_path)]
 
 
-class ListPart(Part):
-    """How the list is asked for."""
+class DueListPart(Part):
+    """How the list of what is due soon is asked for. It is one answer, whatever its order, of at most 32 MiB."""
 
-    path: UrlPath
+    path: UrlPath = Field(description="the path of the list, after API_BASE_URL")
     query: Annotated[Mapping[str, str], _places("window_minutes")] = Field(
-        {}, description="parameters; {window_minutes} in a value is the window"
+        {}, description="parameters; {window_minutes} in a value is that number"
     )
-    window_minutes: int = Field(ge=1, le=525_600, description="how long before its due time a task is listed")
-    items: Pointer = Field("", description="where the list stands in the answer")
+    window_minutes: int = Field(
+        ge=1, le=525_600, description="for how long before its due time a task is listed: two polls at least"
+    )
+    items: Pointer = Field("", description="where the array of tasks is in an answer")
 
 
-class FieldsPart(Part):
-    """Where the fields of a task stand in an item of the list."""
+class DueFieldsPart(Part):
+    """Where the parts of a listed task are."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    id: Pointer
-    due: Pointer
-    content: Pointer = Field("", description="the content of the task")
-    time_zone: Annotated[tzinfo, BeforeValidator(_zone)] = Field(UTC, description="of due times without an offset")
+    id: Pointer = Field(description="a text or a whole number; the id of a task here is id@due time")
+    due: Pointer = Field(description="a time as in ISO 8601; another one is another task")
+    content: Pointer = Field("", description="what the processor gets")
+    time_zone: Annotated[tzinfo, BeforeValidator(_zone)] = Field(
+        UTC, description="of due times without an offset, such as Europe/Lisbon; UTC if not set"
+    )
 
 
 class AddressesPart(Part):
-    """How the e-mail address of a user is looked up, for the sink ``smtp``."""
+    """How the e-mail address of a user is looked up for the sink `smtp`, when a mail is about to be sent."""
 
-    path: Annotated[UrlPath, AfterValidator(_one_place)] = Field(description="with {a field of the result}")
-    address: Pointer = Field(description="where the address stands in the answer")
+    path: Annotated[UrlPath, AfterValidator(_one_place)] = Field(
+        description="the path of an address; {user_id} in it is the field user_id of the result"
+    )
+    address: Pointer = Field(description="where the address is in an answer")
     pattern: Annotated[re.Pattern[str], BeforeValidator(_pattern)] = Field(
-        re.compile("[A-Za-z0-9_-]{1,128}"), description="what the whole field must match; others are never asked for"
+        re.compile("[A-Za-z0-9_-]{1,128}"),
+        description="what that field must match as a whole; others are never asked for",
+        json_schema_extra={"default": "[A-Za-z0-9_-]{1,128}"},
     )
 
     @property
@@ -94,21 +102,25 @@ class AddressesPart(Part):
 
 
 class PeriodicProfile(Profile):
-    """``types``: the one type of all its tasks. ``drop_after_s``: see the source."""
+    """An HTTP API that lists what is due soon, and takes no reports: each id and due time becomes one task, once."""
 
-    listing: ListPart = Field(alias="list")
-    fields_: FieldsPart = Field(alias="fields")
+    kind: Literal["periodic"]
     headers: Annotated[Mapping[str, str], _places("secret")] = Field(
-        {}, description="of every request; {secret} in a value is API_SECRET"
+        {}, description="sent with every request; {secret} is API_SECRET"
     )
+    drop_after_s: float = Field(
+        86_400.0, ge=0, le=31_536_000, description="seconds after its due time from which on a task is of no interest"
+    )
+    listing: DueListPart = Field(alias="list")
+    fields_: DueFieldsPart = Field(alias="fields")
     addresses: AddressesPart | None = None
-    drop_after_s: float = Field(86_400.0, ge=0, le=31_536_000, description="after the due time nobody is reminded")
 
-    @model_validator(mode="after")
-    def _one_type(self) -> Self:
-        if len(self.types) != 1:
-            raise ValueError("types must name the one type of all tasks")
-        return self
+    @field_validator("types")
+    @classmethod
+    def _one_type(cls, types: tuple[str, ...]) -> tuple[str, ...]:
+        if len(types) != 1:
+            raise ValueError("must have one type, that of all tasks")
+        return types
 
     @property
     def needs_secret(self) -> bool:

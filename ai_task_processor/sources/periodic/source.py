@@ -151,9 +151,10 @@ class PeriodicSource(ProfileSource, TaskSource):
         except RemoteError as error:
             yield refused(error, self._remote, {Unauthorized: "correct API_SECRET"})
             return
-        yield Sample([due.task for due in found.due], found.seen, True, str(watch))
-        for reason, count in found.invalid.items():
-            yield warning(f"{count} are items that cannot be used: {reason}", "correct [fields] in the profile")
+        unusable = [("", f"{reason} ({count} of such)") for reason, count in found.invalid.items()]
+        yield Sample([due.task for due in found.due], found.seen, True, str(watch), unusable)
+        if count := found.invalid.total():
+            yield warning(f"{count} are items that cannot be used", "correct [fields] in the profile")
 
     async def wait(self, timeout_s: float) -> bool:
         try:

@@ -58,7 +58,7 @@ def test_a_profile_says_what_is_used_when_nothing_is_set(install: Install, tmp_p
         (
             "window_minutes = 30",
             "window_minutes = 0",
-            "list.window_minutes: Input should be greater than or equal to 1",
+            "list.window_minutes: must be greater than or equal to 1",
         ),
         ("window_minutes = 30\n", "", "list.window_minutes is missing: add it"),
         ('path = "/api/internal/tasks/due-soon"', 'path = "due"', "list.path: must be a path that begins with a slash"),
@@ -68,10 +68,10 @@ def test_a_profile_says_what_is_used_when_nothing_is_set(install: Install, tmp_p
         ('"{window_minutes}"', '"{window}"', "list.query: {window} is unknown: there is {window_minutes}"),
         ("users/{user_id}/email", "users/email", "addresses.path: must name one field of the result"),
         ('{12}"', '{12}("', "addresses.pattern: must be a regular expression"),
-        ('["reminder"]', '["reminder", "chat"]', "types must name the one type of all tasks"),
-        ("drop_after_s = 86400", "drop_after_s = -1", "drop_after_s: Input should be greater than or equal to 0"),
+        ('["reminder"]', '["reminder", "chat"]', "types: must have one type, that of all tasks"),
+        ("drop_after_s = 86400", "drop_after_s = -1", "drop_after_s: must be greater than or equal to 0"),
         ("[headers]", "[header]", "header is no key of a profile: remove or correct it"),
-        ('KAFKA_TOPIC = "reminders"', "KAFKA_TOPIC = 5", "settings.KAFKA_TOPIC: Input should be a valid string"),
+        ('KAFKA_TOPIC = "reminders"', "KAFKA_TOPIC = 5", "settings.KAFKA_TOPIC: must be a valid string"),
     ],
 )
 def test_a_mistake_in_a_profile_is_one_line(tmp_path: Path, old: str, new: str, told: str) -> None:
