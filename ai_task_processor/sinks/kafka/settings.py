@@ -64,8 +64,9 @@ class KafkaSettings(SinkSettings):
     @classmethod
     def _encrypted(cls, protocol: str, info: ValidationInfo) -> str:
         if "public" in _plain(protocol, info.data.get("bootstrap_servers")) and not insecure_allowed():
-            line = "KAFKA_SECURITY_PROTOCOL must be SSL or SASL_SSL, because results can be read on the way"
-            raise PydanticCustomError(SENTENCES, f"{line}; ALLOW_INSECURE_HTTP=true permits it")
+            line = "KAFKA_BOOTSTRAP_SERVERS has a public host, and results could be read on the way"
+            remedy = "set KAFKA_SECURITY_PROTOCOL to SSL or SASL_SSL; ALLOW_INSECURE_HTTP=true permits it"
+            raise PydanticCustomError(SENTENCES, f"{line}: {remedy}")
         return protocol
 
     def warnings(self) -> Iterator[str]:
