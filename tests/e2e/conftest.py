@@ -44,6 +44,7 @@ class Finished:
 def process_environment(settings: Mapping[str, str]) -> dict[str, str]:
     """What a process of ours gets to see: its settings and nothing of the tests' own environment."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    kept["OPENBLAS_NUM_THREADS"] = "1"  # as long as a library starts its threads, they spin
     path = os.pathsep.join(filter(None, (str(ROOT), settings.get("PYTHONPATH"))))
     return {**kept, "LOG_FORMAT": "json", "METRICS_PORT": "0", **settings, "PYTHONPATH": path}
 
