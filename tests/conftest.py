@@ -1,9 +1,29 @@
-"""For all tests: where nothing may be missing, a test that was skipped has failed."""
+"""For all tests: a skip is a failure where nothing may be missing; tests that wait stand among tests that compute."""
 
 import os
+from collections import Counter
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
+
+E2E = Path(__file__).parent / "e2e"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the files of end-to-end tests, which wait most of the time, evenly among the others.
+
+    Each worker of a test run begins with a part of the list, so that some wait while others compute.
+    """
+    tests = Counter(item.path for item in items)
+    share: dict[Path, float] = {}
+    for waits in (True, False):
+        files = [file for file in tests if (E2E in file.parents) == waits]
+        before, total = 0, sum(tests[file] for file in files)
+        for file in files:
+            share[file] = before / total
+            before += tests[file]
+    items.sort(key=lambda item: share[item.path])
 
 
 @pytest.hookimpl(wrapper=True)

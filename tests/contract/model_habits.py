@@ -11,12 +11,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
+from itertools import islice
 from random import Random
 from typing import Any
 
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.errors import RemoteError, TaskError
-from ai_task_processor.core.plugins import load_selected
+from ai_task_processor.core.settings import load_settings
 from ai_task_processor.engine.outcome import classify
 from ai_task_processor.models.task import Failed, Released, Tries, Vector
 from ai_task_processor.net.client import make_client
@@ -204,7 +205,7 @@ class Crowd:
     ) -> None:
         more = {} if dimensions is None else {"EMBEDDING_DIMENSIONS": str(dimensions)}
         given = {**SETTINGS, **more, "OPENAI_BASE_URL": url, "OPENAI_TIMEOUT": str(timeout_s)}
-        settings, _ = load_selected(given)
+        settings = load_settings(given, None, groups=[ModelSettings])
         self.slots = slots
         clock, metrics = SystemClock(), Metrics(version="1", provider="openai", models=["m"])
         client = make_client(settings.network, url=url, connections=16, max_answer_bytes=2**26)
@@ -252,14 +253,18 @@ class Crowd:
     def _start(self, report: Report, now: float) -> None:
         """Fill the slots with what may start."""
         running = set(map(id, self._running.values()))
-        lanes = Counter(job.model for job in self._running.values())
-        for job in [job for job in report.jobs if job.outcome is None][:LOOKED_AT]:
+        lanes, held = Counter(job.model for job in self._running.values()), set[str]()
+        left = ((number, job) for number, job in enumerate(report.jobs) if job.outcome is None)
+        for number, job in islice(left, LOOKED_AT):
             if len(self._running) >= self.slots:
                 return
-            if job.due <= now and id(job) not in running and self.batcher.lane_hold_s(job.model, lanes[job.model]) <= 0:
-                lanes[job.model] += 1
-                name = f"task {report.jobs.index(job)}"
-                self._running[asyncio.create_task(self._embed(job, report), name=name)] = job
+            if job.due > now or job.model in held or id(job) in running:
+                continue
+            if self.batcher.lane_hold_s(job.model, lanes[job.model]) > 0:
+                held.add(job.model)
+                continue
+            lanes[job.model] += 1
+            self._running[asyncio.create_task(self._embed(job, report), name=f"task {number}")] = job
 
     async def _next_end(self) -> None:
         """Until a task has ended, or a moment has passed."""

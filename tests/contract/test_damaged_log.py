@@ -10,9 +10,10 @@ import sqlite3
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from structlog.testing import capture_logs
 
 from ai_task_processor.core.errors import DataDirectoryError, OutboxUnwritable
 from ai_task_processor.models.task import Record
-from ai_task_processor.stores.sqlite import inspection, salvage, schema
+from ai_task_processor.stores.sqlite import inspection, salvage, schema, wal
 from tests.contract.helpers import failing
 from tests.contract.outboxes import ROOT, execute, full_disk, noise, numbered, overwrite, store, task_ids, waiting
 
@@ -67,6 +68,14 @@ def killed_outbox(directory: Path, first: int = 0, in_database: int = IN_DATABAS
         assert process.stdout.readline() == b"kept\n"
         process.kill()
     return directory
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _remembered_sums() -> Iterator[None]:
+    """Most frames are the same in all tests: the checksum of each is computed once, which is most of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wal, "_sum", lru_cache(2_000)(wal._sum))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import httpx2
@@ -21,6 +22,7 @@ from aiohttp import web
 
 from ai_task_processor.providers.settings import PLACEHOLDER_KEY
 from ai_task_processor.sandbox.app import Sandbox
+from tests.e2e import forked
 
 ROOT = Path(__file__).parents[2]
 MODEL = "text-embedding-3-small"
@@ -42,6 +44,7 @@ class Finished:
 def process_environment(settings: Mapping[str, str]) -> dict[str, str]:
     """What a process of ours gets to see: its settings and nothing of the tests' own environment."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    kept["OPENBLAS_NUM_THREADS"] = "1"  # as long as a library starts its threads, they spin
     path = os.pathsep.join(filter(None, (str(ROOT), settings.get("PYTHONPATH"))))
     return {**kept, "LOG_FORMAT": "json", "METRICS_PORT": "0", **settings, "PYTHONPATH": path}
 
@@ -60,11 +63,22 @@ async def spawned(*command: str, **options: Any) -> AsyncIterator[Process]:
 
 async def run_command(directory: Path, settings: Mapping[str, str], *arguments: str, timeout: float = 30) -> Finished:
     """Run one command to its end."""
-    streams = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE}
-    command, environment = (*COMMAND, *arguments), process_environment(settings)
-    async with spawned(*command, cwd=directory, env=environment, **streams) as process, asyncio.timeout(timeout):
-        out, err = await process.communicate()
-    return Finished(process.returncode or 0, out.decode(), err.decode())
+    environment = process_environment(settings)
+    if not forked.allowed(environment):
+        streams = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE}
+        command = (*COMMAND, *arguments)
+        async with spawned(*command, cwd=directory, env=environment, **streams) as process, asyncio.timeout(timeout):
+            out, err = await process.communicate()
+        return Finished(process.returncode or 0, out.decode(), err.decode())
+    with NamedTemporaryFile() as said, NamedTemporaryFile() as complained:
+        files = Path(said.name), Path(complained.name)
+        child = forked.ForkedProcess(arguments, directory, environment, *files)
+        try:
+            async with asyncio.timeout(timeout):
+                code = await child.wait()
+        finally:
+            child.kill()
+        return Finished(code, *(file.read_text() for file in files))
 
 
 #: calls of POST /wake
@@ -74,12 +88,13 @@ WAKE_UPS = 'wakeups_total{origin="http"}'
 class DaemonProcess:
     """One run of the daemon: started, asked, stopped by its own pid."""
 
+    _process: Process | forked.ForkedProcess | None = None
+
     def __init__(self, directory: Path, settings: Mapping[str, str], *arguments: str) -> None:
         self.directory = directory
         self.log = directory / "daemon.log"
         self._arguments = arguments
         self._settings = settings
-        self._process: Process | None = None
         self.port = 0
 
     async def start(self) -> "DaemonProcess":
@@ -210,14 +225,27 @@ class DaemonProcess:
         return int(next(line.split()[1] for line in status.splitlines() if line.startswith(field)))
 
 
+class ForkedDaemon(DaemonProcess):
+    """A daemon without the start of a Python, where the settings allow it."""
+
+    async def spawn(self) -> None:
+        if not forked.allowed(self.environment):
+            await super().spawn()
+            return
+        self.log.write_bytes(b"")
+        arguments = self._arguments or ("run",)
+        self._process = forked.ForkedProcess(arguments, self.directory, self.environment, self.log, self.log)
+
+
 Start = Callable[..., Awaitable[DaemonProcess]]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _interruptible() -> None:
+def _ready_to_fork() -> None:
     """In the background of a shell SIGINT is ignored, and what we start would inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    forked.prepare()
 
 
 class WatchedSandbox(Sandbox):
@@ -271,7 +299,7 @@ async def daemon(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Start]:
         data = "data" if to is None else f"data-{to.url.rpartition(':')[2]}"
         given = {"DATA_DIR": str(tmp_path / data), **(to or sandbox).environment()}
         given |= {name: str(value) for name, value in settings.items()}
-        process = DaemonProcess(directory, given, *arguments)
+        process = ForkedDaemon(directory, given, *arguments)
         started.append(process)
         if spawn:
             await (process.start() if wait else process.spawn())
@@ -357,7 +385,7 @@ async def bare_daemon(tmp_path: Path) -> AsyncIterator[Start]:
     started: list[DaemonProcess] = []
 
     async def start(**settings: str) -> DaemonProcess:
-        started.append(DaemonProcess(tmp_path, settings))
+        started.append(ForkedDaemon(tmp_path, settings))
         return await started[-1].start()
 
     yield start

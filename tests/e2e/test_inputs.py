@@ -21,7 +21,7 @@ FIRST = "sitecustomize.py"
 async def test_forty_descriptors_slow_it_down_and_lose_nothing(sandbox: Sandbox, daemon: Start, tmp_path: Path) -> None:
     """More connections than descriptors: it says what is missing, and does everything with those that there are."""
     (tmp_path / FIRST).write_text("import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n")
-    sandbox.model_latency_s, sandbox.api_latency_s = 0.5, 0.2
+    sandbox.model_latency_s, sandbox.api_latency_s = 0.5, 0.05
     models = [MODEL, "text-embedding-3-large", "text-embedding-ada-002"]
     ids = [sandbox.tasks.add(text=f"text {number}", model=models[number % 3]) for number in range(200)]
     worker = await daemon(PYTHONPATH=tmp_path, CONCURRENCY_LIMIT=64, POLLING_INTERVAL_SECONDS=0.3)

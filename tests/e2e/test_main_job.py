@@ -251,12 +251,14 @@ async def test_marked_tasks_end_settled_or_pending_whatever_happens(sandbox: San
     sandbox.faults.add("model", hang=True)
     ids = [sandbox.tasks.add(text=f"text {number}") for number in range(8)]
     await eventually(lambda: sandbox.tasks.outcomes()["in_progress"] == 8, timeout=30)
+    await eventually(lambda: sandbox.stats.model_requests > 1)
     await worker.kill()
 
+    asked = sandbox.stats.model_requests
     sandbox.faults.add("pending", status=503, times=3)
     worker = await daemon(**marking, SHUTDOWN_GRACE_SECONDS=1)
     await eventually(lambda: sandbox.tasks.outcomes()["pending"] == 8, timeout=30)
-    await eventually(lambda: sandbox.stats.model_requests >= 3, timeout=30)
+    await eventually(lambda: sandbox.stats.model_requests > asked, timeout=30)
     assert await worker.stop() == 0
     assert sandbox.tasks.outcomes() == {"pending": 8, "succeeded": 1}
 

@@ -66,13 +66,17 @@ class Busy(House):
         ends_at = self.now + seconds
         try:
             while (pending or running) and self.now < ends_at:
-                lanes = Counter(model for _, model, _ in running.values())
+                lanes, held = Counter(model for _, model, _ in running.values()), set[str]()
                 for entry in [entry for entry in pending if entry[0] <= self.now]:
                     _, _, text, model, tries = entry
-                    if len(running) < slots and self.batcher.lane_hold_s(model, lanes[model]) <= 0:
-                        lanes[model] += 1
-                        pending.remove(entry)
-                        running[asyncio.create_task(self.batcher.embed(text, model))] = text, model, tries
+                    if len(running) == slots:
+                        break
+                    if model in held or self.batcher.lane_hold_s(model, lanes[model]) > 0:
+                        held.add(model)
+                        continue
+                    lanes[model] += 1
+                    pending.remove(entry)
+                    running[asyncio.create_task(self.batcher.embed(text, model))] = text, model, tries
                 await self.clock.sleep(0.1)
                 for task in [task for task in running if task.done()]:
                     text, model, tries = running.pop(task)

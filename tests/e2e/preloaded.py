@@ -1,0 +1,17 @@
+"""Everything that a command may import: what processes that are forked off find in memory (see forked.py)."""
+
+import gc
+import pkgutil
+from importlib import import_module
+
+import authlib.oauth2.rfc7523
+import cryptography.x509
+import lxml.html
+import uvloop
+
+import ai_task_processor
+
+for module in pkgutil.walk_packages(ai_task_processor.__path__, "ai_task_processor."):
+    if not module.name.endswith("__main__"):
+        import_module(module.name)
+gc.freeze()
