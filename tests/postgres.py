@@ -11,16 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
-#: the tables of the profile task-conversations
-CONVERSATIONS = """
-CREATE TABLE tasks(
-    id SERIAL PRIMARY KEY, title VARCHAR(255) NOT NULL, description TEXT, status VARCHAR(50) DEFAULT 'pending',
-    created_at TIMESTAMPTZ DEFAULT NOW(), updated_at TIMESTAMPTZ DEFAULT NOW(), processed_at TIMESTAMPTZ,
-    processing_instance_id VARCHAR(255));
-CREATE TABLE conversations(
-    id SERIAL PRIMARY KEY, task_id INT REFERENCES tasks ON DELETE CASCADE, content TEXT NOT NULL,
-    status VARCHAR(50) DEFAULT 'active', created_at TIMESTAMPTZ DEFAULT NOW(), updated_at TIMESTAMPTZ DEFAULT NOW());
-"""
+#: the tables of the profile task-conversations, exactly
+CONVERSATIONS = (Path(__file__).parents[1] / "deploy/compose/task-conversations.sql").read_text()
 #: nothing is written to the disk for good
 FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "200"}
 

@@ -1,7 +1,6 @@
 """``ai-task-processor sources …``: lists sources, shows profiles, and tries one without reporting anything."""
 
 import argparse
-import asyncio
 import json
 import sys
 from collections import Counter
@@ -14,12 +13,12 @@ from rich.text import Text
 
 from ai_task_processor.core import plugins
 from ai_task_processor.core.checks import printable
-from ai_task_processor.core.errors import ConfigurationError, RemoteError
+from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.plugins import PACKAGE, Plugin
 from ai_task_processor.core.profiles import FOLDER, is_path
-from ai_task_processor.core.settings import PartsSettings, load_group, load_settings, variables_of
+from ai_task_processor.core.settings import PartsSettings, load_group, variables_of
 
-EX_OK, EX_UNAVAILABLE = 0, 69
+EX_OK = 0
 SCHEMA = FOLDER / "profile.schema.json"
 
 
@@ -91,7 +90,7 @@ def _row(plugin: Plugin, selected: bool, name: str = "") -> Row:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    plugin, found = _found(arguments.name)
+    plugin, found = found_source(arguments.name)
     if plugin.profile is None:
         print(f"{arguments.name} is a class of the package {plugin.package}, without a profile", file=sys.stderr)
     else:
@@ -117,12 +116,18 @@ def _check(arguments: argparse.Namespace) -> int:
     return source_check.main(arguments)
 
 
+def _prepare(arguments: argparse.Namespace) -> int:
+    from ai_task_processor.cli import source_prepare
+
+    return source_prepare.main(arguments)
+
+
 def _schema(_arguments: argparse.Namespace) -> int:
     print(SCHEMA.read_text("utf-8"), end="", flush=True)
     return EX_OK
 
 
-def _found(name: str) -> tuple[Plugin, Any]:
+def found_source(name: str) -> tuple[Plugin, Any]:
     """The source with this name or path. Raises ``ConfigurationError``."""
     try:
         plugin = plugins.find("sources", name)
@@ -134,29 +139,3 @@ def _found(name: str) -> tuple[Plugin, Any]:
 def sentences(error: ConfigurationError) -> Sequence[str]:
     """The problems of a source that an argument names, and not ``TASK_SOURCE``."""
     return [problem.removeprefix("TASK_SOURCE: ").removeprefix("TASK_SOURCE names ") for problem in error.problems]
-
-
-def _prepare(arguments: argparse.Namespace) -> int:
-    """Show the SQL of indexes and the trigger of a source, and execute it when asked to."""
-    from ai_task_processor.net.postgres_settings import DatabaseSettings
-    from ai_task_processor.sources.postgres.source import PostgresSource
-
-    found = plugins.find("sources", arguments.name).load()
-    if not issubclass(found, PostgresSource):
-        raise ConfigurationError(f"the source {arguments.name!r} is no table of PostgreSQL: nothing needs preparation")
-    from ai_task_processor.net.postgres import Database
-    from ai_task_processor.sources.postgres import preparation
-
-    for statement, meaning in preparation.statements(found.profile):
-        print(f"-- {meaning}\n{statement};", flush=True)
-    if not arguments.apply:
-        return EX_OK
-    settings = load_settings(groups=(DatabaseSettings,))
-    database = Database.build(lambda: settings[DatabaseSettings], settings.network)
-    try:
-        asyncio.run(preparation.apply(database, found.profile))
-    except RemoteError as error:
-        print(f"ai-task-processor: {error}", file=sys.stderr)
-        return EX_UNAVAILABLE
-    print("-- done", flush=True)
-    return EX_OK

@@ -70,7 +70,6 @@ TEXTS = """
 kind = "postgres"
 types = ["simulate"]
 table = "tasks"
-type = "simulate"
 content = { text = "title" }
 [columns]
 id = "id"
@@ -119,9 +118,8 @@ Start = Callable[..., Awaitable[Running]]
 
 
 @pytest.fixture
-async def start(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
+async def start(database: Database) -> AsyncIterator[Start]:
     """Starts sources over the database."""
-    monkeypatch.setattr(net, "POOL_S", 0.3)
     conversations: type[PostgresSource] = plugins.find("sources", "task-conversations").load()
     async with AsyncExitStack() as stack:
 
@@ -206,7 +204,7 @@ async def case(postgres: Server, folder: Path, kind: str) -> AsyncIterator[Case]
 async def test_it_keeps_the_promises_of_a_source(
     promise: SourcePromise, kind: str, postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(net, "POOL_S", 0.3)
+    monkeypatch.setattr(net, "POOL_S", 1.0)  # for the outage
     async with case(postgres, tmp_path, kind) as each:
         await promise(each)
 

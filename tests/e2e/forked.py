@@ -5,6 +5,7 @@ The starts of a new Python are tested in test_process.py and test_cli.py.
 """
 
 import asyncio
+import io
 import multiprocessing
 import os
 import runpy
@@ -54,6 +55,7 @@ class _Command:
         for descriptor, (file, stream) in enumerate(((self.out, sys.stdout), (self.err, sys.stderr)), 1):
             with file.open("ab") as opened:
                 os.dup2(opened.fileno(), descriptor)
+            assert isinstance(stream, io.TextIOWrapper)
             stream.reconfigure(encoding=encoding, errors="strict" if descriptor == 1 else "backslashreplace")
         runpy.run_module("ai_task_processor", run_name="__main__", alter_sys=True)
 

@@ -4,13 +4,10 @@ import gc
 import pkgutil
 from importlib import import_module
 
-import authlib.oauth2.rfc7523
-import cryptography.x509
-import lxml.html
-import uvloop
-
 import ai_task_processor
 
+for name in ("authlib.oauth2.rfc7523", "cryptography.x509", "lxml.html", "uvloop"):
+    import_module(name)
 for module in pkgutil.walk_packages(ai_task_processor.__path__, "ai_task_processor."):
     if not module.name.endswith("__main__"):
         import_module(module.name)

@@ -155,11 +155,11 @@ async def _contents(
 ) -> AsyncIterator[Finding | Listed]:
     watch = Stopwatch()
     page = await table.sample(connection, SAMPLE)
-    yield Listed(page.tasks, page.seen, page.last is None, str(watch))
+    why = "its content is no JSON, or longer than 32 MiB"
+    yield Listed(page.tasks, page.seen, page.last is None, str(watch), [(id_, why) for id_ in page.invalid])
     if page.invalid:
-        yield warning(
-            f"{page.invalid} have a content that cannot be used", "they stay pending: look at content in the profile"
-        )
+        text = f"{len(page.invalid)} have a content that cannot be used, and stay pending"
+        yield warning(text, "look at content in the profile")
     if (rows := await table.sorted_rows(connection)) > LONG:
         text = f"a claim reads all pending tasks (about {rows}), because there is no index for it"
         yield warning(text, f"ai-task-processor sources prepare {name} shows one")

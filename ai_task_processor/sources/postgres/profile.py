@@ -1,6 +1,6 @@
 """What a profile of the kind ``postgres`` says: a table of tasks, its columns, and the words of its states."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
@@ -36,26 +36,23 @@ Word = Annotated[str, AfterValidator(_word)]
 
 
 class Columns(Part):
-    """The columns of the table of tasks, by what they mean. Times may be with or without a zone; those without are UTC.
+    """The columns of the table of tasks, by what they mean. Times may have a zone; those without are UTC."""
 
-    ``owner``: text of at least 160 characters, null or anything while a task is pending. ``started_at``: of the last
-    attempt; ``finished_at``: of any end, ``completed_at``: of a good one. ``attempt``: an integer that counts claims;
-    without it the count is in ``owner``. ``result`` and ``error``: JSON or text. ``cancel``: a boolean that others set.
-    """
-
-    id: Name
-    created_at: Name
-    state: Name
-    owner: Name
-    type: Name | None = None
-    updated_at: Name | None = None
-    started_at: Name | None = None
-    finished_at: Name | None = None
-    completed_at: Name | None = None
-    attempt: Name | None = None
-    result: Name | None = None
-    error: Name | None = None
-    cancel: Name | None = None
+    id: Name = Field(description="the primary key, of the type that id_type says")
+    created_at: Name = Field(description="a time: the oldest task is taken first")
+    state: Name = Field(description="a text or an enumeration")
+    owner: Name = Field(
+        description="who works on it: a text of 160 characters at least; left as it is when a task is pending again"
+    )
+    type: Name | None = Field(None, description="without it all tasks are of the only type in types")
+    updated_at: Name | None = Field(None, description="set at every change")
+    started_at: Name | None = Field(None, description="set by a claim, null when a task is pending again")
+    finished_at: Name | None = Field(None, description="set at any end")
+    completed_at: Name | None = Field(None, description="set at a good end")
+    attempt: Name | None = Field(None, description="an integer that counts claims; without it the owner has the count")
+    result: Name | None = Field(None, description="JSON or text: the result")
+    error: Name | None = Field(None, description="text: code and message; null after a good end")
+    cancel: Name | None = Field(None, description="a boolean that others set to stop a task")
 
     @field_validator("*")
     @classmethod
@@ -66,13 +63,13 @@ class Columns(Part):
 
 
 class States(Part):
-    """The words of the states. ``cancelled`` is needed when there is a column ``cancel``."""
+    """The words of the states."""
 
-    pending: Word = "pending"
-    processing: Word = "processing"
-    completed: Word = "completed"
-    failed: Word = "failed"
-    cancelled: Word | None = None
+    pending: Word = Field("pending", description="waits for a worker")
+    processing: Word = Field("processing", description="has an owner")
+    completed: Word = Field("completed", description="has a good end")
+    failed: Word = Field("failed", description="has none, and never will")
+    cancelled: Word | None = Field(None, description="was stopped; required with columns.cancel")
 
     @field_validator("*")
     @classmethod
@@ -83,41 +80,43 @@ class States(Part):
 
 
 class Children(Part):
-    """Rows of another table that belong to a task: read with it, and updated together with its outcome.
-
-    ``key``: the column with the id of the task. ``order`` and ``columns``: how a row is read, as an object.
-    ``completed`` and ``failed``: columns that get these texts. ``updated_at``: set to the time of the update.
+    """Rows of another table that belong to a task: an array of objects in its content, at the key ``NAME``. They are
+    changed together with the task at its end.
     """
 
-    table: Table
-    key: Name
-    order: tuple[Name, ...] = ("id",)
-    columns: Mapping[str, Name]
-    updated_at: Name | None = None
-    completed: Mapping[Name, Word] = Field(default_factory=dict)
-    failed: Mapping[Name, Word] = Field(default_factory=dict)
+    table: Table = Field(description="the table, or schema.table")
+    key: Name = Field(description="the column with the id of the task")
+    order: tuple[Name, ...] = Field(("id",), description="columns that they are ordered by")
+    columns: dict[str, Name] = Field(description="the keys of an object, and their columns")
+    updated_at: Name | None = Field(None, description="a column that is set when they are changed")
+    completed: dict[Name, Word] = Field({}, description="columns, and what they are set to at a good end of the task")
+    failed: dict[Name, Word] = Field({}, description="the same when the task fails")
 
 
 class PostgresProfile(Profile):
-    """A table of tasks.
-
-    ``content``: the keys of a task's content and their columns, or one column whose JSON is the content. ``children``:
-    by the key of the content that gets them, as an array. ``type``: the type of all tasks; otherwise
-    ``columns.type`` says it. ``notify``: a channel on which new tasks are announced. ``shared_with_others``: workers
-    of another kind take tasks from the same table, and are left alone. ``reap``: claims of dead processes are ended.
-    """
+    """A table of tasks in PostgreSQL. Claims are exclusive, and end with the daemon that has made them."""
 
     kind: Literal["postgres"]
-    table: Table
-    id_type: Literal["integer", "uuid", "text"] = "integer"
+    table: Table = Field(description="the table of tasks, or schema.table")
+    id_type: Literal["integer", "uuid", "text"] = Field("integer", description="the type of columns.id")
     columns: Columns
-    states: States = Field(States(), validate_default=True)
-    type: str | None = Field(None, min_length=1, max_length=128, validate_default=True)
-    content: Name | Mapping[str, Name]
-    children: Mapping[str, Children] = Field(default_factory=dict)
-    notify: Name | None = None
-    shared_with_others: bool = False
-    reap: bool = True
+    states: States = Field(default_factory=lambda: States.model_validate({}), validate_default=True)
+    content: Name | dict[str, Name] = Field(
+        description="one column whose JSON is the content, or the keys of an object and their columns"
+    )
+    children: dict[str, Children] = Field({})
+    notify: Name | None = Field(None, description="a channel on which new tasks are announced; see sources prepare")
+    shared_with_others: bool = Field(
+        False, description="workers of another kind take tasks, too: doctor does not wonder about their claims"
+    )
+    reap: bool = Field(True, description="set the tasks of daemons that have died to pending")
+
+    @field_validator("columns")
+    @classmethod
+    def _typed(cls, columns: Columns, info: ValidationInfo) -> Columns:
+        if columns.type is None and len(info.data.get("types", ("one",))) != 1:
+            raise ValueError("type is missing: add it, or exactly one type to types")
+        return columns
 
     @field_validator("states", mode="after")
     @classmethod
@@ -127,23 +126,20 @@ class PostgresProfile(Profile):
             raise ValueError("cancelled is missing: columns.cancel needs a word for the state")
         return states
 
-    @field_validator("type", mode="after")
-    @classmethod
-    def _one_type(cls, constant: str | None, info: ValidationInfo) -> str | None:
-        columns: Columns | None = info.data.get("columns")
-        if columns is not None and (constant is None) == (columns.type is None):
-            raise ValueError("set either type, the type of all tasks, or columns.type")
-        return constant
-
     @field_validator("children", mode="after")
     @classmethod
-    def _beside_the_content(cls, children: Mapping[str, Children], info: ValidationInfo) -> Mapping[str, Children]:
+    def _beside_the_content(cls, children: dict[str, Children], info: ValidationInfo) -> dict[str, Children]:
         content = info.data.get("content")
         if children and isinstance(content, str):
             raise ValueError('children need a content of several columns: content = {key = "column"}')
         if both := sorted(children.keys() & (content or {})):
             raise ValueError(f"{', '.join(both)} must not be a key of content, too")
         return children
+
+    @property
+    def only_type(self) -> str | None:
+        """The type of all tasks; None when a column says it."""
+        return self.types[0] if self.columns.type is None else None
 
     def column_names(self) -> Iterator[tuple[str, str]]:
         """Every column of the table that is used: the key of the profile, and its name."""

@@ -13,25 +13,23 @@ import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import ClassVar, Final
 
 from ai_task_processor.core.checks import Check, Remote
 from ai_task_processor.core.component import Problem
 from ai_task_processor.core.errors import Misconfigured, Rejected, RemoteError, Transient, Unauthorized
 from ai_task_processor.core.groups import Group
-from ai_task_processor.core.ports import Admission, Backlog, SkipReason, TaskSource, Want
+from ai_task_processor.core.ports import Admission, Backlog, TaskSource, Want
 from ai_task_processor.core.profiles import ProfileSource
-from ai_task_processor.models.task import Claim, Failure, Outcome, Receipt, Task
+from ai_task_processor.models.task import Claim, Failure, Outcome, Receipt
 from ai_task_processor.net.leases import LeaseSettings, attempt_of, incarnation_of, new_incarnation, new_nonce
 from ai_task_processor.net.postgres_settings import DatabaseSettings
 from ai_task_processor.net.services import Services
 from ai_task_processor.ops.logs import get_logger
+from ai_task_processor.sources.postgres.page import Claims
+from ai_task_processor.sources.postgres.poll import Poll
 from ai_task_processor.sources.postgres.profile import PostgresProfile
-
-if TYPE_CHECKING:  # the driver is an extra, and takes time to import
-    from ai_task_processor.sources.postgres.table import Claims, Page
 
 #: rows of a further page, and the most that one claim looks at
 PAGE, MOST_ROWS = 500, 20_000
@@ -144,7 +142,7 @@ class PostgresSource(ProfileSource, TaskSource):
 
     async def claim(self, want: Want) -> Sequence[Claim]:
         poll = Poll(want, self._clock.monotonic(), self._deferred)
-        if want.limit <= 0 or not (poll.types is None or self.profile.type in (None, *poll.types)):
+        if want.limit <= 0 or not (poll.types is None or self.profile.only_type in (None, *poll.types)):
             return ()
         started_at = time.perf_counter()
         try:
@@ -158,7 +156,7 @@ class PostgresSource(ProfileSource, TaskSource):
         self._note(poll, time.perf_counter() - started_at)
         return poll.claims
 
-    async def _claim(self, poll: "Poll") -> None:
+    async def _claim(self, poll: Poll) -> None:
         await self._release_orphans(poll.admission)
         behind, self._behind = self._behind, None
         if behind is not None and poll.now < behind[1]:
@@ -171,7 +169,7 @@ class PostgresSource(ProfileSource, TaskSource):
         if not poll.claims and not self._reaper.looked:
             await self._reaper.look(())
 
-    async def _read(self, poll: "Poll", after: tuple[str, str] | None) -> None:
+    async def _read(self, poll: Poll, after: tuple[str, str] | None) -> None:
         """Claim from the pending tasks behind this position: the first page locked, further ones larger and not."""
         nonce, first = new_nonce(self._incarnation), True
         while poll.wanted and poll.seen < MOST_ROWS:
@@ -190,7 +188,7 @@ class PostgresSource(ProfileSource, TaskSource):
             if not poll.claims:
                 self._behind = after, poll.now + BEHIND_S
 
-    def _take(self, poll: "Poll", claims: "Claims") -> None:
+    def _take(self, poll: Poll, claims: Claims) -> None:
         poll.note(claims.page)
         for task in claims.page.tasks:
             if (owner := claims.owners.get(task.id)) is not None:
@@ -213,7 +211,7 @@ class PostgresSource(ProfileSource, TaskSource):
                 await self._table.release(Receipt(self.name, task.id, owner))
                 log.warning("claims.reaped", owner=owner, tasks=1)
 
-    def _note(self, poll: "Poll", took_s: float) -> None:
+    def _note(self, poll: Poll, took_s: float) -> None:
         self._deferred = {task_id: due for task_id, due in self._deferred.items() if due > poll.now}
         metrics = self._metrics
         metrics.poll_finished("tasks" if poll.claims else "empty", duration_s=took_s, bytes_read=poll.size)
@@ -286,6 +284,9 @@ class PostgresSource(ProfileSource, TaskSource):
 
     # --- what it tells of itself
 
+    def sends(self, task_id: str, outcome: Outcome | None) -> tuple[str, bytes] | None:
+        return self._table.described(task_id, outcome)
+
     def problems(self) -> Sequence[Problem]:
         problem = self._session.problem
         return () if problem is None else [Problem("database_unavailable", problem)]
@@ -311,51 +312,3 @@ class PostgresSource(ProfileSource, TaskSource):
 
         work = partial(examine, self._table, self.profile, self.name, self._unverified)
         return (Check("task table", work, "DATABASE_URL", self._remotes),)
-
-
-class Poll:
-    """One claim under way: what it has seen, and what it has claimed."""
-
-    def __init__(self, want: Want, now: float, deferred: Mapping[str, float]) -> None:
-        self.now = now
-        self.admission = want.admission
-        self.types = None if want.types is None else {form for name in want.types for form in _forms(name)}
-        self.claims: list[Claim] = []
-        self._limit = want.limit
-        self._deferred = deferred
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin at the head of the table."""
-        self.seen = self.size = 0
-        self.complete = False
-        self.oldest: datetime | None = None
-        self.skipped: Counter[SkipReason] = Counter()
-
-    @property
-    def wanted(self) -> int:
-        """How many more tasks are wanted."""
-        return self._limit - len(self.claims)
-
-    async def choose(self, tasks: Sequence[Task]) -> Sequence[str]:
-        """The ids of those of these tasks that may start now, as many as are wanted."""
-        reasons: list[SkipReason | None] = [
-            "deferred" if self._deferred.get(task.id, 0.0) > self.now else reason
-            for task, reason in zip(tasks, await self.admission.refuse(tasks), strict=True)
-        ]
-        self.skipped.update(reason for reason in reasons if reason is not None)
-        return [task.id for task, reason in zip(tasks, reasons, strict=True) if reason is None][: self.wanted]
-
-    def note(self, page: "Page") -> None:
-        """A page was read."""
-        self.seen += page.seen
-        self.size += page.size
-        if page.invalid:
-            self.skipped["invalid"] += page.invalid
-        if self.oldest is None and page.tasks:
-            self.oldest = page.tasks[0].created_at
-
-
-def _forms(name: str) -> tuple[str, str]:
-    """A type is the same with ``-`` and with ``_``."""
-    return name.replace("-", "_"), name.replace("_", "-")

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -10,8 +9,9 @@ from uuid import UUID
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import Rejected, Transient
 from ai_task_processor.models.task import Completed, Failed, Outcome, Receipt, Task, TaskType
-from ai_task_processor.net.leases import attempt_of
+from ai_task_processor.net.leases import PREFIX, attempt_of
 from ai_task_processor.net.postgres import Connection, Database, DataRefused
+from ai_task_processor.sources.postgres.page import Claims, Page
 from ai_task_processor.sources.postgres.profile import PostgresProfile
 from ai_task_processor.sources.postgres.statements import HELD, Ending, Statements
 
@@ -25,30 +25,6 @@ _NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 #: decides which of these tasks are claimed: their ids
 Choice = Callable[[Sequence[Task]], Awaitable[Sequence[str]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Pending tasks, the oldest first. ``last``: the position after them, None at the end of the table.
-
-    ``cancelled``: ids of those that nobody wants any more; ``invalid``: number of those whose content cannot be read.
-    ``size``: characters of the contents.
-    """
-
-    tasks: Sequence[Task] = ()
-    seen: int = 0
-    last: tuple[str, str] | None = None
-    cancelled: Sequence[str] = ()
-    invalid: int = 0
-    size: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """A page, and the owner ids of the tasks of it that are claimed now, by task id."""
-
-    page: Page
-    owners: Mapping[str, str] = field(default_factory=dict)
 
 
 class Table:
@@ -166,15 +142,30 @@ class Table:
         rows, sorts = _scanned(plan[0]["Plan"])
         return rows if sorts else 0
 
+    def described(self, task_id: str, outcome: Outcome | None) -> tuple[str, bytes]:
+        """``ProfileSource.sends``: the columns that get other values than times, those of children by their key."""
+        profile, columns = self._profile, self._profile.columns
+        values: dict[str, object]
+        if outcome is None:
+            values = {columns.state: profile.states.processing, columns.owner: f"{PREFIX}…"}
+        else:
+            ending: Ending = _ENDINGS.get(type(outcome), "cancelled")
+            values = {columns.state: getattr(profile.states, ending)}
+            texts = ((getattr(columns, key), text) for key, text in _values(outcome).items())
+            values |= {name: text for name, text in texts if name is not None}
+            children = {key: getattr(child, ending, None) for key, child in profile.children.items()}
+            values |= {key: found for key, found in children.items() if found}
+        return f"UPDATE {profile.table} {task_id}", codec.line(values)
+
     def _page(self, rows: Sequence[Sequence[Any]], limit: int) -> Page:
         cancelled = [row[0] for row in rows if row[4]]
-        tasks = [self._task(row) for row in rows if not row[4]]
+        tasks = {row[0]: self._task(row) for row in rows if not row[4]}
         return Page(
-            tasks=[task for task in tasks if task is not None],
+            tasks=[task for task in tasks.values() if task is not None],
             seen=len(rows),
             last=(rows[-1][2], rows[-1][0]) if len(rows) >= limit and rows[-1][2] is not None else None,
             cancelled=cancelled,
-            invalid=tasks.count(None),
+            invalid=[id_ for id_, task in tasks.items() if task is None],
             size=sum(len(row[6] or "") for row in rows),
         )
 
@@ -189,7 +180,7 @@ class Table:
             return None
         return Task(
             id=id_,
-            type=TaskType.named(self._profile.type or kind or ""),
+            type=TaskType.named(self._profile.only_type or kind or ""),
             content=value,
             created_at=_time(created_s),
             attempt=attempt_of(owner or "") + 1 if owner else 1,

@@ -82,8 +82,7 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (('type = "simulate"  # of all tasks\n', ""), "type: set either type, the type of all tasks, or columns.type"),
-        (('owner = "', 'type = "kind"\nowner = "'), "type: set either type, the type of all tasks, or columns.type"),
+        (('["simulate"]', '["one", "two"]'), "columns: type is missing: add it, or exactly one type to types"),
         (('owner = "', 'cancel = "stop"\nowner = "'), "states: cancelled is missing: columns.cancel needs a word"),
         (('description = "d', 'conversations = "d'), "children: conversations must not be a key of content, too"),
     ],
@@ -106,7 +105,6 @@ def test_names_and_words_are_always_quoted() -> None:
         {
             "kind": "postgres",
             "types": ["a"],
-            "type": "a",
             "table": f"s.{EVIL}",
             "notify": "it's",
             "columns": columns,
