@@ -3,8 +3,8 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from itertools import count
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, islice
 from typing import Any
 
 from ai_task_processor.core.errors import RemoteError, TaskError
@@ -12,6 +12,9 @@ from ai_task_processor.core.ports import Clock
 from ai_task_processor.engine.outcome import classify
 from ai_task_processor.models.task import Embedded, Failed, Released, Tries
 from tests.unit.processors.embedding.house import Ask, Habit, House
+
+#: when it is due, its place in the order, text, model, tries
+_Entry = tuple[float, int, str, str, Tries]
 
 
 class Busy(House):
@@ -53,6 +56,17 @@ class Busy(House):
         await self.clock.sleep(wait_s)
         return wait_s
 
+    def _admitted(self, due: Iterable[_Entry], running: Counter[str]) -> Iterator[_Entry]:
+        """Those that may start now; ``running`` counts them. A model that must wait is asked once."""
+        held = set[str]()
+        for entry in due:
+            model = entry[3]
+            if model in held or self.batcher.lane_hold_s(model, running[model]) > 0:
+                held.add(model)
+                continue
+            running[model] += 1
+            yield entry
+
     async def work(self, tasks: Sequence[tuple[str, str]], slots: int, seconds: float) -> dict[str, tuple[str, float]]:
         """Work on (text, model) tasks, oldest first, in so many slots; answers how each ended, and when.
 
@@ -66,15 +80,10 @@ class Busy(House):
         ends_at = self.now + seconds
         try:
             while (pending or running) and self.now < ends_at:
-                lanes, held = Counter(model for _, model, _ in running.values()), set[str]()
-                for entry in [entry for entry in pending if entry[0] <= self.now]:
+                lanes = Counter(model for _, model, _ in running.values())
+                due = (entry for entry in list(pending) if entry[0] <= self.now)
+                for entry in islice(self._admitted(due, lanes), slots - len(running)):
                     _, _, text, model, tries = entry
-                    if len(running) == slots:
-                        break
-                    if model in held or self.batcher.lane_hold_s(model, lanes[model]) > 0:
-                        held.add(model)
-                        continue
-                    lanes[model] += 1
                     pending.remove(entry)
                     running[asyncio.create_task(self.batcher.embed(text, model))] = text, model, tries
                 await self.clock.sleep(0.1)
