@@ -19,7 +19,7 @@ from functools import partial
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from io import BytesIO
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import urlencode, urlsplit
 
 import aiohttp
@@ -30,15 +30,18 @@ from yarl import URL
 
 from ai_task_processor import __version__
 from ai_task_processor.core.deadline import Deadline, stalled_s
-from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, Misconfigured, RemoteError, TimedOut, Unsent
+from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, Misconfigured, RemoteError, TimedOut, Transient, Unsent
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.net.answers import Answer
+from ai_task_processor.net.frames import ShortMessages
 from ai_task_processor.net.proxy import proxy_of
 from ai_task_processor.net.tls import Tls, alert, distrust, shared_tls
 
 MAX_ANSWER_BYTES = 32 * 2**20
 MAX_REFUSAL_BYTES = 2**20
 MAX_HEADER_BYTES, MAX_HEADERS = 2**16, 1000
+#: of a WebSocket: longer ones are skipped
+MAX_MESSAGE_BYTES = 2**20
 #: seconds to connect to one address or through a proxy, and to get a connection at all: what takes longer was not sent
 CONNECT_TIMEOUT_S, POOL_TIMEOUT_S = 10.0, 30.0
 #: how long an unused connection is kept, unless the server says less: beyond the usual 30 s between two polls,
@@ -59,9 +62,12 @@ _KEEPALIVE = re.compile(r"\btimeout=(\d{1,5})\b")
 _SHOWN = re.compile(r"\n\n|:?\s+b?(?=['\"](?![A-Za-z-]{1,30}['\"]))")
 _ENDED: Mapping[type[BaseException], str] = {
     aiohttp.ServerDisconnectedError: "the server closed the connection without an answer",
+    aiohttp.ServerTimeoutError: "the server is silent: it answers no ping",
     aiohttp.ClientPayloadError: "the server closed the connection without a whole answer",
     aiohttp.ClientOSError: "the server closed the connection before it had the whole request",
 }
+#: Many servers refuse a client certificate without an alert, and under TLS 1.3 after our handshake.
+_FIRST_REQUEST: Final = "perhaps because of our client certificate, or for want of one: look at CLIENT_CERT_FILE"
 #: HttpProcessingError: a body that cannot be parsed; ValueError: a header or a URL that cannot be written
 FOREIGN = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 
@@ -236,17 +242,21 @@ class HttpClient:
             trust_env=False,
         )
 
-    async def websocket(self, url: str, *, max_bytes: int, ping_s: float) -> aiohttp.ClientWebSocketResponse[bool]:
-        """An open WebSocket (RFC 6455) of the server, to be closed. Texts are not decoded.
+    async def websocket(self, url: str, *, ping_s: float) -> aiohttp.ClientWebSocketResponse[bool]:
+        """An open WebSocket of the server, to be closed, within ``POOL_TIMEOUT_S``. Texts are not decoded.
 
-        Raises aiohttp's errors, those of ``Tokens``, and ``Misconfigured`` for another server.
+        A message of more than ``MAX_MESSAGE_BYTES`` comes without its content. Raises ``RemoteError``.
         """
         headers = {} if self.always is None else dict(self.always())
         if self._tokens is not None:
             headers["Authorization"] = f"Bearer {(await self._tokens.token()).value}"
         if not url.startswith(tuple(f"{origin}/" for origin in self._origins)):
             raise Misconfigured("a request to another server than that of its client")
-        return await self.pool.websocket(url, headers, max_bytes=max_bytes, ping_s=ping_s)
+        try:
+            async with deadline(POOL_TIMEOUT_S):
+                return await self.pool.websocket(url, headers, ping_s=ping_s)
+        except FOREIGN as error:
+            raise translate(error, bundled=self.pool.bundled) from error
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -310,6 +320,8 @@ class _Handler(ResponseHandler):
     _headed = False
     #: the last bytes before it: two packets may share a blank line
     _last = b""
+    #: this connection has brought an answer
+    _answered = False
 
     def set_response_params(self, **how: Any) -> None:
         self._headed, self._last = False, b""
@@ -318,9 +330,11 @@ class _Handler(ResponseHandler):
     def feed_data(self, data: Any, size: int = 0) -> None:
         """One head, and the stream of its body."""
         code, headers = data[0].code, data[0].headers
-        self._headed = code >= 200
+        self._headed, self._answered = code >= 200, True
         if code == 204 and (headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers):
             self.force_close()  # The body that a 204 cannot have may still follow.
+        if code == HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.force_close()  # uvicorn closes it after an unhandled exception, and does not say so.
         super().feed_data(data, size)
 
     def data_received(self, data: bytes) -> None:
@@ -345,12 +359,18 @@ class _Handler(ResponseHandler):
         if rest or not start:
             yield rest
 
+    def set_parser(self, parser: Any, *rest: Any, **more: Any) -> None:
+        super().set_parser(ShortMessages(parser, MAX_MESSAGE_BYTES), *rest, **more)
+
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
-        if isinstance(exc, aiohttp.ClientConnectionError) and not self._connection_lost_called:
-            # A write has failed. Why the connection ends, an alert of TLS for instance, is told a little later.
-            self.force_close()
-            self._loop.call_later(END_S, self._fail, exc, *cause)
-            return
+        if isinstance(exc, aiohttp.ClientConnectionError):
+            if not self._answered and self.transport is not None and self.transport.get_extra_info("ssl_object"):
+                exc.add_note(_FIRST_REQUEST)
+            if not self._connection_lost_called:
+                # A write has failed. Why the connection ends, an alert of TLS for instance, is told a little later.
+                self.force_close()
+                self._loop.call_later(END_S, self._fail, exc, *cause)
+                return
         super().set_exception(exc, *cause)
         payload = self._payload
         if isinstance(exc, HttpProcessingError) and payload is not None and not payload.is_eof():
@@ -466,7 +486,7 @@ class Pool:
         return response
 
     async def websocket(
-        self, url: str, headers: Mapping[str, str], *, max_bytes: int, ping_s: float
+        self, url: str, headers: Mapping[str, str], *, ping_s: float
     ) -> aiohttp.ClientWebSocketResponse[bool]:
         """An open WebSocket. Raises aiohttp's errors, ``OSError`` and ``ValueError``."""
         proxy, proxy_headers = self._proxy or (None, None)
@@ -474,7 +494,7 @@ class Pool:
             url,
             headers=headers,
             heartbeat=ping_s,
-            max_msg_size=max_bytes,
+            max_msg_size=0,  # it would end the connection: see ``ShortMessages``
             decode_text=False,
             timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
             ssl=True if self.tls is None else self.tls.context,
@@ -586,11 +606,16 @@ def translate(error: BaseException, *, bundled: bool = False) -> RemoteError:
             return Unsent(f"the proxy answered {error.status} to CONNECT: look at HTTPS_PROXY and NO_PROXY")
         case aiohttp.ConnectionTimeoutError():
             return Unsent("no connection in time")
+        case aiohttp.WSServerHandshakeError():
+            return Transient(f"the server answered {error.status} instead of a WebSocket", status=error.status)
         case aiohttp.InvalidURL():
             return Misconfigured("a URL that cannot be used")
         case aiohttp.ClientError() | HttpProcessingError() | OSError():
             refused = isinstance(error, aiohttp.ClientConnectorError) or any(map(alert, causes(error)))
-            return (Unsent if refused else Ambiguous)(describe(error, bundled=bundled))
+            text = describe(error, bundled=bundled)
+            if _FIRST_REQUEST in getattr(error, "__notes__", ()) and not text.startswith("TLS: "):
+                text = f"{text}, {_FIRST_REQUEST}"
+            return (Unsent if refused else Ambiguous)(text)
         case ValueError():
             return Misconfigured("a header or a path that cannot be written")
     return Ambiguous(type(error).__name__)

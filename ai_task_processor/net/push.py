@@ -11,17 +11,16 @@ import aiohttp
 
 from ai_task_processor.core.errors import RemoteError
 from ai_task_processor.core.ports import Clock
-from ai_task_processor.net.client import FOREIGN, HttpClient, translate
+from ai_task_processor.net.client import HttpClient, translate
 from ai_task_processor.net.resilience import backoff_s
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 
-#: the longest message that is accepted: a larger one ends the connection
-MAX_MESSAGE_BYTES = 2**28
 #: interval of pings; without a pong within half of it the connection is closed, seconds
 PING_S = 20.0
-#: longest delay before the next try, seconds
+#: longest delay before the next try, seconds; a connection that lasted so long begins with the shortest one
 LONGEST_S = 30.0
+_TEXTS = (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY)
 
 log = get_logger(__name__)
 
@@ -56,14 +55,14 @@ class Push:
         """Until cancelled."""
         try:
             while True:
+                began_at = self._clock.monotonic()
                 try:
-                    await self._connected()
-                    reason = "the server closed the connection"
-                except FOREIGN as error:
-                    reason = str(translate(error))
+                    reason = await self._connected()
                 except RemoteError as error:
                     reason = str(error)
                 self._note(reason)
+                if self._clock.monotonic() - began_at >= LONGEST_S:
+                    self._failures = 0
                 await self._clock.sleep(backoff_s(self._failures, base=2.0, longest=LONGEST_S, rng=self._rng))
                 self._failures += 1
         finally:
@@ -73,16 +72,19 @@ class Push:
         """For ``/status``."""
         return {"connected": self.problem is None, "problem": self.problem}
 
-    async def _connected(self) -> None:
-        socket = await self._client.websocket(self._url, max_bytes=MAX_MESSAGE_BYTES, ping_s=PING_S)
+    async def _connected(self) -> str:
+        """Why the connection has ended. Raises ``RemoteError`` when there was none."""
+        socket = await self._client.websocket(self._url, ping_s=PING_S)
         try:
             self._note(None)
             self._woken(None)
-            while (message := await socket.receive()).type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+            while (message := await socket.receive()).type in _TEXTS:
                 self._failures = 0
                 self._woken(message.data)
         finally:
             await socket.close()
+        error = socket.exception()
+        return "the server closed the connection" if error is None else str(translate(error))
 
     def _note(self, problem: str | None) -> None:
         self._metrics.push_connected(problem is None)

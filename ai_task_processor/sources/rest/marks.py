@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from math import inf
 
+from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import Ambiguous, OutboxUnwritable, Rejected, RemoteError
 from ai_task_processor.core.ports import Admission, Clock, SourceMemory
 from ai_task_processor.models.task import TaskStatus
@@ -26,9 +27,10 @@ log = get_logger(__name__)
 class Marks:
     """``patch`` sets a bare state; ``late_s``: a request without an answer cannot arrive later than this, seconds.
 
-    ``admission`` knows which tasks run or wait for their report: those stay marked. ``exclusive``: only a task whose
-    mark was accepted starts. One whose mark had no clear answer is set to pending again: should another worker hold it
-    by then it runs twice, where it would be lost otherwise.
+    ``within_s``: a mark without an answer holds up its task no longer than this. ``admission`` knows which tasks run or
+    wait for their report: those stay marked. ``exclusive``: only a
+    task whose mark was accepted starts. One whose mark had no clear answer is set to pending again: should another
+    worker hold it by then it runs twice, where it would be lost otherwise.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Marks:
         admission: Admission,
         *,
         late_s: float,
+        within_s: float = inf,
         clock: Clock,
         exclusive: bool = False,
     ) -> None:
@@ -46,14 +49,22 @@ class Marks:
         self._admission = admission
         self._late_s = late_s
         self._exclusive = exclusive
+        self._within_s = within_s
         self._clock = clock
         #: marked, and neither acknowledged nor set to pending
         self._marked: set[str] = set()
         #: claimed a moment ago: the moment from which they must be running
         self._claimed: dict[str, float] = {}
-        self._unsure: set[str] = set()
+        #: marks without an answer; until when those that did not wait for it may arrive
+        self._unsure: dict[str, float] = {}
         self._withdrawing: set[str] = set()
         self._repairs: dict[str, tuple[TaskStatus, float]] = {}
+
+    async def recover(self) -> None:
+        """Set to pending what an earlier process has left marked, unless its outcome waits. Call it once, first."""
+        self._marked.update(await self._memory.remembered())
+        busy = await self._admission.busy(list(self._marked))
+        await asyncio.gather(*(self.withdraw(task_id) for task_id in self._marked if task_id not in busy))
 
     async def begin(self, task_ids: Sequence[str]) -> list[bool]:
         """Mark these tasks; false for those that are gone or taken according to the API.
@@ -67,21 +78,27 @@ class Marks:
 
     async def _begin(self, task_id: str) -> bool:
         try:
-            await self._patch(task_id, TaskStatus.IN_PROGRESS)
+            with Deadline(self._within_s):
+                await self._patch(task_id, TaskStatus.IN_PROGRESS)
         except Rejected as error:
             await self._forget(task_id)
             log.info("task.taken", task_id=task_id, reason=str(error))
             return False
         except Ambiguous:
-            self._unsure.add(task_id)
-            if self._exclusive:
-                self._claimed.pop(task_id, None)
-                return False
+            return self._begun_unsure(task_id, 0.0)
+        except TimeoutError:
+            return self._begun_unsure(task_id, self._clock.monotonic() + self._late_s)
         except RemoteError:
             if self._exclusive:
                 await self._forget(task_id)
                 return False
         return True
+
+    def _begun_unsure(self, task_id: str, until: float) -> bool:
+        self._unsure[task_id] = until
+        if self._exclusive:
+            self._claimed.pop(task_id, None)
+        return not self._exclusive
 
     async def withdraw(self, task_id: str) -> None:
         """Set to pending; ``run`` retries it after a failure.
@@ -100,19 +117,20 @@ class Marks:
             return
         finally:
             self._withdrawing.discard(task_id)
-        self._unsure.discard(task_id)
+        if (until := self._unsure.get(task_id, 0.0)) > self._clock.monotonic():
+            self._claimed[task_id] = until  # then ``tend`` does it once more
+            return
+        self._unsure.pop(task_id, None)
         await self._forget(task_id)
 
     async def acknowledged(self, task_id: str, state: TaskStatus) -> None:
         """The upstream has the outcome. A mark without an answer may arrive later and overwrite it: repair it then."""
-        if task_id in self._unsure:
-            self._unsure.discard(task_id)
+        if self._unsure.pop(task_id, None) is not None:
             self._repairs[task_id] = state, self._clock.monotonic() + self._late_s
         await self._forget(task_id)
 
     async def run(self) -> None:
         """Maintain the marks until cancelled."""
-        self._marked.update(await self._memory.remembered())
         while True:
             await self.tend()
             await self._clock.sleep(TEND_S)

@@ -131,6 +131,7 @@ class ClaimPart(Part):
         False, description="the API refuses to mark a marked task (404, 409, 422): only a marked task starts"
     )
     optional: bool = Field(False, description="only with MARK_IN_PROGRESS=true")
+    within_s: float | None = Field(None, gt=0, description="seconds after which a task starts without an answer to it")
 
     @field_validator("optional")
     @classmethod
@@ -184,6 +185,7 @@ class PushPart(Part):
 
     path: Path = Field(description="its path, after API_BASE_URL")
     state: Pointer | None = Field(None, description="where a message has the task's state: only pending ones wake")
+    id: Pointer | None = Field(None, description="where it has the task's id: others are then not pending any more")
 
 
 class RestProfile(Profile):

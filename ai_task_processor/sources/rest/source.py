@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from math import inf
 from typing import ClassVar, Self
 from urllib.parse import quote
 
@@ -64,8 +65,6 @@ MAX_ID = 4096
 TOKEN_ROUTE = ("/oauth2/token", "POST")
 #: the token of a receipt whose result may be followed by another task
 FOLLOWED = "followed"
-#: a longer message of the push connection is no news of a pending task
-MAX_NEWS_BYTES = 2**20
 #: a task that is taken according to the API is skipped for this long, seconds
 TAKEN_S = 60.0
 _POLL_OUTCOMES: tuple[tuple[type[RemoteError], str], ...] = (
@@ -286,19 +285,25 @@ class RestSource(ProfileSource, TaskSource):
             return ()
         self._admission = want.admission
         if self._memory is not None and self._marks is None:
-            late_s = self._settings.request_timeout_s
-            self._marks = Marks(
-                self._patch_state,
-                self._memory,
-                want.admission,
-                late_s=late_s,
-                clock=self._clock,
-                exclusive=self.claims == "exclusive",
-            )
+            self._marks = self._new_marks(self._memory, want.admission)
+            await self._marks.recover()
         tasks = await self._list.take(want.limit) or await self._poll(want.limit)
         if self._marks is not None and tasks:
             tasks = await self._mark(tasks, self._marks)
         return [Claim(task, self._receipt(task)) for task in tasks.values()]
+
+    def _new_marks(self, memory: SourceMemory, admission: Admission) -> Marks:
+        claim, late_s = self.profile.claim, self._settings.request_timeout_s
+        within_s = inf if claim is None or claim.within_s is None else claim.within_s
+        return Marks(
+            self._patch_state,
+            memory,
+            admission,
+            late_s=late_s,
+            within_s=within_s,
+            clock=self._clock,
+            exclusive=self.claims == "exclusive",
+        )
 
     def _receipt(self, task: Task) -> Receipt:
         part = self.profile.followed
@@ -318,16 +323,22 @@ class RestSource(ProfileSource, TaskSource):
         return {task_id: task for (task_id, task), mine in zip(tasks.items(), ours, strict=True) if mine}
 
     async def _patch_state(self, task_id: str, state: TaskStatus) -> None:
-        claim, method, path = self.profile.claim, self.profile.report.method, self.profile.report.path
+        claim, part, words = self.profile.claim, self.profile.report, self.profile.states.words()
+        method, path = part.method, part.path
         if state is TaskStatus.PENDING or state is TaskStatus.IN_PROGRESS:
             assert claim is not None  # noqa: S101 - without it there are no marks
             method, path = claim.method or method, claim.path or path
             body = codec.line(claim.mark if state is TaskStatus.IN_PROGRESS else claim.unmark)
         else:
             # A late mark may have overwritten a final state, which is repeated without its result.
-            words = self.profile.states.words()
             body = codec.line({keys(self.profile.fields.state or "/state")[-1]: words[state]})
-        await self._delivery_gate.call(lambda: self._patch(task_id, state, body, method, path), about=task_id)
+        read = part.reread if part.check_first and state is not TaskStatus.IN_PROGRESS else None
+
+        async def change() -> None:
+            if read is None or self._state(await self._document(read, task_id)) == words[TaskStatus.IN_PROGRESS]:
+                await self._patch(task_id, state, body, method, path)
+
+        await self._delivery_gate.call(change, about=task_id)
 
     async def _poll(self, limit: int) -> Mapping[str, Task]:
         started_at = time.perf_counter()
@@ -364,16 +375,16 @@ class RestSource(ProfileSource, TaskSource):
         self.resume()
 
     def _pushed(self, message: bytes | None) -> None:
-        """A message, or a new connection: those before it were missed. Long ones hold the results of others."""
+        """A message, or a new connection: those before it were missed. Long ones, with results of others, are empty."""
         part = self.profile.push
         if message is not None and part is not None and part.state is not None:
-            if len(message) > MAX_NEWS_BYTES:
-                return
             try:
-                state = resolve(codec.loads(message), keys(part.state))
+                news = codec.loads(message)
             except ValueError:
                 return
-            if state != self.profile.states.pending:
+            if resolve(news, keys(part.state)) != self.profile.states.pending:
+                if part.id is not None:
+                    self._ahead.drop(str(resolve(news, keys(part.id))))
                 return
         self._wake("websocket")
 
@@ -468,31 +479,38 @@ class RestSource(ProfileSource, TaskSource):
             return
         try:
             await self._patch(task_id, state, body, part.method, part.path)
-        except Unacknowledged as error:
+        except Ambiguous as error:
             self._unclear.add(task_id)
-            raise self._acknowledgements.missing(task_id, error) from error
-        except Ambiguous:
-            self._unclear.add(task_id)
-            raise
+            if part.reread is None or not await self._is_reported(part.reread, task_id, state, body):
+                if isinstance(error, Unacknowledged):
+                    raise self._acknowledgements.missing(task_id, error) from error
+                raise
         self._unclear.discard(task_id)
         self._acknowledgements.arrived(task_id)
 
     async def _is_reported(self, path: str, task_id: str, state: TaskStatus, body: bytes) -> bool:
         """Whether the API has this outcome already. Raises ``Rejected`` (``lost``) when others have ended the task."""
-        answer = await self._exchange("GET", path, task_id)
-        if not answer.is_success:
-            raise self._refused(answer, b"")
-        try:
-            document = codec.loads(answer.content)
-        except ValueError as error:
-            raise InvalidAnswer("the task API did not answer JSON") from error
-        words, states = self.profile.states.words(), keys(self.profile.fields.state or "")
-        found = resolve(document, states)
+        document, words = await self._document(path, task_id), self.profile.states.words()
+        found = self._state(document)
         if found == words[state] and _has(document, codec.loads(body)):
             return True
         if found not in (words[TaskStatus.PENDING], words.get(TaskStatus.IN_PROGRESS)):
             raise Rejected("lost")
         return False
+
+    def _state(self, document: object) -> object:
+        return resolve(document, keys(self.profile.fields.state or ""))
+
+    async def _document(self, path: str, task_id: str) -> object:
+        """The task as it is now. Raises ``Rejected`` (``gone``) when the API does not have it."""
+        answer = await self._exchange("GET", path, task_id)
+        if not answer.is_success:
+            refusal = self._refused(answer, b"")
+            raise Rejected("gone", answer.status_code) if isinstance(refusal, Rejected) else refusal
+        try:
+            return codec.loads(answer.content)
+        except ValueError as error:
+            raise InvalidAnswer("the task API did not answer JSON") from error
 
     async def _patch(self, task_id: str, state: TaskStatus, body: bytes, method: str, path: str) -> None:
         try:

@@ -13,7 +13,7 @@ from ai_task_processor.models.task import Task, TaskStatus
 from ai_task_processor.sources.rest.marks import STARTED_AFTER_S, Marks
 from ai_task_processor.testing.memory import MemoryOutbox
 
-LATE_S = 30.0
+LATE_S, WITHIN_S = 30.0, 0.01
 
 
 class Room:
@@ -25,14 +25,17 @@ class Room:
     def __init__(self, clock: Any, memory: MemoryOutbox | None = None, *, exclusive: bool = False) -> None:
         self.told: list[tuple[str, str]] = []
         self.errors: list[Exception] = []
+        self.stuck = False
         self.running: dict[str, SkipReason] = {}
         self.clock = clock
         self.memory = memory or MemoryOutbox(2**20, clock)
-        self.marks = Marks(self._patch, self.memory, self, late_s=LATE_S, clock=clock, exclusive=exclusive)
+        self.marks = Marks(
+            self._patch, self.memory, self, late_s=LATE_S, within_s=WITHIN_S, clock=clock, exclusive=exclusive
+        )
 
     async def _patch(self, task_id: str, state: TaskStatus) -> None:
         self.told.append((task_id, state.value))
-        await asyncio.sleep(0)
+        await asyncio.sleep(3600 if self.stuck else 0)
         if self.errors:
             raise self.errors.pop(0)
 
@@ -126,6 +129,22 @@ async def test_a_mark_without_an_answer_is_followed_by_the_final_state(room: Roo
     assert room.told[1:] == [("a", "succeeded")] * 2
 
 
+async def test_a_mark_that_is_not_answered_in_time_holds_nobody_up(room: Room, clock: Any) -> None:
+    """The task starts. Given back, it is set to pending twice: the mark may arrive after the first time."""
+    room.stuck = True
+    assert await room.begin()
+    room.end()
+    room.stuck = False
+    await room.marks.withdraw("a")
+    await room.marks.tend()
+    assert room.told[1:] == [("a", "pending")]
+    clock.advance(LATE_S)
+    for _ in range(2):
+        await room.marks.tend()
+    assert room.told[1:] == [("a", "pending")] * 2
+    assert await room.memory.remembered() == []
+
+
 async def test_an_answered_mark_needs_no_repair(room: Room, clock: Any) -> None:
     """A bare state costs a request: only who needs it gets it."""
     await room.begin()
@@ -142,9 +161,7 @@ async def test_a_kill_forgets_no_mark(room: Room, clock: Any) -> None:
     await room.begin("b")
     after = Room(clock, room.memory)
     after.running = {"b": "in_outbox"}
-    tending = asyncio.ensure_future(after.marks.run())
-    await clock.sleep(0.5)
-    tending.cancel()
+    await after.marks.recover()
     assert after.told == [("a", "pending")]
     assert await room.memory.remembered() == ["b"]
 
