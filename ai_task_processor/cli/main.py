@@ -104,6 +104,10 @@ def _parser() -> "argparse.ArgumentParser":
     sandbox.add_argument("--profile", choices=profiles, default="aletheia", help="whose API it plays (%(default)s)")
     sandbox.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     sandbox.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
+    profiles = ("aletheia", "agents-playground")
+    sandbox.add_argument(
+        "--profile", choices=profiles, default=profiles[0], help="task API to play (default: aletheia)"
+    )
     add("healthcheck", _healthcheck, "ask the daemon on this machine for its health; 1 when it is not well")
     return parser
 
@@ -247,7 +251,7 @@ def _sandbox(arguments: "argparse.Namespace") -> int:
         from ai_task_processor.sandbox import serve
 
     async def work() -> None:
-        serving = asyncio.create_task(serve(arguments.host, arguments.port, announce=_say))
+        serving = asyncio.create_task(serve(arguments.host, arguments.port, profile=arguments.profile, announce=_say))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
         if process.early_signals():
             serving.cancel()

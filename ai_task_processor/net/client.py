@@ -30,7 +30,15 @@ from yarl import URL
 
 from ai_task_processor import __version__
 from ai_task_processor.core.deadline import Deadline, stalled_s
-from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, Misconfigured, RemoteError, TimedOut, Transient, Unsent
+from ai_task_processor.core.errors import (
+    Ambiguous,
+    InvalidAnswer,
+    Misconfigured,
+    RemoteError,
+    TimedOut,
+    Transient,
+    Unsent,
+)
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.net.answers import Answer
 from ai_task_processor.net.frames import ShortMessages

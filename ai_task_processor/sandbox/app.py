@@ -3,9 +3,11 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Final
+from functools import partial
+from ssl import SSLContext
+from typing import Final, get_args
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -15,6 +17,7 @@ from ai_task_processor.sandbox.chat import ChatApi
 from ai_task_processor.sandbox.corpus import numbered_text
 from ai_task_processor.sandbox.faults import Endpoint, Faults, play
 from ai_task_processor.sandbox.model import ModelApi
+from ai_task_processor.sandbox.playground import Playground, Refused, failed, unannounced
 from ai_task_processor.sandbox.task_api import TaskApi
 from ai_task_processor.sandbox.tasks import TaskStore
 from ai_task_processor.sandbox.tokens import Credentials, TokenEndpoint
@@ -23,6 +26,8 @@ from ai_task_processor.sandbox.verifications import Verifications
 from ai_task_processor.sandbox.wikidata import WikidataApi
 
 API_KEY: Final = "sk-sandbox"
+#: the built-in profiles whose task API it can be
+PROFILES: Final = ("aletheia", "agents-playground")
 _TASKS: Final = "/api/ai-tasks/"
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
 #: longest request line or header, bytes
@@ -37,19 +42,29 @@ ai-task-processor sandbox: a token endpoint, a task API, a model API and a Wikid
 
 {environment}
 
-Add tasks:    curl {url}/sandbox/tasks -d '{{"count": 100}}'
-              curl {url}/sandbox/tasks -d '[{{"text": "Hello"}}]'
-              curl {url}/sandbox/tasks -d '{{"claims": 10}}' (each a chain of five tasks)
+{adding}
 Look:         curl {url}/sandbox/stats
 Break things: curl {url}/sandbox/faults -d '{{"endpoint": "patch", "status": 503, "times": 20}}'
               curl {url}/sandbox/faults -d '{{"endpoint": "model", "hang": true, "probability": 0.1}}'
-              endpoint is token, pending, patch, callback, model or wikidata; beside status: delay_s, hang,
-              reset, truncate, drip_s, after, content, headers, times, probability, task_id, text
+              endpoint is token, pending, patch, callback, read, model or wikidata; beside status: delay_s, hang,
+              reset, truncate, drip_s, after, content, headers, times, every, probability, task_id, text
               curl {url}/sandbox/chat -d '{{"prose": 0.2, "truncated": 0.1}}'
               habits of the chat model: prose, fence, truncated, refusal, filtered, wrong, unlisted,
               tool_call, empty
 Mend them:    curl -X DELETE {url}/sandbox/faults
 """
+
+_ADDING: Final[Mapping[str, str]] = {
+    "aletheia": """\
+Add tasks:    curl {url}/sandbox/tasks -d '{{"count": 100}}'
+              curl {url}/sandbox/tasks -d '[{{"text": "Hello"}}]'
+              curl {url}/sandbox/tasks -d '{{"claims": 10}}' (each a chain of five tasks)""",
+    "agents-playground": """\
+Add tasks:    curl {url}/tasks -H 'Content-Type: application/json' \\
+                -d '{{"type": "summarize", "input": {{"text": "Hello"}}}}'
+              curl {url}/sandbox/tasks -d '{{"count": 100}}'
+List them:    curl '{url}/tasks?status_filter=done&limit=5'""",
+}
 
 
 @dataclass(slots=True)
@@ -74,12 +89,13 @@ class Stats:
 class Sandbox:
     """Four remotes for a daemon that runs with ``environment()``: add tasks and faults, then see what arrived.
 
-    ``async with Sandbox() as sandbox`` starts it on a free loopback port.
+    ``async with Sandbox() as sandbox`` starts it on a free loopback port. ``profile``: which task API it is.
     """
 
     def __init__(
         self,
         *,
+        profile: str = PROFILES[0],
         credentials: Credentials | None = None,
         api_key: str = API_KEY,
         api_latency_s: float = 0.0,
@@ -87,10 +103,11 @@ class Sandbox:
         seed: int = 0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.profile = profile
         self.api_latency_s = api_latency_s
         self.model_latency_s = model_latency_s
         #: an unused connection is closed after this, seconds
-        self.idle_s = 60.0
+        self.idle_s = 60.0 if profile == PROFILES[0] else 5.0
         self.faults = Faults(random.Random(seed))  # noqa: S311 - repeatable on purpose, guards nothing
         self.tokens = TokenEndpoint(credentials or Credentials(), monotonic)
         self.tasks = TaskStore()
@@ -100,11 +117,12 @@ class Sandbox:
             lambda task_id: self.faults.pick("callback", task_id=task_id),
             self.verifications.callback,
         )
+        self.playground = Playground()
         self.model = ModelApi(api_key, monotonic)
         self.chat = ChatApi.seeded(seed)
         self.wikidata = WikidataApi()
         self.url = ""
-        self._arrived: dict[Endpoint, int] = dict.fromkeys(("token", "pending", "patch", "model", "wikidata"), 0)
+        self._arrived: dict[Endpoint, int] = dict.fromkeys(get_args(Endpoint), 0)
 
     async def __aenter__(self) -> "Sandbox":
         await self.start()
@@ -113,13 +131,19 @@ class Sandbox:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+    async def start(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        ssl: SSLContext | None = None,
+    ) -> None:
+        """``ssl``: with the server's certificate, and whether one is required of clients."""
         loop = asyncio.get_running_loop()
         self._server = web.Server(self._answer, handler_cancellation=True)
-        self._listening = await loop.create_server(self._connection, host, port, backlog=512)
+        self._listening = await loop.create_server(self._connection, host, port, backlog=512, ssl=ssl)
         port = self._listening.sockets[0].getsockname()[1]
-        reachable = _WILDCARDS.get(host, host)
-        self.url = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+        reachable, scheme = _WILDCARDS.get(host, host), "http" if ssl is None else "https"
+        self.url = f"{scheme}://[{reachable}]:{port}" if ":" in reachable else f"{scheme}://{reachable}:{port}"
         self.tokens.audiences |= {self.url, f"{self.url}/oauth2/token"}
 
     def _connection(self) -> web.RequestHandler:
@@ -142,15 +166,23 @@ class Sandbox:
 
     def environment(self) -> dict[str, str]:
         """The settings that make a daemon use this sandbox."""
-        return {
-            "API_BASE_URL": self.url,
+        signed = {
             "OAUTH2_TOKEN_URL": f"{self.url}/oauth2/token",
             "OAUTH2_CLIENT_ID": self.tokens.credentials.client_id,
             "OAUTH2_CLIENT_SECRET": self.tokens.credentials.client_secret,
+        }
+        return {
+            "API_BASE_URL": self.url,
+            **(signed if self.profile == PROFILES[0] else {"TASK_SOURCE": self.profile}),
             "OPENAI_BASE_URL": f"{self.url}/v1",
             "OPENAI_API_KEY": self.model.api_key,
             "WIKIDATA_URL": f"{self.url}/w/api.php",
         }
+
+    @property
+    def store(self) -> TaskStore | Playground:
+        """The tasks of the task API."""
+        return self.tasks if self.profile == PROFILES[0] else self.playground
 
     @property
     def stats(self) -> Stats:
@@ -182,6 +214,8 @@ class Sandbox:
             refusal = nest_error(401, "Unauthorized")
             return lambda answered: work(answered) if self.tokens.accepts(authorization) else refusal
 
+        if self.profile != PROFILES[0] and path.startswith(("/tasks", "/ws", "/health")):
+            return await self._playground(request, path, body)
         match method, path:
             case "POST", "/oauth2/token":
                 return await self._play("token", request, body, lambda _: self.tokens.answer(authorization, body))
@@ -202,7 +236,39 @@ class Sandbox:
                 return await self._play("wikidata", request, body, lambda _: self.wikidata.answer(request.query))
             case "GET", _ if path == "/v1/models" or path.startswith("/v1/models/"):
                 return self.model.models(authorization, path.removeprefix("/v1/models").strip("/"))
-        return self._administer(method, path, body)
+        administered = self._administer(method, path, body)
+        await self.playground.broadcast()
+        return administered
+
+    async def _playground(self, request: web.BaseRequest, path: str, body: bytes) -> web.StreamResponse:
+        api, content_type, (_, *parts) = self.playground, request.content_type, path.removesuffix("/").split("/")
+        try:
+            match request.method, *parts:
+                case "GET", "ws":
+                    return await api.websocket(request)
+                case "GET", "health":
+                    connections = len(api.sockets)
+                    return answer({"status": "healthy", "database": "connected", "websocket_connections": connections})
+                case "GET", "tasks":
+                    done = await self._play("pending", request, body, lambda _: api.list(request.query))
+                case "POST", "tasks":
+                    done = api.create(content_type, body)
+                case "GET", "tasks", task_id:
+                    done = await self._play("read", request, body, lambda _: api.read(unquote(task_id)), task_id)
+                case "PATCH", "tasks", task_id:
+                    patch = partial(api.patch, unquote(task_id), content_type, body)
+                    done = await self._play("patch", request, body, lambda sent: patch(answered=sent), task_id)
+                case _, "tasks" | "ws" | "health", *rest if len(rest) < 2:
+                    return answer({"detail": "Method Not Allowed"}, 405)
+                case _:
+                    return answer({"detail": "Not Found"}, 404)
+        except Refused as refusal:
+            return refusal.response
+        await api.broadcast()
+        if done.status == 500:
+            unannounced(request)
+            return failed()
+        return done
 
     async def _play(
         self, endpoint: Endpoint, request: web.BaseRequest, body: bytes, work: Work, task_id: str | None = None
@@ -222,7 +288,7 @@ class Sandbox:
             case "GET", "/":
                 return Response(text=self.page())
             case "GET", "/sandbox/stats":
-                return answer(asdict(self.stats) | {"tasks": self.tasks.outcomes()})
+                return answer(asdict(self.stats) | {"tasks": self.store.outcomes()})
             case "POST", "/sandbox/tasks":
                 return _tried(lambda: {"ids": self._add_tasks(parsed(body))})
             case "POST", "/sandbox/faults":
@@ -238,17 +304,18 @@ class Sandbox:
     def page(self) -> str:
         """What this is and how to use it, with the environment to copy."""
         environment = "\n".join(f"{name}={value}" for name, value in self.environment().items())
-        return _PAGE.format(environment=environment, url=self.url)
+        adding = _ADDING[self.profile].format(url=self.url)
+        return _PAGE.format(environment=environment, adding=adding, url=self.url)
 
     def _add_tasks(self, wanted: object) -> list[str]:
         if isinstance(wanted, dict) and "claims" in wanted:
             return self.verifications.add_claims(int(wanted["claims"]))
         if isinstance(wanted, dict):
-            made = len(self.tasks)
-            return [self.tasks.add(numbered_text(made + n)) for n in range(int(wanted["count"]))]
+            made = len(self.store)
+            return [self.store.add(numbered_text(made + n)) for n in range(int(wanted["count"]))]
         if not isinstance(wanted, list):
             raise TypeError('a list of tasks, {"count": N} or {"claims": N}')
-        return [self.tasks.add(**task) for task in wanted]
+        return [self.store.add(**task) for task in wanted]
 
     def _set_habits(self, wanted: object) -> object:
         if not isinstance(wanted, dict):
@@ -271,9 +338,9 @@ def _tried(work: Callable[[], object]) -> Response:
         return nest_error(400, str(error))
 
 
-async def serve(host: str, port: int, *, announce: Callable[[str], None]) -> None:
+async def serve(host: str, port: int, *, profile: str = PROFILES[0], announce: Callable[[str], None]) -> None:
     """Run a sandbox until cancelled; ``announce`` is called with the text of its page."""
-    sandbox = Sandbox()
+    sandbox = Sandbox(profile=profile)
     await sandbox.start(host, port)
     try:
         announce(sandbox.page())

@@ -16,7 +16,7 @@ from aiohttp import Payload, web
 
 from ai_task_processor.sandbox.answers import Response, nest_error, oauth_error, openai_error, parsed, phrase, sent
 
-Endpoint = Literal["token", "pending", "patch", "callback", "model", "wikidata"]
+Endpoint = Literal["token", "pending", "patch", "callback", "read", "model", "wikidata"]
 
 _HTML: Final = b"<!doctype html><html><body><h1>Please log in</h1></body></html>"
 
@@ -49,11 +49,14 @@ class Fault:
     #: how often (None: always), and how likely
     times: int | None = None
     probability: float = 1.0
+    #: only every so many-th of the requests that it suits
+    every: int = 1
     #: only for this task (patch, callback), or for calls with this text within an input (model)
     task_id: str | None = None
     text: str | None = None
     #: how often it was injected
     hits: int = field(default=0, init=False)
+    suited: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if self.endpoint not in get_args(Endpoint):
@@ -102,6 +105,9 @@ class Faults:
     def pick(self, endpoint: Endpoint, *, task_id: str | None = None, body: bytes = b"") -> Fault | None:
         for fault in self._faults:
             if fault.suits(endpoint, task_id, body) and self._rng.random() < fault.probability:
+                fault.suited += 1
+                if fault.suited % fault.every:
+                    continue
                 fault.hits += 1
                 return fault
         return None
