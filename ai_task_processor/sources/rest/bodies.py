@@ -34,16 +34,21 @@ class Bodies:
 
     def of(self, outcome: Outcome) -> bytes:
         """The body of a report. A cancelled task is reported as failed: there is no state for it."""
+        return self.reported(outcome)[1]
+
+    def reported(self, outcome: Outcome) -> tuple[Completed | Failed, bytes]:
+        """What is reported for an outcome, and the body: a result that can never be sent has failed."""
         match outcome:
             case Completed(result):
                 try:
-                    return self._succeeded(codec.result_json(result.output, result.vector), result.usage)
+                    return outcome, self._succeeded(codec.result_json(result.output, result.vector), result.usage)
                 except UnreportableResult as error:
-                    return self._failed(error.failure)
-            case Failed(failure):
-                return self._failed(failure)
+                    failed = Failed(error.failure)
+            case Failed():
+                failed = outcome
             case Cancelled():
-                return self._failed(Failure("cancelled"))
+                failed = Failed(Failure("cancelled"))
+        return failed, self._failed(failed.failure)
 
     def _succeeded(self, result: bytes, usage: Usage | None) -> bytes:
         part, around = self._part, self._around

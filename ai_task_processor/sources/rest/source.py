@@ -398,8 +398,8 @@ class RestSource(ProfileSource, TaskSource):
 
         An acknowledged result that may be followed by another task ends the wait for the next poll.
         """
-        state = TaskStatus.SUCCEEDED if isinstance(outcome, Completed) else TaskStatus.FAILED
-        body, failed = self._bodies.of(outcome), self._bodies.bare_failure
+        (reported, body), failed = self._bodies.reported(outcome), self._bodies.bare_failure
+        state = TaskStatus.SUCCEEDED if isinstance(reported, Completed) else TaskStatus.FAILED
         bare = self._bare_failures and state is TaskStatus.FAILED and failed is not None
         try:
             await self._report(receipt, state, failed if bare and failed is not None else body)
