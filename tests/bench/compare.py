@@ -24,6 +24,7 @@ from tests.bench.habits import habits
 from tests.bench.machine import UPSTREAM_CORE
 from tests.bench.pace.__main__ import pace
 from tests.bench.postgres import postgres
+from tests.bench.push import push
 from tests.bench.report import Bound, Section
 from tests.bench.runner import BENCH_PYTHON
 from tests.bench.throttled import throttled
@@ -42,6 +43,7 @@ MEASURES: dict[str, tuple[Callable[[Plan], list[Section]], str]] = {
     "habits": (habits, "what real model APIs do, the real daemon: 8 minutes"),
     "chain": (chain, "200 requests of five tasks, a slow model, bad habits, Wikidata away: 8 minutes"),
     "due-soon": (due_soon, "200 reminders, 10 kills, outages of API and broker: a minute"),
+    "push": (push, "agents-playground: creation to start with its WebSocket and without, messages of 64 MiB"),
     "throttled": (throttled, "429s at random and at a limit, the real daemon"),
     "postgres": (postgres, "tasks in PostgreSQL: kills, claims per second, wake-up: 4 minutes"),
     "pace": (pace, "limiter and size of calls against simulated providers, virtual time"),

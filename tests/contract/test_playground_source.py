@@ -126,6 +126,17 @@ async def test_the_oldest_come_first(case: Case, monkeypatch: pytest.MonkeyPatch
     assert case.sandbox.stats.polls <= 5
 
 
+async def test_a_long_list_is_not_held(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only its oldest part, and more when nothing of that may start."""
+    monkeypatch.setattr(case.source._list, "_newest_bytes", 8_000)
+    others = [case.api.add(type="other", input={"text": "x" * 1_000}) for _ in range(20)]
+    case.admission.refused = dict.fromkeys(others, "unknown_type")
+    ids = [case.add("x" * 1_000) for _ in range(20)]
+    assert [claim.task.id for claim in await case.claims(1)] == ids[:1]
+    assert 2 <= case.sandbox.stats.polls <= 3
+    assert case.source._list.last_page.left_out > 0
+
+
 async def test_what_is_in_a_task(case: Case) -> None:
     """Underscored keys never reach a prompt, the trace of the task is known, other types are left alone."""
     trace = {"traceparent": "00-5f0e4a0f7c1d4f6f8a1e2b3c4d5e6f70-91ab23cd45ef6789-03", "baggage": "x"}

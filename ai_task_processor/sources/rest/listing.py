@@ -14,6 +14,7 @@ until the candidates are full, then to its end if that is near, which keeps the 
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ REFUSED_IN_A_ROW, PAUSED_AT_ONCE = 200, 2_000
 #: A list that begins with the newest is read to its end, or its oldest would wait for ever: the first limit, which
 #: grows while it cuts the list, and the last.
 NEWEST, MOST_NEWEST = 1_000, 64_000
+#: bytes of such a list that are held: its oldest records. More when none of them may start.
+NEWEST_BYTES = 2**25
 #: so many candidates are parsed in one go, then others run
 PARSED_AT_ONCE = 64
 
@@ -102,6 +105,7 @@ class PendingList:
         self._metrics = metrics
         self._sends_limit = profile.listing.limit is not None
         self._newest = NEWEST if profile.listing.order == "newest_first" else 0
+        self._newest_bytes = NEWEST_BYTES
         self._cut = False
         self._oddities = Oddities()
 
@@ -156,7 +160,10 @@ class PendingList:
                         break
                     # Should the wider request fail, the next reading begins where this one stood.
                     self.last_page = page
-                    limit *= 2
+                    if page.left_out:
+                        self._newest_bytes *= 4
+                    else:
+                        limit *= 2
         except RemoteError as error:
             if not page.tasks:
                 raise
@@ -242,7 +249,7 @@ class PendingList:
         framer.finish()
         if page.cut:
             return
-        page.complete = page.seen != limit
+        page.complete = page.seen != limit and not page.left_out
         if page.complete:
             self._oddities.whole(page)
 
@@ -271,16 +278,21 @@ class PendingList:
         self, chunks: AsyncIterator[bytes], framer: ArrayFramer, page: Page, limit: int | None
     ) -> AsyncGenerator[Looked, None]:
         """The records of a list that begins with the newest, turned round. Nothing of one that the limit has cut."""
-        records: list[bytes] = []
+        records, held = deque[bytes](), 0
         async for chunk in chunks:
             page.bytes_read += len(chunk)
             for start in range(0, len(chunk), PIECE_BYTES):
-                records += framer.feed(chunk[start : start + PIECE_BYTES])
+                for record in framer.feed(chunk[start : start + PIECE_BYTES]):
+                    page.listed += 1
+                    records.append(record)
+                    held += len(record)
+                    while held > self._newest_bytes:
+                        held -= len(records.popleft())
+                        page.left_out += 1
                 await asyncio.sleep(0)
-        page.listed += len(records)
-        page.cut = limit is not None and len(records) >= limit and limit < MOST_NEWEST
+        page.cut = limit is not None and len(records) + page.left_out >= limit and limit < MOST_NEWEST
         while records and not page.cut:
-            some, records = records[-PARSED_AT_ONCE:][::-1], records[:-PARSED_AT_ONCE]
+            some = [records.pop() for _ in range(min(PARSED_AT_ONCE, len(records)))]
             for one in await self._look(some):
                 yield one
 

@@ -29,7 +29,7 @@ class Page:
     """The outcome of one reading. ``complete``: the list was read to its end, and ``limit`` did not cut it.
 
     ``kept``: records that became candidates. ``listed``: records that were read. ``cut``: the limit has left out the
-    oldest, so nothing of it is used.
+    oldest, so nothing of it is used. ``left_out``: records that were too many to be held, and newer than the others.
     """
 
     tasks: dict[str, Task] = field(default_factory=dict)
@@ -39,6 +39,7 @@ class Page:
     oldest: float | None = None
     complete: bool = False
     cut: bool = False
+    left_out: int = 0
     #: creation times of the tasks that were returned or skipped for a temporary reason, seconds since the epoch
     created: dict[str, float | None] = field(default_factory=dict)
     #: the types of those skipped as ``unknown_type``, as far as they are logged
