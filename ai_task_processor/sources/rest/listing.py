@@ -22,7 +22,7 @@ from http import HTTPStatus
 from itertools import islice
 
 from ai_task_processor.core import codec
-from ai_task_processor.core.errors import RemoteError
+from ai_task_processor.core.errors import RemoteError, Transient
 from ai_task_processor.core.ports import Admission, SkipReason
 from ai_task_processor.models.task import Task
 from ai_task_processor.net.answers import status_error
@@ -58,6 +58,9 @@ REFUSED_IN_A_ROW, PAUSED_AT_ONCE = 200, 2_000
 #: A list that begins with the newest is read to its end, or its oldest would wait for ever: the first limit, which
 #: grows while it cuts the list, and the last.
 NEWEST, MOST_NEWEST = 1_000, 64_000
+#: Some APIs answer 500 to every list that has a record which they cannot write, such as one nested too deep. The limit
+#: is divided by this until the list has newer tasks only.
+SHORTER = 8
 #: bytes of such a list that are held: its oldest records. More when none of them may start.
 NEWEST_BYTES = 2**25
 #: so many candidates are parsed in one go, then others run
@@ -150,33 +153,48 @@ class PendingList:
         self._ahead.asked()
         try:
             async with deadline(self._settings.request_timeout_s):
-                while True:
-                    page = Page(bytes_read=page.bytes_read, listed=page.listed)
-                    await self._stream(page, free, needed, limit if self._sends_limit else None)
-                    if page.cut:
-                        limit = self._newest = 4 * limit
-                        continue
-                    if page.tasks or page.complete:
-                        break
-                    # Should the wider request fail, the next reading begins where this one stood.
-                    self.last_page = page
-                    if page.left_out:
-                        self._newest_bytes *= 4
-                    else:
-                        limit *= 2
+                while limit:
+                    page = Page(bytes_read=page.bytes_read, listed=page.listed, shorter=page.shorter)
+                    limit = await self._try(page, free, needed, limit)
         except RemoteError as error:
             if not page.tasks:
                 raise
-            (log.debug if self._cut else log.warning)("poll.cut", reason=str(error), claimed=len(page.tasks))
-            self._cut = True
+            self._note_cut(str(error), page)
         else:
-            self._cut = False
+            if page.shorter:
+                self._note_cut("the task API answers 500 to a longer list: it cannot show one of the older tasks", page)
+            self._cut = page.shorter
         finally:
             self._ahead.read()
             if self._metrics is not None:
                 self._metrics.records_listed(page.listed)
         self.last_page = page
         return page
+
+    async def _try(self, page: Page, free: int, needed: int, limit: int) -> int:
+        """Fill the page; returns the limit for another try, 0 when none is needed."""
+        try:
+            await self._stream(page, free, needed, limit if self._sends_limit else None)
+        except Transient as error:
+            if error.status != HTTPStatus.INTERNAL_SERVER_ERROR or not self._newest or limit == 1:
+                raise
+            page.shorter = True
+            return max(1, limit // SHORTER)
+        if page.cut:
+            self._newest = 4 * limit
+            return self._newest
+        if page.tasks or page.complete or page.shorter:
+            return 0
+        # Should the wider request fail, the next reading begins where this one stood.
+        self.last_page = page
+        if page.left_out:
+            self._newest_bytes *= 4
+            return limit
+        return 2 * limit
+
+    def _note_cut(self, reason: str, page: Page) -> None:
+        (log.debug if self._cut else log.warning)("poll.cut", reason=reason, claimed=len(page.tasks))
+        self._cut = True
 
     async def _in_the_way(self) -> int:
         """Records of the last page that will be listed again and skipped: tasks being worked on, and lasting ones."""
@@ -249,7 +267,7 @@ class PendingList:
         framer.finish()
         if page.cut:
             return
-        page.complete = page.seen != limit and not page.left_out
+        page.complete = page.seen != limit and not (page.left_out or page.shorter)
         if page.complete:
             self._oddities.whole(page)
 
@@ -290,7 +308,8 @@ class PendingList:
                         held -= len(records.popleft())
                         page.left_out += 1
                 await asyncio.sleep(0)
-        page.cut = limit is not None and len(records) + page.left_out >= limit and limit < MOST_NEWEST
+        if limit is not None and limit < MOST_NEWEST and not page.shorter:
+            page.cut = len(records) + page.left_out >= limit
         while records and not page.cut:
             some = [records.pop() for _ in range(min(PARSED_AT_ONCE, len(records)))]
             for one in await self._look(some):

@@ -30,6 +30,7 @@ class Page:
 
     ``kept``: records that became candidates. ``listed``: records that were read. ``cut``: the limit has left out the
     oldest, so nothing of it is used. ``left_out``: records that were too many to be held, and newer than the others.
+    ``shorter``: the API could not answer with a longer list.
     """
 
     tasks: dict[str, Task] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Page:
     complete: bool = False
     cut: bool = False
     left_out: int = 0
+    shorter: bool = False
     #: creation times of the tasks that were returned or skipped for a temporary reason, seconds since the epoch
     created: dict[str, float | None] = field(default_factory=dict)
     #: the types of those skipped as ``unknown_type``, as far as they are logged
