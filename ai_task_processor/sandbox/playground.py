@@ -16,10 +16,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-import orjson
 from aiohttp import WSMsgType, web
 
-from ai_task_processor.sandbox.answers import Response, answer, sent
+from ai_task_processor.sandbox.answers import Response, answer, rendered, sent
 
 STATES: Final = ("pending", "running", "done", "error")
 _FINAL: Final = ("done", "error")
@@ -223,7 +222,7 @@ class Playground:
         updated_at = document["updated_at"].replace("Z", "+00:00")
         news = {"task_id": document["id"], **{name: document[name] for name in names}, "updated_at": updated_at}
         with suppress(TypeError):  # nested too deep
-            self._news.append(orjson.dumps(news))
+            self._news.append(rendered(news))
 
 
 def failed() -> Response:

@@ -226,7 +226,7 @@ async def test_a_list_that_somebody_has_poisoned(case: Case) -> None:
         with pytest.raises(Transient):
             await case.claims()
         assert sorted(found) == sorted(newer)
-    assert [line["event"] for line in lines] == ["poll.cut"]
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["poll.cut"]
     case.api[poison].document["input"] = {}
     assert [claim.task.id for claim in await case.claims()] == [older, poison]
 
@@ -326,9 +326,11 @@ async def test_idle_connections_end(case: Case) -> None:
     """Those that the server has closed meanwhile are not used."""
     assert case.sandbox.idle_s == 5.0
     case.sandbox.idle_s = 0.05
-    for _ in range(5):
+    for _ in range(3):
         await case.claims()
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            while case.sandbox._server.connections:  # noqa: ASYNC110 - of aiohttp
+                await asyncio.sleep(0.02)
 
 
 async def test_a_client_that_does_not_read_holds_up_no_task(case: Case) -> None:

@@ -52,7 +52,7 @@ DOORS = {
 #: The sandbox plays somebody else: a house of its own, with its own doors.
 SANDBOX = PACKAGE / "sandbox"
 SANDBOX_DOORS = {
-    "aiohttp": {"answers.py", "app.py", "due_soon.py", "faults.py"},
+    "aiohttp": {"answers.py", "app.py", "due_soon.py", "faults.py", "playground.py"},
     "cryptography": {"tokens.py"},
     "joserfc": {"tokens.py"},
     "numpy": {"vectors.py"},
