@@ -100,14 +100,10 @@ def _parser() -> "argparse.ArgumentParser":
     sources = add("sources", _sources, "look at sources of tasks, and try a profile without reporting anything")
     _add_source_actions(sources)
     sandbox = add("sandbox", _sandbox, "run token endpoint, task API, model API and Wikidata in one local server")
-    profiles = ("aletheia", "due-soon")
+    profiles = ("aletheia", "agents-playground", "due-soon")
     sandbox.add_argument("--profile", choices=profiles, default="aletheia", help="whose API it plays (%(default)s)")
     sandbox.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     sandbox.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
-    profiles = ("aletheia", "agents-playground")
-    sandbox.add_argument(
-        "--profile", choices=profiles, default=profiles[0], help="task API to play (default: aletheia)"
-    )
     add("healthcheck", _healthcheck, "ask the daemon on this machine for its health; 1 when it is not well")
     return parser
 
@@ -245,13 +241,13 @@ def _sandbox(arguments: "argparse.Namespace") -> int:
     import asyncio
     import signal
 
-    if arguments.profile == "due-soon":
-        from ai_task_processor.sandbox.due_soon import serve
-    else:
-        from ai_task_processor.sandbox import serve
+    from ai_task_processor.sandbox import serve
+    from ai_task_processor.sandbox.due_soon import serve as serve_due_soon
+
+    start = serve_due_soon if arguments.profile == "due-soon" else partial(serve, profile=arguments.profile)
 
     async def work() -> None:
-        serving = asyncio.create_task(serve(arguments.host, arguments.port, profile=arguments.profile, announce=_say))
+        serving = asyncio.create_task(start(arguments.host, arguments.port, announce=_say))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
         if process.early_signals():
             serving.cancel()

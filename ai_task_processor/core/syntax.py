@@ -154,6 +154,13 @@ def client_certificate_problems(cert: Path, key: Path | None, password: str | No
     return []
 
 
+def certificate_end(cert: Path) -> datetime:
+    """When the first certificate of a PEM file expires. Raises ``OSError``, ``ValueError``."""
+    from cryptography import x509
+
+    return x509.load_pem_x509_certificates(cert.read_bytes())[0].not_valid_after_utc
+
+
 def _named(name: str, path: Path) -> str:
     """A setting with its file. What names no file is not shown: it may be a secret at the wrong place."""
     return f"{name} ({path})" if os.path.exists(path) else name  # noqa: PTH110 - Path.exists raises for a PEM

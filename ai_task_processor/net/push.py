@@ -68,6 +68,10 @@ class Push:
         finally:
             await self._client.aclose()
 
+    async def opens(self) -> None:
+        """Open a connection and close it. Raises ``RemoteError``."""
+        await (await self._client.websocket(self._url, ping_s=PING_S)).close()
+
     def status(self) -> Mapping[str, object]:
         """For ``/status``."""
         return {"connected": self.problem is None, "problem": self.problem}

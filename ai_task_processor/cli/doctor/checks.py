@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -28,6 +29,7 @@ from ai_task_processor.core.checks import (
 from ai_task_processor.core.component import Component, Problem
 from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, RemoteError, Unsent
 from ai_task_processor.core.settings import NetworkSettings
+from ai_task_processor.core.syntax import certificate_end
 from ai_task_processor.engine.faults import Faults, all_of
 from ai_task_processor.models.task import Task
 from ai_task_processor.net.answers import Head
@@ -168,6 +170,13 @@ def certificate(peer: Mapping[str, object], now: float, text: str) -> Finding:
     days = int((ssl.cert_time_to_seconds(str(peer["notAfter"])) - now) // 86400)
     text = f"{text}, certificate expires in {days} days"
     return ok(text) if days >= CERTIFICATE_DAYS else warning(text, "have it renewed")
+
+
+def own_certificate(cert: Path, now: datetime) -> Finding:
+    """When the certificate that we show expires. An expired one is a mistake of the configuration."""
+    days = (certificate_end(cert) - now).days
+    text = f"the client certificate expires in {days} days"
+    return ok(text) if days >= CERTIFICATE_DAYS else warning(text, "have CLIENT_CERT_FILE renewed")
 
 
 async def clocks(remotes: Iterable[Remote]) -> AsyncIterator[Finding]:

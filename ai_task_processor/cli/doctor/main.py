@@ -64,6 +64,8 @@ async def _check(report: Report, parts: Parts) -> None:
     report.add("configuration", ok(f"valid, source {names.task_source}, store {names.store}, mode {mode}"))
     for text in parts.settings.warnings:
         report.add("configuration", warning(text))
+    if (cert := parts.settings.network.client_cert_file) is not None:
+        report.add("configuration", checks.own_certificate(cert, parts.clock.now()))
 
     def describe(seen: Listed) -> Iterator[Finding]:
         return checks.listed(seen, lambda task: parts.factory.find(task) is not None)

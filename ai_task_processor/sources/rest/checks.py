@@ -3,11 +3,12 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
-from ai_task_processor.core.checks import Finding, Listed, Remote, Stopwatch, halves, refused, warning, wrong
+from ai_task_processor.core.checks import Finding, Listed, Remote, Stopwatch, halves, ok, refused, warning, wrong
 from ai_task_processor.core.component import Problem
 from ai_task_processor.core.errors import RemoteError, Unauthorized
 from ai_task_processor.core.ports import SkipReason
 from ai_task_processor.models.task import Task
+from ai_task_processor.net.push import Push
 from ai_task_processor.sources.rest.listing import PendingList
 
 #: tasks read from the head of the pending list
@@ -39,6 +40,18 @@ async def list_pending(listing: PendingList, remote: Remote) -> AsyncIterator[Fi
     yield Listed(list(page.tasks.values()), page.seen, page.complete, str(watch), unusable)
     if invalid := page.skipped["invalid"]:
         yield warning(f"{invalid} are records that cannot be used", "their id must match TASK_ID_PATTERN")
+
+
+async def open_push(push: Push) -> AsyncIterator[Finding]:
+    """Can the WebSocket be opened? Without it tasks are found all the same, only later."""
+    watch = Stopwatch()
+    try:
+        await push.opens()
+    except RemoteError as error:
+        text, remedy = halves(str(error))
+        yield warning(f"new tasks wait for the next poll: {text}", remedy or "look at proxies on the way")
+    else:
+        yield ok(f"the WebSocket opens ({watch})")
 
 
 def explain(problem: Problem, *, granted: bool) -> Finding | None:

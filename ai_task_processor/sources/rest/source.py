@@ -17,7 +17,7 @@ from urllib.parse import quote
 import httpx2
 
 from ai_task_processor.core import codec
-from ai_task_processor.core.checks import Check, Finding, Remote
+from ai_task_processor.core.checks import Check, Finding, Remote, warning
 from ai_task_processor.core.component import Problem
 from ai_task_processor.core.errors import (
     Ambiguous,
@@ -49,7 +49,7 @@ from ai_task_processor.ops.logs import get_logger, masked
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sources.rest.answers import Acknowledgements, Words, acknowledged, rejection
 from ai_task_processor.sources.rest.bodies import Bodies
-from ai_task_processor.sources.rest.checks import Everything, explain, list_pending
+from ai_task_processor.sources.rest.checks import Everything, explain, list_pending, open_push
 from ai_task_processor.sources.rest.listing import PendingList
 from ai_task_processor.sources.rest.marks import Marks
 from ai_task_processor.sources.rest.page import Page
@@ -270,7 +270,11 @@ class RestSource(ProfileSource, TaskSource):
     def checks(self) -> Sequence[Check]:
         token = () if self._tokens is None else (self._tokens.check(),)
         work = partial(list_pending, self._reader(Everything()), self._remote)
-        return (*token, Check("pending list", work, self._remote.setting, (self._remote, *token)))
+        listed = Check("pending list", work, self._remote.setting, (self._remote, *token))
+        if self._push is None:
+            return (*token, listed)
+        opens, needs = partial(open_push, self._push), (self._remote, *token)
+        return (*token, listed, Check("push", opens, self._remote.setting, needs, late=warning))
 
     def _reader(self, admission: Admission) -> PendingList:
         listing = PendingList if self.profile.listing.streamed else PagedList

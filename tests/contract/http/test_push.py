@@ -173,6 +173,18 @@ async def test_a_slow_poll_holds_up_no_message(sandbox: Sandbox) -> None:
         await asyncio.wait([polling])
 
 
+async def test_doctor_opens_it(sandbox: Sandbox) -> None:
+    """Without it tasks are found by polls: a warning."""
+    source = SOURCE.build(services(sandbox.environment(), SOURCE))
+    *_, check = source.checks()
+    assert [finding.mark async for finding in check.work()] == ["ok"]
+    await sandbox.aclose()
+    (finding,) = [finding async for finding in check.work()]
+    assert (finding.mark, finding.text) == ("warning", "new tasks wait for the next poll: connection refused")
+    async with alive(source):
+        pass
+
+
 # --- client certificates
 
 HINT = ", perhaps because of our client certificate, or for want of one: look at CLIENT_CERT_FILE"

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from ai_task_processor.net.answers import Answer
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.token_answers import token_remedy
 from ai_task_processor.ops.masking import Masker
+from tests.contract.http.servers import Authority
 
 API = Remote("task API", "API_BASE_URL", "https://api.example.com")
 NOW = datetime(2026, 5, 17, 3, 0, 0, tzinfo=UTC)
@@ -212,6 +214,14 @@ def test_a_certificate_that_ends_soon_is_a_warning(days: int, mark: str) -> None
     finding = checks.certificate({"notAfter": ends}, NOW.timestamp(), "api.example.com answers TLSv1.3")
     assert finding.mark == mark
     assert f"expires in {days} days" in finding.text
+
+
+@pytest.mark.parametrize(("days", "mark"), [(15, "ok"), (13, "warning")])
+def test_our_own_certificate_is_looked_at(tmp_path: Path, days: int, mark: str) -> None:
+    cert = Authority(tmp_path).issue("client", days=days)
+    finding = checks.own_certificate(cert, datetime.now(UTC) - timedelta(hours=1))
+    assert (finding.mark, finding.text) == (mark, f"the client certificate expires in {days} days")
+    assert ("CLIENT_CERT_FILE" in finding.remedy) == (mark == "warning")
 
 
 def answering(*findings: Finding | Exception, title: str = "x", needs: Sequence[Check | Remote] = ()) -> Check:
