@@ -368,10 +368,12 @@ class Sink(Component, Protocol):
         """Write a result; idempotent by (source, id).
 
         Raises ``RemoteError`` when it could not be written, perhaps with ``retry_after_s``. Anything else it raises,
-        ``Rejected`` and ``SystemExit`` too, is also a failure of the sink, and is logged with its traceback. After a
-        failure ``write`` is called again, with growing delays, until it succeeds: no failure of a sink makes a dead
-        letter. Before the report, the result is not reported until then. After the report, it is not reported again,
-        and no sink waits for another; what one of them took is not written to it again, except after a kill.
+        ``SystemExit`` too, is also a failure of the sink, and is logged with its traceback. After a failure ``write``
+        is called again, with growing delays, until it succeeds. ``Rejected``, after the report: this record will never
+        be taken; it becomes a dead letter when the other sinks have it. Before the report that is a failure like
+        others: a dead letter would never be reported, and the result is not reported until it is written. After the
+        report, it is not reported again, and no sink waits for another; what one of them took is not written to it
+        again, except after a kill.
         """
 
     async def discard(self, record: Record) -> None:  # noqa: ARG002 - for sinks that can

@@ -292,7 +292,7 @@ class Delivery:
 
         try:
             await self.reporter.finish(record, taken, store)
-        except SinkFailed:
+        except (SinkFailed, Rejected):
             await store()
             raise
 

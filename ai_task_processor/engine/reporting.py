@@ -107,9 +107,10 @@ class Reporter:
         """Write an acknowledged record to the sinks after the report, to each whose name is not in ``taken``.
 
         At once, so that none waits for another. A sink that takes it is added to ``taken``. ``store`` is called while
-        others do not have it yet, so that a kill does not repeat what was taken. Raises ``SinkFailed``.
+        others do not have it yet, so that a kill does not repeat what was taken. Raises ``SinkFailed``, and
+        ``Rejected`` when the only sinks that lack it refuse it for good.
         """
-        failures = list[SinkFailed]()
+        failures, refusals = list[SinkFailed](), list[str]()
 
         async def write(sink: Sink) -> None:
             try:
@@ -117,6 +118,8 @@ class Reporter:
                 taken.add(sink.name)
             except SinkFailed as error:
                 failures.append(error)
+            except Rejected as error:
+                refusals.append(f"sink {sink.name}: {error}")
 
         lacking = [sink for sink in self._after if sink.name not in taken]
         if len(lacking) > 1:
@@ -132,6 +135,10 @@ class Reporter:
         if failures:
             retry_after_s = min(failure.retry_after_s or 0.0 for failure in failures)
             raise SinkFailed("; ".join(sorted(map(str, failures))), retry_after_s=retry_after_s or None)
+        if refusals:
+            refused = Rejected("refused")
+            refused.detail = "; ".join(sorted(refusals))
+            raise refused
 
     async def _discard(self, sink: Sink, record: Record) -> None:
         """Once: to try again, the record would have to be reported again, and the source has refused it for good."""
@@ -147,6 +154,8 @@ class Reporter:
                 await call(record)
         except RAISED as error:
             raise_cancellation(error)
+            if isinstance(error, Rejected) and call == sink.write and sink.order == "after_report":
+                raise  # of this record alone
             remote = error if isinstance(error, RemoteError) else None
             reason = explained(remote) if remote else type(error).__name__
             condition.note(reason, sink=sink.name, **({} if remote else {"exc_info": error}))

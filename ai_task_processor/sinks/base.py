@@ -110,7 +110,7 @@ class RemoteSink(Sink):
         await super().run(ready)
 
     async def write(self, record: Record) -> None:
-        """Failed and cancelled tasks have no result to write. Raises ``RemoteError``."""
+        """Failed and cancelled tasks have no result to write. Raises ``RemoteError``, after the report ``Refused``."""
         if self._remote is not None and record.status is TaskStatus.SUCCEEDED and self._takes(record):
             await self._call(lambda: self._send(record))
 
@@ -141,6 +141,8 @@ class RemoteSink(Sink):
             await work()
             gate.answered(entry)
         except Refused as error:
+            if self.order == "after_report":
+                raise
             raise RemoteError(str(error), retry_after_s=REFUSED_AGAIN_S) from error
         except RemoteError as error:
             slow = error.trips_breaker and self._clock.monotonic() - began_at >= SLOW_S

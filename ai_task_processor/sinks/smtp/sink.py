@@ -2,10 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.checks import Finding, Remote, Stopwatch, ok
@@ -15,7 +14,7 @@ from ai_task_processor.net.client import deadline, describe
 from ai_task_processor.net.services import Services
 from ai_task_processor.net.tls import shared_tls
 from ai_task_processor.ops.logs import get_logger
-from ai_task_processor.sinks.base import REFUSED_AGAIN_S, Refused, RemoteSink, event_id, result
+from ai_task_processor.sinks.base import Refused, RemoteSink, result
 from ai_task_processor.sinks.smtp.message import completed, fields, message
 from ai_task_processor.sinks.smtp.settings import SmtpSettings
 
@@ -74,11 +73,6 @@ def _answered(error: "SMTPResponseException") -> RemoteError | Refused:
     return Transient(f"the mail server answers {code}", status=code)
 
 
-def _key(record: Record) -> tuple[UUID, float]:
-    """The same for every write of a result; another one when the task was done again."""
-    return event_id(record), record.finished_at
-
-
 class SmtpSink(RemoteSink):
     """A mail for each result that is one."""
 
@@ -94,21 +88,15 @@ class SmtpSink(RemoteSink):
         self._network = services.settings.network
         self._lookups = services.lookups
         self._connections = asyncio.Semaphore(CONNECTIONS)
-        #: why a message was refused for good, None when it was sent
-        self._ended: dict[tuple[UUID, float], str | None] = {}
 
     def _takes(self, record: Record) -> bool:
         return fields(record) is not None
 
     async def write(self, record: Record) -> None:
-        key = _key(record)
-        if key not in self._ended:
-            # Before the circuit of the mail server: a failure of a look-up says nothing about that.
-            record = await self._completed(record)
-            async with self._connections:
-                await super().write(record)
-        elif (reason := self._ended[key]) is not None:
-            raise RemoteError(reason, retry_after_s=REFUSED_AGAIN_S)
+        # Before the circuit of the mail server: a failure of a look-up says nothing about that.
+        record = await self._completed(record)
+        async with self._connections:
+            await super().write(record)
 
     async def _completed(self, record: Record) -> Record:
         """With what the result lacks: subject and text, and the address if its source looks one up.
@@ -131,20 +119,12 @@ class SmtpSink(RemoteSink):
         return replace(record, body=codec.dumps(found), vector=None)
 
     async def _send(self, record: Record) -> None:
-        mail, key = message(record, self._secrets[SmtpSettings].sender or ""), _key(record)
-        try:
-            async with self._connected() as connection:
-                await connection.send_message(mail)
-                self._remember(key, None)
-                await connection.quit(timeout=QUIT_S)
-        except Refused as error:
-            self._remember(key, str(error))
-            raise
+        import aiosmtplib
 
-    def _remember(self, key: tuple[UUID, float], reason: str | None) -> None:
-        while len(self._ended) >= REMEMBERED:
-            del self._ended[next(iter(self._ended))]
-        self._ended[key] = reason
+        async with self._connected() as connection:
+            await connection.send_message(message(record, self._secrets[SmtpSettings].sender or ""))
+            with suppress(aiosmtplib.SMTPException, OSError):  # the server has the mail
+                await connection.quit(timeout=QUIT_S)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator["SMTP"]:
@@ -172,10 +152,6 @@ class SmtpSink(RemoteSink):
             raise explained(error, bundled=self._network.ca_bundle is not None) from error
         finally:
             connection.close()
-
-    async def reload(self) -> None:
-        """Offer again what was refused."""
-        self._ended = {key: reason for key, reason in self._ended.items() if reason is None}
 
     async def _access(self) -> Finding:
         watch = Stopwatch()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ai_task_processor.core.errors import RemoteError, Unsent
-from ai_task_processor.sinks.base import REFUSED_AGAIN_S, event_id
+from ai_task_processor.core.errors import Rejected, Unsent
+from ai_task_processor.sinks.base import event_id
 from ai_task_processor.sinks.kafka import settings
 from ai_task_processor.sinks.kafka.sink import KafkaSink
 from ai_task_processor.testing.store import record
@@ -33,16 +33,15 @@ async def test_a_repetition_has_the_same_key_and_id() -> None:
     assert found == [(b"a", [("event_id", event.encode())], {"title": "T", "event_id": event})] * 2
 
 
-async def test_a_message_too_large_is_kept_and_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is lost: it is offered again every 15 minutes, when the topic may take more. The circuit stays closed."""
+async def test_a_message_too_large_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused for good, and becomes a dead letter: nothing is lost. The circuit stays closed."""
     monkeypatch.setattr(settings, "MAX_MESSAGE_BYTES", 2_000)
     port = free_port()
     shared = services(environ(port), KafkaSink)
     async with broker(port), alive(KafkaSink(shared)) as sink:
         for _ in range(10):
-            with pytest.raises(RemoteError, match=r"max\.message\.bytes") as raised:
+            with pytest.raises(Rejected, match=r"max\.message\.bytes"):
                 await sink.write(record("large", body=json.dumps("x" * 3_000).encode()))
-            assert raised.value.retry_after_s == REFUSED_AGAIN_S
         assert shared.gates["kafka"].reason is None
         await sink.write(RESULT)
         assert [each.key() for each in messages(port, "reminders")] == [b"a"]

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from itertools import pairwise
+from itertools import pairwise, product
 from math import inf
 from typing import Any, Literal
 
@@ -611,8 +611,15 @@ async def test_an_acknowledgement_that_cannot_be_stored_is_not_reported_again(cl
     assert (room.reported(), books.written) == (["a"], ["a"])
 
 
-@pytest.mark.parametrize("order", ["before_report", "after_report"])
-@pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    ("order", "error"),
+    [
+        (order, error)
+        for order, error in product(("before_report", "after_report"), FAILURES)
+        if order == "before_report" or not isinstance(error, errors.Rejected)
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
 async def test_whatever_a_sink_raises_is_its_own_failure(
     clock: Any, logs: Logs, order: Any, error: BaseException
 ) -> None:
@@ -627,6 +634,27 @@ async def test_whatever_a_sink_raises_is_its_own_failure(
         assert await room.delivery.flushed(90.0) is True
     told = [(line["event"], line["sink"]) for line in logs if line["event"].startswith("sink.")]
     assert told == [("sink.failed", "books"), ("sink.restored", "books")]
+    assert room.reported() == ["a"]
+
+
+async def test_what_a_sink_refuses_for_good_is_a_dead_letter(clock: Any) -> None:
+    """Once the others have it, and with the sink's words; a retry by an operator offers it again, and to it alone."""
+    other, books = Books("after_report", "other"), Books("after_report")
+    other.error, books.error = errors.Transient("away"), errors.Rejected("refused")
+    async with Room(clock, sinks=[other, books], put=["a"]).working() as room:
+        await clock.sleep(30.0)
+        assert standing(room.outbox, "a") == "in_outbox"
+        other.error = None
+        await clock.sleep(120.0)
+        assert standing(room.outbox, "a") == "dead_letter"
+        assert "sink books: refused" in str(room.outbox.record("a").reason)
+        books.error = None
+        tries = len(other.written), len(books.written)
+        room.outbox.leave_request("retry", ["a"])
+        await room.outbox.apply_requests()
+        await clock.sleep(30.0)
+        assert standing(room.outbox, "a") is None
+    assert (len(other.written), len(books.written)) == (tries[0], tries[1] + 1)
     assert room.reported() == ["a"]
 
 
