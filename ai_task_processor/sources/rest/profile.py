@@ -95,6 +95,7 @@ class FieldsPart(Part):
     """Where the parts of a listed task are."""
 
     id: Pointer = Field(description="a text that matches TASK_ID_PATTERN, or a whole number")
+    numeric_ids: bool = Field(True, description="false: an id that is a number makes a record invalid")
     type: Pointer | None = Field(None, description="without it all tasks are of the only type in types")
     state: Pointer | None = Field(None, description="tasks that are listed in another state than pending are skipped")
     content: Pointer = Field("", description="what the processor gets")

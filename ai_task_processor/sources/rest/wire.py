@@ -32,6 +32,7 @@ class Records:
     def __init__(self, profile: RestProfile, id_pattern: re.Pattern[str]) -> None:
         fields = profile.fields
         self._id_pattern = id_pattern
+        self._numeric_ids = fields.numeric_ids
         self._pending = profile.states.pending
         self._type = profile.types[0] if fields.type is None else None
         self._paths: Mapping[str, Sequence[str]] = {
@@ -66,7 +67,7 @@ class Records:
         if not isinstance(raw, dict):
             return Invalid("not an object")
         task_id = self._value(raw, "id")
-        if isinstance(task_id, int) and not isinstance(task_id, bool):
+        if self._numeric_ids and isinstance(task_id, int) and not isinstance(task_id, bool):
             task_id = str(task_id)
         if not isinstance(task_id, str) or not task_id or not self._id_pattern.fullmatch(task_id):
             return Invalid(f"{'.'.join(self._paths['id'])} is missing or does not match TASK_ID_PATTERN")
