@@ -109,8 +109,12 @@ class ProcessorFactory:
             log.info("plugin.loaded", processor=type(processor).__name__, package=plugin.package)
 
     def hold_s(self) -> float:
-        """Seconds for which no task at all should be claimed: 0 as soon as one processor can work."""
-        return min(map(self._pause_s, self.processors))
+        """Seconds for which no task at all should be claimed: 0 as soon as one processor can work.
+
+        0 also when none ever can: polls show what is pending.
+        """
+        pause_s = min(map(self._pause_s, self.processors), default=inf)
+        return 0.0 if pause_s == inf else pause_s
 
     def resumes_in_s(self) -> float:
         """Seconds until a paused lane of some processor may be tried again; infinite when none is paused."""
