@@ -34,6 +34,8 @@ install: $(RUNTIME) ## the daemon in .venv: .venv/bin/ai-task-processor
 
 dev: $(DEV) ## the daemon and the tools for tests and checks in .venv
 
+# Without bytecode each worker compiles all tests anew.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(DEV) $(MODEL) ## the unit, contract, house and end-to-end tests
 	$(BIN)/python -m pytest $(ARGS)
 

@@ -148,7 +148,7 @@ def encoded(body: bytes, encoding: str) -> Callable[[], web.Response]:
     [
         (encoded(gzip.compress(b"x" * MAX_BYTES), "gzip"), MAX_BYTES),
         (encoded(gzip.compress(b"x" * (MAX_BYTES + 1)), "gzip"), PageTooLarge),
-        (encoded(gzip.compress(bytes(10**8)), "gzip"), PageTooLarge),
+        (encoded(gzip.compress(bytes(10**7)), "gzip"), PageTooLarge),
         (encoded(gzip.compress(b"x" * 5000)[:-20], "gzip"), InvalidAnswer),
         (encoded(b"no gzip", "x-gzip"), InvalidAnswer),
         (encoded(zlib.compress(b"x"), "deflate"), InvalidAnswer),

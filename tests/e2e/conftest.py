@@ -7,8 +7,8 @@ import signal
 import socket
 import sys
 import zipfile
-from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from aiohttp import web
 
 from ai_task_processor.providers.settings import PLACEHOLDER_KEY
 from ai_task_processor.sandbox.app import Sandbox
-from tests.e2e import forked
+from tests.e2e.forked import ForkedProcess, prepare
 
 ROOT = Path(__file__).parents[2]
 MODEL = "text-embedding-3-small"
@@ -61,24 +61,42 @@ async def spawned(*command: str, **options: Any) -> AsyncIterator[Process]:
             await process.wait()
 
 
+async def begin(
+    arguments: Sequence[str], directory: Path, environment: Mapping[str, str], out: Path, err: Path
+) -> Process:
+    """Our command in a new Python; what it prints is appended to these files."""
+    with out.open("ab") as said, err.open("ab") as told:
+        return await asyncio.create_subprocess_exec(
+            *COMMAND, *arguments, cwd=directory, env=environment, stdin=DEVNULL, stdout=said, stderr=told
+        )
+
+
+def is_customized(environment: Mapping[str, str]) -> bool:
+    return any(Path(folder, "sitecustomize.py").exists() for folder in environment["PYTHONPATH"].split(os.pathsep))
+
+
+async def begin_forked(
+    arguments: Sequence[str], directory: Path, environment: Mapping[str, str], out: Path, err: Path
+) -> Process | ForkedProcess:
+    """The same without the start of a Python, unless something is to run before the first import."""
+    if is_customized(environment):
+        return await begin(arguments, directory, environment, out, err)
+    return ForkedProcess(arguments, directory, environment, out, err)
+
+
 async def run_command(directory: Path, settings: Mapping[str, str], *arguments: str, timeout: float = 30) -> Finished:
     """Run one command to its end."""
-    environment = process_environment(settings)
-    if not forked.allowed(environment):
-        streams = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE}
-        command = (*COMMAND, *arguments)
-        async with spawned(*command, cwd=directory, env=environment, **streams) as process, asyncio.timeout(timeout):
-            out, err = await process.communicate()
-        return Finished(process.returncode or 0, out.decode(), err.decode())
-    with NamedTemporaryFile() as said, NamedTemporaryFile() as complained:
-        files = Path(said.name), Path(complained.name)
-        child = forked.ForkedProcess(arguments, directory, environment, *files)
+    with NamedTemporaryFile() as said, NamedTemporaryFile() as told:
+        files = Path(said.name), Path(told.name)
+        process = await begin_forked(arguments, directory, process_environment(settings), *files)
         try:
             async with asyncio.timeout(timeout):
-                code = await child.wait()
+                code = await process.wait()
         finally:
-            child.kill()
-        return Finished(code, *(file.read_text() for file in files))
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return Finished(code, said.read().decode(), told.read().decode())
 
 
 #: calls of POST /wake
@@ -88,7 +106,8 @@ WAKE_UPS = 'wakeups_total{origin="http"}'
 class DaemonProcess:
     """One run of the daemon: started, asked, stopped by its own pid."""
 
-    _process: Process | forked.ForkedProcess | None = None
+    _begin: Callable[..., Awaitable[Process | ForkedProcess]] = staticmethod(begin)
+    _process: Process | ForkedProcess | None = None
 
     def __init__(self, directory: Path, settings: Mapping[str, str], *arguments: str) -> None:
         self.directory = directory
@@ -108,15 +127,10 @@ class DaemonProcess:
         return self
 
     async def spawn(self) -> None:
-        with self.log.open("wb") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *COMMAND,
-                *(self._arguments or ("run",)),
-                cwd=self.directory,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-            )
+        self.log.write_bytes(b"")
+        self._process = await self._begin(
+            self._arguments or ("run",), self.directory, self.environment, self.log, self.log
+        )
 
     @property
     def environment(self) -> dict[str, str]:
@@ -226,15 +240,9 @@ class DaemonProcess:
 
 
 class ForkedDaemon(DaemonProcess):
-    """A daemon without the start of a Python, where the settings allow it."""
+    """A daemon without the start of a Python."""
 
-    async def spawn(self) -> None:
-        if not forked.allowed(self.environment):
-            await super().spawn()
-            return
-        self.log.write_bytes(b"")
-        arguments = self._arguments or ("run",)
-        self._process = forked.ForkedProcess(arguments, self.directory, self.environment, self.log, self.log)
+    _begin = staticmethod(begin_forked)
 
 
 Start = Callable[..., Awaitable[DaemonProcess]]
@@ -245,7 +253,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 def _ready_to_fork() -> None:
     """In the background of a shell SIGINT is ignored, and what we start would inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    forked.prepare()
+    prepare()
 
 
 class WatchedSandbox(Sandbox):

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import runpy
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -28,17 +28,11 @@ def prepare() -> None:
     first.join()
 
 
-def allowed(environment: Mapping[str, str]) -> bool:
-    """Whether nothing is to run before the first import."""
-    folders = environment["PYTHONPATH"].split(os.pathsep)
-    return not any(Path(folder, "sitecustomize.py").exists() for folder in folders)
-
-
 @dataclass(frozen=True, slots=True)
 class _Command:
     """What the new process becomes. ``out`` and ``err`` are the files behind its streams."""
 
-    arguments: tuple[str, ...]
+    arguments: Sequence[str]
     directory: Path
     environment: Mapping[str, str]
     out: Path
@@ -64,7 +58,7 @@ class ForkedProcess:
     """A command from now on, with what the tests use of ``asyncio.subprocess.Process``."""
 
     def __init__(
-        self, arguments: tuple[str, ...], directory: Path, environment: Mapping[str, str], out: Path, err: Path
+        self, arguments: Sequence[str], directory: Path, environment: Mapping[str, str], out: Path, err: Path
     ) -> None:
         command = _Command(arguments, directory, environment, out, err)
         self._process = _CONTEXT.Process(target=command, daemon=True)
