@@ -65,7 +65,7 @@ class Container:
 def test_the_image_adds_little_and_in_few_layers(
     image: dict[str, Any], engine: dict[str, str], tell: Callable[[str], None]
 ) -> None:
-    """At most 165 MB over the base (25 of them for Kafka and PostgreSQL), in one layer a builder that keeps each step makes four of."""
+    """At most 165 MB over the base, in one layer; a builder that keeps each step makes four of it."""
     base = inspected(engine, base_image())
     size, layers = image["Size"] - base["Size"], len(image["RootFS"]["Layers"]) - len(base["RootFS"]["Layers"])
     tell(f"image: {size / 1e6:.1f} MB and {layers} layer over its base of {base['Size'] / 1e6:.1f} MB")
