@@ -183,9 +183,10 @@ class Daemon:
     async def _release(self) -> None:
         """Release the tasks that the drain cut off."""
         with suppress(TimeoutError):
-            async with self._grace.share(1.0):
+            async with self._grace.share(1.0), asyncio.TaskGroup() as group:
                 for receipt in self._parts.slots.cut:
-                    await self._faults.release(self._parts.source, receipt, 0.0)
+                    release = self._faults.release(self._parts.source, receipt, 0.0)
+                    group.create_task(release, name=f"release {receipt.id}")
 
     async def _flush(self, timeout_s: float) -> None:
         try:

@@ -56,7 +56,7 @@ def content(number: int) -> dict[str, str]:
 
 
 async def test_fifty_summaries(sandbox: Watched, api: Playground, daemon: Start) -> None:
-    """Each is done once, the oldest first, with its text alone in the prompt. Other types are left alone."""
+    """Each is done once, beginning with the oldest, with its text alone in the prompt. Other types are left alone."""
     others = [api.add(type=kind, input={"text": "x"}) for kind in ("summarize_document", "agent:x", "workflow:y", "")]
     ids = [
         api.add(input=content(number) | {"_trace_context": {"traceparent": "hidden"}, "_forged": "hidden"}, user_id="u")
@@ -69,7 +69,7 @@ async def test_fifty_summaries(sandbox: Watched, api: Playground, daemon: Start)
     assert {tuple(api[each].ended) for each in ids} == {(True,)}
     texts = [f"The tide table of port {number} was wrong." for number in range(50)]
     assert sorted(sandbox.prompts) == sorted(texts)
-    assert set(sandbox.prompts[:4]) <= set(texts[:8])
+    assert sandbox.prompts[0] in texts[:4]
     assert {api[each].state for each in others} == {"pending"}
     assert await worker.metric('tasks_skipped_total{reason="unknown_type"}') >= 5
     assert await worker.stop() == 0

@@ -116,7 +116,7 @@ async def test_an_end_and_a_restart(database: Database, daemons: Daemons) -> Non
     what the first one was working on.
     """
     database.add(8, 0)
-    first = await daemons.start("one", SIMULATED_WORK_SECONDS="30", SHUTDOWN_GRACE_SECONDS="0.5")
+    first = await daemons.start("one", SIMULATED_WORK_SECONDS="30", SHUTDOWN_GRACE_SECONDS="3")
     await eventually(lambda: database.states() == {"pending": 4, "processing": 4})
     assert await first.stop() == 0
     assert database.states() == {"pending": 8}
