@@ -21,14 +21,14 @@ def main(arguments: argparse.Namespace) -> int:
     from ai_task_processor.net.postgres import Database
     from ai_task_processor.sources.postgres import preparation
 
-    for statement, meaning in preparation.statements(source.profile):
+    for statement, meaning in source.preparation():
         print(f"-- {meaning}\n{statement};", flush=True)
     if not arguments.apply:
         return EX_OK
     settings = load_settings(groups=(DatabaseSettings,))
     database = Database.build(lambda: settings[DatabaseSettings], settings.network)
     try:
-        asyncio.run(preparation.apply(database, source.profile))
+        asyncio.run(preparation.apply(database, source.preparation()))
     except RemoteError as error:
         print(f"ai-task-processor: {error}", file=sys.stderr)
         return EX_UNAVAILABLE

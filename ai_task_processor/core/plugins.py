@@ -29,6 +29,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "aletheia": "ai_task_processor.sources.rest.source:RestSource",
         "due-soon": "ai_task_processor.sources.periodic.source:PeriodicSource",
         "task-conversations": "ai_task_processor.sources.postgres.source:PostgresSource",
+        "task-runner": "ai_task_processor.sources.task_runner.source:TaskRunnerSource",
     },
     "providers": {
         "mock": "ai_task_processor.providers.mock:MockProvider",
@@ -49,6 +50,7 @@ KINDS: Mapping[str, str] = {
     "periodic": "ai_task_processor.sources.periodic.source:PeriodicSource",
     "postgres": "ai_task_processor.sources.postgres.source:PostgresSource",
     "rest": "ai_task_processor.sources.rest.source:RestSource",
+    "task-runner": "ai_task_processor.sources.task_runner.source:TaskRunnerSource",
 }
 #: the noun for one of the kind, and the variable that selects it
 _WORDS: Mapping[Kind, tuple[str, str]] = {

@@ -46,6 +46,15 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     claims.reaped           their process is dead, or knows nothing of them: these tasks are pending again
     lease.failed            no session shows that this process lives: nothing is claimed, others may take its tasks
     lease.restored          there is one again
+    queue.failed            Redis cannot be used: tasks are looked for in PostgreSQL, and the queues are repaired later
+    queue.restored          it can again
+    queue.repaired          the queues in Redis did not have every queued task, or had ids of others
+    queue.unsent            (debug) the daemon ends while Redis does not know all changes
+    task.cancelled          it was cancelled before it was started
+    task.deduplicated       an equal one was completed before: it has its artifacts, and was not started
+    task.retried            it failed, and is queued again because it has retries left
+    task.killed             it took longer than any task may: it fails
+    artifact.rejected       an artifact is larger than any may be: its task fails
     index.missed            each claim reads a long table, because there is no index for it
     task.quarantined        three of its isolated runs killed the process: not started again
     recovery.started        these tasks were in flight when a process died, and so many of them wait to run isolated

@@ -27,6 +27,7 @@ from tests.bench.postgres import postgres
 from tests.bench.push import push
 from tests.bench.report import Bound, Section
 from tests.bench.runner import BENCH_PYTHON
+from tests.bench.task_runner import task_runner
 from tests.bench.throttled import throttled
 
 MEASURES: dict[str, tuple[Callable[[Plan], list[Section]], str]] = {
@@ -46,6 +47,7 @@ MEASURES: dict[str, tuple[Callable[[Plan], list[Section]], str]] = {
     "push": (push, "agents-playground: creation to start with its WebSocket and without, messages of 64 MiB"),
     "throttled": (throttled, "429s at random and at a limit, the real daemon"),
     "postgres": (postgres, "tasks in PostgreSQL: kills, claims per second, wake-up: 4 minutes"),
+    "task-runner": (task_runner, "a task runner's queue: kills, and twelve faults: 4 minutes"),
     "pace": (pace, "limiter and size of calls against simulated providers, virtual time"),
 }
 PACKAGES = (

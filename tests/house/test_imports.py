@@ -43,6 +43,7 @@ DOORS = {
     "prometheus_client": {"ops/metrics.py"},
     "psycopg": {"net/postgres.py"},
     "psycopg_pool": {"net/postgres.py"},
+    "redis": {"net/redis.py"},
     "pybreaker": {"net/resilience.py"},
     "pydantic_settings": {"core/groups.py"},
     "tenacity": {"net/resilience.py"},
@@ -251,13 +252,20 @@ def test_a_health_check_loads_next_to_nothing() -> None:
 
 def test_heavy_libraries_wait_for_their_first_use() -> None:
     """A daemon that does embeddings only has none of what other types of task need."""
-    modules = ("processors.factory", "engine.wiring", "sinks.kafka.sink", "sinks.smtp.sink", "sources.postgres.source")
+    modules = (
+        "processors.factory",
+        "engine.wiring",
+        "sinks.kafka.sink",
+        "sinks.smtp.sink",
+        "sources.task_runner.source",
+    )
     _, loaded = import_watched(PACKAGE, *(f"{PACKAGE.name}.{module}" for module in modules))
     heavy = {
         "aiosmtplib",
         "confluent_kafka",
         "lxml",
         "psycopg",
+        "redis",
         "jsonschema",
         "openai",
         f"{PACKAGE.name}.net.pages",

@@ -1,6 +1,6 @@
 """Brave's web search: https://api-dashboard.search.brave.com/app/documentation/web-search."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,7 +17,7 @@ from ai_task_processor.core.errors import (
 )
 from ai_task_processor.net.answers import Answer, status_error
 from ai_task_processor.net.services import Services
-from ai_task_processor.processors.search.port import Hit
+from ai_task_processor.processors.search.port import Hit, Hits
 from ai_task_processor.processors.search.settings import SearchSettings
 
 SERVICE = "search"
@@ -52,7 +52,7 @@ class Brave:
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    async def search(self, query: str, recency_days: int) -> Sequence[Hit]:
+    async def search(self, query: str, recency_days: int) -> Hits:
         """Waits for short pauses: plans allow few requests a second."""
         while True:
             if 0 < (wait_s := self._gate.wait_s()) <= LONGEST_WAIT_S:
@@ -66,7 +66,7 @@ class Brave:
                 await self._secrets.reread()
                 raise
 
-    async def _asked(self, query: str, recency_days: int) -> Sequence[Hit]:
+    async def _asked(self, query: str, recency_days: int) -> Hits:
         key = self._secrets[SearchSettings].brave_api_key
         parameters = {"q": query, "count": str(self._count)}
         if recency_days:
@@ -87,7 +87,7 @@ class Brave:
         return hits
 
 
-def read_hits(answer: Answer, count: int) -> Sequence[Hit]:
+def read_hits(answer: Answer, count: int) -> Hits:
     """At most ``count`` results; those without a title or a URL are skipped. Raises as ``SearchSource.search``."""
     try:
         parsed = codec.loads(answer.content)
@@ -102,7 +102,7 @@ def read_hits(answer: Answer, count: int) -> Sequence[Hit]:
     if not isinstance(found, list) or parsed.get("type", "search") != "search":
         raise InvalidAnswer("the search API answered without results")
     hits = (_hit(each) for each in found if isinstance(each, dict))
-    return [hit for hit in hits if hit is not None][:count]
+    return Hits([hit for hit in hits if hit is not None][:count], parsed)
 
 
 def _hit(found: Mapping[str, Any]) -> Hit | None:

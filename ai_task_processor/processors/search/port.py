@@ -1,7 +1,7 @@
 """What a search API must offer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ai_task_processor.core.checks import Remote
@@ -18,14 +18,22 @@ class Hit:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """The best hits of one search; none when there are none. ``raw``: the API's whole answer, JSON."""
+
+    hits: Sequence[Hit] = ()
+    raw: object = field(default=None, repr=False)
+
+
 class SearchSource(Protocol):
     """A search API. ``name``: how tasks and SEARCH_SOURCE_ALLOWLIST call it."""
 
     name: str
     remote: Remote
 
-    async def search(self, query: str, recency_days: int) -> Sequence[Hit]:
-        """The best hits of the last days (0: of any time); empty when there are none.
+    async def search(self, query: str, recency_days: int) -> Hits:
+        """The best hits of the last days (0: of any time).
 
         Raises ``TaskError`` when the API refuses this query, a ``RemoteError`` otherwise.
         """

@@ -12,7 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from weakref import WeakValueDictionary
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from ai_task_processor.core.checks import Remote
 from ai_task_processor.core.component import Problem
@@ -49,10 +49,13 @@ Query = Annotated[StrictStr, BeforeValidator(_collapsed), Field(min_length=1, ma
 
 
 class _Params(BaseModel):
+    """``include_raw``: each answer has ``raw``, too: what each search API answered, by its name."""
+
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     sources: Annotated[tuple[str, ...], BeforeValidator(_sources)] = ("brave",)
     recency_days: Annotated[StrictInt, Field(ge=0, le=MAX_DAYS)] = 7
+    include_raw: StrictBool = False
 
 
 class SearchParams(_Params):
@@ -142,23 +145,25 @@ class SearchProcessor(BaseProcessor):
             raise rejected("search_source_not_allowed", "there is no such source")
 
     async def _found(self, query: str, params: _Params) -> tuple[dict[str, Any], bool]:
-        """``{"query", "results", "sources_used", "retrieved_at"}``, and whether the cache had it."""
+        """``{"query", "results", "sources_used", "retrieved_at"}``, and whether the cache had it.
+
+        With ``raw`` when that is asked for.
+        """
         assert self._cache is not None  # noqa: S101 - can_process has checked
         ttl_s = self.context.settings[SearchSettings].cache_ttl_s
         key = cache_key(query, params.sources, params.recency_days)
         async with self._asking.setdefault(key, asyncio.Lock()):
             if ttl_s:
                 _, kept = await self._cache.get(key)
-                if isinstance(kept, dict):
-                    return kept, True
-            hits = [
-                hit for name in params.sources for hit in await self._sources[name].search(query, params.recency_days)
-            ]
+                if isinstance(kept, dict) and (not params.include_raw or "raw" in kept):
+                    return {name: part for name, part in kept.items() if name != "raw" or params.include_raw}, True
+            answers = {name: await self._sources[name].search(query, params.recency_days) for name in params.sources}
             found = {
                 "query": query,
-                "results": [asdict(hit) for hit in hits],
+                "results": [asdict(hit) for answer in answers.values() for hit in answer.hits],
                 "sources_used": list(params.sources),
                 "retrieved_at": _utc(self.context.clock.now()),
+                **({"raw": {name: answer.raw for name, answer in answers.items()}} if params.include_raw else {}),
             }
             if ttl_s:
                 await self._cache.put(key, found, for_s=ttl_s)

@@ -64,7 +64,7 @@ async def examine(
     try:
         connection = await table.database.connect()
     except RemoteError as error:
-        yield _unreachable(error)
+        yield unreachable(error)
         return
     async with connection:
         try:
@@ -77,13 +77,14 @@ async def examine(
                     async for found in _contents(connection, table, profile, name):
                         yield found
         except RemoteError as error:
-            yield _unreachable(error)
+            yield unreachable(error)
             return
     for finding in mistakes:
         yield finding
 
 
-def _unreachable(error: RemoteError) -> Finding:
+def unreachable(error: RemoteError) -> Finding:
+    """The finding for a database that cannot be used."""
     if isinstance(error, Unauthorized):
         return wrong(str(error), "correct user and password in DATABASE_URL, or grant that role its rights")
     if isinstance(error, Misconfigured):
@@ -92,21 +93,21 @@ def _unreachable(error: RemoteError) -> Finding:
 
 
 async def _mistakes(connection: Connection, profile: PostgresProfile) -> AsyncIterator[Finding]:
-    columns = await _columns(connection, profile.table)
+    columns = await columns_of(connection, profile.table)
     for mistake in _in_table(columns, profile):
         yield mistake
     for key, child in profile.children.items():
-        columns = await _columns(connection, child.table)
+        columns = await columns_of(connection, child.table)
         written = {*child.completed, *child.failed, *([child.updated_at] if child.updated_at else [])}
         names = {child.key, *child.order, *child.columns.values(), *written}
-        for mistake in _lacking(columns, child.table, {f"children.{key}": sorted(names)}, written):
+        for mistake in lacking(columns, child.table, {f"children.{key}": sorted(names)}, written):
             yield mistake
 
 
 def _in_table(columns: Mapping[str, Column], profile: PostgresProfile) -> Iterator[Finding]:
     used = dict(profile.column_names())
     written = {name for key, name in used.items() if key.startswith("columns.") and key not in _READ_ONLY}
-    yield from _lacking(columns, profile.table, {key: [name] for key, name in used.items()}, written)
+    yield from lacking(columns, profile.table, {key: [name] for key, name in used.items()}, written)
     types = {**_TYPES, "columns.id": (_ID_TYPES[profile.id_type], f"of id_type {profile.id_type}")}
     for key, (kinds, words) in types.items():
         column = columns.get(used.get(key, ""))
@@ -123,7 +124,7 @@ def _in_table(columns: Mapping[str, Column], profile: PostgresProfile) -> Iterat
             )
 
 
-def _lacking(
+def lacking(
     columns: Mapping[str, Column], table: str, used: Mapping[str, Iterable[str]], written: Collection[str]
 ) -> Iterator[Finding]:
     """Columns that are missing, and rights."""
@@ -142,7 +143,8 @@ def _lacking(
             yield wrong(f"we may not {right} {table} ({shown(sorted(names))})", f"GRANT {right} ON {table} TO our role")
 
 
-async def _columns(connection: Connection, name: str) -> Mapping[str, Column]:
+async def columns_of(connection: Connection, name: str) -> Mapping[str, Column]:
+    """The columns of a table by name; none when there is no such table."""
     rows = await (await connection.execute(_COLUMNS, [quoted(name).as_string()])).fetchall()
     return {
         name: Column(category, kind, max(0, modifier - 4) if kind == "varchar" else 0, readable, writable, labels)

@@ -76,13 +76,13 @@ def _index(of: str, suffix: str) -> sql.Identifier:
     return sql.Identifier(_named(of, suffix).rpartition(".")[2])
 
 
-async def apply(database: Database, profile: PostgresProfile) -> None:
-    """Execute all of them. What exists is left as it is, or replaced. Raises ``RemoteError``."""
+async def apply(database: Database, prepared: Sequence[tuple[str, str]]) -> None:
+    """Execute these statements. What exists is left as it is, or replaced. Raises ``RemoteError``."""
     connection = await database.connect()
     with translated():
         async with connection:
             await connection.execute(UNBOUNDED)
             for (invalid,) in await (await connection.execute(INVALID)).fetchall():
                 await connection.execute(sql.SQL("DROP INDEX CONCURRENTLY {}").format(table(invalid)))
-            for statement, _ in statements(profile):
+            for statement, _ in prepared:
                 await connection.execute(statement.encode())

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from ai_task_processor.core.checks import Check, Remote
 from ai_task_processor.core.component import Problem
@@ -30,6 +30,10 @@ from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.sources.postgres.page import Claims
 from ai_task_processor.sources.postgres.poll import Poll
 from ai_task_processor.sources.postgres.profile import PostgresProfile
+
+if TYPE_CHECKING:  # the driver is an extra, and takes time to import
+    from ai_task_processor.net.postgres import Database
+    from ai_task_processor.sources.postgres.table import Table
 
 #: rows of a further page, and the most that one claim looks at
 PAGE, MOST_ROWS = 500, 20_000
@@ -68,8 +72,6 @@ class PostgresSource(ProfileSource, TaskSource):
         from ai_task_processor.net.postgres import Database
         from ai_task_processor.sources.postgres.reaper import Reaper
         from ai_task_processor.sources.postgres.session import Session
-        from ai_task_processor.sources.postgres.statements import Statements
-        from ai_task_processor.sources.postgres.table import Table
 
         settings, leases = services.settings, services.settings[LeaseSettings]
         place = settings[DatabaseSettings].place
@@ -80,7 +82,7 @@ class PostgresSource(ProfileSource, TaskSource):
             settings.network,
             connections=min(CONNECTIONS, settings.delivery.concurrency + 2),
         )
-        self._table = Table(database, Statements(self.profile), self.profile)
+        self._table = self._made_table(database)
         self._instance_id = leases.instance_id
         self._incarnation = new_incarnation(leases.instance_id)
         self._session = Session(
@@ -102,6 +104,19 @@ class PostgresSource(ProfileSource, TaskSource):
         self._backlog = Backlog()
         #: claims begin behind this position until that time
         self._behind: tuple[tuple[str, str], float] | None = None
+
+    def _made_table(self, database: "Database") -> "Table":
+        from ai_task_processor.sources.postgres.statements import Statements
+        from ai_task_processor.sources.postgres.table import Table
+
+        return Table(database, Statements(self.profile), self.profile)
+
+    @classmethod
+    def preparation(cls) -> Sequence[tuple[str, str]]:
+        """What makes claims cheap and wake-ups fast: statements for an operator, and what each is for."""
+        from ai_task_processor.sources.postgres import preparation
+
+        return preparation.statements(cls.profile)
 
     async def run(self, ready: asyncio.Event) -> None:
         """Hold the session until cancelled. A database that is away is no reason to end."""

@@ -182,7 +182,7 @@ class Table:
             id=id_,
             type=TaskType.named(self._profile.only_type or kind or ""),
             content=value,
-            created_at=_time(created_s),
+            created_at=time_of(created_s),
             attempt=attempt_of(owner or "") + 1 if owner else 1,
         )
 
@@ -222,7 +222,8 @@ async def _rows(connection: Connection, statement: bytes, given: Mapping[str, An
     return await (await connection.execute(statement, given)).fetchall()
 
 
-def _time(seconds: float | None) -> datetime | None:
+def time_of(seconds: float | None) -> datetime | None:
+    """Seconds since the epoch as a time, UTC; None for what is none."""
     try:
         return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError):

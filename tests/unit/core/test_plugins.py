@@ -17,6 +17,7 @@ from ai_task_processor.core.ports import Provider, Sink, Store, TaskSource
 from ai_task_processor.net.leases import LeaseSettings
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.postgres_settings import DatabaseSettings
+from ai_task_processor.net.redis_settings import RedisSettings
 from ai_task_processor.processors.chat.aletheia.settings import AletheiaSettings
 from ai_task_processor.processors.chat.settings import PromptSettings, SummarySettings
 from ai_task_processor.processors.fetch.settings import FetchSettings
@@ -30,6 +31,7 @@ from ai_task_processor.sinks.base import SinkSettings
 from ai_task_processor.sources.periodic.settings import PeriodicSettings
 from ai_task_processor.sources.rest.settings import ApiSettings, SecretSettings
 from ai_task_processor.sources.rest.source import RestSource
+from ai_task_processor.sources.task_runner.settings import ArtifactSettings, RunSettings
 from ai_task_processor.stores.sqlite.settings import StoreSettings
 from ai_task_processor.stores.sqlite.store import SqliteStore
 from tests.unit import packages
@@ -92,7 +94,7 @@ def test_our_own_entry_points_are_no_second_package(install: Install) -> None:
 def test_an_unknown_name_is_told_with_those_that_there_are(install: Install) -> None:
     """The line names the variable, what it says, and what it may say."""
     install("sources", folder=FolderSource)
-    there = "there are agents-playground, aletheia, due-soon, folder, task-conversations"
+    there = "there are agents-playground, aletheia, due-soon, folder, task-conversations, task-runner"
     assert problems(lambda: find("sources", "x").load()) == [
         f"TASK_SOURCE names no source that is installed: 'x'; {there}"
     ]
@@ -141,6 +143,7 @@ def test_the_defaults_select_the_daemon_as_it_is(install: Install) -> None:
     of_processors |= {SearchSettings, FetchSettings, LimitSettings}
     others = {each for each in built_in_groups() if not issubclass(each, SinkSettings)}
     others -= {ChatSettings, PeriodicSettings, SecretSettings, DatabaseSettings, LeaseSettings, *of_processors}
+    others -= {RedisSettings, ArtifactSettings, RunSettings}
     assert others == settings.components.keys()
 
 
@@ -349,4 +352,4 @@ def test_a_name_that_may_be_a_secret_is_not_repeated(install: Install, name: str
     """A key that was put into the wrong variable."""
     (line,) = problems(lambda: load_selected({"TASK_SOURCE": name}, None))
     assert (name in line) is shown
-    assert line.endswith("; there are agents-playground, aletheia, due-soon, task-conversations")
+    assert line.endswith("; there are agents-playground, aletheia, due-soon, task-conversations, task-runner")

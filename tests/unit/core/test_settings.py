@@ -29,17 +29,22 @@ REQUIRED = {
     "OAUTH2_CLIENT_ID": "client",
     "OAUTH2_CLIENT_SECRET": "s3cret",
     "OPENAI_API_KEY": "sk-live",
-    "DATABASE_URL": "postgresql://localhost/tasks",  # of sources that are not the default
+    # of sources that are not the default
+    "DATABASE_URL": "postgresql://localhost/tasks",
+    "REDIS_URL": "redis://localhost",
+    "S3_ENDPOINT_URL": "https://s3.example.com",
+    "S3_ACCESS_KEY_ID": "key",
+    "S3_SECRET_ACCESS_KEY": "s3cret of the key",
 }
 GROUPS = built_in_groups()
 NAMES = [variable.name for variable in variables(GROUPS)]
 #: asked for when another variable is set: what sinks need beside their address, for one
 NEEDED = {"KAFKA_TOPIC", "KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD", "SMTP_FROM", "QDRANT_COLLECTION"}
-NEEDED |= {"S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"}
 #: secrets that have a form
 FORMS = {
     "DATABASE_URL": "postgres://me:pw@localhost/tasks",
     "HTTPS_PROXY": "https://me:pw@proxy.example.com",
+    "REDIS_URL": "redis://:pw@localhost",
     "SMTP_URL": "smtps://me:pw@mail.example.com",
     "WEBHOOK_SECRET": f"whsec_{'c2VjcmV0IG9m' * 4}",
 }
@@ -314,12 +319,13 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_missing_variables_name_the_remedy() -> None:
-    """With nothing set, the four required ones are asked for, that of another source, and nothing else."""
+    """With nothing set, the four required ones are asked for, those of other sources, and nothing else."""
     with pytest.raises(ConfigurationError) as caught:
         load_settings({}, None, groups=GROUPS)
     lines = caught.value.problems
     assert "OAUTH2_CLIENT_ID is missing: set it to the id of your machine-to-machine OAuth2 client" in lines
-    missing = "API_BASE_URL DATABASE_URL OAUTH2_CLIENT_ID OAUTH2_CLIENT_SECRET ORY_PROJECT_SLUG"
+    missing = "API_BASE_URL DATABASE_URL OAUTH2_CLIENT_ID OAUTH2_CLIENT_SECRET ORY_PROJECT_SLUG REDIS_URL"
+    missing += " S3_ACCESS_KEY_ID S3_ENDPOINT_URL S3_SECRET_ACCESS_KEY"
     assert sorted(line.split(" is missing: set it to ")[0] for line in lines) == missing.split()
 
 
@@ -492,6 +498,7 @@ def test_secrets_are_handed_to_the_masker_and_shown_nowhere_else(tmp_path: Path,
     settings = load({"OAUTH2_PRIVATE_KEY_FILE": str(path), "DATABASE_URL": url, **more})
     secrets = settings.secrets()
     passwords = {"p%40ss", "p@ss", "q%40ss", "q@ss"}
+    passwords |= {"redis://localhost", "s3cret of the key"}
     assert {"s3cret", "sk-live", wake, url, *passwords, pem.strip(), *pem.splitlines()[1:-1]} == set(secrets)
     assert list(secrets) == sorted(secrets, key=len, reverse=True)
     assert not [secret for secret in secrets if secret in repr(settings)]

@@ -54,7 +54,7 @@ def found(*results: object) -> dict[str, Any]:
 )  # fmt: skip
 def test_results(body: object, hits: list[Hit]) -> None:
     """Those with a title and a URL, not more than were asked for."""
-    assert read_hits(answer(body), 3) == hits
+    assert read_hits(answer(body), 3).hits == hits
 
 
 def refusal(code: str, *places: object) -> dict[str, Any]:
@@ -107,7 +107,7 @@ async def test_the_request(clock: FakeClock, days: int, freshness: str | None) -
 
     brave = Brave(services({"BRAVE_API_KEY": "key", "SEARCH_MAX_RESULTS": "5"}, SearchProcessor, clock=clock))
     brave._client = mock_client(handle, URL)
-    assert await brave.search("tide & tables", days) == []
+    assert (await brave.search("tide & tables", days)).hits == []
     (request,) = seen
     expected = {"q": "tide & tables", "count": "5", **({"freshness": freshness} if freshness else {})}
     assert dict(request.url.params) == expected
@@ -119,5 +119,5 @@ async def test_it_waits_for_short_pauses(clock: FakeClock) -> None:
     answers = [httpx2.Response(429), httpx2.Response(429), httpx2.Response(200, json={})]
     brave = Brave(services({"BRAVE_API_KEY": "key"}, SearchProcessor, clock=clock))
     brave._client = mock_client(lambda _: answers.pop(0), URL)
-    assert await brave.search("q", 7) == []
+    assert (await brave.search("q", 7)).hits == []
     assert answers == []

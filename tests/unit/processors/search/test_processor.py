@@ -1,7 +1,7 @@
 """Searches over an API that is a list: results, limits, the cache, and what is asked only once."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from math import inf
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 from ai_task_processor.core.checks import Remote
 from ai_task_processor.core.errors import TaskError, Transient
 from ai_task_processor.models.task import Task
-from ai_task_processor.processors.search.port import Hit
+from ai_task_processor.processors.search.port import Hit, Hits
 from ai_task_processor.processors.search.processor import SearchProcessor, cache_key
 from ai_task_processor.testing.context import processor_context
 from tests.helpers import alive, services
@@ -31,12 +31,12 @@ class Api:
         self.hits = 1
         self.held_s = 0.0
 
-    async def search(self, query: str, recency_days: int) -> Sequence[Hit]:
+    async def search(self, query: str, recency_days: int) -> Hits:
         self.asked.append((query, recency_days))
         await asyncio.sleep(0)
         if self.down:
             raise self.down
-        return [Hit(query, "https://a.example/", "s", None, "brave")] * self.hits
+        return Hits([Hit(query, "https://a.example/", "s", None, "brave")] * self.hits, {"type": "search"})
 
     def wait_s(self) -> float:
         return self.held_s
@@ -100,6 +100,19 @@ async def test_the_results(make: Make, api: Api, clock: FakeClock) -> None:
     queries += [{**result("moon", told(clock.now())), "cached": False}]
     assert together.output == {"queries": queries, "summary": "Batch search completed: 2 queries"}
     assert api.asked == [("tide tables", 7), ("moon", 7)]
+
+
+async def test_the_raw_answer(make: Make, api: Api) -> None:
+    """Only for tasks that ask for it; an answer that was kept without it is asked for again."""
+    async with alive(make()) as processor:
+        found: list[Any] = [
+            (await processor.process(search(include_raw=wanted))).output for wanted in (False, True, True, False)
+        ]
+        (query,) = (await processor.process(batch("tide tables", include_raw=True))).output["queries"]  # type: ignore[index]
+    raw = {"brave": {"type": "search"}}
+    assert [each.get("raw") for each in found] == [None, raw, raw, None]
+    assert (query["raw"], query["cached"]) == (raw, True)
+    assert len(api.asked) == 2
 
 
 CONTENTS: list[Any] = [{"query": query} for query in (None, 5, "", " \n", "x" * 401, ["q"])]
@@ -184,9 +197,9 @@ async def test_limits(make: Make, api: Api, monkeypatch: pytest.MonkeyPatch) -> 
             await processor.process(search())
     assert raised.value.code == "artifact_size_exceeded"
 
-    async def never(query: str, recency_days: int) -> Sequence[Hit]:
+    async def never(query: str, recency_days: int) -> Hits:
         await asyncio.sleep(60)
-        return []
+        return Hits()
 
     monkeypatch.setattr(api, "search", never)
     async with alive(make(TASK_MAX_RUNTIME_SECONDS="0.01")) as processor:
