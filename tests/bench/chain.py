@@ -33,7 +33,7 @@ AWAY: Mapping[str, dict[str, Any]] = {
     "Wikidata 429 for 30 s": {"status": 429, "headers": {"Retry-After": "1"}},
     "Wikidata down for 30 s": {"reset": True},
 }
-#: a run is given up after so long without a further request in triage, seconds
+#: a run is given up after so long without a further acknowledged task, seconds
 GIVEN_UP_S = 90.0
 HEADS = ("run", "in triage", "right", "failed", "refused", "chat calls", "tokens", "p50 s", "p99 s", "all s", "CPU ms")
 
@@ -101,13 +101,14 @@ async def run(
 
 
 async def _settled(sandbox: Sandbox, requests: int) -> None:
-    found, since = 0, time.monotonic()
-    while found < requests and time.monotonic() - since < GIVEN_UP_S:
+    seen, since, ended = 0, time.monotonic(), 0
+    while ended < requests and time.monotonic() - since < GIVEN_UP_S:
         await asyncio.sleep(0.05)
-        ended = sum(task.state is TaskStatus.FAILED for task in sandbox.tasks)
-        now = ended + Counter(each.status for each in sandbox.verifications.requests.values())["In Triage"]
-        if now > found:
-            found, since = now, time.monotonic()
+        failed = sum(task.state is TaskStatus.FAILED for task in sandbox.tasks)
+        ended = failed + Counter(each.status for each in sandbox.verifications.requests.values())["In Triage"]
+        acknowledged = sum(task.acknowledged_at is not None for task in sandbox.tasks)
+        if acknowledged > seen:
+            seen, since = acknowledged, time.monotonic()
 
 
 def _seen(sandbox: Sandbox, all_s: float, cpu_s: float) -> Seen:
