@@ -62,6 +62,10 @@ REQUIRED = {
     "OAUTH2_CLIENT_ID": "i",
     "OAUTH2_CLIENT_SECRET": "s",
     "DATABASE_URL": "postgresql://localhost/tasks",
+    "REDIS_URL": "redis://localhost",
+    "S3_ENDPOINT_URL": "https://s3.example.com",
+    "S3_ACCESS_KEY_ID": "key",
+    "S3_SECRET_ACCESS_KEY": "secret",
 }
 LINES = st.tuples(
     st.sampled_from([*NAMES, *(f"{name}_FILE" for name in NAMES), "export OPENAI_API_KEY", "# A", ""]),
