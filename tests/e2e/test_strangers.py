@@ -86,6 +86,7 @@ async def test_leases_are_kept_alive_and_lost_or_cancelled_ones_stop(
     assert outcome(folder, "long") == {"state": "succeeded", "output": {"words": 2}}
     assert outcome(folder, "unwanted") == {"state": "cancelled"}
     assert outcome(folder, "lost") is None
+    await eventually(lambda: worker.events("task.completed"))
     revoked = {event["task_id"]: event["reason"] for event in worker.events("task.revoked")}
     assert revoked == {"lost": "lost", "unwanted": "cancelled"}
     assert len(worker.events("task.completed")) == 1

@@ -15,7 +15,7 @@ from itertools import islice
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.models.task import Claim, Task
 from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
-from tests.helpers import at_once, standing
+from tests.helpers import at_once
 from tests.unit.engine.parts import claim
 
 #: from the death of a process to the first poll of the next one
@@ -84,7 +84,8 @@ class Lives:
 
     @property
     def quarantined(self) -> set[str]:
-        return {name for name in self.deaths if standing(self.outbox, name) == "quarantined"}
+        held = at_once(self.outbox.held(list(self.deaths)))
+        return {name for name, each in held.items() if each.standing == "quarantined"}
 
     async def live(self, until: float) -> bool:
         """Start, and work until that time, the death by a killer, or the end of all work; is there work left?"""

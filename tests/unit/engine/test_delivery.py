@@ -518,7 +518,7 @@ async def test_a_report_that_hangs_is_given_up_and_repeated(clock: Any) -> None:
     room.put("a")
     async with room.working():
         await until(lambda: room.count("retried"))
-        room.source.latency_s = 0.0
+        room.source.latency_s, room.source.report_within_s = 0.0, 60.0
         assert room.outbox.record("a").reason == "the source did not acknowledge a report in time"
         assert room.metrics.value("ambiguous_deliveries_total") == 1
         assert await room.delivery.flushed(90.0) is True
