@@ -250,13 +250,15 @@ class Delivery:
             if self.reporter.expired(record):
                 log.warning("delivery.expired", task_id=record.task_id, attempts=record.attempts, reason=record.reason)
                 return None
-            taken = await self._taken(record)
+            left = self.reporter.left
+            taken = await self._taken(record) if left else frozenset[str]()
             if not record.acknowledged:
                 await self.reporter.report(record)
                 self._holding.note(None)
-                if left := self.reporter.left:
+                if left:
                     await self._stored("acknowledged", lambda: self._outbox.acknowledged(record.task_id, left))
-            await self._finish(record, taken)
+            if left:
+                await self._finish(record, taken)
         except (CircuitOpen, Rejected) as error:
             return error
         except RemoteError as error:

@@ -127,8 +127,11 @@ def _documents(answer: object, words: Words, depth: int = _DEPTH) -> Iterator[Ma
 
 def _id(fields: Mapping[str, object], words: Words) -> object:
     """The id, MongoDB's extended JSON (``{"$oid": …}``) unwrapped; None without."""
-    value = next((fields[name] for name in words.ids if fields.get(name) is not None), None)
-    return value.get("$oid", value) if isinstance(value, dict) else value
+    for name in words.ids:
+        value = fields.get(name)
+        if value is not None:
+            return value.get("$oid", value) if isinstance(value, dict) else value
+    return None
 
 
 def _same(answered: object, task_id: str) -> bool:
@@ -140,11 +143,11 @@ def _same(answered: object, task_id: str) -> bool:
 
 def _state(fields: Mapping[str, object], words: Words) -> object:
     """The state, in lower case with underscores. Under a name that is not the profile's it must be a known word."""
-    first, *others = words.states
-    if fields.get(first) is not None:
-        return _spelled(fields[first])
-    spelled = (_spelled(fields.get(name)) for name in others)
-    return next((word for word in spelled if word in words.known), None)
+    for place, name in enumerate(words.states):
+        word = _spelled(fields.get(name))
+        if word is not None and (place == 0 or word in words.known):
+            return word
+    return None
 
 
 def _spelled(value: object) -> str | None:

@@ -113,6 +113,8 @@ class RestSource(ProfileSource, TaskSource):
         self._base = str(httpx2.URL(settings.base_url + "/")).rstrip("/")
         self._bodies = Bodies(profile.report)
         self._words = Words.of(profile)
+        followed = profile.followed
+        self._followed = None if followed is None else (keys(followed.pointer), followed.prefix)
         self._refusal = keys(profile.report.refusal or "")
         self._ahead = ReadAhead(settings.read_ahead_bytes, settings.read_ahead_s, clock.monotonic)
         metrics.read_ahead(lambda: len(self._ahead))
@@ -310,10 +312,11 @@ class RestSource(ProfileSource, TaskSource):
         )
 
     def _receipt(self, task: Task) -> Receipt:
-        part = self.profile.followed
-        value = None if part is None else resolve(task.raw, keys(part.pointer))
-        followed = part is not None and isinstance(value, str) and value.startswith(part.prefix)
-        return Receipt(self.name, task.id, FOLLOWED if followed else "")
+        if self._followed is None:
+            return Receipt(self.name, task.id)
+        path, prefix = self._followed
+        value = resolve(task.raw, path)
+        return Receipt(self.name, task.id, FOLLOWED if isinstance(value, str) and value.startswith(prefix) else "")
 
     async def _mark(self, tasks: Mapping[str, Task], marks: Marks) -> Mapping[str, Task]:
         """Mark these tasks and return those that are not taken. Taken ones are skipped for ``TAKEN_S``."""

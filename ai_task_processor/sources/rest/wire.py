@@ -66,12 +66,13 @@ class Records:
         """A parsed record as a task, with the same checks."""
         if not isinstance(raw, dict):
             return Invalid("not an object")
-        task_id = self._value(raw, "id")
+        names = self._names
+        task_id = raw.get(names["id"]) if "id" in names else self._value(raw, "id")
         if self._numeric_ids and isinstance(task_id, int) and not isinstance(task_id, bool):
             task_id = str(task_id)
         if not isinstance(task_id, str) or not task_id or not self._id_pattern.fullmatch(task_id):
             return Invalid(f"{'.'.join(self._paths['id'])} is missing or does not match TASK_ID_PATTERN")
-        kind = self._type or self._value(raw, "type")
+        kind = self._type or (raw.get(names["type"]) if "type" in names else self._value(raw, "type"))
         if not isinstance(kind, str) or not kind:
             return Invalid("type is not a text", task_id)
         if "state" in self._paths and self._value(raw, "state", self._pending) != self._pending:
@@ -79,10 +80,10 @@ class Records:
         return Task(
             id=task_id,
             type=TaskType.named(kind),
-            content=self._stripped(self._value(raw, "content")),
+            content=self._value(raw, "content") if self._strip is None else self._stripped(self._value(raw, "content")),
             created_at=_instant(self._value(raw, "created_at")),
             raw=raw,
-            **{name: _FURTHER[name](self._value(raw, name)) for name in self._further},
+            **({name: _FURTHER[name](self._value(raw, name)) for name in self._further} if self._further else {}),
         )
 
     def _value(self, raw: dict[str, Any], field: str, default: object = None) -> Any:

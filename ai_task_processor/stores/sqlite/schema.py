@@ -9,7 +9,6 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import astuple
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -265,12 +264,16 @@ def _row(record: Record, state: State) -> tuple[object, ...]:
         record.due_at,
         record.reason,
         None if record.trace is None else json.dumps(record.trace),
-        None if record.usage is None else json.dumps(astuple(record.usage)),
+        None if record.usage is None else _counts(record.usage),
         record.acknowledged,
         _checksum(record),
         record.body,
         record.vector,
     )
+
+
+def _counts(usage: Usage) -> str:
+    return f"[{usage.prompt_tokens},{usage.completion_tokens},{usage.cached_tokens}]"
 
 
 def to_record(row: tuple[object, ...]) -> Record:
