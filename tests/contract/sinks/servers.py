@@ -83,17 +83,20 @@ async def encrypted(port: int, context: ssl.SSLContext) -> AsyncIterator[int]:
     server.close()
 
 
+#: a topic without a further message for so long has none: its partitions are fetched one after another, seconds
+QUIET_S = 2.5
+
+
 def messages(port: int, topic: str) -> Sequence[Message]:
     """All of a topic: until nothing more comes. (The watermarks that Tansu tells are behind what it holds.)"""
     consumer = Consumer({"bootstrap.servers": f"{HOST}:{port}", "group.id": "test", "log_level": 0})
     try:
         partitions = consumer.list_topics(topic).topics[topic].partitions
         consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
-        found, patience_s = list[Message](), 2.0
-        while (message := consumer.poll(patience_s)) is not None:
+        found = list[Message]()
+        while (message := consumer.poll(QUIET_S)) is not None:
             assert message.error() is None
             found.append(message)
-            patience_s = 0.3
         return found
     finally:
         consumer.close()
