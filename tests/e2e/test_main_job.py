@@ -91,12 +91,13 @@ async def test_a_text_that_comes_again_is_not_paid_for_again(
     assert await worker.metric("vector_cache_saved_tokens_total") == (2 - inputs) * sandbox.stats.model_tokens
 
 
-@pytest.mark.parametrize(("told", "refused"), [(True, 5), (False, 180)], ids=["headers", "429s alone"])
+@pytest.mark.parametrize(("told", "refused"), [(True, 6), (False, 180)], ids=["headers", "429s alone"])
 async def test_a_rate_limit_is_used_up_and_not_run_into(
     sandbox: Sandbox, daemon: Start, told: bool, refused: int
 ) -> None:
-    """1,000 tasks in 200 calls at 20 a second: hardly a 429 when headers tell of the limit.
+    """1,000 tasks in 200 calls at 20 a second: hardly a 429 when headers state the limit.
 
+    In ten seconds a stated limit that stays used up is tested three times, each by two calls (``ToldLimit``).
     Without headers the limit is found within these ten seconds, and kept from then on (``tests/bench/pace``).
     """
     sandbox.model.limit(requests_per_minute=1_200, depth=20, told=told)
