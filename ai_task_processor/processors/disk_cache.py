@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from ai_task_processor.core import codec
 
@@ -32,6 +33,11 @@ class DiskCache:
         self._added = 0
         self._lock = asyncio.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._missing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def filling(self, key: str) -> asyncio.Lock:
+        """Hold this lock from ``get`` to ``put``: what several tasks lack at the same moment is requested once."""
+        return self._missing.setdefault(key, asyncio.Lock())
 
     async def get(self, key: str) -> tuple[bool, object]:
         """Whether there is an entry that has not ended, and its value."""

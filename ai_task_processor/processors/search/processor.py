@@ -3,14 +3,12 @@
 An answer is on disk before it is used, so that a batch that was interrupted pays only for the rest.
 """
 
-import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
-from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
@@ -80,7 +78,6 @@ class SearchProcessor(BaseProcessor):
     def __init__(self) -> None:
         self._sources: Mapping[str, SearchSource] = {}
         self._cache: DiskCache | None = None
-        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def equip(self, context: ProcessorContext) -> None:
         super().equip(context)
@@ -152,7 +149,7 @@ class SearchProcessor(BaseProcessor):
         assert self._cache is not None  # noqa: S101 - can_process has checked
         ttl_s = self.context.settings[SearchSettings].cache_ttl_s
         key = cache_key(query, params.sources, params.recency_days)
-        async with self._asking.setdefault(key, asyncio.Lock()):
+        async with self._cache.filling(key):
             if ttl_s:
                 _, kept = await self._cache.get(key)
                 if isinstance(kept, dict) and (not params.include_raw or "raw" in kept):

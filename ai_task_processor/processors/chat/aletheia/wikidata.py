@@ -148,23 +148,25 @@ class Wikidata:
     async def person(self, name: str) -> Entity | None:
         """The first entity of that name that is a person in the widest sense (``PEOPLE``); None when there is none."""
         key = f"person {tidy(name).casefold()}"
-        known, value = await self._cache.get(key)
-        if known and value is None:
-            return None
-        if known and isinstance(value, dict) and value.keys() == {field.name for field in fields(Entity)}:
-            return Entity(**value)
-        entities = await self._entities(await self._search(name, PEOPLE_LANGUAGE))
-        found = next((entity for entity in entities.values() if not PEOPLE.isdisjoint(entity.kinds)), None)
-        await self._keep(key, None if found is None else asdict(found))
-        return found
+        async with self._cache.filling(key):
+            known, value = await self._cache.get(key)
+            if known and value is None:
+                return None
+            if known and isinstance(value, dict) and value.keys() == {field.name for field in fields(Entity)}:
+                return Entity(**value)
+            entities = await self._entities(await self._search(name, PEOPLE_LANGUAGE))
+            found = next((entity for entity in entities.values() if not PEOPLE.isdisjoint(entity.kinds)), None)
+            await self._keep(key, None if found is None else asdict(found))
+            return found
 
     async def topic(self, name: str) -> str | None:
         """The id of the first entity of that name; None when there is none."""
         key = f"topic {TOPICS_LANGUAGE} {tidy(name).casefold()}"
-        known, value = await self._cache.get(key)
-        if not known:
-            value = next(iter(await self._search(name, TOPICS_LANGUAGE)), None)
-            await self._keep(key, value)
+        async with self._cache.filling(key):
+            known, value = await self._cache.get(key)
+            if not known:
+                value = next(iter(await self._search(name, TOPICS_LANGUAGE)), None)
+                await self._keep(key, value)
         return value if isinstance(value, str) else None
 
     async def counts(self, ids: Iterable[str]) -> Mapping[str, tuple[int, int]]:

@@ -1,5 +1,6 @@
 """Look-ups in Wikidata: what counts as found, what is kept, and that silence is never "no such entity"."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,13 @@ async def test_a_person(world: World) -> None:
     assert await world.wikidata.person(f" {name.upper()}\n") == found
     assert len(world.requests) == 2
     assert world.outcomes("ok") == 2
+
+
+async def test_what_several_look_up_at_once_is_requested_once(world: World) -> None:
+    people = await asyncio.gather(*(world.wikidata.person(STREETS[0].name) for _ in range(5)))
+    topics = await asyncio.gather(*(world.wikidata.topic(TOPICS[1].name) for _ in range(5)))
+    assert len({person.id for person in people if person}) == len(set(topics)) == 1
+    assert len(world.requests) == 2 + 1
 
 
 @pytest.mark.parametrize("person", PEOPLE, ids=lambda each: each.name)
