@@ -16,7 +16,7 @@ UV_LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install dev test check ops-check bench chaos figures lock clean
+.PHONY: help demo install dev test check docs ops-check bench chaos figures lock clean
 
 help: ## this list
 	@echo "ai-task-processor: make demo shows it working in a minute, without an account or a key."
@@ -39,11 +39,14 @@ test: export PYTHONDONTWRITEBYTECODE =
 test: $(DEV) $(MODEL) ## the unit, contract, house and end-to-end tests
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(DEV) ## lint, format, types, layers
+check: $(DEV) docs ## lint, format, types, layers, pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(DEV) ## build the pages of docs/ as a site, in .venv/.site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
 
 ops-check: $(DEV) ## alerts, boards, image, compose, manifests, probes with the real tools (Debian, root)
 	@tests/ops/run $(ARGS)

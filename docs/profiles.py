@@ -81,9 +81,8 @@ def _built_in() -> Iterator[str]:
     for name in sorted(BUILT_IN["sources"]):
         source = find("sources", name).load()
         types = ", ".join(f"`{each}`" for each in source.profile.types)
-        file = f"../ai_task_processor/sources/profiles/{name}.toml"
         words = source.profile.description or ""
-        yield f"| [`{name}`]({file}) | `{source.profile.kind}` | {source.claims} | {types} | {words} |"
+        yield f"| `{name}` | `{source.profile.kind}` | {source.claims} | {types} | {words} |"
 
 
 def _common() -> Schema:

@@ -254,7 +254,7 @@ def overview() -> Json:
             ),
             Table(
                 title="Alerts that fire",
-                text="What to do about each is in its description, and in the README.",
+                text="What to do about each is in its description, and in docs/operations.md.",
                 queries={"{{alertname}}": firing},
                 columns=("alertname", "severity", "instance", "service", "task_type", "outcome"),
                 width=12,

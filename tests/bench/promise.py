@@ -1,5 +1,5 @@
 # ruff: noqa: T201 - a script that prints its figures
-"""The figures behind the README's promise: ``python -m tests.bench.promise [NAME ...]``, all of them in 15 minutes.
+"""The figures behind the promise: ``python -m tests.bench.promise [NAME ...]``, all of them in 15 minutes.
 
 Each one runs the real command against the sandbox over real sockets, and says whether its bound holds.
 Kills and mixed faults are ``make chaos``; what is no measurement (secrets, labels) is in the tests.

@@ -170,20 +170,18 @@ async def test_a_processor_that_throws_while_choosing_loses_its_tasks_only(
     assert "text-of-a-user" not in worker.log.read_text()
 
 
-def readme_example(name: str) -> str:
-    """The fenced Python block that follows ``<!-- example: name -->`` in the README."""
+def documented_example(name: str) -> str:
+    """The fenced Python block that follows ``<!-- example: name -->`` in ``docs/plugins.md``."""
     marked = rf"<!-- example: {name} -->\s*```python\n(.*?)^```"
-    found = re.search(marked, (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
-    assert found, f"the README has no python block behind <!-- example: {name} -->"
+    found = re.search(marked, (ROOT / "docs/plugins.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert found, f"the page has no python block behind <!-- example: {name} -->"
     return found[1]
 
 
-async def test_the_processor_of_the_readme_works_as_it_stands(
-    sandbox: Sandbox, daemon: Start, install: Install
-) -> None:
-    """The README's example, installed as a package of its own, counts words and refuses what it cannot read."""
+async def test_the_documented_processor_works_as_it_stands(sandbox: Sandbox, daemon: Start, install: Install) -> None:
+    """The example, installed as a package of its own, counts words and refuses what it cannot read."""
     package = "ai_task_processor_word_count"
-    site = install(package, readme_example("processor"), word_count=f"{package}:WordCountProcessor")
+    site = install(package, documented_example("processor"), word_count=f"{package}:WordCountProcessor")
     good = [sandbox.tasks.add(type="word_count", content={"text": "one two three " * number}) for number in (1, 2)]
     bad = sandbox.tasks.add(type="word_count", content={"no": "text"})
     worker = await daemon(PYTHONPATH=site, POLLING_INTERVAL_SECONDS=0.2)

@@ -1,4 +1,4 @@
-"""Prompt types with the real command: the README's example, models with bad habits, kills, and ``types``."""
+"""Prompt types with the real command: the documented example, models with bad habits, kills, and ``types``."""
 
 import json
 import re
@@ -14,7 +14,8 @@ from tests.e2e.conftest import ROOT, Finished, WatchedSandbox, eventually
 
 Start = Callable[..., Awaitable[Any]]
 Command = Callable[..., Awaitable[Finished]]
-EXAMPLE = re.findall(r"example: prompt type -->\n```toml\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+PAGE = (ROOT / "docs/prompt-types.md").read_text("utf-8")
+EXAMPLE = re.findall(r"example: prompt type -->\n```toml\n(.*?)```", PAGE, re.DOTALL)
 PRICES = """
 [models."gpt-4.1-mini"]
 prompt = 1
@@ -27,7 +28,7 @@ LEVELS = {"good", "mixed", "bad"}
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """The prompt type of the README."""
+    """The prompt type of ``docs/prompt-types.md``."""
     (file := tmp_path / "sentiment.toml").write_text(*EXAMPLE)
     return file
 
@@ -47,7 +48,7 @@ def outcomes(sandbox: WatchedSandbox, ids: list[str]) -> Counter[str]:
     return found
 
 
-async def test_the_readmes_example(sandbox: WatchedSandbox, daemon: Start, example: Path, tmp_path: Path) -> None:
+async def test_the_documented_example(sandbox: WatchedSandbox, daemon: Start, example: Path, tmp_path: Path) -> None:
     """Beside embeddings, with one chat call a task, the metrics, the cost of both, and the status."""
     ids, texts = add(sandbox, 40), [sandbox.tasks.add(f"embed {number}") for number in range(20)]
     (prices := tmp_path / "prices.toml").write_text(PRICES)

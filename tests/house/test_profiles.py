@@ -1,4 +1,4 @@
-"""What is written about profiles is true: the schema, the tables of keys, the example, links and commands."""
+"""What is written about profiles is true: the schema, the tables of keys, the example."""
 
 import json
 import re
@@ -8,7 +8,6 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from ai_task_processor.cli import main as cli
 from ai_task_processor.core.plugins import BUILT_IN, find
 from ai_task_processor.core.profiles import FOLDER
 from docs.profiles import PAGE, SCHEMA, page_text, schema_text
@@ -39,20 +38,3 @@ def test_the_example_is_a_profile(tmp_path: Path) -> None:
     assert VALIDATOR.is_valid(tomllib.loads(EXAMPLE))
     assert not VALIDATOR.is_valid(tomllib.loads(EXAMPLE.replace("path =", "pth =", 1)))
     assert not VALIDATOR.is_valid(tomllib.loads(EXAMPLE.replace('kind = "rest"', 'kind = "best"')))
-
-
-def test_links_lead_to_files_and_headings() -> None:
-    for path, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", TEXT):
-        file = PAGE.parent / path if path else PAGE
-        assert file.exists(), path
-        headings = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), flags=re.MULTILINE) if anchor else []
-        anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-        assert not anchor or anchor in anchors, (path, anchor)
-
-
-@pytest.mark.parametrize("action", sorted(set(re.findall(r"ai-task-processor (sources [a-z]+)", TEXT))))
-def test_every_command_exists(action: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        cli.main([*action.split(), "--help"])
-    assert left.value.code == 0
-    assert f"usage: ai-task-processor {action} " in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The README is true: the settings, commands, targets, metrics, alerts and files that it names exist."""
+"""README and ``docs/`` are true: the settings, commands, targets, metrics, alerts and files that they name exist."""
 
 import re
 from collections.abc import Iterator
@@ -14,15 +14,18 @@ from ai_task_processor.core.settings import Variable, variables
 from tests.ops.monitoring import ALERTS, families
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```\w*\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-PROSE = re.sub(r"^```\w*\n.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
+PAGES = {path: path.read_text("utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+FENCED = re.compile(r"^```\w*\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+BLOCKS = [block for text in PAGES.values() for block in FENCED.findall(text)]
+PROSE = "\n".join(FENCED.sub("", text) for text in PAGES.values())
 SPANS = re.findall(r"`([^`\n]+)`", PROSE)
 CODE = [*SPANS, *(line for block in BLOCKS for line in block.splitlines())]
 
 DEFAULTS = {variable.name: variable.default for variable in variables(built_in_groups())}
 #: a row of a table whose first cell is one variable, and its second cell
-ROWS = dict(re.findall(r"^\| `([A-Z][A-Z0-9_]+)` \| ([^|]*) \|", PROSE, flags=re.MULTILINE))
+ROWS = dict(
+    re.findall(r"^\| `([A-Z][A-Z0-9_]+)` \| ([^|]*) \|", PAGES[ROOT / "docs/configuration.md"], flags=re.MULTILINE)
+)
 #: hosts of addresses that are examples, this machine, or a documented default
 HOSTS = re.compile(
     r"www\.wikidata\.org|api\.search\.brave\.com|localhost|127\.0\.0\.1|(.*\.)?example\.com|.*\.projects\.oryapis\.com"
@@ -79,7 +82,7 @@ COMMANDS = sorted(set(_commands()))
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_command_exists(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command in the README, with its action, has a help page."""
+    """Each command that is named, with its action, has a help page."""
     with pytest.raises(SystemExit) as left:
         cli.main([*words, "--help"])
     assert left.value.code == 0
@@ -87,7 +90,7 @@ def test_every_command_exists(words: tuple[str, ...], capsys: pytest.CaptureFixt
 
 
 def test_no_command_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    """What ``--help`` lists is in the README."""
+    """What ``--help`` lists is named."""
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     offered = set(re.findall(r"^    ([a-z]+)\b", capsys.readouterr().out, flags=re.MULTILINE))
@@ -103,7 +106,7 @@ def test_every_metric_exists() -> None:
 
 
 def test_every_alert_has_its_remedy() -> None:
-    """The alerts in the README are the alerts of the rules, all of them, each with its severity and what to do."""
+    """The alerts in the pages are the alerts of the rules, all of them, each with its severity and what to do."""
     rows = re.findall(r"^\| (`AiTask.+?) \| ([\w, ]+) \| (.{20,}) \|$", PROSE, flags=re.MULTILINE)
     told = {
         name: severity
@@ -119,22 +122,42 @@ def test_every_file_exists() -> None:
     named = {span for span in SPANS if re.fullmatch(r"[\w./-]+\.(?:py|yml|toml|txt|md|example)|tests/\w+|\w+/", span)}
     assert len(named) >= 5
     assert {
-        name for name in named if not any((base / name).exists() for base in (ROOT, ROOT / "ai_task_processor"))
+        name
+        for name in named - {"helpdesk.toml"}
+        if not any((base / name).exists() for base in (ROOT, ROOT / "ai_task_processor"))
     } == set()
 
 
-def test_links_resolve() -> None:
-    """Relative links lead to files, and anchors to headings."""
-    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", PROSE) if "://" not in target]
-    headings = re.findall(r"^#+ (.+)$", PROSE, flags=re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    assert targets
-    for target in targets:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page: Path) -> None:
+    """Relative links lead to files, and anchors to headings. Those of ``docs/`` stay there: it is a site, too."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", PAGES[page])):
+        if "://" in target:
+            continue
         path, _, anchor = target.partition("#")
-        assert (ROOT / path).exists() if path else anchor in anchors, target
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert page.name == "README.md" or file.is_relative_to(ROOT / "docs"), target
+        assert not anchor or anchor in _anchors(PAGES[file]), target
 
 
-def test_no_address_leads_outside() -> None:
+def _anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", text), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\(docs/([\w-]+\.md)", PAGES[ROOT / "README.md"]))
+    assert linked == {page.name for page in PAGES} - {"README.md", "index.md"}
+
+
+def test_the_readme_is_short() -> None:
+    """It is read to the end in ten minutes."""
+    assert len(PAGES[ROOT / "README.md"].split()) < 1200
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_address_leads_outside(page: Path) -> None:
     """Absolute addresses are examples, this machine, or the documented token endpoint: nobody's downloads."""
-    found = re.findall(r"https?://[^\s`)>\"]+", README)
+    found = re.findall(r"https?://[^\s`)>\"]+", PAGES[page])
     assert [url for url in found if not HOSTS.fullmatch(urlsplit(url).hostname or "")] == []
