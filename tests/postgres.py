@@ -56,6 +56,7 @@ class Database:
 
     def end_sessions(self, of: str = "true") -> int:
         """End the sessions for which this condition about pg_stat_activity holds; how many."""
+        self.execute("SELECT pg_stat_clear_snapshot()")  # which a transaction keeps
         others = "datname = current_database() AND pid <> pg_backend_pid()"
         return len(self.rows(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others} AND {of}"))
 
@@ -70,9 +71,11 @@ class Database:
     async def waiting(self, sessions: int = 1) -> None:
         """Return when so many sessions wait for a lock of this connection."""
         async with asyncio.timeout(10):
-            waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            while len(self.rows(waiting)) < sessions:  # noqa: ASYNC110 - the server has no event for it
+            of_ours = "datname = current_database() AND wait_event_type = 'Lock'"
+            waiting = f"SELECT FROM pg_stat_activity WHERE {of_ours}"
+            while len(self.rows(waiting)) < sessions:
                 await asyncio.sleep(0.01)
+                self.execute("SELECT pg_stat_clear_snapshot()")  # which a transaction keeps
 
     def close(self) -> None:
         self.connection.close()

@@ -13,6 +13,8 @@ import asyncio
 import math
 import threading
 from asyncio import AbstractEventLoop, CancelledError, TimerHandle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from weakref import WeakKeyDictionary
 
@@ -133,6 +135,22 @@ class Deadline:
             return
         self._struck = True
         self._task.cancel()
+
+
+@contextmanager
+def lost_cancellation_raised() -> Iterator[None]:
+    """Raise ``CancelledError`` after a block in which a library lost one. For the boundary of a library's calls.
+
+    ``asyncio.wait_for`` before Python 3.12 does not raise a cancellation that comes together with the result
+    (python/cpython#86296). A loop around such a call would go on for ever.
+    """
+    task = _running()[2]
+    before = task.cancelling()
+    try:
+        yield
+    finally:
+        if task.cancelling() > before:
+            raise CancelledError
 
 
 def _running() -> tuple[AbstractEventLoop, Stalls, asyncio.Task[object]]:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
-from ai_task_processor.core.deadline import Deadline
+from ai_task_processor.core.deadline import Deadline, lost_cancellation_raised
 from ai_task_processor.core.errors import (
     Ambiguous,
     ConfigurationError,
@@ -37,7 +37,7 @@ except ImportError as missing:
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 #: seconds to connect, and to get a connection of the pool
-CONNECT_S, POOL_S = 10, 5.0
+CONNECT_S, POOL_S = 10, 10.0
 #: seconds for one statement, and for a whole use of a connection
 STATEMENT_S, USE_S = 30.0, 40.0
 #: settings of every session. A row lock of somebody else is waited for a while; one of ours ends when the process
@@ -175,7 +175,8 @@ def _deadline(*, writes: bool = False) -> Iterator[None]:
 def translated(*, writes: bool = False, connecting: bool = False) -> Iterator[None]:
     """Around calls of psycopg: its errors become ``RemoteError``."""
     try:
-        yield
+        with lost_cancellation_raised():
+            yield
     except psycopg.Error as error:
         raise (_not_connected(error) if connecting else _failed(error, writes=writes)) from error
 

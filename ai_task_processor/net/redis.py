@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from ai_task_processor.core.deadline import Deadline
+from ai_task_processor.core.deadline import Deadline, lost_cancellation_raised
 from ai_task_processor.core.errors import (
     ConfigurationError,
     Misconfigured,
@@ -73,7 +73,7 @@ def connect(current: Callable[[], RedisSettings], network: NetworkSettings) -> C
 def translated() -> Iterator[None]:
     """Around commands: the library's errors become ``RemoteError``, also when there is no answer in time."""
     try:
-        with Deadline(COMMAND_S):
+        with lost_cancellation_raised(), Deadline(COMMAND_S):
             yield
     except _DENIED as error:
         raise Unauthorized("Redis refuses us: correct user and password in REDIS_URL") from error

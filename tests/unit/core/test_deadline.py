@@ -4,13 +4,13 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 
 from ai_task_processor.core import deadline
-from ai_task_processor.core.deadline import MOVES, Deadline, Stalls, stalls_of
+from ai_task_processor.core.deadline import MOVES, Deadline, Stalls, lost_cancellation_raised, stalls_of
 from ai_task_processor.engine.grace import GracePeriod
 
 Timeout = Callable[[float], AbstractAsyncContextManager[Any]]
@@ -119,6 +119,30 @@ async def test_the_one_that_strikes_is_the_one_that_tells(
     except TimeoutError:
         told = "outer"
     assert told == cut
+
+
+@pytest.mark.parametrize("error", [None, ValueError("x")])
+@pytest.mark.parametrize("own", [False, True])
+async def test_a_cancellation_that_a_library_loses_is_raised(error: Exception | None, own: bool) -> None:
+    """Also when the library raises something else; not when it was only a deadline inside the block."""
+
+    async def loses() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        if error is not None:
+            raise error
+
+    async def call() -> None:
+        with lost_cancellation_raised(), Deadline(0.0 if own else 60.0):
+            await loses()
+
+    task = asyncio.create_task(call())
+    await asyncio.sleep(0)
+    if not own:
+        task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled() is not own
+    assert own is False or task.exception() is error
 
 
 async def test_no_time_at_all_still_lets_the_block_begin(timeout: Timeout) -> None:
