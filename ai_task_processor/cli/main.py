@@ -40,6 +40,14 @@ A profile of your own, from first to last:
 
 Exit codes: 0 it works, 69 a remote is down, 78 the profile or a setting is wrong.
 """
+_PROCESS_EPILOG: Final = """\
+The task is a record as the selected source (TASK_SOURCE) lists it, or {"type": "word_count", "content": {"text": "…"}}.
+The report, as it would be sent, goes to standard output; time, models, calls and tokens go to standard error.
+Nothing is claimed, stored or reported. The settings of source, store and sinks are not needed.
+
+Exit codes: 0 succeeded, 1 failed, 66 the file cannot be read, 69 a remote is down, 75 the processor asked for a
+retry, 78 a setting is wrong or the file is no task.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,6 +103,8 @@ def _parser() -> "argparse.ArgumentParser":
     add("drain", _drain, "deliver what the outbox holds and claim nothing; 75 when something is left")
     outbox = add("outbox", _outbox, "look at kept results, retry or drop them (beside a running daemon)")
     _add_outbox_actions(outbox)
+    one = add("process", _process, "run one task through its processor and print the result; nothing is reported")
+    _add_process_arguments(one)
     types = add("types", _types, "look at prompt types, and try one on a single task")
     _add_type_actions(types)
     sources = add("sources", _sources, "look at sources of tasks, and try a profile without reporting anything")
@@ -120,6 +130,14 @@ def _add_outbox_actions(parser: "argparse.ArgumentParser") -> None:
         ("drop", "forget these records: a task that is still listed is then processed again"),
     ):
         actions.add_parser(action, help=meaning).add_argument("task_ids", metavar="TASK_ID", nargs="+")
+
+
+def _add_process_arguments(parser: "argparse.ArgumentParser") -> None:
+    import argparse
+
+    parser.epilog, parser.formatter_class = _PROCESS_EPILOG, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("file", metavar="FILE", help="one task as JSON; - for standard input")
+    parser.add_argument("--json", action="store_true", help="one JSON object: report, models, calls, tokens, time")
 
 
 def _add_type_actions(parser: "argparse.ArgumentParser") -> None:
@@ -222,6 +240,12 @@ def _outbox(arguments: "argparse.Namespace") -> int:
     from ai_task_processor.cli import outbox as outbox_commands
 
     return outbox_commands.main(arguments)
+
+
+def _process(arguments: "argparse.Namespace") -> int:
+    from ai_task_processor.cli import process as process_command
+
+    return process_command.main(arguments)
 
 
 def _types(arguments: "argparse.Namespace") -> int:

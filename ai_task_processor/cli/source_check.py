@@ -111,10 +111,11 @@ def _types(trial: Trial, parts: Parts, declared: frozenset[str]) -> None:
         if processor is not None:
             trial.add("type", ok(f"{name}: {type(processor).__name__}"))
         else:
-            trial.add("type", warning(f"{name}: {_why_not(task, parts, declared)}"))
+            trial.add("type", warning(f"{name}: {why_not(task, parts, declared)}"))
 
 
-def _why_not(task: Task, parts: Parts, declared: frozenset[str]) -> str:
+def why_not(task: Task, parts: Parts, declared: frozenset[str]) -> str:
+    """Why no processor takes a task. ``declared``: the types of all processors, enabled or not."""
     if not parts.settings.parts.takes(task.type):
         return "ENABLED_TASK_TYPES does not name its type"
     for processor in parts.factory.processors:
@@ -129,7 +130,7 @@ def _why_not(task: Task, parts: Parts, declared: frozenset[str]) -> str:
 def _show_task(trial: Trial, parts: Parts, task: Task, declared: frozenset[str]) -> None:
     processor = parts.factory.find(task)
     name = None if processor is None else type(processor).__name__
-    reason = None if processor is not None else _why_not(task, parts, declared)
+    reason = None if processor is not None else why_not(task, parts, declared)
     created_at = None if task.created_at is None else task.created_at.isoformat(timespec="seconds")
     content = dict(_contents(task.content))
     shown = {"id": task.id, "type": str(task.type), "created_at": created_at}

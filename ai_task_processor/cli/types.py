@@ -3,36 +3,18 @@
 import argparse
 import asyncio
 import json
-import random
-import sys
-import time
+import os
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
-from pathlib import Path
 
-from ai_task_processor import __version__
-from ai_task_processor.core import codec, plugins
-from ai_task_processor.core.clock import SystemClock
-from ai_task_processor.core.errors import ConfigurationError, RemoteError, TaskError
-from ai_task_processor.core.settings import PartsSettings, Settings, load_group, load_settings
-from ai_task_processor.engine.daemon import alive
-from ai_task_processor.engine.faults import Faults
-from ai_task_processor.models.task import Task, Usage
-from ai_task_processor.net.secrets import Secrets
-from ai_task_processor.net.services import Services
-from ai_task_processor.ops import logs
-from ai_task_processor.ops.metrics import Metrics
-from ai_task_processor.processors.chat.aletheia.processor import AletheiaProcessor, built_in_types
-from ai_task_processor.processors.chat.aletheia.settings import AletheiaSettings
-from ai_task_processor.processors.chat.caller import chat_caller
-from ai_task_processor.processors.chat.processor import ChatProcessor, PromptProcessor
+from ai_task_processor.cli import process, task_file, trial
+from ai_task_processor.core import codec
+from ai_task_processor.core.settings import PartsSettings, load_group
+from ai_task_processor.models.task import Completed, Failed, Task
+from ai_task_processor.processors.chat.aletheia.processor import built_in_types
 from ai_task_processor.processors.chat.prompt_type import PromptType, load_prompt_types
 from ai_task_processor.processors.chat.settings import PromptSettings
-from ai_task_processor.processors.context import ProcessorContext
-from ai_task_processor.providers.circuits import ModelCircuits
-from ai_task_processor.providers.settings import ChatSettings, ModelSettings
 
-EX_OK, EX_FAILED, EX_NOINPUT, EX_UNAVAILABLE = 0, 1, 66, 69
+EX_OK, EX_NOINPUT = 0, 66
 _ROW = "{:<28} {:<24} {:<16} {}"
 
 
@@ -61,23 +43,25 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _try(arguments: argparse.Namespace) -> int:
-    settings = load_settings(groups=(ChatSettings, ModelSettings, PromptSettings, AletheiaSettings))
-    processor: ChatProcessor = PromptProcessor()
-    processor.configure(settings)
-    if arguments.name not in processor.types:
-        processor = AletheiaProcessor()
-    if arguments.name not in processor.task_types:
+    if arguments.name not in _types():
         return _unknown(arguments.name)
+    settings, selected, factory = trial.load({**os.environ, "ENABLED_TASK_TYPES": arguments.name})
     try:
-        content = _content(arguments.file)
-    except (OSError, ValueError) as error:
-        _complain(f"{arguments.file} cannot be read as JSON: {error}")
-        return EX_NOINPUT
-    logs.configure(level="WARNING", format=settings.log.format, secrets=settings.secrets())
-    try:
-        return asyncio.run(_tried(settings, processor, Task(id="try", type=arguments.name, content=content)))
-    finally:
-        logs.flush()
+        value = task_file.read_json(arguments.file)
+    except OSError as error:
+        return process.complain(f"{arguments.file}: {error.strerror}", EX_NOINPUT)
+    whole = isinstance(value, dict) and "content" in value and "type" in value
+    task = Task(id="try", type=arguments.name, content=value["content"] if whole else value)  # type: ignore[index]  # it is a dict
+    with process.configured_logs(settings):
+        ended = asyncio.run(process.tried(trial.bench(settings, selected, factory), task))
+    process.explain(ended)
+    match ended.outcome:
+        case Completed(result):
+            shown = {"result": json.loads(codec.dumps(result.output)), **process.measured(ended)}
+            _say(json.dumps(shown, ensure_ascii=False, indent=2))
+        case Failed(failure):
+            _say(codec.dumps({"error": {"code": failure.code, "message": failure.message}}).decode())
+    return process.exit_code(ended.outcome)
 
 
 def _types() -> Mapping[str, PromptType]:
@@ -87,79 +71,9 @@ def _types() -> Mapping[str, PromptType]:
     return dict(sorted(own.items())) | built_in
 
 
-async def _tried(settings: Settings, processor: ChatProcessor, task: Task) -> int:
-    clock, began_at = SystemClock(), time.perf_counter()
-    mode, types, remotes = settings[ChatSettings].mode, processor.task_types, processor.services
-    metrics = Metrics(version=__version__, provider=mode, task_types=types, services=remotes)
-    services = Services(
-        settings=settings,
-        secrets=Secrets(settings),
-        clock=clock,
-        metrics=metrics,
-        rng=random.Random(),  # noqa: S311 - jitter, not secrets
-        source="none",
-        lost=lambda _: None,
-    )
-    provider = plugins.find("providers", settings.parts.chat_provider).build(services, "build_chat")
-    if provider is None:
-        raise ConfigurationError("OPENAI_API_KEY is missing: set it to the key of the model API; or set CHAT_BASE_URL")
-    threshold = settings.worker.circuit_breaker_threshold
-    circuits = ModelCircuits(threshold=threshold, clock=clock, metrics=metrics, service="chat")
-    chat = chat_caller(provider, services, circuits, opened=lambda: None)
-    processor.equip(
-        ProcessorContext(
-            clock=clock,
-            settings=settings,
-            metrics=metrics,
-            wait_s=settings.worker.task_timeout_s,
-            chat=chat,
-            chat_is_mock=provider.name == "mock",
-            services=services,
-            model_aliases=settings[ModelSettings].aliases,
-        )
-    )
-    if provider.name == "mock":
-        _complain("OPENAI_API_KEY is the placeholder: the answer is made up, no model is called")
-    async with AsyncExitStack() as stack:
-        for component in (provider, chat, processor):
-            await stack.enter_async_context(alive(component, Faults()))
-        try:
-            result = await processor.process(task)
-        except TaskError as error:
-            _say(codec.dumps({"error": {"code": error.code, "message": error.message}}).decode())
-            return EX_FAILED
-        except RemoteError as error:
-            _complain(f"a remote: {error}")
-            return EX_UNAVAILABLE
-    usage = result.usage or Usage()
-    shown = {
-        "result": result.output,
-        "prompt_tokens": usage.prompt_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "seconds": round(time.perf_counter() - began_at, 2),
-    }
-    if (prices := settings[ModelSettings].prices) is not None and provider.name != "mock":
-        cost = prices.cost(processor.model(task), usage)
-        shown |= {"cost": None if cost is None else round(cost, 9), "currency": prices.currency}
-    _say(json.dumps(shown, ensure_ascii=False, indent=2))
-    return EX_OK
-
-
-def _content(file: str) -> object:
-    """The content of a task: the file itself, or the ``content`` of a whole task record. ``-`` is standard input."""
-    data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    value = codec.loads(data)
-    return value["content"] if isinstance(value, dict) and "content" in value and "type" in value else value
-
-
 def _unknown(name: str) -> int:
-    _complain(f"there is no prompt type {name!r}: look at `ai-task-processor types list`")
+    process.complain(f"there is no prompt type {name!r}: look at `ai-task-processor types list`")
     return EX_NOINPUT
-
-
-def _complain(text: str) -> None:
-    print(f"ai-task-processor: {text}", file=sys.stderr)
 
 
 def _say(text: str) -> None:

@@ -224,11 +224,12 @@ def load_selected(
     *,
     groups: Collection[type[Group]] = (),
     chats: Callable[[PartsSettings, Collection[str] | None], bool] = lambda *_: False,
+    unread: Collection[Kind] = (),
 ) -> tuple[Settings, Selected]:
     """The settings of this process, and the components that they select.
 
     ``groups``: those of processors; ``chats``: whether some of them use chat models, given which types are enabled, and
-    which are usual for the source.
+    which are usual for the source. ``unread``: the kinds of components whose own settings are not read.
 
     Raises ``ConfigurationError`` with a line for every mistake.
     """
@@ -243,7 +244,7 @@ def load_selected(
         except ConfigurationError as error:
             reading.problems += error.problems
             return None
-        declared.extend(getattr(loaded, attribute, ()))
+        declared.extend(() if kind in unread else getattr(loaded, attribute, ()))
         found.append(plugin)
         return loaded
 

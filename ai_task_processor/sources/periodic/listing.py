@@ -66,6 +66,14 @@ def read(content: bytes, profile: PeriodicProfile) -> Listed:
     return Listed(len(items), len(content), sorted(found.values(), key=attrgetter("at")), duplicates, invalid)
 
 
+def task_of(item: object, profile: PeriodicProfile) -> Task:
+    """The task of a listed item. Raises ``ValueError`` with the reason when it cannot be used."""
+    due = _Reader(profile).read(item)
+    if isinstance(due, str):
+        raise ValueError(due)
+    return due.task
+
+
 class _Reader:
     """Reads items as the fields of a profile say."""
 

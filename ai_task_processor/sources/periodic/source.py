@@ -46,7 +46,7 @@ from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.sources.periodic import addresses
 from ai_task_processor.sources.periodic.addresses import Addresses
 from ai_task_processor.sources.periodic.api import Api, refusal
-from ai_task_processor.sources.periodic.listing import Listed, due_of, read
+from ai_task_processor.sources.periodic.listing import Listed, due_of, read, task_of
 from ai_task_processor.sources.periodic.profile import PeriodicProfile
 from ai_task_processor.sources.periodic.settings import PeriodicSettings
 
@@ -105,6 +105,11 @@ class PeriodicSource(ProfileSource, TaskSource):
         looked_up = made.profile.addresses
         made.routes = [(part.path, "GET") for part in (made.profile.listing, looked_up) if part is not None]
         return made
+
+    @classmethod
+    def task_of(cls, record: object) -> Task:
+        """The task of a listed record, whenever it is due. Raises ``ValueError`` with what is wrong."""
+        return task_of(record, cls.profile)
 
     @classmethod
     def groups(cls, profile: PeriodicProfile) -> Sequence[type[Group]]:  # noqa: ARG003 - the same for each

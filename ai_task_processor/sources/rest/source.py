@@ -58,6 +58,7 @@ from ai_task_processor.sources.rest.profile import RestProfile
 from ai_task_processor.sources.rest.read_ahead import ReadAhead
 from ai_task_processor.sources.rest.remarks import remark
 from ai_task_processor.sources.rest.settings import ApiSettings, SecretSettings
+from ai_task_processor.sources.rest.wire import ANY_ID, Invalid, Records
 
 #: characters of an id in a path: longer request lines are refused by servers (RFC 9112 §3 asks for 8,000 octets)
 MAX_ID = 4096
@@ -164,6 +165,14 @@ class RestSource(ProfileSource, TaskSource):
     def body_of(cls, outcome: Outcome) -> bytes:
         """The body of a report, for people."""
         return Bodies(cls.profile.report).of(outcome)
+
+    @classmethod
+    def task_of(cls, record: object) -> Task:
+        """The task of a listed record, whatever its id and state. Raises ``ValueError`` with the field."""
+        found = Records(cls.profile, ANY_ID).task(record, any_state=True)
+        if isinstance(found, Invalid):
+            raise ValueError(found.reason)
+        return found
 
     def sends(self, task_id: str, outcome: Outcome | None) -> tuple[str, bytes] | None:
         claim, method, path = self.profile.claim, self.profile.report.method, self.profile.report.path

@@ -16,6 +16,8 @@ from ai_task_processor.sources.rest.profile import RestProfile
 
 #: members of a trace carrier (W3C Trace Context §3)
 _CARRIER = ("traceparent", "tracestate")
+#: for records whose id reaches no URL
+ANY_ID = re.compile(r".+", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,8 @@ class Records:
         """The id of a parsed record, unchecked."""
         return self._value(raw, "id") if isinstance(raw, dict) else None
 
-    def task(self, raw: object) -> Task | Invalid:
-        """A parsed record as a task, with the same checks."""
+    def task(self, raw: object, *, any_state: bool = False) -> Task | Invalid:
+        """A parsed record as a task, with the same checks. ``any_state``: it need not be pending."""
         if not isinstance(raw, dict):
             return Invalid("not an object")
         names = self._names
@@ -75,7 +77,7 @@ class Records:
         kind = self._type or (raw.get(names["type"]) if "type" in names else self._value(raw, "type"))
         if not isinstance(kind, str) or not kind:
             return Invalid("type is not a text", task_id)
-        if "state" in self._paths and self._value(raw, "state", self._pending) != self._pending:
+        if not any_state and "state" in self._paths and self._value(raw, "state", self._pending) != self._pending:
             return Invalid("state is not pending", task_id)
         return Task(
             id=task_id,
