@@ -105,6 +105,8 @@ def _parser() -> "argparse.ArgumentParser":
     _add_outbox_actions(outbox)
     one = add("process", _process, "run one task through its processor and print the result; nothing is reported")
     _add_process_arguments(one)
+    new = add("new", _new, "write the files of a package of your own, with its test")
+    _add_new_actions(new)
     types = add("types", _types, "look at prompt types, and try one on a single task")
     _add_type_actions(types)
     sources = add("sources", _sources, "look at sources of tasks, and try a profile without reporting anything")
@@ -138,6 +140,13 @@ def _add_process_arguments(parser: "argparse.ArgumentParser") -> None:
     parser.epilog, parser.formatter_class = _PROCESS_EPILOG, argparse.RawDescriptionHelpFormatter
     parser.add_argument("file", metavar="FILE", help="one task as JSON; - for standard input")
     parser.add_argument("--json", action="store_true", help="one JSON object: report, models, calls, tokens, time")
+
+
+def _add_new_actions(parser: "argparse.ArgumentParser") -> None:
+    actions = parser.add_subparsers(title="kinds", metavar="KIND", dest="kind", required=True)
+    child = actions.add_parser("processor", help="a processor for one type of task, that the daemon finds by itself")
+    child.add_argument("name", metavar="NAME", help="the task type: word-count makes word-count-processor")
+    child.add_argument("--directory", metavar="DIR", help="where to write it (default: ./NAME-processor)")
 
 
 def _add_type_actions(parser: "argparse.ArgumentParser") -> None:
@@ -246,6 +255,12 @@ def _process(arguments: "argparse.Namespace") -> int:
     from ai_task_processor.cli import process as process_command
 
     return process_command.main(arguments)
+
+
+def _new(arguments: "argparse.Namespace") -> int:
+    from ai_task_processor.cli import new
+
+    return new.main(arguments)
 
 
 def _types(arguments: "argparse.Namespace") -> int:

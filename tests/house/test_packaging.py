@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from ai_task_processor import __version__
+from ai_task_processor.cli.new import TEMPLATES
 from ai_task_processor.core.profiles import FOLDER
 from tests.commands import ran
 
@@ -148,7 +149,7 @@ def test_make_alone_lists_every_target(checkout: Path) -> None:
 
 @pytest.mark.skipif(not find_spec("hatchling"), reason="hatchling is not installed here (make dev installs it)")
 def test_the_wheel_is_complete(tmp_path: Path) -> None:
-    """It holds every module, the profiles with their schema, the type marker, the license and the command; no test."""
+    """It holds every module, profiles with their schema, templates, type marker, license and command; no test."""
     ran(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT).check_returncode()
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())
@@ -157,7 +158,8 @@ def test_the_wheel_is_complete(tmp_path: Path) -> None:
     assert len(modules) > 20
     profiles = {file.relative_to(ROOT).as_posix() for file in FOLDER.iterdir() if file.is_file()}
     assert {Path(name).suffix for name in profiles} == {".toml", ".json"}
-    assert names >= modules | profiles | {"ai_task_processor/py.typed"}
+    templates = {file.relative_to(ROOT).as_posix() for file in TEMPLATES.iterdir()}
+    assert names >= modules | profiles | templates | {"ai_task_processor/py.typed"}
     assert f"ai_task_processor-{__version__}.dist-info/licenses/LICENSE" in names
     assert "ai-task-processor = ai_task_processor.cli.main:main" in entry
     assert not [name for name in names if name.startswith("tests")]

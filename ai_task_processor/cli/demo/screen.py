@@ -84,14 +84,14 @@ def print_result(rows: Rows, sentences: Sequence[str], console: Console) -> None
     else:
         print("", *(f"{name:<18}{value}" for name, value in rows), "", sep="\n")
     print(*sentences, "", sep="\n")
-    print(_NEXT.format(command=_command(sys.argv[0]), fault=_FAULT), end="", flush=True)
+    print(_NEXT.format(command=own_command(sys.argv[0]), fault=_FAULT), end="", flush=True)
 
 
 def _lively(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
-def _command(script: str) -> str:
+def own_command(script: str) -> str:
     """The command that started this program, to be copied."""
     if Path(script).name != _COMMAND:
         return "python -m ai_task_processor"
