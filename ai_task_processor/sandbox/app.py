@@ -3,8 +3,8 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from ssl import SSLContext
 from typing import Final, get_args
@@ -12,9 +12,9 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from ai_task_processor.sandbox.answers import Response, answer, nest_error, parsed
+from ai_task_processor.sandbox.admin import administer, help_text
+from ai_task_processor.sandbox.answers import Response, answer, nest_error
 from ai_task_processor.sandbox.chat import ChatApi
-from ai_task_processor.sandbox.corpus import numbered_text
 from ai_task_processor.sandbox.faults import Endpoint, Faults, play
 from ai_task_processor.sandbox.model import ModelApi
 from ai_task_processor.sandbox.playground import Playground, Refused, failed, unannounced
@@ -36,35 +36,6 @@ _CLOSING_S: Final = 1.0
 
 #: The work of an endpoint. The argument: will its answer arrive?
 Work = Callable[[bool], Response]
-
-_PAGE: Final = """\
-ai-task-processor sandbox: a token endpoint, a task API, a model API and a Wikidata that cost nothing.
-
-{environment}
-
-{adding}
-Look:         curl {url}/sandbox/stats
-Break things: curl {url}/sandbox/faults -d '{{"endpoint": "patch", "status": 503, "times": 20}}'
-              curl {url}/sandbox/faults -d '{{"endpoint": "model", "hang": true, "probability": 0.1}}'
-              endpoint is token, pending, patch, callback, read, model or wikidata; beside status: delay_s, hang,
-              reset, truncate, drip_s, after, content, headers, times, every, probability, task_id, text
-              curl {url}/sandbox/chat -d '{{"prose": 0.2, "truncated": 0.1}}'
-              habits of the chat model: prose, fence, truncated, refusal, filtered, wrong, unlisted,
-              tool_call, empty
-Mend them:    curl -X DELETE {url}/sandbox/faults
-"""
-
-_ADDING: Final[Mapping[str, str]] = {
-    "aletheia": """\
-Add tasks:    curl {url}/sandbox/tasks -d '{{"count": 100}}'
-              curl {url}/sandbox/tasks -d '[{{"text": "Hello"}}]'
-              curl {url}/sandbox/tasks -d '{{"claims": 10}}' (each a chain of five tasks)""",
-    "agents-playground": """\
-Add tasks:    curl {url}/tasks -H 'Content-Type: application/json' \\
-                -d '{{"type": "summarize", "input": {{"text": "Hello"}}}}'
-              curl {url}/sandbox/tasks -d '{{"count": 100}}'
-List them:    curl '{url}/tasks?status_filter=done&limit=5'""",
-}
 
 
 @dataclass(slots=True)
@@ -236,7 +207,7 @@ class Sandbox:
                 return await self._play("wikidata", request, body, lambda _: self.wikidata.answer(request.query))
             case "GET", _ if path == "/v1/models" or path.startswith("/v1/models/"):
                 return self.model.models(authorization, path.removeprefix("/v1/models").strip("/"))
-        administered = self._administer(method, path, body)
+        administered = administer(self, request, body)
         await self.playground.broadcast()
         return administered
 
@@ -283,59 +254,9 @@ class Sandbox:
 
         return await (after_latency() if fault is None else play(fault, request, after_latency))
 
-    def _administer(self, method: str, path: str, body: bytes) -> Response:
-        match method, path:
-            case "GET", "/":
-                return Response(text=self.page())
-            case "GET", "/sandbox/stats":
-                return answer(asdict(self.stats) | {"tasks": self.store.outcomes()})
-            case "POST", "/sandbox/tasks":
-                return _tried(lambda: {"ids": self._add_tasks(parsed(body))})
-            case "POST", "/sandbox/faults":
-                return _tried(lambda: {"faults": self._add_fault(parsed(body))})
-            case "POST", "/sandbox/chat":
-                return _tried(lambda: {"habits": self._set_habits(parsed(body))})
-            case "DELETE", "/sandbox/faults":
-                self.faults.clear()
-                self.chat.habits.clear()
-                return answer({"faults": 0})
-        return nest_error(404, f"Cannot {method} {path}")
-
     def page(self) -> str:
         """What this is and how to use it, with the environment to copy."""
-        environment = "\n".join(f"{name}={value}" for name, value in self.environment().items())
-        adding = _ADDING[self.profile].format(url=self.url)
-        return _PAGE.format(environment=environment, adding=adding, url=self.url)
-
-    def _add_tasks(self, wanted: object) -> list[str]:
-        if isinstance(wanted, dict) and "claims" in wanted:
-            return self.verifications.add_claims(int(wanted["claims"]))
-        if isinstance(wanted, dict):
-            made = len(self.store)
-            return [self.store.add(numbered_text(made + n)) for n in range(int(wanted["count"]))]
-        if not isinstance(wanted, list):
-            raise TypeError('a list of tasks, {"count": N} or {"claims": N}')
-        return [self.store.add(**task) for task in wanted]
-
-    def _set_habits(self, wanted: object) -> object:
-        if not isinstance(wanted, dict):
-            raise TypeError('an object of habits and how likely each is: {"prose": 0.2}')
-        self.chat.behave(wanted)
-        return self.chat.habits
-
-    def _add_fault(self, wanted: object) -> int:
-        if not isinstance(wanted, dict):
-            raise TypeError("an object with endpoint and the kind of fault")
-        self.faults.add(**wanted)
-        return len(self.faults)
-
-
-def _tried(work: Callable[[], object]) -> Response:
-    """The answer to a request for administration: 201, or 400 with the error."""
-    try:
-        return answer(work(), 201)
-    except (ValueError, TypeError, KeyError) as error:
-        return nest_error(400, str(error))
+        return help_text(self)
 
 
 async def serve(host: str, port: int, *, profile: str = PROFILES[0], announce: Callable[[str], None]) -> None:

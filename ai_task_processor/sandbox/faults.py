@@ -8,11 +8,12 @@ import asyncio
 import random
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Final, Literal, get_args
 
 from aiohttp import Payload, web
+from pydantic import ConfigDict, Field
 
 from ai_task_processor.sandbox.answers import Response, nest_error, oauth_error, openai_error, parsed, phrase, sent
 
@@ -21,36 +22,45 @@ Endpoint = Literal["token", "pending", "patch", "callback", "read", "model", "wi
 _HTML: Final = b"<!doctype html><html><body><h1>Please log in</h1></body></html>"
 
 
+#: the fields of which a fault has at least one
+EFFECTS: Final = ("status", "content", "delay_s", "hang", "reset", "truncate", "drip_s")
+_Seconds = Annotated[float, Field(ge=0, le=3600)]
+_Count = Annotated[int, Field(ge=1)]
+
+
 @dataclass(slots=True, kw_only=True)
 class Fault:
     """One fault. Without ``status``, ``content``, ``hang`` and ``reset`` the true answer is sent.
 
     ``callback`` as the endpoint: the task's callback raises after the state was saved, and the API answers ``status``.
+    The ranges are checked for faults that come over HTTP.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     endpoint: Endpoint
     #: answer with this status, and a body of this kind: json (the endpoint's error shape), html, object, empty
-    status: int | None = None
+    status: Annotated[int, Field(ge=200, le=599)] | None = None
     body: Literal["json", "html", "object", "empty"] = "json"
     #: an exact body instead, sent as JSON; with status 200 unless another is given
     content: str | None = None
     #: the error code inside a JSON body: insufficient_quota, invalid_client, …
     code: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    delay_s: float = 0.0
+    delay_s: _Seconds = 0.0
     hang: bool = False
     reset: bool = False
     #: send half of the body, then close
     truncate: bool = False
     #: seconds between two bytes of the answer
-    drip_s: float = 0.0
+    drip_s: _Seconds = 0.0
     #: do the work first: only the answer is affected
     after: bool = False
     #: how often (None: always), and how likely
-    times: int | None = None
-    probability: float = 1.0
+    times: _Count | None = None
+    probability: Annotated[float, Field(gt=0, le=1)] = 1.0
     #: only every so many-th of the requests that it suits
-    every: int = 1
+    every: _Count = 1
     #: only for this task (patch, callback), or for calls with this text within an input (model)
     task_id: str | None = None
     text: str | None = None
@@ -74,6 +84,13 @@ class Fault:
         """Does the caller get the true answer, whole and in time?"""
         return not (self.replaces or self.after or self.truncate or self.drip_s)
 
+    @property
+    def document(self) -> dict[str, object]:
+        """What it was made of, and its ``hits``."""
+        made = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
+        usual: dict[str, object] = {**{each.name: each.default for each in fields(self)}, "headers": {}}
+        return {name: value for name, value in made.items() if value != usual[name]} | {"hits": self.hits}
+
     def suits(self, endpoint: Endpoint, task_id: str | None, body: bytes) -> bool:
         return (
             self.endpoint == endpoint
@@ -93,10 +110,16 @@ class Faults:
     def __len__(self) -> int:
         return len(self._faults)
 
+    def __iter__(self) -> Iterator[Fault]:
+        return iter(self._faults)
+
+    def activate(self, fault: Fault) -> None:
+        self._faults.append(fault)
+
     def add(self, endpoint: Endpoint, **how: object) -> Fault:
         """Activate a fault. Raises ``TypeError`` or ``ValueError`` when it is not valid."""
         fault = Fault(endpoint=endpoint, **how)  # type: ignore[arg-type]  # the fields come from tests or from JSON
-        self._faults.append(fault)
+        self.activate(fault)
         return fault
 
     def clear(self) -> None:

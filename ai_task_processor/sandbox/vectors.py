@@ -26,3 +26,8 @@ def as_float32(numbers: object) -> bytes | None:
     if not isinstance(numbers, list) or not numbers or not all(type(n) in (float, int) for n in numbers):
         return None
     return np.array(numbers, dtype="<f4").tobytes()
+
+
+def numbers(data: bytes) -> list[float]:
+    """The numbers of little-endian float32 bytes."""
+    return [float(number) for number in np.frombuffer(data, "<f4")]

@@ -11,6 +11,7 @@ import httpx2
 import openai
 import pytest
 
+from ai_task_processor.models.task import TaskStatus
 from ai_task_processor.sandbox.app import Sandbox, serve
 from tests.contract.helpers import failing
 from tests.e2e.conftest import COMMAND, MODEL, eventually, spawned
@@ -169,12 +170,67 @@ async def test_standalone_sandbox_is_driven_over_http() -> None:
         assert (await client.delete("/sandbox/faults")).json() == {"faults": 0}
         assert (await client.post("/oauth2/token")).json()["error"] == "invalid_request"
         for path, body in [("/sandbox/faults", {"endpoint": "moon"}), ("/sandbox/tasks", {"colour": 1})]:
-            assert (await client.post(path, json=body)).status_code == 400
+            refused = await client.post(path, json=body)
+            assert (refused.status_code, "endpoint" in refused.text or "count" in refused.text) == (400, True)
         assert json.loads((await client.get("/nowhere")).text)["message"] == "Cannot GET /nowhere"
     serving.cancel()
     with suppress(asyncio.CancelledError):
         await serving
     assert serving.cancelled()
+
+
+async def test_tasks_and_faults_can_be_looked_at() -> None:
+    """In JSON by state and limit, and on a page on which what others have sent is text."""
+    async with Sandbox() as sandbox, httpx2.AsyncClient(base_url=sandbox.url, trust_env=False) as client:
+        ids = [sandbox.tasks.add("a", type=kind) for kind in ("text_embedding", "<b>", "text_embedding")]
+        sandbox.tasks.add_raw(b"no JSON")
+        sandbox.tasks.settle(sandbox.tasks[ids[0]], TaskStatus.SUCCEEDED, result=[0.5, 1.0, 2.0, 4.0])
+        error = {"code": "refused", "message": "<script>" + "x" * 200}
+        sandbox.tasks.settle(sandbox.tasks[ids[1]], TaskStatus.FAILED, error=error)
+        await client.post("/sandbox/faults", json={"endpoint": "patch", "status": 503, "times": 2})
+        listed = (await client.get("/sandbox/tasks")).json()
+        assert (listed["count"], [row["id"] for row in listed["tasks"][1:]]) == (4, ids[::-1])
+        assert listed["tasks"][3] == {
+            "id": ids[0],
+            "type": "text_embedding",
+            "state": "succeeded",
+            "reports": 1,
+            "outcome": "4 numbers: 0.5000, 1.0000, 2.0000, …",
+        }
+        pending = (await client.get("/sandbox/tasks?state=pending&limit=1")).json()
+        assert (pending["count"], len(pending["tasks"]), pending["tasks"][0]["type"]) == (2, 1, "")
+        for query in ("state=done", "limit=0", "limit=x"):
+            refused = await client.get(f"/sandbox/tasks?{query}")
+            assert (refused.status_code, refused.json()["message"].startswith(query.partition("=")[0])) == (400, True)
+        (fault,) = (await client.get("/sandbox/faults")).json()["faults"]
+        assert fault == {"endpoint": "patch", "status": 503, "times": 2, "hits": 0}
+        page = await client.get("/", headers={"accept": "text/html,*/*"})
+        assert page.text == (await client.get("/sandbox")).text
+        assert page.headers["content-security-policy"].startswith("default-src 'none'")
+        assert "<script>" not in page.text
+        assert "<b>" not in page.text
+        for shown in (
+            *ids,
+            "refused: &lt;script&gt;xxx",
+            "0.5000, 1.0000",
+            "times&#34;:2",
+            f"{sandbox.url}/sandbox/tasks",
+        ):
+            assert shown in page.text
+
+
+async def test_the_other_task_api_has_the_same_page() -> None:
+    async with Sandbox(profile="agents-playground") as sandbox, httpx2.AsyncClient(base_url=sandbox.url) as client:
+        await client.post("/sandbox/tasks", json=[{"type": "echo", "input": {"a": 1}}, {"type": "echo"}])
+        first, second = (task.id for task in sandbox.playground)
+        sandbox.playground.set(first, status="done", output={"a": 1})
+        sandbox.playground.set(second, status="error", error="no: thanks")
+        rows = (await client.get("/sandbox/tasks")).json()["tasks"]
+        assert [(row["state"], row["reports"], row["outcome"]) for row in rows] == [
+            ("error", 1, "no: thanks"),
+            ("done", 1, '{"a":1}'),
+        ]
+        assert "no: thanks" in (await client.get("/sandbox")).text
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

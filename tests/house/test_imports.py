@@ -53,8 +53,9 @@ DOORS = {
 #: The sandbox plays somebody else: a house of its own, with its own doors.
 SANDBOX = PACKAGE / "sandbox"
 SANDBOX_DOORS = {
-    "aiohttp": {"answers.py", "app.py", "due_soon.py", "faults.py", "playground.py"},
+    "aiohttp": {"admin.py", "answers.py", "app.py", "due_soon.py", "faults.py", "playground.py"},
     "cryptography": {"tokens.py"},
+    "jinja2": {"page.py"},
     "joserfc": {"tokens.py"},
     "numpy": {"vectors.py"},
     "orjson": {"answers.py"},

@@ -22,6 +22,7 @@ from ai_task_processor.core.profiles import FOLDER
 from tests.commands import ran
 
 ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "ai_task_processor"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 NEEDED: list[str] = PROJECT["project"]["dependencies"]
 #: what is declared for each lock; the image has the libraries of all built-ins
@@ -154,11 +155,11 @@ def test_the_wheel_is_complete(tmp_path: Path) -> None:
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())
         entry = wheel.read(f"ai_task_processor-{__version__}.dist-info/entry_points.txt").decode()
-    modules = {file.relative_to(ROOT).as_posix() for file in (ROOT / "ai_task_processor").rglob("*.py")}
+    modules = {file.relative_to(ROOT).as_posix() for file in PACKAGE.rglob("*.py")}
     assert len(modules) > 20
     profiles = {file.relative_to(ROOT).as_posix() for file in FOLDER.iterdir() if file.is_file()}
     assert {Path(name).suffix for name in profiles} == {".toml", ".json"}
-    templates = {file.relative_to(ROOT).as_posix() for file in TEMPLATES.iterdir()}
+    templates = {file.relative_to(ROOT).as_posix() for file in (*TEMPLATES.iterdir(), *PACKAGE.rglob("*.html"))}
     assert names >= modules | profiles | templates | {"ai_task_processor/py.typed"}
     assert f"ai_task_processor-{__version__}.dist-info/licenses/LICENSE" in names
     assert "ai-task-processor = ai_task_processor.cli.main:main" in entry
