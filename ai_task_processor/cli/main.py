@@ -98,7 +98,8 @@ def _parser() -> "argparse.ArgumentParser":
 
     run = add("run", _run, "poll, process and deliver until stopped (SIGTERM drains, a second one leaves at once)")
     run.add_argument("--until-empty", action="store_true", help="leave when nothing that can be processed is pending")
-    add("demo", _demo, "watch the daemon work through 300 texts and 40 verification requests of an embedded sandbox")
+    demo = add("demo", _demo, "watch the daemon work through 300 texts and 40 verification requests of a sandbox")
+    demo.add_argument("--keep", action="store_true", help="go on afterwards, to look around, until Ctrl-C")
     add("doctor", _doctor, "check configuration and remotes, and say how to mend what is wrong")
     add("drain", _drain, "deliver what the outbox holds and claim nothing; 75 when something is left")
     outbox = add("outbox", _outbox, "look at kept results, retry or drop them (beside a running daemon)")
@@ -233,10 +234,10 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
         os._exit(code)
 
 
-def _demo(_arguments: "argparse.Namespace") -> int:
+def _demo(arguments: "argparse.Namespace") -> int:
     from ai_task_processor.cli import demo
 
-    return demo.main()
+    return demo.main(keep=arguments.keep)
 
 
 def _doctor(_arguments: "argparse.Namespace") -> int:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from rich.console import Console
@@ -32,14 +33,20 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 SUCCEEDED, FAILED, PENDING = TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.PENDING
 
 
-def started(folder: Path, terminal: int | None = None) -> subprocess.Popen[bytes]:
+def started(folder: Path, terminal: int | None = None, *options: str) -> subprocess.Popen[bytes]:
     """The real command, in a session of its own, with settings around it that must not reach the daemon."""
     output = subprocess.PIPE if terminal is None else terminal
     hostile = {"API_BASE_URL": "ftp://nowhere", "CONCURRENCY_LIMIT": "none", "METRICS_PORT": "1", "LOG_LEVEL": "DEBUG"}
     (folder / ".env").write_text("DATA_DIR=/proc/nowhere\nWAKE\n")
     environment = {**os.environ, **hostile, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "TERM": "xterm-256color"}
     return subprocess.Popen(
-        COMMAND, cwd=folder, env=environment, start_new_session=True, stdin=terminal, stdout=output, stderr=output
+        (*COMMAND, *options),
+        cwd=folder,
+        env=environment,
+        start_new_session=True,
+        stdin=terminal,
+        stdout=output,
+        stderr=output,
     )
 
 
@@ -102,12 +109,26 @@ def test_the_command_tells_figures_that_fit_together(tmp_path: Path) -> None:
 
 
 def test_a_terminal_shows_a_progress_bar(tmp_path: Path) -> None:
-    """On a terminal: two bars that move and arrive, a table, the cursor shown again, exit 0."""
+    """On a terminal: two bars that move and arrive, a table, the cursor shown again.
+
+    With ``--keep`` daemon and sandbox then answer until Ctrl-C, which is exit 0 and leaves nothing behind.
+    """
     ours, theirs = pty.openpty()
-    process = started(tmp_path, theirs)
+    process = started(tmp_path, theirs, "--keep")
     os.close(theirs)
-    output = b"".join(read_to_end(ours)).decode()
+    written, answers = b"", list[bytes]()
+    for data in read_to_end(ours):
+        written += data
+        if b"break things" in written and not answers:
+            urls = re.findall(rb"http://[0-9.:]+/(?:sandbox|status)(?=[ ,])", written)
+            answers += [urlopen(url.decode()).read() for url in urls]
+            os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 0
+    output = written.decode()
+    status, page = answers
+    assert json.loads(status)["outbox"]["waiting"] == 0
+    assert b"500 succeeded" in page
+    assert left_in(tmp_path) == []
     for total in (301, 40):
         counts = [int(count) for count in re.findall(rf"(\d+)/{total}\b", output)]
         assert (counts[0], counts[-1]) == (0, total)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import Process
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -16,8 +16,8 @@ from rich.console import Console
 from ai_task_processor.cli.demo import daemon
 from ai_task_processor.cli.demo.chain import REQUESTS, chain_figures, told
 from ai_task_processor.cli.demo.figures import broken, expectation, figures, table
-from ai_task_processor.cli.demo.screen import Show, complain, print_result, progress
-from ai_task_processor.cli.demo.words import EX_INTERRUPTED, EX_OK, ChainFigures, DemoFailed, Figures, Rows
+from ai_task_processor.cli.demo.screen import Show, complain, print_kept, print_next, print_result, progress
+from ai_task_processor.cli.demo.words import EX_INTERRUPTED, EX_OK, ChainFigures, DemoFailed, Figures
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.process import early_signals
 from ai_task_processor.models.task import TaskStatus
@@ -29,13 +29,16 @@ TICK_S, STALL_S = 0.1, 20.0
 LOG_LINES = 15
 
 
-def main() -> int:
+def main(*, keep: bool = False) -> int:
     """Run the demo; returns the exit code."""
-    return run(Sandbox(api_latency_s=API_LATENCY_S, model_latency_s=MODEL_LATENCY_S))
+    return run(Sandbox(api_latency_s=API_LATENCY_S, model_latency_s=MODEL_LATENCY_S), keep=keep)
 
 
-def run(sandbox: Sandbox, *, stall_s: float = STALL_S) -> int:
-    """Run the demo with a sandbox that is not started; returns the exit code. A failed demo keeps its files."""
+def run(sandbox: Sandbox, *, stall_s: float = STALL_S, keep: bool = False) -> int:
+    """Run the demo with a sandbox that is not started; returns the exit code. A failed demo keeps its files.
+
+    ``keep``: daemon and sandbox go on after it, until a signal.
+    """
     console = Console(force_terminal=sys.stdout.isatty(), highlight=False, markup=False)
     try:
         folder = Path(tempfile.mkdtemp(prefix="ai-task-processor-demo-"))
@@ -43,7 +46,7 @@ def run(sandbox: Sandbox, *, stall_s: float = STALL_S) -> int:
         return complain(f"no temporary directory can be made: {error.strerror}")
     failed = False
     try:
-        rows, sentences = asyncio.run(_demonstrate(sandbox, folder, console, stall_s))
+        asyncio.run(_demonstrate(sandbox, folder, console, stall_s, keep))
     except DemoFailed as failure:
         failed = True
         log = ("the end of the daemon's log:", *daemon.log_lines(folder)[-LOG_LINES:]) if failure.log else ()
@@ -53,12 +56,11 @@ def run(sandbox: Sandbox, *, stall_s: float = STALL_S) -> int:
     finally:
         if not failed:
             shutil.rmtree(folder, ignore_errors=True)
-    print_result(rows, sentences, console)
     return EX_OK
 
 
-async def _demonstrate(sandbox: Sandbox, folder: Path, console: Console, stall_s: float) -> tuple[Rows, Sequence[str]]:
-    """The rows of the table, and sentences. Raises ``DemoFailed``."""
+async def _demonstrate(sandbox: Sandbox, folder: Path, console: Console, stall_s: float, keep: bool) -> None:
+    """Run it and print the result. Raises ``DemoFailed``."""
     _end_on_signals()
     async with sandbox:
         plan = [expectation(sandbox, sandbox.tasks.add(**task), task) for task in demo_tasks()]
@@ -78,11 +80,33 @@ async def _demonstrate(sandbox: Sandbox, folder: Path, console: Console, stall_s
             with progress(console, wanted) as show:
                 await _watch(wanted, process, measure, show, stall_s)
             scrape = await daemon.scrape(daemon.ops_url(folder))
+
+            def show_result() -> None:
+                if problems := broken(plan, sandbox, scrape):
+                    raise DemoFailed(*problems)
+                print_result(table(figures(texts, started_at), plan, sandbox, scrape), told(sandbox), console)
+
+            if keep:
+                show_result()
+                print_kept(scrape.url, sandbox.url, folder / daemon.LOG)
+                await _until_interrupted(process)
         if process.returncode != EX_OK:
             raise DemoFailed(f"the daemon ended with exit code {process.returncode} after SIGTERM, not 0", log=True)
-        if problems := broken(plan, sandbox, scrape):
-            raise DemoFailed(*problems)
-        return table(figures(texts, started_at), plan, sandbox, scrape), told(sandbox)
+        if not keep:
+            show_result()
+            print_next()
+
+
+async def _until_interrupted(process: Process) -> None:
+    """Return at a signal. Raises ``DemoFailed`` when the daemon ends before."""
+    demo = asyncio.current_task()
+    try:
+        await process.wait()
+    except asyncio.CancelledError:
+        if demo is not None:
+            demo.uncancel()
+    else:
+        raise DemoFailed(f"the daemon ended by itself with exit code {process.returncode}", log=True)
 
 
 def _end_on_signals() -> None:

@@ -18,7 +18,7 @@ from ai_task_processor.models.task import TaskStatus
 SLOTS = 20
 STOP_S, SCRAPE_S = 5.0, 10.0
 
-_LOG: Final = "daemon.log"
+LOG: Final = "daemon.log"
 #: the only inherited variables; none of them changes what the daemon does
 _INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 _PROCESSED: Final = "ai_task_processor_tasks_processed_total{"
@@ -42,7 +42,7 @@ def daemon_environment(remotes: Mapping[str, str], folder: Path, environ: Mappin
 async def running(folder: Path, environment: Mapping[str, str]) -> AsyncIterator[Process]:
     """Run the daemon during the block. It has its own session, so that Ctrl-C in the terminal does not reach it."""
     command = (sys.executable, "-m", "ai_task_processor", "run")
-    with (folder / _LOG).open("wb") as log:
+    with (folder / LOG).open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *command, cwd=folder, env=environment, stdin=DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
@@ -74,7 +74,7 @@ def ops_url(folder: Path) -> str:
 
 
 def log_lines(folder: Path) -> list[str]:
-    return (folder / _LOG).read_text(errors="replace").splitlines()
+    return (folder / LOG).read_text(errors="replace").splitlines()
 
 
 async def scrape(url: str) -> Scrape:

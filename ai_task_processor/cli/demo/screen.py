@@ -21,10 +21,20 @@ Show = Callable[[Figures, ChainFigures], None]
 _COMMAND: Final = "ai-task-processor"
 _NEXT: Final = """\
 What to try next:
+  look around while it runs           {command} demo --keep
   the same remotes, to play with      {command} sandbox (it prints the environment to copy)
   break them while a daemon works     curl http://127.0.0.1:8080/sandbox/faults -d '{fault}'
   every setting with its meaning      .env.example
   check your own settings             {command} doctor
+"""
+_KEPT: Final = """\
+Daemon and sandbox go on until Ctrl-C.
+  the daemon     {ops}/, {ops}/status, {ops}/metrics
+  the sandbox    {sandbox}/sandbox (its tasks, results and faults)
+  the log        {log}
+  add a task     curl {sandbox}/sandbox/tasks -d '[{{"text": "Hello"}}]'
+  add a claim    curl {sandbox}/sandbox/tasks -d '{{"claims": 1}}'
+  break things   curl {sandbox}/sandbox/faults -d '{fault}'
 """
 _FAULT: Final = '{"endpoint": "patch", "status": 503, "times": 20}'
 
@@ -84,7 +94,15 @@ def print_result(rows: Rows, sentences: Sequence[str], console: Console) -> None
     else:
         print("", *(f"{name:<18}{value}" for name, value in rows), "", sep="\n")
     print(*sentences, "", sep="\n")
+
+
+def print_next() -> None:
     print(_NEXT.format(command=own_command(sys.argv[0]), fault=_FAULT), end="", flush=True)
+
+
+def print_kept(ops: str, sandbox: str, log: Path) -> None:
+    """``ops``, ``sandbox``: the URLs of the running daemon and its remotes."""
+    print(_KEPT.format(ops=ops, sandbox=sandbox, log=log, fault=_FAULT), end="", flush=True)
 
 
 def _lively(console: Console) -> bool:
