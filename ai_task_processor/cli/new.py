@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,7 +103,10 @@ def _write(names: Names, folder: Path) -> None:
 
 def _next(folder: Path) -> Iterator[str]:
     """The commands that come next, for this Python."""
-    python = quote(sys.executable)
+    interpreter = Path(sys.executable)
+    with suppress(ValueError):
+        interpreter = interpreter.relative_to(Path.cwd())
+    python = quote(str(interpreter))
     # With the tools of our own build at hand, pip need not download them.
     isolated = " --no-build-isolation" if all(map(find_spec, ("hatchling", "editables"))) else ""
     yield f"  {python} -m pip install{isolated} --editable {quote(str(folder))}"

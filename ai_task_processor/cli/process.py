@@ -137,13 +137,9 @@ def _models(ended: Trial) -> list[str]:
 def _summary(ended: Trial) -> str:
     parts = [f"{_state(ended.outcome)} by {type(ended.processor).__name__} in {ended.seconds:.2f} s"]
     if ended.calls:
-        usage = ended.usage
-        parts += [
-            ", ".join(_models(ended)),
-            f"{len(ended.calls)} call{'s' if len(ended.calls) > 1 else ''}",
-            f"{usage.prompt_tokens} prompt tokens ({usage.cached_tokens} cached)",
-            f"{usage.completion_tokens} completion tokens",
-        ]
+        usage, calls = ended.usage, "1 call" if len(ended.calls) == 1 else f"{len(ended.calls)} calls"
+        prompt = f"{usage.prompt_tokens} prompt ({usage.cached_tokens} cached)"
+        parts += [", ".join(_models(ended)), calls, f"tokens: {prompt}, {usage.completion_tokens} completion"]
     else:
         parts.append("no model was called")
     if ended.prices is not None and ended.cost is not None:

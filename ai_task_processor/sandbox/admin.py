@@ -34,6 +34,7 @@ ai-task-processor sandbox: a token endpoint, a task API, a model API and a Wikid
 
 {environment}
 
+Use it:       curl -s {url}/sandbox/environment > .env
 {adding}
 Look:         {url}/sandbox in a browser
               curl '{url}/sandbox/tasks?limit=5', curl {url}/sandbox/stats
@@ -63,18 +64,10 @@ List them:    curl '{url}/tasks?status_filter=done&limit=5'""",
 
 def administer(sandbox: "Sandbox", request: web.BaseRequest, body: bytes) -> Response:
     """The answer to a request that is for none of the remotes."""
-    method, path = request.method, request.raw_path.partition("?")[0].removesuffix("/")
-    match method, path:
-        case "GET", "" if "text/html" not in request.headers.get("Accept", ""):
-            return Response(text=help_text(sandbox))
-        case "GET", "" | "/sandbox":
-            return _page(sandbox)
-        case "GET", "/sandbox/stats":
-            return answer(asdict(sandbox.stats) | {"tasks": sandbox.store.outcomes()})
-        case "GET", "/sandbox/tasks":
-            return _tried(lambda: _list(sandbox, request.query), 200)
-        case "GET", "/sandbox/faults":
-            return answer({"faults": [fault.document for fault in sandbox.faults], "habits": sandbox.chat.habits})
+    path = request.raw_path.partition("?")[0].removesuffix("/")
+    match request.method, path:
+        case "GET", _ if (found := _shown(sandbox, request, path)) is not None:
+            return found
         case "POST", "/sandbox/tasks":
             return _tried(lambda: {"ids": _add_tasks(sandbox, parsed(body))})
         case "POST", "/sandbox/faults":
@@ -85,14 +78,36 @@ def administer(sandbox: "Sandbox", request: web.BaseRequest, body: bytes) -> Res
             sandbox.faults.clear()
             sandbox.chat.habits.clear()
             return answer({"faults": 0})
-    return nest_error(404, f"Cannot {method} {path or '/'}")
+    return nest_error(404, f"Cannot {request.method} {path or '/'}")
+
+
+def _shown(sandbox: "Sandbox", request: web.BaseRequest, path: str) -> Response | None:
+    """What there is to look at; None when there is nothing at this path."""
+    match path:
+        case "" if "text/html" not in request.headers.get("Accept", ""):
+            return Response(text=help_text(sandbox))
+        case "" | "/sandbox":
+            return _page(sandbox)
+        case "/sandbox/environment":
+            return Response(text=f"{environment_text(sandbox)}\n")
+        case "/sandbox/stats":
+            return answer(asdict(sandbox.stats) | {"tasks": sandbox.store.outcomes()})
+        case "/sandbox/tasks":
+            return _tried(lambda: _list(sandbox, request.query), 200)
+        case "/sandbox/faults":
+            return answer({"faults": [fault.document for fault in sandbox.faults], "habits": sandbox.chat.habits})
+    return None
 
 
 def help_text(sandbox: "Sandbox") -> str:
     """What this is and how to use it, with the environment to copy."""
-    environment = "\n".join(f"{name}={value}" for name, value in sandbox.environment().items())
     adding = _ADDING[sandbox.profile].format(url=sandbox.url)
-    return _HELP.format(environment=environment, adding=adding, url=sandbox.url)
+    return _HELP.format(environment=environment_text(sandbox), adding=adding, url=sandbox.url)
+
+
+def environment_text(sandbox: "Sandbox") -> str:
+    """The settings of a daemon that uses this sandbox, as ``.env`` has them."""
+    return "\n".join(f"{name}={value}" for name, value in sandbox.environment().items())
 
 
 def _page(sandbox: "Sandbox") -> Response:

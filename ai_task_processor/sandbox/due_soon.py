@@ -21,6 +21,7 @@ ai-task-processor sandbox: the API of the profile due-soon.
 
 {environment}
 
+Use it:       curl -s {url}/sandbox/environment > .env
 Add tasks:    curl {url}/sandbox/tasks -d '{{"count": 10, "due_in_s": 600}}'
 Complete one: curl {url}/sandbox/complete -d '{{"id": 1, "completed": true}}'
 Look:         curl {url}/sandbox/tasks
@@ -112,8 +113,10 @@ class DueSoonApi:
         return {"TASK_SOURCE": "due-soon", "API_BASE_URL": self.url, "API_SECRET": self.secret}
 
     def page(self) -> str:
-        environment = "\n".join(f"{name}={value}" for name, value in self.environment().items())
-        return _PAGE.format(environment=environment, url=self.url)
+        return _PAGE.format(environment=self._environment_text(), url=self.url)
+
+    def _environment_text(self) -> str:
+        return "\n".join(f"{name}={value}" for name, value in self.environment().items())
 
     def _refused(self, request: web.Request) -> Response | None:
         if self.down:
@@ -151,6 +154,8 @@ class DueSoonApi:
         try:
             wanted = parsed(await request.read()) if request.method == "POST" else None
             match request.match_info["what"], wanted:
+                case "environment", None:
+                    return Response(text=f"{self._environment_text()}\n")
                 case "tasks", None:
                     return answer([{**task.listed(), "completed": task.completed} for task in self.tasks.values()])
                 case "tasks", {"count": int(count), "due_in_s": float(due_in_s) | int(due_in_s)}:

@@ -162,6 +162,7 @@ async def test_standalone_sandbox_is_driven_over_http() -> None:
     url = next(line.partition("=")[2] for line in page.splitlines() if line.startswith("API_BASE_URL="))
     async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
         assert (await client.get("/")).text == page
+        assert f"\n{(await client.get('/sandbox/environment')).text}\n" in page
         assert len((await client.post("/sandbox/tasks", json={"count": 3})).json()["ids"]) == 3
         await client.post("/sandbox/tasks", json=[{"text": "a", "id": "mine"}])
         assert (await client.get("/sandbox/stats")).json()["tasks"] == {"pending": 4}
