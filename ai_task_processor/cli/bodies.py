@@ -6,15 +6,18 @@ from ai_task_processor.core import codec
 from ai_task_processor.models.task import Completed, Failed, Outcome
 
 
-def as_reported(source: Any, outcome: Outcome) -> bytes:
-    """The JSON that a source sends for an outcome; of one that does not send JSON, the result or error alone."""
-    if hasattr(source, "body_of"):
-        body: bytes = source.body_of(outcome)
-        return body
+def as_reported(source: Any, outcome: Outcome) -> tuple[Outcome, bytes]:
+    """What a source reports for an outcome, and the JSON that it sends; of one that sends none, the result or error.
+
+    A result that the source can never send is reported as a failure.
+    """
+    if hasattr(source, "reported"):
+        reported: tuple[Outcome, bytes] = source.reported(outcome)
+        return reported
     match outcome:
         case Completed(result):
-            return b'{"result":' + codec.result_json(result.output, result.vector) + b"}"
+            return outcome, b'{"result":' + codec.result_json(result.output, result.vector) + b"}"
         case Failed(failure):
-            return codec.line({"error": {"code": failure.code, "message": failure.message}})
+            return outcome, codec.line({"error": {"code": failure.code, "message": failure.message}})
         case _:
-            return b'{"cancelled":true}'
+            return outcome, b'{"cancelled":true}'

@@ -92,8 +92,8 @@ def _body(record: Record) -> bytes:
         with suppress(ConfigurationError):
             found = find("sources", name).load()
             if found.name == source:
-                return bodies.as_reported(found, outcome)
-    return bodies.as_reported(None, outcome)
+                return bodies.as_reported(found, outcome)[1]
+    return bodies.as_reported(None, outcome)[1]
 
 
 def _shown(summary: Summary) -> Mapping[str, object]:

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from rich.console import Console
@@ -33,8 +34,11 @@ def main(arguments: argparse.Namespace) -> int:
     task = task_file.task_in(value, arguments.file, source)
     with configured_logs(settings):
         ended = asyncio.run(tried(trial.bench(settings, selected, factory), task))
+    report = None
+    if not isinstance(ended.outcome, Released):
+        outcome, report = bodies.as_reported(source, ended.outcome)
+        ended = replace(ended, outcome=outcome)
     explain(ended)
-    report = None if isinstance(ended.outcome, Released) else bodies.as_reported(source, ended.outcome)
     if arguments.json:
         print(json.dumps(_document(ended, report), ensure_ascii=False), flush=True)
     elif report is not None:

@@ -70,7 +70,7 @@ class Steps(Protocol):
 
 
 class UnstoredSteps:
-    """``Steps`` outside the daemon (``types try``, unit tests): every call is made, and its answer read as JSON."""
+    """``Steps`` outside the daemon (unit tests): every call is made, and its answer read as JSON."""
 
     async def run(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ARG002 - nothing is stored
         return json.loads(codec.dumps(await call()))

@@ -34,7 +34,7 @@ ai-task-processor sandbox: a token endpoint, a task API, a model API and a Wikid
 
 {environment}
 
-Use it:       curl -s {url}/sandbox/environment > .env
+Use it:       env $(curl -s {url}/sandbox/environment) DATA_DIR=/tmp/sandbox-data ai-task-processor run
 {adding}
 Look:         {url}/sandbox in a browser
               curl '{url}/sandbox/tasks?limit=5', curl {url}/sandbox/stats

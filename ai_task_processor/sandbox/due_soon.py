@@ -21,7 +21,7 @@ ai-task-processor sandbox: the API of the profile due-soon.
 
 {environment}
 
-Use it:       curl -s {url}/sandbox/environment > .env
+Use it:       env $(curl -s {url}/sandbox/environment) DATA_DIR=/tmp/sandbox-data ai-task-processor run
 Add tasks:    curl {url}/sandbox/tasks -d '{{"count": 10, "due_in_s": 600}}'
 Complete one: curl {url}/sandbox/complete -d '{{"id": 1, "completed": true}}'
 Look:         curl {url}/sandbox/tasks

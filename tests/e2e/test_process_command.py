@@ -113,6 +113,14 @@ async def test_a_models_calls_are_counted(sandbox: WatchedSandbox, command: Comm
     assert (sandbox.stats.polls, sandbox.stats.patches, sandbox.stats.token_requests) == (0, 0, 0)
 
 
+async def test_a_result_that_cannot_be_sent_has_failed(command: Command, tmp_path: Path) -> None:
+    settings = {"TASK_SOURCE": "agents-playground", "ENABLED_TASK_TYPES": "echo"}
+    deep = json.loads("[" * 300 + "]" * 300)
+    ended = await processed(command, tmp_path, settings, {"type": "echo", "content": {"a": deep}})
+    assert (ended.code, json.loads(ended.out)["status"]) == (1, "error")
+    assert ended.err.startswith("failed by EchoProcessor in ")
+
+
 @pytest.mark.parametrize(
     ("settings", "task_type", "remedy"),
     [

@@ -162,9 +162,9 @@ class RestSource(ProfileSource, TaskSource):
         return (ApiSettings, *signed, *((SecretSettings,) if profile.has_secret else ()))
 
     @classmethod
-    def body_of(cls, outcome: Outcome) -> bytes:
-        """The body of a report, for people."""
-        return Bodies(cls.profile.report).of(outcome)
+    def reported(cls, outcome: Outcome) -> tuple[Outcome, bytes]:
+        """What is reported for an outcome, and the body of the report, for people."""
+        return Bodies(cls.profile.report).reported(outcome)
 
     @classmethod
     def task_of(cls, record: object) -> Task:
