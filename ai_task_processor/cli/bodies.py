@@ -1,4 +1,4 @@
-"""What is sent for an outcome, for people: ``process`` and ``outbox show``."""
+"""What is sent for an outcome, for people."""
 
 from typing import Any
 

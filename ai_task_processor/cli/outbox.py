@@ -10,13 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from ai_task_processor.cli import bodies
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.plugins import find
 from ai_task_processor.core.records import to_outcome
 from ai_task_processor.core.settings import PartsSettings, load_group
-from ai_task_processor.models.task import Record, TaskStatus
+from ai_task_processor.models.task import Completed, Failed, Record, TaskStatus
 from ai_task_processor.stores.sqlite import inspection
 from ai_task_processor.stores.sqlite.inspection import Summary
 from ai_task_processor.stores.sqlite.settings import StoreSettings
@@ -91,9 +90,16 @@ def _body(record: Record) -> bytes:
     for name in dict.fromkeys((load_group(PartsSettings).task_source, source)):
         with suppress(ConfigurationError):
             found = find("sources", name).load()
-            if found.name == source:
-                return bodies.as_reported(found, outcome)[1]
-    return bodies.as_reported(None, outcome)[1]
+            if found.name == source and hasattr(found, "body_of"):
+                body: bytes = found.body_of(outcome)
+                return body
+    match outcome:
+        case Completed(result):
+            return b'{"result":' + codec.result_json(result.output, result.vector) + b"}"
+        case Failed(failure):
+            return codec.line({"error": {"code": failure.code, "message": failure.message}})
+        case _:
+            return b'{"cancelled":true}'
 
 
 def _shown(summary: Summary) -> Mapping[str, object]:
