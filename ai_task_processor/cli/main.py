@@ -117,6 +117,9 @@ def _parser() -> "argparse.ArgumentParser":
     sandbox.add_argument("--profile", choices=profiles, default="aletheia", help="whose API it plays (%(default)s)")
     sandbox.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     sandbox.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
+    _add_status_options(
+        add("status", _status, "show what the daemon does and what it waits for; 1 when it is not ready")
+    )
     add("healthcheck", _healthcheck, "ask the daemon on this machine for its health; 1 when it is not well")
     return parser
 
@@ -180,6 +183,14 @@ def _add_source_actions(parser: "argparse.ArgumentParser") -> None:
     prepare = actions.add_parser("prepare", help="show the SQL that makes a table of PostgreSQL a faster source")
     prepare.add_argument("name", metavar="SOURCE", help="the name of a source, or the path of a profile")
     prepare.add_argument("--apply", action="store_true", help="execute it, too")
+
+
+def _add_status_options(parser: "argparse.ArgumentParser") -> None:
+    parser.epilog = "Exit codes: 0 it is ready, 1 it is not, 69 no daemon answers."
+    parser.add_argument("--url", help="a daemon elsewhere: http://HOST:PORT (default: METRICS_HOST and METRICS_PORT)")
+    parser.add_argument("--json", action="store_true", help="what /status answers")
+    parser.add_argument("--watch", action="store_true", help="show it again and again until Ctrl-C, which ends with 0")
+    parser.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="of --watch (default: 1)")
 
 
 def _run(arguments: "argparse.Namespace") -> int:
@@ -298,6 +309,12 @@ def _sandbox(arguments: "argparse.Namespace") -> int:
     return EX_OK
 
 
+def _status(arguments: "argparse.Namespace") -> int:
+    from ai_task_processor.cli import status
+
+    return status.main(arguments, _ops_settings())
+
+
 def _healthcheck(_arguments: "argparse.Namespace") -> int:
     """The container's health check: the image has no curl, and this runs every 15 seconds without heavy imports."""
     from http.client import HTTPConnection, HTTPException
@@ -305,7 +322,7 @@ def _healthcheck(_arguments: "argparse.Namespace") -> int:
     given = _ops_settings()
     host, port = given.get("METRICS_HOST", "127.0.0.1"), given.get("METRICS_PORT", "8001")
     problems = []
-    for target in _targets(host):
+    for target in local_addresses(host):
         try:
             connection = HTTPConnection(target, int(port), timeout=3)
             connection.request("GET", "/health")
@@ -321,7 +338,7 @@ def _healthcheck(_arguments: "argparse.Namespace") -> int:
     return EX_OK
 
 
-def _targets(host: str) -> Sequence[str]:
+def local_addresses(host: str) -> Sequence[str]:
     """The addresses at which a local daemon that listens on ``host`` may answer; loopback of its family first."""
     if host in ("0.0.0.0", "127.0.0.1"):  # noqa: S104 - compared with, not bound to
         return "127.0.0.1", "::1"

@@ -168,6 +168,7 @@ class OutboxDepth:
     """How full the outbox is.
 
     ``oldest_finished_at``: of the waiting records, in seconds since the epoch, as of the last ``apply_requests``.
+    ``next_due_at``: when the next of them is due, likewise; None when the store does not say.
     ``foreign``: number of records of sources that are not selected, by source; only ``bytes`` includes them, too.
     """
 
@@ -177,6 +178,7 @@ class OutboxDepth:
     bytes: int = 0
     oldest_finished_at: float | None = None
     foreign: Mapping[str, int] = field(default_factory=dict)
+    next_due_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

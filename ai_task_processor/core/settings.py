@@ -77,12 +77,13 @@ class DeliverySettings(Group):
 
 
 class OpsSettings(Group):
-    """Where ``/health``, ``/ready``, ``/metrics`` and ``/status`` are served, and the token of ``/wake``."""
+    """Where ``/health``, ``/ready``, ``/metrics``, ``/status`` and the page are served, and the token of ``/wake``."""
 
     metrics_host: Annotated[str, Field(pattern=r"^([\w.-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*)$")] = setting(
         "METRICS_HOST", "an address or host name to listen on, without scheme and port", "127.0.0.1"
     )
     metrics_port: int = setting("METRICS_PORT", "the port to listen on; 0 takes a free one", "8001", ge=0, le=65535)
+    status_page: bool = setting("STATUS_PAGE", "false to serve no page for people at /", "true")
     wake_token: Annotated[SecretStr | None, BeforeValidator(syntax.shared_secret)] = setting(
         "WAKE_TOKEN", "the secret that lets the task API call for a poll with POST /wake"
     )

@@ -13,14 +13,14 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from ai_task_processor import __version__
-from ai_task_processor.core import codec, process
-from ai_task_processor.core.component import Component, Problem
-from ai_task_processor.core.deadline import Stalls, stalls_of
+from ai_task_processor.core import process
+from ai_task_processor.core.component import Component
+from ai_task_processor.core.deadline import stalls_of
 from ai_task_processor.core.errors import ConfigurationError, DataDirectoryError, OutboxUnwritable
-from ai_task_processor.core.ports import Backlog
-from ai_task_processor.engine.faults import Faults, Nonsense, all_of
+from ai_task_processor.engine.faults import Faults
 from ai_task_processor.engine.grace import GracePeriod
 from ai_task_processor.engine.guard import contained
+from ai_task_processor.engine.status import StatusReader
 from ai_task_processor.engine.wiring import Parts
 from ai_task_processor.ops import health, logs
 from ai_task_processor.ops.condition import Condition
@@ -42,8 +42,6 @@ PREPARED_AFTER_S = 1.0
 #: thresholds of the garbage collector: tasks create many objects, and few of them are in reference cycles
 COLLECTED_AT = (20_000, 20, 100)
 LAG_SAMPLE_S = 0.1
-#: the poll loop ticks every few seconds, whatever it waits for; without a tick for this long it hangs
-LONGEST_TICK_S = 60.0
 STUCK_AFTER_S = 30.0
 EX_OK, EX_SOFTWARE, EX_TEMPFAIL = 0, 70, 75
 
@@ -59,18 +57,17 @@ class Daemon:
         self._settings = parts.settings
         self._faults = parts.faults
         self._clock = parts.clock
-        self._started_at = parts.clock.monotonic()
-        self._draining = False
+        self._reader = StatusReader(parts)
         self._sighup = asyncio.Event()
-        self._stalls: Stalls | None = None
         self._grace = GracePeriod(parts.settings.worker.shutdown_grace_s)
         token = parts.settings.ops.wake_token
         self._ops = MetricsServer(
-            unhealthy=lambda: health.unhealthy(self._snapshot()),
-            unready=lambda: health.unready(self._snapshot()),
-            notes=lambda: health.notes(self._snapshot()),
-            status=self.status,
+            unhealthy=lambda: health.unhealthy(self._reader.snapshot()),
+            unready=lambda: health.unready(self._reader.snapshot()),
+            notes=lambda: health.notes(self._reader.snapshot()),
+            status=self._reader.document,
             exposition=parts.metrics.exposition,
+            page=self._page if parts.settings.ops.status_page else None,
             wake_up=None if token is None else WakeUp(token.get_secret_value(), self._wake),
         )
 
@@ -110,7 +107,7 @@ class Daemon:
         """Start the components. False when a signal came while another daemon held the store."""
         parts = self._parts
         loop = asyncio.get_running_loop()
-        self._stalls = stalls_of(loop)
+        self._reader.begin()
         loop.set_exception_handler(install_crash_hooks())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
@@ -130,13 +127,14 @@ class Daemon:
         stack.push_async_callback(self._ops.aclose)
         for component in others:
             await stack.enter_async_context(alive(component, self._faults))
-        log.info("daemon.started", version=__version__, mode=self._mode, port=self.port)
+        log.info("daemon.started", version=__version__, mode=self._reader.mode, port=self.port)
         return True
 
-    @property
-    def _mode(self) -> str:
-        """The provider's name: ``openai``, ``mock``, ``none``."""
-        return "none" if self._parts.provider is None else self._parts.provider.name
+    def _page(self) -> tuple[bytes, Mapping[str, str]]:
+        from ai_task_processor.ops.page import render
+
+        more = self._reader.components()
+        return render(self._reader.status(), more, self._clock.now())
 
     async def _listen(self) -> int:
         ops = self._settings.ops
@@ -154,7 +152,7 @@ class Daemon:
             ("loop-lag", self._watch_loop()),
             ("hang-ups", self._reload_on_sighup()),
         ]
-        if not self._draining:
+        if not self._reader.draining:
             companions.append(("preparation", self._prepare()))
         if until_empty:
             companions.append(("until-empty", self._leave_when_empty()))
@@ -212,7 +210,7 @@ class Daemon:
 
     def drain(self) -> None:
         """Claim nothing more, and exit when all running tasks have ended."""
-        self._draining = True
+        self._reader.draining = True
         self._parts.scheduler.drain()
 
     def _schedule_forced_exit(self) -> None:
@@ -237,7 +235,7 @@ class Daemon:
         parts = self._parts
         while True:
             await self._clock.sleep(0.05)
-            backlog = self._backlog()
+            backlog = self._reader.backlog()
             if backlog is None or not parts.scheduler.idle:
                 continue
             skipped = backlog.skipped
@@ -283,7 +281,8 @@ class Daemon:
             parts.embedder.count()
         limit_s = self._settings.worker.task_timeout_s + STUCK_AFTER_S
         parts.metrics.stuck(sum(now - task.started_at > limit_s for task in parts.slots.running.values()))
-        snapshot = self._snapshot()
+        self._reader.meter.sample()
+        snapshot = self._reader.snapshot()
         parts.metrics.log_lines_dropped(logs.dropped())
         parts.metrics.ready(not health.unready(snapshot))
         parts.metrics.state(health.state(snapshot))
@@ -330,99 +329,6 @@ class Daemon:
             await loop.create_future()
         finally:
             timers[0].cancel()
-
-    def _snapshot(self) -> health.Snapshot:
-        parts, scheduler, backlog = self._parts, self._parts.scheduler, self._backlog() or Backlog()
-        return health.Snapshot(
-            draining=self._draining,
-            polled=scheduler.polled_at is not None,
-            tick_age_s=self._tick_age_s(),
-            longest_tick_s=LONGEST_TICK_S,
-            problems=self._problems(),
-            running=len(parts.slots.running),
-            slots=parts.slots.total,
-            isolation=parts.recovery.isolation,
-            skipped={str(reason): count for reason, count in backlog.skipped.items()},
-        )
-
-    def _problems(self) -> list[Problem]:
-        """Problems of the components, of the last poll, and of paused remotes."""
-        parts, problems = self._parts, self._faults.ask(Problem, self._parts.source, "problems")
-        if parts.scheduler.problem is not None:
-            problems.append(Problem(health.POLL_FAILED, parts.scheduler.problem))
-        for component in parts.components:
-            if component is not parts.source:
-                problems += self._faults.ask(Problem, component, "problems")
-        problems += self._faults.problems
-        problems += [
-            Problem("paused", f"{gate.service} is paused: {gate.reason}", ready=True)
-            for gate in parts.gates
-            if gate.reason is not None
-        ]
-        return problems
-
-    def _backlog(self) -> Backlog | None:
-        """The backlog of the source; None when it cannot tell."""
-        source = self._parts.source
-        with self._faults.of(source, "backlog"):
-            (backlog,) = all_of(Backlog, [source.backlog])
-            all_of(int, [backlog.seen, backlog.read_ahead, *backlog.skipped.values()])
-            return backlog
-        return None
-
-    def _tick_age_s(self) -> float:
-        """Seconds since the poll loop's last tick, or since the end of a long stall, in which nothing could run."""
-        age_s, stalls = self._clock.monotonic() - self._parts.scheduler.ticked_at, self._stalls
-        if stalls is None or stalls.lasted_s < LONGEST_TICK_S / 2:
-            return age_s
-        return min(age_s, asyncio.get_running_loop().time() - stalls.ended_at)
-
-    def status(self) -> Mapping[str, object]:
-        """The answer of ``/status``, as JSON."""
-        status, more = self._own_status(), dict[str, object]()
-        for component in self._parts.components:
-            with self._faults.of(component, "status"):
-                fields: object = component.status()
-                if not isinstance(fields, Mapping) or not fields.keys().isdisjoint({**status, **more}):
-                    raise Nonsense("it returned no mapping, or a field that there is already")
-                codec.dumps(fields)
-                more |= fields
-        return {**self._own_status(), **more}  # with the problems that were just found
-
-    def _own_status(self) -> Mapping[str, object]:
-        parts, snapshot, backlog = self._parts, self._snapshot(), self._backlog() or Backlog()
-        depth = parts.store.outbox.depth()
-        return {
-            "version": __version__,
-            "state": health.state(snapshot),
-            "mode": self._mode,
-            "source": parts.services.source,
-            "uptime_seconds": round(self._clock.monotonic() - self._started_at, 1),
-            "why_idle": health.why_idle(snapshot),
-            "not_ready_because": health.unready(snapshot),
-            "slots": {"total": snapshot.slots, "running": snapshot.running},
-            "backlog": {
-                "seen": backlog.seen,
-                "complete": backlog.complete,
-                "read_ahead": backlog.read_ahead,
-                "skipped": snapshot.skipped,
-            },
-            "outbox": {
-                "waiting": depth.waiting,
-                "dead_letters": depth.dead,
-                "quarantined": depth.quarantined,
-                "bytes": depth.bytes,
-                **({"of_other_sources": dict(depth.foreign)} if depth.foreign else {}),
-            },
-            "isolation": {
-                "waiting": len(parts.store.journal.in_flight_at_crash),
-                "running": parts.store.journal.isolated,
-            },
-            "circuits": {
-                gate.service: {"state": gate.state, "reason": gate.reason, "wait_seconds": round(gate.wait_s(), 1)}
-                for gate in parts.gates
-            },
-        }
 
 
 @asynccontextmanager

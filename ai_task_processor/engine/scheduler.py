@@ -66,7 +66,8 @@ class TaskScheduler:
 
     ``hold_s`` returns for how many seconds nothing may be claimed (outbox full, circuit open), 0 when something may;
     ``resumes_in_s``: when some skipped tasks may start. ``types``: the types to claim, None for all. ``idle``:
-    nothing runs, and a poll that began when nothing ran (at ``asked_at``) found nothing to start.
+    nothing runs, and a poll that began when nothing ran (at ``asked_at``) found nothing to start. ``polled_at``: when
+    the last poll was answered; ``next_poll_at``: when the present pause ends, None when there is none.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class TaskScheduler:
         self.idle = False
         self.ticked_at = clock.monotonic()
         self.polled_at: float | None = None
+        self.next_poll_at: float | None = None
         self.asked_at = -inf
         self._source = source
         self._slots = slots
@@ -115,14 +117,18 @@ class TaskScheduler:
         return self._condition.reason
 
     @property
+    def polling(self) -> bool:
+        """Whether a poll is under way."""
+        return self._poll_ends_at is not None
+
+    @property
     def slots(self) -> int:
         """How many tasks may run at once."""
         return self._slots.total
 
     def refilling(self) -> bool:
         """Whether more tasks are about to start in free slots: only while polls bring as many as were requested."""
-        polling = self._poll_ends_at is not None
-        return self._plenty and not self.draining and (polling or self._slots.open > 0)
+        return self._plenty and not self.draining and (self.polling or self._slots.open > 0)
 
     async def run(self) -> None:
         """Claim and process until drained; returns when the last running task has settled."""
@@ -220,7 +226,8 @@ class TaskScheduler:
         With ``ignore_wakes`` it waits the full time; a wake-up meanwhile ends the next pause.
         """
         self._plenty = False
-        ends_at, called = self._clock.monotonic() + seconds, False
+        self.next_poll_at = ends_at = self._clock.monotonic() + seconds
+        called = False
         while not called and (left_s := ends_at - self._clock.monotonic()) > 0:
             self._tick()
             piece_s = min(left_s, TICK_S)
@@ -228,6 +235,7 @@ class TaskScheduler:
                 await self._clock.sleep(piece_s)
             else:
                 called = await self._wait(piece_s)
+        self.next_poll_at = None
         self._tick()
         return called
 

@@ -1,18 +1,24 @@
-"""MetricsServer: /health, /ready, /metrics and /status for probes, Prometheus and people, /wake for the task API."""
+"""MetricsServer: /health, /ready, /metrics, /status and a page for probes, Prometheus and people, /wake for the API."""
 
 import hmac
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from ai_task_processor.core import codec
 from ai_task_processor.ops.listener import Listener, Response
 
 Status = Mapping[str, object]
+T = TypeVar("T")
 
 #: shortest interval between two renderings of the metrics, seconds: each takes milliseconds of the event loop
 RENDERED_S = 0.1
+#: the same for the page, seconds
+PAGE_RENDERED_S = 1.0
+PAGE = "/"
+#: ``/?refresh`` is loaded again after this many seconds
+REFRESH_S = 5
 WAKE = "/wake"
 
 
@@ -31,11 +37,11 @@ class WakeUp:
 
 
 class MetricsServer:
-    """Serves GET and HEAD of four paths, and POST of ``/wake`` when there is a ``wake_up``.
+    """Serves GET and HEAD of four paths, of ``/`` when there is a ``page``, and POST of ``/wake`` with a ``wake_up``.
 
     ``unhealthy`` returns why the process should be restarted, ``unready`` every reason why tasks are not processed,
     ``notes`` what is wrong although they are; all are called at each request. ``exposition`` returns Prometheus's text
-    and its content type.
+    and its content type, ``page`` the body and the headers of the page.
     """
 
     def __init__(
@@ -46,20 +52,23 @@ class MetricsServer:
         status: Callable[[], Status],
         exposition: Callable[[], tuple[bytes, str]],
         notes: Callable[[], list[str]] = list,
+        page: Callable[[], tuple[bytes, Mapping[str, str]]] | None = None,
         wake_up: WakeUp | None = None,
     ) -> None:
         self._unhealthy = unhealthy
         self._unready = unready
         self._notes = notes
-        self._exposition = exposition
+        self._exposition = _Cached(exposition, RENDERED_S)
         self._wake_up = wake_up
-        self._rendered, self._rendered_at = (b"", ""), -math.inf
         self._routes: Mapping[str, Callable[[], Response]] = {
             "/health": self._health,
             "/ready": self._ready,
             "/metrics": self._metrics,
             "/status": lambda: _json(200, status()),
         }
+        if page is not None:
+            rendered = _Cached(page, PAGE_RENDERED_S)
+            self._routes = {PAGE: lambda: _page(*rendered()), **self._routes}
         self._listener = Listener(
             lambda request: self.answer(request.method, request.raw_path, request.headers.get("Authorization", ""))
         )
@@ -73,13 +82,18 @@ class MetricsServer:
 
     def answer(self, method: str, target: str, authorization: str = "") -> Response:
         """``target``: as it was sent, not percent-decoded. A body is ignored."""
-        path = target.partition("?")[0]
+        path, _, query = target.partition("?")
         if path == WAKE and self._wake_up is not None:
             return _wake(self._wake_up, method, authorization)
         route = self._routes.get(path)
         if route is None:
             return _json(404, {"error": "not found", "paths": [*self._routes, *([WAKE] if self._wake_up else [])]})
-        return route() if method in ("GET", "HEAD") else _not_allowed("GET, HEAD")
+        if method not in ("GET", "HEAD"):
+            return _not_allowed("GET, HEAD")
+        response = route()
+        if path == PAGE and query == "refresh":
+            response.headers["Refresh"] = str(REFRESH_S)
+        return response
 
     def _health(self) -> Response:
         reason = self._unhealthy()
@@ -91,11 +105,27 @@ class MetricsServer:
         return _json(503 if reasons else 200, body)
 
     def _metrics(self) -> Response:
-        if time.monotonic() - self._rendered_at > RENDERED_S:
-            self._rendered = self._exposition()
-            self._rendered_at = time.monotonic()
-        body, content_type = self._rendered
+        body, content_type = self._exposition()
         return Response(body=body, headers={"Content-Type": content_type})
+
+
+class _Cached(Generic[T]):
+    """Calls ``render`` at most once in ``seconds``, however many ask."""
+
+    def __init__(self, render: Callable[[], T], seconds: float) -> None:
+        self._render = render
+        self._seconds = seconds
+        self._last: tuple[float, T] | None = None
+
+    def __call__(self) -> T:
+        if self._last is None or time.monotonic() - self._last[0] > self._seconds:
+            rendered = self._render()
+            self._last = time.monotonic(), rendered
+        return self._last[1]
+
+
+def _page(body: bytes, headers: Mapping[str, str]) -> Response:
+    return Response(body=body, headers=headers)
 
 
 def _wake(wake_up: WakeUp, method: str, authorization: str) -> Response:

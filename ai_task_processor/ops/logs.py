@@ -118,7 +118,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -136,6 +136,8 @@ from ai_task_processor.core import codec  # noqa: E402 - as above
 from ai_task_processor.core.errors import AiTaskProcessorError  # noqa: E402 - as above
 from ai_task_processor.ops.log_writer import LineWriter  # noqa: E402 - as above
 from ai_task_processor.ops.masking import MASK, MIN_SECRET, SENSITIVE_KEY, Masker  # noqa: E402 - as above
+from ai_task_processor.ops.recent import LEVELS, RecentErrors  # noqa: E402 - as above
+from ai_task_processor.ops.status import RecentError  # noqa: E402 - as above
 
 if _rich is None:
     del sys.modules["rich"]
@@ -165,6 +167,14 @@ _loggers: dict[str, FilteringBoundLogger] = {}
 def get_logger(name: str) -> FilteringBoundLogger:
     """A logger for a module; may be called at import, what ``configure`` decides applies at each use."""
     return _loggers.setdefault(name, structlog.get_logger(name))
+
+
+_recent = RecentErrors()
+
+
+def recent_errors() -> Sequence[RecentError]:
+    """The last warnings and errors of the daemon, masked, the newest first."""
+    return _recent.latest(datetime.now(UTC))
 
 
 class _Masks:
@@ -230,11 +240,13 @@ def configure(
         render = structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)
         json_lines = False
     mask = _masks.masker = Masker(secrets)
+    _recent.clear()
     chain: list[Processor] = [
         _name_task,
         _arrange,
         _explain,
         _Cleaner(mask),
+        _remember,
         render,
     ]
     handler = _Handler(stream)
@@ -370,7 +382,7 @@ class _Shortcut:
     def __call__(self, logger: logging.Logger, method: str, event: EventDict) -> EventDict:
         about = logger.name, method, event.get("event")
         head = self._heads.get(about)
-        if head is None or sys.exc_info()[1] is not None:
+        if head is None or method in LEVELS or sys.exc_info()[1] is not None:
             if len(self._heads) < MAX_HEADS and about not in self._heads:
                 self._heads[about] = self._head(*about)
             return event
@@ -449,6 +461,13 @@ def _arrange(_logger: object, _method: str, event: EventDict) -> EventDict:
     time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     head = {"timestamp": time, "level": record.levelname.lower(), "logger": record.name, "event": event.pop("event")}
     return {**head, **event, **head}
+
+
+def _remember(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Keep an event of the daemon for ``/status``. The text of another library could have anything in it."""
+    if event["level"] in LEVELS and _EVENT.fullmatch(str(event["event"])):
+        _recent.note(event)
+    return event
 
 
 def _explain(_logger: object, _method: str, event: EventDict) -> EventDict:

@@ -121,6 +121,8 @@ class Metrics:
         currency: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        #: tasks since the start, for rates in ``/status``
+        self.acknowledged = self.failed = 0
         self._clock = clock
         self._registry = registry = _Registry()
         ProcessCollector(registry=registry)
@@ -306,11 +308,13 @@ class Metrics:
     def task_settled(
         self, task_type: str, *, status: Literal["succeeded", "failed", "released"], duration_s: float
     ) -> None:
+        self.failed += status == "failed"
         self._processed(task_type, status).inc()
         self._processing(task_type).observe(_amount(duration_s))
 
     def task_acknowledged(self, task_type: str, *, end_to_end_s: float | None) -> None:
         """``end_to_end_s`` is None when the source did not say when the task was created."""
+        self.acknowledged += 1
         if end_to_end_s is not None:
             self._end_to_end(task_type).observe(_amount(end_to_end_s))
 

@@ -8,6 +8,7 @@ Nothing here waits, reads a clock or draws random numbers. Times are seconds of 
 from math import ceil, inf
 
 from ai_task_processor.core.ports import RateLimits
+from ai_task_processor.ops.status import ModelStatus, limit
 from ai_task_processor.providers.pace import ODD, TRIAL, Call, Finding, Pace, Sample
 from ai_task_processor.providers.told_limit import ToldLimit
 
@@ -163,6 +164,28 @@ class Limiter:
         if wait_s == self._requests.wait_s(now, 1):
             return f"the provider tells that no calls are left for {wait_s:.0f} s"
         return f"{max(0.0, self._tokens.left):,.0f} tokens are left for {wait_s:.0f} s"
+
+    def status(
+        self,
+        model: str,
+        kind: str,
+        *,
+        running: int,
+        waiting: int,
+        waits_because: str | None,
+        paused_because: str | None,
+    ) -> ModelStatus:
+        """For ``/status``: the limits of its model beside the state of its calls."""
+        return ModelStatus(
+            name=model,
+            kind=kind,
+            calls_per_minute=limit(60 * self.rate),
+            calls_at_once=None if self.calls_at_once == inf else int(self.calls_at_once),
+            running_calls=running,
+            waiting_calls=waiting,
+            waits_because=waits_because,
+            paused_because=paused_because,
+        )
 
     def refused_for_s(self, now: float) -> float:
         """See ``Pause.refused_for_s``."""

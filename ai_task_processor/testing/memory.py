@@ -135,7 +135,9 @@ class MemoryOutbox:
 
     def depth(self) -> OutboxDepth:
         oldest = min((record.finished_at for record in self._waiting.values()), default=None)
-        return OutboxDepth(len(self._waiting), len(self._dead), len(self._quarantined), self._bytes(), oldest)
+        due = min((record.due_at for record in self._waiting.values()), default=None)
+        counts = len(self._waiting), len(self._dead), len(self._quarantined), self._bytes()
+        return OutboxDepth(*counts, oldest, next_due_at=due)
 
     def _carry_out(self, action: str, task_id: str) -> bool:
         return self._remove(task_id) if action == "drop" else self._retry(task_id)

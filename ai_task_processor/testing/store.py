@@ -214,7 +214,7 @@ async def put_replaces_a_dead_letter(case: StoreCase) -> None:
 
 
 async def depth_knows_the_oldest_of_the_waiting(case: StoreCase) -> None:
-    """``oldest_finished_at`` follows the waiting records, not the dead ones."""
+    """``oldest_finished_at`` follows the waiting records, not the dead ones; so does a known ``next_due_at``."""
     outbox = case.store.outbox
     await outbox.put(record("old", finished_at=NOW - 100))
     await outbox.put(record("older", finished_at=NOW - 200))
@@ -227,8 +227,11 @@ async def depth_knows_the_oldest_of_the_waiting(case: StoreCase) -> None:
     await outbox.delivered("old")
     await outbox.apply_requests()
     assert outbox.depth().oldest_finished_at == NOW
+    await outbox.defer("new", due_at=NOW + 60, attempts=1)
+    await outbox.apply_requests()
+    assert outbox.depth().next_due_at in (NOW + 60, None)
     await outbox.delivered("new")
-    assert outbox.depth().oldest_finished_at is None
+    assert (outbox.depth().oldest_finished_at, outbox.depth().next_due_at) == (None, None)
 
 
 async def full_holds_until_nine_tenths(case: StoreCase) -> None:

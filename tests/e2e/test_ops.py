@@ -14,7 +14,7 @@ from ai_task_processor.ops.endpoints import MetricsServer
 from ai_task_processor.sandbox.app import Sandbox
 from tests.e2e.conftest import WAKE_UPS, DaemonProcess, Start, connected, eventually
 
-PATHS = ("/health", "/ready", "/metrics", "/status")
+PATHS = ("/health", "/ready", "/metrics", "/status", "/")
 TOKEN = "a-token-of-the-tests"
 #: what a busy machine may add to a promise in seconds
 ALLOWANCE_S = 2.0
@@ -30,8 +30,8 @@ async def time_to_stop(worker: DaemonProcess) -> float:
 # --- what is served
 
 
-async def test_four_paths_answer_and_nothing_else(sandbox: Sandbox, daemon: Start) -> None:
-    """GET and HEAD of four paths; 404 elsewhere, 405 for every other method; a busy daemon says so."""
+async def test_five_paths_answer_and_nothing_else(sandbox: Sandbox, daemon: Start) -> None:
+    """GET and HEAD of five paths; 404 elsewhere, 405 for every other method; a busy daemon says so."""
     worker = await daemon(CONCURRENCY_LIMIT=3)
     await eventually(worker.ready)
     assert (await worker.get("/health")).json() == {"status": "ok"}
@@ -48,7 +48,7 @@ async def test_four_paths_answer_and_nothing_else(sandbox: Sandbox, daemon: Star
         for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
             refused = await worker.ask(method, path)
             assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
-    for path in ("/", "/metrics/", "/Health", "/wake", "/../etc/passwd", "/%2e%2e/status", "//status", "/status/x"):
+    for path in ("/metrics/", "/Health", "/wake", "/../etc/passwd", "/%2e%2e/status", "//status", "/status/x"):
         assert (await worker.ask("GET", path)).status_code == 404
     assert (await worker.ask("GET", "/health?verbose=1")).status_code == 200
 

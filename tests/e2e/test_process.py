@@ -67,9 +67,9 @@ async def test_answers_that_came_while_we_were_stopped_count(sandbox: Sandbox, d
 
 #: the daemon with a poll loop that may hang for 3 s instead of a minute
 SHORT_TICKS = """
-from ai_task_processor.engine import daemon as app, scheduler
+from ai_task_processor.engine import scheduler, status
 from ai_task_processor.cli import main as cli
-app.LONGEST_TICK_S, scheduler.TICK_S = 3.0, 0.5
+status.LONGEST_TICK_S, scheduler.TICK_S = 3.0, 0.5
 raise SystemExit(cli.main(["run"]))
 """
 

@@ -34,6 +34,7 @@ DOORS = {
     "confluent_kafka": {"sinks/kafka/sink.py"},
     "cryptography": {"core/syntax.py"},
     "dotenv": {"core/environment.py"},
+    "jinja2": {"ops/page.py"},
     "jsonschema": {"processors/chat/answers.py"},
     "lxml": {"processors/fetch/text.py"},
     "numpy": {"core/codec.py"},

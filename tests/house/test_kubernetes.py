@@ -14,7 +14,7 @@ import yaml
 
 from ai_task_processor import __version__
 from ai_task_processor.core.settings import WorkerSettings
-from ai_task_processor.engine.daemon import LONGEST_TICK_S
+from ai_task_processor.engine.status import LONGEST_TICK_S
 from tests.commands import ran
 
 ROOT = Path(__file__).parents[2]

@@ -29,6 +29,7 @@ from ai_task_processor.net.resilience import Retries
 from ai_task_processor.net.services import Services
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.ops.status import ModelStatus
 from ai_task_processor.providers.circuits import ModelCircuits, Passage
 from ai_task_processor.providers.limiter import Call, Limiter
 from ai_task_processor.providers.set_aside import SetAsideTexts
@@ -310,6 +311,21 @@ class ChatCaller(Component):
     def status(self) -> Mapping[str, object]:
         aside = self._set_aside.reason()
         return {"chat": {"paused": dict(self._circuits.held()), "paced": self._paces(), "set_aside": aside}}
+
+    def models(self) -> Sequence[ModelStatus]:
+        """For ``/status``: the calls of each model."""
+        paused, paces = self._circuits.held(), self._paces()
+        return [
+            model.limiter.status(
+                name[:64],
+                "chat",
+                running=model.running,
+                waiting=model.waiting,
+                waits_because=paces.get(name[:64]),
+                paused_because=paused.get(name[:64]),
+            )
+            for name, model in self._models.items()
+        ]
 
     def _paces(self) -> dict[str, str]:
         now = self._clock.monotonic()

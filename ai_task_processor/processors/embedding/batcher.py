@@ -11,6 +11,7 @@ from ai_task_processor.core.ports import Clock, Embeddings
 from ai_task_processor.models.task import Embedded, Vector
 from ai_task_processor.net.resilience import Retries
 from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.ops.status import ModelStatus
 from ai_task_processor.processors.embedding.cache import VectorCache
 from ai_task_processor.processors.embedding.calls import Tools, usage_of
 from ai_task_processor.processors.embedding.failed_texts import text_key
@@ -197,6 +198,21 @@ class MicroBatcher(Component):
 
     def status(self) -> Mapping[str, object]:
         return {"paused_models": self.paused(), "paced_models": self.paces(), "texts_set_aside": self.offenders()}
+
+    def models(self) -> Sequence[ModelStatus]:
+        """For ``/status``: the calls of each model."""
+        paused = self.paused()
+        return [
+            lane.calls.limiter.status(
+                lane.model[:64],
+                "embedding",
+                running=len(lane.calls.running),
+                waiting=lane.waiting,
+                waits_because=lane.pace(),
+                paused_because=paused.get(lane.model[:64]),
+            )
+            for lane in self._lanes.values()
+        ]
 
     def _save(self) -> None:
         for lane in self._lanes.values():

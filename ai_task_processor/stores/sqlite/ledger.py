@@ -79,8 +79,8 @@ class Ledger:
         state, fingerprint, _ = self._not_waiting[task_id]
         return Held(STANDINGS[state], fingerprint)
 
-    def depth(self, oldest_finished_at: float | None) -> OutboxDepth:
-        """``oldest_finished_at``: of the waiting records, as of the last query."""
+    def depth(self, oldest_finished_at: float | None, next_due_at: float | None = None) -> OutboxDepth:
+        """Both times: of the waiting records, as of the last query."""
         arriving = self._accepted.keys() - self._waiting.keys()
         waiting = len(self._waiting) + len(arriving)
         not_waiting = [state for task_id, (state, _, _) in self._not_waiting.items() if task_id not in arriving]
@@ -91,6 +91,7 @@ class Ledger:
             bytes=self._bytes,
             oldest_finished_at=oldest_finished_at if waiting else None,
             foreign=dict(self._foreign),
+            next_due_at=next_due_at if waiting else None,
         )
 
     def foreign_changed(self, source: str, dropped_bytes: int) -> None:

@@ -62,6 +62,7 @@ class SqliteOutbox:
         self.steps = SqliteSteps(self._writer, source, max_bytes=max_bytes, clock=clock)
         self._lock: int | None = None
         self._oldest: float | None = None
+        self._next_due_at: float | None = None
         self.recovered = 0
 
     async def open(self) -> None:
@@ -117,7 +118,7 @@ class SqliteOutbox:
         return {task_id: held for task_id in task_ids if (held := self._ledger.held(task_id)) is not None}
 
     def depth(self) -> OutboxDepth:
-        return self._ledger.depth(self._oldest)
+        return self._ledger.depth(self._oldest, self._next_due_at)
 
     def put(self, record: Record) -> asyncio.Future[None]:
         """Accepted when it returns: ``held`` shows it, and it is written even if the future is cancelled."""
@@ -188,7 +189,8 @@ class SqliteOutbox:
 
     async def apply_requests(self) -> Mapping[str, str]:
         """One short query when there are none. Requests stay stored when their commit fails."""
-        requested, self._oldest = await self._writer.submit(schema.look)
+        look = partial(schema.look, source=self._source)
+        requested, self._oldest, self._next_due_at = await self._writer.submit(look)
         if not requested:
             return {}
         done = await self._write(

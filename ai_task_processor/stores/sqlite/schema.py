@@ -358,9 +358,12 @@ def bury(db: sqlite3.Connection, source: str, task_id: str, reason: str, attempt
     return rows[0][0] if rows else None
 
 
-def look(db: sqlite3.Connection) -> tuple[bool, float | None]:
-    """Whether operators left requests, and when the oldest waiting record was finished."""
-    return bool(db.execute("SELECT EXISTS (SELECT 1 FROM requests)").fetchone()[0]), oldest_finished_at(db)
+def look(db: sqlite3.Connection, source: str) -> tuple[bool, float | None, float | None]:
+    """Whether operators left requests, when the oldest waiting record was finished, and when the next one is due."""
+    (requested,) = db.execute("SELECT EXISTS (SELECT 1 FROM requests)").fetchone()
+    query = "SELECT min(due_at) FROM records WHERE source = ? AND state = 'waiting'"
+    (next_due_at,) = db.execute(query, (source,)).fetchone()
+    return bool(requested), oldest_finished_at(db), next_due_at
 
 
 def apply_requests(db: sqlite3.Connection, limit: int) -> Sequence[tuple[str, str, str, int]]:

@@ -75,6 +75,29 @@ def test_with_a_token_the_path_is_listed_and_the_others_are_as_they_were() -> No
     assert calls == []
 
 
+def test_the_page_is_rendered_once_for_all_who_ask() -> None:
+    """GET and HEAD of ``/``, 405 otherwise; ``?refresh`` loads it again and again; without a page there is no path."""
+    rendered: list[int] = []
+
+    def page() -> tuple[bytes, dict[str, str]]:
+        rendered.append(1)
+        return b"<p>", {"Content-Type": "text/html", "X-Any": "1"}
+
+    def asked(method: str, target: str) -> tuple[int, str | None, str | None]:
+        answer = server.answer(method, target)
+        return answer.status, answer.headers.get("X-Any"), answer.headers.get("Refresh")
+
+    server = MetricsServer(
+        unhealthy=lambda: None, unready=list, status=dict, exposition=lambda: (b"", "text/plain"), page=page
+    )
+    assert [asked(method, "/") for method in ("GET", "HEAD", "GET")] == 3 * [(200, "1", None)]
+    assert asked("GET", "/?refresh") == (200, "1", "5")
+    assert asked("POST", "/") == (405, None, None)
+    assert document(server.answer("GET", "/nothing")) == {"error": "not found", "paths": ["/", *PATHS]}
+    assert len(rendered) == 1
+    assert ops().answer("GET", "/").status == 404
+
+
 def test_the_token_is_in_no_repr() -> None:
     assert TOKEN not in repr(WakeUp(TOKEN, print))
 
