@@ -126,22 +126,22 @@ def _watch(ask: Ask, interval_s: float) -> int:
     """Until Ctrl-C. A daemon that does not answer is shown as such, and asked again."""
     console = Console(highlight=False)
     lively = console.is_terminal and not console.is_dumb_terminal
-    last, since = "", time.time()
+    last, answered_at = "", time.time()
     with Live(console=console, auto_refresh=False, screen=True) if lively else nullcontext() as live:
         try:
             while True:
                 try:
                     status, more = read(ask())
                 except NoAnswerError as error:
-                    gone = f"no answer since {_clock(since)}: {error}"
-                    shown: RenderableType = Group(Text(gone, style="bold red"), Text(last, style="dim"))
-                    last_line = gone
+                    said = f"no answer since {_clock(answered_at)}: {error}"
+                    shown: RenderableType = Group(Text(said, style="bold red"), Text(last, style="dim"))
                 else:
-                    since = time.time()
-                    last = last_line = line(status)
-                    shown = screen(headline(status), sections(status, more), rows=_rows(console), clock=_clock(since))
+                    answered_at = time.time()
+                    said = last = line(status)
+                    now, rows = _clock(answered_at), rows_for(console.height)
+                    shown = screen(headline(status), sections(status, more), rows=rows, clock=now)
                 if live is None:
-                    print(f"{_clock(time.time())} {last_line}", flush=True)
+                    print(f"{_clock(time.time())} {said}", flush=True)
                 else:
                     live.update(shown, refresh=True)
                 time.sleep(interval_s)
@@ -153,9 +153,9 @@ def _clock(at: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(at))
 
 
-def _rows(console: Console) -> int:
+def rows_for(height: int) -> int:
     """Rows of each table, so that the important ones fit the height of the terminal."""
-    return max(2, (console.height - 18) // 3)
+    return max(2, (height - 18) // 3)
 
 
 def plain(top: Headline, shown: Sequence[Section]) -> list[str]:

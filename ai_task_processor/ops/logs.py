@@ -382,7 +382,7 @@ class _Shortcut:
     def __call__(self, logger: logging.Logger, method: str, event: EventDict) -> EventDict:
         about = logger.name, method, event.get("event")
         head = self._heads.get(about)
-        if head is None or method in LEVELS or sys.exc_info()[1] is not None:
+        if head is None or sys.exc_info()[1] is not None:
             if len(self._heads) < MAX_HEADS and about not in self._heads:
                 self._heads[about] = self._head(*about)
             return event
@@ -390,7 +390,11 @@ class _Shortcut:
         del fields["event"]
         if len(fields) < MAX_ITEMS and (text := self._rendered(fields)) is not None:
             second, rest = divmod(time.time(), 1.0)
-            self._handler.write(f'{{"timestamp":"{_second(int(second))}.{int(rest * 1000):03}Z",{head}{text}\n')
+            timestamp = f"{_second(int(second))}.{int(rest * 1000):03}Z"
+            self._handler.write(f'{{"timestamp":"{timestamp}",{head}{text}\n')
+            if method in LEVELS:
+                names = {"level": method, "logger": logger.name, "event": about[2]}
+                _recent.note({**fields, **names, "timestamp": timestamp})
             raise structlog.DropEvent
         return event
 

@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent
 def render(status: Status, more: Mapping[str, object], now: datetime) -> tuple[bytes, Mapping[str, str]]:
     """The page and its headers. ``more``: the fields that components add to ``/status``."""
     template, headers = _template()
-    view = {"headline": headline(status), "sections": sections(status, more), "slots": status.slots}
+    view = {"headline": headline(status), "sections": sections(status, more)}
     text = template.render(view, now=f"{now:%Y-%m-%d %H:%M:%S} UTC")
     return text.encode("utf-8", "replace"), headers
 

@@ -29,7 +29,7 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert (ended.value.code, capsys.readouterr().out) == (0, f"ai-task-processor {__version__}\n")
 
 
-COMMANDS = ("run", "demo", "doctor", "drain", "outbox", "sandbox", "healthcheck")
+COMMANDS = ("run", "demo", "doctor", "drain", "outbox", "sandbox", "status", "healthcheck")
 
 
 @pytest.mark.parametrize(
