@@ -37,7 +37,7 @@ class Meter:
         since = next((sample for sample in reversed(self._samples) if sample[0] <= now - seconds), self._samples[0])
         window_s = now - since[0]
         acknowledged, failed = acknowledged - since[1], failed - since[2]
-        minutes = max(window_s, 1.0) / 60
+        minutes = max(window_s, MINUTE_S) / 60
         return Rate(
             acknowledged=acknowledged,
             failed=failed,

@@ -51,7 +51,10 @@ class RunningTask(_Model):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate(_Model):
-    """Tasks within a window that ends now. It is shorter than its name says just after the start."""
+    """Tasks within a window that ends now. It is shorter than its name says just after the start.
+
+    Rates are those of a whole minute at least: a few seconds are not extrapolated.
+    """
 
     acknowledged: int
     """Outcomes that the source has acknowledged."""
