@@ -141,6 +141,7 @@ class TaskScheduler:
     def drain(self) -> None:
         """Claim nothing more; what runs goes on."""
         self.draining = True
+        self.next_poll_at = None
         for task in self._intake:
             task.cancel()
 

@@ -169,6 +169,8 @@ def _work(status: Status) -> Sequence[Sequence[Cell]]:
 def _next_poll(status: Status) -> str:
     if status.poll.under_way:
         return "under way"
+    if status.state == "draining":
+        return "none, as it drains"
     following = status.poll.next_in_seconds
     return "when a slot is free" if following is None else f"in {duration(following)} or earlier"
 

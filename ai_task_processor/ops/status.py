@@ -87,7 +87,7 @@ class Poll(_Model):
     last_seconds_ago: float | None
     """Seconds since the last poll that was answered; null before the first."""
     next_in_seconds: float | None
-    """Seconds until the next poll at the latest; null while one is under way or no slot is free."""
+    """Seconds until the next poll at the latest; null while one is under way, no slot is free, or it drains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ import httpx2
 
 from ai_task_processor.ops.endpoints import MetricsServer
 from ai_task_processor.sandbox.app import Sandbox
-from tests.e2e.conftest import WAKE_UPS, DaemonProcess, Start, connected, eventually
+from tests.e2e.conftest import MODEL, WAKE_UPS, DaemonProcess, Start, connected, eventually
 
 PATHS = ("/health", "/ready", "/metrics", "/status", "/")
 TOKEN = "a-token-of-the-tests"
@@ -41,6 +41,11 @@ async def test_five_paths_answer_and_nothing_else(sandbox: Sandbox, daemon: Star
     assert (status["state"], status["mode"], status["why_idle"]) == ("running", "openai", "no task is pending")
     assert status["slots"] == {"total": 3, "running": 0}
     assert status["token"]["held"] is True
+    assert status["poll"]["under_way"] or 0 <= status["poll"]["next_in_seconds"] <= 30
+    url = f"http://127.0.0.1:{worker.port}"
+    asked = await worker.command("status", "--url", url)
+    assert (asked.code, asked.err) == (0, "")
+    assert asked.out.startswith("running, ready\n  no task is pending\n")
     for path in PATHS:
         head = await worker.ask("HEAD", path)
         assert (head.status_code, head.content) == (200, b"")
@@ -167,7 +172,11 @@ async def test_an_api_that_answers_html_is_named(sandbox: Sandbox, daemon: Start
     await eventually(lambda: worker.unready_for("upstream_unavailable: the answer is not a JSON array"))
     assert len(await worker.reasons()) == 1
     assert (await worker.get("/health")).status_code == 200
-    await asyncio.sleep(1.5)
+    asked = await worker.command("status", "--url", f"http://127.0.0.1:{worker.port}")
+    assert (asked.code, asked.out.splitlines()[0]) == (1, "degraded, not ready")
+    await asyncio.sleep(1.0)
+    last = {error["event"]: error["component"] for error in (await worker.status())["last_errors"]}
+    assert (last["poll.failed"], last["breaker.opened"]) == ("poll", "api_poll")
     fault.times = fault.hits
     await eventually(worker.ready, timeout=40)
     assert len(worker.events("poll.recovered")) == 1
@@ -186,7 +195,13 @@ async def test_a_full_house_is_ready(sandbox: Sandbox, daemon: Start) -> None:
     await worker.status_when(lambda status: status["slots"]["running"] == 2)
     await asyncio.sleep(1.0)
     assert await worker.reasons() == []
-    assert (await worker.status())["why_idle"] is None
+    status = await worker.status()
+    assert status["why_idle"] is None
+    assert {task["type"] for task in status["running_tasks"]} == {"text_embedding"}
+    assert min(task["age_seconds"] for task in status["running_tasks"]) >= 1.0
+    assert status["throughput"]["last_minute"]["acknowledged"] == 1
+    (model,) = status["models"]
+    assert (model["name"], model["kind"], model["running_calls"] >= 1) == (MODEL, "embedding", True)
 
 
 # --- how it ends

@@ -134,6 +134,10 @@ def test_polls(poll: Poll, said: tuple[str, str]) -> None:
     assert (*found["Last poll"], *found["Next poll"]) == said
 
 
+def test_a_daemon_that_drains_polls_no_more() -> None:
+    assert shown(status(**DRAINING))["Work"]["Next poll"] == ["none, as it drains"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(0.04, "0.0 s"), (9.94, "9.9 s"), (59.6, "1 min"), (3_600, "1 h"), (3_661, "1 h 1 min"), (180_005, "2 d 2 h")],
