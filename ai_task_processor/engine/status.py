@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from heapq import nsmallest
+from heapq import nlargest, nsmallest
 
 from ai_task_processor import __version__
 from ai_task_processor.core import codec
@@ -29,7 +29,7 @@ from ai_task_processor.ops.status import (
 
 #: the poll loop ticks every few seconds, whatever it waits for; without a tick for this long it hangs
 LONGEST_TICK_S = 60.0
-#: running tasks that are shown
+#: running tasks, and models, that are shown
 SHOWN = 20
 
 
@@ -160,7 +160,8 @@ class StatusReader:
     def _models(self) -> list[ModelStatus]:
         parts = self._parts
         callers = [caller for caller in (parts.embedder, parts.chat) if caller is not None]
-        return [model for caller in callers for model in caller.models()]
+        busy = [model for caller in callers for model in caller.models() if model.noteworthy]
+        return nlargest(SHOWN, busy, key=lambda model: (model.waiting_calls, model.running_calls))
 
     def _problems(self) -> list[Problem]:
         """Problems of the components, of the last poll, and of paused remotes."""

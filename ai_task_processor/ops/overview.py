@@ -97,7 +97,7 @@ def sections(status: Status, more: Mapping[str, object]) -> Sequence[Section]:
             title="Models",
             columns=("Model", "Kind", "Pace", "Calls", "Waiting", "Reason"),
             rows=[_model(each) for each in status.models],
-            empty="no model has been called yet",
+            empty="no calls, limits or pauses now",
         ),
         Section(
             title="Running tasks",

@@ -14,6 +14,7 @@ MAX_REASON: Final = 300
 LEVELS: Final = frozenset({"warning", "error", "critical"})
 #: events whose reasons hold values of settings, such as addresses and paths, which are not served
 _OF_SETTINGS: Final = ("settings.", "tls.")
+_NONE: Final = "see the log"
 _PACKAGE: Final = f"{__name__.partition('.')[0]}."
 
 
@@ -65,17 +66,15 @@ def _component(event: Mapping[str, object]) -> str:
     """The component, service or model that it is about; otherwise the module, or what a condition is about."""
     named = next((str(event[key]) for key in ("component", "service", "sink", "model") if event.get(key)), None)
     module = str(event["logger"]).removeprefix(_PACKAGE)
-    return named or (str(event["event"]).partition(".")[0] if module == "ops.condition" else module)
+    if named:
+        return named[:64]
+    return str(event["event"]).partition(".")[0] if module == "ops.condition" else module
 
 
 def _reason(event: Mapping[str, object]) -> str:
-    """The reason, the type of the exception or of the task, on one line."""
+    """The reason, or the type of the exception, on one line."""
     if str(event["event"]).startswith(_OF_SETTINGS):
-        return "see the log"
+        return _NONE
     trace = str(event.get("exception", "")).partition("\n")[0]
-    text = " ".join(str(event.get("reason") or event.get("error") or trace or _type(event)).split())
+    text = " ".join(str(event.get("reason") or event.get("error") or trace or _NONE).split())
     return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 1]}…"
-
-
-def _type(event: Mapping[str, object]) -> str:
-    return f"type {event['task_type']}" if "task_type" in event else ""

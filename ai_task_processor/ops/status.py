@@ -167,6 +167,12 @@ class ModelStatus(_Model):
     paused_because: str | None
     """Why the model is paused; null when it is not."""
 
+    @property
+    def noteworthy(self) -> bool:
+        """Whether there are calls, a limit or a pause. Tasks name models: one that is idle says nothing."""
+        limits = self.calls_per_minute, self.calls_at_once, self.waits_because, self.paused_because
+        return self.running_calls + self.waiting_calls > 0 or any(limit is not None for limit in limits)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecentError(_Model):
@@ -183,7 +189,7 @@ class RecentError(_Model):
     component: str
     """The component, service or model that it is about, or the module that logged it."""
     reason: str
-    """Why, masked as in the log; may be empty."""
+    """Why, masked as in the log; ``see the log`` when only that may say it."""
     times: int
     """How often it was logged."""
 
@@ -229,7 +235,7 @@ class Status(_Model):
     circuits: Mapping[str, Circuit]
     """The circuit of each remote."""
     models: Sequence[ModelStatus]
-    """The models that were called."""
+    """The models with calls, a limit or a pause, 20 at most, those with the most waiting calls first."""
     last_errors: Sequence[RecentError]
     """The last warnings and errors in the log, 20 at most, the newest first."""
 

@@ -146,6 +146,15 @@ def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
 
+def test_an_idle_model_without_limits_is_not_noteworthy() -> None:
+    """Tasks name models: their number and names must not fill ``/status``."""
+    quiet = {"calls_per_minute": None, "calls_at_once": None, "running_calls": 0, "waiting_calls": 0}
+    idle = replace(WELL.models[0], **quiet, waits_because=None)  # type: ignore[arg-type]
+    assert not idle.noteworthy
+    for change in ({"calls_at_once": 1}, {"waiting_calls": 1}, {"paused_because": "down"}, {"calls_per_minute": 0.0}):
+        assert replace(idle, **change).noteworthy, change
+
+
 # --- what is remembered of the log
 
 
