@@ -159,7 +159,10 @@ def test_the_wheel_is_complete(tmp_path: Path) -> None:
     assert len(modules) > 20
     profiles = {file.relative_to(ROOT).as_posix() for file in FOLDER.iterdir() if file.is_file()}
     assert {Path(name).suffix for name in profiles} == {".toml", ".json"}
-    templates = {file.relative_to(ROOT).as_posix() for file in (*TEMPLATES.iterdir(), *PACKAGE.rglob("*.html"), *PACKAGE.rglob("*.css"))}
+    templates = {
+        file.relative_to(ROOT).as_posix()
+        for file in (*TEMPLATES.iterdir(), *PACKAGE.rglob("*.html"), *PACKAGE.rglob("*.css"))
+    }
     assert names >= modules | profiles | templates | {"ai_task_processor/py.typed"}
     assert f"ai_task_processor-{__version__}.dist-info/licenses/LICENSE" in names
     assert "ai-task-processor = ai_task_processor.cli.main:main" in entry
