@@ -524,3 +524,26 @@ def test_dropped_lines_are_an_event(open_log: Open, tmp_path: Path, monkeypatch:
         assert "log.dropped" in second
         if style == "json":
             assert json.loads(second).items() >= {"level": "warning", "event": "log.dropped", "lines": 2}.items()
+
+
+def test_warnings_and_errors_of_the_log_are_remembered(open_log: Open) -> None:
+    """Masked, counted together, the newest first; neither INFO nor the text of another library."""
+    open_log(level="INFO")
+    log = logs.get_logger("ai_task_processor.engine.delivery")
+    log.info("poll.recovered", reason="x")
+    log.warning("The text of a user: cannot be parsed")
+    for _ in range(3):
+        log.warning("delivery.deferred", task_id="t", reason=f"it answered {API_KEY}")
+    log.error("breaker.opened", service="model", reason="down\nand out")
+    log.warning("settings.warned", reason="OPENAI_BASE_URL is http://10.0.0.1")
+    try:
+        raise ValueError("the text of a user")
+    except ValueError as failure:
+        log.error("task.crashed", exc_info=failure)
+    found = [(each.level, each.event, each.component, each.reason, each.times) for each in logs.recent_errors()]
+    assert found == [
+        ("error", "task.crashed", "engine.delivery", "ValueError", 1),
+        ("warning", "settings.warned", "engine.delivery", "see the log", 1),
+        ("error", "breaker.opened", "model", "down and out", 1),
+        ("warning", "delivery.deferred", "engine.delivery", "it answered ***", 3),
+    ]

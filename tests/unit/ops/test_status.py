@@ -1,7 +1,5 @@
 """The read model: what it is made of, how it reads, and what is remembered of the log."""
 
-import io
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +8,7 @@ import jsonschema
 import pytest
 from pydantic import TypeAdapter
 
-from ai_task_processor.ops import logs, recent
+from ai_task_processor.ops import recent
 from ai_task_processor.ops.overview import Section, duration, headline, line, sections
 from ai_task_processor.ops.recent import RecentErrors
 from ai_task_processor.ops.status import Circuit, Paused, Poll, SlotCount, Status, document
@@ -156,35 +154,6 @@ def test_an_idle_model_without_limits_is_not_noteworthy() -> None:
 
 
 # --- what is remembered of the log
-
-
-@pytest.fixture
-def log() -> Iterator[Any]:
-    stream = io.StringIO()
-    logs.configure(level="INFO", format="json", secrets=["a-secret-of-ours"], stream=stream)
-    yield logs.get_logger("ai_task_processor.engine.delivery")
-    logs.reset()
-
-
-def test_warnings_and_errors_of_the_log_are_remembered(log: Any) -> None:
-    """Masked, counted together, the newest first; neither INFO nor the text of another library."""
-    log.info("poll.recovered", reason="x")
-    log.warning("The text of a user: cannot be parsed")
-    for _ in range(3):
-        log.warning("delivery.deferred", task_id="t", reason="it answered a-secret-of-ours")
-    log.error("breaker.opened", service="model", reason="down\nand out")
-    log.warning("settings.warned", reason="OPENAI_BASE_URL is http://10.0.0.1")
-    try:
-        raise ValueError("the text of a user")
-    except ValueError as failure:
-        log.error("task.crashed", exc_info=failure)
-    found = [(each.level, each.event, each.component, each.reason, each.times) for each in logs.recent_errors()]
-    assert found == [
-        ("error", "task.crashed", "engine.delivery", "ValueError", 1),
-        ("warning", "settings.warned", "engine.delivery", "see the log", 1),
-        ("error", "breaker.opened", "model", "down and out", 1),
-        ("warning", "delivery.deferred", "engine.delivery", "it answered ***", 3),
-    ]
 
 
 def event(**fields: object) -> dict[str, object]:
