@@ -50,10 +50,11 @@ def instructions(word: str) -> list[str]:
 
 
 def test_the_services_are_the_documented_ones() -> None:
-    """The daemon (8001), Prometheus (9090) and Grafana (3001) start together; the sandbox only with its profile."""
+    """The daemon (8001), Prometheus (9090) and Grafana (3001) start together; the others only with their profiles."""
     profiles = {name: service.get("profiles", []) for name, service in SERVICES.items()}
-    assert profiles == {DAEMON: [], "prometheus": [], "grafana": [], "sandbox": ["sandbox"]}
-    ports = {DAEMON: "8001:8001", "prometheus": "9090:9090", "grafana": "3001:3000"}
+    optional = {name: [name] for name in ("alertmanager", "sandbox")}
+    assert profiles == {DAEMON: [], "prometheus": [], "grafana": [], **optional}
+    ports = {DAEMON: "8001:8001", "prometheus": "9090:9090", "alertmanager": "9093:9093", "grafana": "3001:3000"}
     assert {name: SERVICES[name]["ports"] for name in ports} == {name: [f"127.0.0.1:{ports[name]}"] for name in ports}
 
 
@@ -132,6 +133,8 @@ def test_monitoring_finds_its_remotes() -> None:
     scraped = {job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]}
     assert scraped[DAEMON] == [f"{DAEMON}:8001"]
     assert config["rule_files"] == ["/etc/prometheus/rules.yml"]
+    (receiver,) = config["alerting"]["alertmanagers"]
+    assert receiver == {"dns_sd_configs": [{"names": ["alertmanager"], "type": "A", "port": 9093}]}
     assert "./monitoring:/etc/prometheus:ro" in SERVICES["prometheus"]["volumes"]
     provisioning = ROOT / "grafana/provisioning"
     source = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"][0]
