@@ -190,8 +190,7 @@ def test_a_build_can_be_repeated(built: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "ai_task_processor", tmp_path / "ai_task_processor", copy_function=shutil.copyfile)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copyfile(ROOT / name, tmp_path / name)
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
-    ran(*command, cwd=tmp_path).check_returncode()
+    ran(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=tmp_path).check_returncode()
     first, second = (next(folder.glob("*.whl")).read_bytes() for folder in (built, tmp_path))
     assert first == second
 
