@@ -5,15 +5,16 @@ ENV PATH=/opt/venv/bin:/opt/build/bin:$PATH \
     PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_PROGRESS_BAR=off \
     PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
-COPY requirements-build.txt requirements.txt deploy/strip_debug.py ./
-# Nothing at run time looks at tests, type stubs, C headers and debug symbols; the last are most of uvloop.
+COPY requirements-build.txt requirements.txt deploy/strip_symbols.py ./
+# Nothing at run time looks at tests, type stubs, sources of compiled modules and their symbols; the last are most of
+# uvloop.
 RUN python -m venv /opt/build \
  && python -m venv --without-pip /opt/venv \
  && pip install --require-hashes --only-binary :all: --no-compile -r requirements-build.txt \
  && pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: --no-compile -r requirements.txt \
- && find /opt/venv/lib \( -type d \( -name tests -o -name include \) -o -name "*.pyi" -o -name "*.a" \) -prune \
-         -exec rm -r {} + \
- && python strip_debug.py /opt/venv/lib
+ && find /opt/venv/lib \( -type d \( -name tests -o -name include \) -o -name "*.py[ix]" -o -name "*.px[di]" \
+         -o -name "*.[ach]" \) -prune -exec rm -r {} + \
+ && python strip_symbols.py /opt/venv/lib
 COPY pyproject.toml README.md LICENSE ./
 COPY ai_task_processor ai_task_processor
 RUN hatchling build -t wheel -d /tmp/dist \

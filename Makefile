@@ -16,7 +16,7 @@ UV_LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install dev test check docs ops-check bench chaos figures lock clean
+.PHONY: help demo install dev test check docs ops-check sbom bench chaos figures lock clean
 
 help: ## this list
 	@echo "ai-task-processor: make demo shows it working in a minute, without an account or a key."
@@ -50,6 +50,13 @@ docs: $(DEV) ## build the pages of docs/ as a site, in .venv/.site
 
 ops-check: $(DEV) ## alerts, boards, image, compose, manifests, probes with the real tools (Debian, root)
 	@tests/ops/run $(ARGS)
+
+sbom: $(DEV) ## bill of materials of the package with all extras (CycloneDX): dist/sbom.json
+	@$(BIN)/python -m venv --without-pip .venv/.sbom
+	@$(UV_SYNC) .venv/.sbom/bin/python tests/ops/deployment/requirements.txt
+	@mkdir -p dist
+	@PYTHONWARNINGS=ignore .venv/.sbom/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	  --output-file dist/sbom.json requirements.txt
 
 bench: $(BENCH) ## the daemon beside bare loops, 12 minutes (ARGS=--help)
 	@$(BIN)/python -m tests.bench.compare $(ARGS)

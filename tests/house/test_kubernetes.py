@@ -15,6 +15,7 @@ import yaml
 from ai_task_processor import __version__
 from ai_task_processor.core.settings import WorkerSettings
 from ai_task_processor.engine.status import LONGEST_TICK_S
+from deploy.prometheus_rule import MANIFEST, manifest
 from tests.commands import ran
 
 ROOT = Path(__file__).parents[2]
@@ -45,15 +46,18 @@ def settings_file() -> dict[str, str]:
 
 
 def test_the_folder_holds_what_it_names_and_nothing_else() -> None:
-    """One document of each kind; every file is a resource of the base or of the component for the operator's CRD."""
-    component = yaml.safe_load((FOLDER / "pod-monitor/kustomization.yaml").read_text())
-    named = {*KUSTOMIZATION["resources"], *(f"pod-monitor/{name}" for name in component["resources"])}
-    named |= {"kustomization.yaml", "pod-monitor/kustomization.yaml", *KUSTOMIZATION["configMapGenerator"][0]["envs"]}
+    """One document of each kind; every file is a resource of the base or of a component for the operator's CRDs."""
+    named = {"kustomization.yaml", *KUSTOMIZATION["resources"], *KUSTOMIZATION["configMapGenerator"][0]["envs"]}
+    for folder in ("alerts", "pod-monitor"):
+        component = yaml.safe_load((FOLDER / folder / "kustomization.yaml").read_text())
+        # kustomize refuses a file with a key that it does not know.
+        assert component.keys() == {"apiVersion", "kind", "resources"}
+        named |= {f"{folder}/{name}" for name in ("kustomization.yaml", *component["resources"])}
     assert named == {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file()}
-    kinds = {"NetworkPolicy", "PodDisruptionBudget", "PodMonitor", "Service", "ServiceAccount", "StatefulSet"}
-    assert DOCUMENTS.keys() == kinds
-    # kustomize refuses a file with a key that it does not know.
-    assert component.keys() == {"apiVersion", "kind", "resources"}
+    assert DOCUMENTS.keys() == {
+        "NetworkPolicy", "PodDisruptionBudget", "PodMonitor", "PrometheusRule", "Service", "ServiceAccount",
+        "StatefulSet",
+    }  # fmt: skip
     assert KUSTOMIZATION.keys() == {"apiVersion", "kind", "resources", "configMapGenerator"}
 
 
@@ -182,6 +186,22 @@ def test_the_monitor_makes_the_job_that_the_rules_name() -> None:
     assert job in {scrape["job_name"] for scrape in config["scrape_configs"]}
     assert config["global"]["scrape_interval"] == monitor["podMetricsEndpoints"][0]["interval"]
     assert f'job="{job}"' in (ROOT / "monitoring/rules.yml").read_text()
+
+
+def test_the_alerts_are_those_of_prometheus() -> None:
+    """The manifest is what ``python -m deploy.prometheus_rule`` writes, and has the groups of monitoring/rules.yml."""
+    assert MANIFEST.read_text() == manifest()
+    assert DOCUMENTS["PrometheusRule"]["spec"] == yaml.safe_load((ROOT / "monitoring/rules.yml").read_text())
+
+
+def test_every_board_is_in_the_component() -> None:
+    """Each file of grafana/dashboards is in a ConfigMap of its own, with the label of Grafana's sidecar."""
+    boards = ROOT / "grafana/dashboards"
+    component = yaml.safe_load((boards / "kustomization.yaml").read_text())
+    assert component["generatorOptions"]["labels"] == {**LABELS, "grafana_dashboard": "1"}
+    made = {each["name"]: each["files"] for each in component["configMapGenerator"]}
+    assert made == {f"{NAME}-{path.stem}": [f"{NAME}-{path.name}={path.name}"] for path in boards.glob("*.json")}
+    assert "components: [pod-monitor, alerts, ../../grafana/dashboards]" in (FOLDER / "kustomization.yaml").read_text()
 
 
 def kubernetes_validate(version: str, *files: Path) -> CompletedProcess[str]:

@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 import sys
+import sysconfig
+import tarfile
 import tomllib
 import zipfile
 from importlib.util import find_spec
@@ -17,12 +19,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from ai_task_processor import __version__
-from ai_task_processor.cli.new import TEMPLATES
-from ai_task_processor.core.profiles import FOLDER
 from tests.commands import ran
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "ai_task_processor"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 NEEDED: list[str] = PROJECT["project"]["dependencies"]
 #: what is declared for each lock; the image has the libraries of all built-ins
@@ -148,22 +147,81 @@ def test_make_alone_lists_every_target(checkout: Path) -> None:
     assert set(listed) == set(targets)
 
 
-@pytest.mark.skipif(not find_spec("hatchling"), reason="hatchling is not installed here (make dev installs it)")
-def test_the_wheel_is_complete(tmp_path: Path) -> None:
-    """It holds every module, profiles with their schema, templates, type marker, license and command; no test."""
-    ran(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT).check_returncode()
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+def tracked() -> set[str]:
+    """Files of the project: those that git has, or would have with the next commit."""
+    listed = ran("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT)
+    if listed.returncode:
+        pytest.skip("this is no checkout")
+    return {name for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the source distribution."""
+    if not find_spec("hatchling"):
+        pytest.skip("hatchling is not installed here (make dev installs it)")
+    folder = tmp_path_factory.mktemp("dist")
+    ran(sys.executable, "-m", "hatchling", "build", "-d", folder, cwd=ROOT).check_returncode()
+    return folder
+
+
+def test_the_wheel_is_complete(built: Path) -> None:
+    """It holds every file of the package (modules, profiles, prompts, the type marker), the license, and no other."""
+    information = f"ai_task_processor-{__version__}.dist-info"
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())
-        entry = wheel.read(f"ai_task_processor-{__version__}.dist-info/entry_points.txt").decode()
-    modules = {file.relative_to(ROOT).as_posix() for file in PACKAGE.rglob("*.py")}
-    assert len(modules) > 20
-    profiles = {file.relative_to(ROOT).as_posix() for file in FOLDER.iterdir() if file.is_file()}
-    assert {Path(name).suffix for name in profiles} == {".toml", ".json"}
-    templates = {
-        file.relative_to(ROOT).as_posix()
-        for file in (*TEMPLATES.iterdir(), *PACKAGE.rglob("*.html"), *PACKAGE.rglob("*.css"))
-    }
-    assert names >= modules | profiles | templates | {"ai_task_processor/py.typed"}
-    assert f"ai_task_processor-{__version__}.dist-info/licenses/LICENSE" in names
+        entry = wheel.read(f"{information}/entry_points.txt").decode()
+    package = {name for name in tracked() if name.startswith("ai_task_processor/")}
+    assert {Path(name).suffix for name in package} >= {".py", ".toml", ".json", ".typed"}
+    of_the_wheel = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
+    assert names == package | {f"{information}/{name}" for name in of_the_wheel}
     assert "ai-task-processor = ai_task_processor.cli.main:main" in entry
-    assert not [name for name in names if name.startswith("tests")]
+
+
+def test_the_source_distribution_is_the_project(built: Path) -> None:
+    """It holds tests, documentation and manifests, as git has them, and nothing that lies about."""
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        names = {member.name.partition("/")[2] for member in archive.getmembers() if not member.isdir()}
+    assert names - {"PKG-INFO"} == tracked()
+
+
+def test_a_build_can_be_repeated(built: Path, tmp_path: Path) -> None:
+    """A second one has the same bytes: the times of files in a checkout do not matter."""
+    shutil.copytree(ROOT / "ai_task_processor", tmp_path / "ai_task_processor", copy_function=shutil.copyfile)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    ran(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=tmp_path).check_returncode()
+    first, second = (next(folder.glob("*.whl")).read_bytes() for folder in (built, tmp_path))
+    assert first == second
+
+
+def test_an_installed_wheel_works(built: Path, tmp_path: Path) -> None:
+    """Its command finds the files that are in the package, away from the checkout."""
+    if not find_spec("uv"):
+        pytest.skip("uv is not installed here (make dev installs it)")
+    python, offline = tmp_path / "venv/bin/python", ["--quiet", "--offline", "--no-index", "--no-deps"]
+    ran(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv").check_returncode()
+    wheel = next(built.glob("*.whl"))
+    ran(sys.executable, "-m", "uv", "pip", "install", *offline, "--python", python, wheel).check_returncode()
+    purelib = ran(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
+    # Dependencies come from here, behind what was installed; a .pth in there is not followed.
+    Path(purelib, "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+
+    def said(*arguments: str) -> str:
+        done = ran(python.with_name("ai-task-processor"), *arguments, cwd=tmp_path, env={"HOME": str(tmp_path)})
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert said("--version") == f"ai-task-processor {__version__}\n"
+    assert "task-runner" in said("sources", "list")
+    assert "defining_topics" in said("types", "list")
+
+
+def test_the_metadata_is_complete() -> None:
+    """Each Python that CI tests has its classifier, and the oldest is the one that is required."""
+    project = PROJECT["project"]
+    assert project.keys() >= {"description", "keywords", "license", "license-files", "readme", "requires-python"}
+    versions = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    (tested,) = re.findall(r"^for version in (.+); do$", (ROOT / ".ci/run").read_text(), flags=re.MULTILINE)
+    assert versions == tested.split()
+    assert project["requires-python"] == f">={versions[0]}"

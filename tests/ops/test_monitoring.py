@@ -1,5 +1,6 @@
 """Prometheus and the boards as an operator meets them: the shipped files, the real programs, a run with faults."""
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,18 @@ def test_the_configuration_is_valid(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stderr
     linted = promtool("check", "rules", "--lint=all", "--lint-fatal", MONITORING / "rules.yml")
     assert linted.returncode == 0, linted.stderr
+
+
+@pytest.mark.parametrize("example", [False, True], ids=["shipped", "example"])
+def test_alertmanager_takes_its_configuration(example: bool, tmp_path: Path) -> None:
+    """amtool accepts what is shipped, and the examples of receivers when they are not commented out."""
+    head, receivers, rest = re.split(r"(?s)(\nreceivers:.*?)(?=\n\n)", (MONITORING / "alertmanager.yml").read_text())
+    config = tmp_path / "alertmanager.yml"
+    config.write_text(head + (receivers.replace("    # ", "    ") if example else receivers) + rest)
+    configured = yaml.safe_load(config.read_text())["receivers"]
+    assert [len(receiver) for receiver in configured] == [3 if example else 1]
+    checked = ran(executable("amtool"), "check-config", config)
+    assert checked.returncode == 0, checked.stderr
 
 
 @each_alert

@@ -1,9 +1,9 @@
-"""The shipped compose file, run by podman-compose: daemon, Prometheus and sandbox on the network that it makes them.
+"""The shipped compose file, run by podman-compose: all but Grafana on the network that it makes them.
 
-Three things differ from an operator's machine, for reasons of this one. No registry can be reached: "Prometheus" is
-Debian's program under the tag that the file names, without the ``wget`` of its health check. No systemd runs health
-checks: they are asked for by hand. And the volume whose name the file fixes gets another, because an operator's outbox
-may be here, too.
+Three things differ from an operator's machine, for reasons of this one. No registry can be reached: Prometheus and
+Alertmanager are Debian's programs under the tags that the file names, without the ``wget`` of their health checks. No
+systemd runs health checks: they are asked for by hand. And the volume whose name the file fixes gets another, because
+an operator's outbox may be here, too.
 """
 
 import shutil
@@ -23,20 +23,23 @@ from tests.ops.deployment.engine import ROOT, base_image, build, inspected, logg
 from tests.ops.prometheus import DAEMON, executable
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-SERVICES = (DAEMON, "prometheus", "sandbox")
-PROMETHEUS = f"""\
-FROM {base_image()}
-COPY prometheus /bin/prometheus
-RUN install -d -o 65534 -g 65534 /prometheus
+SERVICES = (DAEMON, "prometheus", "alertmanager", "sandbox")
+#: the program of Debian that stands for a service; both look for files of their package
+PROGRAMS = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
+DOCKERFILE = """\
+FROM {base}
+COPY {program} /bin/{service}
+COPY share /usr/share/prometheus
+RUN install -d -o 65534 -g 65534 /{service}
 USER 65534:65534
-VOLUME /prometheus
-WORKDIR /prometheus
-ENTRYPOINT ["/bin/prometheus"]
+VOLUME /{service}
+WORKDIR /{service}
+ENTRYPOINT ["/bin/{service}"]
 """
 
 
 class Project:
-    """The three services out of a folder of their own, as ``docker-compose --profile sandbox`` would run them."""
+    """The services out of a folder of their own, as ``docker-compose`` would run them with both profiles."""
 
     def __init__(self, engine: dict[str, str], folder: Path) -> None:
         self._engine = engine
@@ -51,7 +54,8 @@ class Project:
 
     def run(self, *arguments: str, check: bool = True) -> None:
         files = ["--file", "docker-compose.yml", "--file", "volumes.yml"]
-        command = [executable("podman-compose"), "--project-name", self.name, *files, "--profile", "sandbox"]
+        profiles = ["--profile", "sandbox", "--profile", "alertmanager"]
+        command = [executable("podman-compose"), "--project-name", self.name, *files, *profiles]
         done = ran(*command, *arguments, cwd=self._folder, env=self._engine, timeout=90)
         assert done.returncode == 0 or not check, done.stdout + done.stderr
 
@@ -82,18 +86,22 @@ class Project:
 
 
 @pytest.fixture
-def prometheus_image(engine: dict[str, str], tmp_path: Path) -> Iterator[None]:
-    folder, tag = tmp_path / "image", COMPOSE["services"]["prometheus"]["image"]
-    folder.mkdir()
-    shutil.copy(executable("prometheus"), folder)
-    (folder / "Dockerfile").write_text(PROMETHEUS)
-    build(engine, folder, tag)
+def programs(engine: dict[str, str], tmp_path: Path) -> Iterator[None]:
+    """Images of what a registry would give."""
+    tags = []
+    for service, program in PROGRAMS.items():
+        folder, file = tmp_path / f"image-{service}", Path(executable(program))
+        shutil.copytree(file.parents[1] / "share/prometheus", folder / "share", symlinks=True)
+        shutil.copy(file, folder)
+        (folder / "Dockerfile").write_text(DOCKERFILE.format(base=base_image(), program=program, service=service))
+        tags.append(COMPOSE["services"][service]["image"])
+        build(engine, folder, tags[-1])
     yield
-    podman(engine, "image", "rm", tag)
+    podman(engine, "image", "rm", *tags)
 
 
 @pytest.fixture
-def project(image: dict[str, Any], prometheus_image: None, engine: dict[str, str], tmp_path: Path) -> Iterator[Project]:
+def project(image: dict[str, Any], programs: None, engine: dict[str, str], tmp_path: Path) -> Iterator[Project]:
     folder = tmp_path / "project"
     folder.mkdir()
     made = Project(engine, folder)
@@ -104,8 +112,9 @@ def project(image: dict[str, Any], prometheus_image: None, engine: dict[str, str
         made.remove()
 
 
+@pytest.mark.timeout(300)
 async def test_the_services_find_each_other_and_stop_in_order(project: Project, tell: Callable[[str], None]) -> None:
-    """Tasks of the sandbox are processed, Prometheus sees it and knows the rules, SIGTERM ends all three with 0."""
+    """Tasks are processed, Prometheus sees it and knows rules and Alertmanager, SIGTERM ends all of them with 0."""
 
     async def answered(url: str, **body: object) -> Any:
         """The JSON of an answer, or None while nobody listens yet."""
@@ -122,12 +131,19 @@ async def test_the_services_find_each_other_and_stop_in_order(project: Project, 
         found = await answered(f"{project.url('prometheus')}/api/v1/query?query={query}")
         return [one["value"][1] for one in found["data"]["result"]] == ["50"]
 
+    async def connected() -> object:
+        found = await answered(f"{project.url('prometheus')}/api/v1/alertmanagers")
+        return len(found["data"]["activeAlertmanagers"]) == 1 and await answered(
+            f"{project.url('alertmanager')}/api/v2/status"
+        )
+
     query = 'ai_task_processor_tasks_processed_total{status="succeeded",task_type="text_embedding"}'
     async with httpx2.AsyncClient(trust_env=False, timeout=10) as client:
         await _eventually(lambda: answered(f"{project.url('sandbox')}/sandbox/tasks", count=50), timeout=30)
         await _eventually(done, timeout=60)
         await _eventually(lambda: answered(f"{project.url('prometheus')}/api/v1/status/config"), timeout=30)
         await _eventually(scraped, timeout=60)
+        await _eventually(connected, timeout=60)
         targets = (await answered(f"{project.url('prometheus')}/api/v1/targets"))["data"]["activeTargets"]
         rules = (await answered(f"{project.url('prometheus')}/api/v1/rules"))["data"]["groups"]
     up = {target["labels"]["job"]: target["health"] for target in targets}
