@@ -119,7 +119,7 @@ class Reporter:
             except SinkFailed as error:
                 failures.append(error)
             except Rejected as error:
-                refusals.append(f"sink {sink.name}: {error}")
+                refusals.append(f"sink {sink.name}: {explained(error)}")
 
         lacking = [sink for sink in self._after if sink.name not in taken]
         if len(lacking) > 1:

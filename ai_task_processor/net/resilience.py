@@ -15,7 +15,7 @@ from typing import Literal, Protocol, TypeVar
 import tenacity
 
 from ai_task_processor.core.deadline import stalled_s
-from ai_task_processor.core.errors import CircuitOpen, Rejected, RemoteError, TaskError, Unsent
+from ai_task_processor.core.errors import CircuitOpen, Rejected, RemoteError, TaskError, Unsent, explained
 from ai_task_processor.core.ports import Clock
 from ai_task_processor.ops.logs import get_logger
 
@@ -80,6 +80,7 @@ class Gate:
     def __init__(self, service: str, *, threshold: int, clock: Clock, metrics: BreakerMetrics) -> None:
         self.service = service
         self.reason: str | None = None
+        self._failure = ""
         self._clock = clock
         self._metrics = metrics
         self._breaker = pybreaker.CircuitBreaker(fail_max=threshold, throw_new_error_on_trip=False, name=service)
@@ -155,7 +156,7 @@ class Gate:
         event = "remote.resumed" if self.state == "closed" else "breaker.closed"
         self._breaker.call(lambda: None)
         if self.reason is not None:
-            self.reason, self._pause_s, self._held_until = None, 0.0, 0.0
+            self.reason, self._failure, self._pause_s, self._held_until = None, "", 0.0, 0.0
             self._metrics.breaker(self.service, self.state)
             log.info(event, service=self.service)
 
@@ -200,7 +201,8 @@ class Gate:
         first, longest = self._bounds
         self._pause_s = min(max(first, 2.0 * self._pause_s), longest)
         seconds = max(self._pause_s, error.retry_after_s or 0.0)
-        changed, self.reason = self.reason != str(error), str(error)
+        # The remote's own words may differ with each answer: they do not make a new line.
+        changed, self._failure, self.reason = self._failure != str(error), str(error), explained(error)
         self._hold_for(seconds)
         self._holds += 1
         event = "breaker.opened" if self.state == "open" else "remote.paused"

@@ -17,6 +17,7 @@ from ai_task_processor.core.errors import (
     Rejected,
     RemoteError,
     Unauthorized,
+    explained,
 )
 from ai_task_processor.core.groups import Group, names
 from ai_task_processor.core.plugins import PACKAGE
@@ -24,8 +25,9 @@ from ai_task_processor.core.ports import Sink
 from ai_task_processor.core.records import to_outcome
 from ai_task_processor.models.task import Completed, Record, TaskStatus
 from ai_task_processor.net.answers import Answer, status_error
+from ai_task_processor.net.remarks import remark
 from ai_task_processor.net.services import Services
-from ai_task_processor.ops.logs import get_logger
+from ai_task_processor.ops.logs import get_logger, masked
 
 #: of the name-based UUIDs (RFC 9562 §5.5) that ``event_id`` makes; consumers store them, so it never changes
 NAMESPACE = UUID("22fe22dd-f12e-4c6f-93fb-9de04bb68fb4")
@@ -143,7 +145,7 @@ class RemoteSink(Sink):
         except Refused as error:
             if self.order == "after_report":
                 raise
-            raise RemoteError(str(error), retry_after_s=REFUSED_AGAIN_S) from error
+            raise RemoteError(explained(error), retry_after_s=REFUSED_AGAIN_S) from error
         except RemoteError as error:
             slow = error.trips_breaker and self._clock.monotonic() - began_at >= SLOW_S
             (gate.hold if slow else gate.failed)(entry, error)
@@ -195,12 +197,18 @@ class HttpSink(RemoteSink):
             await self._client.aclose()
 
 
-def refusal(answer: Answer, service: str, setting: str, key: str) -> RemoteError | Refused:
-    """The error for a refusing HTTP answer. ``setting``, ``key``: the variables of the URL and of the credential."""
+def refusal(answer: Answer, service: str, setting: str, key: str, sent: bytes = b"") -> RemoteError | Refused:
+    """The error for a refusing HTTP answer, with the remote's words. ``sent``: the request as JSON.
+
+    ``setting``, ``key``: the variables of the URL and of the credential.
+    """
+    error: RemoteError | Refused
     if answer.status_code in OWN_STATUSES:
-        return Refused(f"{service} refuses this result ({answer.status_code})")
-    error = status_error(answer, service, setting=setting)
-    remedy = {Unauthorized: key, Misconfigured: setting}.get(type(error))
-    if remedy is None or ": " in str(error):
-        return error
-    return type(error)(f"{error}: correct {remedy}", status=error.status)
+        error = Refused(f"{service} refuses this result ({answer.status_code})")
+    else:
+        error = status_error(answer, service, setting=setting)
+        remedy = {Unauthorized: key, Misconfigured: setting}.get(type(error))
+        if remedy is not None and ": " not in str(error):
+            error = type(error)(f"{error}: correct {remedy}", status=error.status)
+    error.detail = remark(answer.content, sent, masked)
+    return error

@@ -83,7 +83,7 @@ class WebhookSink(HttpSink):
             headers["webhook-signature"] = signature(secret.get_secret_value(), message_id, now, content)
         answer = await self._exchange("POST", self._url, headers, content)
         if not answer.is_success:
-            raise refusal(answer, "the webhook", "WEBHOOK_URL", "WEBHOOK_SECRET")
+            raise refusal(answer, "the webhook", "WEBHOOK_URL", "WEBHOOK_SECRET", content)
 
     async def _access(self) -> Finding:
         """Only the secret: a request would be an event."""

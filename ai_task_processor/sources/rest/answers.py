@@ -29,6 +29,8 @@ _VAGUE: Final = ("result", "value")
 _DEPTH: Final = 3
 #: ids without distinction of case: ObjectIds and UUIDs
 _HEX_ID: Final = re.compile(r"[0-9a-f]{24}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+#: an id or a state that is shown
+_SIMPLE: Final = re.compile(r"[\w-]{1,64}")
 _REJECTIONS: Final[Mapping[int, str]] = {400: "refused", 404: "gone", 409: "conflict", 413: "refused", 422: "refused"}
 
 _ADVICE: Final = "return the updated document, or nothing"
@@ -70,6 +72,7 @@ class Words:
 def acknowledged(status: int, body: bytes, task_id: str, state: TaskStatus, words: Words) -> bool:
     """Does a 2xx answer name this task or state? Raises ``Unacknowledged`` when it does not acknowledge at all.
 
+    ``detail`` of the error is the contradicting id or state; empty when the answer names none.
     An empty body acknowledges, and so does JSON that contradicts neither: bare, in an envelope, or in a list of one.
     """
     text = _bare(body)
@@ -87,8 +90,8 @@ def acknowledged(status: int, body: bytes, task_id: str, state: TaskStatus, word
     ]
     ours = (fields for fields in documents if _same(_id(fields, words), task_id))
     document = next(ours, documents[0] if documents else {})
-    if contradiction := _contradiction(document, task_id, state, words):
-        raise Unacknowledged(contradiction, status=status)
+    if contradiction := _contradiction(document, status, task_id, state, words):
+        raise contradiction
     if not document and _is_error(answer):
         raise Unacknowledged(_ERROR, status=status)
     return bool(document)
@@ -156,17 +159,27 @@ def _spelled(value: object) -> str | None:
     return value.strip().lower().replace("-", "_") if isinstance(value, str) else "?"
 
 
-def _contradiction(document: Mapping[str, object], task_id: str, state: TaskStatus, words: Words) -> str | None:
+def _contradiction(
+    document: Mapping[str, object], status: int, task_id: str, state: TaskStatus, words: Words
+) -> Unacknowledged | None:
     answered_id, answered_state = _id(document, words), _state(document, words)
     attributes = document.get("attributes")  # JSON:API has everything but the id there
     if answered_state is None and isinstance(attributes, dict):
         answered_state = _state(attributes, words)
     if answered_id is not None and not _same(answered_id, task_id):
-        return _ANOTHER_TASK
+        return _unacknowledged(_ANOTHER_TASK, status, "id", answered_id)
     found = words.known.get(str(answered_state))
     if answered_state is None or found is state:
         return None
-    return _BEFORE if found in (TaskStatus.PENDING, TaskStatus.IN_PROGRESS) else _ANOTHER_STATE
+    before = found in (TaskStatus.PENDING, TaskStatus.IN_PROGRESS)
+    return _unacknowledged(_BEFORE if before else _ANOTHER_STATE, status, "state", answered_state)
+
+
+def _unacknowledged(message: str, status: int, name: str, value: object) -> Unacknowledged:
+    """Its ``detail`` is the answered id or state only: a message in a task may be content of the task."""
+    error = Unacknowledged(message, status=status)
+    error.detail = f"{name} {value if _SIMPLE.fullmatch(str(value)) else '?'}"
+    return error
 
 
 def _is_error(answer: object) -> bool:
@@ -203,7 +216,9 @@ class Acknowledgements:
         self._open.add(task_id)
         if self._in_a_row[str(error)] < ACCIDENTS and self._in_a_row.total() < MIXED_ACCIDENTS:
             return error
-        return (Misconfigured if error.page else NeverAcknowledged)(str(error), status=error.status)
+        never = (Misconfigured if error.page else NeverAcknowledged)(str(error), status=error.status)
+        never.detail = error.detail
+        return never
 
 
 def rejection(status: int, body: bytes, refusal: Sequence[str] = ()) -> Rejected | RemoteError | None:

@@ -32,6 +32,7 @@ from ai_task_processor.core.errors import (
     Transient,
     Unacknowledged,
     Unauthorized,
+    explained,
 )
 from ai_task_processor.core.groups import Group
 from ai_task_processor.core.pointer import keys, resolve
@@ -56,7 +57,7 @@ from ai_task_processor.sources.rest.page import Page
 from ai_task_processor.sources.rest.paged import PagedList
 from ai_task_processor.sources.rest.profile import RestProfile
 from ai_task_processor.sources.rest.read_ahead import ReadAhead
-from ai_task_processor.sources.rest.remarks import remark
+from ai_task_processor.net.remarks import remark
 from ai_task_processor.sources.rest.settings import ApiSettings, SecretSettings
 from ai_task_processor.sources.rest.wire import ANY_ID, Invalid, Records
 
@@ -482,7 +483,7 @@ class RestSource(ProfileSource, TaskSource):
         except NoToken:
             raise
         except (Misconfigured, Unauthorized) as error:
-            self.report_problem = str(error)
+            self.report_problem = explained(error)
             raise
         self.report_problem = None
         self._ahead.drop(receipt.id)
@@ -541,7 +542,11 @@ class RestSource(ProfileSource, TaskSource):
             raise Unacknowledged(f"answers to results cannot be read ({error}): {what}") from error
         if not answer.is_success:
             raise self._refused(answer, body)
-        named = acknowledged(answer.status_code, answer.content, task_id, state, self._words)
+        try:
+            named = acknowledged(answer.status_code, answer.content, task_id, state, self._words)
+        except Unacknowledged as error:
+            error.detail = error.detail or remark(answer.content, body, masked)
+            raise
         if not named and not self._warned:
             self._warned = True
             log.warning("delivery.unverified", reason="the task API answers results without id and state")

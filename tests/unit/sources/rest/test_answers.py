@@ -12,7 +12,7 @@ from ai_task_processor.core.errors import Misconfigured, NeverAcknowledged, Reje
 from ai_task_processor.models.task import TaskStatus
 from ai_task_processor.ops.masking import Masker
 from ai_task_processor.sources.rest.answers import Acknowledgements, rejection
-from ai_task_processor.sources.rest.remarks import LONGEST, remark
+from ai_task_processor.net.remarks import LONGEST, remark
 from tests.nest import acknowledged
 
 OBJECT_ID = "665f0c0000000000000000aa"
@@ -220,7 +220,15 @@ VECTOR = b'{"state":"succeeded","result":[0.0123,-4.5e-7]}'
         (nest(400, "expected 1536, got [0.0123, 1] and -4.5e-7"), "expected 1536, got … and …"),
         (nest(401, "client secret hush-hush-7 is wrong"), "client secret *** is wrong"),
         (nest(500, "x " * 5000), ("x " * 250)[: LONGEST - 1] + "…"),
+        (b'{"type":"about:blank","title":"Forbidden","detail":"scope tasks.write is missing"}',
+         "scope tasks.write is missing"),
+        (b'{"title":"Forbidden","status":403}', "Forbidden"),
+        (b'{"detail":[{"loc":["body","result"],"msg":"field required"}]}', "field required"),
+        (b"upstream connect error:\n connection refused", "upstream connect error: connection refused"),
+        (b"bad value Rumpelstiltskin owes 4711 geese!", "bad value …!"),
+        (b"<!doctype html><title>502 Bad&amp;Gateway</title><p>Rumpel", "502 Bad&Gateway"),
         (b"<html>no</html>", ""),
+        (b"PNG\0\1", ""),
         (b"{}", ""),
         (b'{"message":7}', ""),
         (b"", ""),

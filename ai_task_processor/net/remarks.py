@@ -1,4 +1,4 @@
-"""The task API's message about a refusal, for logs and dead letters, without content of the task or the report.
+"""A remote's own message about a refusal, for logs and dead letters, without content of the task or the report.
 
 Validators often quote what they refuse. Parts of the message that occur in the report, decimal numbers, and quotations
 that are not names of fields are replaced; the usual words of such messages stay.
@@ -6,6 +6,7 @@ that are not names of fields are replaced; the usual words of such messages stay
 
 import re
 from collections.abc import Callable, Iterator
+from html import unescape
 from typing import Final
 
 from ai_task_processor.core import codec
@@ -16,6 +17,8 @@ _READ: Final = 4000
 _LEFT_OUT: Final = "…"
 #: texts of this length or more are replaced inside a word, too
 _GLUED: Final = 4
+#: the members that may have the message, the most specific first; ``msg``: of FastAPI's list of mistakes
+_MEMBERS: Final = ("message", "detail", "msg", "error", "errors", "title")
 #: names of members of a task, which a message may quote
 _NAMES: Final = (
     "_id id state status result error code message type content text model callbackRoute callbackParams documentId "
@@ -36,6 +39,7 @@ _USUAL: Final = (
 )
 _FIELDS: Final = frozenset(_NAMES.split())
 _WORDS: Final = frozenset(_USUAL.split())
+_TITLE: Final = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
 _QUOTED: Final = re.compile(r"\"[^\"]*(?:\"|\Z)|“[^”]*(?:”|\Z)|`[^`]*(?:`|\Z)|(?<!\w)'[^']*(?:'(?!\w)|\Z)")
 _NESTED: Final = re.compile(r"\{[^{}]*(?:\}|\Z)|\[[^\[\]]*[^\[\]\d][^\[\]]*(?:\]|\Z)")
 #: an exponent without a point only as a whole word: an ObjectId may contain ``0e9``
@@ -47,14 +51,15 @@ _IDENTIFIER: Final = re.compile(r"[a-z]+(?:_[a-z0-9]+)+|[a-z]+(?:[A-Z][a-z0-9]*)
 
 
 def remark(body: bytes, sent: bytes, mask: Callable[[str], str]) -> str:
-    """``message`` or ``error`` of a refusing JSON answer, cleaned and shortened; empty when it has none.
+    """What a refusing answer says, cleaned and shortened; empty when it says nothing.
 
-    ``sent``: the report that was refused. ``mask`` removes secrets.
+    Of JSON the ``message``, the ``error``, or the ``detail`` or ``title`` of RFC 9457; of a page its title; otherwise
+    the beginning of the text. ``sent``: the report that was refused, as JSON. ``mask`` removes secrets.
     """
     try:
         message = _message(codec.loads(body))
     except ValueError:
-        return ""
+        message = _beginning(body[: 4 * _READ].decode("utf-8", "ignore"))
     text = "".join(char if char.isprintable() else " " for char in mask(message[:_READ]))
     text = _without(" ".join(text.split()), _Content(sent))
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + _LEFT_OUT
@@ -68,7 +73,15 @@ def _message(answer: object) -> str:
         return "; ".join(part for part in map(_message, answer[:20]) if part)
     if not isinstance(answer, dict):
         return ""
-    return next((text for name in ("message", "detail", "error", "errors") if (text := _message(answer.get(name)))), "")
+    return next((text for name in _MEMBERS if (text := _message(answer.get(name)))), "")
+
+
+def _beginning(text: str) -> str:
+    text = text.removeprefix("\ufeff").lstrip()
+    if text.startswith("<"):
+        title = _TITLE.search(text)
+        return "" if title is None else unescape(title[1])
+    return "" if "\0" in text else text
 
 
 class _Content:
