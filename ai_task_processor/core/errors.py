@@ -244,7 +244,14 @@ class QuotaExhausted(RemoteError):
 
 
 class SinkFailed(RemoteError):
-    """A sink did not take a result, whatever it raised. The message names the sink."""
+    """A sink did not take a result, whatever it raised. The message names the sink.
+
+    ``tried``: false when nothing was sent at all, because the sink's circuit is open.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, tried: bool = True) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.tried = tried
 
 
 def explained(error: Rejected | RemoteError) -> str:

@@ -343,7 +343,7 @@ class Delivery:
         log.error("delivery.refused", task_id=record.task_id, reason=reason, attempts=attempts)
 
     async def _defer(self, record: Record, error: RemoteError) -> None:
-        attempts = record.attempts + 1
+        attempts = record.attempts + (not isinstance(error, SinkFailed) or error.tried)
         delay_s = deferral_s(error, attempts, own=self._at_fault(record), rng=self._rng)
         due_at = self._now() + delay_s
         reason = text(explained(error))

@@ -15,7 +15,7 @@ from ai_task_processor.core.errors import AiTaskProcessorError, RemoteError
 from ai_task_processor.core.plugins import PACKAGE, Plugin
 from ai_task_processor.core.ports import TaskSource
 from ai_task_processor.engine.guard import CALL_S, RAISED, raise_cancellation
-from ai_task_processor.models.task import Receipt
+from ai_task_processor.models.task import Failure, Receipt
 from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.logs import get_logger
 
@@ -85,12 +85,14 @@ class Faults:
         ]
         return list(dict.fromkeys(problems))  # one plug-in may provide both embeddings and chat
 
-    async def release(self, source: TaskSource, receipt: Receipt, delay_s: float) -> None:
+    async def release(
+        self, source: TaskSource, receipt: Receipt, delay_s: float, failure: Failure | None = None
+    ) -> None:
         """Release a task. It counts as released when that fails: it stays pending upstream, or its claim expires."""
         with self.of(source, "release"):
             try:
                 with Deadline(CALL_S):
-                    await source.release(receipt, delay_s)
+                    await source.release(receipt, delay_s, failure)
             except (RemoteError, TimeoutError) as error:
                 log.warning("task.not_released", task_id=receipt.id, exc_info=error)
 

@@ -34,7 +34,8 @@ def classify(error: BaseException, tries: Tries, rng: random.Random, limit: int 
     tries.crashed += 1
     if tries.crashed >= limit:
         return Failed(Failure("processor_error", f"{limit} attempts ended with {name}"))
-    return Released(growing_s, f"processor_error: {name}")
+    failure = Failure("processor_error", f"attempt {tries.crashed} of {limit} ended with {name}")
+    return Released(growing_s, f"processor_error: {name}", failure)
 
 
 def bounded(seconds: object, longest_s: float) -> float:

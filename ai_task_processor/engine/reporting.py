@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import (
     Ambiguous,
+    CircuitOpen,
     NeverAcknowledged,
     Rejected,
     RemoteError,
@@ -92,7 +93,14 @@ class Reporter:
         self._metrics.delivery("acknowledged")
         end_to_end_s = None if record.created_at is None else max(0.0, now - record.created_at)
         self._metrics.task_acknowledged(record.task_type, end_to_end_s=end_to_end_s)
-        log.debug("delivery.acknowledged", task_id=record.task_id, attempts=record.attempts + 1)
+        log.info(
+            "delivery.acknowledged",
+            task_id=record.task_id,
+            task_type=record.task_type,
+            status=record.status,
+            attempts=record.attempts + 1,
+            end_to_end_seconds=None if end_to_end_s is None else round(end_to_end_s, 3),
+        )
 
     @property
     def several(self) -> bool:
@@ -134,7 +142,8 @@ class Reporter:
             await write(lacking[0])
         if failures:
             retry_after_s = min(failure.retry_after_s or 0.0 for failure in failures)
-            raise SinkFailed("; ".join(sorted(map(str, failures))), retry_after_s=retry_after_s or None)
+            tried = any(failure.tried for failure in failures)
+            raise SinkFailed("; ".join(sorted(map(str, failures))), retry_after_s=retry_after_s or None, tried=tried)
         if refusals:
             refused = Rejected("refused")
             refused.detail = "; ".join(sorted(refusals))
@@ -159,7 +168,10 @@ class Reporter:
             remote = error if isinstance(error, RemoteError) else None
             reason = explained(remote) if remote else type(error).__name__
             condition.note(reason, sink=sink.name, **({} if remote else {"exc_info": error}))
-            where = "acknowledged; sink" if sink.order == "after_report" else "sink"
+            after = sink.order == "after_report"
+            message = f"{'acknowledged; ' if after else ''}sink {sink.name}: {reason}"
             retry_after_s = remote.retry_after_s if remote else None
-            raise SinkFailed(f"{where} {sink.name}: {reason}", retry_after_s=retry_after_s) from error
+            # A report that was acknowledged just now is an attempt, whatever comes after it.
+            tried = not isinstance(error, CircuitOpen) or (after and not record.acknowledged)
+            raise SinkFailed(message, retry_after_s=retry_after_s, tried=tried) from error
         condition.note(None, sink=sink.name)

@@ -114,7 +114,7 @@ class TaskRunner:
             if record is not None:
                 await self._persistence.persist(record)
             elif isinstance(outcome, Released):
-                await self._faults.release(self._source, claim.receipt, outcome.delay_s)
+                await self._faults.release(self._source, claim.receipt, outcome.delay_s, outcome.failure)
         finally:
             self.settling -= 1
         self._log(task, outcome, self._clock.monotonic() - started_at)

@@ -208,10 +208,14 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A remote failed, or the processor asked for a retry: the task stays pending for at least ``delay_s``."""
+    """A remote failed, or the processor asked for a retry: the task stays pending for at least ``delay_s``.
+
+    ``failure``: set when the task itself may be at fault (a crash of its processor, a timeout).
+    """
 
     delay_s: float
     reason: str
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)

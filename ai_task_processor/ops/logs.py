@@ -66,7 +66,7 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     call.given_up           it hangs while later ones are served: its texts are sent again in parts
     cost.not_counted        MODEL_PRICES has no price for a model: its calls are missing from the cost
     model.crashed           a bug of ours, or of another package's provider, in one model call
-    delivery.acknowledged   (debug) the upstream has the outcome
+    delivery.acknowledged   the upstream has the outcome: the last line of a task
     delivery.deferred       to be tried again later
     delivery.refused        refused for good: a dead letter
     delivery.expired        nobody wants the outcome any more: it is deleted, whichever sink lacks it

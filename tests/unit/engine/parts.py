@@ -25,8 +25,8 @@ def names(count: int) -> list[str]:
 
 
 def events(logs: Logs) -> list[str]:
-    """The events of a log, without those for debugging."""
-    return [line["event"] for line in logs if line["log_level"] != "debug"]
+    """The events of a log, without those for debugging and acknowledgements."""
+    return [line["event"] for line in logs if line["log_level"] != "debug" and line["event"] != "delivery.acknowledged"]
 
 
 def ids_of(logs: Iterable[MutableMapping[str, Any]], event: str) -> set[str]:

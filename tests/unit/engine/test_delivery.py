@@ -451,8 +451,31 @@ async def test_a_closed_gate_charges_nothing(clock: Any, logs: Logs) -> None:
         room.source.errors.clear()
         room.delivery.wake()
         assert await room.delivery.flushed(1.0) is True
-    held = [(line["event"], line.get("reason")) for line in logs if line["log_level"] != "debug"]
+    held = [(line["event"], line.get("reason")) for line in logs if line["event"] in events(logs)]
     assert held == [("delivery.held", "held"), ("delivery.resumed", None)]
+
+
+@pytest.mark.parametrize(("order", "attempts"), [("before_report", 0), ("after_report", 1)])
+async def test_a_sink_that_is_not_asked_is_no_attempt(clock: Any, order: Any, attempts: int) -> None:
+    """While a sink's circuit is open, only reports count; the reason is shown nevertheless."""
+    books = Books(order)
+    books.error = errors.CircuitOpen("connection refused", retry_after_s=5.0)
+    async with Room(clock, sinks=[books], put=["a"]).working() as room:
+        await clock.sleep(100.0)
+    waiting = room.outbox.record("a")
+    assert len(books.written) > 2
+    assert (waiting.attempts, len(room.told())) == (attempts, attempts)
+    assert "sink books: connection refused" in str(waiting.reason)
+
+
+async def test_an_acknowledgement_is_one_line_with_what_an_operator_follows(clock: Any, logs: Logs) -> None:
+    """Id, type, status, attempts, and the seconds since the task was created."""
+    async with Room(clock, put=["a"]).working() as room:
+        assert await room.delivery.flushed() is True
+    (line,) = [line for line in logs if line["event"] == "delivery.acknowledged"]
+    assert line.pop("end_to_end_seconds") >= 5.0
+    wide = {"task_id": "a", "task_type": "t", "status": "succeeded", "attempts": 1}
+    assert line == {"event": "delivery.acknowledged", "log_level": "info", **wide}
 
 
 async def test_an_unreadable_record_neither_stops_the_others_nor_is_lost(clock: Any, logs: Logs) -> None:

@@ -53,6 +53,7 @@ class Source(StubSource):
 
     def __init__(self) -> None:
         self.released: list[tuple[str, float]] = []
+        self.failures: list[Failure | None] = []
         self.told: list[tuple[str, object]] = []
         self.answers: list[BaseException] = []
 
@@ -64,6 +65,7 @@ class Source(StubSource):
 
     async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:
         self.released.append((receipt.id, delay_s))
+        self.failures.append(failure)
 
 
 class Disk(MemoryOutbox):
@@ -299,7 +301,17 @@ async def test_a_task_that_is_given_back_leaves_no_record(clock: Any, logs: Logs
     room = Room(clock, raising(errors.Throttled("the model answered 429", retry_after_s=30.0)))
     assert await room.run() is False
     assert (room.source.released, room.outbox.records, room.persisted) == ([("a", 30.0)], {}, [])
-    assert events(logs) == ["task.released"]
+    assert (room.source.failures, events(logs)) == ([None], ["task.released"])
+
+
+@pytest.mark.parametrize(("error", "kind"), [(ValueError(SECRET), "ValueError"), (TimeoutError(), "timeout")])
+async def test_a_task_that_may_be_at_fault_is_released_with_its_failure(
+    clock: Any, error: Exception, kind: str
+) -> None:
+    """The source can show why an attempt ended; the text of a foreign exception is not passed on."""
+    room = Room(clock, raising(error))
+    assert await room.run() is False
+    assert room.source.failures == [Failure("processor_error", f"attempt 1 of 3 ended with {kind}")]
 
 
 async def test_nothing_a_user_wrote_reaches_the_log(clock: Any, logs: Logs) -> None:
