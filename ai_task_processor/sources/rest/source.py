@@ -44,6 +44,7 @@ from ai_task_processor.net.client import MAX_ANSWER_BYTES, HttpClient
 from ai_task_processor.net.oauth import TokenSource
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.push import Push
+from ai_task_processor.net.remarks import remark
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.net.services import Services
 from ai_task_processor.ops.logs import get_logger, masked
@@ -57,7 +58,6 @@ from ai_task_processor.sources.rest.page import Page
 from ai_task_processor.sources.rest.paged import PagedList
 from ai_task_processor.sources.rest.profile import RestProfile
 from ai_task_processor.sources.rest.read_ahead import ReadAhead
-from ai_task_processor.net.remarks import remark
 from ai_task_processor.sources.rest.settings import ApiSettings, SecretSettings
 from ai_task_processor.sources.rest.wire import ANY_ID, Invalid, Records
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from ai_task_processor.core.errors import Misconfigured, NeverAcknowledged, Rejected, Unacknowledged
 from ai_task_processor.models.task import TaskStatus
+from ai_task_processor.net.remarks import LONGEST, remark
 from ai_task_processor.ops.masking import Masker
 from ai_task_processor.sources.rest.answers import Acknowledgements, rejection
-from ai_task_processor.net.remarks import LONGEST, remark
 from tests.nest import acknowledged
 
 OBJECT_ID = "665f0c0000000000000000aa"
