@@ -82,6 +82,8 @@ def _prepare_for_signals(command: Command) -> None:
 def _parser() -> "argparse.ArgumentParser":
     import argparse
 
+    from ai_task_processor.cli.outbox.arguments import add_arguments as outbox_arguments
+
     parser = argparse.ArgumentParser(
         prog="ai-task-processor",
         description="Polls a task API, processes AI tasks, and keeps every result until it is acknowledged.",
@@ -103,7 +105,7 @@ def _parser() -> "argparse.ArgumentParser":
     add("doctor", _doctor, "check configuration and remotes, and say how to mend what is wrong")
     add("drain", _drain, "deliver what the outbox holds and claim nothing; 75 when something is left")
     outbox = add("outbox", _outbox, "look at kept results, retry or drop them (beside a running daemon)")
-    _add_outbox_actions(outbox)
+    outbox_arguments(outbox)
     one = add("process", _process, "run one task through its processor and print the result; nothing is reported")
     _add_process_arguments(one)
     new = add("new", _new, "write the files of a package of your own, with its test")
@@ -122,20 +124,6 @@ def _parser() -> "argparse.ArgumentParser":
     )
     add("healthcheck", _healthcheck, "ask the daemon on this machine for its health; 1 when it is not well")
     return parser
-
-
-def _add_outbox_actions(parser: "argparse.ArgumentParser") -> None:
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
-    listing = actions.add_parser("list", help="one line for each record, those that do not wait with their reason")
-    listing.add_argument("--dead", action="store_true", help="dead letters and quarantined tasks only")
-    listing.add_argument("--json", action="store_true", help="one JSON object a line")
-    show = actions.add_parser("show", help="one record with its result, as JSON")
-    show.add_argument("task_id", metavar="TASK_ID")
-    for action, meaning in (
-        ("retry", "deliver these records again at once, let these quarantined tasks start again"),
-        ("drop", "forget these records: a task that is still listed is then processed again"),
-    ):
-        actions.add_parser(action, help=meaning).add_argument("task_ids", metavar="TASK_ID", nargs="+")
 
 
 def _add_process_arguments(parser: "argparse.ArgumentParser") -> None:
@@ -258,9 +246,9 @@ def _doctor(_arguments: "argparse.Namespace") -> int:
 
 
 def _outbox(arguments: "argparse.Namespace") -> int:
-    from ai_task_processor.cli import outbox as outbox_commands
+    from ai_task_processor.cli.outbox.main import main as outbox
 
-    return outbox_commands.main(arguments)
+    return outbox(arguments)
 
 
 def _process(arguments: "argparse.Namespace") -> int:

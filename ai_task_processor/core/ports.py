@@ -243,9 +243,9 @@ class Outbox(Protocol):
         """Refused for good after this many attempts: make the record a dead letter with this reason."""
 
     async def apply_requests(self) -> Mapping[str, str]:
-        """Carry out operators' requests (``retry``, ``drop``); returns the actions done, by task id.
+        """Carry out operators' requests (``retry``, ``drop``), perhaps a part of them; returns the actions done, by id.
 
-        Raises ``OutboxUnwritable``. After any error it is called again.
+        It is called again as long as something is done, and after any error. Raises ``OutboxUnwritable``.
         """
 
     async def receipts(self) -> Sequence[Receipt]:

@@ -37,6 +37,8 @@ DRAIN_TIMEOUT_S = 60.0
 #: the process exits this long after the grace period, whatever still runs
 FORCE_EXIT_AFTER_S = 1.0
 HOUSEKEEPING_S = 0.5
+#: how often in a row operators' requests are carried out, as long as there are any: the store does some at a time
+REQUEST_ROUNDS = 20
 #: delay of the preparation when an earlier process left results, which are delivered first
 PREPARED_AFTER_S = 1.0
 #: thresholds of the garbage collector: tasks create many objects, and few of them are in reference cycles
@@ -258,14 +260,17 @@ class Daemon:
 
     async def _apply_requests(self, condition: Condition) -> None:
         try:
-            requests = await self._parts.store.outbox.apply_requests()
+            for _ in range(REQUEST_ROUNDS):
+                requests = await self._parts.store.outbox.apply_requests()
+                for task_id, action in requests.items():
+                    log.info("outbox.requested", task_id=task_id, action=action)
+                if not requests:
+                    break
+                self._parts.delivery.wake()
         except OutboxUnwritable as error:
             condition.note(str(error))
-            return
-        condition.note(None)
-        for task_id, action in requests.items():
-            log.info("outbox.requested", task_id=task_id, action=action)
-            self._parts.delivery.wake()
+        else:
+            condition.note(None)
 
     def _set_gauges(self) -> None:
         parts, depth, now = self._parts, self._parts.store.outbox.depth(), self._clock.monotonic()

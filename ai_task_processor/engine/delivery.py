@@ -17,6 +17,7 @@ from ai_task_processor.core.deadline import stalled_s
 from ai_task_processor.core.errors import (
     Ambiguous,
     CircuitOpen,
+    NoToken,
     OutboxUnwritable,
     Rejected,
     RemoteError,
@@ -343,7 +344,7 @@ class Delivery:
         log.error("delivery.refused", task_id=record.task_id, reason=reason, attempts=attempts)
 
     async def _defer(self, record: Record, error: RemoteError) -> None:
-        attempts = record.attempts + (not isinstance(error, SinkFailed) or error.tried)
+        attempts = record.attempts + _was_tried(error)
         delay_s = deferral_s(error, attempts, own=self._at_fault(record), rng=self._rng)
         due_at = self._now() + delay_s
         reason = text(explained(error))
@@ -365,3 +366,8 @@ class Delivery:
         if isinstance(error, SinkFailed):
             return False
         return times >= GIVE_UP_FAILURES and self._now() - record.finished_at >= GIVE_UP_AFTER_S
+
+
+def _was_tried(error: RemoteError) -> bool:
+    """Whether anything was sent: not without a token, and not to a sink whose circuit is open."""
+    return error.tried if isinstance(error, SinkFailed) else not isinstance(error, NoToken)

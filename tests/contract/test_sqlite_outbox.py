@@ -19,7 +19,7 @@ from ai_task_processor.core.errors import DataDirectoryError, OutboxLocked, Outb
 from ai_task_processor.models.task import Record, TaskStatus
 from ai_task_processor.stores.sqlite import inspection
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
-from ai_task_processor.stores.sqlite.schema import PAGE_BYTES
+from ai_task_processor.stores.sqlite.schema import PAGE_BYTES, SPREAD
 from tests.contract.helpers import failing
 from tests.contract.outboxes import (
     NOW,
@@ -633,6 +633,46 @@ async def test_requests_wait_for_a_daemon(tmp_path: Path) -> None:
         assert await second.apply_requests() == {"a": "drop"}
         assert inspection.pending_requests(tmp_path) == 0
     assert inspection.list_records(tmp_path) == []
+
+
+async def test_many_retries_become_due_one_after_the_other(tmp_path: Path) -> None:
+    """At their rate, counted from the next start of a daemon; those far ahead stay requests, or they would count as
+    stranded. A waiting record is not put off.
+    """
+    ids = [f"task-{number}" for number in range(10)]
+    async with store(tmp_path) as first:
+        await asyncio.gather(*(first.put(record(task_id)) for task_id in ids))
+        for task_id in ids[:-1]:
+            await first.bury(task_id, "refused", attempts=5)
+    inspection.leave_request(tmp_path, "retry", ids, from_s=NOW - 5_000.0, every_s=100.0)
+    async with store(tmp_path) as second:
+        assert (await second.apply_requests()).keys() == {*ids}
+        due = {found.task_id: found for found in await second.due(NOW + 899.0, 20)}
+    assert [due[task_id].due_at for task_id in ids[:-1]] == [NOW + 100.0 * place for place in range(9)]
+    assert {(due[task_id].reason, due[task_id].attempts) for task_id in ids[:-1]} == {(SPREAD, 0)}
+    assert due[ids[-1]].due_at == 0.0
+    inspection.leave_request(tmp_path, "retry", ids, from_s=NOW, every_s=200.0)
+    async with store(tmp_path) as third:
+        assert (await third.apply_requests()).keys() == {*ids[:5]}
+        assert await third.apply_requests() == {}
+    assert inspection.pending_requests(tmp_path) == 5
+
+
+async def test_requests_of_a_release_before_have_no_due_time(tmp_path: Path) -> None:
+    """An outbox that such a release wrote is used as it is, by commands and by the next daemon."""
+    async with store(tmp_path) as first:
+        await asyncio.gather(*(first.put(record(task_id)) for task_id in "ab"))
+        await first.bury("a", "refused")
+        await first.bury("b", "refused")
+    path = tmp_path / "outbox.db"
+    execute(path, "ALTER TABLE requests DROP COLUMN due_at")
+    execute(path, "INSERT INTO requests (action, task_id) VALUES ('drop', 'a')")
+    inspection.leave_request(tmp_path, "retry", ["b"], from_s=NOW, every_s=1.0)
+    async with store(tmp_path) as second:
+        assert await second.apply_requests() == {"a": "drop", "b": "retry"}
+    execute(path, "ALTER TABLE requests DROP COLUMN due_at")
+    async with store(tmp_path) as third:
+        assert await third.apply_requests() == {}
 
 
 def test_commands_without_an_outbox_say_so(tmp_path: Path) -> None:

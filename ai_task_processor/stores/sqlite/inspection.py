@@ -4,10 +4,14 @@ Synchronous. Records are read page by page: during one long read transaction SQL
 """
 
 import contextlib
+import itertools
+import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -68,18 +72,42 @@ def load_records(directory: Path, task_id: str) -> list[tuple[Summary, Record]]:
     return [(_to_summary(row[:split]), schema.to_record(row[split:])) for row in rows]
 
 
-def leave_request(directory: Path, action: Action, task_ids: Iterable[str]) -> None:
-    """Ask the daemon to retry or drop records; it does so within a second, or at its next start."""
+def find_records(directory: Path, task_ids: Iterable[str]) -> list[Summary]:
+    """The records of these tasks; tasks without a record are left out."""
+    with _connection(directory, "ro") as db:
+        ids = json.dumps(list(task_ids))
+        query = f"SELECT {_COLUMNS}, {_source(db)} FROM records WHERE task_id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants only
+        return [_to_summary(row) for row in db.execute(query, (ids,))]
+
+
+def leave_request(
+    directory: Path, action: Action, task_ids: Iterable[str], *, from_s: float = 0.0, every_s: float = 0.0
+) -> None:
+    """Ask the daemon to retry or drop records; it does so within a second, or at its next start.
+
+    With ``every_s`` the first retry is due at ``from_s``, in seconds since the epoch, and each further one that many
+    seconds after the one before.
+    """
+    times = (from_s + every_s * place if every_s else 0.0 for place in itertools.count())
     with _connection(directory, "rw") as db:
         db.execute("BEGIN IMMEDIATE")
-        db.executemany("INSERT INTO requests (action, task_id) VALUES (?, ?)", ((action, id_) for id_ in task_ids))
+        schema.add_requests(db, action, zip(task_ids, times, strict=False))
         db.execute("COMMIT")
 
 
 def pending_requests(directory: Path) -> int:
     """The number of requests that no daemon has carried out yet."""
+    return _requests(directory, inf)
+
+
+def due_requests(directory: Path) -> int:
+    """The number of those that a daemon carries out now: retries of many come later."""
+    return _requests(directory, time.time() + schema.REQUESTED_AHEAD_S)
+
+
+def _requests(directory: Path, until: float) -> int:
     with _connection(directory, "ro") as db:
-        (count,) = db.execute("SELECT count(*) FROM requests").fetchone()
+        (count,) = db.execute("SELECT count(*) FROM requests WHERE due_at <= ?", (until,)).fetchone()
     return int(count)
 
 

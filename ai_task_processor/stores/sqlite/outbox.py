@@ -194,7 +194,7 @@ class SqliteOutbox:
         if not requested:
             return {}
         done = await self._write(
-            lambda db: schema.apply_requests(db, _REQUESTS_AT_ONCE),
+            lambda db: schema.apply_requests(db, _REQUESTS_AT_ONCE, self._clock.now().timestamp()),
             committed=self._applied,
         )
         return {task_id: action for action, _, task_id, _ in done}
@@ -262,7 +262,9 @@ class SqliteOutbox:
                 migrate(db, self._path)
                 return self._open_database()
             schema.create(db, self._path)
-            stepped = steps.summaries(db, self._clock.now().timestamp())
+            now = self._clock.now().timestamp()
+            schema.resume_requests(db, now)
+            stepped = steps.summaries(db, now)
         except BaseException:
             salvage.leave(db, self._path)
             raise

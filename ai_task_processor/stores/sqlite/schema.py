@@ -31,6 +31,8 @@ PAGE_BYTES = 16_384
 #: A deferral lasts 15 minutes at most. A record due later than this was deferred before the wall clock
 #: jumped back: it counts as due, or it would wait as long as the jump was.
 STRANDED_AFTER_S = 960.0
+#: requests whose due time is further ahead stay requests: their records would count as stranded
+REQUESTED_AHEAD_S = 900.0
 
 # Short columns first: SQLite reads a row from its start, and the results are long.
 _COLUMNS_1 = """
@@ -61,7 +63,9 @@ CREATE TABLE IF NOT EXISTS records (
 );
 CREATE INDEX IF NOT EXISTS waiting_by_due ON records (source, due_at) WHERE state = 'waiting';
 CREATE INDEX IF NOT EXISTS waiting_by_age ON records (finished_at) WHERE state = 'waiting';
-CREATE TABLE IF NOT EXISTS requests (id INTEGER PRIMARY KEY, action TEXT NOT NULL, task_id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS requests (
+    id INTEGER PRIMARY KEY, action TEXT NOT NULL, task_id TEXT NOT NULL, due_at REAL NOT NULL DEFAULT 0
+);
 CREATE TABLE IF NOT EXISTS remembered (
     source TEXT NOT NULL, until REAL NOT NULL, id TEXT NOT NULL, PRIMARY KEY (source, until, id)
 ) WITHOUT ROWID;
@@ -109,9 +113,13 @@ SELECT {RECORD_COLUMNS} FROM records WHERE source = :source AND due_at > :strand
 ORDER BY due_at LIMIT :limit
 """  # noqa: S608 - constants only
 _RETRY = """
-UPDATE records SET due_at = 0, reason = NULL, attempts = iif(state = 'dead', 0, attempts), state = 'waiting'
-WHERE task_id = ? RETURNING source, size
+UPDATE records SET due_at = iif(state = 'dead', :due, min(due_at, :due)),
+    reason = CASE WHEN :due = 0 THEN NULL WHEN state = 'dead' THEN :reason ELSE reason END,
+    attempts = iif(state = 'dead', 0, attempts), state = 'waiting'
+WHERE task_id = :task_id RETURNING source, size
 """
+#: the reason of a record whose retry is put off
+SPREAD = "an operator asked for its retry, as one of many: it waits for its turn"
 
 DAMAGED = "the file is damaged: the daemon sets it aside at its next start and keeps what can be read"
 _NO_LOCKS = "file locks or shared memory do not work there; set DATA_DIR to a directory on a local disk"
@@ -149,6 +157,7 @@ def create(db: sqlite3.Connection, path: Path) -> None:
     choose_page_size(db)
     refuse_newer(db, path)
     db.executescript(f"BEGIN IMMEDIATE; {_TABLES} COMMIT;")
+    add_due_times(db)
 
 
 def copy_first(db: sqlite3.Connection, old: Path) -> int:
@@ -159,7 +168,7 @@ def copy_first(db: sqlite3.Connection, old: Path) -> int:
         f"INSERT INTO records (state, size, {RECORD_COLUMNS}) "  # noqa: S608 - constants only
         f"SELECT state, size, {_FIRST_COLUMNS} FROM old.records ORDER BY rowid"
     ).rowcount
-    db.execute("INSERT INTO requests SELECT id, action, task_id FROM old.requests")
+    db.execute("INSERT INTO requests (id, action, task_id) SELECT id, action, task_id FROM old.requests")
     db.execute("COMMIT")
     db.execute("DETACH old")
     return copied
@@ -366,28 +375,51 @@ def look(db: sqlite3.Connection, source: str) -> tuple[bool, float | None, float
     return bool(requested), oldest_finished_at(db), next_due_at
 
 
-def apply_requests(db: sqlite3.Connection, limit: int) -> Sequence[tuple[str, str, str, int]]:
+def add_requests(db: sqlite3.Connection, action: str, requests: Iterable[tuple[str, float]]) -> None:
+    """Add requests: (task id, due time in seconds since the epoch, 0 for at once)."""
+    add_due_times(db)
+    rows = ((action, task_id, due_at) for task_id, due_at in requests)
+    db.executemany("INSERT INTO requests (action, task_id, due_at) VALUES (?, ?, ?)", rows)
+
+
+def add_due_times(db: sqlite3.Connection) -> None:
+    """Requests had no due time in the first releases with schema 2; those releases read a table with it."""
+    if "due_at" not in {name for (name,) in db.execute("SELECT name FROM pragma_table_info('requests')")}:
+        db.execute("ALTER TABLE requests ADD COLUMN due_at REAL NOT NULL DEFAULT 0")
+
+
+def resume_requests(db: sqlite3.Connection, now: float) -> None:
+    """The due times of requests that waited for a daemon begin now: they stay as far apart as they were."""
+    (first,) = db.execute("SELECT min(due_at) FROM requests WHERE due_at > 0").fetchone()
+    if first is not None and first < now:
+        db.execute("UPDATE requests SET due_at = due_at + ? WHERE due_at > 0", (now - first,))
+
+
+def apply_requests(db: sqlite3.Connection, limit: int, now: float) -> Sequence[tuple[str, str, str, int]]:
     """Carry out the oldest ``limit`` requests and delete them; returns (action, source, task id, bytes) per record.
 
-    A request names a task by its id: it applies to the records of every source with this id.
+    A request names a task by its id: it applies to the records of every source with this id. A retry whose due time is
+    ahead makes its record due at that time.
     """
-    rows = db.execute("SELECT id, action, task_id FROM requests ORDER BY id LIMIT ?", (limit,)).fetchall()
+    until = now + REQUESTED_AHEAD_S
+    query = "SELECT id, action, task_id, due_at FROM requests WHERE due_at <= ? ORDER BY id LIMIT ?"
+    rows = db.execute(query, (until, limit)).fetchall()
     done = [
         (action, source, task_id, size)
-        for _, action, task_id in rows
-        for source, size in _carry_out(db, action, task_id)
+        for _, action, task_id, due_at in rows
+        for source, size in _carry_out(db, action, task_id, due_at)
     ]
     if rows:
-        db.execute("DELETE FROM requests WHERE id <= ?", (rows[-1][0],))
+        db.execute("DELETE FROM requests WHERE id <= ? AND due_at <= ?", (rows[-1][0], until))
     return done
 
 
-def _carry_out(db: sqlite3.Connection, action: str, task_id: str) -> list[tuple[str, int]]:
-    """Source and bytes of the records that were deleted or made due now."""
+def _carry_out(db: sqlite3.Connection, action: str, task_id: str, due_at: float) -> list[tuple[str, int]]:
+    """Source and bytes of the records that were deleted or given a due time."""
     gone = "" if action == "drop" else " AND state = 'quarantined'"
     done = db.execute(f"DELETE FROM records WHERE task_id = ?{gone} RETURNING source, size", (task_id,)).fetchall()  # noqa: S608 - constants only
     if action == "retry":
-        done += db.execute(_RETRY, (task_id,)).fetchall()
+        done += db.execute(_RETRY, {"due": due_at, "reason": SPREAD, "task_id": task_id}).fetchall()
     return done
 
 

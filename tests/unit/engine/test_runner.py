@@ -305,9 +305,7 @@ async def test_a_task_that_is_given_back_leaves_no_record(clock: Any, logs: Logs
 
 
 @pytest.mark.parametrize(("error", "kind"), [(ValueError(SECRET), "ValueError"), (TimeoutError(), "timeout")])
-async def test_a_task_at_fault_is_released_with_its_failure(
-    clock: Any, error: Exception, kind: str
-) -> None:
+async def test_a_task_at_fault_is_released_with_its_failure(clock: Any, error: Exception, kind: str) -> None:
     """The source can show why an attempt ended; the text of a foreign exception is not passed on."""
     room = Room(clock, raising(error))
     assert await room.run() is False
