@@ -20,15 +20,16 @@ from ai_task_processor.core.checks import Check, Finding, Remote
 class Problem:
     """Why a component cannot work now: a code for machines and a message for people.
 
-    ``ready``: the daemon is ready nevertheless (a pause that ends by itself, something that is not configured). Such a
+    ``ready``: the daemon is ready nevertheless (a pause that ends by itself, something that is not configured). A
     problem explains idleness ``when`` tasks are ``running`` and wait for it, when listed tasks are ``unserved`` (have
-    no processor), ``always`` or ``never``. The last two are notes in ``/ready``.
+    no processor) or ``paused`` (skipped because of a limit or a pause), when slots are ``free``, ``always`` or
+    ``never``. The last two are notes in ``/ready``.
     """
 
     code: str
     message: str = ""
     ready: bool = False
-    when: Literal["always", "running", "unserved", "never"] = "always"
+    when: Literal["always", "running", "unserved", "paused", "free", "never"] = "always"
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}" if self.message else self.code

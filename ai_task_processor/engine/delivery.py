@@ -13,6 +13,7 @@ from functools import partial
 from itertools import islice
 from math import inf
 
+from ai_task_processor.core.component import Problem
 from ai_task_processor.core.deadline import stalled_s
 from ai_task_processor.core.errors import (
     Ambiguous,
@@ -122,6 +123,14 @@ class Delivery:
         capacity = max(0, self._window - len(self._in_flight))
         waiting = len(self._fresh) - capacity >= max(1, self._concurrency // 2)
         return waiting and self._clock.monotonic() - self.acknowledged_at < UP_WITHIN_S
+
+    def problems(self) -> Sequence[Problem]:
+        """Why tasks wait for delivery, for ``why_idle``."""
+        if not self.behind:
+            return ()
+        text = f"{len(self._fresh)} results wait to be reported, and reports take longer than tasks"
+        message = f"{text}: nothing is claimed until delivery catches up"
+        return (Problem("delivery_behind", message, ready=True, when="free"),)
 
     def wake(self) -> None:
         """Read the outbox at once: somebody else has changed it. A circuit of the source's own is tried at once."""

@@ -67,7 +67,8 @@ class TaskScheduler:
     ``hold_s`` returns for how many seconds nothing may be claimed (outbox full, circuit open), 0 when something may;
     ``resumes_in_s``: when some skipped tasks may start. ``types``: the types to claim, None for all. ``idle``:
     nothing runs, and a poll that began when nothing ran (at ``asked_at``) found nothing to start. ``polled_at``: when
-    the last poll was answered; ``next_poll_at``: when the present pause ends, None when there is none.
+    the last poll was answered; ``next_poll_at``: when the present pause ends, None when there is none; ``holding``: it
+    is one that ``hold_s`` asked for.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class TaskScheduler:
         self.ticked_at = clock.monotonic()
         self.polled_at: float | None = None
         self.next_poll_at: float | None = None
+        self.holding = False
         self.asked_at = -inf
         self._source = source
         self._slots = slots
@@ -151,7 +153,8 @@ class TaskScheduler:
             await self._slots.wait()
             self._tick()
             hold_s = self._hold_s()
-            if hold_s > 0:
+            self.holding = hold_s > 0
+            if self.holding:
                 await self._pause(min(hold_s, self._interval_s), ignore_wakes=True)
                 continue
             claims = await self._claim()

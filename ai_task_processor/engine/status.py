@@ -73,6 +73,7 @@ class StatusReader:
 
     def snapshot(self) -> health.Snapshot:
         parts, scheduler, backlog = self._parts, self._parts.scheduler, self.backlog() or Backlog()
+        following = scheduler.next_poll_at
         return health.Snapshot(
             draining=self.draining,
             polled=scheduler.polled_at is not None,
@@ -83,6 +84,10 @@ class StatusReader:
             slots=parts.slots.total,
             isolation=parts.recovery.isolation,
             skipped={str(reason): count for reason, count in backlog.skipped.items()},
+            read_ahead=backlog.read_ahead,
+            released=parts.slots.released,
+            holding=scheduler.holding,
+            next_poll_s=None if following is None else max(0.0, following - self._clock.monotonic()),
         )
 
     def backlog(self) -> Backlog | None:
@@ -172,8 +177,9 @@ class StatusReader:
             if component is not parts.source:
                 problems += self._faults.ask(Problem, component, "problems")
         problems += self._faults.problems
+        problems += parts.delivery.problems()
         problems += [
-            Problem("paused", f"{gate.service} is paused: {gate.reason}", ready=True)
+            Problem("paused", f"{gate.service} is paused: {gate.reason}{_again(gate.wait_s())}", ready=True)
             for gate in parts.gates
             if gate.reason is not None
         ]
@@ -185,3 +191,7 @@ class StatusReader:
         if stalls is None or stalls.lasted_s < LONGEST_TICK_S / 2:
             return age_s
         return min(age_s, asyncio.get_running_loop().time() - stalls.ended_at)
+
+
+def _again(wait_s: float) -> str:
+    return f"; next try in {wait_s:.0f} s" if wait_s >= 1 else ""

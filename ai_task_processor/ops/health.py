@@ -6,11 +6,25 @@ processed? ``why_idle``: one sentence that says why not.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from ai_task_processor.core.component import Problem
 
 #: the code of the problem that the last poll failed
 POLL_FAILED = "upstream_unavailable"
+#: why a listed task is skipped, in words
+SKIPPED: Final[Mapping[str, str]] = {
+    "in_outbox": "its result waits for delivery",
+    "dead_letter": "its result was refused: see outbox list --dead",
+    "quarantined": "it crashed the process: see outbox list --dead",
+    "running": "it runs already",
+    "stale": "it was acknowledged a moment ago",
+    "unknown_type": "no processor here takes its type",
+    "invalid": "it cannot be used: see record.skipped in the log",
+    "duplicate": "it is listed twice",
+    "deferred": "it waits for its next attempt",
+    "paused": "its processor or its model takes no more now",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +32,9 @@ class Snapshot:
     """The state of the process at one moment. Reasons are sentences, ages and waits seconds.
 
     ``problems`` are those of all components, the most specific first. ``isolation``: why slots stay empty for a task
-    that runs isolated.
+    that runs isolated. ``read_ahead``: tasks that were read and wait for slots. ``released``: tasks in a row that were
+    given back without an outcome. ``holding``: the pause between polls was asked for. ``next_poll_s``: until it ends,
+    None when there is none.
     """
 
     draining: bool
@@ -30,6 +46,10 @@ class Snapshot:
     problems: Sequence[Problem] = ()
     isolation: str | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
+    read_ahead: int = 0
+    released: int = 0
+    holding: bool = False
+    next_poll_s: float | None = None
 
 
 def unhealthy(snapshot: Snapshot) -> str | None:
@@ -63,22 +83,57 @@ def state(snapshot: Snapshot) -> str:
 
 
 def why_idle(snapshot: Snapshot) -> str | None:
-    """One sentence that says why no task is processed; None while one is."""
-    passing = [problem for problem in snapshot.problems if problem.ready]
-    busy = [problem.message for problem in passing if problem.when == "running"]
+    """One sentence that says why no task is processed, or why slots are free although tasks are listed; None else."""
+    busy = [str(problem) if not problem.ready else problem.message for problem in _at(snapshot, "running")]
     if snapshot.running and busy:
         return busy[0]
     if snapshot.running >= snapshot.slots:
         return None
     if reasons := unready(snapshot):
-        return next((reason for reason in reasons if reason != "starting"), "starting")
+        return _unready(next((reason for reason in reasons if reason != "starting"), "starting"), snapshot)
     if snapshot.isolation is not None:
         return snapshot.isolation
-    if held := [problem.message for problem in passing if problem.when == "always"]:
-        return held[0]
+    for when in ("always", "free"):
+        if held := [problem.message for problem in _at(snapshot, when) if problem.ready]:
+            return held[0]
+    if snapshot.skipped.get("paused") and (limits := _at(snapshot, "paused")):
+        return limits[0].message
     if snapshot.running:
         return None
-    if snapshot.skipped.get("unknown_type") and (unserved := [p.message for p in passing if p.when == "unserved"]):
-        return unserved[0]
-    waiting = ", ".join(f"{count} {reason}" for reason, count in snapshot.skipped.items() if count)
-    return f"every listed task is skipped: {waiting}" if waiting else "no task is pending"
+    if snapshot.skipped.get("unknown_type") and (unserved := _at(snapshot, "unserved")):
+        return unserved[0].message
+    return _nothing_runs(snapshot)
+
+
+def _at(snapshot: Snapshot, when: str) -> list[Problem]:
+    return [problem for problem in snapshot.problems if problem.when == when]
+
+
+def _unready(reason: str, snapshot: Snapshot) -> str:
+    meaning = {"starting": "the first poll has no answer yet", "draining": "nothing new is claimed"}.get(reason)
+    if meaning is not None:
+        return f"{reason}: {meaning}"
+    return reason + _next_poll(snapshot) if reason.startswith(POLL_FAILED) else reason
+
+
+def _nothing_runs(snapshot: Snapshot) -> str:
+    skipped = [
+        f"{count} {reason} ({SKIPPED[reason]})" if reason in SKIPPED else f"{count} {reason}"
+        for reason, count in snapshot.skipped.items()
+        if count
+    ]
+    if snapshot.holding:
+        sentence = "nothing is claimed: every processor asks for a pause"
+    elif snapshot.read_ahead:
+        sentence = f"tasks are about to start: {snapshot.read_ahead} are read ahead"
+    elif skipped:
+        sentence = f"every listed task is skipped: {', '.join(skipped)}"
+    elif snapshot.released:
+        sentence = "the tasks that started last were given back: see task.released in the log"
+    else:
+        sentence = "no task is pending"
+    return sentence + _next_poll(snapshot)
+
+
+def _next_poll(snapshot: Snapshot) -> str:
+    return "" if snapshot.next_poll_s is None else f"; next poll in {snapshot.next_poll_s:.0f} s"

@@ -164,10 +164,12 @@ async def test_a_full_outbox_stops_claiming_until_results_have_left(
     worker = await daemon(OUTBOX_MAX_BYTES=2**16, POLLING_INTERVAL_SECONDS=0.5, **settings)
 
     async def full() -> bool:
-        return await worker.reasons() == ["outbox_full"]
+        return [reason.partition(":")[0] for reason in await worker.reasons()] == ["outbox_full"]
 
     await eventually(full, timeout=20)
-    told = await worker.status_when(lambda it: it["why_idle"] == "outbox_full" and it["slots"]["running"] == 0)
+    told = await worker.status_when(
+        lambda it: str(it["why_idle"]).startswith("outbox_full: ") and it["slots"]["running"] == 0
+    )
     assert told["outbox"]["bytes"] < 2 * 2**16
     inputs, polls = sandbox.stats.model_inputs, sandbox.stats.polls
     await asyncio.sleep(2.0)

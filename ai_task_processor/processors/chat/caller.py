@@ -69,6 +69,10 @@ class _Model:
         self.served = 0
         self.served_at = -inf
         self.failures = 0
+        #: slots for its tasks, when some were refused because of that; 0 when none were lately
+        self.limited_to = 0
+        #: tasks that wait between two attempts, and why the last attempt failed
+        self.between_attempts, self.last_failure = 0, ""
 
 
 class ChatCaller(Component):
@@ -124,11 +128,19 @@ class ChatCaller(Component):
                 again_s = self._retries.again_in_s(failures) if error.retryable and not self._paused(request) else None
                 if again_s is None:
                     raise self._given_up(model, key, error, served) from error
-                await self._clock.sleep(again_s)
+                await self._between_attempts(model, error, again_s)
             else:
                 self._set_aside.clear(key)
                 self._failed_at.pop(key, None)
                 return answer
+
+    async def _between_attempts(self, model: _Model, error: RemoteError, seconds: float) -> None:
+        model.between_attempts += 1
+        model.last_failure = str(error)
+        try:
+            await self._clock.sleep(seconds)
+        finally:
+            model.between_attempts -= 1
 
     def _admitted(self, request: ChatRequest) -> bytes:
         """The key of the messages. Raises ``CircuitOpen`` and ``SetAside`` when they must not be sent now."""
@@ -292,21 +304,31 @@ class ChatCaller(Component):
     def lane_hold_s(self, model: str, running: int) -> float:
         """Seconds until one more task of this model may start while ``running`` run; 0 when one may now."""
         hold_s = self._circuits.wait_s(model)
-        state = self._models.get(model)
-        if hold_s <= 0 and (state is None or not state.served) and running >= max(1, self._slots // UNPROVEN_SHARE):
-            return SHARE_LOOK_S
-        return hold_s
+        state, share = self._models.get(model), max(1, self._slots // UNPROVEN_SHARE)
+        limited = hold_s <= 0 and (state is None or not state.served) and running >= share
+        if state is not None:
+            state.limited_to = share if limited else 0
+        return SHARE_LOOK_S if limited else hold_s
 
     def resumes_in_s(self) -> float:
         """Seconds until a paused model may be tried again; infinite when none is paused."""
         return self._circuits.resumes_in_s()
 
     def problems(self) -> Sequence[Problem]:
+        """What tasks in slots wait for, and why no more of them start."""
         waits = "tasks in slots wait for the model"
-        return [
+        found = [
             Problem("paced", f"{waits} {name}: {reason}", ready=True, when="running")
             for name, reason in self._paces().items()
         ]
+        for name, model in self._models.items():
+            if model.between_attempts and not model.running:
+                text = f"{waits} {name[:64]}: its last call failed ({model.last_failure}) and is made again"
+                found.append(Problem("retrying", text, ready=True, when="running"))
+            if model.limited_to and not model.served:
+                share = f"at most {model.limited_to} of {self._slots} slots are for the model {name[:64]}"
+                found.append(Problem("limited", f"{share}: it answers no calls yet", ready=True, when="paused"))
+        return found
 
     def status(self) -> Mapping[str, object]:
         aside = self._set_aside.reason()
@@ -328,9 +350,14 @@ class ChatCaller(Component):
         ]
 
     def _paces(self) -> dict[str, str]:
-        now = self._clock.monotonic()
-        found = {name: model.limiter.reason(now, 1) for name, model in self._models.items() if model.waiting}
+        found = {name: self._pace(name, model) for name, model in self._models.items() if model.waiting}
         return {name[:64]: reason for name, reason in found.items() if reason}
+
+    def _pace(self, name: str, model: _Model) -> str | None:
+        if (hold_s := self._circuits.wait_s(name)) > 0:
+            why = self._circuits.held().get(name[:64]) or self._circuits.reason
+            return f"{why}, next try in {hold_s:.0f} s"
+        return model.limiter.reason(self._clock.monotonic(), 1)
 
     def _circuit_open(self, model: str) -> CircuitOpen:
         wait_s = self._circuits.wait_s(model)

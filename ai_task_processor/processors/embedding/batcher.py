@@ -162,8 +162,10 @@ class MicroBatcher(Component):
             return hold_s
         share = lane.share(slots, others=len(self._wanted_at) > 1)
         if running < share or share >= slots:
+            lane.limited_to = 0
             return 0.0  # some of those that run may have their answer, and be about to free their slots
         lane.calls.refused_share = True
+        lane.limited_to = share
         return SHARE_LOOK_S
 
     def resumes_in_s(self) -> float:
@@ -177,11 +179,18 @@ class MicroBatcher(Component):
             self._metrics.model_batch_cap(lane.model, lane.calls.size.most_inputs)
 
     def problems(self) -> Sequence[Problem]:
+        """What tasks in slots wait for, and why no more of them start."""
         waits = "tasks in slots wait for the model"
-        return [
+        found = [
             Problem("paced", f"{waits} {model}: {reason}", ready=True, when="running")
             for model, reason in self.paces().items()
         ]
+        for lane in self._lanes.values():
+            if text := lane.gathered():
+                found.append(Problem("gathering", text, ready=True, when="running"))
+            if text := lane.limit(self._intake.slots):
+                found.append(Problem("limited", text, ready=True, when="paused"))
+        return found
 
     def paces(self) -> dict[str, str]:
         """By model: why its calls wait."""

@@ -67,6 +67,8 @@ class Lane(Line):
         self._parts: deque[Part] = deque()
         self._changed = asyncio.Event()
         self._gathering = False
+        #: slots for its tasks, when some were refused because of that; 0 when none were lately
+        self.limited_to = 0
         self._gathered_by = 0.0
         #: tasks that were answered last and whose slots have not sent a text since
         self._returned = 0
@@ -98,16 +100,35 @@ class Lane(Line):
             return f"no answer to a call for {now - oldest.began_at:.0f} s"
         if not self.waiting:
             return None
+        if (hold_s := self._tools.circuits.wait_s(self.model)) > 0:
+            return f"{self._paused_because()}, next try in {hold_s:.0f} s"
         if reason := self.calls.limiter.reason(now, self._next_tokens()):
             return reason
         left_s = self.calls.not_before - now
         return f"the next attempt in {left_s:.1f} s" if left_s > 0 else None
 
+    def gathered(self) -> str:
+        """That a batch waits for more texts; empty when none does."""
+        if not self._gathering:
+            return ""
+        return f"a batch for the model {self.model[:64]} is being filled: {len(self._queue)} texts so far"
+
+    def limit(self, slots: int) -> str:
+        """Why no more of its tasks start beside those that run; empty when nothing speaks against it."""
+        if self.hold_s() > 0:
+            return f"tasks of the model {self.model[:64]} wait: {self.held_because()}"
+        if not self.limited_to:
+            return ""
+        why = "it is rate-limited and tasks of other models wait" if self.calls.well() else "it answers no calls yet"
+        return f"at most {self.limited_to} of {slots} slots are for the model {self.model[:64]}: {why}"
+
     def held_because(self) -> str:
         """Why no task should start: the message of ``CircuitOpen``."""
-        now = self._tools.clock.monotonic()
-        held = self._tools.circuits.held().get(self.model[:64]) or self._tools.circuits.reason
-        return f"this model is paused: {held or self.calls.limiter.reason(now, 1) or 'it asks for patience'}"
+        paced = self.calls.limiter.reason(self._tools.clock.monotonic(), 1)
+        return f"this model is paused: {self._paused_because() or paced or 'it asks for patience'}"
+
+    def _paused_because(self) -> str:
+        return self._tools.circuits.held().get(self.model[:64]) or self._tools.circuits.reason or ""
 
     # --- texts come and go
 

@@ -76,9 +76,11 @@ class SqliteStore(Store):
     def problems(self) -> Sequence[Problem]:
         found = []
         if self.outbox.full:
-            found.append(Problem("outbox_full"))
+            text = "results that are not delivered fill OUTBOX_MAX_BYTES: nothing is claimed until a tenth has left"
+            found.append(Problem("outbox_full", text))
         if not self.outbox.writable or not self.journal.usable():
-            found.append(Problem("outbox_unwritable"))
+            text = "results cannot be stored (see outbox.failed in the log): nothing is claimed until they can"
+            found.append(Problem("outbox_unwritable", text, when="running"))
         if self.outbox.free_bytes() < self._reserve:
             found.append(Problem("disk_full", "what is left on DATA_DIR is kept for results on their way"))
         return found

@@ -244,6 +244,8 @@ async def test_it_is_behind_while_results_wait_for_a_source_that_takes_them(cloc
         await clock.sleep(0.3)
         room.offer(*"ghij")
         seen.append(room.delivery.behind)
+        (problem,) = room.delivery.problems()
+        assert problem.message.startswith("4 results wait to be reported")
         await clock.sleep(0.9)
         seen.append(room.delivery.behind)
         room.source.latency_s = 30.0
@@ -251,7 +253,7 @@ async def test_it_is_behind_while_results_wait_for_a_source_that_takes_them(cloc
         await clock.sleep(1.1)
         room.offer(*"opqr")
         seen.append(room.delivery.behind)
-    assert seen == [False, True, False, False]
+    assert (seen, room.delivery.problems()) == ([False, True, False, False], ())
 
 
 async def test_it_is_not_behind_while_there_is_room_for_all_that_waits(clock: Any) -> None:

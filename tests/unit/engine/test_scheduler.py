@@ -486,6 +486,23 @@ async def test_a_call_while_all_slots_are_taken_is_heard_when_one_is_free(clock:
         assert called == freed
 
 
+async def test_it_knows_when_it_polls_next(clock: Any) -> None:
+    """In every pause, and whether the pause was asked for; not while a poll is under way."""
+    async with Room(clock, latency_s=5.0).working() as room:
+        await clock.sleep(4.0)
+        assert (room.scheduler.next_poll_at, room.scheduler.holding) == (None, False)
+        while room.scheduler.next_poll_at is None:
+            await clock.sleep(0.01)
+        assert 0.3 < room.scheduler.next_poll_at - clock.monotonic() <= 0.5
+        room.hold_until = clock.monotonic() + 100.0
+        while not room.scheduler.holding:
+            await clock.sleep(0.1)
+        assert room.scheduler.next_poll_at is not None
+        assert 29.0 < room.scheduler.next_poll_at - clock.monotonic() <= 30.0
+        await clock.sleep(110.0)
+        assert room.scheduler.holding is False
+
+
 async def test_a_call_during_a_hold_is_heard_after_it(clock: Any) -> None:
     """An open circuit, a full disk or a Retry-After is not cut short, however often it is called; nor forgotten."""
     async with Room(clock, interval_s=3_600.0).working() as room:

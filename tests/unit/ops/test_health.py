@@ -1,14 +1,15 @@
 """What the probes say in every state the process can be in."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_task_processor.core.component import Problem
-from ai_task_processor.ops.health import POLL_FAILED, Snapshot, notes, state, unhealthy, unready, why_idle
+from ai_task_processor.core.ports import SkipReason
+from ai_task_processor.ops.health import POLL_FAILED, SKIPPED, Snapshot, notes, state, unhealthy, unready, why_idle
 from ai_task_processor.ops.metrics import STATES
 
 WELL = Snapshot(draining=False, polled=True, tick_age_s=3.0, longest_tick_s=60.0, running=0, slots=5)
@@ -17,6 +18,9 @@ UNPOLLED = Problem(POLL_FAILED, "no token: refused")
 FULL, DISK = Problem("outbox_full"), Problem("disk_full", "little is left")
 DOWN = Problem("paused", "model is paused: down", ready=True)
 PACED = Problem("paced", "tasks in slots wait for the model m", ready=True, when="running")
+BEHIND = Problem("delivery_behind", "results wait", ready=True, when="free")
+LIMITED = Problem("limited", "at most 1 of 5 slots", ready=True, when="paused")
+UNWRITABLE = Problem("outbox_unwritable", "no commit", when="running")
 NO_MODEL = Problem("no_model", "OPENAI_API_KEY is not set", ready=True, when="unserved")
 SINK_OFF = Problem("sink_off", "KAFKA_BOOTSTRAP_SERVERS is not set", ready=True, when="never")
 SNAPSHOTS = st.builds(
@@ -25,7 +29,9 @@ SNAPSHOTS = st.builds(
     polled=st.booleans(),
     tick_age_s=st.floats(0, 1_000),
     longest_tick_s=st.just(60.0),
-    problems=st.lists(st.sampled_from([REFUSED, UNPOLLED, FULL, DISK, DOWN, PACED, NO_MODEL, SINK_OFF])),
+    problems=st.lists(
+        st.sampled_from([REFUSED, UNPOLLED, FULL, DISK, DOWN, PACED, BEHIND, LIMITED, NO_MODEL, SINK_OFF])
+    ),
     running=st.integers(0, 5),
     slots=st.just(5),
     isolation=st.none() | st.just("one task runs isolated"),
@@ -106,13 +112,38 @@ def test_before_the_first_poll_it_is_starting(change: dict[str, Any], reasons: l
         ({"problems": [DOWN, FULL]}, "outbox_full"),
         ({"problems": [PACED]}, "no task is pending"),
         ({"running": 5, "problems": [PACED]}, "tasks in slots wait for the model m"),
-        ({"skipped": {"unknown_type": 2, "running": 0}}, "every listed task is skipped: 2 unknown_type"),
+        ({"skipped": {"unknown_type": 2, "running": 0}},
+         "every listed task is skipped: 2 unknown_type (no processor here takes its type)"),
         ({"skipped": {"unknown_type": 2}, "problems": [NO_MODEL]}, "OPENAI_API_KEY is not set"),
-        ({"skipped": {"deferred": 1, "dead_letter": 3}}, "every listed task is skipped: 1 deferred, 3 dead_letter"),
-        ({"polled": False}, "starting"),
+        ({"skipped": {"deferred": 1, "dead_letter": 3}},
+         ("every listed task is skipped: 1 deferred (it waits for its next attempt), "
+          "3 dead_letter (its result was refused: see outbox list --dead)")),
+        ({"skipped": {"made_up": 1}}, "every listed task is skipped: 1 made_up"),
+        ({"polled": False}, "starting: the first poll has no answer yet"),
+        ({"draining": True, "problems": [FULL]}, "draining: nothing new is claimed"),
         ({"polled": False, "problems": [DISK]}, "disk_full: little is left"),
+        ({"next_poll_s": 12.4}, "no task is pending; next poll in 12 s"),
+        ({"problems": [UNPOLLED], "next_poll_s": 12.4}, "upstream_unavailable: no token: refused; next poll in 12 s"),
+        ({"skipped": {"stale": 1}, "next_poll_s": 0.0},
+         "every listed task is skipped: 1 stale (it was acknowledged a moment ago); next poll in 0 s"),
+        ({"read_ahead": 7}, "tasks are about to start: 7 are read ahead"),
+        ({"released": 5, "next_poll_s": 2.0},
+         "the tasks that started last were given back: see task.released in the log; next poll in 2 s"),
+        ({"holding": True, "skipped": {"paused": 2}, "next_poll_s": 9.0},
+         "nothing is claimed: every processor asks for a pause; next poll in 9 s"),
+        ({"holding": True, "problems": [DOWN]}, "model is paused: down"),
+        ({"problems": [BEHIND]}, "results wait"),
+        ({"running": 1, "problems": [BEHIND]}, "results wait"),
+        ({"running": 5, "problems": [BEHIND]}, None),
+        ({"problems": [LIMITED], "skipped": {"paused": 2}}, "at most 1 of 5 slots"),
+        ({"running": 1, "problems": [LIMITED], "skipped": {"paused": 2}}, "at most 1 of 5 slots"),
+        ({"running": 1, "problems": [LIMITED]}, None),
+        ({"problems": [LIMITED], "skipped": {"deferred": 1}},
+         "every listed task is skipped: 1 deferred (it waits for its next attempt)"),
+        ({"running": 5, "problems": [UNWRITABLE]}, "outbox_unwritable: no commit"),
+        ({"problems": [UNWRITABLE]}, "outbox_unwritable: no commit"),
     ],
-)
+)  # fmt: skip
 def test_why_nothing_happens_is_one_sentence(change: dict[str, Any], sentence: str | None) -> None:
     """The most telling reason comes first."""
     assert why_idle(replace(WELL, **change)) == sentence
@@ -122,4 +153,8 @@ def test_a_sink_that_is_off_is_noted_and_explains_nothing() -> None:
     """Tasks are processed without it: what is paused explains more."""
     snapshot = replace(WELL, problems=[SINK_OFF, NO_MODEL])
     assert (unready(snapshot), notes(snapshot), why_idle(snapshot)) == ([], [str(SINK_OFF)], "no task is pending")
-    assert notes(replace(WELL, problems=[DOWN, PACED, REFUSED])) == [str(DOWN)]
+    assert notes(replace(WELL, problems=[DOWN, PACED, BEHIND, LIMITED, REFUSED])) == [str(DOWN)]
+
+
+def test_every_reason_to_skip_a_task_has_words() -> None:
+    assert SKIPPED.keys() == {*get_args(SkipReason)}

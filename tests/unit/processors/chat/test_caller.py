@@ -261,6 +261,42 @@ def test_a_model_that_was_never_served_takes_a_quarter_of_the_slots(chat: Settin
     assert [chat.caller.lane_hold_s("new", running) > 0 for running in (0, 1, 2, 3)] == [False, False, True, True]
 
 
+async def test_what_tasks_in_slots_wait_for_is_named(
+    chat: Setting, clock: "FakeClock", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pause between two attempts, and the share of a model that was never served; nothing once it is served."""
+    monkeypatch.setattr(Retries, "again_in_s", lambda *_: 5.0)
+    chat.model.fails = lambda _: Transient("the model API answered 503", status=503)
+    task = asyncio.create_task(chat.ask("a"))
+    await clock.sleep(1.0)
+    assert chat.caller.lane_hold_s(MODEL, 2) > 0
+    why = {problem.code: (problem.when, problem.message) for problem in chat.caller.problems()}
+    failed = "its last call failed (the model API answered 503) and is made again"
+    assert why == {
+        "retrying": ("running", f"tasks in slots wait for the model m: {failed}"),
+        "limited": ("paused", "at most 2 of 8 slots are for the model m: it answers no calls yet"),
+    }
+    chat.model.fails = lambda _: None
+    assert await task == "re: a"
+    assert chat.caller.problems() == []
+
+
+async def test_tasks_in_slots_that_wait_for_a_pause_say_so(chat: Setting, clock: "FakeClock") -> None:
+    """They came before it began; the sentence has its reason and its end."""
+    chat.model.fails = lambda _: Throttled("429", status=429)
+    tasks = [asyncio.create_task(chat.ask(text)) for text in "abc"]
+    await clock.sleep(2.0)
+    passage = chat.circuits.enter(MODEL)
+    chat.circuits.hold(passage, Unauthorized("the model API answered 401"))
+    chat.circuits.leave(passage)
+    (problem,) = [problem for problem in chat.caller.problems() if problem.when == "running"]
+    reason = "the model API answered 401, next try in 10 s"
+    assert problem.message == f"tasks in slots wait for the model m: {reason}"
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
 async def test_too_many_models_at_once(chat: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle ones make room; their names come from tasks."""
     monkeypatch.setattr(module, "MAX_MODELS", 2)

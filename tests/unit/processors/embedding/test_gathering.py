@@ -42,6 +42,23 @@ async def test_a_finished_call_leaves_nothing_behind(house: House) -> None:
     assert not batcher_task("batch-alarm")
 
 
+async def test_a_batch_that_is_being_filled_and_a_share_are_named(house: House) -> None:
+    """For ``why_idle``; nothing once the model has answered."""
+    house.intake.refill = lambda: True
+    house.model.takes_s = 5.0
+    task = house.bring("a", "b")
+    await house.clock.sleep(0.01)
+    gathering = [(problem.when, problem.message) for problem in house.batcher.problems()]
+    assert gathering == [("running", "a batch for the model m is being filled: 2 texts so far")]
+    await house.clock.sleep(1.0)
+    assert house.batcher.lane_hold_s("m", 16) > 0
+    limited = [(problem.when, problem.message) for problem in house.batcher.problems()]
+    assert limited == [("paused", "at most 16 of 64 slots are for the model m: it answers no calls yet")]
+    await task
+    assert house.batcher.lane_hold_s("m", 16) == 0
+    assert house.batcher.problems() == []
+
+
 async def test_tasks_that_come_together_travel_together(house: House) -> None:
     """What is there in the same turn is one call, and everyone gets the vector of their own text."""
     wanted = texts(100)
