@@ -247,7 +247,8 @@ def test_a_health_check_loads_next_to_nothing() -> None:
     code, loaded = json.loads(answer.stdout)
     assert code == 1
     own = {name.removeprefix(PACKAGE.name) for name in loaded if name.startswith(PACKAGE.name)}
-    assert own == {"", ".cli", ".cli.main", ".core", ".core.errors", ".core.process"}
+    parser = {".cli.outbox", ".cli.outbox.arguments"}
+    assert own == {"", ".cli", ".cli.main", ".core", ".core.errors", ".core.process", *parser}
     assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {PACKAGE.name}
     assert "asyncio" not in loaded
 
