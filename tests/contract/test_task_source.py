@@ -544,7 +544,14 @@ async def test_marks_are_set_with_the_claim_and_taken_back_with_its_release() ->
         ({"status": 500, "content": '{"statusCode":500,"message":"no callback \\"verification_x\\" for 0.25"}'},
          'no callback "verification_x" for …'),
         ({"status": 403, "content": '{"message":"Forbidden resource","statusCode":403}'}, "Forbidden resource"),
-        ({"status": 413, "body": "html"}, ""),
+        ({"status": 401, "content": '{"title":"Unauthorized","detail":"scope tasks.write is missing"}'},
+         "scope tasks.write is missing"),
+        ({"status": 503, "content": "upstream connect error: 0.25"}, "upstream connect error: …"),
+        ({"status": 200, "content": '{"success":false,"message":"no database"}'}, "no database"),
+        ({"status": 200, "content": "OK, I have it"}, "OK, I have it"),
+        ({"status": 200, "content": "<title>Sign in</title>"}, "Sign in"),
+        ({"status": 200, "content": '{"state":"pending","error":"text of a user"}'}, "state pending"),
+        ({"status": 200, "content": '{"state":"by nobody known","id":"a b"}'}, "id ?"),
     ],
 )  # fmt: skip
 async def test_the_apis_own_words_go_with_its_refusal(nest: NestRemotehood, fault: dict[str, Any], detail: str) -> None:

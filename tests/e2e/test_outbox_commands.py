@@ -116,7 +116,7 @@ async def test_without_a_daemon_results_are_shown_and_requests_noted_and_drain_d
         missing = await worker.command("outbox", "show", task_id)
         assert (missing.code, missing.out) == (66, "")
         assert task_id in missing.err
-    noted = await worker.command("outbox", "retry", dead)
+    noted = await worker.command("outbox", "retry", "--dead", "--reason", "413", "--yes")
     assert noted.out == "1 noted; no daemon is running here, it will be done at the next start\n"
     sandbox.faults.clear()
     new = sandbox.tasks.add(text="not for a drain")

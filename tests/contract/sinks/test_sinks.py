@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ai_task_processor.core.checks import Finding
-from ai_task_processor.core.errors import CircuitOpen, Rejected, RemoteError, Unauthorized
+from ai_task_processor.core.errors import CircuitOpen, Rejected, RemoteError, Unauthorized, explained
 from ai_task_processor.engine.reporting import Reporter
 from ai_task_processor.models.task import Outcome, Receipt
 from ai_task_processor.net.services import Services
@@ -121,7 +121,7 @@ async def test_wrong_credentials_pause_the_sink_and_name_the_setting(
     ):
         with pytest.raises(Unauthorized, match=destination.remedy) as raised:
             await sink.write(destination.sample)
-        assert shared.gates[sink.name].reason == str(raised.value)
+        assert shared.gates[sink.name].reason == explained(raised.value)
         with pytest.raises(CircuitOpen, match=destination.remedy):
             await sink.write(destination.sample)
         if sink.name not in ("kafka", "webhook"):  # the broker writes only to those that are in; see its own test
