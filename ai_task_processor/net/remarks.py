@@ -55,7 +55,8 @@ def remark(body: bytes, sent: bytes, mask: Callable[[str], str]) -> str:
     """What a refusing answer says, cleaned and shortened; empty when it says nothing.
 
     Of JSON the ``message``, the ``error``, or the ``detail`` or ``title`` of RFC 9457; of a page or XML the title or
-    message; otherwise the beginning of the text. ``sent``: the report that was refused, as JSON. ``mask`` removes secrets.
+    message; otherwise the beginning of the text. ``sent``: the report that was refused, as JSON. ``mask``: removes
+    secrets.
     """
     try:
         message = _message(codec.loads(body))
