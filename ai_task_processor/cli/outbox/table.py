@@ -119,7 +119,8 @@ def _table(rows: Sequence[Row]) -> Table:
 def _print_paragraph(console: Console, row: Row) -> None:
     cells = dict(_named(row))
     head = Text.assemble((cells["TASK"], "bold"), "  ", (cells["STATE"], _STYLES[row.state]))
-    tries = f"{cells['ATTEMPTS']} attempts, {cells['AGE']} old"
+    attempts = cells["ATTEMPTS"]
+    tries = f"{attempts} attempt{'s' * (attempts != '1')}, {cells['AGE']} old"
     more = f"{cells['TYPE']} {cells['STATUS']}, {tries}" + (f", next try {cells['NEXT TRY']}" * bool(cells["NEXT TRY"]))
     console.print(head, soft_wrap=True)
     console.print(Padding(Text(f"{more}\n{row.reason}".rstrip()), (0, 0, 0, 2)))
