@@ -136,4 +136,6 @@ def _nothing_runs(snapshot: Snapshot) -> str:
 
 
 def _next_poll(snapshot: Snapshot) -> str:
-    return "" if snapshot.next_poll_s is None else f"; next poll in {snapshot.next_poll_s:.0f} s"
+    if snapshot.next_poll_s is None:
+        return ""
+    return "; next poll " + (f"in {snapshot.next_poll_s:.0f} s" if snapshot.next_poll_s >= 1 else "within a second")

@@ -64,7 +64,8 @@ def headline(status: Status) -> Headline:
         since = f"paused by an operator since {_time(status.paused.since)}"
         sentences.insert(0, Cell(f"{since}: {status.paused.reason}" if status.paused.reason else since, "warn"))
     said = status.why_idle or slots
-    sentences += [Cell(f"not ready: {each}", "bad") for each in status.not_ready_because if not each.endswith(said)]
+    more = [each for each in status.not_ready_because if not (each.endswith(said) or said.startswith(each))]
+    sentences += [Cell(f"not ready: {each}", "bad") for each in more]
     sentences += [Cell(f"note: {each}", "warn") for each in status.notes if not each.endswith(said)]
     return Headline(
         sign=sign,

@@ -1,12 +1,13 @@
 """Why a record waits: its last failure, and what the daemon beside says about its deliveries."""
 
 import json
-from collections.abc import Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Final
 
+from ai_task_processor.cli.main import local_addresses
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.settings import OpsSettings, load_group
 from ai_task_processor.stores.sqlite import inspection
@@ -39,7 +40,7 @@ def situation(directory: Path) -> Situation:
         return Situation(running=False)
     try:
         return of_status(_status())
-    except (OSError, HTTPException, ValueError, ConfigurationError):
+    except (ValueError, ConfigurationError):
         return Situation(running=True)
 
 
@@ -53,16 +54,14 @@ def of_status(status: Any) -> Situation:
     return Situation(running=True, source=source, paused=None if paused is None else str(paused), resumes_in_s=wait_s)
 
 
-def _status() -> Mapping[str, object]:
+def _status() -> object:
     ops = load_group(OpsSettings)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(ops.metrics_host, ops.metrics_host)  # noqa: S104 - compared with, not bound to
-    connection = HTTPConnection(host, ops.metrics_port, timeout=_TIMEOUT_S)
-    try:
-        connection.request("GET", "/status")
-        status: Mapping[str, object] = json.loads(connection.getresponse().read(_MAX_BYTES))
-    finally:
-        connection.close()
-    return status
+    for address in local_addresses(ops.metrics_host):
+        connection = HTTPConnection(address, ops.metrics_port, timeout=_TIMEOUT_S)
+        with suppress(OSError, HTTPException), closing(connection):
+            connection.request("GET", "/status")
+            return json.loads(connection.getresponse().read(_MAX_BYTES))
+    raise ValueError("no daemon answers")
 
 
 def why_waiting(summary: Summary, now: Situation, at: float) -> str | None:

@@ -125,7 +125,7 @@ def test_before_the_first_poll_it_is_starting(change: dict[str, Any], reasons: l
         ({"next_poll_s": 12.4}, "no task is pending; next poll in 12 s"),
         ({"problems": [UNPOLLED], "next_poll_s": 12.4}, "upstream_unavailable: no token: refused; next poll in 12 s"),
         ({"skipped": {"stale": 1}, "next_poll_s": 0.0},
-         "every listed task is skipped: 1 stale (it was acknowledged a moment ago); next poll in 0 s"),
+         "every listed task is skipped: 1 stale (it was acknowledged a moment ago); next poll within a second"),
         ({"read_ahead": 7}, "tasks are about to start: 7 are read ahead"),
         ({"released": 5, "next_poll_s": 2.0},
          "the tasks that started last were given back: see task.released in the log; next poll in 2 s"),
