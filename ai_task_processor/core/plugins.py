@@ -168,9 +168,9 @@ def find(kind: Kind, name: str) -> Plugin:
         if plugin.entry_point.name == name:
             return plugin
     word, variable = _WORDS[kind]
-    said = f": {name!r}" if _PLAIN.fullmatch(name) else ""
+    said = f" ({name!r})" if _PLAIN.fullmatch(name) else ""
     names = ", ".join(plugin.entry_point.name for plugin in plugins) or "none"
-    raise ConfigurationError(f"{variable} names no {word} that is installed{said}; there are {names}")
+    raise ConfigurationError(f"{variable} names no {word} that is installed{said}: there are {names}")
 
 
 def _profile(kind: Kind, name: str) -> Path | None:

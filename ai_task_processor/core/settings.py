@@ -6,7 +6,7 @@ in ``.env.example``.
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -14,11 +14,14 @@ from typing import Annotated, Any, Literal, cast
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from ai_task_processor.core import environment, syntax
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.groups import SENTENCES, Encrypted, G, Group, Lower, Seconds, names, parse, setting
+from ai_task_processor.core.origins import Origins
+from ai_task_processor.core.spelling import misspelled
 
 Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)]
 Names = Annotated[tuple[str, ...], BeforeValidator(syntax.name_list)]
@@ -193,44 +196,64 @@ _CORE: Mapping[str, type[Group]] = {
 
 
 class Reading:
-    """A snapshot of the environment and of ``.env``. ``problems``: every error so far, one line each."""
+    """A snapshot of the environment and of ``.env``. ``problems``: every error so far, one line each.
+
+    ``origins``: which of them sets a variable.
+    """
 
     def __init__(
         self, environ: Mapping[str, str] | None, dotenv: Path | None, defaults: Mapping[str, str] = NO_DEFAULTS
     ) -> None:
         below = environment.read_dotenv(dotenv) if dotenv else environment.Dotenv()
+        above = os.environ if environ is None else environ
         self.problems = list(below.problems)
         self._dollars = below.warnings
-        above = os.environ if environ is None else environ
-        self._layers = environment.filled(above), environment.filled(below.texts)
+        self._known: dict[str, FieldInfo] = {}
+        filled_above, filled_below = environment.filled(above), environment.filled(below.texts)
+        empty = frozenset({*above, *below.texts} - {*filled_above, *filled_below})
+        self.origins = Origins(filled_above, filled_below, file=dotenv, lines=below.lines, empty=empty)
         self.default(defaults)
 
     def default(self, texts: Mapping[str, str]) -> None:
         """Set variables that neither the environment nor ``.env`` sets."""
-        above, below = self._layers
         self._defaults = texts
-        self._layers = above, {**environment.filled(texts), **below}
+        self.origins = replace(self.origins, profile=environment.filled(texts))
 
     def parse(self, group: type[G]) -> G | None:
         """The group, or None when it has errors."""
-        return parse(group, self._layers, self.problems)
+        self._known |= {name: each for each in group.model_fields.values() for name in names(each)}
+        return parse(group, self.origins.layers, self.problems)
 
     def settings(self, groups: Iterable[type[Group]]) -> Settings:
         """The core's groups and these. Raises ``ConfigurationError``."""
         kinds = dict.fromkeys((*_CORE.values(), *groups))
         parsed: dict[type[Group], Any] = {kind: self.parse(kind) for kind in kinds}
+        unknown = self._misspelled()
+        if self.problems:
+            self.problems += unknown
         self.check()
-        variables = {name for group in parsed for field in group.model_fields.values() for name in names(field)}
-        warnings = [line for name, line in self._dollars.items() if name in variables]
+        warnings = [line for name, line in self._dollars.items() if name in self._known]
         warnings += [line for group in parsed.values() for line in group.warnings()]
+        warnings = [*self._explained(warnings), *unknown]
         core = {name: parsed.pop(group) for name, group in _CORE.items()}
-        warnings = list(dict.fromkeys(warnings))
         return Settings(**core, components=parsed, warnings=tuple(warnings), defaults=self._defaults)
+
+    def _explained(self, lines: Iterable[str]) -> Iterable[str]:
+        """Distinct lines, each with value, origin and default of the variable that it is about."""
+        return dict.fromkeys(self.origins.explained(line, self._known) for line in lines)
+
+    def _misspelled(self) -> list[str]:
+        """A line for each variable that looks like one of ours and is none."""
+        given = {**self.origins.above, **self.origins.below}
+        return [
+            f"{name} is no setting, and set in {self.origins.where(name)}: did you mean {meant}?"
+            for name, meant in misspelled(given, self._known).items()
+        ]
 
     def check(self) -> None:
         """Raises ``ConfigurationError`` when there are errors."""
         if self.problems:
-            raise ConfigurationError(*dict.fromkeys(self.problems))
+            raise ConfigurationError(*self._explained(self.problems))
 
 
 def load_settings(
@@ -242,7 +265,7 @@ def load_settings(
 ) -> Settings:
     """The core's groups and those of the selected components. ``defaults``: see ``Settings``.
 
-    Raises ``ConfigurationError`` with a line for every error; none contains a value.
+    Raises ``ConfigurationError`` with a line for every error; ``core.origins`` says which values it may show.
     """
     return Reading(environ, dotenv, defaults).settings(groups)
 
