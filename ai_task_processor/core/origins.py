@@ -73,14 +73,15 @@ class Origins:
         else:
             named = _NAMED.search(problem)
             problem = problem[: named.start()] if named else problem
-            value = named[1] if named else "set" if is_secret(fields[name]) else shown(text, self._secrets(fields))
+            value = named[1] if named else "set" if is_secret(fields[name]) else shown(text, self.secrets(fields))
             said = f"{value} in {self.where(name)}{_default(fields[name])}"
         return f"{problem} ({said}): {remedy}" if remedy else f"{problem} ({said})"
 
     def _named(self, name: str) -> str:
         return f"{self.file}, line {self.lines[name]}" if name in self.lines else "the environment"
 
-    def _secrets(self, fields: Mapping[str, FieldInfo]) -> list[str]:
+    def secrets(self, fields: Mapping[str, FieldInfo]) -> list[str]:
+        """The texts of those that are secret, as far as they are set."""
         secret = [name for name, each in fields.items() if is_secret(each)]
         return [layer[name] for layer in self.layers for name in secret if name in layer]
 

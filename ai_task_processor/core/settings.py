@@ -31,17 +31,54 @@ Paths = Annotated[tuple[Path, ...], BeforeValidator(syntax.path_list)]
 class PartsSettings(Group):
     """Which components are used: names of built-ins or of installed plug-ins."""
 
-    task_source: str = setting("TASK_SOURCE", "the name of the source of tasks", "aletheia")
+    section = "Parts"
+
+    task_source: str = setting(
+        "TASK_SOURCE",
+        "the name of the source of tasks",
+        "aletheia",
+        note=(
+            "`ai-task-processor sources list` shows them; the path of a profile works, too (docs/profiles.md). "
+            "Settings of parts that are not selected are not read."
+        ),
+    )
     store: str = setting("STORE", "the name of the store that keeps results", "sqlite")
-    sinks: Names = setting("SINKS", "the names of further destinations of results, separated by commas", "")
-    embedding_provider: str = setting("EMBEDDING_PROVIDER", "the name of the provider of embeddings", "openai")
+    sinks: Names = setting(
+        "SINKS",
+        "the names of further destinations of results, separated by commas",
+        "",
+        note=(
+            "kafka, webhook, smtp, s3, qdrant, or those of installed packages; those that the profile names if not set."
+        ),
+    )
+    embedding_provider: str = setting(
+        "EMBEDDING_PROVIDER",
+        "the name of the provider of embeddings",
+        "openai",
+        note="openai (or a compatible server), or mock.",
+    )
     enabled_task_types: Names = setting(
         "ENABLED_TASK_TYPES",
-        "the task types that this daemon takes, separated by commas; the usual ones if not set",
+        "the task types that this daemon takes, separated by commas",
         "",
+        note=(
+            "Not set: the types of the profile (aletheia: text_embedding and those of claims), and all of "
+            "TASK_TYPES and plug-ins. Others must be named: summarize, chat, echo, sleep, simulate, search, "
+            "search_batch, fetch_url."
+        ),
     )
-    task_types: Paths = setting("TASK_TYPES", "files or folders with prompt types in TOML, with colons between", "")
-    chat_provider: str = setting("CHAT_PROVIDER", "the name of the provider of chat models", "openai")
+    task_types: Paths = setting(
+        "TASK_TYPES",
+        "files or folders with prompt types in TOML, with colons between",
+        "",
+        note="docs/prompt-types.md says how to write one.",
+    )
+    chat_provider: str = setting(
+        "CHAT_PROVIDER",
+        "the name of the provider of chat models",
+        "openai",
+        note="openai (or a compatible server), or mock.",
+    )
 
     def takes(self, task_type: str) -> bool:
         """Whether tasks of this type are processed here, if something can. ``-`` in a name means ``_``, too."""
@@ -52,13 +89,20 @@ class PartsSettings(Group):
 class WorkerSettings(Group):
     """The scheduler: polling, concurrency, timeouts."""
 
+    section = "Work"
+
     polling_interval_s: Seconds = setting(
         "POLLING_INTERVAL_SECONDS", "the longest pause in seconds between two polls with nothing to do", "30"
     )
     concurrency_limit: int = setting("CONCURRENCY_LIMIT", "tasks being processed at once", "5", ge=1, le=10000)
     task_timeout_s: Seconds = setting("TASK_TIMEOUT", "seconds for one attempt of one task", "300")
     shutdown_grace_s: float = setting(
-        "SHUTDOWN_GRACE_SECONDS", "seconds to finish what runs after SIGTERM", "25", ge=0, le=86400
+        "SHUTDOWN_GRACE_SECONDS",
+        "seconds to finish what runs after SIGTERM",
+        "25",
+        ge=0,
+        le=86400,
+        note="Keep it below the grace period of the container.",
     )
     circuit_breaker_threshold: int = setting(
         "CIRCUIT_BREAKER_THRESHOLD", "consecutive failures that open a circuit", "5", ge=1, le=1000
@@ -67,6 +111,8 @@ class WorkerSettings(Group):
 
 class DeliverySettings(Group):
     """Reporting results back."""
+
+    section = "Work"
 
     own_concurrency: int | None = setting(
         "DELIVERY_CONCURRENCY", "results being reported at once; CONCURRENCY_LIMIT if not set", ge=1, le=10000
@@ -82,18 +128,27 @@ class DeliverySettings(Group):
 class OpsSettings(Group):
     """Where ``/health``, ``/ready``, ``/metrics``, ``/status`` and the page are served, and the token of ``/wake``."""
 
+    section = "Health and metrics"
+
     metrics_host: Annotated[str, Field(pattern=r"^([\w.-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*)$")] = setting(
-        "METRICS_HOST", "an address or host name to listen on, without scheme and port", "127.0.0.1"
+        "METRICS_HOST",
+        "an address or host name to listen on, without scheme and port",
+        "127.0.0.1",
+        note="/health, /ready, /metrics and /status are served there. The image sets 0.0.0.0.",
     )
     metrics_port: int = setting("METRICS_PORT", "the port to listen on; 0 takes a free one", "8001", ge=0, le=65535)
     status_page: bool = setting("STATUS_PAGE", "false to serve no page for people at /", "true")
     wake_token: Annotated[SecretStr | None, BeforeValidator(syntax.shared_secret)] = setting(
-        "WAKE_TOKEN", "the secret that lets the task API call for a poll with POST /wake"
+        "WAKE_TOKEN",
+        "the secret that lets the task API call for a poll with POST /wake",
+        note="At least 16 characters; not set: no such path.",
     )
 
 
 class NetworkSettings(Group):
     """What every HTTP client uses; clients read nothing else from the environment."""
+
+    section = "Network"
 
     ca_bundle: Annotated[Path, AfterValidator(syntax.ca_file)] | None = setting(
         "CA_BUNDLE", "a file of PEM certificates to trust"
@@ -107,10 +162,17 @@ class NetworkSettings(Group):
     )
     client_key_password: SecretStr | None = setting("CLIENT_KEY_PASSWORD", "the password of that private key", "")
     https_proxy: Annotated[SecretStr, BeforeValidator(syntax.proxy_url), Encrypted] | None = setting(
-        "HTTPS_PROXY", "the URL of a proxy; a user and password may stand in it"
+        "HTTPS_PROXY",
+        "the URL of a proxy; a user and password may stand in it",
+        note="For example http://user:password@proxy.example.com:3128.",
     )
     no_proxy: Names = setting("NO_PROXY", "the hosts to reach without the proxy, separated by commas or spaces", "")
-    allow_insecure_http: bool = setting("ALLOW_INSECURE_HTTP", "true to permit plain http to public hosts", "false")
+    allow_insecure_http: bool = setting(
+        "ALLOW_INSECURE_HTTP",
+        "true to permit plain http to public hosts",
+        "false",
+        note="It is accepted to this machine, and to private hosts with a warning.",
+    )
 
     def secrets(self) -> Iterable[str]:
         """Of the proxy only its password, percent-encoded and decoded: its address may be shown."""
@@ -145,6 +207,8 @@ def _certificate_problems(cert: Path | None, key: Path | None, password: SecretS
 
 class LogSettings(Group):
     """Level and format of logs."""
+
+    section = "Logs"
 
     level: Level = setting("LOG_LEVEL", "the least severe level that is logged", "INFO")
     format: Annotated[Literal["auto", "json", "console"], Lower] = setting(
@@ -193,6 +257,11 @@ _CORE: Mapping[str, type[Group]] = {
     for member in fields(Settings)
     if isinstance(member.type, type) and issubclass(member.type, Group)
 }
+
+
+def core_groups() -> Sequence[type[Group]]:
+    """The groups of every daemon."""
+    return list(_CORE.values())
 
 
 class Reading:
@@ -293,7 +362,7 @@ class Variable:
 
 def variables(groups: Iterable[type[Group]]) -> Sequence[Variable]:
     """Every variable that the core and these groups read, without the ``<NAME>_FILE`` forms."""
-    parts, *others = _CORE.values()
+    parts, *others = core_groups()
     return variables_of((parts, *groups, *others))
 
 
