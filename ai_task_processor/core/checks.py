@@ -77,7 +77,8 @@ class Check:
     """One check. It is skipped when one of ``needs`` (earlier checks, remotes that must be reachable) failed.
 
     ``work`` yields findings. After a timeout ``late`` makes the finding, and ``setting`` is named in its remedy.
-    ``proves``: the remote that counts as unreachable when the check fails.
+    ``proves``: the remote that counts as unreachable when the check fails. ``writes``: it sends a request that is no
+    read, though it changes nothing; ``sources check`` leaves it out.
     """
 
     title: str
@@ -87,6 +88,7 @@ class Check:
     subject: str = ""
     proves: Remote | None = None
     late: Callable[[str, str], Finding] = down
+    writes: bool = False
 
     def __str__(self) -> str:
         return f"{self.title} of the {self.subject}" if self.subject else self.title
