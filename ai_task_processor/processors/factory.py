@@ -98,7 +98,6 @@ class ProcessorFactory:
         if unknown := [name for name in settings.parts.enabled_task_types if name.replace("-", "_") not in taken]:
             reason = f"ENABLED_TASK_TYPES has types that no processor declares: {', '.join(unknown)}"
             self.warnings.append(reason)
-            log.warning("settings.warned", reason=reason)
 
     def equip(self, context: ProcessorContext) -> None:
         """Give every processor its context; before the first task."""

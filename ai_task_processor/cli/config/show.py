@@ -19,7 +19,7 @@ from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.groups import Group
 from ai_task_processor.core.plugins import built_in_groups, read_selected
 from ai_task_processor.core.settings import core_groups
-from ai_task_processor.ops import logs, masking
+from ai_task_processor.ops import masking
 from ai_task_processor.processors.factory import ProcessorFactory
 
 EX_OK, EX_CONFIG = 0, 78
@@ -41,7 +41,6 @@ def show(arguments: argparse.Namespace) -> int:
     others = built_in_groups() if arguments.all else ()
     secrets = reading.origins.secrets({name: field for name, _, field, _ in fields_of([*groups, *others])})
     mask = masking.Masker(secrets)
-    logs.configure(level="CRITICAL", format="auto", secrets=secrets)
     _print(list(rows(groups, others, reading.origins, mask)), as_json=arguments.json)
     try:
         settings = reading.settings(declared)
