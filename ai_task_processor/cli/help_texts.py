@@ -47,6 +47,10 @@ Examples:
   ai-task-processor outbox list --dead             what was given up, and why
   ai-task-processor outbox retry 665f0c00000000000000beef
 """,
+    "new": """\
+Examples:
+  ai-task-processor new processor word-count       writes ./word-count-processor
+""",
     "types": """\
 Examples:
   ai-task-processor types list

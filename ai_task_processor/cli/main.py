@@ -41,6 +41,10 @@ Nothing is claimed, stored or reported. The settings of source, store and sinks 
 
 Exit codes: 0 succeeded, 1 failed, 66 the file cannot be read, 69 a remote is down, 75 the processor asked for a
 retry, 78 a setting is wrong or the file is no task.
+
+Examples:
+  ai-task-processor process task.json
+  echo '{"type": "text_embedding", "content": {"text": "hello"}}' | ai-task-processor process -
 """
 
 

@@ -107,7 +107,7 @@ async def test_leases_are_kept_alive_and_lost_or_cancelled_ones_stop(
             {"SINKS": "lines,nowhere"},
             "SINKS names no sink that is installed ('nowhere' in the environment): there are kafka, lines",
         ),
-        ({"ACME_FOLDER": ""}, "ACME_FOLDER is missing: set it to the folder of the task files"),
+        ({"ACME_FOLDER": ""}, "ACME_FOLDER is missing (set to nothing in the environment): set it to the folder"),
         ({"ACME_LEAST_WORDS": "-1"}, "ACME_LEAST_WORDS must be"),
     ],
 )

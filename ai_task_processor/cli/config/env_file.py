@@ -29,7 +29,7 @@ _FILES: Final = (
 #: the order of headings; those that are not here follow
 _ORDER: Final = (
     *("Required", "Parts", "Task API", "OAuth2", "PostgreSQL", "Task runner and S3", "Model", "Chat", "Claims"),
-    *("Work", "Search and pages", "Outbox", "Sinks", "Health and metrics", "Network", "Logs"),
+    *("Work", "Search and pages", "Outbox", "Sinks", "Health and metrics", "Traces", "Network", "Logs"),
 )
 _ABOUT: Final = {"Sinks": "A sink is read when SINKS names it, and off without its first variable."}
 
