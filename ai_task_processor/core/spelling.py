@@ -3,10 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping
 from difflib import SequenceMatcher, get_close_matches
 
-#: of two words that one typing error tells apart; FORMAT and FORMATTER have 0.8, INTERVAL and INTERVALS 0.94
+#: of two words that one typing error tells apart: FORMAT and FORMATTER have 0.8, APP and API 0.67, TYPE and TYPES 0.89
 LEAST_RATIO = 0.85
-#: in shorter words a letter makes another word, such as APP and API
-LEAST_LENGTH = 4
 #: what people add to names, and leave out
 _UNITS = frozenset({"SECONDS", "SECOND", "SECS", "SEC", "S", "MS", "BYTES", "MB", "MIB", "URL", "FILE"})
 #: variables of others that differ from ours by one letter
@@ -40,10 +38,7 @@ def _close(words: list[str], known: list[str]) -> bool:
 
 
 def _same_word(word: str, known: str) -> bool:
-    if sorted(word) == sorted(known):
-        return True
-    long = max(len(word), len(known)) >= LEAST_LENGTH
-    return long and SequenceMatcher(None, word, known).ratio() >= LEAST_RATIO
+    return sorted(word) == sorted(known) or SequenceMatcher(None, word, known).ratio() >= LEAST_RATIO
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -29,7 +29,7 @@ _FILES: Final = (
 #: the order of headings; those that are not here follow
 _ORDER: Final = (
     *("Required", "Parts", "Task API", "OAuth2", "PostgreSQL", "Task runner and S3", "Model", "Chat", "Claims"),
-    *("Work", "Search and pages", "Outbox", "Sinks", "Health and metrics", "Traces", "Network", "Logs"),
+    *("Work", "Search and pages", "Other types", "Outbox", "Sinks", "Health and metrics", "Traces", "Network", "Logs"),
 )
 _ABOUT: Final = {"Sinks": "A sink is read when SINKS names it, and off without its first variable."}
 
@@ -61,7 +61,7 @@ def _extra(field: FieldInfo, key: str) -> str:
 def _setting(name: str, field: FieldInfo) -> Iterator[str]:
     meaning, example, default = field.description or "", _extra(field, "example"), default_of(field)
     note = _extra(field, "note")
-    if not meaning.startswith("true "):
+    if (first := meaning.partition(" ")[0]).isalpha() and first != "true":  # else it is a value
         meaning = meaning[:1].upper() + meaning[1:]
     yield from _comment(". ".join(filter(None, (meaning, note))))
     quoted = (is_secret(field) and name != names(field)[-1]) or "$" in default
@@ -73,4 +73,7 @@ def _comment(text: str) -> Iterator[str]:
     """Wrapped; indented lines stay as they are."""
     for indented, group in groupby(text.splitlines(), key=lambda line: line.startswith(" ")):
         lines = list(group)
-        yield from (f"# {line}\n" for line in (lines if indented else textwrap.wrap(" ".join(lines), WIDTH)))
+        yield from (
+            f"# {line}\n"
+            for line in (lines if indented else textwrap.wrap(" ".join(lines), WIDTH, break_on_hyphens=False))
+        )

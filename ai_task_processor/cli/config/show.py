@@ -76,7 +76,7 @@ def _print(found: Sequence[Row], *, as_json: bool) -> None:
 def _table(found: Sequence[Row], lines: Sequence[tuple[str, str, str]]) -> None:
     table = Table("setting", "value", "origin", box=None, pad_edge=False, header_style="bold")
     for row, (name, value, origin) in zip(found, lines, strict=True):
-        style = "dim" if row.origin == "default" or not row.read else ""
+        style = "dim" if row.origin in ("default", "not set") or not row.read else ""
         table.add_row(Text(name), Text(value), Text(origin), style=style)
     Console(highlight=False).print(table)
 

@@ -20,5 +20,7 @@ class PeriodicSettings(Group):
     )
     request_timeout_s: Seconds = setting("REQUEST_TIMEOUT", "seconds for one request to the task API, in total", "30")
     secret: Annotated[SecretStr, Printable] | None = setting(
-        "API_SECRET", "the secret that the task API takes in a header"
+        "API_SECRET",
+        "the secret that the task API takes in a header",
+        note="For example x-internal-secret of due-soon.",
     )

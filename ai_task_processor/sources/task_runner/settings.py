@@ -13,7 +13,9 @@ class ArtifactSettings(Group):
 
     section = "Task runner and S3"
 
-    endpoint_url: Url = setting("S3_ENDPOINT_URL", "the URL of the S3 API", ...)
+    endpoint_url: Url = setting(
+        "S3_ENDPOINT_URL", "the URL of the S3 API", ..., note="For artifacts of a task runner, and the sink s3."
+    )
     bucket: BucketName = setting("S3_BUCKET", "the name of the bucket, which is made when it is missing", "artifacts")
     region: Region = setting("S3_REGION", "the region", HOME)
     access_key_id: Annotated[str, Printable] = setting("S3_ACCESS_KEY_ID", "the id of the access key", ...)
