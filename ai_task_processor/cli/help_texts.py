@@ -67,6 +67,11 @@ Examples:
   ai-task-processor run
   ai-task-processor sandbox --profile due-soon --port 9000
 """,
+    "status": """\
+Examples:
+  ai-task-processor status --watch
+  ai-task-processor status --json | jq .why_idle
+""",
     "healthcheck": """\
 Examples:
   ai-task-processor healthcheck && echo well

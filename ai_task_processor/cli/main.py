@@ -196,7 +196,7 @@ def _add_source_actions(parser: "argparse.ArgumentParser") -> None:
 
 
 def _add_status_options(parser: "argparse.ArgumentParser") -> None:
-    parser.epilog = "Exit codes: 0 it is ready, 1 it is not, 69 no daemon answers."
+    parser.epilog = f"{parser.epilog}\nExit codes: 0 it is ready, 1 it is not, 69 no daemon answers."
     parser.add_argument("--url", help="a daemon elsewhere: http://HOST:PORT (default: METRICS_HOST and METRICS_PORT)")
     parser.add_argument("--json", action="store_true", help="what /status answers")
     parser.add_argument("--watch", action="store_true", help="show it again and again until Ctrl-C, which ends with 0")

@@ -137,7 +137,9 @@ class OpsSettings(Group):
         note="/health, /ready, /metrics and /status are served there. The image sets 0.0.0.0.",
     )
     metrics_port: int = setting("METRICS_PORT", "the port to listen on; 0 takes a free one", "8001", ge=0, le=65535)
-    status_page: bool = setting("STATUS_PAGE", "false to serve no page for people at /", "true")
+    status_page: bool = setting(
+        "STATUS_PAGE", "false to serve no page for people at /", "true", note="It is read-only, and shows /status."
+    )
     wake_token: Annotated[SecretStr | None, BeforeValidator(syntax.shared_secret)] = setting(
         "WAKE_TOKEN",
         "the secret that lets the task API call for a poll with POST /wake",

@@ -50,7 +50,7 @@ class DatabaseSettings(Group):
         "DATABASE_URL",
         f"a URL like {_EXAMPLE}",
         ...,
-        note="For TASK_SOURCE=task-conversations, and other tables.",
+        note="For the source task-conversations, and other tables.",
     )
 
     @property

@@ -53,7 +53,7 @@ class RedisSettings(Group):
         "REDIS_URL",
         f"a URL like {_EXAMPLE}",
         ...,
-        note="For the queues of TASK_SOURCE=task-runner; rediss:// for TLS.",
+        note="For the queues of the source task-runner; rediss:// for TLS.",
     )
 
     @property

@@ -61,7 +61,7 @@ def _extra(field: FieldInfo, key: str) -> str:
 def _setting(name: str, field: FieldInfo) -> Iterator[str]:
     meaning, example, default = field.description or "", _extra(field, "example"), default_of(field)
     note = _extra(field, "note")
-    if (first := meaning.partition(" ")[0]).isalpha() and first != "true":  # else it is a value
+    if (first := meaning.partition(" ")[0]).isalpha() and first not in ("true", "false"):  # else it is a value
         meaning = meaning[:1].upper() + meaning[1:]
     yield from _comment(". ".join(filter(None, (meaning, note))))
     quoted = (is_secret(field) and name != names(field)[-1]) or "$" in default
