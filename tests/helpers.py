@@ -1,6 +1,7 @@
 """What tests of several folders use."""
 
 import random
+import re
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -18,6 +19,13 @@ from ai_task_processor.net.services import Services
 from ai_task_processor.ops.metrics import Metrics
 
 T = TypeVar("T")
+#: what lines about settings say in brackets: value, origin and default
+_ORIGIN = re.compile(r" \(('[^']*'|set|\d+ characters) in (the environment|[^()]+, line \d+)(; default [^()]+)?\)")
+
+
+def without_origin(line: str) -> str:
+    """A line about a setting without its value, origin and default."""
+    return _ORIGIN.sub("", line)
 
 
 def at_once(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -16,16 +16,10 @@ if TYPE_CHECKING:
 
     from ai_task_processor.engine.daemon import Daemon
 
-EX_OK, EX_FAILED, EX_SOFTWARE, EX_CANTCREAT, EX_TEMPFAIL, EX_CONFIG, EX_INTERRUPTED = 0, 1, 70, 73, 75, 78, 130
+EX_OK, EX_FAILED, EX_USAGE, EX_SOFTWARE, EX_CANTCREAT, EX_TEMPFAIL, EX_CONFIG = 0, 1, 2, 70, 73, 75, 78
+EX_INTERRUPTED = 130
 
 Command = Callable[["argparse.Namespace"], int]
-
-_EPILOG: Final = """\
-Settings come from the environment and from .env (see .env.example).
-Exit codes: 0 done, 69 a remote is down, 70 a bug of ours, 73 data directory unusable,
-74 output lost, 75 try again later (outbox locked, results left), 78 configuration wrong.
-"""
-
 
 _CHECK: Final = """\
 Validate a profile, then read its pending tasks with the present settings, and show what becomes of them:
@@ -47,6 +41,10 @@ Nothing is claimed, stored or reported. The settings of source, store and sinks 
 
 Exit codes: 0 succeeded, 1 failed, 66 the file cannot be read, 69 a remote is down, 75 the processor asked for a
 retry, 78 a setting is wrong or the file is no task.
+
+Examples:
+  ai-task-processor process task.json
+  echo '{"type": "text_embedding", "content": {"text": "hello"}}' | ai-task-processor process -
 """
 
 
@@ -54,7 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Without ``argv`` it reads the command line and guards the streams."""
     if argv is None:
         return process.guarded(lambda: main(sys.argv[1:]))
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    if not argv:
+        parser.print_help(sys.stderr)
+        return EX_USAGE
+    arguments = parser.parse_args(argv)
     command: Command = arguments.command
     try:
         _prepare_for_signals(command)
@@ -82,19 +84,23 @@ def _prepare_for_signals(command: Command) -> None:
 def _parser() -> "argparse.ArgumentParser":
     import argparse
 
+    from ai_task_processor.cli import config, help_texts
     from ai_task_processor.cli.outbox.arguments import add_arguments as outbox_arguments
+    from ai_task_processor.cli.parser import Parser
 
-    parser = argparse.ArgumentParser(
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(
         prog="ai-task-processor",
         description="Polls a task API, processes AI tasks, and keeps every result until it is acknowledged.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=help_texts.MAIN,
+        formatter_class=raw,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, command: Command, help_text: str) -> "argparse.ArgumentParser":
-        child = commands.add_parser(name, help=help_text, description=help_text[:1].upper() + help_text[1:] + ".")
+        description, examples = f"{help_text[:1].upper()}{help_text[1:]}.", help_texts.EXAMPLES.get(name)
+        child = commands.add_parser(name, help=help_text, description=description, epilog=examples, formatter_class=raw)
         child.set_defaults(command=command)
         return child
 
@@ -103,6 +109,9 @@ def _parser() -> "argparse.ArgumentParser":
     demo = add("demo", _demo, "watch the daemon work through 300 texts and 40 verification requests of a sandbox")
     demo.add_argument("--keep", action="store_true", help="go on afterwards, to look around, until Ctrl-C")
     add("doctor", _doctor, "check configuration and remotes, and say how to mend what is wrong")
+    config.add_arguments(
+        add("config", _config, "show the settings in effect and where they come from, without secrets")
+    )
     add("drain", _drain, "deliver what the outbox holds and claim nothing; 75 when something is left")
     outbox = add("outbox", _outbox, "look at kept results, retry or drop them (beside a running daemon)")
     outbox_arguments(outbox)
@@ -174,7 +183,7 @@ def _add_source_actions(parser: "argparse.ArgumentParser") -> None:
 
 
 def _add_status_options(parser: "argparse.ArgumentParser") -> None:
-    parser.epilog = "Exit codes: 0 it is ready, 1 it is not, 69 no daemon answers."
+    parser.epilog = f"{parser.epilog}\nExit codes: 0 it is ready, 1 it is not, 69 no daemon answers."
     parser.add_argument("--url", help="a daemon elsewhere: http://HOST:PORT (default: METRICS_HOST and METRICS_PORT)")
     parser.add_argument("--json", action="store_true", help="what /status answers")
     parser.add_argument("--watch", action="store_true", help="show it again and again until Ctrl-C, which ends with 0")
@@ -298,54 +307,21 @@ def _sandbox(arguments: "argparse.Namespace") -> int:
 
 
 def _status(arguments: "argparse.Namespace") -> int:
-    from ai_task_processor.cli import status
+    from ai_task_processor.cli import healthcheck, status
 
-    return status.main(arguments, _ops_settings())
+    return status.main(arguments, healthcheck.ops_settings())
+
+
+def _config(arguments: "argparse.Namespace") -> int:
+    from ai_task_processor.cli import config
+
+    return config.main(arguments)
 
 
 def _healthcheck(_arguments: "argparse.Namespace") -> int:
-    """The container's health check: the image has no curl, and this runs every 15 seconds without heavy imports."""
-    from http.client import HTTPConnection, HTTPException
+    from ai_task_processor.cli import healthcheck
 
-    given = _ops_settings()
-    host, port = given.get("METRICS_HOST", "127.0.0.1"), given.get("METRICS_PORT", "8001")
-    problems = []
-    for target in local_addresses(host):
-        try:
-            connection = HTTPConnection(target, int(port), timeout=3)
-            connection.request("GET", "/health")
-            answer = connection.getresponse()
-            break
-        except (OSError, HTTPException, ValueError) as error:
-            problems.append(f"no answer from {target}:{port}: {error}")
-    else:
-        return _complain(problems[0], EX_FAILED)
-    if answer.status != 200:
-        return _complain(answer.read(500).decode(errors="replace").strip(), EX_FAILED)
-    _say("ok")
-    return EX_OK
-
-
-def local_addresses(host: str) -> Sequence[str]:
-    """The addresses at which a local daemon that listens on ``host`` may answer; loopback of its family first."""
-    if host in ("0.0.0.0", "127.0.0.1"):  # noqa: S104 - compared with, not bound to
-        return "127.0.0.1", "::1"
-    if host == "::1" or set(host) <= {":", "0"}:
-        return "::1", "127.0.0.1"
-    return (host,)
-
-
-def _ops_settings() -> Mapping[str, str]:
-    """The daemon's host and port, from the same sources as its settings, without their slow parser."""
-    names = ("METRICS_HOST", "METRICS_PORT")
-    given = {name: text for name in names if (text := os.environ.get(name, "").strip())}
-    if len(given) < len(names) and os.path.exists(".env"):  # noqa: PTH110 - pathlib takes as long as the whole check
-        from pathlib import Path
-
-        from ai_task_processor.core import environment
-
-        given = environment.filled(environment.read_dotenv(Path(".env")).texts) | given
-    return given
+    return healthcheck.main()
 
 
 def _complain(text: str, code: int = EX_FAILED) -> int:

@@ -84,7 +84,8 @@ async def _try(trial: Trial, parts: Parts) -> None:
         found.append(seen)
         return listed(seen, lambda task: parts.factory.find(task) is not None)
 
-    await run(parts.faults.ask(Check, parts.source, "checks"), trial.add, describe)
+    checks = [check for check in parts.faults.ask(Check, parts.source, "checks") if not check.writes]
+    await run(checks, trial.add, describe)
     async for finding in failed(parts.faults):
         trial.add("plug-in", finding)
     tasks = [task for each in found for task in each.tasks]

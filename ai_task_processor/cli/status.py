@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ai_task_processor.cli.main import EX_FAILED, EX_OK, local_addresses
+from ai_task_processor.cli.healthcheck import EX_FAILED, EX_OK, local_addresses
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.ops.overview import Cell, Headline, Section, headline, line, sections

@@ -1,6 +1,7 @@
 """The interface between components and ``doctor``: remotes to reach, checks to run, findings."""
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -76,7 +77,8 @@ class Check:
     """One check. It is skipped when one of ``needs`` (earlier checks, remotes that must be reachable) failed.
 
     ``work`` yields findings. After a timeout ``late`` makes the finding, and ``setting`` is named in its remedy.
-    ``proves``: the remote that counts as unreachable when the check fails.
+    ``proves``: the remote that counts as unreachable when the check fails. ``writes``: it sends a request that is no
+    read, though it changes nothing; ``sources check`` leaves it out.
     """
 
     title: str
@@ -86,6 +88,7 @@ class Check:
     subject: str = ""
     proves: Remote | None = None
     late: Callable[[str, str], Finding] = down
+    writes: bool = False
 
     def __str__(self) -> str:
         return f"{self.title} of the {self.subject}" if self.subject else self.title
@@ -118,12 +121,18 @@ def refused(error: Exception, remote: Remote, remedies: Mapping[type[Exception],
 
 
 def halves(text: str) -> tuple[str, str]:
-    """Split a message at the first colon outside brackets, into problem and remedy."""
-    depth = 0
+    """Split a message into problem and remedy: at the first colon outside brackets.
+
+    A colon after a single word belongs to the problem, because that is a place: ``TASK_SOURCE: shop.toml:12: …``.
+    """
+    depth = begin = 0
     for at, char in enumerate(text):
         depth += (char in "([{") - (char in ")]}")
-        if not depth and text.startswith(": ", at):
+        if depth or not text.startswith(": ", at):
+            continue
+        if re.fullmatch(r"\S+|.*:\d+", text[begin:at]) is None:
             return text[:at], text[at + 2 :]
+        begin = at + 2
     return text, ""
 
 

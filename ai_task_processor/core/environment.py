@@ -20,11 +20,15 @@ _COMMENT = re.compile(r"(?:^#\s|\s#)[^}]*$")
 
 
 class Dotenv(NamedTuple):
-    """A parsed ``.env`` file. ``warnings``: by variable, for values that Docker Compose would read differently."""
+    """A parsed ``.env`` file. ``warnings``: by variable, for values that Docker Compose would read differently.
+
+    ``lines``: the number of the line that sets each variable (the last one, when there are several).
+    """
 
     texts: Mapping[str, str] = {}
     problems: Sequence[str] = ()
     warnings: Mapping[str, str] = {}
+    lines: Mapping[str, int] = {}
 
 
 def read_dotenv(path: Path) -> Dotenv:
@@ -45,12 +49,19 @@ def read_dotenv(path: Path) -> Dotenv:
         {each.key: each.value for each in bindings if each.key and each.value is not None},
         [f"{path}, line {each.original.line} is not readable: write NAME=value" for each in bindings if each.error],
         {
-            each.key: f"{each.key} has a $ in {path}, which Docker Compose would expand and this process does not: "
+            each.key: f"{each.key} has a $ which Docker Compose would expand and this process does not: "
             "put the value in single quotes there"
             for each in bindings
             if each.key and "$" in (each.value or "") and not _in_single_quotes(each)
         },
+        {each.key: _line(each) for each in bindings if each.key and each.value is not None},
     )
+
+
+def _line(binding: Binding) -> int:
+    """The line of the name: the parser counts the empty lines before it in."""
+    text = binding.original.string
+    return binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
 
 
 def _in_single_quotes(binding: Binding) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from importlib.metadata import packages_distributions
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -60,14 +60,32 @@ Printable = BeforeValidator(syntax.printable)
 Lower = BeforeValidator(str.lower)
 
 
-def setting(name: str, meaning: str, default: Any = None, *, ge: int | None = None, le: int | None = None) -> Any:
+def setting(
+    name: str,
+    meaning: str,
+    default: Any = None,
+    *,
+    note: str = "",
+    example: str = "",
+    ge: int | None = None,
+    le: int | None = None,
+) -> Any:
     """A field of a ``Group`` that is read from the variable ``name``; several groups may read the same one.
 
     ``meaning`` completes "set it to" and "must be". ``default``: as text, parsed like a value in ``.env``; ``...`` for
-    a required setting. A ``SecretStr`` can also come from the file that ``<NAME>_FILE`` names.
+    a required setting. A ``SecretStr`` can also come from the file that ``<NAME>_FILE`` names. ``note``: further
+    sentences for documentation; ``example``: a value for the first block of ``.env.example``, which must be filled in.
     """
     parsed = isinstance(default, str)
-    return Field(default, validation_alias=name, description=meaning, validate_default=parsed, ge=ge, le=le)
+    return Field(
+        default,
+        validation_alias=name,
+        description=meaning,
+        validate_default=parsed,
+        ge=ge,
+        le=le,
+        json_schema_extra={"note": note, "example": example},
+    )
 
 
 class Group(BaseSettings):
@@ -82,6 +100,8 @@ class Group(BaseSettings):
         hide_input_in_errors=True,
         allow_inf_nan=False,
     )
+    #: the heading in documentation under which the settings stand
+    section: ClassVar[str] = "Others"
 
     @classmethod
     def settings_customise_sources(

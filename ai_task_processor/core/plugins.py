@@ -168,9 +168,9 @@ def find(kind: Kind, name: str) -> Plugin:
         if plugin.entry_point.name == name:
             return plugin
     word, variable = _WORDS[kind]
-    said = f": {name!r}" if _PLAIN.fullmatch(name) else ""
+    said = f" ({name!r})" if _PLAIN.fullmatch(name) else ""
     names = ", ".join(plugin.entry_point.name for plugin in plugins) or "none"
-    raise ConfigurationError(f"{variable} names no {word} that is installed{said}; there are {names}")
+    raise ConfigurationError(f"{variable} names no {word} that is installed{said}: there are {names}")
 
 
 def _profile(kind: Kind, name: str) -> Path | None:
@@ -218,50 +218,79 @@ class Selected:
     chat: Plugin | None
 
 
+#: whether processors use chat models, given which types are enabled, and which are usual for the source
+Chats = Callable[[PartsSettings, Collection[str] | None], bool]
+
+
+class _Selection:
+    """The components that the settings select, and the groups that they declare; mistakes go to ``reading``."""
+
+    def __init__(self, reading: Reading, unread: Collection[Kind] = ()) -> None:
+        self.reading = reading
+        self._unread = unread
+        self.found: list[Plugin] = []
+        self.declared: list[type[Group]] = []
+        self.usual: Collection[str] | None = None
+
+    def make(self, groups: Collection[type[Group]], chats: Chats) -> None:
+        """Select all. ``groups``: those of processors."""
+        parts = self.reading.parse(PartsSettings)
+        if parts is not None:
+            source = self._select("sources", parts.task_source)
+            self.usual = getattr(source, "task_types", None)
+            self.reading.default(getattr(source, "defaults", {}))
+            parts = self.reading.parse(PartsSettings)
+        if parts is not None:
+            self._select("providers", parts.embedding_provider)
+            self._select("stores", parts.store)
+            for name in parts.sinks:
+                self._select("sinks", name)
+            if parts.task_types or chats(parts, self.usual):
+                self._select("providers", parts.chat_provider, "chat_groups")
+        self.declared += groups
+
+    def _select(self, kind: Kind, name: str, attribute: str = "settings_groups") -> object:
+        try:
+            plugin = find(kind, name)
+            loaded = plugin.load()
+        except ConfigurationError as error:
+            self.reading.problems += error.problems
+            return None
+        self.declared.extend(() if kind in self._unread else getattr(loaded, attribute, ()))
+        self.found.append(plugin)
+        return loaded
+
+
 def load_selected(
     environ: Mapping[str, str] | None = None,
     dotenv: Path | None = Path(".env"),
     *,
     groups: Collection[type[Group]] = (),
-    chats: Callable[[PartsSettings, Collection[str] | None], bool] = lambda *_: False,
+    chats: Chats = lambda *_: False,
     unread: Collection[Kind] = (),
 ) -> tuple[Settings, Selected]:
     """The settings of this process, and the components that they select.
 
-    ``groups``: those of processors; ``chats``: whether some of them use chat models, given which types are enabled, and
-    which are usual for the source. ``unread``: the kinds of components whose own settings are not read.
+    ``groups``: those of processors. ``unread``: the kinds of components whose own settings are not read.
 
     Raises ``ConfigurationError`` with a line for every mistake.
     """
-    reading = Reading(environ, dotenv)
-    parts = reading.parse(PartsSettings)
-    found, declared = list[Plugin](), list[type[Group]]()
-
-    def select(kind: Kind, name: str, attribute: str = "settings_groups") -> object:
-        try:
-            plugin = find(kind, name)
-            loaded = plugin.load()
-        except ConfigurationError as error:
-            reading.problems += error.problems
-            return None
-        declared.extend(() if kind in unread else getattr(loaded, attribute, ()))
-        found.append(plugin)
-        return loaded
-
-    usual = None
-    if parts is not None:
-        source = select("sources", parts.task_source)
-        usual = getattr(source, "task_types", None)
-        reading.default(getattr(source, "defaults", {}))
-        parts = reading.parse(PartsSettings)
-    if parts is not None:
-        select("providers", parts.embedding_provider)
-        select("stores", parts.store)
-        for name in parts.sinks:
-            select("sinks", name)
-        if parts.task_types or chats(parts, usual):
-            select("providers", parts.chat_provider, "chat_groups")
-    settings = replace(reading.settings([*declared, *groups]), usual_types=usual)
-    source, provider, store, *sinks = found
+    selection = _Selection(Reading(environ, dotenv), unread)
+    selection.make(groups, chats)
+    settings = replace(selection.reading.settings(selection.declared), usual_types=selection.usual)
+    source, provider, store, *sinks = selection.found
     chat = sinks.pop() if len(sinks) > len(settings.parts.sinks) else None
     return settings, Selected(source=source, provider=provider, chat=chat, store=store, sinks=sinks)
+
+
+def read_selected(
+    environ: Mapping[str, str] | None = None,
+    dotenv: Path | None = Path(".env"),
+    *,
+    groups: Collection[type[Group]] = (),
+    chats: Chats = lambda *_: False,
+) -> tuple[Reading, Sequence[type[Group]]]:
+    """The same before anything is parsed: where values come from, whether they are right or wrong, and the groups."""
+    selection = _Selection(Reading(environ, dotenv))
+    selection.make(groups, chats)
+    return selection.reading, list(dict.fromkeys(selection.declared))

@@ -6,7 +6,7 @@ in ``.env.example``.
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -14,11 +14,14 @@ from typing import Annotated, Any, Literal, cast
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from ai_task_processor.core import environment, syntax
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.groups import SENTENCES, Encrypted, G, Group, Lower, Seconds, names, parse, setting
+from ai_task_processor.core.origins import Origins
+from ai_task_processor.core.spelling import misspelled
 
 Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)]
 Names = Annotated[tuple[str, ...], BeforeValidator(syntax.name_list)]
@@ -28,17 +31,54 @@ Paths = Annotated[tuple[Path, ...], BeforeValidator(syntax.path_list)]
 class PartsSettings(Group):
     """Which components are used: names of built-ins or of installed plug-ins."""
 
-    task_source: str = setting("TASK_SOURCE", "the name of the source of tasks", "aletheia")
+    section = "Parts"
+
+    task_source: str = setting(
+        "TASK_SOURCE",
+        "the name of the source of tasks",
+        "aletheia",
+        note=(
+            "`ai-task-processor sources list` shows them; the path of a profile works, too (docs/profiles.md). "
+            "Settings of parts that are not selected are not read."
+        ),
+    )
     store: str = setting("STORE", "the name of the store that keeps results", "sqlite")
-    sinks: Names = setting("SINKS", "the names of further destinations of results, separated by commas", "")
-    embedding_provider: str = setting("EMBEDDING_PROVIDER", "the name of the provider of embeddings", "openai")
+    sinks: Names = setting(
+        "SINKS",
+        "the names of further destinations of results, separated by commas",
+        "",
+        note=(
+            "kafka, webhook, smtp, s3, qdrant, or those of installed packages; those that the profile names if not set."
+        ),
+    )
+    embedding_provider: str = setting(
+        "EMBEDDING_PROVIDER",
+        "the name of the provider of embeddings",
+        "openai",
+        note="openai (or a compatible server), or mock.",
+    )
     enabled_task_types: Names = setting(
         "ENABLED_TASK_TYPES",
-        "the task types that this daemon takes, separated by commas; the usual ones if not set",
+        "the task types that this daemon takes, separated by commas",
         "",
+        note=(
+            "Not set: the types of the profile (aletheia: text_embedding and those of claims), and all of "
+            "TASK_TYPES and plug-ins. Others must be named: summarize, chat, echo, sleep, simulate, search, "
+            "search_batch, fetch_url."
+        ),
     )
-    task_types: Paths = setting("TASK_TYPES", "files or folders with prompt types in TOML, with colons between", "")
-    chat_provider: str = setting("CHAT_PROVIDER", "the name of the provider of chat models", "openai")
+    task_types: Paths = setting(
+        "TASK_TYPES",
+        "files or folders with prompt types in TOML, with colons between",
+        "",
+        note="docs/prompt-types.md says how to write one.",
+    )
+    chat_provider: str = setting(
+        "CHAT_PROVIDER",
+        "the name of the provider of chat models",
+        "openai",
+        note="openai (or a compatible server), or mock.",
+    )
 
     def takes(self, task_type: str) -> bool:
         """Whether tasks of this type are processed here, if something can. ``-`` in a name means ``_``, too."""
@@ -49,13 +89,20 @@ class PartsSettings(Group):
 class WorkerSettings(Group):
     """The scheduler: polling, concurrency, timeouts."""
 
+    section = "Work"
+
     polling_interval_s: Seconds = setting(
         "POLLING_INTERVAL_SECONDS", "the longest pause in seconds between two polls with nothing to do", "30"
     )
     concurrency_limit: int = setting("CONCURRENCY_LIMIT", "tasks being processed at once", "5", ge=1, le=10000)
     task_timeout_s: Seconds = setting("TASK_TIMEOUT", "seconds for one attempt of one task", "300")
     shutdown_grace_s: float = setting(
-        "SHUTDOWN_GRACE_SECONDS", "seconds to finish what runs after SIGTERM", "25", ge=0, le=86400
+        "SHUTDOWN_GRACE_SECONDS",
+        "seconds to finish what runs after SIGTERM",
+        "25",
+        ge=0,
+        le=86400,
+        note="Keep it below the grace period of the container.",
     )
     circuit_breaker_threshold: int = setting(
         "CIRCUIT_BREAKER_THRESHOLD", "consecutive failures that open a circuit", "5", ge=1, le=1000
@@ -64,6 +111,8 @@ class WorkerSettings(Group):
 
 class DeliverySettings(Group):
     """Reporting results back."""
+
+    section = "Work"
 
     own_concurrency: int | None = setting(
         "DELIVERY_CONCURRENCY", "results being reported at once; CONCURRENCY_LIMIT if not set", ge=1, le=10000
@@ -79,18 +128,29 @@ class DeliverySettings(Group):
 class OpsSettings(Group):
     """Where ``/health``, ``/ready``, ``/metrics``, ``/status`` and the page are served, and the token of ``/wake``."""
 
+    section = "Health and metrics"
+
     metrics_host: Annotated[str, Field(pattern=r"^([\w.-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*)$")] = setting(
-        "METRICS_HOST", "an address or host name to listen on, without scheme and port", "127.0.0.1"
+        "METRICS_HOST",
+        "an address or host name to listen on, without scheme and port",
+        "127.0.0.1",
+        note="/health, /ready, /metrics and /status are served there. The image sets 0.0.0.0.",
     )
     metrics_port: int = setting("METRICS_PORT", "the port to listen on; 0 takes a free one", "8001", ge=0, le=65535)
-    status_page: bool = setting("STATUS_PAGE", "false to serve no page for people at /", "true")
+    status_page: bool = setting(
+        "STATUS_PAGE", "false to serve no page for people at /", "true", note="It is read-only, and shows /status."
+    )
     wake_token: Annotated[SecretStr | None, BeforeValidator(syntax.shared_secret)] = setting(
-        "WAKE_TOKEN", "the secret that lets the task API call for a poll with POST /wake"
+        "WAKE_TOKEN",
+        "the secret that lets the task API call for a poll with POST /wake",
+        note="At least 16 characters; not set: no such path.",
     )
 
 
 class NetworkSettings(Group):
     """What every HTTP client uses; clients read nothing else from the environment."""
+
+    section = "Network"
 
     ca_bundle: Annotated[Path, AfterValidator(syntax.ca_file)] | None = setting(
         "CA_BUNDLE", "a file of PEM certificates to trust"
@@ -104,10 +164,17 @@ class NetworkSettings(Group):
     )
     client_key_password: SecretStr | None = setting("CLIENT_KEY_PASSWORD", "the password of that private key", "")
     https_proxy: Annotated[SecretStr, BeforeValidator(syntax.proxy_url), Encrypted] | None = setting(
-        "HTTPS_PROXY", "the URL of a proxy; a user and password may stand in it"
+        "HTTPS_PROXY",
+        "the URL of a proxy; a user and password may stand in it",
+        note="For example http://user:password@proxy.example.com:3128.",
     )
     no_proxy: Names = setting("NO_PROXY", "the hosts to reach without the proxy, separated by commas or spaces", "")
-    allow_insecure_http: bool = setting("ALLOW_INSECURE_HTTP", "true to permit plain http to public hosts", "false")
+    allow_insecure_http: bool = setting(
+        "ALLOW_INSECURE_HTTP",
+        "true to permit plain http to public hosts",
+        "false",
+        note="It is accepted to this machine, and to private hosts with a warning.",
+    )
 
     def secrets(self) -> Iterable[str]:
         """Of the proxy only its password, percent-encoded and decoded: its address may be shown."""
@@ -142,6 +209,8 @@ def _certificate_problems(cert: Path | None, key: Path | None, password: SecretS
 
 class LogSettings(Group):
     """Level and format of logs."""
+
+    section = "Logs"
 
     level: Level = setting("LOG_LEVEL", "the least severe level that is logged", "INFO")
     format: Annotated[Literal["auto", "json", "console"], Lower] = setting(
@@ -192,45 +261,70 @@ _CORE: Mapping[str, type[Group]] = {
 }
 
 
+def core_groups() -> Sequence[type[Group]]:
+    """The groups of every daemon."""
+    return list(_CORE.values())
+
+
 class Reading:
-    """A snapshot of the environment and of ``.env``. ``problems``: every error so far, one line each."""
+    """A snapshot of the environment and of ``.env``. ``problems``: every error so far, one line each.
+
+    ``origins``: which of them sets a variable.
+    """
 
     def __init__(
         self, environ: Mapping[str, str] | None, dotenv: Path | None, defaults: Mapping[str, str] = NO_DEFAULTS
     ) -> None:
         below = environment.read_dotenv(dotenv) if dotenv else environment.Dotenv()
+        above = os.environ if environ is None else environ
         self.problems = list(below.problems)
         self._dollars = below.warnings
-        above = os.environ if environ is None else environ
-        self._layers = environment.filled(above), environment.filled(below.texts)
+        self._known: dict[str, FieldInfo] = {}
+        filled_above, filled_below = environment.filled(above), environment.filled(below.texts)
+        empty = frozenset({*above, *below.texts} - {*filled_above, *filled_below})
+        self.origins = Origins(filled_above, filled_below, file=dotenv, lines=below.lines, empty=empty)
         self.default(defaults)
 
     def default(self, texts: Mapping[str, str]) -> None:
         """Set variables that neither the environment nor ``.env`` sets."""
-        above, below = self._layers
         self._defaults = texts
-        self._layers = above, {**environment.filled(texts), **below}
+        self.origins = replace(self.origins, profile=environment.filled(texts))
 
     def parse(self, group: type[G]) -> G | None:
         """The group, or None when it has errors."""
-        return parse(group, self._layers, self.problems)
+        self._known |= {name: each for each in group.model_fields.values() for name in names(each)}
+        return parse(group, self.origins.layers, self.problems)
 
     def settings(self, groups: Iterable[type[Group]]) -> Settings:
         """The core's groups and these. Raises ``ConfigurationError``."""
         kinds = dict.fromkeys((*_CORE.values(), *groups))
         parsed: dict[type[Group], Any] = {kind: self.parse(kind) for kind in kinds}
+        unknown = self._misspelled()
+        if self.problems:
+            self.problems += unknown
         self.check()
-        variables = {name for group in parsed for field in group.model_fields.values() for name in names(field)}
-        warnings = [line for name, line in self._dollars.items() if name in variables]
+        warnings = [line for name, line in self._dollars.items() if name in self._known]
         warnings += [line for group in parsed.values() for line in group.warnings()]
+        warnings = [*self._explained(warnings), *unknown]
         core = {name: parsed.pop(group) for name, group in _CORE.items()}
-        warnings = list(dict.fromkeys(warnings))
         return Settings(**core, components=parsed, warnings=tuple(warnings), defaults=self._defaults)
+
+    def _explained(self, lines: Iterable[str]) -> Iterable[str]:
+        """Distinct lines, each with value, origin and default of the variable that it is about."""
+        return dict.fromkeys(self.origins.explained(line, self._known) for line in lines)
+
+    def _misspelled(self) -> list[str]:
+        """A line for each variable that looks like one of ours and is none."""
+        given = {**self.origins.above, **self.origins.below}
+        return [
+            f"{name} is no setting, and set in {self.origins.where(name)}: did you mean {meant}?"
+            for name, meant in misspelled(given, self._known).items()
+        ]
 
     def check(self) -> None:
         """Raises ``ConfigurationError`` when there are errors."""
         if self.problems:
-            raise ConfigurationError(*dict.fromkeys(self.problems))
+            raise ConfigurationError(*self._explained(self.problems))
 
 
 def load_settings(
@@ -242,7 +336,7 @@ def load_settings(
 ) -> Settings:
     """The core's groups and those of the selected components. ``defaults``: see ``Settings``.
 
-    Raises ``ConfigurationError`` with a line for every error; none contains a value.
+    Raises ``ConfigurationError`` with a line for every error; ``core.origins`` says which values it may show.
     """
     return Reading(environ, dotenv, defaults).settings(groups)
 
@@ -270,7 +364,7 @@ class Variable:
 
 def variables(groups: Iterable[type[Group]]) -> Sequence[Variable]:
     """Every variable that the core and these groups read, without the ``<NAME>_FILE`` forms."""
-    parts, *others = _CORE.values()
+    parts, *others = core_groups()
     return variables_of((parts, *groups, *others))
 
 

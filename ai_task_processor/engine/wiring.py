@@ -104,6 +104,8 @@ def assemble(
 ) -> Parts:
     """Build the parts, each after those it depends on. ``read`` reads the settings again, for replaced secrets."""
     factory.configure(settings)
+    for reason in factory.warnings:
+        log.warning("settings.warned", reason=reason)
     built = _built(selected, _services(settings, selected, factory, read), factory)
     services, store, source, faults = built.services, built.store, built.source, built.faults
     clock, metrics, rng = services.clock, services.metrics, services.rng

@@ -30,6 +30,8 @@ def _instance_id(text: str) -> str:
 class LeaseSettings(Group):
     """Who this daemon is for others that share its tasks, and when its claims end without it."""
 
+    section = "PostgreSQL"
+
     own_instance_id: Annotated[str, AfterValidator(_instance_id)] | None = setting(
         "INSTANCE_ID", "the name of this daemon in its claims; the host name if not set"
     )

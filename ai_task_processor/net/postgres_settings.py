@@ -44,7 +44,14 @@ def _dsn(text: str) -> str:
 class DatabaseSettings(Group):
     """A PostgreSQL database."""
 
-    url: Annotated[SecretStr, BeforeValidator(_dsn)] = setting("DATABASE_URL", f"a URL like {_EXAMPLE}", ...)
+    section = "PostgreSQL"
+
+    url: Annotated[SecretStr, BeforeValidator(_dsn)] = setting(
+        "DATABASE_URL",
+        f"a URL like {_EXAMPLE}",
+        ...,
+        note="For the source task-conversations, and other tables.",
+    )
 
     @property
     def _parts(self) -> SplitResult:

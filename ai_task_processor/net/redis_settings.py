@@ -47,7 +47,14 @@ def _url(text: str) -> str:
 class RedisSettings(Group):
     """A Redis server."""
 
-    url: Annotated[SecretStr, BeforeValidator(_url)] = setting("REDIS_URL", f"a URL like {_EXAMPLE}", ...)
+    section = "Task runner and S3"
+
+    url: Annotated[SecretStr, BeforeValidator(_url)] = setting(
+        "REDIS_URL",
+        f"a URL like {_EXAMPLE}",
+        ...,
+        note="For the queues of the source task-runner; rediss:// for TLS.",
+    )
 
     @property
     def _parts(self) -> SplitResult:

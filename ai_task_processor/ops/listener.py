@@ -181,11 +181,9 @@ def unusable(error: Exception, host: str, port: int) -> str:
     """The message for an error of ``Listener.start``: is it the host or the port that cannot be used?"""
     code, why = getattr(error, "errno", None), getattr(error, "strerror", None) or "not a host name"
     if isinstance(error, socket.gaierror | UnicodeError) or code in (errno.EADDRNOTAVAIL, errno.EINVAL):
-        return f"METRICS_HOST cannot be used: nothing can listen on {host} here ({why}); choose another METRICS_HOST"
-    return (
-        f"METRICS_PORT cannot be used: {host}:{port} is taken or not ours ({why}); "
-        "choose another METRICS_HOST or METRICS_PORT"
-    )
+        return f"METRICS_HOST cannot be used, because nothing can listen on {host} here ({why}): choose another one"
+    taken = f"METRICS_PORT cannot be used, because {host}:{port} is taken or not ours ({why})"
+    return f"{taken}: choose another METRICS_HOST or METRICS_PORT"
 
 
 def _keep_reserve() -> None:

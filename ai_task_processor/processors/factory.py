@@ -59,6 +59,8 @@ class ProcessorFactory:
         ]
         self._takes: Callable[[str], bool] = lambda _: True
         self._reported: set[tuple[str, str]] = set()
+        #: lines about settings, after ``configure``
+        self.warnings: list[str] = []
 
     @property
     def processors(self) -> Sequence[BaseProcessor]:
@@ -95,7 +97,7 @@ class ProcessorFactory:
             taken |= dict.fromkeys(processor.task_types, type(processor).__name__)
         if unknown := [name for name in settings.parts.enabled_task_types if name.replace("-", "_") not in taken]:
             reason = f"ENABLED_TASK_TYPES has types that no processor declares: {', '.join(unknown)}"
-            log.warning("settings.warned", reason=reason)
+            self.warnings.append(reason)
 
     def equip(self, context: ProcessorContext) -> None:
         """Give every processor its context; before the first task."""

@@ -21,6 +21,8 @@ log = get_logger(__name__)
 class LimitSettings(Group):
     """Runtime, and size of results."""
 
+    section = "Search and pages"
+
     max_runtime_s: Seconds = setting("TASK_MAX_RUNTIME_SECONDS", "seconds for a search or a fetch, in total", "600")
     max_artifact_mb: int = setting(
         "TASK_MAX_ARTIFACT_MB", "the size in MiB that a page or a result may have", "25", ge=1, le=1024

@@ -33,6 +33,8 @@ def _range(text: str) -> tuple[float, float]:
 class SimulationSettings(Group):
     """How long the type ``simulate`` works."""
 
+    section = "Other types"
+
     work_s: Annotated[tuple[float, float], BeforeValidator(_range)] = setting(
         "SIMULATED_WORK_SECONDS", "seconds of work of a task of the type simulate, or a range like 6-7", "6-7"
     )

@@ -14,6 +14,13 @@ from ai_task_processor.providers import NATIVE_DIMENSIONS
 from ai_task_processor.providers.prices import Prices
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
+_PRICES_NOTE = """For each, by the provider's name and for a million tokens: prompt, cached (of the prompt, out of the
+provider's cache; the price of the prompt if not set) and completion (not for embeddings).
+  currency = "USD"
+  [models."gpt-4.1-mini"]
+  prompt = 0.40
+  cached = 0.10
+  completion = 1.60"""
 _WARNINGS: Mapping[str, str] = {
     "mock": "OPENAI_API_KEY is the placeholder: mock vectors are made, no model is called",
     "none": "OPENAI_API_KEY and OPENAI_BASE_URL are not set: embedding tasks stay pending",
@@ -43,16 +50,27 @@ def _prices(path: str) -> Prices:
 class ModelSettings(Group):
     """The model API: its address, key, models, timeout and retries; the prices are those of chat models, too."""
 
+    section = "Model"
+
     provider: str = setting("EMBEDDING_PROVIDER", "the name of the provider of embeddings", "openai")
     api_key: Annotated[SecretStr | None, Printable] = setting(
-        "OPENAI_API_KEY", f"the key of the model API; {PLACEHOLDER_KEY} switches to mock vectors"
+        "OPENAI_API_KEY",
+        f"the key of the model API; {PLACEHOLDER_KEY} switches to mock vectors",
+        example=PLACEHOLDER_KEY,
+        note=("Remove the line to run without a key (with OPENAI_BASE_URL, or to leave embedding tasks pending)."),
     )
-    base_url: Url | None = setting("OPENAI_BASE_URL", "the base URL of a compatible server; OpenAI's if not set")
+    base_url: Url | None = setting(
+        "OPENAI_BASE_URL",
+        "the base URL of a compatible server; OpenAI's if not set",
+        note="For example Ollama, vLLM, OpenRouter, LiteLLM.",
+    )
     timeout_s: Seconds = setting("OPENAI_TIMEOUT", "seconds for one model call, in total", "60")
     embedding_dimensions: int | None = setting(
-        "EMBEDDING_DIMENSIONS", "the length of a vector, asked for and checked; the model's own if not set",
-        ge=1, le=65536,
-    )  # fmt: skip
+        "EMBEDDING_DIMENSIONS",
+        "the length of a vector, asked for and checked; the model's own if not set",
+        ge=1,
+        le=65536,
+    )
     embedding_result: Annotated[Literal["vector", "object"], Lower] = setting(
         "EMBEDDING_RESULT", "what is sent as result: vector (plain), or object (with model and usage)", "vector"
     )
@@ -67,11 +85,16 @@ class ModelSettings(Group):
         "RETRY_BACKOFF_FACTOR", "the base of the exponential backoff", "2.0"
     )
     vector_cache_bytes: Bytes = setting(
-        "VECTOR_CACHE_BYTES", "the memory for vectors of texts that may come again; bytes, or like 64MiB; 0 for none",
-        "2MiB", ge=0, le=2**40,
-    )  # fmt: skip
+        "VECTOR_CACHE_BYTES",
+        "the memory for vectors of texts that may come again; bytes, or like 64MiB; 0 for none",
+        "2MiB",
+        ge=0,
+        le=2**40,
+    )
     prices: Annotated[Prices, BeforeValidator(_prices)] | None = setting(
-        "MODEL_PRICES", "a TOML file with the prices of models, for a metric of what calls cost"
+        "MODEL_PRICES",
+        "a TOML file with the prices of models, for a metric of what calls cost",
+        note=_PRICES_NOTE,
     )
 
     @field_validator("base_url", mode="before")
@@ -113,19 +136,29 @@ class ModelSettings(Group):
 class ChatSettings(Group):
     """Where chat goes, and its models and limits. Address and key are those of ``ModelSettings`` if not set."""
 
+    section = "Chat"
+
     provider: str = setting("CHAT_PROVIDER", "the name of the provider of chat models", "openai")
     own_api_key: Annotated[SecretStr | None, Printable] = setting(
         "CHAT_API_KEY", "the key of the API for chat; OPENAI_API_KEY if not set"
     )
     api_key_of_model: Annotated[SecretStr | None, Printable] = setting(
-        "OPENAI_API_KEY", f"the key of the model API; {PLACEHOLDER_KEY} switches to mock vectors"
+        "OPENAI_API_KEY",
+        f"the key of the model API; {PLACEHOLDER_KEY} switches to mock vectors",
+        example=PLACEHOLDER_KEY,
+        note=("Remove the line to run without a key (with OPENAI_BASE_URL, or to leave embedding tasks pending)."),
     )
     own_base_url: Url | None = setting("CHAT_BASE_URL", "the base URL of the API for chat; OPENAI_BASE_URL if not set")
     base_url_of_model: Url | None = setting(
-        "OPENAI_BASE_URL", "the base URL of a compatible server; OpenAI's if not set"
+        "OPENAI_BASE_URL",
+        "the base URL of a compatible server; OpenAI's if not set",
+        note="For example Ollama, vLLM, OpenRouter, LiteLLM.",
     )
     api: Annotated[Literal["chat_completions", "responses"], Lower] = setting(
-        "CHAT_API", "the API for chat: chat_completions, or responses (OpenAI's newer one)", "chat_completions"
+        "CHAT_API",
+        "the API for chat: chat_completions, or responses (OpenAI's newer one)",
+        "chat_completions",
+        note="Few compatible servers have responses.",
     )
     model: str = setting("CHAT_MODEL", "the model of chat tasks that name none", "gpt-4.1-mini")
     timeout_s: Seconds = setting("CHAT_TIMEOUT", "seconds for one chat call, in total", "120")

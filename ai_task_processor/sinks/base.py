@@ -72,6 +72,8 @@ def result(record: Record) -> Any:
 class SinkSettings(Group):
     """The settings of a built-in sink. Without the variable ``address`` it is off; with it, ``needs`` must be set."""
 
+    section = "Sinks"
+
     sink: ClassVar[str]
     address: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()

@@ -47,7 +47,9 @@ class WebhookSettings(SinkSettings):
 
     url: Endpoint | None = setting("WEBHOOK_URL", "the URL to POST results to; the sink webhook is off without it")
     secret: Annotated[SecretStr | None, BeforeValidator(_secret)] = setting(
-        "WEBHOOK_SECRET", "the secret that signs the requests: whsec_ and base64; they are not signed without it"
+        "WEBHOOK_SECRET",
+        "the secret that signs the requests: whsec_ and base64; they are not signed without it",
+        note="whsec_ and what openssl rand -base64 32 gives.",
     )
 
 

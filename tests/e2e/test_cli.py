@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ai_task_processor import __version__
+from ai_task_processor.cli.help_texts import EXAMPLES
 from ai_task_processor.cli.main import main
 from ai_task_processor.sandbox.app import Sandbox
 
@@ -29,23 +30,34 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert (ended.value.code, capsys.readouterr().out) == (0, f"ai-task-processor {__version__}\n")
 
 
-COMMANDS = ("run", "demo", "doctor", "drain", "outbox", "sandbox", "status", "healthcheck")
+COMMANDS = tuple(EXAMPLES)
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
-    [([], 2, "usage:"), *(([command, "--help"], 0, f"ai-task-processor {command}") for command in COMMANDS)],
-    ids=["no command", *COMMANDS],
+    [
+        (["doktor"], 2, "did you mean doctor?"),
+        (["outbox", "lits"], 2, "did you mean list?"),
+        (["zzz"], 2, "invalid choice: 'zzz'"),
+        *(([command, "--help"], 0, EXAMPLES[command]) for command in COMMANDS),
+    ],
+    ids=["wrong command", "wrong action", "neither", *COMMANDS],
 )
 def test_every_command_explains_itself(
     arguments: list[str], code: int, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``COMMAND --help`` exits 0 with a sentence about it; without a command the usage is an error."""
+    """``COMMAND --help`` exits 0 with examples; a wrong name is an error that suggests the right one."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == code
     said = capsys.readouterr()
     assert told in (said.err if code else said.out)
+
+
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is an error nevertheless: a container without a command must not look as if it had done its work."""
+    assert main([]) == 2
+    assert "ai-task-processor doctor " in capsys.readouterr().err
 
 
 async def test_run_py_is_the_daemon(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -72,12 +72,23 @@ async def test_a_right_configuration_is_ready(doctor: Doctor, sandbox: Sandbox, 
     run = await doctor()
     assert run.code == 0, run.text
     assert run.verdict == "Ready: start with `ai-task-processor run`"
-    titles = ["configuration", "DNS", "connection", "token", "pending list", "model", "clock", "data directory"]
+    titles = [
+        "configuration",
+        "DNS",
+        "connection",
+        "token",
+        "pending list",
+        "report",
+        "model",
+        "clock",
+        "data directory",
+    ]
     assert list(dict.fromkeys(re.findall(r"^✓ (.+?)  ", run.text, re.MULTILINE))) == titles
     assert "tasks seen: 3 (all that is pending), can be processed here: 3" in run.text
     assert "\x1b" not in run.text
     stats = sandbox.stats
-    assert (stats.token_requests, stats.polls, stats.patches, stats.model_calls) == (1, 1, 0, 0)
+    assert (stats.token_requests, stats.polls, stats.patches, stats.model_calls) == (1, 1, 1, 0)
+    assert all(task.patches == 0 for id_ in ids if (task := sandbox.tasks.find(id_)))
     assert all(task.state == "pending" for id_ in ids if (task := sandbox.tasks.find(id_)))
     assert list((tmp_path / "data").iterdir()) == []
 
@@ -146,6 +157,8 @@ async def test_one_wrong_setting_is_named(
         ({"endpoint": "pending", "status": 403}, 78, "pending list", ("403", "OAUTH2_AUDIENCE", "OAUTH2_SCOPE")),
         ({"endpoint": "pending", "status": 200, "body": "html"}, 78, "pending list", ("a web page", "API_BASE_URL")),
         ({"endpoint": "pending", "status": 502, "body": "html"}, 69, "pending list", ("502",)),
+        ({"endpoint": "patch", "status": 403}, 78, "report", ("403", "OAUTH2_SCOPE")),
+        ({"endpoint": "patch", "status": 200, "body": "html"}, 78, "report", ("a web page", "API_BASE_URL")),
     ],
 )  # fmt: skip
 async def test_a_remote_that_misbehaves_is_told_from_a_wrong_setting(
@@ -227,7 +240,9 @@ async def test_a_long_list_is_read_in_part(doctor: Doctor, sandbox: Sandbox) -> 
 async def test_a_wrong_clock_is_told(doctor: Doctor, sandbox: Sandbox) -> None:
     """Clocks more than 30 s apart are a warning with the remedy, for each remote."""
     late = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)
-    sandbox.faults.add("pending", content="[]", headers={"Date": format_datetime(late, usegmt=True)})
+    date = {"Date": format_datetime(late, usegmt=True)}
+    sandbox.faults.add("pending", content="[]", headers=date)
+    sandbox.faults.add("patch", status=400, headers=date)
     run = await doctor(**MOCK)
     assert run.code == 0
     run.line("!", "clock", "task API", "ours, which is behind", "NTP")
@@ -260,7 +275,7 @@ async def test_a_running_daemon_is_seen_and_not_disturbed(
     doctor: Doctor, daemon: Start, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """Beside a daemon: told so, with its waiting results; it goes on, and keeps what it had."""
-    sandbox.faults.add("patch", status=503)
+    sandbox.faults.add("patch", status=500)
     sandbox.tasks.add("a text")
     process = await daemon()
     await process.status_when(lambda status: status["outbox"]["waiting"] == 1)
@@ -268,7 +283,7 @@ async def test_a_running_daemon_is_seen_and_not_disturbed(
     run.line("✓", "daemon", "it answers 'running'")
     run.line("✓", "data directory", "a daemon is running on it")
     run.line("✓", "data directory", "results that wait for delivery: 1")
-    assert run.verdict == "Ready, with 1 warning: a daemon is running"
+    assert run.verdict == "Ready, with 2 warnings: a daemon is running"
     sandbox.faults.clear()
     await eventually(lambda: sandbox.tasks.outcomes().get("succeeded") == 1, timeout=30)
     assert await process.stop() == 0

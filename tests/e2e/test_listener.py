@@ -208,7 +208,7 @@ async def test_a_taken_port_is_an_error() -> None:
         with pytest.raises(OSError, match="in use") as caught:
             await Listener(lambda request: Response()).start("127.0.0.1", port)
     assert listener.unusable(caught.value, "127.0.0.1", port).startswith(
-        f"METRICS_PORT cannot be used: 127.0.0.1:{port}"
+        f"METRICS_PORT cannot be used, because 127.0.0.1:{port}"
     )
 
 
@@ -218,7 +218,7 @@ async def test_an_address_that_is_not_ours_is_an_error(host: str) -> None:
     with pytest.raises((OSError, UnicodeError)) as caught:
         await Listener(lambda request: Response()).start(host, 0)
     text = listener.unusable(caught.value, host, 0)
-    assert text.startswith(f"METRICS_HOST cannot be used: nothing can listen on {host} here (")
+    assert text.startswith(f"METRICS_HOST cannot be used, because nothing can listen on {host} here (")
     assert "METRICS_PORT" not in text
 
 

@@ -95,13 +95,19 @@ async def test_leases_are_kept_alive_and_lost_or_cancelled_ones_stop(
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"TASK_SOURCE": "nowhere"}, "TASK_SOURCE names no source that is installed: 'nowhere'; there are"),
-        ({"STORE": "nowhere"}, "STORE names no store that is installed: 'nowhere'; there are forgetful, sqlite"),
+        (
+            {"TASK_SOURCE": "nowhere"},
+            "installed ('nowhere' in the environment; default aletheia): there are agents",
+        ),
+        (
+            {"STORE": "nowhere"},
+            "STORE names no store that is installed ('nowhere' in the environment; default sqlite): there ",
+        ),
         (
             {"SINKS": "lines,nowhere"},
-            "SINKS names no sink that is installed: 'nowhere'; there are kafka, lines",
+            "SINKS names no sink that is installed ('nowhere' in the environment): there are kafka, lines",
         ),
-        ({"ACME_FOLDER": ""}, "ACME_FOLDER is missing: set it to the folder of the task files"),
+        ({"ACME_FOLDER": ""}, "ACME_FOLDER is missing (set to nothing in the environment): set it to the folder"),
         ({"ACME_LEAST_WORDS": "-1"}, "ACME_LEAST_WORDS must be"),
     ],
 )

@@ -57,7 +57,7 @@ def test_what_is_required_is_called_required() -> None:
 def test_every_variable_that_is_named_exists() -> None:
     """A capital name with an underscore in code is a setting, its file form, or one of the compose file."""
     known = {*DEFAULTS, *(f"{variable.name}_FILE" for variable in variables(built_in_groups()) if variable.secret)}
-    known |= {"TASK_ID", "REQUIRE_ALL"}
+    known |= {"TASK_ID", "REQUIRE_ALL", "CONCURENCY_LIMIT"}
     known |= set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
     assert {name for span in SPANS for name in re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b", span)} <= known
 

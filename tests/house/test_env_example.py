@@ -2,11 +2,13 @@
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
 
+from ai_task_processor.cli.main import main
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.plugins import built_in_groups, load_selected
 from ai_task_processor.core.settings import Variable, variables
@@ -19,6 +21,12 @@ ALL_SET = LINE.sub(r"\g<name>=\g<text>", EXAMPLE.read_text("utf-8"))
 TEXTS = dotenv_values(stream=io.StringIO(ALL_SET), interpolate=False)
 SET = {line["name"]: TEXTS[line["name"]] or "" for line in LINES if not line["hidden"]}
 SHOWN = {line["name"]: TEXTS[line["name"]] for line in LINES if line["hidden"]}
+
+
+def test_it_is_generated(capsys: pytest.CaptureFixture[str]) -> None:
+    """``ai-task-processor config --env > .env.example`` writes it: texts are changed where settings are declared."""
+    assert main(["config", "--env"]) == 0
+    assert capsys.readouterr().out == EXAMPLE.read_text("utf-8")
 
 
 def test_it_names_every_variable_once_and_no_other() -> None:
@@ -43,7 +51,8 @@ def test_shown_defaults_change_nothing(tmp_path: Path) -> None:
     """With every comment sign removed, the file gives the same settings."""
     bare = tmp_path / ".env"
     bare.write_text(ALL_SET, "utf-8")
-    assert load_selected({}, bare) == load_selected({}, EXAMPLE)
+    (ours, selected), (theirs, same) = load_selected({}, bare), load_selected({}, EXAMPLE)
+    assert (replace(ours, warnings=theirs.warnings), selected) == (theirs, same)
 
 
 def test_docker_compose_reads_the_same(tmp_path: Path) -> None:

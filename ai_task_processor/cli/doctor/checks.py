@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from ai_task_processor.cli.doctor.port import occupied
 from ai_task_processor.core import codec
 from ai_task_processor.core.checks import (
     Finding,
@@ -205,7 +206,10 @@ def listed(seen: Listed, can_process: Callable[[Task], bool]) -> Iterator[Findin
 
 
 async def beside(services: Services, components: Sequence[Component], faults: Faults) -> AsyncIterator[Finding]:
-    """Ask a running daemon for its problems: it may use other secrets, and has made more calls."""
+    """Ask a running daemon for its problems: it may use other secrets, and has made more calls.
+
+    When no daemon answers: can one listen there?
+    """
     ops = services.settings.ops
     host = "127.0.0.1" if ops.metrics_host in ("0.0.0.0", "::") else ops.metrics_host  # noqa: S104 - compared with, not bound to
     url = f"http://{f'[{host}]' if ':' in host else host}:{ops.metrics_port}"
@@ -213,8 +217,11 @@ async def beside(services: Services, components: Sequence[Component], faults: Fa
         answer = await services.client(url, 1).exchange("GET", f"{url}/status", timeout_s=STEP_S)
         status = codec.loads(answer.content)
     except (RemoteError, ValueError):
-        return  # no daemon there
-    for finding in reported(status, components, faults):
+        status = None
+    found = list(reported(status, components, faults))
+    if not found and (taken := await occupied(ops)) is not None:
+        yield taken
+    for finding in found:
         yield finding
 
 

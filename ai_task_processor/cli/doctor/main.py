@@ -62,7 +62,7 @@ async def _check(report: Report, parts: Parts) -> None:
     names = parts.settings.parts
     mode = "none" if parts.provider is None else parts.provider.name
     report.add("configuration", ok(f"valid, source {names.task_source}, store {names.store}, mode {mode}"))
-    for text in parts.settings.warnings:
+    for text in (*parts.settings.warnings, *parts.factory.warnings):
         report.add("configuration", warning(text))
     if (cert := parts.settings.network.client_cert_file) is not None:
         report.add("configuration", checks.own_certificate(cert, parts.clock.now()))

@@ -7,7 +7,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Final
 
-from ai_task_processor.cli.main import local_addresses
+from ai_task_processor.cli.healthcheck import local_addresses
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.settings import OpsSettings, load_group
 from ai_task_processor.stores.sqlite import inspection

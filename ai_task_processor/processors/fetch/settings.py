@@ -22,10 +22,14 @@ def _hosts(names: tuple[str, ...]) -> tuple[str, ...]:
 class FetchSettings(Group):
     """Which hosts may be fetched."""
 
+    section = "Search and pages"
+
     allowlist: Annotated[Names, AfterValidator(_hosts)] = setting(
-        "FETCH_DOMAIN_ALLOWLIST", "the hosts that may be fetched, separated by commas; * for all with public addresses",
+        "FETCH_DOMAIN_ALLOWLIST",
+        "the hosts that may be fetched, separated by commas; * for all with public addresses",
         ANY,
-    )  # fmt: skip
+        note="Exact names. A private address is only used for a host that is named here.",
+    )
 
     def names(self, host: str) -> bool:
         """Whether the host itself is named: then it may have a private address."""

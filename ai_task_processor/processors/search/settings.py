@@ -15,6 +15,8 @@ def _lower(names: tuple[str, ...]) -> tuple[str, ...]:
 class SearchSettings(Group):
     """The search API, what may be asked of it, and for how long answers are kept."""
 
+    section = "Search and pages"
+
     brave_url: Endpoint = setting(
         "BRAVE_URL", "the URL of Brave's web search", "https://api.search.brave.com/res/v1/web/search"
     )

@@ -77,10 +77,16 @@ class SmtpSettings(SinkSettings):
     needs = ("SMTP_FROM",)
 
     url: Annotated[SecretStr, BeforeValidator(_server_url)] | None = setting(
-        "SMTP_URL", "the mail server, like smtp://user:password@host:587; the sink smtp is off without it"
+        "SMTP_URL",
+        "the mail server, like smtp://user:password@host:587; the sink smtp is off without it",
+        note="With STARTTLS, or smtps://; what is special in user and password in percent-encoding.",
     )
     sender: Annotated[str, AfterValidator(_sender)] | None = setting("SMTP_FROM", "the address that mail comes from")
-    subject: str | None = setting("SMTP_SUBJECT", "the subject of mails; {name} in it is a field of the result")
+    subject: str | None = setting(
+        "SMTP_SUBJECT",
+        "the subject of mails; {name} in it is a field of the result",
+        note="For results without a subject.",
+    )
     text: str | None = setting("SMTP_TEXT", "the text of mails; {name} in it is a field of the result")
 
     def secrets(self) -> Iterable[str]:

@@ -43,7 +43,7 @@ _ANOTHER_STATE: Final = f"the task API answers results with another state than w
 _BEFORE: Final = (
     "the task API answers results with the task as it was before: return the updated document ({new: true}) or nothing"
 )
-_ERROR: Final = "the task API answers results with an error and a success status: answer 4xx or 5xx to what failed"
+ERROR: Final = "the task API answers results with an error and a success status: answer 4xx or 5xx to what failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def acknowledged(status: int, body: bytes, task_id: str, state: TaskStatus, word
     if contradiction := _contradiction(document, status, task_id, state, words):
         raise contradiction
     if not document and _is_error(answer):
-        raise Unacknowledged(_ERROR, status=status)
+        raise Unacknowledged(ERROR, status=status)
     return bool(document)
 
 
@@ -234,16 +234,22 @@ def rejection(status: int, body: bytes, refusal: Sequence[str] = ()) -> Rejected
         return None
     if status == 413:
         return Rejected("refused", status)
+    if not is_own(status, body, refusal):
+        return Misconfigured(f"a result was answered with {status} by something else than the task API", status=status)
+    return Rejected(outcome, status)  # type: ignore[arg-type]  # the table holds exactly the literals
+
+
+def is_own(status: int, body: bytes, refusal: Sequence[str] = ()) -> bool:
+    """Whether a refusal comes from the API itself: it has its error shape, and is not about an unknown route."""
     try:
         document = _parsed(_bare(body))
     except ValueError:
-        document = None
-    document = document if isinstance(document, dict) else {}
+        return False
+    if not isinstance(document, dict):
+        return False
     own = document.get("statusCode") == status or (status != 404 and "message" in document)
     if refusal:
         # ``Not Found`` alone is what FastAPI and others answer to an unknown route.
         said = resolve(document, refusal)
         own = said is not None and not (status == 404 and said == "Not Found")
-    if not own or str(document.get("message")).startswith("Cannot PATCH"):
-        return Misconfigured(f"a result was answered with {status} by something else than the task API", status=status)
-    return Rejected(outcome, status)  # type: ignore[arg-type]  # the table holds exactly the literals
+    return own and not str(document.get("message")).startswith("Cannot PATCH")

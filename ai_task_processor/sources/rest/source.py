@@ -58,6 +58,7 @@ from ai_task_processor.sources.rest.page import Page
 from ai_task_processor.sources.rest.paged import PagedList
 from ai_task_processor.sources.rest.profile import RestProfile
 from ai_task_processor.sources.rest.read_ahead import ReadAhead
+from ai_task_processor.sources.rest.report_check import report_nothing
 from ai_task_processor.sources.rest.settings import ApiSettings, SecretSettings
 from ai_task_processor.sources.rest.wire import ANY_ID, Invalid, Records
 
@@ -288,10 +289,12 @@ class RestSource(ProfileSource, TaskSource):
         token = () if self._tokens is None else (self._tokens.check(),)
         work = partial(list_pending, self._reader(Everything()), self._remote)
         listed = Check("pending list", work, self._remote.setting, (self._remote, *token))
+        reports = partial(report_nothing, self.profile, self._exchange, self._remote)
+        found = [*token, listed, Check("report", reports, self._remote.setting, (listed,), writes=True)]
         if self._push is None:
-            return (*token, listed)
+            return found
         opens, needs = partial(open_push, self._push), (self._remote, *token)
-        return (*token, listed, Check("push", opens, self._remote.setting, needs, late=warning))
+        return (*found, Check("push", opens, self._remote.setting, needs, late=warning))
 
     def _reader(self, admission: Admission) -> PendingList:
         listing = PendingList if self.profile.listing.streamed else PagedList

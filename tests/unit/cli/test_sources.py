@@ -97,7 +97,7 @@ def test_an_unknown_name_is_told_with_those_that_there_are(action: str, capsys: 
     """An argument is at fault, and no setting."""
     assert cli.main(["sources", action, "nowhere"]) == 78
     told = "".join(capsys.readouterr())
-    assert "no source that is installed: 'nowhere'; there are agents-playground, aletheia" in told
+    assert "no source that is installed ('nowhere'): there are agents-playground, aletheia" in told
     assert "TASK_SOURCE" not in told
 
 

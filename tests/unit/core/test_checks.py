@@ -84,6 +84,8 @@ async def test_whoever_stops_waiting_leaves_the_thread_in_peace() -> None:
     [
         ("it fails", ("it fails", "")),
         ("it fails: change A: b", ("it fails", "change A: b")),
+        ("A: /b c.toml:12: d is no key: remove it: e", ("A: /b c.toml:12: d is no key", "remove it: e")),
+        ("TASK_SOURCE: b.toml is not valid TOML", ("TASK_SOURCE: b.toml is not valid TOML", "")),
         ("it cannot be read (odd: x [y: z]): return less", ("it cannot be read (odd: x [y: z])", "return less")),
         ('must be like {"a": "b"}', ('must be like {"a": "b"}', "")),
         ("a redirect to https://x: correct Y", ("a redirect to https://x", "correct Y")),

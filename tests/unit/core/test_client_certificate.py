@@ -7,6 +7,7 @@ import pytest
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.settings import Settings, load_settings
 from tests.contract.http.servers import Authority
+from tests.helpers import without_origin
 
 NEEDED = {
     "API_BASE_URL": "https://api.test",
@@ -84,7 +85,7 @@ def test_a_mistake_is_named(folder: Path, given: dict[str, str], problem: str) -
     with pytest.raises(ConfigurationError) as raised:
         loaded(folder, **given)
     assert len(raised.value.problems) == 1
-    assert raised.value.problems[0].startswith(problem.replace("{}", str(folder)))
+    assert without_origin(raised.value.problems[0]).startswith(problem.replace("{}", str(folder)))
     assert "wrong" not in raised.value.problems[0]
 
 

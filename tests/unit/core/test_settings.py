@@ -16,12 +16,14 @@ from pydantic import SecretStr, ValidationError, model_validator
 
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.groups import Endpoint, Group, names, setting
+from ai_task_processor.core.origins import shown
 from ai_task_processor.core.plugins import built_in_groups
 from ai_task_processor.core.settings import Settings, load_group, load_settings, variables
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.providers.settings import PLACEHOLDER_KEY, ModelSettings
 from ai_task_processor.sources.rest.settings import ApiSettings
 from ai_task_processor.stores.sqlite.settings import StoreSettings
+from tests.helpers import without_origin
 
 REQUIRED = {
     "API_BASE_URL": "https://api.example.com",
@@ -200,9 +202,9 @@ MISTAKES: list[tuple[str, Sequence[str], str]] = [
     ids=lambda each: each[:40],
 )
 def test_a_mistake_is_one_line_with_the_remedy(name: str, text: str, problem: str) -> None:
-    """A line names the variable and what it must be, and does not repeat the text."""
+    """A line names the variable and what it must be."""
     (line,) = problems({name: text})
-    assert line.startswith(f"{name} {problem}")
+    assert without_origin(line).startswith(f"{name} {problem}")
 
 
 @pytest.mark.parametrize(
@@ -338,10 +340,18 @@ def mistakes(texts: Mapping[str, str]) -> tuple[str, ...]:
 
 
 @example_settings(deadline=None)
-@given(st.dictionaries(st.sampled_from(NAMES), st.text(max_size=12).map("Zq7{}Zq7".format)))
-def test_no_message_repeats_a_value(texts: dict[str, str]) -> None:
-    """Whatever a variable holds, it loads or is a configuration error that shows none of it."""
+@given(st.dictionaries(st.sampled_from(NAMES), st.text(max_size=12).map("Zq7-planted{}planted-Zq7".format)))
+def test_no_message_repeats_a_long_value(texts: dict[str, str]) -> None:
+    """Whatever a variable holds, it loads or is a configuration error that shows nothing that may be a secret."""
     assert "Zq7" not in "".join(mistakes(texts))
+
+
+@example_settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(SECRETS), st.text(max_size=3).map("Zq7{}".format)))
+def test_no_message_repeats_a_secret(texts: dict[str, str]) -> None:
+    """Not even a short one, and not where another variable has the same text."""
+    copied = {"CONCURRENCY_LIMIT": next(iter(texts.values()), "x"), "LOG_LEVEL": "Zq7" if texts else "x"}
+    assert "Zq7" not in "".join(mistakes({**texts, **copied}))
 
 
 @example_settings(deadline=None)
@@ -437,7 +447,8 @@ def test_a_bad_secret_file_is_one_line(name: str, tmp_path: Path) -> None:
 def test_a_secret_given_twice_is_a_contradiction(name: str, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("https://x.example.com", "utf-8")
     changes = {name: "https://x.example.com", f"{name}_FILE": str(tmp_path / "secret"), **MAIL}
-    assert problems(changes) == [f"{name} and {name}_FILE are both set: remove one of them"]
+    told = f"{name} and {name}_FILE are both set (set in the environment): remove one of them"
+    assert problems(changes) == [told]
 
 
 def test_a_secret_file_in_the_environment_hides_the_secret_of_dotenv(tmp_path: Path) -> None:
@@ -552,15 +563,21 @@ def test_a_group_of_somebody_else_is_like_ours(tmp_path: Path) -> None:
     [
         ({}, ["ACME_URL is missing: set it to the address of Acme"]),
         ({"URL": "https://acme/private"}, ["ACME_TOKEN is missing: set it to the token for Acme"]),
-        ({"URL": "https://acme", "LEAST": "3"}, ["ACME_LEAST is above ACME_MOST: lower it"]),
-        ({"URL": "https://acme", "MOST": "10"}, ["ACME_MOST must be a whole number from 1 to 9"]),
+        (
+            {"URL": "https://acme", "LEAST": "3"},
+            ["ACME_LEAST is above ACME_MOST: lower it"],
+        ),
+        (
+            {"URL": "https://acme", "MOST": "10"},
+            ["ACME_MOST must be a whole number from 1 to 9"],
+        ),
     ],
 )
 def test_the_mistakes_of_somebody_elses_group(given_texts: dict[str, str], told: list[str]) -> None:
     """Fields, what is required only then, and what fields say together: lines of one kind."""
     with pytest.raises(ConfigurationError) as caught:
         acme(**given_texts)
-    assert list(caught.value.problems) == told
+    assert [without_origin(line) for line in caught.value.problems] == told
 
 
 def test_a_group_that_is_not_selected_is_not_read() -> None:
@@ -584,3 +601,52 @@ def test_only_secrets_are_renewed() -> None:
     renewed = before[ModelSettings].renewed(later)
     assert (renewed.api_key, renewed.timeout_s) == (SecretStr("sk-new"), 60)
     assert before[ModelSettings].renewed(mock) == before[ModelSettings]
+
+
+def test_a_mistake_says_value_origin_and_default(tmp_path: Path) -> None:
+    """From the environment, from a line of ``.env``, set to nothing there, from a profile; a secret is only ``set``."""
+    lines = "# mine\n\nLOG_LEVEL=loud\nMAX_RETRIES='many'\nAPI_BASE_URL=\nWAKE_TOKEN=short\n"
+    (dotenv := tmp_path / ".env").write_text(lines, "utf-8")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(
+            {**REQUIRED, "API_BASE_URL": "", "CONCURRENCY_LIMIT": "5.5", "OAUTH2_SCOPE": "'x'"},
+            dotenv,
+            groups=GROUPS,
+            defaults={"TASK_TIMEOUT": "soon"},
+        )
+    assert {line.split()[0]: line.partition(" (")[2] for line in caught.value.problems} == {
+        "LOG_LEVEL": f"'loud' in {dotenv}, line 3; default INFO)",
+        "MAX_RETRIES": f"'many' in {dotenv}, line 4; default 3)",
+        "API_BASE_URL": f"set to nothing in {dotenv}, line 5): set it to the base URL of the task API",
+        "WAKE_TOKEN": f"set in {dotenv}, line 6): openssl rand -hex 32 makes a good one",
+        "CONCURRENCY_LIMIT": "'5.5' in the environment; default 5)",
+        "TASK_TIMEOUT": "'soon' in the profile of the source; default 300)",
+        "OAUTH2_SCOPE": "3 characters in the environment; default read write): remove them",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("5,5GiB", "'5,5GiB'"),
+        ("client_secret_jwt", "17 characters"),
+        ("api.example.com/v1", "18 characters"),
+        ("ftp://api.example.com:21/a?key=b", "'ftp://api.example.com:21/…'"),
+        ("https://me:pw@api.example.com", "29 characters"),
+        ("hunter2", "7 characters"),
+        ("https://hunter2.example.com", "27 characters"),
+    ],
+)
+def test_what_a_message_shows_of_a_value(text: str, said: str) -> None:
+    assert shown(text, ["hunter2"]) == said
+
+
+def test_a_misspelled_name_is_a_warning(tmp_path: Path) -> None:
+    """With its place; beside a mistake it is a line of its own, because it may be the cause."""
+    (dotenv := tmp_path / ".env").write_text("\nCONCURENCY_LIMIT=7\nPOSTGRES_PASSWORD=x\n", "utf-8")
+    line = f"CONCURENCY_LIMIT is no setting, and set in {dotenv}, line 2: did you mean CONCURRENCY_LIMIT?"
+    assert load(dotenv=dotenv).warnings == (line,)
+    assert problems({"API_BASE_ULR": "https://x"}, "API_BASE_URL") == [
+        "API_BASE_URL is missing: set it to the base URL of the task API",
+        "API_BASE_ULR is no setting, and set in the environment: did you mean API_BASE_URL?",
+    ]

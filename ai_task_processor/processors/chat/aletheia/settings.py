@@ -30,8 +30,16 @@ def _areas(text: str) -> tuple[str, ...]:
 class AletheiaSettings(Group):
     """Where entities are looked up, and the closed list of areas."""
 
+    section = "Claims"
+
     wikidata_url: Annotated[str, AfterValidator(_endpoint), Encrypted] = setting(
-        "WIKIDATA_URL", "the URL of Wikidata's api.php, or off", "https://www.wikidata.org/w/api.php"
+        "WIKIDATA_URL",
+        "the URL of Wikidata's api.php, or off",
+        "https://www.wikidata.org/w/api.php",
+        note=(
+            "People and topics of claims are looked up there. With off topics have no ids, and people are "
+            "reported only with KEEP_UNKNOWN_PEOPLE."
+        ),
     )
     keep_unknown_people: bool = setting(
         "KEEP_UNKNOWN_PEOPLE", "true to report people without an id when WIKIDATA_URL is off", "false"
