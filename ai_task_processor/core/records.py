@@ -1,6 +1,7 @@
 """Converts outcomes to records of the outbox, and back."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ai_task_processor.core import codec
@@ -20,8 +21,13 @@ from ai_task_processor.models.task import (
 )
 
 
-def to_record(task: Task, receipt: Receipt, outcome: Outcome, finished_at: float) -> Record:
-    """The record of an outcome. Raises ``ValueError`` when a result cannot be written as JSON."""
+def to_record(
+    task: Task, receipt: Receipt, outcome: Outcome, finished_at: float, trace: Mapping[str, str] | None = None
+) -> Record:
+    """The record of an outcome; ``trace`` continues the trace of its attempt.
+
+    Raises ``ValueError`` when a result cannot be written as JSON.
+    """
     body, vector, usage = b"null", None, None
     match outcome:
         case Completed(result):
@@ -42,7 +48,7 @@ def to_record(task: Task, receipt: Receipt, outcome: Outcome, finished_at: float
         created_at=None if task.created_at is None else task.created_at.timestamp(),
         body=body,
         vector=vector,
-        trace=task.trace,
+        trace=trace,
         usage=usage,
     )
 

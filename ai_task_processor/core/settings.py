@@ -19,7 +19,19 @@ from pydantic_core import PydanticCustomError
 
 from ai_task_processor.core import environment, syntax
 from ai_task_processor.core.errors import ConfigurationError
-from ai_task_processor.core.groups import SENTENCES, Encrypted, G, Group, Lower, Seconds, names, parse, setting
+from ai_task_processor.core.groups import (
+    SENTENCES,
+    Encrypted,
+    Endpoint,
+    G,
+    Group,
+    Lower,
+    Seconds,
+    Url,
+    names,
+    parse,
+    setting,
+)
 from ai_task_processor.core.origins import Origins
 from ai_task_processor.core.spelling import misspelled
 
@@ -218,6 +230,50 @@ class LogSettings(Group):
     )
 
 
+class TraceSettings(Group):
+    """Traces over OTLP. The SDK reads the other ``OTEL_`` variables."""
+
+    section = "Traces"
+
+    trace_parent: bool = setting(
+        "TRACE_PARENT", "true to make attempts children of the span that their task names, not just linked", "false"
+    )
+    endpoint: Url | None = setting(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "the base URL of a receiver of OTLP over HTTP, without /v1/traces",
+        note="Like http://localhost:4318; no traces if not set. The OpenTelemetry SDK (extra otel) also reads its other"
+        " OTEL_ variables (docs/traces.md).",
+    )
+    traces_endpoint: Endpoint | None = setting(
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "the whole URL of such a receiver, with /v1/traces"
+    )
+    headers: Annotated[SecretStr, BeforeValidator(syntax.header_pairs)] | None = setting(
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "the headers of what is sent to the receiver, as name=value with commas between",
+        note="In percent-encoding.",
+    )
+    disabled: bool = setting("OTEL_SDK_DISABLED", "true to send no traces", "false")
+
+    def secrets(self) -> Iterable[str]:
+        return syntax.header_secrets(self.headers.get_secret_value()) if self.headers else ()
+
+    @property
+    def endpoint_variable(self) -> str | None:
+        """The variable that turns traces on; None when they are off."""
+        if self.disabled:
+            return None
+        return next((name for name in self.variables() if name.endswith("_ENDPOINT")), None)
+
+    def variables(self) -> Mapping[str, str]:
+        """What the SDK reads of these, by variable."""
+        texts = {
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": self.traces_endpoint,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.endpoint,
+            "OTEL_EXPORTER_OTLP_HEADERS": self.headers.get_secret_value() if self.headers else None,
+        }
+        return {name: text for name, text in texts.items() if text is not None}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings. ``settings[AGroup]``: a group of the core or of a selected component.
@@ -233,6 +289,7 @@ class Settings:
     ops: OpsSettings
     network: NetworkSettings
     log: LogSettings
+    trace: TraceSettings
     components: Mapping[type[Group], Group]
     warnings: tuple[str, ...] = ()
     usual_types: Collection[str] | None = None

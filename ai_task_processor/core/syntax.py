@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 MIN_SHARED_SECRET = 16
 #: texts that pydantic parses as true
@@ -85,6 +85,20 @@ def _is_host(host: str) -> bool:
 def base_url(text: str) -> str:
     """A URL that paths are appended to: without a slash at its end."""
     return endpoint_url(text).rstrip("/")
+
+
+def header_pairs(text: str) -> str:
+    """Headers as ``OTEL_EXPORTER_OTLP_HEADERS`` has them, exactly as given."""
+    if not re.fullmatch(r"[^=,\s]+=[^,]+(,\s*[^=,\s]+=[^,]+)*", text):
+        raise ValueError("must be name=value, with commas between and values in percent-encoding")
+    return text
+
+
+def header_secrets(text: str) -> list[str]:
+    """The parts of such headers that must never be shown: all of it, each value, and each value decoded."""
+    values = [pair.partition("=")[2].strip() for pair in text.split(",")]
+    decoded = [unquote(value) for value in values]
+    return [text, *values, *decoded, *(word for value in decoded for word in value.split()[1:])]
 
 
 def proxy_url(text: str) -> str:

@@ -22,7 +22,7 @@ from ai_task_processor.engine.grace import GracePeriod
 from ai_task_processor.engine.guard import contained
 from ai_task_processor.engine.status import StatusReader
 from ai_task_processor.engine.wiring import Parts
-from ai_task_processor.ops import health, logs
+from ai_task_processor.ops import health, logs, tracing
 from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.endpoints import MetricsServer, WakeUp
 from ai_task_processor.ops.listener import unusable
@@ -39,6 +39,8 @@ FORCE_EXIT_AFTER_S = 1.0
 HOUSEKEEPING_S = 0.5
 #: how often in a row operators' requests are carried out, as long as there are any: the store does some at a time
 REQUEST_ROUNDS = 20
+#: how long the end of the process waits for the last spans to be sent, if the grace period leaves as much
+TRACES_S = 2.0
 #: delay of the preparation when an earlier process left results, which are delivered first
 PREPARED_AFTER_S = 1.0
 #: thresholds of the garbage collector: tasks create many objects, and few of them are in reference cycles
@@ -110,6 +112,7 @@ class Daemon:
         parts = self._parts
         loop = asyncio.get_running_loop()
         self._reader.begin()
+        stack.push_async_callback(self._end_traces)
         loop.set_exception_handler(install_crash_hooks())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
@@ -131,6 +134,10 @@ class Daemon:
             await stack.enter_async_context(alive(component, self._faults))
         log.info("daemon.started", version=__version__, mode=self._reader.mode, port=self.port)
         return True
+
+    async def _end_traces(self) -> None:
+        if tracing.on():
+            await asyncio.to_thread(tracing.stop, min(TRACES_S, self._grace.left_s()))
 
     def _page(self) -> tuple[bytes, Mapping[str, str]]:
         from ai_task_processor.ops.page import render

@@ -21,6 +21,7 @@ from ai_task_processor.engine.guard import RAISED, raise_cancellation
 from ai_task_processor.engine.outcome import bounded
 from ai_task_processor.models.task import Record
 from ai_task_processor.net.resilience import backoff_s
+from ai_task_processor.ops import tracing
 from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
@@ -76,8 +77,10 @@ class Reporter:
         for sink in self._before:
             await self._call(sink, sink.write, record)
         try:
-            with Deadline(self._source.report_within_s):
-                await self._source.report(record.receipt, outcome)
+            with tracing.settle(record):
+                with Deadline(self._source.report_within_s):
+                    await self._source.report(record.receipt, outcome)
+                self._acknowledged(record)
         except (Ambiguous, NeverAcknowledged):
             self._metrics.ambiguous_delivery()
             raise
@@ -89,6 +92,8 @@ class Reporter:
                 for sink in self._before:
                     await self._discard(sink, record)
             raise
+
+    def _acknowledged(self, record: Record) -> None:
         now = self._clock.now().timestamp()
         self._metrics.delivery("acknowledged")
         end_to_end_s = None if record.created_at is None else max(0.0, now - record.created_at)

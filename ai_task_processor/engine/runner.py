@@ -32,6 +32,7 @@ from ai_task_processor.models.task import (
     Tries,
     Usage,
 )
+from ai_task_processor.ops import tracing
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 
@@ -87,7 +88,8 @@ class TaskRunner:
         """Process a task whose attempt has begun. True when its outcome is durable, false when it was released."""
         settled = False
         try:
-            settled = await self._run(claim, tries)
+            with tracing.process(claim.task, tries.started) as span:
+                settled = await self._run(claim, tries, span)
         finally:
             await (self._journal.settle if settled else self._journal.give_back)(claim.task.id)
         return settled
@@ -102,12 +104,12 @@ class TaskRunner:
         await self._journal.settle(claim.task.id)
         await self._steps.erase(claim.task.id)
 
-    async def _run(self, claim: Claim, tries: Tries) -> bool:
+    async def _run(self, claim: Claim, tries: Tries, span: tracing.Span) -> bool:
         task = claim.task if tries.started == claim.task.attempt else replace(claim.task, attempt=tries.started)
         wait_s = None if task.created_at is None else (self._clock.now() - task.created_at).total_seconds()
         self._metrics.task_started(task.type, wait_s=wait_s)
         started_at = self._clock.monotonic()
-        outcome, record = await self._attempt(Claim(task, claim.receipt), tries)
+        outcome, record = await self._attempt(Claim(task, claim.receipt), tries, span)
         self.settling += 1
         self.on_settling()
         try:
@@ -117,10 +119,12 @@ class TaskRunner:
                 await self._faults.release(self._source, claim.receipt, outcome.delay_s, outcome.failure)
         finally:
             self.settling -= 1
-        self._log(task, outcome, self._clock.monotonic() - started_at)
+        self._log(task, outcome, self._clock.monotonic() - started_at, span)
         return record is not None
 
-    async def _attempt(self, claim: Claim, tries: Tries) -> tuple[Outcome | Released, Record | None]:
+    async def _attempt(
+        self, claim: Claim, tries: Tries, span: tracing.Span
+    ) -> tuple[Outcome | Released, Record | None]:
         """The outcome of one attempt, and its record unless the task is released."""
         task, outcome = claim.task, None
         try:
@@ -129,19 +133,21 @@ class TaskRunner:
                 return Released(0.0, "no processor wants it any more"), None
             with Attempt(task), Deadline(min(self._timeout_s, task.timeout_s or inf)):
                 result = await processor.process(task)
-            return Completed(result), self._record(claim, Completed(result))
+            return Completed(result), self._record(claim, Completed(result), span)
         except RAISED as error:
             # When the drain timed out or the claim is lost, what the processor raises is no outcome.
             raise_cancellation(error)
+            span.failed(error)
             outcome = classify(error, tries, self._rng, min(MAX_ATTEMPTS, task.attempt_limit or MAX_ATTEMPTS))
             expected = isinstance(error, TaskError | Retry | RemoteError | TimeoutError)
             (log.debug if expected else log.warning)("task.attempt_failed", task_id=task.id, exc_info=error)
-        return outcome, self._record(claim, outcome) if isinstance(outcome, Failed) else None
+        return outcome, self._record(claim, outcome, span) if isinstance(outcome, Failed) else None
 
-    def _record(self, claim: Claim, outcome: Outcome) -> Record:
-        return to_record(claim.task, claim.receipt, outcome, self._clock.now().timestamp())
+    def _record(self, claim: Claim, outcome: Outcome, span: tracing.Span = tracing.OFF) -> Record:
+        carrier = span.carrier(claim.task.trace)
+        return to_record(claim.task, claim.receipt, outcome, self._clock.now().timestamp(), carrier)
 
-    def _log(self, task: Task, outcome: Outcome | Released, took_s: float) -> None:
+    def _log(self, task: Task, outcome: Outcome | Released, took_s: float, span: tracing.Span) -> None:
         """Log and count the end of an attempt."""
         status: Literal["succeeded", "failed", "released"]
         wide = {"task_id": task.id, "task_type": task.type, "seconds": round(took_s, 3), "attempt": task.attempt}
@@ -156,4 +162,5 @@ class TaskRunner:
             case Released(delay_s, reason):
                 log.info("task.released", **wide, again_in_s=round(delay_s, 1), reason=reason)
                 status = "released"
+        span.outcome(status)
         self._metrics.task_settled(task.type, status=status, duration_s=took_s)

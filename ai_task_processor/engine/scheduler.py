@@ -5,6 +5,7 @@ A slot is one running task. Each slot is refilled as soon as it is free: there a
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 from math import inf
 
@@ -16,6 +17,7 @@ from ai_task_processor.engine.guard import RAISED, raise_cancellation
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.slots import Slots
 from ai_task_processor.models.task import Claim, Receipt, Task
+from ai_task_processor.ops import tracing
 from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
@@ -168,6 +170,7 @@ class TaskScheduler:
         self.idle = False
         self.asked_at = self._clock.monotonic()
         self._poll_ends_at = self.asked_at + LONGEST_POLL_S
+        began_ns = time.time_ns()
         try:
             claims = all_of(Claim, await self._source.claim(Want(wanted, self._admission, self._types)))
             all_of(Task, [claim.task for claim in claims])
@@ -183,6 +186,8 @@ class TaskScheduler:
         self._condition.note(None)
         self.polled_at = self._clock.monotonic()
         self.idle = quiet and not claims
+        if claims:
+            tracing.received(claims[0].receipt.source, len(claims), began_ns)
         self._plenty = len(claims) >= wanted
         return self._recovery.isolate(claims, self._slots.ages_s)
 

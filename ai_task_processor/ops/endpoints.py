@@ -4,6 +4,7 @@ import hmac
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 
 from ai_task_processor.core import codec
@@ -20,6 +21,8 @@ PAGE = "/"
 #: ``/?refresh`` is loaded again after this many seconds
 REFRESH_S = 5
 WAKE = "/wake"
+#: a scraper that can read exemplars accepts this
+OPENMETRICS = "application/openmetrics-text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class MetricsServer:
 
     ``unhealthy`` returns why the process should be restarted, ``unready`` every reason why tasks are not processed,
     ``notes`` what is wrong although they are; all are called at each request. ``exposition`` returns Prometheus's text
-    and its content type, ``page`` the body and the headers of the page.
+    and its content type, in OpenMetrics when it is called with true; ``page`` the body and the headers of the page.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class MetricsServer:
         unhealthy: Callable[[], str | None],
         unready: Callable[[], list[str]],
         status: Callable[[], Status],
-        exposition: Callable[[], tuple[bytes, str]],
+        exposition: Callable[[bool], tuple[bytes, str]],
         notes: Callable[[], list[str]] = list,
         page: Callable[[], tuple[bytes, Mapping[str, str]]] | None = None,
         wake_up: WakeUp | None = None,
@@ -58,7 +61,7 @@ class MetricsServer:
         self._unhealthy = unhealthy
         self._unready = unready
         self._notes = notes
-        self._exposition = _Cached(exposition, RENDERED_S)
+        self._expositions = {format_: _Cached(partial(exposition, format_), RENDERED_S) for format_ in (False, True)}
         self._wake_up = wake_up
         self._routes: Mapping[str, Callable[[], Response]] = {
             "/health": self._health,
@@ -70,7 +73,12 @@ class MetricsServer:
             rendered = _Cached(page, PAGE_RENDERED_S)
             self._routes = {PAGE: lambda: _page(*rendered()), **self._routes}
         self._listener = Listener(
-            lambda request: self.answer(request.method, request.raw_path, request.headers.get("Authorization", ""))
+            lambda request: self.answer(
+                request.method,
+                request.raw_path,
+                request.headers.get("Authorization", ""),
+                request.headers.get("Accept", ""),
+            )
         )
 
     async def start(self, host: str, port: int) -> int:
@@ -80,12 +88,14 @@ class MetricsServer:
     async def aclose(self) -> None:
         await self._listener.aclose()
 
-    def answer(self, method: str, target: str, authorization: str = "") -> Response:
+    def answer(self, method: str, target: str, authorization: str = "", accept: str = "") -> Response:
         """``target``: as it was sent, not percent-decoded. A body is ignored."""
         path, _, query = target.partition("?")
         if path == WAKE and self._wake_up is not None:
             return _wake(self._wake_up, method, authorization)
         route = self._routes.get(path)
+        if path == "/metrics" and OPENMETRICS in accept:
+            route = partial(self._metrics, openmetrics=True)
         if route is None:
             return _json(404, {"error": "not found", "paths": [*self._routes, *([WAKE] if self._wake_up else [])]})
         if method not in ("GET", "HEAD"):
@@ -104,8 +114,8 @@ class MetricsServer:
         body = {"ready": not reasons, "reasons": reasons, **({"notes": notes} if notes else {})}
         return _json(503 if reasons else 200, body)
 
-    def _metrics(self) -> Response:
-        body, content_type = self._exposition()
+    def _metrics(self, *, openmetrics: bool = False) -> Response:
+        body, content_type = self._expositions[openmetrics]()
         return Response(body=body, headers={"Content-Type": content_type})
 
 

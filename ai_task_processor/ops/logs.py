@@ -101,6 +101,8 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     drain.cut               these tasks were stopped at the end of the grace period
     drain.finished          everything that ran has ended
     drain.forced            the process ended at once
+    traces.failed           the receiver of traces takes none: spans are dropped, and nothing waits for it
+    traces.restored         it takes them again
     log.failed              a line of another library that could not be rendered
     log.dropped             the log was not read for a while: so many lines are missing
 """
@@ -153,11 +155,14 @@ MAX_FRAMES = 30
 #: events and fields that are cached
 MAX_HEADS = 512
 #: their INFO prints whole URLs, their DEBUG headers and bodies
-QUIET = frozenset({"asyncio", "authlib", "httpcore", "httpcore2", "httpx", "httpx2", "openai", "pydantic_settings"})
+QUIET = frozenset({"asyncio", "authlib", "httpcore", "httpcore2", "httpx", "httpx2", "openai",
+                   "opentelemetry", "pydantic_settings", "requests", "urllib3"})  # fmt: skip
 
 _EVENT, _FIELD = re.compile(r"[a-z_]{1,40}\.[a-z_]{1,40}"), re.compile(r"[a-z_]{1,40}")
 _HEAD = frozenset({"timestamp", "level", "logger", "exc_info", "stack_info"})
 _TASK: ContextVar[str | None] = ContextVar("task_id", default=None)
+#: the id of the trace that lines belong to, while a span is active
+TRACE: ContextVar[str | None] = ContextVar("trace_id", default=None)
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -455,6 +460,9 @@ def _name_task(_logger: object, _method: str, event: EventDict) -> EventDict:
     task_id = _TASK.get()
     if task_id is not None:
         event.setdefault("task_id", task_id)
+    trace_id = TRACE.get()
+    if trace_id is not None:
+        event.setdefault("trace_id", trace_id)
     return event
 
 

@@ -16,8 +16,10 @@ from typing import Generic, Literal, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.openmetrics import exposition as with_exemplars
 
 from ai_task_processor.core.ports import SkipReason
+from ai_task_processor.ops import tracing
 
 PREFIX = "ai_task_processor_"
 OTHER = "other"
@@ -303,20 +305,20 @@ class Metrics:
     def task_started(self, task_type: str, *, wait_s: float | None) -> None:
         """``wait_s`` is None when the source did not say when the task was created."""
         if wait_s is not None:
-            self._wait(task_type).observe(_amount(wait_s))
+            self._wait(task_type).observe(_amount(wait_s), tracing.exemplar())
 
     def task_settled(
         self, task_type: str, *, status: Literal["succeeded", "failed", "released"], duration_s: float
     ) -> None:
         self.failed += status == "failed"
         self._processed(task_type, status).inc()
-        self._processing(task_type).observe(_amount(duration_s))
+        self._processing(task_type).observe(_amount(duration_s), tracing.exemplar())
 
     def task_acknowledged(self, task_type: str, *, end_to_end_s: float | None) -> None:
         """``end_to_end_s`` is None when the source did not say when the task was created."""
         self.acknowledged += 1
         if end_to_end_s is not None:
-            self._end_to_end(task_type).observe(_amount(end_to_end_s))
+            self._end_to_end(task_type).observe(_amount(end_to_end_s), tracing.exemplar())
 
     def step(self, outcome: str) -> None:
         """``outcome``: one of ``STEP_OUTCOMES``."""
@@ -355,7 +357,7 @@ class Metrics:
 
     def model_request(self, *, model: str, outcome: str, duration_s: float) -> None:
         self._model_requests(model, outcome).inc()
-        self._model_duration(model).observe(_amount(duration_s))
+        self._model_duration(model).observe(_amount(duration_s), tracing.exemplar())
 
     def model_tokens(self, *, model: str, prompt: int, completion: int, cached: int = 0) -> None:
         """``cached``: the part of ``prompt`` that the provider had cached."""
@@ -443,8 +445,14 @@ class Metrics:
     def ready(self, flag: bool) -> None:
         self._ready.set(flag)
 
-    def exposition(self) -> tuple[bytes, str]:
-        """The body of a scrape in the Prometheus text format, and its content type."""
+    def exposition(self, openmetrics: bool = False) -> tuple[bytes, str]:
+        """The body of a scrape in the Prometheus text format, and its content type.
+
+        ``openmetrics``: in that format, with exemplars, while there are traces.
+        """
+        if openmetrics and tracing.on():
+            body: bytes = with_exemplars.generate_latest(self._registry)  # type: ignore[no-untyped-call]
+            return body, with_exemplars.CONTENT_TYPE_LATEST
         return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def value(self, name: str, **labels: str) -> float | None:

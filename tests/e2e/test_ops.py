@@ -85,7 +85,7 @@ async def test_nothing_of_the_configuration_is_served(sandbox: Sandbox, daemon: 
 async def test_who_does_not_take_an_answer_keeps_nobody_out() -> None:
     """A hundred clients that ask and never read: the next probe is answered at once."""
     ops = MetricsServer(
-        unhealthy=lambda: None, unready=list, status=dict, exposition=lambda: (b"x" * 2**23, "text/plain")
+        unhealthy=lambda: None, unready=list, status=dict, exposition=lambda _: (b"x" * 2**23, "text/plain")
     )
     port = await ops.start("127.0.0.1", 0)
     try:

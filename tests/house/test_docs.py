@@ -6,11 +6,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from opentelemetry.sdk import environment_variables
 
 from ai_task_processor.cli import main as cli
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.plugins import built_in_groups, load_selected
 from ai_task_processor.core.settings import Variable, variables
+from ai_task_processor.ops import spans
 from tests.ops.monitoring import ALERTS, families
 
 ROOT = Path(__file__).parents[2]
@@ -55,10 +57,11 @@ def test_what_is_required_is_called_required() -> None:
 
 
 def test_every_variable_that_is_named_exists() -> None:
-    """A capital name with an underscore in code is a setting, its file form, or one of the compose file."""
+    """A capital name with an underscore in code is a setting, its file form, or one of compose or OpenTelemetry."""
     known = {*DEFAULTS, *(f"{variable.name}_FILE" for variable in variables(built_in_groups()) if variable.secret)}
     known |= {"TASK_ID", "REQUIRE_ALL", "CONCURENCY_LIMIT"}
     known |= set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
+    known |= set(vars(environment_variables))
     assert {name for span in SPANS for name in re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b", span)} <= known
 
 
@@ -115,6 +118,13 @@ def test_every_alert_has_its_remedy() -> None:
     }
     assert told == {name: rule["labels"]["severity"] for name, rule in ALERTS.items()}
     assert set(re.findall(r"`(AiTaskProcessor\w+)`", PROSE)) == ALERTS.keys()
+
+
+def test_the_page_of_traces_is_the_catalogue() -> None:
+    """Its tables have every span and attribute, with the words of the module."""
+    expected = [f"| `{name}` | {kind.name} | {meaning} |" for name, (kind, meaning) in spans.SPANS.items()]
+    expected += [f"| `{name}` | {meaning} |" for name, meaning in spans.ATTRIBUTES.items()]
+    assert re.findall(r"^\| `.*", PAGES[ROOT / "docs/traces.md"], flags=re.MULTILINE) == expected
 
 
 def test_every_file_exists() -> None:

@@ -39,6 +39,7 @@ DOORS = {
     "lxml": {"processors/fetch/text.py"},
     "numpy": {"core/codec.py"},
     "openai": {"providers/openai_client.py"},
+    "opentelemetry": {"ops/spans.py"},
     "orjson": {"core/codec.py"},
     "pybase64": {"core/codec.py"},
     "prometheus_client": {"ops/metrics.py"},
@@ -271,6 +272,7 @@ def test_heavy_libraries_wait_for_their_first_use() -> None:
         "redis",
         "jsonschema",
         "openai",
+        "opentelemetry",
         f"{PACKAGE.name}.net.pages",
         f"{PACKAGE.name}.processors.search.brave",
     }

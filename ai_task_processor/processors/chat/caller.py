@@ -27,6 +27,7 @@ from ai_task_processor.core.errors import (
 from ai_task_processor.core.ports import ChatAnswer, ChatRequest, Clock, Provider
 from ai_task_processor.net.resilience import Retries
 from ai_task_processor.net.services import Services
+from ai_task_processor.ops import tracing
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.ops.status import ModelStatus
@@ -76,7 +77,7 @@ class _Model:
 
 
 class ChatCaller(Component):
-    """``call`` makes one chat call. ``slots``: how many tasks may run at once."""
+    """``call`` makes one chat call of ``provider``. ``slots``: how many tasks may run at once."""
 
     name = "chat"
 
@@ -84,6 +85,7 @@ class ChatCaller(Component):
         self,
         call: Callable[[ChatRequest], Awaitable[ChatAnswer]],
         *,
+        provider: str = "unknown",
         circuits: ModelCircuits,
         threshold: int,
         retries: Retries,
@@ -93,6 +95,7 @@ class ChatCaller(Component):
         opened: Callable[[], None] = lambda: None,
     ) -> None:
         self._call = call
+        self._provider = provider
         self._circuits = circuits
         self._threshold = threshold
         self._retries = retries
@@ -188,7 +191,10 @@ class ChatCaller(Component):
     async def _answer(self, request: ChatRequest) -> ChatAnswer:
         """Make the call. A mistake of the provider is none of the task."""
         try:
-            answer: object = await self._call(request)
+            with tracing.call("chat", self._provider, request.model) as span:
+                answer: object = await self._call(request)
+                if isinstance(answer, ChatAnswer):
+                    span.used(answer.usage)
         except (TaskError, RemoteError):
             raise
         except (Exception, SystemExit) as bug:  # the boundary of one call, perhaps of another package's provider
@@ -398,6 +404,7 @@ def chat_caller(
     model, worker = services.settings[ModelSettings], services.settings.worker
     return ChatCaller(
         provider.complete,
+        provider=provider.name,
         circuits=circuits,
         threshold=worker.circuit_breaker_threshold,
         retries=Retries(model.max_retries, model.retry_backoff_factor),

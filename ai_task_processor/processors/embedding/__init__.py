@@ -30,6 +30,7 @@ def micro_batcher(
     size = model.vector_cache_bytes
     return MicroBatcher(
         provider.embed,
+        provider=provider.name,
         circuits=circuits,
         threshold=services.settings.worker.circuit_breaker_threshold,
         retries=Retries(model.max_retries, model.retry_backoff_factor),

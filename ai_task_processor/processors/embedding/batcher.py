@@ -10,6 +10,7 @@ from ai_task_processor.core.errors import CircuitOpen, InputRefused, SetAside
 from ai_task_processor.core.ports import Clock, Embeddings
 from ai_task_processor.models.task import Embedded, Vector
 from ai_task_processor.net.resilience import Retries
+from ai_task_processor.ops import tracing
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.ops.status import ModelStatus
 from ai_task_processor.processors.embedding.cache import VectorCache
@@ -46,8 +47,8 @@ class Memory(Protocol):
 class MicroBatcher(Component):
     """Joins the texts of tasks into model calls, while ``run`` runs.
 
-    ``call`` makes one model call. ``length_of(model)``: the dimension that its vectors must have (None: not known),
-    and the one that is usual for its name. ``memory`` persists what was learnt about models.
+    ``call`` makes one model call of ``provider``. ``length_of(model)``: the dimension that its vectors must have (None:
+    not known), and the one that is usual for its name. ``memory`` persists what was learnt about models.
     """
 
     name = "embedding"
@@ -56,6 +57,7 @@ class MicroBatcher(Component):
         self,
         call: Callable[[Sequence[str], str], Awaitable[Embeddings]],
         *,
+        provider: str = "unknown",
         circuits: ModelCircuits,
         threshold: int,
         retries: Retries,
@@ -69,6 +71,7 @@ class MicroBatcher(Component):
     ) -> None:
         self._tools = Tools(
             call=call,
+            provider=provider,
             circuits=circuits,
             threshold=threshold,
             retries=retries,
@@ -142,6 +145,8 @@ class MicroBatcher(Component):
             lane.add(waiting, group)
         future: asyncio.Future[Embedded] = self._loop.create_future()
         waiting.futures.append(future)
+        if tracing.on():
+            waiting.spans = (*waiting.spans, *tracing.waiting())
         lane.arrived(group)
         return await future
 

@@ -27,6 +27,7 @@ from ai_task_processor.core.errors import (
 from ai_task_processor.core.ports import Clock, Embeddings
 from ai_task_processor.models.task import Embedded, Usage
 from ai_task_processor.net.resilience import Retries
+from ai_task_processor.ops import tracing
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.processors.embedding.cache import VectorCache
@@ -52,9 +53,13 @@ usage_of = lru_cache(maxsize=1024)(Usage)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What the calls of all models share. ``call`` makes one; ``opened`` is called when a model is well again."""
+    """What the calls of all models share.
+
+    ``call`` makes one, of ``provider``; ``opened`` is called when a model is well again.
+    """
 
     call: Callable[[Sequence[str], str], Awaitable[Embeddings]]
+    provider: str = "unknown"
     circuits: ModelCircuits
     threshold: int
     retries: Retries
@@ -188,8 +193,12 @@ class Calls:
                 tools.metrics.model_pace(self.model, self.limiter.rate)
 
     async def _answer(self, call: Running) -> Embeddings:
+        texts = call.part.texts
         try:
-            return await self._tools.call([waiting.text for waiting in call.part.texts], self.model)
+            with tracing.call("embeddings", self._tools.provider, self.model, texts) as span:
+                answer = await self._tools.call([waiting.text for waiting in texts], self.model)
+                span.used(answer.usage)
+                return answer
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not call.given_up or task is None or task.uncancel():

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ai_task_processor.core.errors import InputRefused, Transient
 from ai_task_processor.models.task import Embedded
+from ai_task_processor.ops.tracing import Span
 
 
 @dataclass(slots=True, eq=False)
@@ -15,6 +16,7 @@ class Waiting:
     """A text and the futures of its vector. ``key``: of the cache; ``size``: bytes of UTF-8.
 
     ``failures``: calls that carried it and failed, the last one at ``failed_at``; ``isolated``: was one isolated?
+    ``spans``: of the attempts that wait for it, when they are traced.
     ``served_before``: how many calls of the model had been served by then. ``refusals``: isolated refusals
     without a reason; ``final``: what the text ends with after enough of them.
     """
@@ -33,6 +35,7 @@ class Waiting:
     served_before: int = 0
     refusals: int = 0
     final: InputRefused | None = None
+    spans: Sequence[Span] = ()
 
     @property
     def wanted(self) -> bool:

@@ -47,6 +47,7 @@ from ai_task_processor.net.push import Push
 from ai_task_processor.net.remarks import remark
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.net.services import Services
+from ai_task_processor.ops import tracing
 from ai_task_processor.ops.logs import get_logger, masked
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sources.rest.answers import Acknowledgements, Words, acknowledged, rejection
@@ -70,6 +71,7 @@ TOKEN_ROUTE = ("/oauth2/token", "POST")
 FOLLOWED = "followed"
 #: a task that is taken according to the API is skipped for this long, seconds
 TAKEN_S = 60.0
+_JSON = {"Content-Type": "application/json"}
 _POLL_OUTCOMES: tuple[tuple[type[RemoteError], str], ...] = (
     (Unauthorized, "auth_error"),
     (Throttled, "throttled"),
@@ -561,7 +563,7 @@ class RestSource(ProfileSource, TaskSource):
                 method,
                 url,
                 content=body,
-                headers=None if body is None else {"Content-Type": "application/json"},
+                headers={**(_JSON if body is not None else {}), **tracing.headers()},
                 timeout_s=self._settings.request_timeout_s,
             )
             status = answer.status_code

@@ -156,7 +156,7 @@ def test_the_ops_server_answers_nine_requests() -> None:
         unhealthy=lambda: None,
         unready=list,
         status=dict,
-        exposition=lambda: (b"", "text/plain"),
+        exposition=lambda _: (b"", "text/plain"),
         wake_up=WakeUp(token, lambda: calls.append(1)),
     )
     paths = ["/health", "/ready", "/metrics", "/status"]

@@ -45,6 +45,7 @@ NEEDED = {"KAFKA_TOPIC", "KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD", "SMTP_FRO
 #: secrets that have a form
 FORMS = {
     "DATABASE_URL": "postgres://me:pw@localhost/tasks",
+    "OTEL_EXPORTER_OTLP_HEADERS": "x-key=secret",
     "HTTPS_PROXY": "https://me:pw@proxy.example.com",
     "REDIS_URL": "redis://:pw@localhost",
     "SMTP_URL": "smtps://me:pw@mail.example.com",

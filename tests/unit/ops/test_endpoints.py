@@ -17,7 +17,7 @@ def ops(wake: Callable[[], None] | None = None, notes: list[str] | None = None) 
         unhealthy=lambda: None,
         unready=list,
         status=dict,
-        exposition=lambda: (b"", "text/plain"),
+        exposition=lambda _: (b"", "text/plain"),
         notes=lambda: notes or [],
         wake_up=None if wake is None else WakeUp(TOKEN, wake),
     )
@@ -88,7 +88,7 @@ def test_the_page_is_rendered_once_for_all_who_ask() -> None:
         return answer.status, answer.headers.get("X-Any"), answer.headers.get("Refresh")
 
     server = MetricsServer(
-        unhealthy=lambda: None, unready=list, status=dict, exposition=lambda: (b"", "text/plain"), page=page
+        unhealthy=lambda: None, unready=list, status=dict, exposition=lambda _: (b"", "text/plain"), page=page
     )
     assert [asked(method, "/") for method in ("GET", "HEAD", "GET")] == 3 * [(200, "1", None)]
     assert asked("GET", "/?refresh") == (200, "1", "5")
