@@ -890,10 +890,11 @@ def process() -> Json:
             ),
             States(
                 title="State",
-                text="Which of the four it is in; and whether /ready answers 200.",
+                text="Which of the four it is in; whether /ready answers 200, and whether an operator has paused it.",
                 queries={
                     "{{state}}": largest("state", by="state"),
                     "ready": smallest("ready"),
+                    "paused": largest("paused"),
                 },
                 words={"0": ("no", "transparent"), "1": ("yes", "green")},
                 names=STATE_COLOURS,

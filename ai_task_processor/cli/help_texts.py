@@ -42,6 +42,17 @@ Secrets are never shown: only whether they are set.
 Examples:
   ai-task-processor drain || echo "results are left"      before the data directory is removed
 """,
+    "pause": """\
+Examples:
+  ai-task-processor pause --reason "the database is moved"
+  ai-task-processor resume
+CONTROL_TOKEN must be the same for this command and for the daemon.
+""",
+    "log-level": """\
+Examples:
+  ai-task-processor log-level                      the level of the running daemon
+  ai-task-processor log-level DEBUG --for 15m      then that of LOG_LEVEL again
+""",
     "outbox": """\
 Examples:
   ai-task-processor outbox list --dead             what was given up, and why

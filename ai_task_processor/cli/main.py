@@ -84,7 +84,7 @@ def _prepare_for_signals(command: Command) -> None:
 def _parser() -> "argparse.ArgumentParser":
     import argparse
 
-    from ai_task_processor.cli import config, help_texts
+    from ai_task_processor.cli import config, control, help_texts
     from ai_task_processor.cli.outbox.arguments import add_arguments as outbox_arguments
     from ai_task_processor.cli.parser import Parser
 
@@ -131,6 +131,7 @@ def _parser() -> "argparse.ArgumentParser":
     _add_status_options(
         add("status", _status, "show what the daemon does and what it waits for; 1 when it is not ready")
     )
+    control.add_commands(add)
     add("healthcheck", _healthcheck, "ask the daemon on this machine for its health; 1 when it is not well")
     return parser
 

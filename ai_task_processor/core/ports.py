@@ -53,7 +53,10 @@ class Admission(Protocol):
         """``refuse`` by id only, as a first filter: tasks that run, or whose outcome is in the outbox."""
 
     async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
-        """For each task, why it must not start now, or None when it may."""
+        """For each task, why it must not start now, or None when it may.
+
+        Tasks that may start count against limits until the claim ends: ask only for those that would be claimed.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,9 +41,13 @@ class _SafeStream(io.FileIO):
 
 
 def begin() -> None:
-    """Record SIGTERM and SIGINT from now on, and repair the standard streams. A second call does nothing."""
+    """Record SIGTERM and SIGINT from now on, and repair the standard streams. A second call does nothing.
+
+    SIGHUP is ignored until the command is known: to a daemon it means new secrets, and those are not read yet.
+    """
     if _before:
         return
+    _before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGINT):
         _before[number] = signal.signal(number, _record)
     for descriptor in range(3):
@@ -98,8 +102,12 @@ def early_signals() -> list[int]:
 
 
 def restore_interrupt() -> None:
-    """For a command that Ctrl-C interrupts: restore SIGINT, and raise it again if it came early."""
+    """For a command that Ctrl-C interrupts, and that ends with its terminal: restore SIGINT, and SIGHUP.
+
+    SIGINT is raised again if it came early. Under ``nohup`` SIGHUP was ignored before, and is again.
+    """
     if _before:
+        signal.signal(signal.SIGHUP, _before[signal.SIGHUP])
         signal.signal(signal.SIGINT, _before[signal.SIGINT])
         if signal.SIGINT in _early:
             signal.raise_signal(signal.SIGINT)

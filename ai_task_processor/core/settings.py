@@ -37,6 +37,7 @@ from ai_task_processor.core.spelling import misspelled
 
 Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)]
 Names = Annotated[tuple[str, ...], BeforeValidator(syntax.name_list)]
+Limits = Annotated[Mapping[str, int], BeforeValidator(syntax.type_limits)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(syntax.path_list)]
 
 
@@ -107,6 +108,12 @@ class WorkerSettings(Group):
         "POLLING_INTERVAL_SECONDS", "the longest pause in seconds between two polls with nothing to do", "30"
     )
     concurrency_limit: int = setting("CONCURRENCY_LIMIT", "tasks being processed at once", "5", ge=1, le=10000)
+    concurrency_limits: Limits = setting(
+        "CONCURRENCY_LIMITS",
+        "a JSON object with the most tasks at once of some types",
+        "",
+        note='{"summarize": 2} leaves the other slots to other types.',
+    )
     task_timeout_s: Seconds = setting("TASK_TIMEOUT", "seconds for one attempt of one task", "300")
     shutdown_grace_s: float = setting(
         "SHUTDOWN_GRACE_SECONDS",
@@ -138,7 +145,7 @@ class DeliverySettings(Group):
 
 
 class OpsSettings(Group):
-    """Where ``/health``, ``/ready``, ``/metrics``, ``/status`` and the page are served, and the token of ``/wake``."""
+    """Where ``/health``, ``/ready``, ``/metrics``, ``/status`` and the page are served, and the tokens of actions."""
 
     section = "Health and metrics"
 
@@ -157,6 +164,18 @@ class OpsSettings(Group):
         "the secret that lets the task API call for a poll with POST /wake",
         note="At least 16 characters; not set: no such path.",
     )
+    control_token: Annotated[SecretStr | None, BeforeValidator(syntax.shared_secret)] = setting(
+        "CONTROL_TOKEN",
+        "the secret that lets operators pause, resume and set the log level",
+        note="At least 16 characters, and not WAKE_TOKEN; not set: no such paths.",
+    )
+
+    @field_validator("control_token")
+    @classmethod
+    def _differs(cls, token: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if token is not None and token == info.data.get("wake_token"):
+            raise ValueError("must not be WAKE_TOKEN, which the task API knows: openssl rand -hex 32 makes another")
+        return token
 
 
 class NetworkSettings(Group):

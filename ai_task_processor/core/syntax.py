@@ -5,6 +5,7 @@ which may be a secret.
 """
 
 import ipaddress
+import json
 import os
 import re
 import ssl
@@ -42,6 +43,17 @@ def name_list(text: str) -> tuple[str, ...]:
 def path_list(text: str) -> tuple[str, ...]:
     """Paths with colons between, as in ``PATH``."""
     return tuple(part for part in text.split(":") if part)
+
+
+def type_limits(text: str) -> dict[str, int]:
+    """A JSON object from task types to how many of each may run at once."""
+    try:
+        limits = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        limits = None
+    if not isinstance(limits, dict) or not all(type(limit) is int and limit >= 1 for limit in limits.values()):
+        raise ValueError('must be a JSON object with whole numbers from 1 on, such as {"summarize": 2}')
+    return limits
 
 
 def byte_count(text: str) -> str:

@@ -11,12 +11,15 @@ import os
 import signal
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Literal
 
 from ai_task_processor import __version__
 from ai_task_processor.core import process
 from ai_task_processor.core.component import Component
 from ai_task_processor.core.deadline import stalls_of
 from ai_task_processor.core.errors import ConfigurationError, DataDirectoryError, OutboxUnwritable
+from ai_task_processor.core.settings import OpsSettings
+from ai_task_processor.engine.control import Control
 from ai_task_processor.engine.faults import Faults
 from ai_task_processor.engine.grace import GracePeriod
 from ai_task_processor.engine.guard import contained
@@ -24,7 +27,7 @@ from ai_task_processor.engine.status import StatusReader
 from ai_task_processor.engine.wiring import Parts
 from ai_task_processor.ops import health, logs, tracing
 from ai_task_processor.ops.condition import Condition
-from ai_task_processor.ops.endpoints import MetricsServer, WakeUp
+from ai_task_processor.ops.endpoints import Action, Answered, MetricsServer
 from ai_task_processor.ops.listener import unusable
 from ai_task_processor.ops.logs import get_logger, install_crash_hooks
 
@@ -64,7 +67,8 @@ class Daemon:
         self._reader = StatusReader(parts)
         self._sighup = asyncio.Event()
         self._grace = GracePeriod(parts.settings.worker.shutdown_grace_s)
-        token = parts.settings.ops.wake_token
+        self._control = Control(parts.pause, level=parts.settings.log.level, changed=self._resume)
+        actions = self._control.actions.items()
         self._ops = MetricsServer(
             unhealthy=lambda: health.unhealthy(self._reader.snapshot()),
             unready=lambda: health.unready(self._reader.snapshot()),
@@ -72,7 +76,10 @@ class Daemon:
             status=self._reader.document,
             exposition=parts.metrics.exposition,
             page=self._page if parts.settings.ops.status_page else None,
-            wake_up=None if token is None else WakeUp(token.get_secret_value(), self._wake),
+            actions={
+                "/wake": Action(lambda: self._token("wake_token"), self._called),
+                **{path: Action(lambda: self._token("control_token"), call) for path, call in actions},
+            },
         )
 
     async def run(self, *, until_empty: bool = False) -> int:
@@ -128,6 +135,7 @@ class Daemon:
         if parts.store.recovered:
             parts.metrics.results_recovered(parts.store.recovered)
             log.info("outbox.recovered", results=parts.store.recovered)
+        self._control.load()
         self.port = await self._listen()
         stack.push_async_callback(self._ops.aclose)
         for component in others:
@@ -241,11 +249,12 @@ class Daemon:
         os._exit(EX_SOFTWARE)
 
     async def _leave_when_empty(self) -> None:
+        """A pause by an operator delays the end, too: pending tasks are not looked at meanwhile."""
         parts = self._parts
         while True:
             await self._clock.sleep(0.05)
             backlog = self._reader.backlog()
-            if backlog is None or not parts.scheduler.idle:
+            if backlog is None or parts.pause.state is not None or not parts.scheduler.idle:
                 continue
             skipped = backlog.skipped
             if parts.store.outbox.depth().waiting + skipped.get("deferred", 0) + skipped.get("paused", 0):
@@ -253,8 +262,7 @@ class Daemon:
             if parts.scheduler.asked_at >= parts.delivery.acknowledged_at:
                 self.drain()
                 return
-            with self._faults.of(parts.source, "resume"):
-                parts.source.resume()  # what was acknowledged since may be followed by another task
+            self._resume()  # what was acknowledged since may be followed by another task
 
     async def _run_housekeeping(self) -> None:
         """Apply operators' requests and set gauges, every ``HOUSEKEEPING_S``."""
@@ -296,6 +304,7 @@ class Daemon:
         self._reader.meter.sample()
         snapshot = self._reader.snapshot()
         parts.metrics.log_lines_dropped(logs.dropped())
+        parts.metrics.paused(snapshot.paused is not None)
         parts.metrics.ready(not health.unready(snapshot))
         parts.metrics.state(health.state(snapshot))
 
@@ -314,6 +323,21 @@ class Daemon:
                 gate.due()
             self._wake()
             parts.delivery.wake()
+
+    def _token(self, name: Literal["wake_token", "control_token"]) -> str | None:
+        """A token of the ops port, as it was read last."""
+        ops = self._parts.secrets[OpsSettings]
+        token = ops.wake_token if name == "wake_token" else ops.control_token
+        return None if token is None else token.get_secret_value()
+
+    def _called(self, _query: Mapping[str, str]) -> Answered:
+        """``POST /wake``. 202: it only brings the next poll forward."""
+        self._wake()
+        return 202, {"status": "accepted"}
+
+    def _resume(self) -> None:
+        with self._faults.of(self._parts.source, "resume"):
+            self._parts.source.resume()
 
     def _wake(self) -> None:
         with self._faults.of(self._parts.source, "wake"):

@@ -28,6 +28,9 @@ LONGEST_FRUITLESS_S = 2.0
 #: The pause after a wake-up whose poll found nothing. It bounds polls to 40 a second (a tenth of a core), and is the
 #: longest delay of a task whose wake-up comes during the pause.
 WOKEN_PAUSE_S = 0.025
+#: While tasks wait for the limit of their type, polls pause for this many times as long as the last one took: each may
+#: read the whole list, which those tasks do not leave.
+LIMITED_PAUSE = 10.0
 #: the poll loop shows that it is alive at least this often, whatever it waits for
 TICK_S = 5.0
 #: how often a stretch of isolated runs checks whether the running tasks have ended
@@ -110,6 +113,9 @@ class TaskScheduler:
         self._poll_ends_at: float | None = None
         self._plenty = False
         self._woken = False
+        self._limit_freed = False
+        self._limited_until = -inf
+        slots.on_ended = self._ended
         self._intake: list[asyncio.Task[None]] = []
         metrics.slots(slots.total)
         metrics.in_flight(lambda: len(slots.running))
@@ -170,6 +176,8 @@ class TaskScheduler:
         self.idle = False
         self.asked_at = self._clock.monotonic()
         self._poll_ends_at = self.asked_at + LONGEST_POLL_S
+        self._admission.begin(wanted)
+        self._limit_freed = False
         began_ns = time.time_ns()
         try:
             claims = all_of(Claim, await self._source.claim(Want(wanted, self._admission, self._types)))
@@ -182,6 +190,8 @@ class TaskScheduler:
             return self._failed(self._faults.note(self._source, "claim", error))
         finally:
             self._poll_ends_at = None
+            now = self._clock.monotonic()
+            self._limited_until = now + LIMITED_PAUSE * (now - self.asked_at) if self._admission.limited else -inf
         self._faults.note(self._source, "claim", None)
         self._condition.note(None)
         self.polled_at = self._clock.monotonic()
@@ -203,12 +213,12 @@ class TaskScheduler:
         """
         if self._slots.released < self._slots.total and (started or self._recovery.wants_poll):
             self._pauses.reset()
-            self._woken = False
+            self._woken = not self._plenty and await self._pause(self._limited_s)
             return
         well = not started and self.problem is None
         if well and self._woken:
             self._pauses.reset()  # the wake-up may have been sent before its transaction was committed
-        pause_s = self._pauses.next_s(fruitless=started)
+        pause_s = max(self._pauses.next_s(fruitless=started), self._limited_s)
         if self._woken:
             fixed_s = min(WOKEN_PAUSE_S, pause_s) if well else pause_s
             await self._pause(fixed_s, ignore_wakes=True)
@@ -242,8 +252,10 @@ class TaskScheduler:
             piece_s = min(left_s, TICK_S)
             if ignore_wakes:
                 await self._clock.sleep(piece_s)
-            else:
-                called = await self._wait(piece_s)
+                continue
+            if self._limited_s > 0:
+                piece_s = min(piece_s, self._limited_s)
+            called = await self._wait(piece_s) or (self._limit_freed and self._limited_s <= 0)
         self.next_poll_at = None
         self._tick()
         return called
@@ -257,6 +269,19 @@ class TaskScheduler:
         if (left_s := ends_at - self._clock.monotonic()) > 0:
             await self._clock.sleep(left_s)
         return False
+
+    @property
+    def _limited_s(self) -> float:
+        """Seconds of the pause while tasks wait for the limit of their type; 0 when it is over, or none do."""
+        return max(0.0, self._limited_until - self._clock.monotonic())
+
+    def _ended(self, task_type: str) -> None:
+        """A task has left its slot: others of its type may have waited for that."""
+        if task_type in self._admission.limited:
+            self._limit_freed = True
+            if self._limited_s <= 0:
+                with self._faults.of(self._source, "resume"):
+                    self._source.resume()
 
     async def _beat(self) -> None:
         """Tick for the poll loop while it waits for a free slot, or for a poll within ``LONGEST_POLL_S``."""

@@ -4,7 +4,7 @@ A slot is one running task. It is free again as soon as the outcome of its task 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Literal
 
@@ -58,6 +58,8 @@ class Slots:
         self._clock = clock
         self._work_by_id: dict[str, asyncio.Task[None]] = {}
         self._revoked: dict[str, Literal["lost", "cancelled"]] = {}
+        #: called with the type of each task that has left its slot
+        self.on_ended: Callable[[str], None] = lambda _: None
         runner.on_settling = self.freed.set
 
     @property
@@ -161,6 +163,7 @@ class Slots:
             self._recovery.ended(self._clock.monotonic() - self.running.pop(task_id).started_at)
             self.released = 0 if settled else self.released + 1
             self.freed.set()
+            self.on_ended(claim.task.type)
 
     async def _abandon(self, claim: Claim) -> None:
         reason, task = self._revoked[claim.task.id], asyncio.current_task()

@@ -83,6 +83,7 @@ class StatusReader:
             running=len(parts.slots.running),
             slots=parts.slots.total,
             isolation=parts.recovery.isolation,
+            paused=None if parts.pause.state is None else str(parts.pause.state),
             skipped={str(reason): count for reason, count in backlog.skipped.items()},
             read_ahead=backlog.read_ahead,
             released=parts.slots.released,
@@ -110,7 +111,8 @@ class StatusReader:
             why_idle=health.why_idle(snapshot),
             not_ready_because=health.unready(snapshot),
             notes=health.notes(snapshot),
-            log_level=parts.settings.log.level,
+            paused=parts.pause.state,
+            log_level=logs.level(),
             slots=SlotCount(total=snapshot.slots, running=snapshot.running),
             running_tasks=self._running_tasks(),
             throughput=self.meter.throughput(),
@@ -142,7 +144,8 @@ class StatusReader:
 
     def _poll(self) -> Poll:
         scheduler, now = self._parts.scheduler, self._clock.monotonic()
-        last, following = scheduler.polled_at, scheduler.next_poll_at
+        last = scheduler.polled_at
+        following = None if self._parts.pause.state else scheduler.next_poll_at
         return Poll(
             under_way=scheduler.polling,
             last_seconds_ago=None if last is None else round(now - last, 1),
@@ -177,6 +180,8 @@ class StatusReader:
             if component is not parts.source:
                 problems += self._faults.ask(Problem, component, "problems")
         problems += self._faults.problems
+        if parts.admission.limitation is not None:
+            problems.append(Problem("type_limited", parts.admission.limitation, ready=True, when="paused"))
         problems += parts.delivery.problems()
         problems += [
             Problem("paused", f"{gate.service} is paused: {gate.reason}{_again(gate.wait_s())}", ready=True)

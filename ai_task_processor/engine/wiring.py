@@ -17,6 +17,7 @@ from ai_task_processor.engine.admission import EngineAdmission, RunningTasks
 from ai_task_processor.engine.delivery import Delivery
 from ai_task_processor.engine.faults import Faults
 from ai_task_processor.engine.heartbeat import Heartbeat
+from ai_task_processor.engine.pause import Pause
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.runner import TaskRunner
 from ai_task_processor.engine.scheduler import TaskScheduler
@@ -35,8 +36,8 @@ from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.providers.circuits import ModelCircuits
 from ai_task_processor.providers.settings import ModelSettings
 
-#: seconds until the next check whether something may be claimed: store not accepting, delivery behind
-STORAGE_LOOK_S, DELIVERY_LOOK_S = 0.5, 0.005
+#: seconds until the next check whether something may be claimed: store not accepting, delivery behind, paused
+STORAGE_LOOK_S, DELIVERY_LOOK_S, PAUSED_LOOK_S = 0.5, 0.005, 0.1
 #: models with metric series of their own
 MAX_MODELS = 3
 #: part of TASK_TIMEOUT that a processor may wait for a remote
@@ -65,6 +66,8 @@ class Parts:
     factory: ProcessorFactory
     source: TaskSource
     recovery: Recovery
+    pause: Pause
+    admission: EngineAdmission
     delivery: Delivery
     slots: Slots
     scheduler: TaskScheduler
@@ -113,7 +116,10 @@ def assemble(
 
     recovery = Recovery(store.journal, store.outbox, source=services.source, clock=clock)
     running = RunningTasks()
-    admission = EngineAdmission(running, store.outbox, factory.find, recovery)
+    pause = Pause(services.directory, clock)
+    admission = EngineAdmission(
+        running, store.outbox, factory.find, recovery, limits=factory.limits, stopped=lambda: pause.state is not None
+    )
     delivery = Delivery(
         store.outbox,
         source,
@@ -143,7 +149,9 @@ def assemble(
     )
 
     def hold_s() -> float:
-        """Seconds for which nothing may be claimed: the store, delivery, the source or a provider cannot take more."""
+        """Seconds for which nothing may be claimed: paused, or the store, delivery, source or provider take no more."""
+        if pause.state is not None:
+            return PAUSED_LOOK_S
         accepting = False
         with faults.of(store, "accepting"):
             accepting = store.accepting
@@ -217,6 +225,8 @@ def assemble(
         factory=factory,
         source=source,
         recovery=recovery,
+        pause=pause,
+        admission=admission,
         delivery=delivery,
         slots=slots,
         scheduler=scheduler,

@@ -10,22 +10,24 @@ from typing import TypeVar, cast
 
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.groups import Group, names
-from ai_task_processor.core.settings import Settings
+from ai_task_processor.core.settings import NetworkSettings, Settings, TraceSettings
 from ai_task_processor.ops import logs
 
 G = TypeVar("G", bound=Group)
+#: clients and the exporter of traces are made with the secrets of these, some by other libraries
+AT_START = (NetworkSettings, TraceSettings)
 
 log = logs.get_logger(__name__)
 
 
 class Secrets:
-    """The groups of the components, with the secrets as they were read last.
+    """All groups of settings, with the secrets as they were read last.
 
     ``read`` reads the settings as at the start; only secrets are taken from it. Without it nothing changes.
     """
 
     def __init__(self, settings: Settings, read: Callable[[], Settings] | None = None) -> None:
-        self._groups = dict(settings.components)
+        self._groups: dict[type[Group], Group] = {type(group): group for group in settings.groups()}
         self._read = read
         self._lock = asyncio.Lock()
 
@@ -50,5 +52,12 @@ class Secrets:
                 renewed = group.renewed(settings[kind])
                 for name, field in kind.model_fields.items():
                     if getattr(renewed, name) != getattr(group, name):
-                        log.info("secret.replaced", variable=names(field)[0])
+                        _report(names(field)[0], kind)
                 self._groups[kind] = renewed
+
+
+def _report(variable: str, kind: type[Group]) -> None:
+    if kind in AT_START:
+        log.warning("settings.warned", reason=f"{variable} was replaced: restart the daemon to use the new value")
+    else:
+        log.info("secret.replaced", variable=variable)

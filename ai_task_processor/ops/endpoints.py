@@ -1,16 +1,20 @@
-"""MetricsServer: /health, /ready, /metrics, /status and a page for probes, Prometheus and people, /wake for the API."""
+"""MetricsServer: /health, /ready, /metrics, /status and a page for probes, Prometheus and people, and actions."""
 
 import hmac
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Generic, TypeVar
+from urllib.parse import parse_qsl
 
 from ai_task_processor.core import codec
 from ai_task_processor.ops.listener import Listener, Response
 
 Status = Mapping[str, object]
+#: the answer of an action: HTTP status and JSON body
+Answered = tuple[int, Status]
 T = TypeVar("T")
 
 #: shortest interval between two renderings of the metrics, seconds: each takes milliseconds of the event loop
@@ -20,27 +24,34 @@ PAGE_RENDERED_S = 1.0
 PAGE = "/"
 #: ``/?refresh`` is loaded again after this many seconds
 REFRESH_S = 5
-WAKE = "/wake"
 #: a scraper that can read exemplars accepts this
 OPENMETRICS = "application/openmetrics-text"
+#: parameters of an action
+MOST_PARAMETERS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class WakeUp:
-    """What ``POST /wake`` calls, and the token that it needs."""
+class Action:
+    """What ``POST`` of a path calls, with the parameters of its query, and the token that it needs.
 
-    token: str = field(repr=False)
-    call: Callable[[], None]
+    ``token`` returns the present one: it may be replaced. None: there is no such path.
+    """
+
+    token: Callable[[], str | None]
+    call: Callable[[Mapping[str, str]], Answered]
 
     def allowed(self, authorization: str) -> bool:
         """Is this the token (RFC 6750 §2.1)? Compared in constant time."""
         scheme, _, given = authorization.partition(" ")
-        right = hmac.compare_digest(given.encode(errors="surrogateescape"), self.token.encode())
-        return right and scheme.lower() == "bearer"
+        right = hmac.compare_digest(given.encode(errors="surrogateescape"), (self.token() or "").encode())
+        return right and scheme.lower() == "bearer" and bool(given)
+
+
+NO_ACTIONS: Mapping[str, Action] = MappingProxyType({})
 
 
 class MetricsServer:
-    """Serves GET and HEAD of four paths, of ``/`` when there is a ``page``, and POST of ``/wake`` with a ``wake_up``.
+    """Serves GET and HEAD of four paths, of ``/`` when there is a ``page``, and POST of ``actions`` that have a token.
 
     ``unhealthy`` returns why the process should be restarted, ``unready`` every reason why tasks are not processed,
     ``notes`` what is wrong although they are; all are called at each request. ``exposition`` returns Prometheus's text
@@ -56,13 +67,13 @@ class MetricsServer:
         exposition: Callable[[bool], tuple[bytes, str]],
         notes: Callable[[], list[str]] = list,
         page: Callable[[], tuple[bytes, Mapping[str, str]]] | None = None,
-        wake_up: WakeUp | None = None,
+        actions: Mapping[str, Action] = NO_ACTIONS,
     ) -> None:
         self._unhealthy = unhealthy
         self._unready = unready
         self._notes = notes
         self._expositions = {format_: _Cached(partial(exposition, format_), RENDERED_S) for format_ in (False, True)}
-        self._wake_up = wake_up
+        self._actions = actions
         self._routes: Mapping[str, Callable[[], Response]] = {
             "/health": self._health,
             "/ready": self._ready,
@@ -91,13 +102,14 @@ class MetricsServer:
     def answer(self, method: str, target: str, authorization: str = "", accept: str = "") -> Response:
         """``target``: as it was sent, not percent-decoded. A body is ignored."""
         path, _, query = target.partition("?")
-        if path == WAKE and self._wake_up is not None:
-            return _wake(self._wake_up, method, authorization)
+        actions = {path: action for path, action in self._actions.items() if action.token()}
+        if path in actions:
+            return _act(actions[path], method, authorization, query)
         route = self._routes.get(path)
         if path == "/metrics" and OPENMETRICS in accept:
             route = partial(self._metrics, openmetrics=True)
         if route is None:
-            return _json(404, {"error": "not found", "paths": [*self._routes, *([WAKE] if self._wake_up else [])]})
+            return _json(404, {"error": "not found", "paths": [*self._routes, *actions]})
         if method not in ("GET", "HEAD"):
             return _not_allowed("GET, HEAD")
         response = route()
@@ -138,14 +150,16 @@ def _page(body: bytes, headers: Mapping[str, str]) -> Response:
     return Response(body=body, headers=headers)
 
 
-def _wake(wake_up: WakeUp, method: str, authorization: str) -> Response:
-    """202: the wake-up only brings the next poll forward."""
+def _act(action: Action, method: str, authorization: str, query: str) -> Response:
     if method != "POST":
         return _not_allowed("POST")
-    if not wake_up.allowed(authorization):
+    if not action.allowed(authorization):
         return _json(401, {"error": "unauthorized"}, {"WWW-Authenticate": "Bearer"})  # RFC 6750 §3
-    wake_up.call()
-    return _json(202, {"status": "accepted"})
+    try:
+        parameters = dict(parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MOST_PARAMETERS))
+    except ValueError:
+        return _json(400, {"error": "the query cannot be read"})
+    return _json(*action.call(parameters))
 
 
 def _not_allowed(allowed: str) -> Response:

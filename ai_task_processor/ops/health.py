@@ -34,7 +34,7 @@ class Snapshot:
     ``problems`` are those of all components, the most specific first. ``isolation``: why slots stay empty for a task
     that runs isolated. ``read_ahead``: tasks that were read and wait for slots. ``released``: tasks in a row that were
     given back without an outcome. ``holding``: the pause between polls was asked for. ``next_poll_s``: until it ends,
-    None when there is none.
+    None when there is none. ``paused``: the pause by an operator.
     """
 
     draining: bool
@@ -45,6 +45,7 @@ class Snapshot:
     slots: int
     problems: Sequence[Problem] = ()
     isolation: str | None = None
+    paused: str | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
     read_ahead: int = 0
     released: int = 0
@@ -60,18 +61,23 @@ def unhealthy(snapshot: Snapshot) -> str | None:
 
 
 def unready(snapshot: Snapshot) -> list[str]:
-    """Every reason why tasks are not processed, each beginning with a constant code; empty when they are."""
+    """Every reason why tasks are not processed, each beginning with a constant code; empty when they are.
+
+    A pause by an operator is none, it is a note: it is wanted, and not for Kubernetes or an alert to mend. A rollout
+    would wait for ever for a paused pod that is not ready.
+    """
     reasons = []
     if snapshot.draining:
         reasons.append("draining")
-    elif not snapshot.polled and all(problem.code != POLL_FAILED for problem in snapshot.problems):
+    elif not (snapshot.polled or snapshot.paused) and all(problem.code != POLL_FAILED for problem in snapshot.problems):
         reasons.append("starting")
     return reasons + [str(problem) for problem in snapshot.problems if not problem.ready]
 
 
 def notes(snapshot: Snapshot) -> list[str]:
     """What an operator may have to mend although tasks are processed, each beginning with a constant code."""
-    return [str(each) for each in snapshot.problems if each.ready and each.when in ("always", "never")]
+    notes = [str(each) for each in snapshot.problems if each.ready and each.when in ("always", "never")]
+    return notes if snapshot.paused is None else [f"paused_by_operator: {snapshot.paused}", *notes]
 
 
 def state(snapshot: Snapshot) -> str:
@@ -89,10 +95,8 @@ def why_idle(snapshot: Snapshot) -> str | None:
         return busy[0]
     if snapshot.running >= snapshot.slots:
         return None
-    if reasons := unready(snapshot):
-        return _unready(next((reason for reason in reasons if reason != "starting"), "starting"), snapshot)
-    if snapshot.isolation is not None:
-        return snapshot.isolation
+    if (stopped := _stopped(snapshot)) is not None:
+        return stopped
     for when in ("always", "free"):
         if held := [problem.message for problem in _at(snapshot, when) if problem.ready]:
             return held[0]
@@ -107,6 +111,15 @@ def why_idle(snapshot: Snapshot) -> str | None:
 
 def _at(snapshot: Snapshot, when: str) -> list[Problem]:
     return [problem for problem in snapshot.problems if problem.when == when]
+
+
+def _stopped(snapshot: Snapshot) -> str | None:
+    """Why slots are kept empty, whatever is listed."""
+    if snapshot.paused is not None and not snapshot.draining:
+        return snapshot.paused
+    if reasons := unready(snapshot):
+        return _unready(next((reason for reason in reasons if reason != "starting"), "starting"), snapshot)
+    return snapshot.isolation
 
 
 def _unready(reason: str, snapshot: Snapshot) -> str:

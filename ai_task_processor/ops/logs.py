@@ -17,6 +17,9 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     component.restored      that method works again
     component.crashed       the ``run`` of a component failed or ended: the daemon ends
     daemon.started          it polls from now on
+    daemon.paused           an operator has paused it, now or before this start: nothing is claimed
+    daemon.resumed          an operator has ended the pause
+    log.level_set           another level is logged from now on, until the next start at the latest
     daemon.hung_up          SIGHUP: secrets are read again, what was paused is tried
     daemon.stopped          it ended after a signal
     daemon.crashed          an unhandled exception, in the main or another thread
@@ -237,7 +240,6 @@ def configure(
     """
     stream = stream or sys.stderr
     terminal = stream.isatty()
-    number = logging.getLevelNamesMapping()[level.upper()]
     render: Processor = structlog.processors.JSONRenderer(separators=(",", ":"))
     json_lines = True
     if format == "console" or (format == "auto" and terminal):
@@ -256,22 +258,33 @@ def configure(
     ]
     handler = _Handler(stream)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=chain))
-    handler.setLevel(number)
     handler.addFilter(_is_wanted)
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(number)
-    for name in QUIET:
-        logging.getLogger(name).setLevel(max(number, logging.WARNING))
+    logging.getLogger().handlers[:] = [handler]
     logging.captureWarnings(True)
     shortcut: list[Processor] = [_Shortcut(handler, mask)] if json_lines else []
     structlog.configure(
         processors=[*shortcut, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+    set_level(level)
+
+
+def set_level(name: str) -> None:
+    """Log from this level on, at once; after ``configure``."""
+    number = logging.getLevelNamesMapping()[name.upper()]
+    logging.getLogger().setLevel(number)
+    for handler in _handlers():
+        handler.setLevel(number)
+    for quiet in QUIET:
+        logging.getLogger(quiet).setLevel(max(number, logging.WARNING))
+    structlog.configure(**{**structlog.get_config(), "wrapper_class": structlog.make_filtering_bound_logger(number)})
     _forget()
+
+
+def level() -> str:
+    """The least severe level that is logged."""
+    return logging.getLevelName(logging.getLogger().level)
 
 
 def flush(timeout_s: float = FLUSH_S) -> None:

@@ -236,6 +236,7 @@ class Metrics:
         self._state = many(Gauge, "state", "1 for the daemon's state, 0 for the others.", by_state)
         self._loop_lag = one(partial(Histogram, buckets=LAG_S), "event_loop_lag_seconds", "How late timers run.")
         self._ready = one(Gauge, "ready", "1 when /ready answers 200.")
+        self._paused = one(Gauge, "paused", "1 while an operator has paused it: nothing is claimed.")
         self._dropped = one(Counter, "log_lines_dropped_total", "Log lines that nobody read in time.")
         self._dropped_before = 0
         self._breakers: dict[Gauge, str] = {}
@@ -441,6 +442,9 @@ class Metrics:
         """``total`` so far: the counter grows by the difference to the last call."""
         self._dropped.inc(max(0, total - self._dropped_before))
         self._dropped_before = total
+
+    def paused(self, flag: bool) -> None:
+        self._paused.set(flag)
 
     def ready(self, flag: bool) -> None:
         self._ready.set(flag)

@@ -60,9 +60,8 @@ def headline(status: Status) -> Headline:
         sign, tone, ready = "▲", "warn", "ready, with notes"
     slots = f"{_count(status.slots.running)} of {_count(status.slots.total)} slots run tasks"
     sentences = [Cell(status.why_idle or slots, "plain" if status.ready else tone)]
-    if status.paused is not None:
-        since = f"paused by an operator since {_time(status.paused.since)}"
-        sentences.insert(0, Cell(f"{since}: {status.paused.reason}" if status.paused.reason else since, "warn"))
+    if status.paused is not None and str(status.paused) != status.why_idle:
+        sentences.insert(0, Cell(str(status.paused), "warn"))
     said = status.why_idle or slots
     more = [each for each in status.not_ready_because if not (each.endswith(said) or said.startswith(each))]
     sentences += [Cell(f"not ready: {each}", "bad") for each in more]
@@ -172,6 +171,8 @@ def _next_poll(status: Status) -> str:
         return "under way"
     if status.state == "draining":
         return "none, as it drains"
+    if status.paused is not None:
+        return "none, as it is paused"
     following = status.poll.next_in_seconds
     return "when a slot is free" if following is None else f"in {duration(following)} or earlier"
 
@@ -244,11 +245,6 @@ def _per(rate: float) -> str:
 
 def _ago(seconds: float | None) -> str:
     return "none yet" if seconds is None else f"{duration(seconds)} ago"
-
-
-def _time(moment: str) -> str:
-    """``2026-11-30T03:12:45.123Z`` without fractions: ``2026-11-30 03:12:45Z``."""
-    return f"{moment[:10]} {moment[11:19]}Z"
 
 
 def _count(number: float) -> str:

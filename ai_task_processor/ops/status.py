@@ -26,6 +26,10 @@ class Paused(_Model):
     reason: str
     """What the operator gave as the reason; may be empty."""
 
+    def __str__(self) -> str:
+        text = f"paused by an operator since {self.since[:10]} {self.since[11:19]}Z"
+        return f"{text}: {self.reason}" if self.reason else text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotCount(_Model):
@@ -87,7 +91,7 @@ class Poll(_Model):
     last_seconds_ago: float | None
     """Seconds since the last poll that was answered; null before the first."""
     next_in_seconds: float | None
-    """Seconds until the next poll at the latest; null while one is under way, no slot is free, or it drains."""
+    """Seconds until the next poll at the latest; null while one is under way, no slot is free, or none is to come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """ProcessorFactory: finds the processor of a task among the built-ins and those of installed packages."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from itertools import chain
 from math import inf
 
@@ -22,6 +22,7 @@ from ai_task_processor.processors.fetch.processor import FetchProcessor
 from ai_task_processor.processors.reminder.processor import ReminderProcessor
 from ai_task_processor.processors.search.processor import SearchProcessor
 from ai_task_processor.processors.simple import EchoProcessor, SimulateProcessor, SleepProcessor
+from ai_task_processor.processors.type_limits import limits_of
 
 #: types of built-ins that are taken when neither ENABLED_TASK_TYPES nor the source names any
 USUAL_TYPES = frozenset({TaskType.TEXT_EMBEDDING, *aletheia.TYPES})
@@ -61,6 +62,8 @@ class ProcessorFactory:
         self._reported: set[tuple[str, str]] = set()
         #: lines about settings, after ``configure``
         self.warnings: list[str] = []
+        #: the most tasks at once, by type
+        self.limits: Mapping[str, int] = {}
 
     @property
     def processors(self) -> Sequence[BaseProcessor]:
@@ -98,6 +101,9 @@ class ProcessorFactory:
         if unknown := [name for name in settings.parts.enabled_task_types if name.replace("-", "_") not in taken]:
             reason = f"ENABLED_TASK_TYPES has types that no processor declares: {', '.join(unknown)}"
             self.warnings.append(reason)
+        worker = settings.worker
+        self.limits, odd = limits_of(worker.concurrency_limits, self.task_types, worker.concurrency_limit)
+        self.warnings += odd
 
     def equip(self, context: ProcessorContext) -> None:
         """Give every processor its context; before the first task."""

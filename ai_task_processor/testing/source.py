@@ -41,15 +41,17 @@ class HandClock:
 
 @dataclass
 class Gatekeeper:
-    """An admission that refuses the tasks in ``refused``."""
+    """An admission that refuses the tasks in ``refused``. ``asked``: the ids that ``refuse`` was asked about."""
 
     refused: dict[str, SkipReason] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
 
     async def busy(self, task_ids: Sequence[str]) -> Mapping[str, SkipReason]:
         passing = ("running", "in_outbox")
         return {id_: self.refused[id_] for id_ in task_ids if self.refused.get(id_) in passing}
 
     async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
+        self.asked += [task.id for task in tasks]
         return [self.refused.get(task.id) for task in tasks]
 
 
@@ -172,13 +174,18 @@ async def a_receipt_survives_a_restart(case: SourceCase) -> None:
 
 
 async def a_released_task_comes_back_after_its_delay(case: SourceCase) -> None:
-    """It stays pending, is not claimed before the delay is over, and is then claimed again."""
+    """It stays pending, is not claimed before the delay is over, and is then claimed again.
+
+    Until then admission is not asked about it: what that lets start counts against limits of others.
+    """
     receipt = await receipt_of_new(case)
     await case.source.release(receipt, 30.0)
+    case.admission.asked.clear()
     assert case.state(receipt.id) == "pending"
     assert await claimed(case) == []
     case.clock.time += 29.9
     assert await claimed(case) == []
+    assert receipt.id not in case.admission.asked
     case.clock.time += 0.1
     assert await claimed(case) == [receipt.id]
 

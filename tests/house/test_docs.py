@@ -74,7 +74,7 @@ def test_every_make_target_exists() -> None:
 
 def _commands() -> Iterator[tuple[str, ...]]:
     for code in CODE:
-        for words in re.findall(r"(?:^|[/ ])ai-task-processor((?: [a-z]+){1,2})", code):
+        for words in re.findall(r"(?:^|[/ ])ai-task-processor((?: [a-z]+(?:-[a-z]+)*){1,2})", code):
             yield tuple(words.split())
         if code.startswith("outbox "):
             yield tuple(re.findall(r"^outbox [a-z]+", code)[0].split())
@@ -96,7 +96,7 @@ def test_no_command_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     """What ``--help`` lists is named."""
     with pytest.raises(SystemExit):
         cli.main(["--help"])
-    offered = set(re.findall(r"^    ([a-z]+)\b", capsys.readouterr().out, flags=re.MULTILINE))
+    offered = set(re.findall(r"^    ([a-z]+(?:-[a-z]+)*)\b", capsys.readouterr().out, flags=re.MULTILINE))
     assert len(offered) >= 7
     assert offered == {words[0] for words in COMMANDS}
 

@@ -248,7 +248,7 @@ def test_a_health_check_loads_next_to_nothing() -> None:
     code, loaded = json.loads(answer.stdout)
     assert code == 1
     own = {name.removeprefix(PACKAGE.name) for name in loaded if name.startswith(PACKAGE.name)}
-    cli = {"", ".config", ".healthcheck", ".help_texts", ".main", ".outbox", ".outbox.arguments", ".parser"}
+    cli = {"", ".config", ".control", ".healthcheck", ".help_texts", ".main", ".outbox", ".outbox.arguments", ".parser"}
     assert own == {"", ".core", ".core.errors", ".core.process", ".core.spelling", *(f".cli{name}" for name in cli)}
     assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {PACKAGE.name}
     assert "asyncio" not in loaded

@@ -23,6 +23,7 @@ AT_REST = {
     "process: Recovered and lost: lost",
     "process: Results lost: lost",
     "process: Slots in use: stuck",
+    "process: State: paused",
     "process: Stuck tasks: stuck",
     "process: What it holds: quarantined",
     "task-api: Polls, by how they ended: push connected",

@@ -114,7 +114,8 @@ def _end_on_signals() -> None:
     demo = asyncio.current_task()
     assert demo is not None  # noqa: S101 - called from a coroutine
     for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, demo.cancel)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks for
+            asyncio.get_running_loop().add_signal_handler(number, demo.cancel)
     if early_signals():
         demo.cancel()
 

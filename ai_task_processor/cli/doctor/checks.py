@@ -232,6 +232,8 @@ def reported(status: object, components: Sequence[Component], faults: Faults) ->
     if not isinstance(reasons, list):
         return
     yield ok(f"it answers {str(fields.get('state'))[:MAX_REASON]!r}", daemon=True)
+    if fields.get("paused"):
+        yield warning(f"it claims nothing: {str(fields.get('why_idle'))[:MAX_REASON]}", "ai-task-processor resume")
     for reason in (str(reason)[:MAX_REASON] for reason in reasons):
         code, _, text = reason.partition(": ")
         if code not in ("starting", "draining"):

@@ -291,12 +291,13 @@ class PeriodicSource(ProfileSource, TaskSource):
         keys, at_once = list(self._listed), want.limit + SPARE
         for start in range(0, len(keys), at_once):
             part = [self._listed[key] for key in keys[start : start + at_once] if key in self._listed]
-            for task, reason in zip(part, await want.admission.refuse(part), strict=True):
+            asked = [task for task in part if self._deferred.get(task.id, -inf) <= now]
+            if len(asked) < len(part):
+                skipped["deferred"] += len(part) - len(asked)
+            for task, reason in zip(asked, await want.admission.refuse(asked), strict=True):
                 if len(tasks) == want.limit:
                     return tasks, skipped
-                if self._deferred.get(task.id, -inf) > now:
-                    skipped["deferred"] += 1
-                elif reason is not None:
+                if reason is not None:
                     skipped[reason] += 1
                 else:
                     tasks.append(task)

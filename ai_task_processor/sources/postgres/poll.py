@@ -35,12 +35,12 @@ class Poll:
 
     async def choose(self, tasks: Sequence[Task]) -> Sequence[str]:
         """The ids of those of these tasks that may start now, as many as are wanted."""
-        reasons: list[SkipReason | None] = [
-            "deferred" if self._deferred.get(task.id, 0.0) > self.now else reason
-            for task, reason in zip(tasks, await self.admission.refuse(tasks), strict=True)
-        ]
+        asked = [task for task in tasks if self._deferred.get(task.id, 0.0) <= self.now]
+        if len(asked) < len(tasks):
+            self.skipped["deferred"] += len(tasks) - len(asked)
+        reasons = await self.admission.refuse(asked)
         self.skipped.update(reason for reason in reasons if reason is not None)
-        return [task.id for task, reason in zip(tasks, reasons, strict=True) if reason is None][: self.wanted]
+        return [task.id for task, reason in zip(asked, reasons, strict=True) if reason is None][: self.wanted]
 
     def note(self, page: Page) -> None:
         """A page was read."""

@@ -461,12 +461,16 @@ class RestSource(ProfileSource, TaskSource):
 
     async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
         """``Admission.refuse``, and tasks released a moment ago, or acknowledged since the list was requested."""
-        now, stale = self._clock.monotonic(), self._acknowledged_meanwhile or ()
-        reasons = [None] * len(tasks) if self._admission is None else await self._admission.refuse(tasks)
-        return [
-            "stale" if task.id in stale else "deferred" if self._deferred.get(task.id, 0.0) > now else reason
-            for task, reason in zip(tasks, reasons, strict=True)
-        ]
+        now, stale = self._clock.monotonic(), self._acknowledged_meanwhile
+        if stale is None:
+            stale = set()
+        # Only for these: what admission lets start counts against limits.
+        asked = [task for task in tasks if task.id not in stale and self._deferred.get(task.id, 0.0) <= now]
+        found: Sequence[SkipReason | None] = [None] * len(asked)
+        if self._admission is not None:
+            found = await self._admission.refuse(asked)
+        reasons = {task.id: reason for task, reason in zip(asked, found, strict=True)}
+        return ["stale" if task.id in stale else reasons.get(task.id, "deferred") for task in tasks]
 
     def _note(self, page: Page, took_s: float) -> None:
         self._metrics.poll_finished("tasks" if page.tasks else "empty", duration_s=took_s, bytes_read=page.bytes_read)

@@ -355,6 +355,9 @@ def test_what_the_daemon_beside_says_is_told(reasons: list[str], expected: list[
     first, *found = checks.reported(status, [Silent(), Explaining()], Faults())
     assert first == ok("it answers 'running'", daemon=True)
     assert found == expected
+    paused = {**status, "paused": {"reason": "x"}, "why_idle": "paused by an operator: x"}
+    claimless = warning("it claims nothing: paused by an operator: x", "ai-task-processor resume")
+    assert list(checks.reported(paused, [Explaining()], Faults()))[1] == claimless
 
 
 @pytest.mark.parametrize("answer", [SystemExit(3), "nonsense"])

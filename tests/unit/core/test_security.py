@@ -25,7 +25,7 @@ from ai_task_processor.engine.wiring import Parts, assemble
 from ai_task_processor.net import services
 from ai_task_processor.net.client import HttpClient, make_client
 from ai_task_processor.net.tls import shared_tls
-from ai_task_processor.ops.endpoints import MetricsServer, WakeUp
+from ai_task_processor.ops.endpoints import Action, Answered, MetricsServer
 from ai_task_processor.processors.factory import ProcessorFactory
 from ai_task_processor.sources.rest.source import task_url
 from tests.nest import TASK
@@ -152,12 +152,17 @@ def test_a_careless_client_is_noticed(source: str) -> None:
 def test_the_ops_server_answers_nine_requests() -> None:
     """GET and HEAD of four paths, POST of one; of 20,000 others none is answered with more than a refusal."""
     token, calls = "a-token-of-the-tests", []
+
+    def called(_query: object) -> Answered:
+        calls.append(1)
+        return 202, {}
+
     ops = MetricsServer(
         unhealthy=lambda: None,
         unready=list,
         status=dict,
         exposition=lambda _: (b"", "text/plain"),
-        wake_up=WakeUp(token, lambda: calls.append(1)),
+        actions={"/wake": Action(lambda: token, called)},
     )
     paths = ["/health", "/ready", "/metrics", "/status"]
     rng = random.Random(8001)

@@ -125,6 +125,7 @@ def test_defaults_need_only_the_required_variables() -> None:
         ("EMBEDDING_PROVIDER", "mock", "mock"),
         ("MARK_IN_PROGRESS", "on", True),
         ("CONCURRENCY_LIMIT", " 7\n", 7),
+        ("CONCURRENCY_LIMITS", '{"summarize": 2}', {"summarize": 2}),
         ("DELIVERY_CONCURRENCY", "9", 9),
         ("TASK_TIMEOUT", "1", 1.0),
         ("SHUTDOWN_GRACE_SECONDS", "0", 0.0),
@@ -164,6 +165,8 @@ TIMES = "REQUEST_TIMEOUT OPENAI_TIMEOUT TASK_TIMEOUT POLLING_INTERVAL_SECONDS SH
 #: variables, texts, and what the line about them begins with after the name
 MISTAKES: list[tuple[str, Sequence[str], str]] = [
     ("CONCURRENCY_LIMIT", ("5.5", "0"), "must be a whole number from 1 to 10000"),
+    ("CONCURRENCY_LIMITS", ("2", "summarize=2", '["summarize"]', "[" * 100_000), "must be a JSON object with whole"),
+    ("CONCURRENCY_LIMITS", ('{"a": 0}', '{"a": 1.5}', '{"a": true}', '{"a": "2"}'), "must be a JSON object with whole"),
     ("DELIVERY_CONCURRENCY", ("10001",), "must be a whole number from 1 to 10000"),
     ("MAX_RETRIES", ("21",), "must be a whole number from 0 to 20"),
     ("METRICS_PORT", ("65536",), "must be a whole number from 0 to 65535"),
@@ -186,6 +189,7 @@ MISTAKES: list[tuple[str, Sequence[str], str]] = [
     ("CA_BUNDLE", (__file__,), "must name a readable file of PEM certificates"),
     ("OPENAI_API_KEY", ("sk“x",), "must be printable ASCII"),
     ("OAUTH2_CLIENT_ID", ("a\nb",), "must be printable ASCII"),
+    ("CONTROL_TOKEN", ("only 15 letters",), "must have at least 16 characters: openssl rand -hex 32 makes"),
     ("WAKE_TOKEN", ("only 15 letters",), "must have at least 16 characters: openssl rand -hex 32 makes"),
     ("WAKE_TOKEN", ("sixteen “letters”",), "must be printable ASCII"),
     ("HTTPS_PROXY", ("proxy:3128",), "must be an absolute http or https URL"),

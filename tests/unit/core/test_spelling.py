@@ -17,7 +17,8 @@ KNOWN = {
     ("name", "meant"),
     [
         ("CONCURENCY_LIMIT", "CONCURRENCY_LIMIT"),
-        ("CONCURRENCY_LIMITS", "CONCURRENCY_LIMIT"),
+        ("CONCURRENCY_LIMTS", "CONCURRENCY_LIMITS"),
+        ("TASK_TIMEOUTS", "TASK_TIMEOUT"),
         ("POLLING_INTERVAL", "POLLING_INTERVAL_SECONDS"),
         ("TASK_TIMEOUT_SECONDS", "TASK_TIMEOUT"),
         ("API_BASE_ULR", "API_BASE_URL"),
@@ -55,9 +56,10 @@ def test_a_variable_of_others_is_not() -> None:
 
 
 def test_no_setting_is_taken_for_another() -> None:
-    """A daemon knows the names of its own components only: those of others must not be near them."""
-    others = {name: KNOWN - {name, f"{name}_FILE", name.removesuffix("_FILE")} for name in KNOWN}
-    assert [(name, found) for name in KNOWN if (found := misspelled([name], others[name]))] == []
+    """A daemon knows the core's names and those of its own components: those of others must not be near them."""
+    of_others = KNOWN - {variable.name for variable in variables(())}
+    others = {name: KNOWN - {name, f"{name}_FILE", name.removesuffix("_FILE")} for name in of_others}
+    assert [(name, found) for name in of_others if (found := misspelled([name], others[name]))] == []
 
 
 def test_the_nearest_name() -> None:

@@ -16,9 +16,17 @@ from ai_task_processor.engine.admission import EngineAdmission, Running, Running
 from ai_task_processor.engine.faults import Faults
 from ai_task_processor.engine.heartbeat import Heartbeat
 from ai_task_processor.engine.recovery import Recovery
-from ai_task_processor.engine.scheduler import FIRST_PAUSE_S, LONGEST_POLL_S, TICK_S, WOKEN_PAUSE_S, Pauses
+from ai_task_processor.engine.scheduler import (
+    FIRST_PAUSE_S,
+    LIMITED_PAUSE,
+    LONGEST_POLL_S,
+    TICK_S,
+    WOKEN_PAUSE_S,
+    Pauses,
+)
 from ai_task_processor.engine.scheduler import TaskScheduler as Scheduler
 from ai_task_processor.engine.slots import Slots
+from ai_task_processor.engine.wiring import PAUSED_LOOK_S
 from ai_task_processor.models.task import Claim, Failure, Receipt, Task, Tries
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.testing.memory import MemoryJournal, MemoryOutbox
@@ -40,6 +48,7 @@ class Source(StubSource):
         self.polls: list[tuple[float, int]] = []
         self.released: list[str] = []
         self.cut_claims = 0
+        self.asks_admission = False
         self.refuse: Callable[[str], object] = lambda _: None
         self._clock = clock
         self._running = running
@@ -50,6 +59,9 @@ class Source(StubSource):
         limit = want.limit
         self.polls.append((self._clock.monotonic(), limit))
         listed = [name for name in self.pending if name not in self._running and not self.refuse(name)]
+        if self.asks_admission:
+            reasons = await want.admission.refuse([task(name, type=name[0]) for name in listed])
+            listed = [name for name, reason in zip(listed, reasons, strict=True) if reason is None]
         try:
             await self._clock.sleep(self.latency_s)
         except asyncio.CancelledError:
@@ -57,7 +69,7 @@ class Source(StubSource):
             raise
         if self.error is not None:
             raise self.error
-        return [claim(name) for name in listed[:limit]]
+        return [claim(name, **({"type": name[0]} if self.asks_admission else {})) for name in listed[:limit]]
 
     async def wait(self, timeout_s: float) -> bool:
         if not self._called:
@@ -70,6 +82,9 @@ class Source(StubSource):
         self._called = True
         if self._pause is not None:
             self._pause.cancel()
+
+    def resume(self) -> None:
+        self.call()
 
     async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:
         assert delay_s == 0.0
@@ -121,11 +136,25 @@ class Runner:
             await (self.journal.settle if settled else self.journal.give_back)(task_id)
 
 
+class Free:
+    """A processor that holds nothing."""
+
+    def hold_s(self) -> float:
+        return 0.0
+
+    def lane(self, task: Task) -> None:
+        return None
+
+    def lane_hold_s(self, lane: str, running: int) -> float:
+        return 0.0
+
+
 class Room:
     """A scheduler with everything around it; ``async with room.working()`` runs it.
 
     ``pending``: the listed tasks, or how many there are; ``takes``: the seconds of each task, 1.0 for those not named;
-    ``crashed``: tasks of one letter that the process died with, twice.
+    ``crashed``: tasks of one letter that the process died with, twice. ``limits``: of types, which are first letters;
+    only with them the source asks admission, and ``paused`` stops everything.
     """
 
     def __init__(
@@ -136,6 +165,7 @@ class Room:
         interval_s: float = 30.0,
         pending: int | Sequence[str] = (),
         crashed: str = "",
+        limits: Mapping[str, int] | None = None,
         takes: float | Mapping[str, float] | Callable[[str], float] = 1.0,
         settles: bool = True,
         settling_s: float = 0.0,
@@ -149,9 +179,19 @@ class Room:
         self.runner = Runner(clock, self.source)
         self.journal = self.runner.journal
         self.recovery = Recovery(self.journal, outbox, source="aletheia", clock=clock)
-        self.admission = EngineAdmission(running, outbox, lambda _: None, self.recovery)
-        self.admission.starts = lambda _: None  # type: ignore[method-assign,assignment]  # whatever recovery lets
-        self.source.refuse = self.recovery.refuse
+        self.paused = False
+        self.admission = EngineAdmission(
+            running,
+            outbox,
+            lambda _: None if limits is None else Free(),
+            self.recovery,
+            limits=limits or {},
+            stopped=lambda: self.paused,
+        )
+        if limits is None:
+            self.admission.starts = lambda _: None  # type: ignore[method-assign,assignment]  # whatever recovery lets
+            self.source.refuse = self.recovery.refuse
+        self.source.asks_admission = limits is not None
         self.source.pending = names(pending) if isinstance(pending, int) else list(pending)
         self.source.latency_s, self.source.error = latency_s, error
         if isinstance(takes, Mapping):
@@ -180,7 +220,7 @@ class Room:
             recovery=self.recovery,
             faults=self.faults,
             interval_s=interval_s,
-            hold_s=lambda: max(0.0, self.hold_until - clock.monotonic()),
+            hold_s=lambda: PAUSED_LOOK_S if self.paused else max(0.0, self.hold_until - clock.monotonic()),
             clock=clock,
             metrics=self.metrics,
             rng=random.Random(7),
@@ -983,3 +1023,68 @@ async def test_a_claim_that_comes_twice_is_not_released_while_it_runs(
         assert room.source.released == []
         assert await room.slots.start(group, [Claim(claim.task, Receipt("aletheia", "a", "2"))]) == 0
     assert room.source.released == ["a"]
+
+
+# --- control by operators
+
+
+async def test_a_limited_type_leaves_the_other_slots_to_others(clock: Any) -> None:
+    """A hundred limited tasks stand before the others: these start at once, and the limit is used to the full."""
+    room = Room(clock, slots=4, limits={"l": 2}, takes={}, pending=[f"l{number}" for number in range(30)])
+    room.runner.takes = lambda name: 10.0 if name[0] == "l" else 1.0
+    room.source.pending += [f"a{number}" for number in range(20)]
+    most = 0
+    async with room.working():
+        began = clock.monotonic()
+        while len(room.runner.ended) < 50:
+            await clock.sleep(0.25)
+            most = max(most, room.slots.running.types["l"])
+            if clock.monotonic() == began + 5.0:
+                assert room.slots.running.types == {"l": 2, "a": 2}
+    assert most == 2
+    assert room.source.released == []
+    # Two at a time of ten seconds each: a limited task that ends ends the pause before the next poll, too.
+    assert clock.monotonic() - began == pytest.approx(150.0, abs=5.0)
+
+
+@pytest.mark.parametrize(
+    ("latency_s", "takes_s", "seconds", "ended"), [(0.001, 0.1, 10, 85), (1.0, 0.1, 120, 9), (1.0, 86.0, 3000, 31)]
+)
+async def test_a_long_list_is_not_read_for_each_task_that_waits_for_a_limit(
+    clock: Any, latency_s: float, takes_s: float, seconds: float, ended: int
+) -> None:
+    """A freed slot of the type is filled at once where polls are short; long ones take a tenth of the time."""
+    pending = [f"l{number}" for number in range(200)]
+    room = Room(clock, slots=4, limits={"l": 1}, takes=takes_s, pending=pending, latency_s=latency_s)
+    async with room.working():
+        await clock.sleep(seconds)
+    assert len(room.source.polls) * latency_s <= seconds / LIMITED_PAUSE + 1.0
+    assert len(room.runner.ended) >= ended
+
+
+async def test_a_wake_up_is_heard_while_tasks_wait_for_a_limit(clock: Any) -> None:
+    """New tasks of other types need not wait for the end of that pause."""
+    room = Room(clock, slots=4, limits={"l": 1}, takes=100.0, pending=["l1", "l2"], latency_s=1.0)
+    async with room.working():
+        await clock.sleep(5.0)
+        room.source.pending.append("a1")
+        called_at = room.call()
+        await clock.sleep(2.0)
+        started_at, name = room.runner.started[-1]
+        assert (started_at, name) == (called_at + 1.0, "a1")
+
+
+async def test_a_pause_lets_what_runs_end_and_nothing_begin(clock: Any) -> None:
+    """Nor what was claimed by a poll under way; the poll loop stays alive; a resume takes effect at once."""
+    async with Room(clock, slots=3, limits={}, pending=60, latency_s=0.4).working() as room:
+        while (polled := len(room.source.polls)) < 4:
+            await clock.sleep(0.05)
+        ran, room.paused = len(room.runner.started), True
+        assert max(await room.tick_ages(120)) <= TICK_S + 1.0
+        assert (len(room.runner.started), len(room.runner.ended)) == (ran, ran)
+        assert len(room.source.polls) == polled
+        assert len(room.source.released) == 3, "the claims of the poll under way"
+        room.paused, resumed_at = False, clock.monotonic()
+        room.source.resume()
+        await clock.sleep(2.0)
+        assert room.runner.started[ran][0] <= resumed_at + PAUSED_LOOK_S + 0.5

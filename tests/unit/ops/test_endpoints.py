@@ -1,11 +1,11 @@
-"""What the ops port answers, asked without a socket: ``POST /wake`` for who knows the token, nothing without one."""
+"""What the ops port answers, asked without a socket: an action for who knows its token, nothing without one."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 
-from ai_task_processor.ops.endpoints import MetricsServer, WakeUp
+from ai_task_processor.ops.endpoints import Action, Answered, MetricsServer
 from ai_task_processor.ops.listener import Response
 
 TOKEN = "a-token-of-the-tests"
@@ -13,13 +13,20 @@ PATHS = ["/health", "/ready", "/metrics", "/status"]
 
 
 def ops(wake: Callable[[], None] | None = None, notes: list[str] | None = None) -> MetricsServer:
+    """``wake``: what ``POST /wake`` calls; None: there is no token for it."""
+
+    def woken(_query: Mapping[str, str]) -> Answered:
+        assert wake is not None
+        wake()
+        return 202, {"status": "accepted"}
+
     return MetricsServer(
         unhealthy=lambda: None,
         unready=list,
         status=dict,
         exposition=lambda _: (b"", "text/plain"),
         notes=lambda: notes or [],
-        wake_up=None if wake is None else WakeUp(TOKEN, wake),
+        actions={"/wake": Action(lambda: None if wake is None else TOKEN, woken)},
     )
 
 
@@ -98,8 +105,36 @@ def test_the_page_is_rendered_once_for_all_who_ask() -> None:
     assert ops().answer("GET", "/").status == 404
 
 
-def test_the_token_is_in_no_repr() -> None:
-    assert TOKEN not in repr(WakeUp(TOKEN, print))
+@pytest.mark.parametrize(
+    ("query", "status", "got"),
+    [
+        ("", 200, {}),
+        ("reason=a%20b%0A&x=", 200, {"reason": "a b\n", "x": ""}),
+        ("reason=%FF", 400, None),
+        ("&".join("abcdefghi"), 400, None),
+    ],
+)
+def test_an_action_gets_the_parameters_of_its_query(query: str, status: int, got: object) -> None:
+    """Decoded; a query that cannot be read, or has too many, calls nothing. The token is looked up at each request."""
+    calls: list[Mapping[str, str]] = []
+    tokens = [TOKEN]
+
+    def call(query: Mapping[str, str]) -> Answered:
+        calls.append(query)
+        return 200, {}
+
+    server = MetricsServer(
+        unhealthy=lambda: None,
+        unready=list,
+        status=dict,
+        exposition=lambda _: (b"", ""),
+        actions={"/pause": Action(lambda: tokens[-1], call)},
+    )
+    assert server.answer("POST", f"/pause?{query}", f"Bearer {TOKEN}").status == status
+    assert calls == ([] if got is None else [got])
+    tokens.append("another-token-of-the-tests")
+    assert server.answer("POST", "/pause", f"Bearer {TOKEN}").status == 401
+    assert server.answer("POST", "/pause", f"Bearer {tokens[-1]}").status == 200
 
 
 def test_a_note_leaves_the_daemon_ready() -> None:

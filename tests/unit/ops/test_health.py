@@ -22,6 +22,7 @@ BEHIND = Problem("delivery_behind", "results wait", ready=True, when="free")
 LIMITED = Problem("limited", "at most 1 of 5 slots", ready=True, when="paused")
 UNWRITABLE = Problem("outbox_unwritable", "no commit", when="running")
 NO_MODEL = Problem("no_model", "OPENAI_API_KEY is not set", ready=True, when="unserved")
+PAUSED = "paused by an operator since noon"
 SINK_OFF = Problem("sink_off", "KAFKA_BOOTSTRAP_SERVERS is not set", ready=True, when="never")
 SNAPSHOTS = st.builds(
     Snapshot,
@@ -35,6 +36,7 @@ SNAPSHOTS = st.builds(
     running=st.integers(0, 5),
     slots=st.just(5),
     isolation=st.none() | st.just("one task runs isolated"),
+    paused=st.none() | st.just("paused by an operator"),
     skipped=st.dictionaries(st.sampled_from(["running", "unknown_type", "deferred"]), st.integers(0, 9)),
 )
 
@@ -142,11 +144,22 @@ def test_before_the_first_poll_it_is_starting(change: dict[str, Any], reasons: l
          "every listed task is skipped: 1 deferred (it waits for its next attempt)"),
         ({"running": 5, "problems": [UNWRITABLE]}, "outbox_unwritable: no commit"),
         ({"problems": [UNWRITABLE]}, "outbox_unwritable: no commit"),
+        ({"paused": PAUSED, "problems": [DOWN, FULL], "running": 4}, PAUSED),
+        ({"paused": PAUSED, "running": 5}, None),
+        ({"paused": PAUSED, "draining": True}, "draining: nothing new is claimed"),
     ],
 )  # fmt: skip
 def test_why_nothing_happens_is_one_sentence(change: dict[str, Any], sentence: str | None) -> None:
     """The most telling reason comes first."""
     assert why_idle(replace(WELL, **change)) == sentence
+
+
+@pytest.mark.parametrize("polled", [True, False])
+def test_a_pause_is_wanted(polled: bool) -> None:
+    """It is a note and no reason, also in a daemon that was started paused; other reasons stay."""
+    snapshot = replace(WELL, polled=polled, paused=PAUSED)
+    assert (unready(snapshot), notes(snapshot), state(snapshot)) == ([], [f"paused_by_operator: {PAUSED}"], "running")
+    assert unready(replace(snapshot, problems=[FULL])) == ["outbox_full"]
 
 
 def test_a_sink_that_is_off_is_noted_and_explains_nothing() -> None:

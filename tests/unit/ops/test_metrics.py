@@ -29,7 +29,7 @@ NAMES = """
     token_requests_total token_refusals_total token_expiry_timestamp_seconds
     api_requests_total api_request_duration_seconds
     circuit_breaker_state circuit_breaker_transitions_total
-    build_info state event_loop_lag_seconds ready log_lines_dropped_total
+    build_info state event_loop_lag_seconds ready paused log_lines_dropped_total
 """
 CATALOGUE = NAMES.split()
 
