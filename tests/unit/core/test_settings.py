@@ -148,6 +148,14 @@ def test_a_variable_reaches_its_field(name: str, text: str, parsed: object) -> N
     assert value(load({name: text}), name) == parsed
 
 
+def test_the_token_of_operators_is_not_that_of_the_task_api() -> None:
+    """Who may call for a poll may not pause."""
+    token = "sixteen letters."
+    (line,) = problems({"WAKE_TOKEN": token, "CONTROL_TOKEN": token})
+    assert line.startswith("CONTROL_TOKEN must not be WAKE_TOKEN, ")
+    assert token not in line
+
+
 def test_delivery_follows_the_slots_unless_it_is_told(tmp_path: Path) -> None:
     """One variable stands in for another, whatever layer has it."""
     (dotenv := tmp_path / ".env").write_text("DELIVERY_CONCURRENCY=9\n")
