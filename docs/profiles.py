@@ -1,23 +1,18 @@
-"""Builds what the models of profiles say: their JSON Schema, and the tables of keys in ``profiles.md``.
-
-``python -m docs.profiles`` writes both. A test compares them with the models.
-"""
+"""Builds what the models of profiles say: their JSON Schema, and the tables of keys in ``profiles.md``."""
 
 import json
 import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint
-from pathlib import Path
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 
 from ai_task_processor.core.plugins import BUILT_IN, KINDS, find
 from ai_task_processor.core.profiles import FOLDER, Profile
+from docs.generated import COMMAND, Part
 
-PAGE = Path(__file__).with_name("profiles.md")
 SCHEMA = FOLDER / "profile.schema.json"
-COMMAND = "python -m docs.profiles"
 
 Schema = Mapping[str, Any]
 
@@ -67,13 +62,9 @@ def schema_text() -> str:
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-def page_text(page: str) -> str:
-    """The page with its generated parts as they must be."""
-    for name, lines in (("built-in profiles", _built_in()), ("keys", _keys())):
-        begin, end = f"<!-- {name}: written by {COMMAND} -->\n", f"<!-- end of {name} -->"
-        text = "\n".join(lines)
-        page = re.sub(f"{re.escape(begin)}.*?{end}", lambda _: f"{begin}{text}\n{end}", page, flags=re.DOTALL)  # noqa: B023 - called at once
-    return page
+def parts(_page: str) -> Iterator[Part]:
+    yield "built-in profiles", _built_in()
+    yield "keys", _keys()
 
 
 def _built_in() -> Iterator[str]:
@@ -156,12 +147,3 @@ def _value(one: Schema) -> str:
 
 def _name(ref: Schema) -> str:
     return str(ref["$ref"]).rpartition("/")[2]
-
-
-def main() -> None:
-    SCHEMA.write_text(schema_text(), "utf-8")
-    PAGE.write_text(page_text(PAGE.read_text("utf-8")), "utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -799,7 +799,7 @@ def token() -> Json:
             ),
             Number(
                 title="Client refused",
-                text="The client is wrong: doctor tells which setting. Over the time shown.",
+                text="The client is wrong: doctor names the setting. Over the time shown.",
                 queries={"rejected": in_range("token_requests_total", 'outcome="rejected"')},
                 bounds=(0.5, 0.5),
                 width=6,

@@ -82,7 +82,7 @@ def _by(labels: str) -> str:
 class Panel:
     """One picture. ``queries``: PromQL by its legend, which may name labels as ``{{label}}``.
 
-    ``text`` is what the reader is told when the title is not enough; ``detail`` the board to go on to.
+    ``text`` is what the reader needs beside the title; ``detail`` the board to go on to.
     ``instant``: one value of now instead of one for each moment.
     """
 

@@ -137,8 +137,8 @@ def _show_task(trial: Trial, parts: Parts, task: Task, declared: frozenset[str])
     shown = {"id": task.id, "type": str(task.type), "created_at": created_at}
     trial.tasks.append({**shown, "processor": name, "reason": reason, "content": content})
     text = f"{task.id}: {task.type}, created at {created_at or 'an unknown time'}"
-    verdict = f"{name} takes it" if reason is None else f"left pending: {reason}"
-    trial.add("task", (ok if reason is None else skipped)(f"{text}; {verdict}"))
+    outcome = f"{name} takes it" if reason is None else f"left pending: {reason}"
+    trial.add("task", (ok if reason is None else skipped)(f"{text}; {outcome}"))
     for key, value in content.items():
         trial.report.note("", f"{key} ({value['bytes']} bytes) {value['begins']}")
 

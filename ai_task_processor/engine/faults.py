@@ -35,7 +35,7 @@ class Nonsense(AiTaskProcessorError):
 
 
 class Faults:
-    """The failures of components now. ``name`` tells which plug-in an object comes from."""
+    """The failures of components now. ``name`` returns the plug-in that an object comes from."""
 
     def __init__(self) -> None:
         self._plugins: dict[int, Plugin] = {}

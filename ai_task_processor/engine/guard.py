@@ -1,4 +1,4 @@
-"""Plug-ins may raise anything: whatever they raise is told apart from a cancellation."""
+"""Plug-ins may raise anything, also what looks like a cancellation: this module distinguishes the two."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -153,7 +153,7 @@ class StreamedAnswer:
 
     @property
     def peer_certificate(self) -> Mapping[str, object] | None:
-        """As ``SSLObject.getpeercert`` tells it, with the ``version`` of TLS as ``tls``; None over plain http."""
+        """As ``SSLObject.getpeercert`` returns it, with the ``version`` of TLS as ``tls``; None over plain http."""
         transport = getattr(self._response, "transport", None)
         tls = None if transport is None else transport.get_extra_info("ssl_object")
         return None if tls is None else {**tls.getpeercert(), "tls": tls.version()}
@@ -375,7 +375,7 @@ class _Handler(ResponseHandler):
             if not self._answered and self.transport is not None and self.transport.get_extra_info("ssl_object"):
                 exc.add_note(_FIRST_REQUEST)
             if not self._connection_lost_called:
-                # A write has failed. Why the connection ends, an alert of TLS for instance, is told a little later.
+                # A write has failed. The reason, an alert of TLS for instance, arrives a little later.
                 self.force_close()
                 self._loop.call_later(END_S, self._fail, exc, *cause)
                 return
@@ -547,9 +547,9 @@ class Pool:
         aiohttp ignores the header, and its pool has no public setting that can change.
         """
         self._hint = hint
-        told = _KEEPALIVE.search(hint or "")
+        stated = _KEEPALIVE.search(hint or "")
         assert session.connector is not None  # noqa: S101 - the session is open
-        session.connector._keepalive_timeout = min(KEEPALIVE_S, int(told[1]) - 1.0) if told else KEEPALIVE_S
+        session.connector._keepalive_timeout = min(KEEPALIVE_S, int(stated[1]) - 1.0) if stated else KEEPALIVE_S
 
     async def aclose(self) -> None:
         self._closed = True
@@ -575,8 +575,8 @@ class Httpx2Transport(httpx2.AsyncBaseTransport):
         headers = {name: value for name, value in request.headers.items() if name not in ("host", "connection")}
         content = await request.aread()
         answer = await self._client.send(request.method, str(url).rstrip("/") + target, headers, content or None)
-        told = [(name, value) for name, value in answer.raw_headers if name.lower() != b"content-encoding"]
-        return httpx2.Response(answer.status_code, headers=told, stream=_Body(answer), request=request)
+        fields = [(name, value) for name, value in answer.raw_headers if name.lower() != b"content-encoding"]
+        return httpx2.Response(answer.status_code, headers=fields, stream=_Body(answer), request=request)
 
 
 class _Body(httpx2.AsyncByteStream):

@@ -28,7 +28,7 @@ from ai_task_processor.net.tls import shared_tls
 
 Proxy = tuple[str, Mapping[str, str]]
 
-#: seconds to find an address and connect: below the caller's deadline, so that this failure is told from a slow page
+#: seconds to find an address and connect: below the caller's deadline, so that this failure differs from a slow page
 CONNECT_S = 10.0
 #: errors of name resolution that say that there is no such name, and not that nobody could be asked
 _NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})

@@ -50,7 +50,7 @@ class Masker:
         self._patterns |= {pattern for secret in secrets for part in _parts(secret) for pattern in _patterns(part)}
         self._known = re.compile("|".join(sorted(self._patterns, key=len, reverse=True)) or r"(?!)")
 
-    def suspects(self, text: str) -> bool:
+    def may_mask(self, text: str) -> bool:
         """May ``text`` contain anything to mask?"""
         return self._known.search(text) is not None or _may_hold_credentials(text)
 

@@ -167,19 +167,19 @@ class CallSize:
         self._passed_since += 1
         self._contradictions = self._time_outs = 0
 
-    def too_large(self, inputs: int, size: int, told: int | None = None) -> None:
+    def too_large(self, inputs: int, size: int, stated: int | None = None) -> None:
         """A call was refused as too large. One with a single input is no evidence about others.
 
-        ``told``: the cap that the provider's message states for a call. Below the number of inputs it is taken for one
-        of inputs, below the bytes for one of tokens, else it is ignored. One call that is a little larger verifies it.
+        ``stated``: the cap of a call in the provider's message. Below the number of inputs it is taken for one of
+        inputs, below the bytes for one of tokens, else it is ignored. One call that is a little larger verifies it.
         """
         if inputs <= 1:
             return
         self._passed_since = 0
-        if told is not None and 0 < told < inputs:
-            self._inputs.refuse_stated(told, inputs)
-        elif told is not None and 0 < told < size:
-            self._tokens.refuse_stated(told, size * self._density.usual)
+        if stated is not None and 0 < stated < inputs:
+            self._inputs.refuse_stated(stated, inputs)
+        elif stated is not None and 0 < stated < size:
+            self._tokens.refuse_stated(stated, size * self._density.usual)
         else:
             self._refused_without_cap(inputs, size)
 

@@ -90,15 +90,15 @@ class Form(ABC):
         """Raises ``InvalidAnswer`` for what is no answer, and what an error in an answer with status 200 means."""
 
     def _messages(self, request: ChatRequest) -> list[dict[str, str]]:
-        """Where the server does not enforce the schema the model is told it; JSON mode needs the word JSON, too."""
+        """Where the server does not enforce the schema it is part of the text; JSON mode needs the word JSON, too."""
         messages = list(request.messages)
         if request.schema is not None and self.output not in ("strict_schema", "schema"):
-            told = "Answer with one JSON value and nothing else. It must fit this JSON Schema:\n"
-            told += codec.line(request.schema).decode()
+            order = "Answer with one JSON value and nothing else. It must fit this JSON Schema:\n"
+            order += codec.line(request.schema).decode()
             if messages and messages[0].role == "system":
-                messages[0] = replace(messages[0], content=f"{messages[0].content}\n\n{told}")
+                messages[0] = replace(messages[0], content=f"{messages[0].content}\n\n{order}")
             else:
-                messages.insert(0, Message("system", told))
+                messages.insert(0, Message("system", order))
         return [{"role": message.role, "content": message.content} for message in messages]
 
     def after(self, refusal: Refusal, body: Mapping[str, object]) -> Self | None:

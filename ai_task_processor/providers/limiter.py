@@ -1,7 +1,7 @@
 """Rate limiting of one model: decides when its next call may start. The limits are learnt from the answers.
 
 ``Limiter`` combines four parts, one for each kind of limit: ``Pace`` (calls per second), ``CallsAtOnce`` (concurrency),
-``Pause`` (only 429s; ``Retry-After``) and ``ToldLimit`` (``x-ratelimit-*``).
+``Pause`` (only 429s; ``Retry-After``) and ``StatedLimit`` (``x-ratelimit-*``).
 Nothing here waits, reads a clock or draws random numbers. Times are seconds of a monotonic clock.
 """
 
@@ -10,7 +10,7 @@ from math import ceil, inf
 from ai_task_processor.core.ports import RateLimits
 from ai_task_processor.ops.status import ModelStatus, limit
 from ai_task_processor.providers.pace import ODD, TRIAL, Call, Finding, Pace, Sample
-from ai_task_processor.providers.told_limit import ToldLimit
+from ai_task_processor.providers.stated_limit import StatedLimit
 
 __all__ = ["Call", "Limiter"]
 
@@ -124,7 +124,7 @@ class Limiter:
 
     def __init__(self) -> None:
         self._pace, self._at_once, self._pause = Pace(), CallsAtOnce(), Pause()
-        self._requests, self._tokens = ToldLimit(), ToldLimit()
+        self._requests, self._tokens = StatedLimit(), StatedLimit()
         self._in_flight, self._usual_s = 0, 0.0
 
     @property
@@ -162,7 +162,7 @@ class Limiter:
         if wait_s == self._pace.wait_s(now):
             return f"after 429s at most {60 * self.rate:,.0f} calls a minute"
         if wait_s == self._requests.wait_s(now, 1):
-            return f"the provider tells that no calls are left for {wait_s:.0f} s"
+            return f"the provider reports that no calls are left for {wait_s:.0f} s"
         return f"{max(0.0, self._tokens.left):,.0f} tokens are left for {wait_s:.0f} s"
 
     def status(

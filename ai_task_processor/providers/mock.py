@@ -37,7 +37,7 @@ class MockProvider(Provider):
         async def work() -> AsyncIterator[Finding]:
             yield ok("mock vectors, no model is called")
 
-        # That the placeholder key makes answers as well need not be told twice.
+        # One warning about the placeholder key is enough.
         return (Check("model", work, "EMBEDDING_PROVIDER"),) if self._use == "embeddings" else ()
 
     async def prepare(self) -> None:

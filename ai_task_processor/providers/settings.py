@@ -82,7 +82,7 @@ class ModelSettings(Group):
     )
     max_retries: int = setting("MAX_RETRIES", "attempts after the first for one model call", "3", ge=0, le=20)
     retry_backoff_factor: Annotated[float, Field(gt=0, le=60)] = setting(
-        "RETRY_BACKOFF_FACTOR", "the base of the exponential backoff", "2.0"
+        "RETRY_BACKOFF_FACTOR", "the base of the exponential backoff, in seconds", "2.0"
     )
     vector_cache_bytes: Bytes = setting(
         "VECTOR_CACHE_BYTES",

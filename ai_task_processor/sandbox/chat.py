@@ -183,7 +183,7 @@ def _items(message: Mapping[str, Any]) -> Iterator[Mapping[str, object]]:
 
 def _text(schema: object, prompt: str) -> str:
     if schema is None:
-        # The schema was told in words: it is the last JSON object of a line.
+        # The schema was sent as text: it is the last JSON object of a line.
         lines = [line for line in prompt.splitlines() if line.startswith("{")]
         schema = json.loads(lines[-1]) if lines else {}
     claim = claim_in(prompt)

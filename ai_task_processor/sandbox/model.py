@@ -87,7 +87,7 @@ class ModelApi:
         self._charged: Counter[bytes] = Counter()
         self._requests = Allowance(REQUESTS_PER_MINUTE, monotonic)
         self._tokens = Allowance(TOKENS_PER_MINUTE, monotonic)
-        self._enforced, self._told = False, True
+        self._enforced, self._announced = False, True
 
     def limit(
         self,
@@ -95,15 +95,15 @@ class ModelApi:
         requests_per_minute: int = REQUESTS_PER_MINUTE,
         tokens_per_minute: int = TOKENS_PER_MINUTE,
         depth: int | None = None,
-        told: bool = True,
+        announced: bool = True,
     ) -> None:
         """Answer 429 to calls beyond these limits from now on. By default an allowance is shown, but not enforced.
 
-        ``depth``: how many requests may arrive at once. ``told``: do headers show what is left?
+        ``depth``: how many requests may arrive at once. ``announced``: do headers show what is left?
         """
         self._requests = Allowance(requests_per_minute, self._monotonic, depth)
         self._tokens = Allowance(tokens_per_minute, self._monotonic)
-        self._enforced, self._told = True, told
+        self._enforced, self._announced = True, announced
 
     def times_charged(self, text: str) -> int:
         """How often this text was charged for."""
@@ -159,7 +159,7 @@ class ModelApi:
         return None
 
     def _rate_headers(self) -> dict[str, str]:
-        return {**self._requests.headers("requests"), **self._tokens.headers("tokens")} if self._told else {}
+        return {**self._requests.headers("requests"), **self._tokens.headers("tokens")} if self._announced else {}
 
     def unauthorized(self, authorization: str) -> Response | None:
         if authorization == f"Bearer {self.api_key}":

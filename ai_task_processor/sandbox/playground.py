@@ -1,7 +1,7 @@
-"""The task API of the profile ``agents-playground``: FastAPI's answers, and a WebSocket that tells of every change.
+"""The task API of the profile ``agents-playground``: FastAPI's answers, and a WebSocket that announces every change.
 
-A request is committed first, then told to every WebSocket, then answered. So an answer that is lost says nothing about
-the change, and one client that does not read its WebSocket holds up the answers to all.
+A request is committed first, then announced on every WebSocket, then answered. So an answer that is lost says nothing
+about the change, and one client that does not read its WebSocket holds up the answers to all.
 """
 
 import asyncio
@@ -81,7 +81,7 @@ class Playground:
         return Counter(task.state for task in self)
 
     def add(self, text: str = "", *, type: str = "summarize", input: object = None, **more: object) -> str:  # noqa: A002 - the fields' names
-        """Add a pending task, as ``POST /tasks`` does, and return its id; ``broadcast`` tells the WebSockets."""
+        """Add a pending task, as ``POST /tasks`` does, and return its id; ``broadcast`` announces it."""
         task = self._create({"type": type, "input": {"text": text} if input is None else input, **more})
         return task.id
 
@@ -205,7 +205,7 @@ class Playground:
         return task
 
     def _change(self, task: PlaygroundTask, fields: Mapping[str, Any], *, answered: bool) -> None:
-        """``None`` leaves a field as it is; what changes nothing is told, too."""
+        """``None`` leaves a field as it is; what changes nothing is announced, too."""
         new = {name: fields[name] for name in ("status", "output", "error") if fields.get(name) is not None}
         if any(task.document[name] != value for name, value in new.items()):
             task.document |= new | {"updated_at": _now()}

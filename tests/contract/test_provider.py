@@ -160,7 +160,7 @@ async def test_a_check_finds_a_model_that_a_real_server_does_not_know(openai: Ma
 
 
 async def test_a_limit_of_a_real_server_is_told_apart(sandbox: Sandbox, openai: Make) -> None:
-    """Its 429 asks for patience and is no outage; what it tells before is what then happens."""
+    """Its 429 asks for a pause and is no outage; what its headers announce is what then happens."""
     sandbox.model.limit(requests_per_minute=1, depth=2)
     provider = openai()
     told = [(await provider.embed(["x"], MODEL)).limits.requests for _ in range(2)]

@@ -97,10 +97,10 @@ async def test_a_rate_limit_is_used_up_and_not_run_into(
 ) -> None:
     """1,000 tasks in 200 calls at 20 a second: hardly a 429 when headers state the limit.
 
-    In ten seconds a stated limit that stays used up is tested three times, each by two calls (``ToldLimit``).
+    In ten seconds a stated limit that stays used up is tested three times, each by two calls (``StatedLimit``).
     Without headers the limit is found within these ten seconds, and kept from then on (``tests/bench/pace``).
     """
-    sandbox.model.limit(requests_per_minute=1_200, depth=20, told=told)
+    sandbox.model.limit(requests_per_minute=1_200, depth=20, announced=told)
     ids = [sandbox.tasks.add(text=f"text {number}") for number in range(1_000)]
     worker = await daemon(CONCURRENCY_LIMIT=5)
     learnt = 'model_pace_calls_per_second{model="text-embedding-3-small"}'

@@ -155,11 +155,11 @@ def test_texts_name_labels_that_are_there() -> None:
 
 
 def test_every_alert_tells_what_to_do() -> None:
-    """An alert has a severity, a summary and a description: the person it wakes has nothing else."""
+    """An alert has a severity, a summary, a description and a runbook: the person it wakes has nothing else."""
     assert len(ALERTS) >= 10
     for name, rule in ALERTS.items():
         assert rule["labels"]["severity"] in {"critical", "warning"}, name
-        assert set(rule["annotations"]) == {"summary", "description"}, name
+        assert set(rule["annotations"]) == {"summary", "description", "runbook"}, name
 
 
 def test_every_alert_has_cases() -> None:

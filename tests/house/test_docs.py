@@ -1,18 +1,22 @@
 """README and ``docs/`` are true: the settings, commands, targets, metrics, alerts and files that they name exist."""
 
 import re
+import shlex
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from opentelemetry.sdk import environment_variables
 
 from ai_task_processor.cli import main as cli
-from ai_task_processor.core.errors import ConfigurationError
-from ai_task_processor.core.plugins import built_in_groups, load_selected
-from ai_task_processor.core.settings import Variable, variables
+from ai_task_processor.core.plugins import built_in_groups
+from ai_task_processor.core.settings import variables
 from ai_task_processor.ops import spans
+from docs.__main__ import current
+from docs.generated import filled
 from tests.ops.monitoring import ALERTS, families
 
 ROOT = Path(__file__).parents[2]
@@ -23,43 +27,36 @@ PROSE = "\n".join(FENCED.sub("", text) for text in PAGES.values())
 SPANS = re.findall(r"`([^`\n]+)`", PROSE)
 CODE = [*SPANS, *(line for block in BLOCKS for line in block.splitlines())]
 
-DEFAULTS = {variable.name: variable.default for variable in variables(built_in_groups())}
-#: a row of a table whose first cell is one variable, and its second cell
-ROWS = dict(
-    re.findall(r"^\| `([A-Z][A-Z0-9_]+)` \| ([^|]*) \|", PAGES[ROOT / "docs/configuration.md"], flags=re.MULTILINE)
-)
+VARIABLES = variables(built_in_groups())
 #: hosts of addresses that are examples, this machine, or a documented default
 HOSTS = re.compile(
-    r"www\.wikidata\.org|api\.search\.brave\.com|localhost|127\.0\.0\.1|(.*\.)?example\.com|.*\.projects\.oryapis\.com"
+    r"host|www\.wikidata\.org|api\.search\.brave\.com|localhost|127\.0\.0\.1|(.*\.)?example\.com|.*\.projects\.oryapis\.com"
 )
 
 
-def test_the_table_has_every_setting_and_no_other() -> None:
-    """Each variable that is read has one row, in the order of the settings."""
-    assert list(ROWS) == list(DEFAULTS)
+def test_the_generated_parts_are_current() -> None:
+    """The files are what ``python -m docs`` writes."""
+    assert [file.name for file, text in current().items() if file.read_text("utf-8") != text] == [], (
+        "run python -m docs"
+    )
 
 
-@pytest.mark.parametrize("variable", variables(built_in_groups()), ids=lambda variable: variable.name)
-def test_a_row_shows_the_default(variable: Variable) -> None:
-    """A default stands in the row as code, or the row names a variable of the same default; otherwise there is none."""
-    shown = re.fullmatch(r"`([^`]*)`", ROWS[variable.name])
-    value = shown[1] if shown else ""
-    assert DEFAULTS.get(value, value) == variable.default
+def test_a_part_without_its_comments_is_noticed() -> None:
+    page = "<!-- a: written by python -m docs -->\nold\n<!-- end of a -->\n"
+    assert filled(page, [("a", ["new"])]) == page.replace("old", "new")
+    with pytest.raises(ValueError, match="must be in the page"):
+        filled(page, [("b", ["new"])])
 
 
-def test_what_is_required_is_called_required() -> None:
-    """What a start without any setting complains about says ``required``; only the model's key says it too."""
-    with pytest.raises(ConfigurationError) as caught:
-        load_selected({}, None)
-    missing = {problem.split()[0] for problem in caught.value.problems}
-    required = {name for name, cell in ROWS.items() if cell.startswith("required")}
-    assert required == missing | {"OPENAI_API_KEY"}
+def test_every_setting_has_one_row() -> None:
+    rows = re.findall(r"^\| `([A-Z][A-Z0-9_]+)` \|", PAGES[ROOT / "docs/configuration.md"], flags=re.MULTILINE)
+    assert sorted(rows) == sorted(variable.name for variable in VARIABLES)
 
 
 def test_every_variable_that_is_named_exists() -> None:
     """A capital name with an underscore in code is a setting, its file form, or one of compose or OpenTelemetry."""
-    known = {*DEFAULTS, *(f"{variable.name}_FILE" for variable in variables(built_in_groups()) if variable.secret)}
-    known |= {"TASK_ID", "REQUIRE_ALL", "CONCURENCY_LIMIT"}
+    known = {variable.name for variable in VARIABLES} | {f"{each.name}_FILE" for each in VARIABLES if each.secret}
+    known |= {"TASK_ID", "REQUIRE_ALL", "CONCURENCY_LIMIT", "SASL_SSL", "SASL_PLAINTEXT"}
     known |= set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
     known |= set(vars(environment_variables))
     assert {name for span in SPANS for name in re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b", span)} <= known
@@ -73,11 +70,16 @@ def test_every_make_target_exists() -> None:
 
 
 def _commands() -> Iterator[tuple[str, ...]]:
+    """The arguments of each command, without what the usage marks as optional, and without what the shell reads."""
     for code in CODE:
-        for words in re.findall(r"(?:^|[/ ])ai-task-processor((?: [a-z]+(?:-[a-z]+)*){1,2})", code):
-            yield tuple(words.split())
-        if code.startswith("outbox "):
-            yield tuple(re.findall(r"^outbox [a-z]+", code)[0].split())
+        found = re.search(r"(?:^|[/ ])ai-task-processor ([a-z].*)|^(outbox [a-z].*)", code)
+        if found:
+            text = re.sub(r"\[[^\]]*\]| \.\.\.", "", found[1] or found[2])
+            yield tuple(
+                takewhile(
+                    lambda word: word not in {">", "|", "&&", "||"}, shlex.split(text.partition("  ")[0], comments=True)
+                )
+            )
 
 
 COMMANDS = sorted(set(_commands()))
@@ -85,38 +87,51 @@ COMMANDS = sorted(set(_commands()))
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_command_exists(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command that is named, with its action, has a help page."""
-    with pytest.raises(SystemExit) as left:
-        cli.main([*words, "--help"])
-    assert left.value.code == 0
-    assert f"usage: ai-task-processor {' '.join(words)} " in capsys.readouterr().out
+    """The parser takes each command that is named with its arguments; one that is only named has a help page."""
+    if all(re.fullmatch("[a-z]+", word) for word in words):
+        with pytest.raises(SystemExit) as left:
+            cli.main([*words, "--help"])
+        assert left.value.code == 0
+        assert f"usage: ai-task-processor {' '.join(words)} " in capsys.readouterr().out
+    else:
+        assert cli._parser().parse_args(words)
+
+
+async def test_the_contract_of_the_example_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The documented test of the documented processor passes as it stands."""
+    page = PAGES[ROOT / "docs/plugins.md"]
+    processor, contract = (
+        re.findall(rf"<!-- example: {name} -->\n```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)[0]
+        for name in ("processor", "contract")
+    )
+    (tmp_path / "ai_task_processor_word_count.py").write_text(processor)
+    monkeypatch.syspath_prepend(tmp_path)
+    names: dict[str, Any] = {}
+    exec(contract, names)
+    await names["test_the_contract"]()
 
 
 def test_no_command_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    """What ``--help`` lists is named."""
+    """What ``--help`` lists is in the table of the README, whose first cell may name several commands."""
     with pytest.raises(SystemExit):
         cli.main(["--help"])
-    offered = set(re.findall(r"^    ([a-z]+(?:-[a-z]+)*)\b", capsys.readouterr().out, flags=re.MULTILINE))
+    offered = set(re.findall(r"^    ([a-z-]+)\b", capsys.readouterr().out, flags=re.MULTILINE))
     assert len(offered) >= 7
-    assert offered == {words[0] for words in COMMANDS}
+    cells = re.findall(r"^\| (`ai-task-processor .+?) \|", PAGES[ROOT / "README.md"], flags=re.MULTILINE)
+    assert offered == {name for cell in cells for name in re.findall(r"`(?:ai-task-processor )?([a-z-]+)`", cell)}
 
 
 def test_every_metric_exists() -> None:
     """Each metric that is named is one that the daemon exposes."""
     named = set(re.findall(r"\bai_task_processor_\w+", PROSE))
     assert named
-    assert named <= {sample.name for family in families() for sample in family.samples}
+    assert named <= {name for family in families() for name in (family.name, *(s.name for s in family.samples))}
 
 
-def test_every_alert_has_its_remedy() -> None:
-    """The alerts in the pages are the alerts of the rules, all of them, each with its severity and what to do."""
-    rows = re.findall(r"^\| (`AiTask.+?) \| ([\w, ]+) \| (.{20,}) \|$", PROSE, flags=re.MULTILINE)
-    told = {
-        name: severity
-        for names, severities, _ in rows
-        for name, severity in zip(re.findall(r"`(\w+)`", names), severities.split(", "), strict=True)
-    }
-    assert told == {name: rule["labels"]["severity"] for name, rule in ALERTS.items()}
+def test_every_alert_has_a_runbook() -> None:
+    """Steps with numbers, which name no alert that is not one."""
+    for name, rule in ALERTS.items():
+        assert re.match(r"1\. .{20,}\n2\. ", rule["annotations"]["runbook"]), name
     assert set(re.findall(r"`(AiTaskProcessor\w+)`", PROSE)) == ALERTS.keys()
 
 

@@ -179,7 +179,7 @@ class Incident:
     async def _limits(self) -> None:
         """The API lists everything whatever is asked for, and the model takes two calls a second without saying so."""
         self._sandbox.api.limit = "ignored"
-        self._sandbox.model.limit(requests_per_minute=120, depth=2, told=False)
+        self._sandbox.model.limit(requests_per_minute=120, depth=2, announced=False)
         ids = [self._sandbox.tasks.add(f"while calls are limited {number}") for number in range(400)]
         await self._seen(
             "max(ai_task_processor_read_ahead_tasks)",

@@ -11,7 +11,7 @@ from ai_task_processor.core import codec
 
 #: places in an answer where a JSON value may begin that are tried
 MAX_STARTS = 200
-#: characters of a validator's sentence that are told to the model
+#: characters of a validator's sentence that are sent to the model
 MAX_REASON = 500
 _START = re.compile(r"[\[{]")
 

@@ -125,7 +125,7 @@ class Lane(Line):
     def held_because(self) -> str:
         """Why no task should start: the message of ``CircuitOpen``."""
         paced = self.calls.limiter.reason(self._tools.clock.monotonic(), 1)
-        return f"this model is paused: {self._paused_because() or paced or 'it asks for patience'}"
+        return f"this model is paused: {self._paused_because() or paced or 'it asked for a pause'}"
 
     def _paused_because(self) -> str:
         return self._tools.circuits.held().get(self.model[:64]) or self._tools.circuits.reason or ""

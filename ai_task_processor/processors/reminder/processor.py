@@ -1,4 +1,4 @@
-"""``ReminderProcessor``: the tasks ``reminder``, by which people are told that something is due.
+"""``ReminderProcessor``: the tasks ``reminder``, which remind people that something is due.
 
 It calls nobody, so that the event is durable at once. Who sends a mail looks up the address, and tries that again by
 itself (``Services.lookups``): neither a look-up nor a mail server keeps an event waiting.

@@ -297,7 +297,7 @@ class PostgresSource(ProfileSource, TaskSource):
         self._behind = None
         self._woken.set()
 
-    # --- what it tells of itself
+    # --- status and checks
 
     def sends(self, task_id: str, outcome: Outcome | None) -> tuple[str, bytes] | None:
         return self._table.described(task_id, outcome)

@@ -136,7 +136,7 @@ class TaskRunnerSource(PostgresSource):
     async def _exchange(self, method: str, url: str, headers: Mapping[str, str], content: bytes | None) -> Answer:
         return await self._client.exchange(method, url, headers=headers, content=content, timeout_s=OBJECT_S)
 
-    # --- what it tells of itself
+    # --- status and checks
 
     def problems(self) -> Sequence[Problem]:
         """Without Redis tasks are done all the same."""

@@ -1,6 +1,6 @@
 """The rows of a task runner: each method is one short transaction. Raises ``RemoteError``.
 
-``Rows`` has the interface of ``postgres.table.Table``; queues in Redis follow it: they are told after each commit.
+``Rows`` has the interface of ``postgres.table.Table``; queues in Redis follow it: they are changed after each commit.
 """
 
 import asyncio

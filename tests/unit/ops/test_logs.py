@@ -191,7 +191,7 @@ def test_every_word_that_gives_a_secret_away_is_found(word: str) -> None:
     """In any case: what a text is searched for first must miss none of them."""
     mask = masking.Masker(())
     for text in {f"x {word}abcdefgh1234", f"x {word.upper() if word not in ('sk-', 'eyJ') else word}abcdefgh1234"}:
-        assert mask.suspects(text)
+        assert mask.may_mask(text)
         assert "abcdefgh1234" not in mask(text)
 
 

@@ -63,7 +63,7 @@ def test_a_restart_keeps_everything() -> None:
     size = learnt(32)
     size.timed_out(30, 30 * BYTES)
     size.timed_out(30, 30 * BYTES)
-    size.too_large(40, 40 * BYTES, told=33)
+    size.too_large(40, 40 * BYTES, stated=33)
     assert CallSize.restored(size.state()).state() == size.state()
 
 
@@ -90,7 +90,7 @@ def test_garbage_is_as_good_as_nothing(garbage: object) -> None:
 def test_a_single_text_that_is_refused_caps_nothing(size: CallSize) -> None:
     """ "This text is too long" is about the text."""
     size.too_large(1, 100_000)
-    size.too_large(1, 10, told=5)
+    size.too_large(1, 10, stated=5)
     size.timed_out(1, 100_000)
     assert (size.most_inputs, size.most_bytes) == (MAX_INPUTS, MAX_TOKENS)
 
@@ -124,7 +124,7 @@ def test_denser_texts_make_smaller_calls(size: CallSize) -> None:
 def test_a_tiny_call_says_nothing_about_density(size: CallSize) -> None:
     """Two bytes that cost twenty tokens, as a text that shows whether a model is well, make no call smaller."""
     size.passed(40, 40 * BYTES, 40 * TOKENS)
-    size.too_large(100, 100 * BYTES, told=10_000)
+    size.too_large(100, 100 * BYTES, stated=10_000)
     before = size.most_bytes
     size.passed(1, 2, 20)
     assert size.most_bytes == before < 100 * BYTES
@@ -140,31 +140,31 @@ def test_a_call_that_is_refused_against_all_likelihood_was_denser(size: CallSize
     assert before / 1.3 <= size.most_bytes <= before / 1.05
 
 
-@pytest.mark.parametrize("told", [32, 10, 100])
-def test_a_number_in_the_providers_words_is_the_first_guess(size: CallSize, told: int) -> None:
+@pytest.mark.parametrize("stated", [32, 10, 100])
+def test_a_number_in_the_providers_words_is_the_first_guess(size: CallSize, stated: int) -> None:
     """And it is verified by one call that is a little larger."""
-    size.too_large(1_000, 400_000, told=told)
-    assert size.most_inputs == told
-    assert calls(size, told, 1_000).count(0) == 1
-    assert size.most_inputs == told
+    size.too_large(1_000, 400_000, stated=stated)
+    assert size.most_inputs == stated
+    assert calls(size, stated, 1_000).count(0) == 1
+    assert size.most_inputs == stated
 
 
 def test_a_number_of_tokens_bounds_the_bytes(size: CallSize) -> None:
     size.passed(10, 4_000, 1_000)
-    size.too_large(400, 160_000, told=16_000)
+    size.too_large(400, 160_000, stated=16_000)
     assert 16_000 * 3 <= size.most_bytes <= 16_000 * 4
     assert size.most_inputs == MAX_INPUTS
 
 
-@pytest.mark.parametrize("told", [0, -5, 500_000])
-def test_a_number_that_cannot_be_a_cap_is_ignored(size: CallSize, told: int) -> None:
-    size.too_large(1_000, 400_000, told=told)
+@pytest.mark.parametrize("stated", [0, -5, 500_000])
+def test_a_number_that_cannot_be_a_cap_is_ignored(size: CallSize, stated: int) -> None:
+    size.too_large(1_000, 400_000, stated=stated)
     assert size.most_inputs == 512
 
 
 def test_a_number_that_is_wrong_is_found_out(size: CallSize) -> None:
     """Told 1, while 100 pass: the call that verifies it passes, and the cap is bisected."""
-    size.too_large(1_000, 400_000, told=1)
+    size.too_large(1_000, 400_000, stated=1)
     calls(size, 100, 60)
     assert size.most_inputs >= 80
 

@@ -10,7 +10,7 @@ import pytest
 from ai_task_processor.core.ports import Allowance, RateLimits
 from ai_task_processor.providers.limiter import LONGEST_S, Call, Limiter
 from ai_task_processor.providers.pace import SLOWEST
-from ai_task_processor.providers.told_limit import ToldLimit
+from ai_task_processor.providers.stated_limit import StatedLimit
 
 NOTHING = RateLimits()
 LATENCY_S = 0.04
@@ -275,7 +275,7 @@ def test_calls_at_once_are_named() -> None:
     assert limiter.reason(0.0, 1) == "at most 4 calls at once"
 
 
-# --- what the provider tells
+# --- what the provider reports
 
 
 def requests(remaining: int, limit: int, reset_s: float) -> RateLimits:
@@ -312,7 +312,7 @@ def test_a_limit_that_is_told_is_obeyed(player: Player, limits: RateLimits, wait
 
 def test_told_limits_are_named(player: Player) -> None:
     player.call(False, limits=requests(0, 1, 20.0))
-    assert player.limiter.reason(player.now, 100) == "the provider tells that no calls are left for 20 s"
+    assert player.limiter.reason(player.now, 100) == "the provider reports that no calls are left for 20 s"
     player.call(False, limits=tokens(40, 100, 30.0))
     assert player.limiter.reason(player.now, 100) == "40 tokens are left for 30 s"
 
@@ -332,7 +332,7 @@ def test_a_header_that_does_not_move_is_ignored_after_its_own_reset(
 
 def test_a_told_limit_that_429s_bear_out_is_tested_ever_more_rarely() -> None:
     """One call a second, told and true, and never any room: tests after 1, 2, 4, ... minutes, two 429s each."""
-    limit, now, served_at, refused = ToldLimit(), 0.0, -1.0, 0
+    limit, now, served_at, refused = StatedLimit(), 0.0, -1.0, 0
     while now < 4 * 3_600:
         now += max(0.001, limit.wait_s(now, 1))
         limit.begin(1)

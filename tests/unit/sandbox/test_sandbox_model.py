@@ -127,7 +127,7 @@ def test_a_limit_is_enforced_when_it_is_asked_for() -> None:
 def test_a_limit_of_tokens_counts_what_a_call_holds() -> None:
     """One that holds more than is left is refused, a smaller one is served, and without headers nothing warns."""
     api = ModelApi("key", lambda: 0.0)
-    api.limit(tokens_per_minute=100, told=False)
+    api.limit(tokens_per_minute=100, announced=False)
     refused = ask(api, "x" * 404)
     assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
     served = ask(api, "x" * 400)

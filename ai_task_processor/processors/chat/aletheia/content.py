@@ -8,7 +8,7 @@ from ai_task_processor.processors.chat.aletheia.shapes import tidy
 
 #: the most entries of a list, and characters of a name in it
 MAX_ENTRIES, MAX_NAME = 1_000, 250
-#: the most topics and people that are told to the model
+#: the most topics and people that are sent to the model
 MAX_TOLD = 50
 
 #: older names of fields with ids
@@ -49,7 +49,7 @@ class Claim:
         return [each.id for entities in self.found().values() for each in entities if each.id]
 
     def context(self, counts: Mapping[str, tuple[int, int]]) -> str:
-        """What the model is told beside the text. ``counts``: sitelinks and statements by id."""
+        """What the model gets beside the text. ``counts``: sitelinks and statements by id."""
         return "\n".join(
             f"{label}: {'; '.join(_told(each, counts) for each in entities) or 'none'}"
             for label, entities in self.found().items()

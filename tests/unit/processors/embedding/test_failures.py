@@ -798,7 +798,7 @@ async def test_a_vector_of_the_right_length_only_is_remembered(clock: FakeClock)
 
 @pytest.mark.parametrize("error", [UNKNOWN, DOWN, refused(), NO_KEY], ids=repr)
 async def test_one_model_does_not_hold_another(clock: FakeClock, error: RemoteError) -> None:
-    """A model that is refused, fails or asks for patience pauses alone."""
+    """A model that is refused, fails or asks for a pause is paused alone."""
     async with Busy(clock, lambda ask: error if ask.model == "bad" else None).open() as house:
         assert set(errors(await house.embed(*texts(8), model="bad"))) <= {CircuitOpen, type(error)}
         assert (house.batcher.hold_s(), house.batcher.lane_hold_s("m", 0)) == (0, 0)

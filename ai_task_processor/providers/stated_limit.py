@@ -24,7 +24,7 @@ class _Test:
     refused: int = 0
 
 
-class ToldLimit:
+class StatedLimit:
     """One limit of one model, of requests or of tokens.
 
     It is *inactive* as long as the headers are absent or leave enough, else *obeyed*: calls wait until it refills. A
