@@ -13,15 +13,15 @@ The events, as ``noun.verb_in_past``; callers add the details as keywords::
     tls.rejected            CA_BUNDLE or the client certificate has changed and cannot be used: the former one stays
     plugin.loaded           an installed package added a processor
     plugin.failed           a processor raised outside of ``process``
-    component.failed        a method of a component raised or returned nonsense: the daemon goes on without
+    component.failed        a method of a component raised or returned a wrong value: the daemon goes on without it
     component.restored      that method works again
     component.crashed       the ``run`` of a component failed or ended: the daemon ends
-    daemon.started          it polls from now on
-    daemon.paused           an operator has paused it, now or before this start: nothing is claimed
+    daemon.started          the daemon polls from now on
+    daemon.paused           an operator has paused the daemon, now or before this start: nothing is claimed
     daemon.resumed          an operator has ended the pause
     log.level_set           another level is logged from now on, until the next start at the latest
     daemon.hung_up          SIGHUP: secrets are read again, what was paused is tried
-    daemon.stopped          it ended after a signal
+    daemon.stopped          the daemon ended after a signal
     daemon.crashed          an unhandled exception, in the main or another thread
     exception.caught        an exception in a callback, asyncio task or destructor that nothing awaits
     poll.failed             the first of several failed polls
