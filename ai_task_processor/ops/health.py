@@ -91,11 +91,12 @@ def state(snapshot: Snapshot) -> str:
 def why_idle(snapshot: Snapshot) -> str | None:
     """One sentence that says why no task is processed, or why slots are free although tasks are listed; None else."""
     busy = [str(problem) if not problem.ready else problem.message for problem in _at(snapshot, "running")]
-    if snapshot.running and busy:
+    stopped = _stopped(snapshot)
+    if snapshot.running and busy and (stopped is None or snapshot.running >= snapshot.slots):
         return busy[0]
     if snapshot.running >= snapshot.slots:
         return None
-    if (stopped := _stopped(snapshot)) is not None:
+    if stopped is not None:
         return stopped
     for when in ("always", "free"):
         if held := [problem.message for problem in _at(snapshot, when) if problem.ready]:

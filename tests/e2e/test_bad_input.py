@@ -190,7 +190,7 @@ async def test_a_cut_list_yields_its_whole_records_only(sandbox: Sandbox, daemon
     """A list that breaks off in its middle: complete records are processed, the cut one when it comes whole."""
     ids = [sandbox.tasks.add(text=f"{number} " * 50) for number in range(5)]
     sandbox.faults.add("pending", truncate=True, times=1)
-    worker = await daemon(POLLING_INTERVAL_SECONDS=0.5, **MOCK)
+    worker = await daemon(POLLING_INTERVAL_SECONDS=0.5, CONCURRENCY_LIMIT=20, **MOCK)
     await sandbox.tasks.settled(ids, timeout=15)
     assert worker.events("poll.cut")[0]["claimed"] == 2
     assert {sandbox.tasks[task_id].state for task_id in ids} == {"succeeded"}

@@ -114,6 +114,8 @@ def test_before_the_first_poll_it_is_starting(change: dict[str, Any], reasons: l
         ({"problems": [DOWN, FULL]}, "outbox_full"),
         ({"problems": [PACED]}, "no task is pending"),
         ({"running": 5, "problems": [PACED]}, "tasks in slots wait for the model m"),
+        ({"running": 1, "problems": [PACED, REFUSED]}, "token_unavailable: refused"),
+        ({"running": 5, "problems": [PACED, REFUSED]}, "tasks in slots wait for the model m"),
         ({"skipped": {"unknown_type": 2, "running": 0}},
          "every listed task is skipped: 2 unknown_type (no processor here takes its type)"),
         ({"skipped": {"unknown_type": 2}, "problems": [NO_MODEL]}, "OPENAI_API_KEY is not set"),
