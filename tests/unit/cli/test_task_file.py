@@ -44,7 +44,7 @@ def test_a_task_is_read(source: str | None, value: object, task: tuple[object, .
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (b'{"type": "echo",\n "content": {"a": 1},\n}', "task.json:3:1: not JSON: "),
+        (b'{"type": "echo",\n "content": nothing}', "task.json:2:13: not JSON: "),
         (b"", "task.json:1:1: not JSON: "),
         (b'{"type": "echo",\n "content": "\xff"}', "task.json:2: not JSON: save it as UTF-8"),
         (b'{"type": "echo", "content": NaN}', "task.json: not JSON: NaN is no JSON"),
