@@ -30,6 +30,8 @@ HEAD_S: Final = 5.0
 REQUEST_S: Final = 30.0
 #: for the end of a connection: the unread rest of a body, a last answer
 LINGER_S: Final = 1.0
+#: a connection may be dropped for another one from so long after its accept or last request on
+FRESH_S: Final = 0.1
 #: for the answer to a peer that has closed its side
 EOF_S: Final = 0.1
 #: interval of closing old connections, and the pause after ``accept`` fails, seconds
@@ -45,7 +47,7 @@ class Listener:
     """Answers every request by ``handler``, which does not wait: an exception in it is a bare 500 and one log line.
 
     A connection has ``HEAD_S`` and ``REQUEST_S``. Beyond ``MAX_CONNECTIONS``, the one whose last request or accept is
-    the longest ago is dropped.
+    the longest ago is dropped; while that is less than ``FRESH_S`` ago, others wait to be accepted.
     """
 
     def __init__(self, handler: Handler) -> None:
@@ -83,6 +85,9 @@ class Listener:
         loop = asyncio.get_running_loop()
         while True:
             try:
+                if (full_s := self._full_for_s()) > 0:
+                    await asyncio.sleep(full_s)
+                    continue
                 peer = await _accepted(listening)
                 await loop.connect_accepted_socket(lambda: _Connection(self, self._server), peer)
             except (OSError, ValueError):  # ValueError: a limit that the system refuses
@@ -95,6 +100,12 @@ class Listener:
             await asyncio.sleep(SWEEP_S)
             while self._since and next(iter(self._since.values())) < loop.time() - REQUEST_S:
                 self._drop_oldest()
+
+    def _full_for_s(self) -> float:
+        """Seconds for which no connection may be dropped for another one; 0 or less when there is room."""
+        if len(self._since) < MAX_CONNECTIONS:
+            return 0.0
+        return next(iter(self._since.values())) + FRESH_S - asyncio.get_running_loop().time()
 
     def _drop_oldest(self) -> None:
         if self._since:

@@ -6,9 +6,10 @@ import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 
 import pytest
+import uvloop
 from aiohttp import web
 from structlog.testing import capture_logs
 
@@ -136,6 +137,26 @@ async def test_the_oldest_connection_makes_room(monkeypatch: pytest.MonkeyPatch)
         for reader, writer in (first, third):
             writer.write(LAST)
             assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"hello")
+
+
+def test_many_clients_at_once_are_all_answered() -> None:
+    """More than there may be connections: they wait, instead of dropping one another before they are answered."""
+
+    def answers(port: int) -> list[bytes]:
+        with ExitStack() as stack:
+            address = "127.0.0.1", port
+            clients = [stack.enter_context(socket.create_connection(address)) for _ in range(400)]
+            for client in clients:
+                client.sendall(GET)
+            return [client.recv(2**12) for client in clients]
+
+    async def ask() -> list[bytes]:
+        async with serving() as port:
+            return await asyncio.to_thread(answers, port)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # the daemon's loop accepts faster
+        found = runner.run(ask())
+    assert [answer[:15] for answer in found] == [b"HTTP/1.1 200 OK"] * 400
 
 
 async def test_half_closed_peer_still_gets_its_answer() -> None:
