@@ -175,7 +175,8 @@ def _add_source_actions(parser: "argparse.ArgumentParser") -> None:
         epilog=_CHECK_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    check.add_argument("name", metavar="SOURCE", help="the name of a source, or the path of a profile")
+    named = "the name of a source, or the path of a profile (default: TASK_SOURCE)"
+    check.add_argument("name", metavar="SOURCE", nargs="?", help=named)
     check.add_argument("--json", action="store_true", help="one JSON object")
     actions.add_parser("schema", help="the JSON Schema of profiles, for editors")
     prepare = actions.add_parser("prepare", help="show the SQL that makes a table of PostgreSQL a faster source")

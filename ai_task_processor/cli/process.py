@@ -19,8 +19,6 @@ from ai_task_processor.models.task import Completed, Failed, Outcome, Released, 
 from ai_task_processor.ops import logs
 
 EX_OK, EX_FAILED, EX_NOINPUT, EX_UNAVAILABLE, EX_TEMPFAIL = 0, 1, 66, 69, 75
-#: numbers of a vector, and characters of a text, that a terminal shows
-_NUMBERS, _CHARACTERS = 4, 2_000
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -42,7 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(_document(ended, report), ensure_ascii=False), flush=True)
     elif report is not None:
-        print(_for_terminal(report) if sys.stdout.isatty() else report.decode(), flush=True)
+        print(bodies.for_terminal(report) if sys.stdout.isatty() else report.decode(), flush=True)
         print(_summary(ended), file=sys.stderr)
     return exit_code(ended.outcome)
 
@@ -149,25 +147,6 @@ def _summary(ended: Trial) -> str:
     if ended.prices is not None and ended.cost is not None:
         parts.append(f"{ended.cost:.6f} {ended.prices.currency}")
     return "; ".join(parts)
-
-
-def _for_terminal(report: bytes) -> str:
-    return json.dumps(shortened(json.loads(report)), ensure_ascii=False, indent=2)
-
-
-def shortened(value: Any) -> Any:
-    """For a terminal: the beginnings of vectors and long texts."""
-    match value:
-        case dict():
-            return {key: shortened(each) for key, each in value.items()}
-        case list() if len(value) > 2 * _NUMBERS and all(isinstance(each, int | float) for each in value):
-            return [*value[:_NUMBERS], f"… {len(value)} numbers in all"]
-        case list():
-            return [shortened(each) for each in value]
-        case str() if len(value) > _CHARACTERS:
-            return f"{value[:_CHARACTERS]}… {len(value)} characters in all"
-        case _:
-            return value
 
 
 def complain(text: str, code: int = EX_FAILED) -> int:

@@ -22,6 +22,7 @@ from ai_task_processor.cli.sources import sentences
 from ai_task_processor.core import plugins
 from ai_task_processor.core.checks import Check, Finding, Listed, ok, skipped, warning, wrong
 from ai_task_processor.core.errors import ConfigurationError, Rejected
+from ai_task_processor.core.settings import PartsSettings, load_group
 from ai_task_processor.engine.wiring import Parts
 from ai_task_processor.models.task import Completed, Failed, Failure, Outcome, Task, TaskResult, TaskType
 from ai_task_processor.processors.factory import USUAL_TYPES, ProcessorFactory
@@ -55,20 +56,22 @@ def main(arguments: argparse.Namespace) -> int:
     """Check one source; returns the exit code: 78 its profile or a setting is wrong, 69 a remote is down."""
     trial = Trial(Report(Console(highlight=False, force_terminal=sys.stdout.isatty(), quiet=arguments.json)))
     try:
-        found = plugins.find("sources", arguments.name).load()
+        name: str = arguments.name or load_group(PartsSettings).task_source
+        found = plugins.find("sources", name).load()
     except ConfigurationError as error:
         for problem in sentences(error):
             trial.add("profile", wrong(problem))
     else:
         kind = getattr(getattr(found, "profile", None), "kind", "")
         trial.add("profile", ok(f"valid: {found.name}, of the kind {kind}" if kind else "none: it is a class"))
-        environ = {**os.environ, "TASK_SOURCE": arguments.name}
+        environ = {**os.environ, "TASK_SOURCE": name}
         examine(trial.report, partial(_try, trial), environ, trial.add)
     code = exit_code(trial.report.findings)
     if arguments.json:
         shown = {name: getattr(trial, name) for name in ("findings", "tasks", "unusable", "sends")}
         print(trial.report.mask(json.dumps({"code": code, **shown}, ensure_ascii=False, indent=2)), flush=True)
-    end = "Correct what is marked" if code else f"Start with TASK_SOURCE={quote(arguments.name)} ai-task-processor run"
+    start = f"TASK_SOURCE={quote(arguments.name)} ai-task-processor run" if arguments.name else "ai-task-processor run"
+    end = "Correct what is marked" if code else f"Start with {start}"
     return trial.report.close(f"Nothing was claimed, marked or reported. {end}")
 
 

@@ -66,6 +66,7 @@ class Daemon:
         self._clock = parts.clock
         self._reader = StatusReader(parts)
         self._sighup = asyncio.Event()
+        self._requests = Condition("outbox.failed", "outbox.restored", logging.ERROR)
         self._grace = GracePeriod(parts.settings.worker.shutdown_grace_s)
         self._control = Control(parts.pause, level=parts.settings.log.level, changed=self._resume)
         actions = self._control.actions.items()
@@ -108,6 +109,7 @@ class Daemon:
             if not await self._opened(stack):
                 return EX_TEMPFAIL
             async with asyncio.TaskGroup() as companions:
+                await self._apply_requests()
                 tasks = [companions.create_task(work, name=name) for name, work in self._companions(False)]
                 await self._flush(DRAIN_TIMEOUT_S)
                 for task in tasks:
@@ -266,26 +268,26 @@ class Daemon:
 
     async def _run_housekeeping(self) -> None:
         """Apply operators' requests and set gauges, every ``HOUSEKEEPING_S``."""
-        parts, condition = self._parts, Condition("outbox.failed", "outbox.restored", logging.ERROR)
         while True:
-            with self._faults.of(parts.store, "apply_requests"):
-                await self._apply_requests(condition)
+            await self._apply_requests()
             self._set_gauges()
             await self._clock.sleep(HOUSEKEEPING_S)
 
-    async def _apply_requests(self, condition: Condition) -> None:
-        try:
-            for _ in range(REQUEST_ROUNDS):
-                requests = await self._parts.store.outbox.apply_requests()
-                for task_id, action in requests.items():
-                    log.info("outbox.requested", task_id=task_id, action=action)
-                if not requests:
-                    break
-                self._parts.delivery.wake()
-        except OutboxUnwritable as error:
-            condition.note(str(error))
-        else:
-            condition.note(None)
+    async def _apply_requests(self) -> None:
+        outbox = self._parts.store.outbox
+        with self._faults.of(self._parts.store, "apply_requests"):
+            try:
+                for _ in range(REQUEST_ROUNDS):
+                    requests = await outbox.apply_requests()
+                    for task_id, action in requests.items():
+                        log.info("outbox.requested", task_id=task_id, action=action)
+                    if not requests:
+                        break
+                    self._parts.delivery.wake()
+            except OutboxUnwritable as error:
+                self._requests.note(str(error))
+            else:
+                self._requests.note(None)
 
     def _set_gauges(self) -> None:
         parts, depth, now = self._parts, self._parts.store.outbox.depth(), self._clock.monotonic()

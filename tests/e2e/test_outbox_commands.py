@@ -70,17 +70,17 @@ async def test_dead_letters_are_shown_retried_dropped_and_replaced_beside_a_runn
     assert {sandbox.tasks[task_id].patches for task_id in dead} == {0}
 
     # retried: the one that only waits (before its fault is gone, or it might leave by itself), and a dead letter
-    assert (await worker.command("outbox", "retry", waiting)).out == "1 done\n"
+    assert (await worker.command("outbox", "retry", waiting)).out == "1 record retried\n"
     sandbox.faults.clear()
     await sandbox.tasks.settled([waiting], timeout=45)
-    assert (await worker.command("outbox", "retry", retried)).out == "1 done\n"
+    assert (await worker.command("outbox", "retry", retried)).out == "1 record retried\n"
     await sandbox.tasks.settled([retried], timeout=1 + BUSY_MACHINE_S)
     assert sandbox.tasks[retried].result == sandbox.vector("to retry", MODEL)
     assert sandbox.model.times_charged("to retry") == 1
 
     # dropped, with a task that is not there
     finished = await worker.command("outbox", "drop", dropped, "nobody")
-    assert (finished.code, finished.out) == (66, "1 done\n")
+    assert (finished.code, finished.out.partition(";")[0]) == (66, "1 record dropped")
     assert finished.err == "ai-task-processor: the outbox holds nothing for 'nobody'\n"
     await sandbox.tasks.settled([dropped], timeout=10)
     assert (sandbox.tasks[dropped].patches, sandbox.model.times_charged("to drop")) == (1, 1), "paid for once"
@@ -94,7 +94,7 @@ async def test_dead_letters_are_shown_retried_dropped_and_replaced_beside_a_runn
     assert {task.callbacks for task in sandbox.tasks} == {1}
     empty = {"waiting": 0, "dead_letters": 0, "quarantined": 0, "bytes": 0}
     await worker.status_when(lambda status: status["outbox"].items() >= empty.items())
-    assert (await worker.command("outbox", "list")).out == "the outbox is empty: everything is delivered\n"
+    assert (await worker.command("outbox", "list")).out == "the outbox is empty\n"
     assert (await worker.command("outbox", "list", "--dead")).out == "no dead letters\n"
     requested = {(event["task_id"], event["action"]) for event in worker.events("outbox.requested")}
     assert requested == {(waiting, "retry"), (retried, "retry"), (dropped, "drop")}
@@ -104,20 +104,20 @@ async def test_without_a_daemon_results_are_shown_and_requests_noted_and_drain_d
     sandbox: Sandbox, daemon: Start
 ) -> None:
     """After a kill: list and show work, a retry is noted, ``drain`` delivers all, claims nothing and leaves with 0."""
-    (dead,) = refuse(sandbox, ["refused"])
+    dead, useless = refuse(sandbox, ["refused", "useless"])
     left = [sandbox.tasks.add(text=f"left {number}") for number in range(4)]
     for task_id in left:
         sandbox.faults.add("patch", hang=True, task_id=task_id)
     worker = await daemon(POLLING_INTERVAL_SECONDS=0.3)
-    await eventually(lambda: worker.events("delivery.refused") and sandbox.stats.patches == 5)
+    await eventually(lambda: len(worker.events("delivery.refused")) == 2 and sandbox.stats.patches == 6)
     await worker.kill()
-    assert (await listed(worker)).keys() == {dead, *left}
+    assert (await listed(worker)).keys() == {dead, useless, *left}
     for task_id in ("nobody", "../../etc/passwd"):
         missing = await worker.command("outbox", "show", task_id)
         assert (missing.code, missing.out) == (66, "")
         assert task_id in missing.err
-    noted = await worker.command("outbox", "retry", "--dead", "--reason", "413", "--yes")
-    assert noted.out == "1 noted; no daemon is running here, it will be done at the next start\n"
+    noted = await worker.command("outbox", "retry", dead)
+    assert noted.out == "1 record to be retried: no daemon is running here, run and drain do it\n"
     sandbox.faults.clear()
     new = sandbox.tasks.add(text="not for a drain")
     polls, model_requests = sandbox.stats.polls, sandbox.stats.model_requests
@@ -129,6 +129,9 @@ async def test_without_a_daemon_results_are_shown_and_requests_noted_and_drain_d
     assert sandbox.tasks[new].state == "pending"
     assert drained.events("outbox.recovered")[0]["results"] == 4
     assert drained.events("drain.finished")[-1]["waiting"] == 0
+    assert (await listed(worker)).keys() == {useless}
+    assert (await worker.command("outbox", "drop", useless)).out.startswith("1 record to be dropped: no daemon")
+    assert await (await daemon("drain", wait=False)).exit_code() == 0, "with nothing to deliver"
     assert await listed(worker) == {}
 
 

@@ -104,7 +104,7 @@ async def test_the_contract_of_the_example_holds(tmp_path: Path, monkeypatch: py
         re.findall(rf"<!-- example: {name} -->\n```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)[0]
         for name in ("processor", "contract")
     )
-    (tmp_path / "ai_task_processor_word_count.py").write_text(processor)
+    (tmp_path / "word_count_processor.py").write_text(processor)
     monkeypatch.syspath_prepend(tmp_path)
     names: dict[str, Any] = {}
     exec(contract, names)

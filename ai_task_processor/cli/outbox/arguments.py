@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         request.add_argument("task_ids", metavar="TASK_ID", nargs="*")
         request.add_argument("--all", action="store_true", help="every record")
         _add_filters(request)
-        request.add_argument("--dry-run", action="store_true", help="list what it would be done to; change nothing")
+        request.add_argument("--dry-run", action="store_true", help="list these records; change nothing")
         request.add_argument("--yes", action="store_true", help="do not ask for a confirmation")
         if action == "retry":
             text = f"spread many retries: so many per minute (default: {PER_MINUTE})"

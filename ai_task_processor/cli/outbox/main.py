@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ai_task_processor.cli import bodies
 from ai_task_processor.cli.outbox import table, waits
 from ai_task_processor.cli.outbox.requests import EX_OK, complain_missing, request, say, show
 from ai_task_processor.cli.outbox.selection import Selection
@@ -20,7 +21,7 @@ from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.plugins import find
 from ai_task_processor.core.records import to_outcome
 from ai_task_processor.core.settings import PartsSettings, load_group
-from ai_task_processor.models.task import Completed, Failed, Record, TaskStatus
+from ai_task_processor.models.task import Record, TaskStatus
 from ai_task_processor.stores.sqlite import inspection
 from ai_task_processor.stores.sqlite.inspection import Summary
 from ai_task_processor.stores.sqlite.settings import StoreSettings
@@ -44,7 +45,7 @@ def _list(arguments: argparse.Namespace, directory: Path) -> int:
             say(codec.dumps(_shown(summary, situation, at)).decode())
         return EX_OK
     dead = arguments.dead and not (arguments.type or arguments.reason or arguments.older_than)
-    chooses = "no record is chosen" if selection.filters else "the outbox is empty: everything is delivered"
+    chooses = "no record is chosen" if selection.filters else "the outbox is empty"
     empty = "no dead letters" if dead else chooses
     show((table.row_of(summary, situation, at) for summary in summaries), empty)
     return EX_OK
@@ -78,7 +79,9 @@ def _show(arguments: argparse.Namespace, directory: Path) -> int:
         grid.add_row("bytes", str(summary.bytes))
         grid.add_row("source", printable(summary.source))
         console.print(grid)
-        say(f"body  {printable(body.decode())}")
+        say("body")
+        for line in bodies.for_terminal(body).splitlines():
+            say(printable(line))
     return EX_OK
 
 
@@ -89,16 +92,9 @@ def _body(record: Record) -> bytes:
     for name in dict.fromkeys((load_group(PartsSettings).task_source, source)):
         with suppress(ConfigurationError):
             found = find("sources", name).load()
-            if found.name == source and hasattr(found, "body_of"):
-                body: bytes = found.body_of(outcome)
-                return body
-    match outcome:
-        case Completed(result):
-            return b'{"result":' + codec.result_json(result.output, result.vector) + b"}"
-        case Failed(failure):
-            return codec.line({"error": {"code": failure.code, "message": failure.message}})
-        case _:
-            return b'{"cancelled":true}'
+            if found.name == source:
+                return bodies.as_reported(found, outcome)[1]
+    return bodies.as_reported(None, outcome)[1]
 
 
 def _shown(summary: Summary, situation: waits.Situation, at: float) -> Mapping[str, object]:

@@ -23,6 +23,8 @@ WATCH_S: Final = 3.0
 AT_ONCE_S: Final = 1.0
 #: from so many requests on a terminal shows a bar
 MANY: Final = 500
+#: what a drop means for its task
+AGAIN: Final = "; a task that is still listed is processed again (ai-task-processor pause prevents that)"
 
 
 class Show(Protocol):
@@ -62,7 +64,7 @@ def request(arguments: argparse.Namespace, directory: Path) -> int:
 def _rehearse(action: str, chosen: list[Summary], directory: Path, at: float) -> int:
     situation = waits.situation(directory)
     show((table.row_of(summary, situation, at) for summary in chosen), "")
-    say(f"{action} would be done to {_records(len(chosen))}; nothing is changed")
+    say(f"{_records(len(chosen))} would be {_past(action)}; nothing is changed{_consequence(action)}")
     return EX_OK
 
 
@@ -88,14 +90,14 @@ def _leave(arguments: argparse.Namespace, directory: Path, task_ids: list[str]) 
         every_s = 0.0
     inspection.leave_request(directory, arguments.action, task_ids, from_s=time.time(), every_s=every_s)
     spread = f", spread over {table.span(takes_s)} ({arguments.per_minute} a minute)" if every_s else ""
-    say(_watched(directory, len(task_ids), spread))
+    say(_watched(directory, len(task_ids), arguments.action, spread) + _consequence(arguments.action))
     return EX_OK
 
 
-def _watched(directory: Path, count: int, spread: str) -> str:
+def _watched(directory: Path, count: int, action: str, spread: str) -> str:
     """Wait for the daemon to carry out the requests; returns what to print."""
     if not inspection.daemon_running(directory):
-        return f"{count} noted{spread}; no daemon is running here, it will be done at the next start"
+        return f"{_records(count)} to be {_past(action)}{spread}: no daemon is running here, run and drain do it"
     with _progress(count) as show_done:
         left, moved_at = inspection.due_requests(directory), time.monotonic()
         while left and time.monotonic() - moved_at < WATCH_S:
@@ -105,8 +107,8 @@ def _watched(directory: Path, count: int, spread: str) -> str:
                 moved_at = time.monotonic()
             show_done(max(0, count - left))
     if left:
-        return f"{count} noted{spread}; the daemon has not taken {'it' if left == count else f'{left} of them'} up yet"
-    return f"{count} done{spread}"
+        return f"{_records(count)} to be {_past(action)}{spread}: the daemon has not taken up {left} of them yet"
+    return f"{_records(count)} {_past(action)}{spread}"
 
 
 @contextmanager
@@ -146,6 +148,14 @@ def complain(text: str, code: int) -> int:
 
 def complain_missing(task_id: str) -> int:
     return complain(f"the outbox holds nothing for {task_id!r}", EX_NOINPUT)
+
+
+def _past(action: str) -> str:
+    return "dropped" if action == "drop" else "retried"
+
+
+def _consequence(action: str) -> str:
+    return AGAIN if action == "drop" else ""
 
 
 def _records(count: int) -> str:

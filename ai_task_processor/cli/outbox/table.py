@@ -1,5 +1,6 @@
 """The list of records: a table on a wide terminal, paragraphs on a narrow one, aligned lines elsewhere."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ HEAD: Final = ("TASK", "TYPE", "STATUS", "STATE", "ATTEMPTS", "AGE", "NEXT TRY",
 WIDE: Final = 120
 #: records that a terminal shows
 SHOWN: Final = 500
+#: reasons that are counted below them, the most frequent
+REASONS: Final = 5
 #: records whose texts decide the widths of the columns in plain output
 _MEASURED: Final = 500
 _LONGEST: Final = {
@@ -93,15 +96,22 @@ def lines(rows: Iterable[Row]) -> Iterator[str]:
 
 
 def print_on(console: Console, rows: Iterable[Row]) -> int:
-    """Print the first ``SHOWN`` rows on a terminal; returns how many rows there are."""
+    """Print the first ``SHOWN`` rows on a terminal, and how many there are for each reason; returns their number."""
     rows = iter(rows)
     shown = list(islice(rows, SHOWN))
+    reasons = Counter((row.state, row.reason) for row in shown)
     if shown and console.width >= WIDE:
         console.print(_table(shown))
     else:
         for row in shown:
             _print_paragraph(console, row)
-    more = sum(1 for _ in rows)
+    more = 0
+    for more, row in enumerate(rows, 1):  # noqa: B007 - counted
+        reasons[row.state, row.reason] += 1
+    if len(shown) > 1:
+        console.print()
+        for (state, reason), count in reasons.most_common(REASONS):
+            console.print(Text(f"{count:,} {state}: {reason or 'waits for its turn'}"))
     if more:
         console.print(f"and {more:,} more: choose with --type, --reason, --older-than, or send the output into a pipe")
     return len(shown) + more

@@ -171,11 +171,6 @@ class RestSource(ProfileSource, TaskSource):
         return Bodies(cls.profile.report).reported(outcome)
 
     @classmethod
-    def body_of(cls, outcome: Outcome) -> bytes:
-        """The body of a report, for people."""
-        return cls.reported(outcome)[1]
-
-    @classmethod
     def task_of(cls, record: object) -> Task:
         """The task of a listed record, whatever its id and state. Raises ``ValueError`` with the field."""
         found = Records(cls.profile, ANY_ID).task(record, any_state=True)

@@ -103,7 +103,7 @@ def test_filters_choose_the_same_records_everywhere(
     assert main(["outbox", "drop", *given, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[0] for line in lines[1:-1]} == names
-    assert lines[-1] == f"drop would be done to {len(names)} record{'s' * (len(names) != 1)}; nothing is changed"
+    assert lines[-1].startswith(f"{len(names)} record{'s' * (len(names) != 1)} would be dropped; nothing is changed;")
     assert inspection.pending_requests(directory) == 0
     assert main(["outbox", "drop", *given, "--yes"]) == 0
     assert requested(directory).keys() == names
@@ -156,7 +156,9 @@ def test_a_choice_is_confirmed_on_a_terminal(
 def test_many_retries_are_spread_and_few_are_not(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Three at ten a minute are six seconds apart; at the usual rate they are due at once."""
     assert main(["outbox", "retry", "--dead", "--yes", "--per-minute", "10"]) == 0
-    assert "3 noted, spread over 18 s (10 a minute); no daemon is running here" in capsys.readouterr().out
+    assert (
+        "3 records to be retried, spread over 18 s (10 a minute): no daemon is running here" in capsys.readouterr().out
+    )
     requested(directory)
     due = sorted(s.due_at for s in inspection.list_records(directory) if s.reason == SPREAD and s.due_at is not None)
     assert [round(later - due[0]) for later in due] == [0, 6]  # the quarantined task is deleted
@@ -248,7 +250,7 @@ def test_nothing_is_cut_on_a_terminal_of_any_width(width: int) -> None:
     text = shown.getvalue()
     assert max(map(len, text.splitlines())) <= width
     assert "\x1b" not in text
-    for word in ("task-2", "2 h 5 min", "in 45 s", "word0", "word39", "waiting"):
+    for word in ("task-2", "2 h 5 min", "in 45 s", "word0", "word39", "waiting", "3 waiting: the task API answered"):
         assert word in " ".join(text.split())
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ai_task_processor.cli.process import shortened
+from ai_task_processor.cli.bodies import for_terminal
 from ai_task_processor.cli.task_file import read_json, task_in
 from ai_task_processor.core import plugins
 from ai_task_processor.core.errors import ConfigurationError
@@ -75,7 +75,7 @@ def test_a_record_without_id_says_what_the_source_lacks() -> None:
 def test_a_terminal_is_shown_the_beginnings() -> None:
     """Of vectors and long texts; everything else is whole."""
     report = {"result": {"embedding": [0.5] * 9, "areas": ["a"] * 9, "few": [1, 2], "text": "x" * 2_001}}
-    assert json.loads(json.dumps(shortened(report)))["result"] == {
+    assert json.loads(for_terminal(json.dumps(report).encode()))["result"] == {
         "embedding": [0.5] * 4 + ["… 9 numbers in all"],
         "areas": ["a"] * 9,
         "few": [1, 2],
