@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.openmetrics import exposition as with_exemplars
 
+from ai_task_processor.core.errors import InvalidAnswer, Misconfigured, RemoteError, Throttled, Transient, Unauthorized
 from ai_task_processor.core.ports import SkipReason
 from ai_task_processor.ops import tracing
 
@@ -42,6 +43,14 @@ MODEL_OUTCOMES = ("ok", "refused_input", "throttled", "unauthorized", "quota", "
 ANSWER_OUTCOMES = ("ok", "repaired", "truncated", "filtered", "refused", "invalid_output")
 POLL_OUTCOMES = ("tasks", "empty", "throttled", "auth_error", "client_error", "server_error", "network_error",
                  "invalid")  # fmt: skip
+#: the first that fits; an error of another kind is a ``network_error``
+_FAILED_POLLS: tuple[tuple[type[RemoteError], str], ...] = (
+    (Unauthorized, "auth_error"),
+    (Throttled, "throttled"),
+    (InvalidAnswer, "invalid"),
+    (Transient, "server_error"),
+    (Misconfigured, "client_error"),
+)
 TASK_STATUSES = ("succeeded", "failed", "released")
 STEP_OUTCOMES = ("run", "replayed")
 DELIVERY_OUTCOMES = ("acknowledged", "retried", "refused", "gone", "conflict")
@@ -277,6 +286,10 @@ class Metrics:
         self._poll_bytes.observe(_amount(bytes_read))
         if outcome in ("tasks", "empty"):
             self._last_poll.set(self._clock())
+
+    def poll_failed(self, error: RemoteError, *, duration_s: float) -> None:
+        outcome = next((name for kind, name in _FAILED_POLLS if isinstance(error, kind)), "network_error")
+        self.poll_finished(outcome, duration_s=duration_s, bytes_read=0)
 
     def woken(self, origin: str) -> None:
         """``origin``: one of ``WAKE_ORIGINS``."""

@@ -20,7 +20,8 @@ from ai_task_processor.models.task import Failed, Failure, Record, Released, Tri
 from ai_task_processor.net import resilience
 from ai_task_processor.net.oauth import TokenSource
 from ai_task_processor.net.token_answers import Token
-from ai_task_processor.sources.rest import source as nest
+from ai_task_processor.sources.rest import task_requests
+from ai_task_processor.sources.rest.polls import Polls
 from ai_task_processor.stores.sqlite import directory as data_directory
 from ai_task_processor.stores.sqlite import store
 from ai_task_processor.testing.memory import MemoryOutbox
@@ -111,7 +112,7 @@ def no_stale_filter() -> None:
 
         return gullible
 
-    replaced(nest.RestSource, "refuse", wrap)
+    replaced(Polls, "refuse", wrap)
 
 
 def token_per_401() -> None:
@@ -150,7 +151,7 @@ def retry_of_400() -> None:
         return Transient("perhaps next time", status=status) if status == 400 else None
 
     replaced(runner, "classify", wrap)
-    replaced(nest, "rejection", lambda _: rejection)
+    replaced(task_requests, "rejection", lambda _: rejection)
 
 
 def isolated_at_the_first_crash() -> None:

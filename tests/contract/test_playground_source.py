@@ -118,7 +118,7 @@ async def test_it_keeps_the_promises_of_a_source(promise: SourcePromise, case: C
 @pytest.mark.parametrize("newest", [10, 1_000])
 async def test_the_oldest_come_first(case: Case, monkeypatch: pytest.MonkeyPatch, newest: int) -> None:
     """The list begins with the newest, and a limit cuts off the oldest: it grows until nothing is cut."""
-    monkeypatch.setattr(case.source._list, "_newest", newest)
+    monkeypatch.setattr(case.source._polls.list, "_newest", newest)
     ids = [case.add(f"text {n}") for n in range(150)]
     found: list[str] = []
     while claims := await case.claims(20):
@@ -129,13 +129,13 @@ async def test_the_oldest_come_first(case: Case, monkeypatch: pytest.MonkeyPatch
 
 async def test_a_long_list_is_not_held(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only its oldest part, and more when nothing of that may start."""
-    monkeypatch.setattr(case.source._list, "_newest_bytes", 8_000)
+    monkeypatch.setattr(case.source._polls.list, "_newest_bytes", 8_000)
     others = [case.api.add(type="other", input={"text": "x" * 1_000}) for _ in range(20)]
     case.admission.refused = dict.fromkeys(others, "unknown_type")
     ids = [case.add("x" * 1_000) for _ in range(20)]
     assert [claim.task.id for claim in await case.claims(1)] == ids[:1]
     assert 2 <= case.sandbox.stats.polls <= 3
-    assert case.source._list.last_page.left_out > 0
+    assert case.source._polls.list.last_page.left_out > 0
 
 
 async def test_what_is_in_a_task(case: Case) -> None:
@@ -160,7 +160,7 @@ async def test_what_others_have_ended_does_not_start(case: Case) -> None:
     second, third = case.add("second"), case.add("third")
     await case.claims(1)
     for task_id, status in ((second, "error"), (third, "pending")):
-        case.source._pushed(json.dumps({"task_id": task_id, "status": status}).encode())
+        case.source._wake_ups.pushed(json.dumps({"task_id": task_id, "status": status}).encode())
     case.api.set(second, status="error", error="not needed")
     assert [claim.task.id for claim in await case.claims(5)] == [third]
 
@@ -169,9 +169,9 @@ async def test_what_others_have_ended_does_not_start(case: Case) -> None:
     "message", [b"pong", b"", b"[]", b'{"status": "running", "task_id": 5}', b'{"status": "done", "output": {}}']
 )
 async def test_other_messages_wake_nobody(case: Case, message: bytes) -> None:
-    case.source._pushed(message)
+    case.source._wake_ups.pushed(message)
     assert case.metrics.value("wakeups_total", origin="websocket") == 0
-    case.source._pushed(b'{"status": "pending"}')
+    case.source._wake_ups.pushed(b'{"status": "pending"}')
     assert case.metrics.value("wakeups_total", origin="websocket") == 1
 
 

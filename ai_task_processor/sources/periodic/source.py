@@ -28,12 +28,9 @@ from ai_task_processor.core.checks import Listed as Sample
 from ai_task_processor.core.errors import (
     CircuitOpen,
     ConfigurationError,
-    InvalidAnswer,
-    Misconfigured,
     OutboxUnwritable,
     Rejected,
     RemoteError,
-    Throttled,
     Transient,
     Unauthorized,
 )
@@ -54,13 +51,6 @@ from ai_task_processor.sources.periodic.settings import PeriodicSettings
 LARGE_BYTES = 2**16
 #: more listed tasks than are wanted, that admission is asked about at once
 SPARE = 64
-_POLL_OUTCOMES: tuple[tuple[type[RemoteError], str], ...] = (
-    (Unauthorized, "auth_error"),
-    (Throttled, "throttled"),
-    (InvalidAnswer, "invalid"),
-    (Transient, "server_error"),
-    (Misconfigured, "client_error"),
-)
 
 log = get_logger(__name__)
 
@@ -247,8 +237,7 @@ class PeriodicSource(ProfileSource, TaskSource):
         except CircuitOpen:
             raise
         except RemoteError as error:
-            outcome = next((name for kind, name in _POLL_OUTCOMES if isinstance(error, kind)), "network_error")
-            self._metrics.poll_finished(outcome, duration_s=time.perf_counter() - started_at, bytes_read=0)
+            self._metrics.poll_failed(error, duration_s=time.perf_counter() - started_at)
             raise
         self._listed_at = now = self._clock.monotonic()
         self._deferred = {key: until for key, until in self._deferred.items() if until > now}

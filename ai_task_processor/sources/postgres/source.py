@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from ai_task_processor.core.checks import Check, Remote
 from ai_task_processor.core.component import Problem
-from ai_task_processor.core.errors import Misconfigured, Rejected, RemoteError, Transient, Unauthorized
+from ai_task_processor.core.errors import Rejected, RemoteError
 from ai_task_processor.core.groups import Group
 from ai_task_processor.core.ports import Admission, Backlog, TaskSource, Want
 from ai_task_processor.core.profiles import ProfileSource
@@ -47,11 +47,6 @@ CONNECTIONS: Final = 8
 SHOWN: Final = 100
 #: Admission's reasons to keep a task that this process owns and does not work on.
 _KEPT: Final = frozenset({"running", "in_outbox", "dead_letter", "quarantined"})
-_POLL_OUTCOMES: Final[tuple[tuple[type[RemoteError], str], ...]] = (
-    (Unauthorized, "auth_error"),
-    (Transient, "server_error"),
-    (Misconfigured, "client_error"),
-)
 
 log = get_logger(__name__)
 
@@ -165,8 +160,7 @@ class PostgresSource(ProfileSource, TaskSource):
             await self._session.connected()
             await self._poll_gate.call(lambda: self._claim(poll))
         except RemoteError as error:
-            outcome = next((name for kind, name in _POLL_OUTCOMES if isinstance(error, kind)), "network_error")
-            self._metrics.poll_finished(outcome, duration_s=time.perf_counter() - started_at, bytes_read=0)
+            self._metrics.poll_failed(error, duration_s=time.perf_counter() - started_at)
             raise
         self._note(poll, time.perf_counter() - started_at)
         return poll.claims

@@ -1,86 +1,57 @@
 """Task APIs over HTTP as task sources, as their profiles say: tasks from a list, a request for every outcome.
 
-A list gives no ownership, so every listed task may be processed, except those that this source excludes:
-tasks acknowledged after the list was requested, and tasks released a moment ago. Nothing else excludes a task: one that
-an operator sets to pending runs again. The same applies when a candidate of an earlier list starts.
+Which listed tasks may start: ``polls``. What is sent about a task: ``reports`` and ``task_requests``.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import ClassVar, Self
-from urllib.parse import quote
-
-import httpx2
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.checks import Check, Finding, Remote, warning
 from ai_task_processor.core.component import Problem
 from ai_task_processor.core.errors import (
-    Ambiguous,
-    CircuitOpen,
-    InvalidAnswer,
     Misconfigured,
     NoToken,
     OutboxUnwritable,
     Rejected,
     RemoteError,
-    Throttled,
-    Transient,
-    Unacknowledged,
     Unauthorized,
     explained,
 )
 from ai_task_processor.core.groups import Group
 from ai_task_processor.core.pointer import keys, resolve
-from ai_task_processor.core.ports import Admission, Backlog, Clock, SkipReason, SourceMemory, TaskSource, Want
+from ai_task_processor.core.ports import Admission, Backlog, Clock, SourceMemory, TaskSource, Want
 from ai_task_processor.core.profiles import Profile, ProfileSource
-from ai_task_processor.models.task import Claim, Completed, Failure, Outcome, Receipt, Task, TaskStatus
-from ai_task_processor.net.answers import Answer, status_error
+from ai_task_processor.models.task import Claim, Failure, Outcome, Receipt, Task, TaskStatus
 from ai_task_processor.net.client import MAX_ANSWER_BYTES, HttpClient
 from ai_task_processor.net.oauth import TokenSource
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.push import Push
-from ai_task_processor.net.remarks import remark
 from ai_task_processor.net.resilience import Gate
 from ai_task_processor.net.services import Services
-from ai_task_processor.ops import tracing
-from ai_task_processor.ops.logs import get_logger, masked
 from ai_task_processor.ops.metrics import Metrics
-from ai_task_processor.sources.rest.answers import Acknowledgements, Words, acknowledged, rejection
 from ai_task_processor.sources.rest.bodies import Bodies
 from ai_task_processor.sources.rest.checks import Everything, explain, list_pending, open_push
-from ai_task_processor.sources.rest.listing import PendingList
 from ai_task_processor.sources.rest.marks import Marks
-from ai_task_processor.sources.rest.page import Page
-from ai_task_processor.sources.rest.paged import PagedList
+from ai_task_processor.sources.rest.polls import Polls, pending_list
 from ai_task_processor.sources.rest.profile import RestProfile
-from ai_task_processor.sources.rest.read_ahead import ReadAhead
 from ai_task_processor.sources.rest.report_check import report_nothing
+from ai_task_processor.sources.rest.reports import Reports
 from ai_task_processor.sources.rest.settings import ApiSettings, SecretSettings
+from ai_task_processor.sources.rest.task_requests import TaskRequests
+from ai_task_processor.sources.rest.wake_ups import WakeUps
 from ai_task_processor.sources.rest.wire import ANY_ID, Invalid, Records
 
-#: characters of an id in a path: longer request lines are refused by servers (RFC 9112 §3 asks for 8,000 octets)
-MAX_ID = 4096
 #: the token endpoint in metrics
 TOKEN_ROUTE = ("/oauth2/token", "POST")
 #: the token of a receipt whose result may be followed by another task
 FOLLOWED = "followed"
 #: a task that is taken according to the API is skipped for this long, seconds
 TAKEN_S = 60.0
-_JSON = {"Content-Type": "application/json"}
-_POLL_OUTCOMES: tuple[tuple[type[RemoteError], str], ...] = (
-    (Unauthorized, "auth_error"),
-    (Throttled, "throttled"),
-    (InvalidAnswer, "invalid"),
-    (Transient, "server_error"),
-    (Misconfigured, "client_error"),
-)
-
-log = get_logger(__name__)
 
 
 class RestSource(ProfileSource, TaskSource):
@@ -110,43 +81,24 @@ class RestSource(ProfileSource, TaskSource):
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        self._settings = settings
-        profile = self.profile
+        profile, followed = self.profile, self.profile.followed
         # Two requests, each with a token and once again after a 401: their own time-outs come first.
         self.report_within_s = 8 * settings.request_timeout_s
+        self._settings = settings
         self._remote = Remote("task API", "API_BASE_URL", settings.base_url)
-        self._base = str(httpx2.URL(settings.base_url + "/")).rstrip("/")
-        self._bodies = Bodies(profile.report)
-        self._words = Words.of(profile)
-        followed = profile.followed
         self._followed = None if followed is None else (keys(followed.pointer), followed.prefix)
-        self._refusal = keys(profile.report.refusal or "")
-        self._ahead = ReadAhead(settings.read_ahead_bytes, settings.read_ahead_s, clock.monotonic)
-        metrics.read_ahead(lambda: len(self._ahead))
-        listing = PendingList if profile.listing.streamed else PagedList
-        self._list = listing(settings, profile, polling, self, ahead=self._ahead, metrics=metrics)
-        self._client = delivering
+        self._polls = Polls(settings, profile, polling, poll_gate, clock=clock, metrics=metrics)
+        self._requests = TaskRequests(settings, profile, delivering, metrics)
+        self._reports = Reports(profile, self._requests, delivery_gate)
+        self._wake_ups = WakeUps(profile, self._polls.ahead, clock=clock, metrics=metrics)
         self._clients = [polling, delivering, *([tokens.client] if tokens else [])]
         self._tokens = tokens
-        self._poll_gate = poll_gate
-        self._delivery_gate = delivery_gate
-        self._admission: Admission | None = None
         self._memory = memory
+        self._marks: Marks | None = None
         self._clock = clock
-        self._metrics = metrics
-        self._acknowledged_meanwhile: set[str] | None = None
-        self._deferred: dict[str, float] = {}
-        self._bare_failures = False
-        self._acknowledgements = Acknowledgements()
-        #: tasks whose last report had no clear answer
-        self._unclear: set[str] = set()
         #: why the API refuses all reports until an operator acts; None when it accepts them
         self.report_problem: str | None = None
-        self._warned = False
-        self._called = False
-        self._pause: asyncio.Task[None] | None = None
-        self._push = None if push is None else push(self._pushed)
-        self._marks: Marks | None = None
+        self._push = None if push is None else push(self._wake_ups.pushed)
 
     @classmethod
     def of(cls, name: str, profile: Profile) -> type[Self]:
@@ -181,12 +133,12 @@ class RestSource(ProfileSource, TaskSource):
     def sends(self, task_id: str, outcome: Outcome | None) -> tuple[str, bytes] | None:
         claim, method, path = self.profile.claim, self.profile.report.method, self.profile.report.path
         if outcome is not None:
-            body = self._bodies.of(outcome)
+            body = self._reports.bodies.of(outcome)
         elif claim is not None and self._memory is not None:
             method, path, body = claim.method or method, claim.path or path, codec.line(claim.mark)
         else:
             return None
-        return f"{method} {task_url(self._base, path, task_id)}", body
+        return f"{method} {self._requests.url(path, task_id)}", body
 
     @classmethod
     def build(cls, services: Services) -> Self:
@@ -264,8 +216,7 @@ class RestSource(ProfileSource, TaskSource):
 
     @property
     def backlog(self) -> Backlog:
-        page = self._list.last_page
-        return Backlog(page.seen, page.complete, len(self._ahead), page.skipped)
+        return self._polls.backlog
 
     def problems(self) -> Sequence[Problem]:
         found = []
@@ -284,18 +235,15 @@ class RestSource(ProfileSource, TaskSource):
 
     def checks(self) -> Sequence[Check]:
         token = () if self._tokens is None else (self._tokens.check(),)
-        work = partial(list_pending, self._reader(Everything()), self._remote)
+        listing = pending_list(self._settings, self.profile, self._clients[0], Everything())
+        work = partial(list_pending, listing, self._remote)
         listed = Check("pending list", work, self._remote.setting, (self._remote, *token))
-        reports = partial(report_nothing, self.profile, self._exchange, self._remote)
+        reports = partial(report_nothing, self.profile, self._requests.exchange, self._remote)
         found = [*token, listed, Check("report", reports, self._remote.setting, (listed,), writes=True)]
         if self._push is None:
             return found
         opens, needs = partial(open_push, self._push), (self._remote, *token)
         return (*found, Check("push", opens, self._remote.setting, needs, late=warning))
-
-    def _reader(self, admission: Admission) -> PendingList:
-        listing = PendingList if self.profile.listing.streamed else PagedList
-        return listing(self._settings, self.profile, self._clients[0], admission)
 
     def explain(self, problem: Problem) -> Finding | None:
         return explain(problem, granted=self._tokens is not None and self._tokens.held)
@@ -304,11 +252,11 @@ class RestSource(ProfileSource, TaskSource):
         """Candidates of the last list while there are any; a new list only when none of them may start."""
         if want.limit <= 0:
             return ()
-        self._admission = want.admission
+        self._polls.admission = want.admission
         if self._memory is not None and self._marks is None:
             self._marks = self._new_marks(self._memory, want.admission)
             await self._marks.recover()
-        tasks = await self._list.take(want.limit) or await self._poll(want.limit)
+        tasks = await self._polls.list.take(want.limit) or await self._polls.poll(want.limit)
         if self._marks is not None and tasks:
             tasks = await self._mark(tasks, self._marks)
         return [Claim(task, self._receipt(task)) for task in tasks.values()]
@@ -317,7 +265,7 @@ class RestSource(ProfileSource, TaskSource):
         claim, late_s = self.profile.claim, self._settings.request_timeout_s
         within_s = inf if claim is None or claim.within_s is None else claim.within_s
         return Marks(
-            self._patch_state,
+            self._reports.set_state,
             memory,
             admission,
             late_s=late_s,
@@ -341,148 +289,28 @@ class RestSource(ProfileSource, TaskSource):
             return {}  # the engine waits for the disk
         for task_id, mine in zip(tasks, ours, strict=True):
             if not mine:
-                self._defer(task_id, TAKEN_S)
+                self._polls.defer(task_id, TAKEN_S)
         return {task_id: task for (task_id, task), mine in zip(tasks.items(), ours, strict=True) if mine}
 
-    async def _patch_state(self, task_id: str, state: TaskStatus) -> None:
-        claim, part, words = self.profile.claim, self.profile.report, self.profile.states.words()
-        method, path = part.method, part.path
-        if state is TaskStatus.PENDING or state is TaskStatus.IN_PROGRESS:
-            assert claim is not None  # noqa: S101 - without it there are no marks
-            method, path = claim.method or method, claim.path or path
-            body = codec.line(claim.mark if state is TaskStatus.IN_PROGRESS else claim.unmark)
-        else:
-            # A late mark may have overwritten a final state, which is repeated without its result.
-            body = codec.line({keys(self.profile.fields.state or "/state")[-1]: words[state]})
-        read = part.reread if part.check_first and state is not TaskStatus.IN_PROGRESS else None
-
-        async def change() -> None:
-            if read is None or self._state(await self._document(read, task_id)) == words[TaskStatus.IN_PROGRESS]:
-                await self._patch(task_id, state, body, method, path)
-
-        await self._delivery_gate.call(change, about=task_id)
-
-    async def _poll(self, limit: int) -> Mapping[str, Task]:
-        started_at = time.perf_counter()
-        self._acknowledged_meanwhile = set()
-        try:
-            page = await self._poll_gate.call(lambda: self._list.read(limit))
-        except CircuitOpen:
-            raise
-        except RemoteError as error:
-            outcome = next((name for kind, name in _POLL_OUTCOMES if isinstance(error, kind)), "network_error")
-            self._metrics.poll_finished(outcome, duration_s=time.perf_counter() - started_at, bytes_read=0)
-            raise
-        finally:
-            self._acknowledged_meanwhile = None
-        self._note(page, time.perf_counter() - started_at)
-        return page.tasks
-
     async def wait(self, timeout_s: float) -> bool:
-        if not self._called:
-            async with asyncio.TaskGroup() as group:
-                self._pause = group.create_task(self._clock.sleep(timeout_s), name="source-pause")
-        called, self._called = self._called, False
-        return called
+        return await self._wake_ups.wait(timeout_s)
 
     def wake(self) -> None:
         """Every push calls this: it ends ``wait``, in which the scheduler sleeps between polls. The scheduler decides
         when to poll next, and which pauses a push does not shorten.
         """
-        self._wake("http")
-
-    def _wake(self, origin: str) -> None:
-        self._metrics.woken(origin)
-        self._ahead.doubt()
-        self.resume()
-
-    def _pushed(self, message: bytes | None) -> None:
-        """A message, or a new connection: those before it were missed. Long ones, with results of others, are empty."""
-        part = self.profile.push
-        if message is not None and part is not None and part.state is not None:
-            try:
-                news = codec.loads(message)
-            except ValueError:
-                return
-            if resolve(news, keys(part.state)) != self.profile.states.pending:
-                if part.id is not None:
-                    self._ahead.drop(str(resolve(news, keys(part.id))))
-                return
-        self._wake("websocket")
+        self._wake_ups.wake("http")
 
     def resume(self) -> None:
-        self._called = True
-        if self._pause is not None:
-            self._pause.cancel()
+        self._wake_ups.resume()
 
     async def report(self, receipt: Receipt, outcome: Outcome) -> None:
-        """A strict API refuses unknown keys: then failures are reported without ``error`` from now on.
-
-        An acknowledged result that may be followed by another task ends the wait for the next poll.
-        """
-        (reported, body), failed = self._bodies.reported(outcome), self._bodies.bare_failure
-        state = TaskStatus.SUCCEEDED if isinstance(reported, Completed) else TaskStatus.FAILED
-        bare = self._bare_failures and state is TaskStatus.FAILED and failed is not None
+        """An acknowledged result that may be followed by another task ends the wait for the next poll."""
         try:
-            await self._report(receipt, state, failed if bare and failed is not None else body)
-        except Rejected as error:
-            if bare or failed is None or state is TaskStatus.SUCCEEDED or error.status not in (400, 422):
-                raise
-            await self._report(receipt, state, failed)
-            self._bare_failures = True
-        if receipt.token == FOLLOWED and state is TaskStatus.SUCCEEDED:
-            self.resume()
-
-    async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:  # noqa: ARG002 - the API has no place for a failure that is not final
-        """The task is still pending upstream: this process skips it until the delay is over."""
-        self._defer(receipt.id, delay_s)
-        if self._marks is not None:
-            await self._marks.withdraw(receipt.id)
-
-    def _defer(self, task_id: str, delay_s: float) -> None:
-        self._deferred[task_id] = self._clock.monotonic() + delay_s
-
-    async def check(self) -> None:
-        """Read the first bytes of the list. Raises ``RemoteError``."""
-        await self._list.answers()
-
-    async def busy(self, task_ids: Sequence[str]) -> Mapping[str, SkipReason]:
-        """``Admission.busy``, and tasks released a moment ago."""
-        now = self._clock.monotonic()
-        found: dict[str, SkipReason] = {id_: "deferred" for id_ in task_ids if self._deferred.get(id_, 0.0) > now}
-        if self._admission is not None:
-            found = {**await self._admission.busy(task_ids), **found}
-        return found
-
-    async def refuse(self, tasks: Sequence[Task]) -> Sequence[SkipReason | None]:
-        """``Admission.refuse``, and tasks released a moment ago, or acknowledged since the list was requested."""
-        now, stale = self._clock.monotonic(), self._acknowledged_meanwhile
-        if stale is None:
-            stale = set()
-        # Only for these: what admission lets start counts against limits.
-        asked = [task for task in tasks if task.id not in stale and self._deferred.get(task.id, 0.0) <= now]
-        found: Sequence[SkipReason | None] = [None] * len(asked)
-        if self._admission is not None:
-            found = await self._admission.refuse(asked)
-        reasons = {task.id: reason for task, reason in zip(asked, found, strict=True)}
-        return ["stale" if task.id in stale else reasons.get(task.id, "deferred") for task in tasks]
-
-    def _note(self, page: Page, took_s: float) -> None:
-        self._metrics.poll_finished("tasks" if page.tasks else "empty", duration_s=took_s, bytes_read=page.bytes_read)
-        now = self._clock.monotonic()
-        self._deferred = {task_id: due for task_id, due in self._deferred.items() if due > now}
-        age_s = None if page.oldest is None else max(0.0, self._clock.now().timestamp() - page.oldest)
-        self._metrics.pending_seen(page.seen, oldest_age_s=age_s, complete=page.complete)
-        for reason, count in page.skipped.items():
-            self._metrics.task_skipped(reason, count)
-
-    async def _report(self, receipt: Receipt, state: TaskStatus, body: bytes) -> None:
-        try:
-            await self._delivery_gate.call(lambda: self._deliver(receipt.id, state, body), about=receipt.id)
+            state = await self._reports.send(receipt.id, outcome)
         except Rejected as error:
             if error.outcome in ("gone", "conflict"):
-                self._ahead.drop(receipt.id)
-                self._ahead.doubt()
+                self._polls.gone(receipt.id)
             raise
         except NoToken:
             raise
@@ -490,110 +318,18 @@ class RestSource(ProfileSource, TaskSource):
             self.report_problem = explained(error)
             raise
         self.report_problem = None
-        self._ahead.drop(receipt.id)
-        if self._acknowledged_meanwhile is not None:
-            self._acknowledged_meanwhile.add(receipt.id)
+        self._polls.acknowledged(receipt.id)
         if self._marks is not None:
             await self._marks.acknowledged(receipt.id, state)
+        if receipt.token == FOLLOWED and state is TaskStatus.SUCCEEDED:
+            self.resume()
 
-    async def _deliver(self, task_id: str, state: TaskStatus, body: bytes) -> None:
-        """Report an outcome. Repetitions are bounded, because each one may run a callback of the upstream again."""
-        part = self.profile.report
-        read = part.reread if part.check_first or task_id in self._unclear else None
-        if read is not None and await self._is_reported(read, task_id, state, body):
-            self._unclear.discard(task_id)
-            return
-        try:
-            await self._patch(task_id, state, body, part.method, part.path)
-        except Ambiguous as error:
-            self._unclear.add(task_id)
-            if part.reread is None or not await self._is_reported(part.reread, task_id, state, body):
-                if isinstance(error, Unacknowledged):
-                    raise self._acknowledgements.missing(task_id, error) from error
-                raise
-        self._unclear.discard(task_id)
-        self._acknowledgements.arrived(task_id)
+    async def release(self, receipt: Receipt, delay_s: float, failure: Failure | None = None) -> None:  # noqa: ARG002 - the API has no place for a failure that is not final
+        """The task is still pending upstream: this process skips it until the delay is over."""
+        self._polls.defer(receipt.id, delay_s)
+        if self._marks is not None:
+            await self._marks.withdraw(receipt.id)
 
-    async def _is_reported(self, path: str, task_id: str, state: TaskStatus, body: bytes) -> bool:
-        """Whether the API has this outcome already. Raises ``Rejected`` (``lost``) when others have ended the task."""
-        document, words = await self._document(path, task_id), self.profile.states.words()
-        found = self._state(document)
-        if found == words[state] and _has(document, codec.loads(body)):
-            return True
-        if found not in (words[TaskStatus.PENDING], words.get(TaskStatus.IN_PROGRESS)):
-            raise Rejected("lost")
-        return False
-
-    def _state(self, document: object) -> object:
-        return resolve(document, keys(self.profile.fields.state or ""))
-
-    async def _document(self, path: str, task_id: str) -> object:
-        """The task as it is now. Raises ``Rejected`` (``gone``) when the API does not have it."""
-        answer = await self._exchange("GET", path, task_id)
-        if not answer.is_success:
-            refusal = self._refused(answer, b"")
-            raise Rejected("gone", answer.status_code) if isinstance(refusal, Rejected) else refusal
-        try:
-            return codec.loads(answer.content)
-        except ValueError as error:
-            raise InvalidAnswer("the task API did not answer JSON") from error
-
-    async def _patch(self, task_id: str, state: TaskStatus, body: bytes, method: str, path: str) -> None:
-        try:
-            answer = await self._exchange(method, path, task_id, body)
-        except InvalidAnswer as error:
-            what = "return the updated document, small and uncompressed, or nothing"
-            raise Unacknowledged(f"answers to results cannot be read ({error}): {what}") from error
-        if not answer.is_success:
-            raise self._refused(answer, body)
-        try:
-            named = acknowledged(answer.status_code, answer.content, task_id, state, self._words)
-        except Unacknowledged as error:
-            error.detail = error.detail or remark(answer.content, body, masked)
-            raise
-        if not named and not self._warned:
-            self._warned = True
-            log.warning("delivery.unverified", reason="the task API answers results without id and state")
-
-    async def _exchange(self, method: str, path: str, task_id: str, body: bytes | None = None) -> Answer:
-        started_at, status, url = time.perf_counter(), None, task_url(self._base, path, task_id)
-        try:
-            answer = await self._client.exchange(
-                method,
-                url,
-                content=body,
-                headers={**(_JSON if body is not None else {}), **tracing.headers()},
-                timeout_s=self._settings.request_timeout_s,
-            )
-            status = answer.status_code
-        finally:
-            took_s = time.perf_counter() - started_at
-            self._metrics.api_request(endpoint=path, method=method, status_code=status, duration_s=took_s)
-        return answer
-
-    def _refused(self, answer: Answer, sent: bytes) -> Rejected | RemoteError:
-        """The error for a status that is no success, with the API's message as ``detail``."""
-        refusal = rejection(answer.status_code, answer.content, self._refusal) or status_error(answer, "the task API")
-        if answer.is_server_error and not isinstance(refusal, Throttled):
-            # The state may have been saved before the upstream's callback failed.
-            refusal = Ambiguous(str(refusal), status=answer.status_code)
-        refusal.detail = remark(answer.content, sent, masked)
-        return refusal
-
-
-def _has(document: object, sent: object) -> bool:
-    """Whether a task has everything that was sent; keys that the API does not show do not count."""
-    if not isinstance(document, Mapping) or not isinstance(sent, Mapping):
-        return document == sent
-    return all(document[key] == value or value == "" for key, value in sent.items() if key in document)
-
-
-def task_url(base: str, path: str, task_id: str) -> str:
-    """The URL of a task, whatever its id: ids come from outside, and the request has credentials.
-
-    Raises ``Rejected`` for an id that no path can hold.
-    """
-    quoted = quote(task_id, safe="", errors="surrogatepass")
-    if quoted in ("", ".", "..") or len(quoted) > MAX_ID:
-        raise Rejected("refused", 0)
-    return base + path.replace("{id}", quoted)
+    async def check(self) -> None:
+        """Read the first bytes of the list. Raises ``RemoteError``."""
+        await self._polls.list.answers()

@@ -27,7 +27,7 @@ from ai_task_processor.net.client import HttpClient, make_client
 from ai_task_processor.net.tls import shared_tls
 from ai_task_processor.ops.endpoints import Action, Answered, MetricsServer
 from ai_task_processor.processors.factory import ProcessorFactory
-from ai_task_processor.sources.rest.source import task_url
+from ai_task_processor.sources.rest.task_requests import task_url
 from tests.nest import TASK
 
 PACKAGE = Path(str(ai_task_processor.__file__)).parent

@@ -15,7 +15,7 @@ from ai_task_processor.core.errors import ConfigurationError, Rejected
 from ai_task_processor.core.plugins import built_in_groups
 from ai_task_processor.core.settings import Settings, load_settings, variables
 from ai_task_processor.sources.rest.settings import ApiSettings
-from ai_task_processor.sources.rest.source import task_url
+from ai_task_processor.sources.rest.task_requests import task_url
 from tests.nest import TASK
 
 BASES = st.sampled_from(["https://api.test", "http://127.0.0.1:3000", "https://API.test:443", "https://[::1]:8443"])
