@@ -1,6 +1,6 @@
 """The table of log events in ``logs.md``.
 
-Meanings are those at the head of ``ops/logs.py``, levels and fields those of the code.
+Meanings are those of ``ops/log_events.py``, levels and fields those of the code.
 """
 
 import ast
@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ai_task_processor.ops import logs
+from ai_task_processor.ops import log_events
 from docs.generated import Part, code, table
 
-PACKAGE = Path(logs.__file__).parents[1]
+PACKAGE = Path(log_events.__file__).parents[1]
 LEVELS = ("debug", "info", "warning", "error", "critical")
 #: keywords of a logger that are no fields
 NO_FIELDS = {"exc_info"}
@@ -74,8 +74,8 @@ def _keywords(call: ast.Call) -> frozenset[str]:
 
 
 def described() -> dict[str, str]:
-    """The meaning of each event, in the order of the head of ``ops/logs.py``."""
-    lines = (line.split(maxsplit=1) for line in (logs.__doc__ or "").splitlines() if line.startswith("    "))
+    """The meaning of each event, in the order of ``ops/log_events.py``."""
+    lines = (line.split(maxsplit=1) for line in (log_events.__doc__ or "").splitlines() if line.startswith("    "))
     return {event: code(meaning).removeprefix("(debug) ") for event, meaning in lines}
 
 

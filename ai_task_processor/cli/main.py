@@ -211,7 +211,7 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
     from ai_task_processor.core.settings import load_settings
     from ai_task_processor.engine.daemon import Daemon
     from ai_task_processor.engine.wiring import assemble
-    from ai_task_processor.ops import logs, tracing
+    from ai_task_processor.ops import crash_hooks, logs, tracing
     from ai_task_processor.processors.factory import ProcessorFactory
 
     # SIGHUP means new secrets. Before the loop handles it, it can be ignored: the secrets are read below.
@@ -220,7 +220,7 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
     factory = ProcessorFactory()
     settings, selected = load_selected(groups=factory.settings_groups, chats=factory.chats_with)
     logs.configure(level=settings.log.level, format=settings.log.format, secrets=settings.secrets())
-    logs.install_crash_hooks()
+    crash_hooks.install()
     log = logs.get_logger("ai_task_processor")
     tracing.start(settings.trace, __version__)
     for warning in settings.warnings:

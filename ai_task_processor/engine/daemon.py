@@ -25,11 +25,11 @@ from ai_task_processor.engine.grace import GracePeriod
 from ai_task_processor.engine.guard import contained
 from ai_task_processor.engine.status import StatusReader
 from ai_task_processor.engine.wiring import Parts
-from ai_task_processor.ops import health, logs, tracing
+from ai_task_processor.ops import crash_hooks, health, logs, tracing
 from ai_task_processor.ops.condition import Condition
 from ai_task_processor.ops.endpoints import Action, Answered, MetricsServer
 from ai_task_processor.ops.listener import unusable
-from ai_task_processor.ops.logs import get_logger, install_crash_hooks
+from ai_task_processor.ops.logs import get_logger
 
 #: part of the grace period that running tasks may use; the rest is for delivery
 TASKS_SHARE = 0.8
@@ -122,7 +122,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         self._reader.begin()
         stack.push_async_callback(self._end_traces)
-        loop.set_exception_handler(install_crash_hooks())
+        loop.set_exception_handler(crash_hooks.install())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
         loop.add_signal_handler(signal.SIGHUP, self._sighup.set)

@@ -16,7 +16,8 @@ from ai_task_processor.engine.guard import RAISED
 from ai_task_processor.engine.recovery import Recovery
 from ai_task_processor.engine.runner import TaskRunner
 from ai_task_processor.models.task import Claim, Receipt, Tries
-from ai_task_processor.ops.logs import get_logger, task_context
+from ai_task_processor.ops.log_context import task_context
+from ai_task_processor.ops.logs import get_logger
 
 #: how long a claimed task waits for a slot whose last result is being committed, and how often it checks
 LONGEST_SETTLING_S, SETTLING_POLL_S = 1.0, 0.001

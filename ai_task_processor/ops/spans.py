@@ -20,6 +20,7 @@ from ai_task_processor.core.errors import TaskError
 from ai_task_processor.models.task import Record, Task, Usage
 from ai_task_processor.ops import logs
 from ai_task_processor.ops.condition import Condition
+from ai_task_processor.ops.log_context import TRACE
 from ai_task_processor.ops.tracing import NO_HEADERS, Served, Span
 
 #: version of the semantic conventions
@@ -83,7 +84,7 @@ class ActiveSpan(Span):
         return self._span.get_span_context()
 
     def __enter__(self) -> Self:
-        self._logged = logs.TRACE.set(trace.format_trace_id(self.context.trace_id))
+        self._logged = TRACE.set(trace.format_trace_id(self.context.trace_id))
         self._tokens = attach(trace.set_span_in_context(self._span))
         return self
 
@@ -94,7 +95,7 @@ class ActiveSpan(Span):
             self.failed(error)
         self._span.end()
         detach(self._tokens)
-        logs.TRACE.reset(self._logged)
+        TRACE.reset(self._logged)
 
     def carrier(self, upstream: Mapping[str, str] | None) -> Mapping[str, str]:  # noqa: ARG002 - it is continued by this span
         return _carrier(self._span)

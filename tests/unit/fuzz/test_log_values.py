@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ai_task_processor.core.errors import Transient
 from ai_task_processor.ops import logs
+from ai_task_processor.ops.log_context import task_context
 
 #: with every character that a URL, a form, JSON or base64 writes in another way
 SECRET = "p@ss/w:rd+~!*'()$&=;,%\"\\ ?#[]x"
@@ -118,7 +119,7 @@ def shapes(text: str) -> st.SearchStrategy[object]:
 
 
 def in_context(text: str) -> None:
-    with logs.task_context(text):
+    with task_context(text):
         FOREIGN.error("said")
 
 

@@ -20,7 +20,8 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from ai_task_processor.core.errors import ConfigurationError, Transient
-from ai_task_processor.ops import logs, masking
+from ai_task_processor.ops import crash_hooks, log_events, log_exceptions, logs, masking
+from ai_task_processor.ops.log_context import task_context
 
 CLIENT_SECRET = 'p@ss/w:rd+ä"\\~'
 API_KEY = "key-of-another-vendor-1"
@@ -124,9 +125,9 @@ def write_everywhere(text: str) -> None:
     group = raised(ExceptionGroup(text, [chain, raised(ValueError(text)), ExceptionGroup(text, [Transient(text)])]))
     log.error("daemon.crashed", exc_info=chain)
     foreign.error("failed: %s", chain, exc_info=group)
-    with logs.task_context(text):
+    with task_context(text):
         foreign.critical("%s", group)
-    caught = logs.install_crash_hooks()
+    caught = crash_hooks.install()
     sys.excepthook(type(group), group, group.__traceback__)
     sys.unraisablehook(SimpleNamespace(exc_value=chain))
     caught(None, {"message": f"Exception in callback f({text!r})", "exception": chain})
@@ -267,7 +268,7 @@ def test_no_message_of_a_foreign_exception_is_told(style: str, open_log: Open) -
         foreign.error(f"failed with {error}")
         log.exception("task.failed")
     callback = {"message": f"Exception in callback f('USER-TEXT', {inner!r})", "exception": inner}
-    logs.install_crash_hooks()(None, callback)
+    crash_hooks.install()(None, callback)
     assert "USER-TEXT" not in readable(stream)
     assert "Transient: the API answered 503" in readable(stream)
 
@@ -310,8 +311,8 @@ def test_an_endless_chain_of_exceptions_is_cut(open_log: Open) -> None:
         logging.getLogger("other").exception("deep")
     circle, chain, deep = lines(stream)
     assert circle["exception"].splitlines() == ["ValueError", "caused by KeyError"]
-    assert chain["exception"].count("ValueError") == logs.MAX_EXCEPTIONS
-    assert deep["exception"].count(":dive") == logs.MAX_FRAMES
+    assert chain["exception"].count("ValueError") == log_exceptions.MAX_EXCEPTIONS
+    assert deep["exception"].count(":dive") == log_exceptions.MAX_FRAMES
 
 
 def test_a_line_says_when_who_and_how_bad(open_log: Open) -> None:
@@ -330,7 +331,7 @@ def test_a_line_says_when_who_and_how_bad(open_log: Open) -> None:
 def test_a_task_is_followed_by_its_id(open_log: Open) -> None:
     """Inside a task's context every line carries its id, others' lines too; afterwards none does."""
     stream = open_log()
-    with logs.task_context("665f0c"):
+    with task_context("665f0c"):
         logs.get_logger("ours").info("task.completed")
         logging.getLogger("other").warning("slow")
     logs.get_logger("ours").info("poll.recovered")
@@ -341,7 +342,7 @@ async def test_contexts_of_concurrent_tasks_do_not_mix(open_log: Open) -> None:
     stream = open_log()
 
     async def work(task_id: str) -> None:
-        with logs.task_context(task_id):
+        with task_context(task_id):
             for _ in range(3):
                 await asyncio.sleep(0)
                 logs.get_logger("ours").info("turn.taken", by=task_id)
@@ -458,7 +459,7 @@ def test_a_closed_stream_hurts_nobody(open_log: Open, capsys: pytest.CaptureFixt
 
 def test_crashes_are_structured(open_log: Open) -> None:
     stream = open_log()
-    caught = logs.install_crash_hooks()
+    caught = crash_hooks.install()
     error = raised(ValueError("USER-TEXT"))
     sys.excepthook(type(error), error, error.__traceback__)
     for failure in (error, SystemExit(1)):
@@ -478,7 +479,7 @@ async def test_a_task_nobody_waited_for_is_told_with_its_name(open_log: Open) ->
     """The handler fits asyncio: a failing callback and a forgotten task become events without user text."""
     stream = open_log()
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(logs.install_crash_hooks())
+    loop.set_exception_handler(crash_hooks.install())
 
     async def fail() -> None:
         raise ValueError("USER-TEXT")
@@ -500,7 +501,7 @@ async def test_a_task_nobody_waited_for_is_told_with_its_name(open_log: Open) ->
 
 def test_the_table_of_events_is_one_of_names() -> None:
     """The module's table lists each event once, as noun.verb_in_past, with what it means."""
-    table = re.findall(r"^    (\S+) +(\S.*)$", logs.__doc__ or "", re.MULTILINE)
+    table = re.findall(r"^    (\S+) +(\S.*)$", log_events.__doc__ or "", re.MULTILINE)
     names = [name for name, _ in table]
     assert len(names) == len(set(names)) >= 26
     assert all(re.fullmatch(r"[a-z]+\.[a-z_]+", name) for name in names)
