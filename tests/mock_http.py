@@ -10,7 +10,8 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from ai_task_processor.core.errors import Unsent
-from ai_task_processor.net.client import MAX_ANSWER_BYTES, HttpClient, Pool, Tokens
+from ai_task_processor.net.client import MAX_ANSWER_BYTES, HttpClient, Tokens
+from ai_task_processor.net.pool import Pool
 
 Handler = (
     Callable[[httpx2.Request], httpx2.Response] | Callable[[httpx2.Request], Coroutine[None, None, httpx2.Response]]

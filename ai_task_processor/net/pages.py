@@ -22,9 +22,10 @@ from ai_task_processor.core.deadline import Deadline
 from ai_task_processor.core.errors import InvalidAnswer, Misconfigured, RemoteError, Transient, Unsent
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.net.addresses import is_public
-from ai_task_processor.net.client import FOREIGN, Pool, causes, translate
+from ai_task_processor.net.pool import Pool
 from ai_task_processor.net.proxy import proxy_of
 from ai_task_processor.net.tls import shared_tls
+from ai_task_processor.net.transport_errors import FOREIGN, causes, translate
 
 Proxy = tuple[str, Mapping[str, str]]
 

@@ -11,8 +11,9 @@ import aiohttp
 
 from ai_task_processor.core.errors import RemoteError
 from ai_task_processor.core.ports import Clock
-from ai_task_processor.net.client import HttpClient, translate
+from ai_task_processor.net.client import HttpClient
 from ai_task_processor.net.resilience import backoff_s
+from ai_task_processor.net.transport_errors import translate
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
 

@@ -30,7 +30,8 @@ from ai_task_processor.core.errors import (
 )
 from ai_task_processor.models.task import Usage
 from ai_task_processor.net.answers import Answer, status_error
-from ai_task_processor.net.client import HttpClient, deadline, translate
+from ai_task_processor.net.client import HttpClient, deadline
+from ai_task_processor.net.transport_errors import translate
 from ai_task_processor.ops import tracing
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics

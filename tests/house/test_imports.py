@@ -28,7 +28,14 @@ TERMINAL = ("cli/",)
 SEVERAL = {"aiohttp", "yarl"}
 #: The modules that may be the one door of a library.
 DOORS = {
-    "aiohttp": {"net/client.py", "net/pages.py", "net/push.py", "ops/listener.py"},
+    "aiohttp": {
+        "net/connection.py",
+        "net/pages.py",
+        "net/pool.py",
+        "net/push.py",
+        "net/transport_errors.py",
+        "ops/listener.py",
+    },
     "aiosmtplib": {"sinks/smtp/sink.py"},
     "authlib": {"net/oauth.py"},
     "confluent_kafka": {"sinks/kafka/sink.py"},
@@ -50,7 +57,7 @@ DOORS = {
     "pydantic_settings": {"core/groups.py"},
     "tenacity": {"net/resilience.py"},
     "uvloop": {"engine/daemon.py", "cli/main.py"},
-    "yarl": {"net/client.py", "net/pages.py"},
+    "yarl": {"net/client.py", "net/pages.py", "net/pool.py"},
 }
 #: The sandbox plays somebody else: a house of its own, with its own doors.
 SANDBOX = PACKAGE / "sandbox"

@@ -34,9 +34,10 @@ from ai_task_processor.core.syntax import certificate_end
 from ai_task_processor.engine.faults import Faults, all_of
 from ai_task_processor.models.task import Task
 from ai_task_processor.net.answers import Head
-from ai_task_processor.net.client import deadline, make_client, translate
+from ai_task_processor.net.client import deadline, make_client
 from ai_task_processor.net.services import Services
 from ai_task_processor.net.tls import PASSING
+from ai_task_processor.net.transport_errors import translate
 
 #: timeouts of one probe, and of its connect: a shorter one, so that the finding can name the failed step
 STEP_S, CONNECT_S = 5.0, 4.0

@@ -10,9 +10,10 @@ from ai_task_processor.core import codec
 from ai_task_processor.core.checks import Finding, Remote, Stopwatch, ok
 from ai_task_processor.core.errors import Misconfigured, RemoteError, TimedOut, Transient, Unauthorized, Unsent
 from ai_task_processor.models.task import Record, TaskStatus
-from ai_task_processor.net.client import deadline, describe
+from ai_task_processor.net.client import deadline
 from ai_task_processor.net.services import Services
 from ai_task_processor.net.tls import shared_tls
+from ai_task_processor.net.transport_errors import describe
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.sinks.base import Refused, RemoteSink, result
 from ai_task_processor.sinks.smtp.message import completed, fields, message

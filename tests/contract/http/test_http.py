@@ -15,7 +15,7 @@ import pytest
 
 from ai_task_processor.core.deadline import stalls_of
 from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, Misconfigured, RemoteError, TimedOut, Unsent
-from ai_task_processor.net import client as module
+from ai_task_processor.net import pool as module
 from ai_task_processor.net.answers import Answer
 from ai_task_processor.net.client import HttpClient, deadline
 from tests.contract.helpers import failing

@@ -13,8 +13,7 @@ from structlog.testing import capture_logs
 
 from ai_task_processor.core.errors import Unsent
 from ai_task_processor.core.settings import NetworkSettings
-from ai_task_processor.net import client as client_module
-from ai_task_processor.net import tls
+from ai_task_processor.net import connection, tls
 from ai_task_processor.net.client import HttpClient
 from tests.contract.helpers import failing
 from tests.contract.http.servers import NETWORK, OK, Authority, Server, blocking, client_of, serving
@@ -238,7 +237,7 @@ async def test_a_proxy_that_does_not_speak_its_part(answer: bytes, reason: str) 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 100 Wait\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
 async def test_a_proxy_that_keeps_us_waiting(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """With CONNECT, or with the TLS behind it: nothing was sent, the proxy is named, and the connection ends."""
-    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_S", 0.2)
     ended = asyncio.Event()
 
     async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -257,7 +256,7 @@ async def test_a_proxy_that_keeps_us_waiting(answer: bytes, monkeypatch: pytest.
 
 def test_a_proxy_has_less_time_than_a_request() -> None:
     """REQUEST_TIMEOUT is 30 by default. A request that was never sent must not count as perhaps applied."""
-    assert client_module.CONNECT_TIMEOUT_S < 30.0
+    assert connection.CONNECT_TIMEOUT_S < 30.0
 
 
 def _through(url: str) -> NetworkSettings:

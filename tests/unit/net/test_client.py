@@ -17,8 +17,9 @@ from ai_task_processor.core import errors
 from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.net import client as module
 from ai_task_processor.net.answers import Answer, status_error
-from ai_task_processor.net.client import MAX_REFUSAL_BYTES, deadline, describe, make_client, translate
+from ai_task_processor.net.client import MAX_REFUSAL_BYTES, deadline, make_client
 from ai_task_processor.net.proxy import bypassed
+from ai_task_processor.net.transport_errors import describe, translate
 from tests.mock_http import mock_client
 
 URL = "https://api.example.com/x"
