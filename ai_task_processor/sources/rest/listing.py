@@ -16,39 +16,31 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, suppress
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, aclosing
 from http import HTTPStatus
 from itertools import islice
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import RemoteError, Transient
-from ai_task_processor.core.ports import Admission, SkipReason
+from ai_task_processor.core.ports import Admission
 from ai_task_processor.models.task import Task
 from ai_task_processor.net.answers import status_error
 from ai_task_processor.net.client import HttpClient, StreamedAnswer, deadline
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.sources.rest.chunks import is_short, joined, read_tail
+from ai_task_processor.sources.rest.filling import Filling, created_at_s
 from ai_task_processor.sources.rest.framing import ArrayFramer
-from ai_task_processor.sources.rest.page import MOST_INVALID, PASSING, Oddities, Page
+from ai_task_processor.sources.rest.inspection import Inspected, Inspector
+from ai_task_processor.sources.rest.page import Page
 from ai_task_processor.sources.rest.profile import RestProfile
 from ai_task_processor.sources.rest.read_ahead import ReadAhead
 from ai_task_processor.sources.rest.settings import ApiSettings
-from ai_task_processor.sources.rest.wire import Invalid, Records
+from ai_task_processor.sources.rest.wire import Records
 
 MAX_RECORD_BYTES = 2**20
 #: bytes scanned before other asyncio tasks may run: a megabyte of brackets takes a second
 PIECE_BYTES = 2**14
-#: An answer of a known length up to this is parsed in one go, in a few milliseconds: a third of what it costs record
-#: by record, which is for lists that do not end and for those with a faulty record.
-WHOLE_BYTES = 2**19
-#: bytes and seconds that are read further to reach the end of the answer and keep the connection
-TAIL_BYTES, TAIL_S = 2**16, 0.2
-#: With the tasks for free slots in hand, candidates are read for as long as the list had taken until then, and at least
-#: so long: a slow list must not keep slots empty.
-AHEAD_S = 1.0
-#: after so many records in a row without a candidate the rest of the list is left for another time
-BARREN_RECORDS = 2_000
 #: With more lasting records than this at the head of the list, the limit is doubled. Some APIs refuse a
 #: limit over 1,000: only those that have answered more than that are asked for more.
 HEAVY_RECORDS, USUAL_MAX_LIMIT = 100, 1_000
@@ -67,19 +59,6 @@ NEWEST_BYTES = 2**25
 PARSED_AT_ONCE = 64
 
 log = get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Looked:
-    """A record of the list. ``found``: its task, or why it is invalid; None when it need not be parsed again.
-
-    ``reason``: why it must not start now.
-    """
-
-    record: bytes
-    task_id: str
-    found: Task | Invalid | None = None
-    reason: SkipReason | None = None
 
 
 class PendingList:
@@ -103,6 +82,7 @@ class PendingList:
         self._part = profile.listing
         self._records = Records(profile, settings.task_id_pattern)
         self._client = client
+        self._inspector = Inspector(self._records, admission)
         self._admission = admission
         self._ahead = ReadAhead(0, 0.0, time.monotonic) if ahead is None else ahead
         self._metrics = metrics
@@ -110,7 +90,7 @@ class PendingList:
         self._newest = NEWEST if profile.listing.order == "newest_first" else 0
         self._newest_bytes = NEWEST_BYTES
         self._cut = False
-        self._oddities = Oddities()
+        self._filling = Filling(self._ahead)
 
     async def take(self, free: int) -> dict[str, Task]:
         """At most ``free`` candidates of the list before that may start now, in its order."""
@@ -132,7 +112,7 @@ class PendingList:
                     paused.append((task.id, record))
                 elif reason is None:
                     tasks[task.id] = task
-                    self.last_page.created[task.id] = _created_at(task)
+                    self.last_page.created[task.id] = created_at_s(task)
                 elif self._metrics is not None:
                     self._metrics.task_skipped(reason)
                 if refused == REFUSED_IN_A_ROW:
@@ -247,54 +227,54 @@ class PendingList:
     async def _fill(self, page: Page, free: int, needed: int, limit: int | None, answer: StreamedAnswer) -> None:
         """``needed`` records are what a list may cost; where no limit was sent, each costs too much."""
         self._ahead.answered()
-        framer, whole = ArrayFramer(MAX_RECORD_BYTES), _is_short(answer)
+        framer, whole = ArrayFramer(MAX_RECORD_BYTES), is_short(answer)
         worth = free if limit is None else needed
         async with (
-            aclosing(_joined(answer.aiter_bytes()) if whole else answer.aiter_bytes()) as chunks,
+            aclosing(joined(answer.aiter_bytes()) if whole else answer.aiter_bytes()) as chunks,
             aclosing(
                 self._oldest_first(chunks, framer, page, limit)
                 if self._newest
                 else self._listed(chunks, framer, page, worth if whole else None)
             ) as records,
         ):
-            async for looked in records:
-                self._consider(looked, page, page)
+            async for inspected in records:
+                self._filling.consider(inspected, page, page)
                 if len(page.tasks) < free:
                     continue
-                if not looked.record or not await self._read_on(records, page, worth):
-                    await _read_tail(chunks)
+                if not inspected.record or not await self._filling.read_on(records, page, worth):
+                    await read_tail(chunks)
                     return
         framer.finish()
         if page.cut:
             return
         page.complete = page.seen != limit and not (page.left_out or page.shorter)
         if page.complete:
-            self._oddities.whole(page)
+            self._filling.oddities.whole(page)
 
     async def _listed(
         self, chunks: AsyncIterator[bytes], framer: ArrayFramer, page: Page, worth: int | None
-    ) -> AsyncGenerator[Looked, None]:
+    ) -> AsyncGenerator[Inspected, None]:
         """The records of the list, in order. ``worth``: the list comes as one chunk, and may be parsed as a whole."""
         async for chunk in chunks:
             page.bytes_read += len(chunk)
             raws = None if worth is None else self._whole(chunk, worth)
-            looked = None if raws is None else await self._look_whole(raws)
-            if looked is not None:
-                page.listed += len(looked)
+            inspected = None if raws is None else await self._inspector.of_whole(raws, self.last_page.created)
+            if inspected is not None:
+                page.listed += len(inspected)
                 framer.done = True
-                for one in looked:
+                for one in inspected:
                     yield one
                 return
             for start in range(0, len(chunk), PIECE_BYTES):
                 records = list(framer.feed(chunk[start : start + PIECE_BYTES]))
                 page.listed += len(records)
-                for one in await self._look(records):
+                for one in await self._inspector.of_bytes(records, self.last_page.created):
                     yield one
                 await asyncio.sleep(0)
 
     async def _oldest_first(
         self, chunks: AsyncIterator[bytes], framer: ArrayFramer, page: Page, limit: int | None
-    ) -> AsyncGenerator[Looked, None]:
+    ) -> AsyncGenerator[Inspected, None]:
         """The records of a list that begins with the newest, turned round. Nothing of one that the limit has cut."""
         records, held = deque[bytes](), 0
         async for chunk in chunks:
@@ -312,7 +292,7 @@ class PendingList:
             page.cut = len(records) + page.left_out >= limit
         while records and not page.cut:
             some = [records.pop() for _ in range(min(PARSED_AT_ONCE, len(records)))]
-            for one in await self._look(some):
+            for one in await self._inspector.of_bytes(some, self.last_page.created):
                 yield one
 
     def _whole(self, data: bytes, worth: int) -> list[object] | None:
@@ -325,146 +305,8 @@ class PendingList:
             return None
         return listed
 
-    async def _look_whole(self, raws: list[object]) -> list[Looked] | None:
-        """None when anything is wrong with one of them."""
-        ids = [self._records.id_of(raw) for raw in raws]
-        before = self.last_page.created
-        busy = await self._admission.busy([id_ for id_ in ids if isinstance(id_, str) and id_ in before])
-        found: list[Looked] = []
-        for raw, task_id in zip(raws, ids, strict=True):
-            if isinstance(task_id, str) and task_id in busy:
-                found.append(Looked(b"", task_id, reason=busy[task_id]))
-                continue
-            task = self._records.task(raw)
-            if isinstance(task, Invalid):
-                return None
-            found.append(Looked(b"", task.id, task))
-        return await self._refused(found)
-
-    async def _look(self, records: list[bytes]) -> list[Looked]:
-        first_id = self._records.first_id
-        matches = (None if first_id is None else first_id.match(record) for record in records)
-        ids = ["" if found is None else found[1].decode("ascii") for found in matches]
-        # A task of the page before that is being worked on need not be parsed again: half of a list is such.
-        busy = await self._admission.busy([task_id for task_id in ids if task_id in self.last_page.created])
-        looked: list[Looked] = []
-        for record, task_id in zip(records, ids, strict=True):
-            if task_id in busy:
-                looked.append(Looked(record, task_id, reason=busy[task_id]))
-            else:
-                looked.append(Looked(record, task_id, self._records.parse(record)))
-        return await self._refused(looked)
-
-    async def _refused(self, looked: list[Looked]) -> list[Looked]:
-        """Which of the parsed ones must not start now."""
-        parsed = [(one, one.found) for one in looked if isinstance(one.found, Task)]
-        for (one, _), reason in zip(parsed, await self._admission.refuse([task for _, task in parsed]), strict=True):
-            one.reason = reason
-        return looked
-
-    async def _read_on(self, records: AsyncIterator[Looked], page: Page, worth: int) -> bool:
-        """Keep what follows as candidates, if the list turns out to be longer than it is worth; was it read to its end?
-
-        With enough in hand it does not matter how, or whether, the list ends. Of a list that was honestly limited
-        nothing is kept or counted: the next one is as cheap.
-        """
-        if not self._ahead.enabled:
-            return False
-        later, ended = Page(tasks=page.tasks), False
-        try:
-            with suppress(TimeoutError, RemoteError):
-                async with asyncio.timeout(max(AHEAD_S, self._ahead.reading_s)):
-                    ended = await self._keep(records, page, later)
-        finally:
-            longer = page.seen + later.kept + later.skipped.total() > worth
-            if longer:
-                page.add(later)
-            else:
-                self._ahead.clear()
-        return longer and ended
-
-    async def _keep(self, records: AsyncIterator[Looked], page: Page, later: Page) -> bool:
-        """Keep candidates; false when no more fit or none are found, before the end of the list."""
-        barren = 0
-        async for looked in records:
-            kept = later.kept
-            if not self._consider(looked, page, later):
-                return False
-            barren = 0 if later.kept > kept else barren + 1
-            if barren == BARREN_RECORDS:
-                return False
-        return True
-
-    def _consider(self, looked: Looked, page: Page, later: Page) -> bool:
-        """Count it in ``later``, which is ``page`` until that has enough; false when it does not fit."""
-        if isinstance(looked.found, Task):
-            return self._admit(looked.found, looked, page, later)
-        if looked.found is None and looked.reason is not None:
-            later.created[looked.task_id] = created_at = self.last_page.created[looked.task_id]
-            later.note_age(created_at)
-            later.skipped[looked.reason] += 1
-        elif isinstance(looked.found, Invalid):
-            later.skipped["invalid"] += 1
-            if len(later.invalid) < MOST_INVALID:
-                later.invalid.append(looked.found)
-            self._oddities.invalid(looked.record, looked.found)
-        return True
-
-    def _admit(self, task: Task, looked: Looked, page: Page, later: Page) -> bool:
-        created_at = _created_at(task)
-        repeated = task.id in page.tasks or task.id in self._ahead
-        reason: SkipReason | None = "duplicate" if repeated else looked.reason
-        if reason is None and later is not page:
-            if not self._ahead.keep(task.id, looked.record):
-                return False
-            later.kept += 1
-        elif reason is None:
-            page.tasks[task.id] = task
-            page.created[task.id] = created_at
-        else:
-            later.skipped[reason] += 1
-            if reason in PASSING:
-                later.created[task.id] = created_at
-            elif reason == "unknown_type":
-                self._oddities.unknown(task.type, later)
-        later.note_age(created_at)
-        return True
-
 
 def parameters(query: Mapping[str, str | int | bool], further: Mapping[str, str | int]) -> Mapping[str, str]:
     """The query of one request. Booleans are written as JSON has them."""
     both = {**query, **further}
     return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in both.items()}
-
-
-def _created_at(task: Task) -> float | None:
-    return None if task.created_at is None else task.created_at.timestamp()
-
-
-def _is_short(answer: StreamedAnswer) -> bool:
-    length = answer.headers.get("content-length", "")
-    return length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= WHOLE_BYTES
-
-
-async def _joined(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """All of them as one. What came before an error, or before the deadline, is handed on before it is raised."""
-    data = bytearray()
-    try:
-        async for chunk in chunks:
-            data += chunk
-    except BaseException:
-        if data:
-            yield bytes(data)
-        raise
-    yield bytes(data)
-
-
-async def _read_tail(chunks: AsyncIterator[bytes]) -> None:
-    """Read to the end of the answer if that is near, which keeps the connection; failures are ignored."""
-    left = TAIL_BYTES
-    with suppress(TimeoutError, RemoteError):
-        async with asyncio.timeout(TAIL_S):
-            async for chunk in chunks:
-                left -= len(chunk)
-                if left < 0:
-                    return

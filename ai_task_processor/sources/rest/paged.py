@@ -12,9 +12,8 @@ from ai_task_processor.core.errors import InvalidAnswer
 from ai_task_processor.core.pointer import keys, resolve
 from ai_task_processor.net.answers import Answer, status_error
 from ai_task_processor.net.client import deadline
-from ai_task_processor.sources.rest.listing import Looked, PendingList, parameters
+from ai_task_processor.sources.rest.listing import PendingList, parameters
 from ai_task_processor.sources.rest.page import Page
-from ai_task_processor.sources.rest.wire import Invalid
 
 #: a list with more pages is not read to its end
 MOST_PAGES = 10_000
@@ -33,9 +32,9 @@ class PagedList(PendingList):
                 page = Page(bytes_read=page.bytes_read, listed=page.listed)
                 async with aclosing(self._pages(limit, page)) as pages:
                     async for raws in pages:
-                        for looked in await self._look_objects(raws):
+                        for inspected in await self._inspector.of_objects(raws):
                             if len(page.tasks) < free:
-                                self._consider(looked, page, page)
+                                self._filling.consider(inspected, page, page)
                         if len(page.tasks) == free:
                             break
                     else:
@@ -44,7 +43,7 @@ class PagedList(PendingList):
                     break
                 limit *= 2
         if page.complete:
-            self._oddities.whole(page)
+            self._filling.oddities.whole(page)
         if self._metrics is not None:
             self._metrics.records_listed(page.listed)
         self.last_page = page
@@ -121,13 +120,3 @@ class PagedList(PendingList):
         if not isinstance(raws, list):
             raise InvalidAnswer(f"the list has no array at {self._part.items or 'its root'}")
         return document, raws
-
-    async def _look_objects(self, raws: Sequence[Any]) -> Sequence[Looked]:
-        found = []
-        for raw in raws:
-            task = self._records.task(raw)
-            if isinstance(task, Invalid):
-                found.append(Looked(codec.dumps(raw), task.task_id or "", task))
-            else:
-                found.append(Looked(b"", task.id, task))
-        return await self._refused(found)

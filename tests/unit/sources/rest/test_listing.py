@@ -16,6 +16,7 @@ from ai_task_processor.core.errors import Ambiguous, InvalidAnswer, Misconfigure
 from ai_task_processor.core.ports import SkipReason
 from ai_task_processor.models.task import Task
 from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.sources.rest import chunks, filling
 from ai_task_processor.sources.rest import listing as nest_list
 from ai_task_processor.sources.rest import page as nest_page
 from ai_task_processor.sources.rest.listing import PendingList
@@ -112,10 +113,10 @@ def lines() -> Iterator[Lines]:
         yield captured
 
 
-@pytest.fixture(params=[nest_list.WHOLE_BYTES, -1], ids=["whole", "streamed"])
+@pytest.fixture(params=[chunks.WHOLE_BYTES, -1], ids=["whole", "streamed"])
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Short lists are parsed whole, or none is: nobody can tell the difference."""
-    monkeypatch.setattr(nest_list, "WHOLE_BYTES", request.param)
+    monkeypatch.setattr(chunks, "WHOLE_BYTES", request.param)
 
     def pending_list(
         upstream: Upstream,
@@ -223,7 +224,7 @@ async def test_it_stops_reading_when_it_has_enough(make: Make) -> None:
     """Of a hundred megabytes no more is taken than the tasks need, and a little: the answer is closed."""
     page = await make(upstream := Upstream(large(10_000, 10_000), "ignored")).read(5)
     assert len(page.tasks) == 5
-    assert upstream.bodies[0].sent <= 5 * 10_200 + 2 * CHUNK + nest_list.TAIL_BYTES
+    assert upstream.bodies[0].sent <= 5 * 10_200 + 2 * CHUNK + chunks.TAIL_BYTES
     assert upstream.bodies[0].closed
 
 
@@ -237,7 +238,7 @@ async def test_a_short_rest_is_read_to_keep_the_connection(make: Make) -> None:
 @pytest.mark.parametrize("ends", ["fails", "hangs"])
 async def test_no_end_is_needed(make: Make, ends: str, monkeypatch: pytest.MonkeyPatch, lines: Lines) -> None:
     """With enough in hand it does not matter how, or whether, the answer ends."""
-    monkeypatch.setattr(nest_list, "TAIL_S", 0.001)
+    monkeypatch.setattr(chunks, "TAIL_S", 0.001)
     page = await make(Upstream(tasks("a", "b"), ends=ends)).read(2)
     assert (list(page.tasks), lines) == (["a", "b"], [])
 
@@ -518,14 +519,14 @@ async def test_reading_ahead_is_bounded_in_bytes(make: Make) -> None:
     page = await pending.read(5)
     assert page.kept == len(ahead) == 2**20 // (len(upstream.records[5]) + ENTRY_BYTES)
     assert not page.complete
-    assert upstream.bodies[0].sent <= 2**20 + 5 * 1_100 + 2 * CHUNK + nest_list.TAIL_BYTES
+    assert upstream.bodies[0].sent <= 2**20 + 5 * 1_100 + 2 * CHUNK + chunks.TAIL_BYTES
     assert upstream.bodies[0].closed
 
 
 @pytest.mark.parametrize("ends", ["fails", "hangs"])
 async def test_no_end_is_needed_ahead(make: Make, ends: str, monkeypatch: pytest.MonkeyPatch, lines: Lines) -> None:
     """What was listed before is started and kept, without a word."""
-    monkeypatch.setattr(nest_list, "AHEAD_S", 0.01)
+    monkeypatch.setattr(filling, "AHEAD_S", 0.01)
     pending = make(Upstream(tasks(*known(*range(30))), "ignored", ends=ends), ahead=read_ahead())
     page = await pending.read(2)
     assert (list(page.tasks), page.kept, page.complete) == (known(0, 1), 28, False)
@@ -546,7 +547,7 @@ async def test_a_desert_is_left_for_another_time(make: Make) -> None:
     upstream = Upstream([*tasks("a", "b"), *(record(f"u{n}", "x") for n in range(2_100)), *tasks("c", "d")], "ignored")
     pending = make(upstream, ahead=read_ahead())
     page = await pending.read(1)
-    assert (list(page.tasks), page.kept, page.seen) == (["a"], 1, 2 + nest_list.BARREN_RECORDS)
+    assert (list(page.tasks), page.kept, page.seen) == (["a"], 1, 2 + filling.BARREN_RECORDS)
     assert list(await pending.take(5)) == ["b"]
     del upstream.records[:2]
     page = await pending.read(1)
