@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ai_task_processor.ops.metrics import PREFIX
+from ai_task_processor.ops.metric_families import PREFIX
 from grafana.boards import boards
 from tests.ops.monitoring import ALERTS, CASES, RULES, families
 

@@ -49,7 +49,7 @@ DOORS = {
     "opentelemetry": {"ops/spans.py"},
     "orjson": {"core/codec.py"},
     "pybase64": {"core/codec.py"},
-    "prometheus_client": {"ops/metrics.py"},
+    "prometheus_client": {"ops/metric_families.py"},
     "psycopg": {"net/postgres.py"},
     "psycopg_pool": {"net/postgres.py"},
     "redis": {"net/redis.py"},

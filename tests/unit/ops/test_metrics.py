@@ -9,7 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ai_task_processor.core.ports import SkipReason
-from ai_task_processor.ops.metrics import PREFIX, Metrics
+from ai_task_processor.ops.metric_families import PREFIX
+from ai_task_processor.ops.metrics import Metrics
 
 MODELS = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")
 
