@@ -33,6 +33,7 @@ class ModelMetrics(Families):
         chat_types: Iterable[str],
         currency: str | None,
     ) -> None:
+        one, many = self._one, self._many
         latency = partial(Histogram, buckets=LATENCY_S)
         by_model = Axis.of("model", models)
         by_provider = Axis(
@@ -40,13 +41,11 @@ class ModelMetrics(Families):
         )
         by_token_type = Axis.of("type", ("prompt", "cached", "completion"), other=False)
         by_kind = Axis.of("kind", ("requests", "tokens"))
-        self._model_requests = self._many(
+        self._model_requests = many(
             Counter, "model_requests_total", "Model calls, by outcome.", by_provider, outcome=MODEL_OUTCOMES
         )
-        self._model_duration = self._many(
-            latency, "model_request_duration_seconds", "Duration of a model call.", by_provider
-        )
-        self._tokens = self._many(
+        self._model_duration = many(latency, "model_request_duration_seconds", "Duration of a model call.", by_provider)
+        self._tokens = many(
             Counter,
             "model_tokens_total",
             "Tokens charged. cached is a part of prompt; total is prompt and completion.",
@@ -54,27 +53,21 @@ class ModelMetrics(Families):
             by_token_type,
         )
         priced = f"Cost of model calls in {currency}, by MODEL_PRICES."
-        self._cost = None if currency is None else self._many(Counter, "model_cost_total", priced, by_model)
-        self._batch_size = self._many(
+        self._cost = None if currency is None else many(Counter, "model_cost_total", priced, by_model)
+        self._batch_size = many(
             partial(Histogram, buckets=BATCH_SIZES), "batch_size", "Inputs of one model call.", by_model
         )
-        self._isolations = self._one(
-            Counter, "batch_isolations_total", "Refused batches split to find the input at fault."
-        )
-        self._ratelimit = self._many(Gauge, "model_ratelimit_remaining", "What the provider still allows.", by_kind)
+        self._isolations = one(Counter, "batch_isolations_total", "Refused batches split to find the input at fault.")
+        self._ratelimit = many(Gauge, "model_ratelimit_remaining", "What the provider still allows.", by_kind)
         self._pace = [
-            self._many(Gauge, name, "Calls a second that the model's 429s leave; 0 when no limit is known.", by_model)
+            many(Gauge, name, "Calls a second that the model's 429s leave; 0 when no limit is known.", by_model)
             # The second name goes with the next release.
             for name in ("model_pace_calls_per_second", "model_request_rate")
         ]
-        self._waiting_calls = self._many(
-            Gauge, "model_waiting_calls", "Calls that wait for the model's pace.", by_model
-        )
-        self._throttled = self._many(Counter, "model_throttled_total", "Calls that were answered with 429.", by_model)
-        self._batch_cap = self._many(
-            Gauge, "model_batch_cap", "Inputs that a call may have, as far as learnt.", by_model
-        )
-        self._answers = self._many(
+        self._waiting_calls = many(Gauge, "model_waiting_calls", "Calls that wait for the model's pace.", by_model)
+        self._throttled = many(Counter, "model_throttled_total", "Calls that were answered with 429.", by_model)
+        self._batch_cap = many(Gauge, "model_batch_cap", "Inputs that a call may have, as far as learnt.", by_model)
+        self._answers = many(
             Counter,
             "model_answers_total",
             "Answers of chat models, by what they were worth.",
@@ -82,8 +75,8 @@ class ModelMetrics(Families):
             Axis.of("task_type", chat_types),
             Axis.of("outcome", ANSWER_OUTCOMES, other=False),
         )
-        self._remembered = self._one(Counter, "vector_cache_hits_total", "Texts whose vector was remembered.")
-        self._saved = self._one(Counter, "vector_cache_saved_tokens_total", "Tokens that those would have cost.")
+        self._remembered = one(Counter, "vector_cache_hits_total", "Texts whose vector was remembered.")
+        self._saved = one(Counter, "vector_cache_saved_tokens_total", "Tokens that those would have cost.")
 
     def model_request(self, *, model: str, outcome: str, duration_s: float) -> None:
         self._model_requests(model, outcome).inc()

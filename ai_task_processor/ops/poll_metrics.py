@@ -27,23 +27,22 @@ class PollMetrics(Families):
     """Polls, the pending list, and wake-ups."""
 
     def _declare_poll(self, clock: Callable[[], float]) -> None:
+        one, many = self._one, self._many
         self._clock = clock
         latency = partial(Histogram, buckets=LATENCY_S)
-        self._polls = self._many(Counter, "polls_total", "Polls, by how they ended.", outcome=POLL_OUTCOMES)
-        self._wakeups = self._many(Counter, "wakeups_total", "Calls for an immediate poll.", origin=WAKE_ORIGINS)
-        self._push_connected = self._one(Gauge, "push_connected", "1 while the source's push connection is open.")
-        self._poll_duration = self._one(latency, "poll_duration_seconds", "Duration of a poll.")
-        self._poll_bytes = self._one(partial(Histogram, buckets=POLL_BYTES), "poll_bytes", "Bytes read by a poll.")
-        self._last_poll = self._one(Gauge, "last_successful_poll_timestamp_seconds", "The last good poll; 0 before it.")
-        self._poll_interval = self._one(Gauge, "poll_interval_seconds", "The pause before the next poll.")
-        self._pending = self._one(Gauge, "pending_tasks_seen", "Tasks in the part of the pending list that was read.")
-        self._oldest_pending = self._one(Gauge, "oldest_pending_age_seconds", "Age of the oldest task that was read.")
-        self._pending_complete = self._one(Gauge, "pending_list_complete", "1 when the list was read to its end.")
-        self._skipped = self._many(
-            Counter, "tasks_skipped_total", "Listed tasks not started.", reason=get_args(SkipReason)
-        )
-        self._listed = self._one(Counter, "listed_records_total", "Records of the pending list that were looked at.")
-        self._read_ahead = self._one(Gauge, "read_ahead_tasks", "Listed tasks that wait here for free slots.")
+        self._polls = many(Counter, "polls_total", "Polls, by how they ended.", outcome=POLL_OUTCOMES)
+        self._wakeups = many(Counter, "wakeups_total", "Calls for an immediate poll.", origin=WAKE_ORIGINS)
+        self._push_connected = one(Gauge, "push_connected", "1 while the source's push connection is open.")
+        self._poll_duration = one(latency, "poll_duration_seconds", "Duration of a poll.")
+        self._poll_bytes = one(partial(Histogram, buckets=POLL_BYTES), "poll_bytes", "Bytes read by a poll.")
+        self._last_poll = one(Gauge, "last_successful_poll_timestamp_seconds", "The last good poll; 0 before it.")
+        self._poll_interval = one(Gauge, "poll_interval_seconds", "The pause before the next poll.")
+        self._pending = one(Gauge, "pending_tasks_seen", "Tasks in the part of the pending list that was read.")
+        self._oldest_pending = one(Gauge, "oldest_pending_age_seconds", "Age of the oldest task that was read.")
+        self._pending_complete = one(Gauge, "pending_list_complete", "1 when the list was read to its end.")
+        self._skipped = many(Counter, "tasks_skipped_total", "Listed tasks not started.", reason=get_args(SkipReason))
+        self._listed = one(Counter, "listed_records_total", "Records of the pending list that were looked at.")
+        self._read_ahead = one(Gauge, "read_ahead_tasks", "Listed tasks that wait here for free slots.")
 
     def poll_finished(self, outcome: str, *, duration_s: float, bytes_read: int) -> None:
         self._polls(outcome).inc()

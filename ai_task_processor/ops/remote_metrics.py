@@ -16,23 +16,20 @@ class RemoteMetrics(Families):
     """What other servers answer."""
 
     def _declare_remote(self, *, routes: Iterable[tuple[str, str]], services: Iterable[str]) -> None:
+        one, many = self._one, self._many
         self._breakers: dict[Gauge, str] = {}
         latency = partial(Histogram, buckets=LATENCY_S)
         by_route = Axis(("endpoint", "method"), {**{route: route for route in routes}, OTHER: (OTHER, OTHER)})
         by_status = Axis(("status_code",), {**{c: (str(c),) for c in STATUS_CODES}, None: ("none",), OTHER: (OTHER,)})
         by_service = Axis.of("service", (*SERVICES, *services))
         by_target = Axis.of("to", BREAKER_STATES, other=False)
-        self._token_requests = self._many(Counter, "token_requests_total", "Token requests.", outcome=TOKEN_OUTCOMES)
-        self._token_refusals = self._one(Counter, "token_refusals_total", "Requests whose token was answered with 401.")
-        self._token_expiry = self._one(
-            Gauge, "token_expiry_timestamp_seconds", "When the token expires; 0 without one."
-        )
-        self._api_requests = self._many(Counter, "api_requests_total", "HTTP requests, by answer.", by_route, by_status)
-        self._api_duration = self._many(
-            latency, "api_request_duration_seconds", "Duration of an HTTP request.", by_route
-        )
-        self._breaker_state = self._many(Gauge, "circuit_breaker_state", "0 closed, 1 open, 2 half-open.", by_service)
-        self._transitions = self._many(
+        self._token_requests = many(Counter, "token_requests_total", "Token requests.", outcome=TOKEN_OUTCOMES)
+        self._token_refusals = one(Counter, "token_refusals_total", "Requests whose token was answered with 401.")
+        self._token_expiry = one(Gauge, "token_expiry_timestamp_seconds", "When the token expires; 0 without one.")
+        self._api_requests = many(Counter, "api_requests_total", "HTTP requests, by answer.", by_route, by_status)
+        self._api_duration = many(latency, "api_request_duration_seconds", "Duration of an HTTP request.", by_route)
+        self._breaker_state = many(Gauge, "circuit_breaker_state", "0 closed, 1 open, 2 half-open.", by_service)
+        self._transitions = many(
             Counter, "circuit_breaker_transitions_total", "Changes of state.", by_service, by_target
         )
 

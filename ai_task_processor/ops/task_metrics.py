@@ -26,32 +26,33 @@ class TaskMetrics(Families):
     """From a start to an acknowledgement."""
 
     def _declare_task(self, task_types: Iterable[str]) -> None:
+        one, many = self._one, self._many
         #: tasks since the start, for rates in ``/status``
         self.acknowledged = self.failed = 0
         by_type = Axis.of("task_type", task_types)
         lasting = partial(Histogram, buckets=LATENCY_S if len(by_type.values) <= FEW_TYPES + 1 else COARSE_S)
-        self._processed = self._many(Counter, "tasks_processed_total", "Settled tasks.", by_type, status=TASK_STATUSES)
-        self._processing = self._many(lasting, "task_processing_duration_seconds", "From started to settled.", by_type)
-        self._wait = self._many(lasting, "task_wait_seconds", "From created to started.", by_type)
-        self._end_to_end = self._many(lasting, "task_end_to_end_seconds", "From created to acknowledged.", by_type)
-        self._in_flight = self._one(Gauge, "tasks_in_flight", "Tasks being processed.")
-        self._slots = self._one(Gauge, "slots", "Tasks that may be processed at once.")
-        self._stuck = self._one(Gauge, "stuck_tasks", "Tasks that outlived their deadline and do not end.")
-        self._steps = self._many(
+        self._processed = many(Counter, "tasks_processed_total", "Settled tasks.", by_type, status=TASK_STATUSES)
+        self._processing = many(lasting, "task_processing_duration_seconds", "From started to settled.", by_type)
+        self._wait = many(lasting, "task_wait_seconds", "From created to started.", by_type)
+        self._end_to_end = many(lasting, "task_end_to_end_seconds", "From created to acknowledged.", by_type)
+        self._in_flight = one(Gauge, "tasks_in_flight", "Tasks being processed.")
+        self._slots = one(Gauge, "slots", "Tasks that may be processed at once.")
+        self._stuck = one(Gauge, "stuck_tasks", "Tasks that outlived their deadline and do not end.")
+        self._steps = many(
             Counter,
             "steps_total",
             "Calls inside tasks that were made, or answered from the store.",
             Axis.of("outcome", STEP_OUTCOMES, other=False),
         )
-        self._deliveries = self._many(Counter, "deliveries_total", "Deliveries, by outcome.", outcome=DELIVERY_OUTCOMES)
-        self._outbox_records = self._one(Gauge, "outbox_records", "Results waiting to be delivered.")
-        self._outbox_age = self._one(Gauge, "outbox_oldest_age_seconds", "Age of the oldest waiting result.")
-        self._outbox_bytes = self._one(Gauge, "outbox_bytes", "Bytes held by the outbox.")
-        self._dead_letters = self._one(Gauge, "dead_letters", "Results refused for good and kept.")
-        self._quarantined = self._one(Gauge, "quarantined_tasks", "Tasks set aside because they kill the process.")
-        self._recovered = self._one(Counter, "results_recovered_total", "Results found in the outbox at start.")
-        self._lost = self._one(Counter, "results_lost_total", "Finished results that are gone; must stay 0.")
-        self._ambiguous = self._one(Counter, "ambiguous_deliveries_total", "Deliveries whose answer was lost.")
+        self._deliveries = many(Counter, "deliveries_total", "Deliveries, by outcome.", outcome=DELIVERY_OUTCOMES)
+        self._outbox_records = one(Gauge, "outbox_records", "Results waiting to be delivered.")
+        self._outbox_age = one(Gauge, "outbox_oldest_age_seconds", "Age of the oldest waiting result.")
+        self._outbox_bytes = one(Gauge, "outbox_bytes", "Bytes held by the outbox.")
+        self._dead_letters = one(Gauge, "dead_letters", "Results refused for good and kept.")
+        self._quarantined = one(Gauge, "quarantined_tasks", "Tasks set aside because they kill the process.")
+        self._recovered = one(Counter, "results_recovered_total", "Results found in the outbox at start.")
+        self._lost = one(Counter, "results_lost_total", "Finished results that are gone; must stay 0.")
+        self._ambiguous = one(Counter, "ambiguous_deliveries_total", "Deliveries whose answer was lost.")
 
     def task_started(self, task_type: str, *, wait_s: float | None) -> None:
         """``wait_s`` is None when the source did not say when the task was created."""

@@ -1,13 +1,14 @@
 """The checks of ``doctor``: connection, tables, columns, types and rights; all mistakes at once. Nothing is written."""
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from ai_task_processor.core.checks import Finding, Listed, Stopwatch, down, ok, shown, warning, wrong
 from ai_task_processor.core.errors import Misconfigured, RemoteError, Unauthorized
 from ai_task_processor.net.leases import MAX_OWNER, PREFIX
-from ai_task_processor.net.postgres import Connection, sql, translated
+from ai_task_processor.net.postgres import Connection, Database, sql, translated
 from ai_task_processor.sources.postgres.profile import PostgresProfile
 from ai_task_processor.sources.postgres.statements import table as quoted
 from ai_task_processor.sources.postgres.table import LONG, Table
@@ -56,34 +57,41 @@ class Column:
         return self.category in kinds or self.type in kinds
 
 
-async def examine(
+def examine(
     table: Table, profile: PostgresProfile, name: str, unverified: str | None
 ) -> AsyncIterator[Finding | Listed]:
     """Can the tasks be read and claimed, and what is pending?"""
+    contents = partial(_contents, table=table, profile=profile, name=name)
+    return examined(table.database, partial(_mistakes, profile=profile), contents, f"{profile.table} has", unverified)
+
+
+async def examined(
+    database: Database,
+    mistakes_in: Callable[[Connection], AsyncIterator[Finding]],
+    contents_of: Callable[[Connection], AsyncIterator[Finding | Listed]],
+    subject: str,
+    unverified: str | None,
+) -> AsyncIterator[Finding | Listed]:
+    """The mistakes in tables, or what is in them. ``subject``: the tables with a verb; ``unverified``: a warning."""
     watch = Stopwatch()
     try:
-        connection = await table.database.connect()
-    except RemoteError as error:
-        yield unreachable(error)
-        return
-    async with connection:
-        try:
+        async with await database.connect() as connection:
             with translated():
-                mistakes = [finding async for finding in _mistakes(connection, profile)]
+                mistakes = [finding async for finding in mistakes_in(connection)]
                 if not mistakes:
-                    yield ok(f"{profile.table} has every column, and may be changed ({watch})")
+                    yield ok(f"{subject} every column, and may be changed ({watch})")
                     if unverified:
                         yield warning(unverified)
-                    async for found in _contents(connection, table, profile, name):
+                    async for found in contents_of(connection):
                         yield found
-        except RemoteError as error:
-            yield unreachable(error)
-            return
+    except RemoteError as error:
+        yield _unreachable(error)
+        return
     for finding in mistakes:
         yield finding
 
 
-def unreachable(error: RemoteError) -> Finding:
+def _unreachable(error: RemoteError) -> Finding:
     """The finding for a database that cannot be used."""
     if isinstance(error, Unauthorized):
         return wrong(str(error), "correct user and password in DATABASE_URL, or grant that role its rights")

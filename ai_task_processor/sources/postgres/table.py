@@ -7,7 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ai_task_processor.core import codec
-from ai_task_processor.core.errors import Rejected, Transient
+from ai_task_processor.core.errors import Rejected, Transient, explained
 from ai_task_processor.models.task import Completed, Failed, Outcome, Receipt, Task, TaskType
 from ai_task_processor.net.leases import PREFIX, attempt_of
 from ai_task_processor.net.postgres import Connection, Database, DataRefused
@@ -50,30 +50,27 @@ class Table:
         ``locked``: other transactions skip these rows until ``choice`` is made, so that workers that claim at the same
         time do not compete for the same tasks.
         """
-        at, id_ = after or (None, None)
-        given = {"limit": limit, "types": types and list(types), "most": MAX_CONTENT_BYTES, "at": at, "id": id_}
         async with self.database.connection(writes=True) as connection, connection.transaction():
-            rows = await _rows(connection, self._sql.pages[locked, after is not None], given)
-            page = self._page(rows, limit)
+            page = await self._next_page(connection, limit, types, after, locked=locked)
             if page.cancelled:
                 await connection.execute(self._sql.cancel_pending, {"ids": self._keys(page.cancelled)})
             ids = await choice(page.tasks) if page.tasks else ()
             if not ids:
                 return Claims(page)
-            claimed = await _rows(connection, self._sql.claim, {"ids": self._keys(ids), "nonce": nonce})
+            claimed = await rows_of(connection, self._sql.claim, {"ids": self._keys(ids), "nonce": nonce})
         return Claims(page, dict(claimed))
 
     async def processing(self, ids: Iterable[str]) -> Mapping[str, tuple[Task, str]]:
         """Those of these tasks that are being processed, with their owners."""
         async with self.database.connection(writes=False) as connection:
             given = {"ids": self._keys(ids), "most": MAX_CONTENT_BYTES}
-            rows = await _rows(connection, self._sql.processing, given)
+            rows = await rows_of(connection, self._sql.processing, given)
         return {row[0]: (self._task(row) or Task(id=row[0], type="", content=None), row[5]) for row in rows}
 
     async def claimed(self, receipts: Collection[Receipt]) -> tuple[list[Receipt], list[Receipt]]:
         """Those of these claims that are lost, and those that somebody has cancelled."""
         async with self.database.connection(writes=False) as connection:
-            rows = await _rows(connection, self._sql.claimed, {"ids": self._keys(each.id for each in receipts)})
+            rows = await rows_of(connection, self._sql.claimed, {"ids": self._keys(each.id for each in receipts)})
         found = {id_: (owner if processing else None, bool(cancel)) for id_, owner, processing, cancel in rows}
         lost, cancelled = list[Receipt](), list[Receipt]()
         for receipt in receipts:
@@ -94,16 +91,10 @@ class Table:
             raise Rejected("gone")
         ending: Ending = _ENDINGS.get(type(outcome), "cancelled")
         given = {"id": key, "owner": receipt.token, **_values(outcome)}
-        try:
-            async with self.database.connection(writes=True) as connection:
-                rows = await _rows(connection, self._sql.end[ending], given)
-        except DataRefused as error:
-            rejected = Rejected("refused")
-            rejected.detail = f"{error}: {error.detail}" if error.detail else str(error)
-            raise rejected from error
-        if not rows:
+        found = await self._written(self._sql.end[ending], given)
+        if not found:
             raise Rejected("gone")
-        ((done, state, owner),) = rows
+        ((done, state, owner),) = found
         states = self._profile.states
         if done or (owner == receipt.token and state == (getattr(states, ending) or states.failed)):
             return
@@ -119,26 +110,25 @@ class Table:
     async def owned(self) -> Mapping[str, str]:
         """The owners of all tasks that daemons of this kind are processing, by task id."""
         async with self.database.connection(writes=False) as connection:
-            return dict(await _rows(connection, self._sql.owned, None))
+            return dict(await rows_of(connection, self._sql.owned, None))
 
     async def held(self, keys: Collection[int]) -> frozenset[int]:
         """The advisory locks among these that some session holds."""
         async with self.database.connection(writes=False) as connection:
-            return frozenset(key for (key,) in await _rows(connection, HELD, {"keys": list(keys)}))
+            return frozenset(key for (key,) in await rows_of(connection, HELD, {"keys": list(keys)}))
 
     async def reap(self, key: int, owners: Collection[str]) -> list[str]:
         """Set the tasks of these owners to pending, unless a session holds their lock; the ids of those."""
         async with self.database.connection(writes=True) as connection:
-            return [id_ for (id_,) in await _rows(connection, self._sql.reap, {"key": key, "owners": list(owners)})]
+            return [id_ for (id_,) in await rows_of(connection, self._sql.reap, {"key": key, "owners": list(owners)})]
 
     async def sample(self, connection: Connection, limit: int) -> Page:
         """The first pending tasks, without claiming any."""
-        given = {"limit": limit, "types": None, "most": MAX_CONTENT_BYTES}
-        return self._page(await _rows(connection, self._sql.pages[False, False], given), limit)
+        return await self._next_page(connection, limit, None, None, locked=False)
 
     async def sorted_rows(self, connection: Connection) -> int:
         """How many pending tasks a claim reads and sorts for want of an index, as the planner expects; 0 with one."""
-        ((plan,),) = await _rows(connection, self._sql.page_plan, {"limit": 1, "types": None})
+        ((plan,),) = await rows_of(connection, self._sql.page_plan, {"limit": 1, "types": None})
         rows, sorts = _scanned(plan[0]["Plan"])
         return rows if sorts else 0
 
@@ -156,6 +146,29 @@ class Table:
             children = {key: getattr(child, ending, None) for key, child in profile.children.items()}
             values |= {key: found for key, found in children.items() if found}
         return f"UPDATE {profile.table} {task_id}", codec.line(values)
+
+    async def _written(self, statement: bytes, given: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """The rows of a statement that ends a task. Raises ``Rejected`` (``refused``) for values it does not take."""
+        try:
+            async with self.database.connection(writes=True) as connection:
+                return await rows_of(connection, statement, given)
+        except DataRefused as error:
+            rejected = Rejected("refused")
+            rejected.detail = explained(error)
+            raise rejected from error
+
+    async def _next_page(
+        self,
+        connection: Connection,
+        limit: int,
+        types: Collection[str] | None,
+        after: tuple[str, str] | None,
+        *,
+        locked: bool,
+    ) -> Page:
+        at, id_ = after or (None, None)
+        given = {"limit": limit, "types": types and list(types), "most": MAX_CONTENT_BYTES, "at": at, "id": id_}
+        return self._page(await rows_of(connection, self._sql.pages[locked, after is not None], given), limit)
 
     def _page(self, rows: Sequence[Sequence[Any]], limit: int) -> Page:
         cancelled = [row[0] for row in rows if row[4]]
@@ -218,7 +231,7 @@ def _values(outcome: Outcome) -> Mapping[str, str]:
             return {}
 
 
-async def _rows(connection: Connection, statement: bytes, given: Mapping[str, Any] | None) -> list[tuple[Any, ...]]:
+async def rows_of(connection: Connection, statement: bytes, given: Mapping[str, Any] | None) -> list[tuple[Any, ...]]:
     return await (await connection.execute(statement, given)).fetchall()
 
 

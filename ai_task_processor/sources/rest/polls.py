@@ -22,18 +22,9 @@ from ai_task_processor.sources.rest.read_ahead import ReadAhead
 from ai_task_processor.sources.rest.settings import ApiSettings
 
 
-def pending_list(
-    settings: ApiSettings,
-    profile: RestProfile,
-    client: HttpClient,
-    admission: Admission,
-    *,
-    ahead: ReadAhead | None = None,
-    metrics: Metrics | None = None,
-) -> PendingList:
-    """The list, read as the profile says."""
-    kind = PendingList if profile.listing.streamed else PagedList
-    return kind(settings, profile, client, admission, ahead=ahead, metrics=metrics)
+def list_type(profile: RestProfile) -> type[PendingList]:
+    """How the list is read."""
+    return PendingList if profile.listing.streamed else PagedList
 
 
 class Polls:
@@ -51,7 +42,7 @@ class Polls:
     ) -> None:
         self.ahead = ReadAhead(settings.read_ahead_bytes, settings.read_ahead_s, clock.monotonic)
         metrics.read_ahead(lambda: len(self.ahead))
-        self.list = pending_list(settings, profile, client, self, ahead=self.ahead, metrics=metrics)
+        self.list = list_type(profile)(settings, profile, client, self, ahead=self.ahead, metrics=metrics)
         #: the engine's, once it has asked for tasks
         self.admission: Admission | None = None
         self._gate = gate

@@ -37,7 +37,7 @@ from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sources.rest.bodies import Bodies
 from ai_task_processor.sources.rest.checks import Everything, explain, list_pending, open_push
 from ai_task_processor.sources.rest.marks import Marks
-from ai_task_processor.sources.rest.polls import Polls, pending_list
+from ai_task_processor.sources.rest.polls import Polls, list_type
 from ai_task_processor.sources.rest.profile import RestProfile
 from ai_task_processor.sources.rest.report_check import report_nothing
 from ai_task_processor.sources.rest.reports import Reports
@@ -235,7 +235,7 @@ class RestSource(ProfileSource, TaskSource):
 
     def checks(self) -> Sequence[Check]:
         token = () if self._tokens is None else (self._tokens.check(),)
-        listing = pending_list(self._settings, self.profile, self._clients[0], Everything())
+        listing = list_type(self.profile)(self._settings, self.profile, self._clients[0], Everything())
         work = partial(list_pending, listing, self._remote)
         listed = Check("pending list", work, self._remote.setting, (self._remote, *token))
         reports = partial(report_nothing, self.profile, self._requests.exchange, self._remote)

@@ -1,16 +1,16 @@
 """The checks of ``doctor``: tables and rights, queues, bucket, limits. Nothing is written."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Final
 
 from ai_task_processor.core.checks import Finding, Listed, Stopwatch, down, halves, ok, warning, wrong
 from ai_task_processor.core.errors import Misconfigured, RemoteError, Unauthorized
 from ai_task_processor.core.settings import Settings
-from ai_task_processor.net.postgres import Connection, translated
-from ai_task_processor.net.redis import Client, asked
-from ai_task_processor.net.redis import translated as redis_translated
+from ai_task_processor.net.postgres import Connection
+from ai_task_processor.net.redis import Client, asked, translated
 from ai_task_processor.net.s3 import Bucket
-from ai_task_processor.sources.postgres.checks import SAMPLE, columns_of, lacking, unreachable
+from ai_task_processor.sources.postgres.checks import SAMPLE, columns_of, examined, lacking
 from ai_task_processor.sources.task_runner.profile import TaskRunnerProfile
 from ai_task_processor.sources.task_runner.settings import RunSettings
 from ai_task_processor.sources.task_runner.table import Rows
@@ -29,27 +29,12 @@ _USED: Final[Mapping[str, tuple[str, str, bool]]] = {
 _MAY_INSERT: Final = b"SELECT has_table_privilege(to_regclass(%s), 'INSERT')"
 
 
-async def tables(
+def tables(
     rows: Rows, profile: TaskRunnerProfile, name: str, unverified: str | None
 ) -> AsyncIterator[Finding | Listed]:
     """Can the tasks be read and claimed, and what is queued?"""
-    watch = Stopwatch()
-    try:
-        connection = await rows.database.connect()
-        async with connection:
-            with translated():
-                mistakes = [finding async for finding in _mistakes(connection, profile)]
-                if not mistakes:
-                    yield ok(f"the four tables have every column, and may be changed ({watch})")
-                    if unverified:
-                        yield warning(unverified)
-                    async for found in _contents(connection, rows, name):
-                        yield found
-    except RemoteError as error:
-        yield unreachable(error)
-        return
-    for finding in mistakes:
-        yield finding
+    contents = partial(_contents, rows=rows, name=name)
+    return examined(rows.database, partial(_mistakes, profile=profile), contents, "the four tables have", unverified)
 
 
 async def _mistakes(connection: Connection, profile: TaskRunnerProfile) -> AsyncIterator[Finding]:
@@ -79,7 +64,7 @@ async def queues(connect: Callable[[], Client], profile: TaskRunnerProfile) -> A
     """Can Redis be used, and are the keys of the types that they should be?"""
     watch, client = Stopwatch(), connect()
     try:
-        with redis_translated():
+        with translated():
             lengths = [await asked(client, "LLEN", queue.queue) for queue in profile.queues.values()]
             for queue in profile.queues.values():
                 await asked(client, "LLEN", queue.processing)

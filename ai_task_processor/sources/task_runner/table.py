@@ -15,12 +15,12 @@ from ai_task_processor.core import codec
 from ai_task_processor.core.errors import Rejected, Transient
 from ai_task_processor.models.task import Completed, Outcome, Receipt, Task, TaskType
 from ai_task_processor.net.leases import attempt_of
-from ai_task_processor.net.postgres import Connection, Database, DataRefused
+from ai_task_processor.net.postgres import Connection, Database
 from ai_task_processor.net.s3 import Bucket
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.sources.postgres.page import Claims
 from ai_task_processor.sources.postgres.session import lock_key
-from ai_task_processor.sources.postgres.table import MAX_CONTENT_BYTES, Choice, Table, time_of
+from ai_task_processor.sources.postgres.table import Choice, Table, rows_of, time_of
 from ai_task_processor.sources.task_runner.artifacts import Artifact
 from ai_task_processor.sources.task_runner.endings import (
     REJECTED,
@@ -111,13 +111,11 @@ class Rows(Table):
         A chosen one that was cancelled, cannot be processed, or equals a completed one ends here. One that equals a
         task that is running stays queued.
         """
-        at, id_ = after or (None, None)
-        given = {"limit": limit, "types": types and list(types), "most": MAX_CONTENT_BYTES, "at": at, "id": id_}
         async with self.database.connection(writes=True) as connection, connection.transaction():
-            page = self._page(await _rows(connection, self._sql.pages[locked, after is not None], given), limit)
+            page = await self._next_page(connection, limit, types, after, locked=locked)
             ids = set(await choice(page.tasks)) if page.tasks else set[str]()
             if ids:
-                ids = {id_ for (id_,) in await _rows(connection, self._sql.lock, {"ids": list(ids)})}
+                ids = {id_ for (id_,) in await rows_of(connection, self._sql.lock, {"ids": list(ids)})}
             if not ids:
                 return RunnerClaims(page)
             plan = await self._planned(connection, [task for task in page.tasks if task.id in ids])
@@ -140,8 +138,8 @@ class Rows(Table):
             else:
                 usable.append(task)
         keys = {_key(task): lock_key(_key(task)) for task in usable}
-        locked = {key for (key,) in await _rows(connection, LOCKED, {"keys": sorted(keys.values())})}
-        history = {row[0]: row[1:] for row in await _rows(connection, self._sql.history, {"keys": list(keys)})}
+        locked = {key for (key,) in await rows_of(connection, LOCKED, {"keys": sorted(keys.values())})}
+        history = {row[0]: row[1:] for row in await rows_of(connection, self._sql.history, {"keys": list(keys)})}
         for task in usable:
             run_id, running, failed, result, has_html = history.get(_key(task), (None, False, False, None, False))
             content = task.content
@@ -174,7 +172,7 @@ class Rows(Table):
     async def _start(self, connection: Connection, tasks: Sequence[Task], nonce: str) -> list[tuple[Any, ...]]:
         if not tasks:
             return []
-        return await _rows(connection, self._sql.claim, {"nonce": nonce, **self._runs(tasks, nonce)})
+        return await rows_of(connection, self._sql.claim, {"nonce": nonce, **self._runs(tasks, nonce)})
 
     def _runs(self, tasks: Sequence[Task], nonce: str) -> Mapping[str, Sequence[object]]:
         """The ids of tasks, the ids and keys of their runs, and which starts these are."""
@@ -232,7 +230,7 @@ class Rows(Table):
         """Those of these claims that are lost, and those that somebody has cancelled."""
         async with self.database.connection(writes=False) as connection:
             ids = [receipt.id for receipt in receipts]
-            found = {id_: rest for id_, *rest in await _rows(connection, self._sql.claimed, {"ids": ids})}
+            found = {id_: rest for id_, *rest in await rows_of(connection, self._sql.claimed, {"ids": ids})}
         lost, cancelled = list[Receipt](), list[Receipt]()
         for receipt in receipts:
             kind, state, start, cancel = found.get(receipt.id, ("", "gone", 0, False))
@@ -250,7 +248,7 @@ class Rows(Table):
         """
         run_id, start = run_id_of(receipt), attempt_of(receipt.token)
         async with self.database.connection(writes=False) as connection:
-            rows = await _rows(connection, self._sql.seen, {"id": receipt.id, "run": run_id})
+            rows = await rows_of(connection, self._sql.seen, {"id": receipt.id, "run": run_id})
         if not rows:
             self._left(receipt.id, "", "gone")
             await self._discard(receipt, outcome, "unknown")
@@ -300,13 +298,7 @@ class Rows(Table):
             "metric": str(uuid5(UUID(run_id), "duration_ms")),
             "measured": end.measured,
         }
-        try:
-            async with self.database.connection(writes=True) as connection:
-                ((count,),) = await _rows(connection, self._sql.end, given)
-        except DataRefused as error:
-            rejected = Rejected("refused")
-            rejected.detail = f"{error}: {error.detail}" if error.detail else str(error)
-            raise rejected from error
+        ((count,),) = await self._written(self._sql.end, given)
         return bool(count)
 
     def _log_end(self, task_id: str, kind: str, end: Ending) -> None:
@@ -334,13 +326,13 @@ class Rows(Table):
             "metric": str(uuid5(UUID(run_id), "duration_ms")),
         }
         async with self.database.connection(writes=True) as connection:
-            released = await _rows(connection, self._sql.release, given)
+            released = await rows_of(connection, self._sql.release, given)
         self._queues.note("queued", [(receipt.id, kind) for (kind,) in released])
 
     async def reap(self, key: int, owners: Collection[str]) -> list[str]:
         """Set the tasks of these owners to queued, unless a session holds their lock, and close their runs."""
         async with self.database.connection(writes=True) as connection:
-            freed = await _rows(connection, self._sql.reap, {"key": key, "owners": list(owners)})
+            freed = await rows_of(connection, self._sql.reap, {"key": key, "owners": list(owners)})
         self._queues.note("queued", [(id_, kind) for id_, kind in freed])
         return [id_ for id_, _ in freed]
 
@@ -388,17 +380,17 @@ class Rows(Table):
     async def waiting(self, limit: int) -> list[tuple[str, str]]:
         """The ids and types of queued tasks, the oldest first."""
         async with self.database.connection(writes=False) as connection:
-            return [(id_, kind) for id_, kind in await _rows(connection, self._sql.waiting, {"limit": limit})]
+            return [(id_, kind) for id_, kind in await rows_of(connection, self._sql.waiting, {"limit": limit})]
 
     async def of_others(self, connection: Connection) -> int:
         """The number of tasks that run without a claim of a daemon of this kind."""
-        ((count,),) = await _rows(connection, self._sql.others, {})
+        ((count,),) = await rows_of(connection, self._sql.others, {})
         return int(count)
 
     async def open(self, ids: Collection[str]) -> set[str]:
         """Those of these tasks that are queued or running."""
         async with self.database.connection(writes=False) as connection:
-            return {id_ for (id_,) in await _rows(connection, self._sql.open, {"ids": list(ids)})}
+            return {id_ for (id_,) in await rows_of(connection, self._sql.open, {"ids": list(ids)})}
 
 
 def _type(task: Task) -> str:
@@ -413,7 +405,3 @@ def _key(task: Task) -> str:
 def _is_result(result: object) -> bool:
     """Whether it is what the row of a completed task has: ``{"artifact_ids": […], "summary": "…"}``."""
     return isinstance(result, Mapping) and isinstance(result.get("artifact_ids"), list) and "summary" in result
-
-
-async def _rows(connection: Connection, statement: bytes, given: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    return await (await connection.execute(statement, given)).fetchall()
