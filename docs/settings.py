@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from ai_task_processor.core.groups import Encrypted, is_secret, names
 from ai_task_processor.core.plugins import built_in_groups
-from ai_task_processor.core.settings import core_groups
+from ai_task_processor.core.settings import CORE
 from docs.generated import Part, named, table
 
 HEADER = ("setting", "default", "value", "meaning")
@@ -21,7 +21,7 @@ HEADER = ("setting", "default", "value", "meaning")
 
 def parts(page: str) -> Iterator[Part]:
     """One for each part that the page names."""
-    groups = {group.__name__: group for group in (*core_groups(), *built_in_groups())}
+    groups = {group.__name__: group for group in (*CORE.values(), *built_in_groups())}
     shown: set[str] = set()
     for about in named(page, "settings of"):
         rows: dict[str, FieldInfo] = {}

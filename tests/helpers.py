@@ -10,7 +10,7 @@ from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.component import Component
 from ai_task_processor.core.plugins import groups_of
 from ai_task_processor.core.ports import Outbox, Standing, TaskSource, Want
-from ai_task_processor.core.settings import load_settings
+from ai_task_processor.core.reading import load_settings
 from ai_task_processor.engine.daemon import alive as running
 from ai_task_processor.engine.faults import Faults
 from ai_task_processor.models.task import Claim, Failure, Outcome, Receipt

@@ -64,7 +64,8 @@ def _paused(body: Mapping[str, Any]) -> str:
 def _change(path: str, query: Mapping[str, str], say: Callable[[Mapping[str, Any]], str]) -> int:
     from urllib.parse import urlencode
 
-    from ai_task_processor.core.settings import OpsSettings, load_group
+    from ai_task_processor.core.reading import load_group
+    from ai_task_processor.core.settings import OpsSettings
 
     token = load_group(OpsSettings).control_token
     if token is None:
@@ -93,7 +94,8 @@ def _asked(method: str, target: str, token: str | None) -> tuple[int, Mapping[st
     from http.client import HTTPConnection, HTTPException
 
     from ai_task_processor.cli.healthcheck import local_addresses
-    from ai_task_processor.core.settings import OpsSettings, load_group
+    from ai_task_processor.core.reading import load_group
+    from ai_task_processor.core.settings import OpsSettings
 
     ops, problem = load_group(OpsSettings), ""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}

@@ -208,7 +208,7 @@ def _live(life: Callable[["Daemon"], Coroutine[None, None, int]]) -> int:
     import uvloop
 
     from ai_task_processor.core.plugins import load_selected
-    from ai_task_processor.core.settings import load_settings
+    from ai_task_processor.core.reading import load_settings
     from ai_task_processor.engine.daemon import Daemon
     from ai_task_processor.engine.wiring import assemble
     from ai_task_processor.ops import crash_hooks, logs, tracing

@@ -6,7 +6,7 @@ import sys
 
 from ai_task_processor.cli.sources import found_source
 from ai_task_processor.core.errors import ConfigurationError, RemoteError
-from ai_task_processor.core.settings import load_settings
+from ai_task_processor.core.reading import load_settings
 from ai_task_processor.net.postgres_settings import DatabaseSettings
 from ai_task_processor.sources.postgres.source import PostgresSource
 

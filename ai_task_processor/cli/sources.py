@@ -16,7 +16,9 @@ from ai_task_processor.core.checks import printable
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.plugins import PACKAGE, Plugin
 from ai_task_processor.core.profiles import FOLDER, is_path
-from ai_task_processor.core.settings import PartsSettings, load_group, variables_of
+from ai_task_processor.core.reading import load_group
+from ai_task_processor.core.settings import PartsSettings
+from ai_task_processor.core.variables import variables_of
 
 EX_OK = 0
 SCHEMA = FOLDER / "profile.schema.json"

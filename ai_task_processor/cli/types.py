@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from ai_task_processor.cli import process, task_file, trial
 from ai_task_processor.core import codec
-from ai_task_processor.core.settings import PartsSettings, load_group
+from ai_task_processor.core.reading import load_group
+from ai_task_processor.core.settings import PartsSettings
 from ai_task_processor.models.task import Completed, Failed, Task
 from ai_task_processor.processors.chat.aletheia.processor import built_in_types
 from ai_task_processor.processors.chat.prompt_type import PromptType, load_prompt_types

@@ -18,7 +18,8 @@ from ai_task_processor.core.errors import ConfigurationError, DataDirectoryError
 from ai_task_processor.core.groups import Group
 from ai_task_processor.core.ports import Provider, Sink, Store, TaskSource
 from ai_task_processor.core.profiles import FOLDER, is_path, kind_of, source_of
-from ai_task_processor.core.settings import PartsSettings, Reading, Settings
+from ai_task_processor.core.reading import Reading
+from ai_task_processor.core.settings import PartsSettings, Settings
 
 Kind = Literal["sources", "stores", "sinks", "processors", "providers"]
 

@@ -1,24 +1,19 @@
-"""The settings, read once at the start and passed as arguments. Each component declares its own group.
+"""The settings of every daemon. Each component declares its own group; ``reading`` reads them.
 
-The groups here belong to every daemon, whatever its components. A new setting is one field of a group and one line
-in ``.env.example``.
+A new setting is one field of a group and one line in ``.env.example``.
 """
 
-import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from ai_task_processor.core import environment, syntax
-from ai_task_processor.core.errors import ConfigurationError
+from ai_task_processor.core import syntax
 from ai_task_processor.core.groups import (
     SENTENCES,
     Encrypted,
@@ -28,12 +23,8 @@ from ai_task_processor.core.groups import (
     Lower,
     Seconds,
     Url,
-    names,
-    parse,
     setting,
 )
-from ai_task_processor.core.origins import Origins
-from ai_task_processor.core.spelling import misspelled
 
 Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)]
 Names = Annotated[tuple[str, ...], BeforeValidator(syntax.name_list)]
@@ -319,7 +310,7 @@ class Settings:
 
     def groups(self) -> Iterator[Group]:
         """All groups."""
-        yield from (getattr(self, name) for name in _CORE)
+        yield from (getattr(self, name) for name in CORE)
         yield from self.components.values()
 
     def secrets(self) -> tuple[str, ...]:
@@ -328,127 +319,9 @@ class Settings:
         return tuple(sorted(secrets - {""}, key=len, reverse=True))
 
 
-NO_DEFAULTS: Mapping[str, str] = MappingProxyType({})
-
-_CORE: Mapping[str, type[Group]] = {
+#: the groups of every daemon, by their names in ``Settings``
+CORE: Mapping[str, type[Group]] = {
     member.name: member.type
     for member in fields(Settings)
     if isinstance(member.type, type) and issubclass(member.type, Group)
 }
-
-
-def core_groups() -> Sequence[type[Group]]:
-    """The groups of every daemon."""
-    return list(_CORE.values())
-
-
-class Reading:
-    """A snapshot of the environment and of ``.env``. ``problems``: every error so far, one line each.
-
-    ``origins``: which of them sets a variable.
-    """
-
-    def __init__(
-        self, environ: Mapping[str, str] | None, dotenv: Path | None, defaults: Mapping[str, str] = NO_DEFAULTS
-    ) -> None:
-        below = environment.read_dotenv(dotenv) if dotenv else environment.Dotenv()
-        above = os.environ if environ is None else environ
-        self.problems = list(below.problems)
-        self._dollars = below.warnings
-        self._known: dict[str, FieldInfo] = {}
-        filled_above, filled_below = environment.filled(above), environment.filled(below.texts)
-        empty = frozenset({*above, *below.texts} - {*filled_above, *filled_below})
-        self.origins = Origins(filled_above, filled_below, file=dotenv, lines=below.lines, empty=empty)
-        self.default(defaults)
-
-    def default(self, texts: Mapping[str, str]) -> None:
-        """Set variables that neither the environment nor ``.env`` sets."""
-        self._defaults = texts
-        self.origins = replace(self.origins, profile=environment.filled(texts))
-
-    def parse(self, group: type[G]) -> G | None:
-        """The group, or None when it has errors."""
-        self._known |= {name: each for each in group.model_fields.values() for name in names(each)}
-        return parse(group, self.origins.layers, self.problems)
-
-    def settings(self, groups: Iterable[type[Group]]) -> Settings:
-        """The core's groups and these. Raises ``ConfigurationError``."""
-        kinds = dict.fromkeys((*_CORE.values(), *groups))
-        parsed: dict[type[Group], Any] = {kind: self.parse(kind) for kind in kinds}
-        unknown = self._misspelled()
-        if self.problems:
-            self.problems += unknown
-        self.check()
-        warnings = [line for name, line in self._dollars.items() if name in self._known]
-        warnings += [line for group in parsed.values() for line in group.warnings()]
-        warnings = [*self._explained(warnings), *unknown]
-        core = {name: parsed.pop(group) for name, group in _CORE.items()}
-        return Settings(**core, components=parsed, warnings=tuple(warnings), defaults=self._defaults)
-
-    def _explained(self, lines: Iterable[str]) -> Iterable[str]:
-        """Distinct lines, each with value, origin and default of the variable that it is about."""
-        return dict.fromkeys(self.origins.explained(line, self._known) for line in lines)
-
-    def _misspelled(self) -> list[str]:
-        """A line for each variable that looks like one of ours and is none."""
-        given = {**self.origins.above, **self.origins.below}
-        return [
-            f"{name} is no setting, and set in {self.origins.where(name)}: did you mean {meant}?"
-            for name, meant in misspelled(given, self._known).items()
-        ]
-
-    def check(self) -> None:
-        """Raises ``ConfigurationError`` when there are errors."""
-        if self.problems:
-            raise ConfigurationError(*self._explained(self.problems))
-
-
-def load_settings(
-    environ: Mapping[str, str] | None = None,
-    dotenv: Path | None = Path(".env"),
-    *,
-    groups: Collection[type[Group]],
-    defaults: Mapping[str, str] = NO_DEFAULTS,
-) -> Settings:
-    """The core's groups and those of the selected components. ``defaults``: see ``Settings``.
-
-    Raises ``ConfigurationError`` with a line for every error; ``core.origins`` says which values it may show.
-    """
-    return Reading(environ, dotenv, defaults).settings(groups)
-
-
-def load_group(group: type[G], environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env")) -> G:
-    """A single group, for commands that need no other. Raises ``ConfigurationError``."""
-    reading = Reading(environ, dotenv)
-    parsed = reading.parse(group)
-    reading.check()
-    return cast("G", parsed)
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """One variable as documentation shows it. ``default``: as text, empty when there is none.
-
-    ``secret``: it can also come from a file, named by ``<NAME>_FILE``.
-    """
-
-    name: str
-    meaning: str
-    default: str
-    secret: bool
-
-
-def variables(groups: Iterable[type[Group]]) -> Sequence[Variable]:
-    """Every variable that the core and these groups read, without the ``<NAME>_FILE`` forms."""
-    parts, *others = core_groups()
-    return variables_of((parts, *groups, *others))
-
-
-def variables_of(groups: Iterable[type[Group]]) -> Sequence[Variable]:
-    """The same of these groups alone."""
-    found: dict[str, Variable] = {}
-    for each in (each for group in groups for each in group.model_fields.values()):
-        name, *files = names(each)
-        default = each.default if isinstance(each.default, str) else ""
-        found.setdefault(name, Variable(name, each.description or "", default, files not in ([], [name])))
-    return list(found.values())

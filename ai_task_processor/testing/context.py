@@ -5,7 +5,7 @@ from typing import Any
 
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.groups import Group
-from ai_task_processor.core.settings import load_settings
+from ai_task_processor.core.reading import load_settings
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.processors.context import ProcessorContext
 

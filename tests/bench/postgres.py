@@ -17,7 +17,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from ai_task_processor.core import plugins
-from ai_task_processor.core.settings import NetworkSettings, load_group
+from ai_task_processor.core.reading import load_group
+from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.models.task import Task
 from ai_task_processor.net.leases import new_incarnation, new_nonce
 from ai_task_processor.net.postgres import Database as Client

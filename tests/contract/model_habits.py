@@ -17,7 +17,7 @@ from typing import Any
 
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.errors import RemoteError, TaskError
-from ai_task_processor.core.settings import load_settings
+from ai_task_processor.core.reading import load_settings
 from ai_task_processor.engine.outcome import classify
 from ai_task_processor.models.task import Failed, Released, Tries, Vector
 from ai_task_processor.net.client import make_client

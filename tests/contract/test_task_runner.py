@@ -17,7 +17,7 @@ from ai_task_processor.core.checks import Finding
 from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.core.errors import Ambiguous, Rejected, Transient, Unsent
 from ai_task_processor.core.ports import Want
-from ai_task_processor.core.settings import load_settings
+from ai_task_processor.core.reading import load_settings
 from ai_task_processor.models.task import Cancelled, Claim, Completed, Failed, Failure, TaskResult
 from ai_task_processor.net import postgres as net
 from ai_task_processor.sources.task_runner import queue

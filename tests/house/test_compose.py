@@ -12,7 +12,7 @@ import uvloop
 import yaml
 
 from ai_task_processor.core.plugins import BUILT_IN, built_in_groups
-from ai_task_processor.core.settings import variables
+from ai_task_processor.core.variables import variables
 from tests.commands import ran
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from opentelemetry.sdk import environment_variables
 
 from ai_task_processor.cli import main as cli
 from ai_task_processor.core.plugins import built_in_groups
-from ai_task_processor.core.settings import variables
+from ai_task_processor.core.variables import variables
 from ai_task_processor.ops import spans
 from docs.__main__ import current
 from docs.generated import filled

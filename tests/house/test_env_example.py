@@ -11,7 +11,7 @@ from dotenv import dotenv_values
 from ai_task_processor.cli.main import main
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.plugins import built_in_groups, load_selected
-from ai_task_processor.core.settings import Variable, variables
+from ai_task_processor.core.variables import Variable, variables
 from ai_task_processor.providers.settings import ModelSettings
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"

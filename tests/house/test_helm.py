@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 
 from ai_task_processor import __version__
 from ai_task_processor.core.plugins import built_in_groups
-from ai_task_processor.core.settings import variables
+from ai_task_processor.core.variables import variables
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/ai-task-processor"

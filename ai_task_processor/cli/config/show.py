@@ -18,7 +18,7 @@ from ai_task_processor.core.checks import printable
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.groups import Group
 from ai_task_processor.core.plugins import built_in_groups, read_selected
-from ai_task_processor.core.settings import core_groups
+from ai_task_processor.core.settings import CORE
 from ai_task_processor.ops import masking
 from ai_task_processor.processors.factory import ProcessorFactory
 
@@ -56,7 +56,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 def _with_core(groups: Sequence[type[Group]]) -> list[type[Group]]:
     """These groups and the core's, in the order of the documentation."""
-    first, *rest = core_groups()
+    first, *rest = CORE.values()
     return list(dict.fromkeys((first, *groups, *rest)))
 
 

@@ -19,8 +19,9 @@ from ai_task_processor.core import codec
 from ai_task_processor.core.checks import printable
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.plugins import find
+from ai_task_processor.core.reading import load_group
 from ai_task_processor.core.records import to_outcome
-from ai_task_processor.core.settings import PartsSettings, load_group
+from ai_task_processor.core.settings import PartsSettings
 from ai_task_processor.models.task import Record, TaskStatus
 from ai_task_processor.stores.sqlite import inspection
 from ai_task_processor.stores.sqlite.inspection import Summary

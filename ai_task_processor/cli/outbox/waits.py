@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from ai_task_processor.cli.healthcheck import local_addresses
 from ai_task_processor.core.errors import ConfigurationError
-from ai_task_processor.core.settings import OpsSettings, load_group
+from ai_task_processor.core.reading import load_group
+from ai_task_processor.core.settings import OpsSettings
 from ai_task_processor.stores.sqlite import inspection
 from ai_task_processor.stores.sqlite.inspection import Summary
 from ai_task_processor.stores.sqlite.schema import SPREAD

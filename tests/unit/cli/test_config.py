@@ -10,7 +10,8 @@ import pytest
 from ai_task_processor.cli.config.schema import schema
 from ai_task_processor.cli.main import main
 from ai_task_processor.core.plugins import built_in_groups
-from ai_task_processor.core.settings import core_groups, variables
+from ai_task_processor.core.settings import CORE
+from ai_task_processor.core.variables import variables
 
 GIVEN = {
     "ORY_PROJECT_SLUG": "quiet-hill",
@@ -69,7 +70,7 @@ def test_wrong_settings_are_shown_too(capsys: pytest.CaptureFixture[str], monkey
 
 def test_the_schema_accepts_every_default_and_describes_every_setting() -> None:
     """As a number and as a text; the form of each secret that names a file is there, too."""
-    found = schema([*core_groups(), *built_in_groups()])
+    found = schema([*CORE.values(), *built_in_groups()])
     jsonschema.Draft202012Validator.check_schema(found)
     known = {variable.name: variable for variable in variables(built_in_groups())}
     files = {f"{name}_FILE" for name, variable in known.items() if variable.secret}

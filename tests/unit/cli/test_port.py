@@ -5,7 +5,8 @@ import socket
 from pathlib import Path
 
 from ai_task_processor.cli.doctor.port import occupied, owner_of
-from ai_task_processor.core.settings import OpsSettings, load_group
+from ai_task_processor.core.reading import load_group
+from ai_task_processor.core.settings import OpsSettings
 
 
 def ops(**given: object) -> OpsSettings:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from ai_task_processor.core.errors import ConfigurationError
-from ai_task_processor.core.settings import Settings, load_settings
+from ai_task_processor.core.reading import load_settings
+from ai_task_processor.core.settings import Settings
 from tests.contract.http.servers import Authority
 from tests.helpers import without_origin
 

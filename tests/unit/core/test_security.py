@@ -20,7 +20,8 @@ import pytest
 import ai_task_processor
 from ai_task_processor.core.errors import Rejected
 from ai_task_processor.core.plugins import built_in_groups, load_selected
-from ai_task_processor.core.settings import NetworkSettings, variables
+from ai_task_processor.core.settings import NetworkSettings
+from ai_task_processor.core.variables import variables
 from ai_task_processor.engine.wiring import Parts, assemble
 from ai_task_processor.net import services
 from ai_task_processor.net.client import HttpClient, make_client

@@ -18,7 +18,9 @@ from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.groups import Endpoint, Group, names, setting
 from ai_task_processor.core.origins import shown
 from ai_task_processor.core.plugins import built_in_groups
-from ai_task_processor.core.settings import Settings, load_group, load_settings, variables
+from ai_task_processor.core.reading import load_group, load_settings
+from ai_task_processor.core.settings import Settings
+from ai_task_processor.core.variables import variables
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.providers.settings import PLACEHOLDER_KEY, ModelSettings
 from ai_task_processor.sources.rest.settings import ApiSettings

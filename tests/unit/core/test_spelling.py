@@ -3,8 +3,8 @@
 import pytest
 
 from ai_task_processor.core.plugins import built_in_groups
-from ai_task_processor.core.settings import variables
 from ai_task_processor.core.spelling import misspelled, nearest
+from ai_task_processor.core.variables import variables
 
 KNOWN = {
     form

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from ai_task_processor.core.errors import ConfigurationError, Rejected
 from ai_task_processor.core.plugins import built_in_groups
-from ai_task_processor.core.settings import Settings, load_settings, variables
+from ai_task_processor.core.reading import load_settings
+from ai_task_processor.core.settings import Settings
+from ai_task_processor.core.variables import variables
 from ai_task_processor.sources.rest.settings import ApiSettings
 from ai_task_processor.sources.rest.task_requests import task_url
 from tests.nest import TASK

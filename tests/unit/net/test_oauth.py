@@ -20,7 +20,8 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from ai_task_processor.core.errors import InvalidAnswer, NoToken
-from ai_task_processor.core.settings import Settings, load_settings
+from ai_task_processor.core.reading import load_settings
+from ai_task_processor.core.settings import Settings
 from ai_task_processor.net.oauth import TokenSource
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.resilience import Gate

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ai_task_processor.core.errors import ConfigurationError
-from ai_task_processor.core.settings import NetworkSettings, load_group
+from ai_task_processor.core.reading import load_group
+from ai_task_processor.core.settings import NetworkSettings
 from ai_task_processor.net import leases
 from ai_task_processor.net.leases import LeaseSettings
 from ai_task_processor.net.postgres_settings import DatabaseSettings

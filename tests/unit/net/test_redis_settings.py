@@ -3,7 +3,7 @@
 import pytest
 
 from ai_task_processor.core.errors import ConfigurationError
-from ai_task_processor.core.settings import load_settings
+from ai_task_processor.core.reading import load_settings
 from ai_task_processor.net.redis_settings import RedisSettings
 
 

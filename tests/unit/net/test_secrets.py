@@ -4,7 +4,8 @@ from pathlib import Path
 
 from structlog.testing import capture_logs
 
-from ai_task_processor.core.settings import OpsSettings, Settings, load_settings
+from ai_task_processor.core.reading import load_settings
+from ai_task_processor.core.settings import OpsSettings, Settings
 from ai_task_processor.net.secrets import Secrets
 
 

@@ -19,7 +19,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from ai_task_processor.core.errors import ConfigurationError, TaskError, Throttled
 from ai_task_processor.core.plugins import load_selected
-from ai_task_processor.core.settings import TraceSettings, load_group
+from ai_task_processor.core.reading import load_group
+from ai_task_processor.core.settings import TraceSettings
 from ai_task_processor.models.task import Receipt, Record, Task, TaskStatus, Usage
 from ai_task_processor.ops import logs, spans, tracing
 from ai_task_processor.ops.metrics import Metrics

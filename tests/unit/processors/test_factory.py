@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from ai_task_processor.core import plugins
 from ai_task_processor.core.errors import AiTaskProcessorError, ConfigurationError
-from ai_task_processor.core.settings import load_settings
+from ai_task_processor.core.reading import load_settings
 from ai_task_processor.models.task import Task, TaskType
 from ai_task_processor.processors.base import BaseProcessor, TaskResult
 from ai_task_processor.processors.chat import aletheia

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ai_task_processor.core.errors import ConfigurationError
-from ai_task_processor.core.settings import load_group
+from ai_task_processor.core.reading import load_group
 from ai_task_processor.models.task import Usage
 from ai_task_processor.providers.prices import Prices
 from ai_task_processor.providers.settings import ModelSettings

@@ -11,7 +11,7 @@ import pytest
 
 from ai_task_processor.core.errors import ConfigurationError, TaskError, Transient
 from ai_task_processor.core.ports import ChatAnswer, ChatRequest
-from ai_task_processor.core.settings import load_settings
+from ai_task_processor.core.reading import load_settings
 from ai_task_processor.models.task import Task, Usage
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.processors.chat.processor import PromptProcessor

@@ -8,7 +8,7 @@ import pytest
 from ai_task_processor.core.errors import ConfigurationError
 from ai_task_processor.core.plugins import built_in_groups, find, load_selected
 from ai_task_processor.core.profiles import FOLDER
-from ai_task_processor.core.settings import variables
+from ai_task_processor.core.variables import variables
 from ai_task_processor.sources.periodic.settings import PeriodicSettings
 from ai_task_processor.sources.periodic.source import PeriodicSource
 from tests.helpers import services
