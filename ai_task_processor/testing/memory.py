@@ -12,7 +12,7 @@ from ai_task_processor.models.task import Receipt, Record
 from ai_task_processor.net.services import Services
 from ai_task_processor.stores.sqlite.journal import FileJournal
 from ai_task_processor.stores.sqlite.ledger import Watermark
-from ai_task_processor.stores.sqlite.schema import STRANDED_AFTER_S
+from ai_task_processor.stores.sqlite.records import STRANDED_AFTER_S
 
 
 class MemorySteps:

@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 
 from ai_task_processor.core.errors import DataDirectoryError, OutboxUnwritable
 from ai_task_processor.models.task import Record
-from ai_task_processor.stores.sqlite import inspection, salvage, schema, wal
+from ai_task_processor.stores.sqlite import inspection, records, salvage, schema, wal
 from tests.contract.helpers import failing
 from tests.contract.outboxes import ROOT, execute, full_disk, noise, numbered, overwrite, store, task_ids, waiting
 
@@ -374,7 +374,7 @@ async def test_a_full_disk_leaves_the_damaged_files_alone(data: Path, monkeypatc
     overwrite(data / LOG, 0, bytes(HEAD))
     before = files(data)
     with monkeypatch.context() as patched:
-        patched.setattr(schema, "put", full_disk)
+        patched.setattr(records, "put", full_disk)
         await failing(DataDirectoryError, opened(data), r"is full.*make room on that disk")
     assert {name: text for name, text in files(data).items() if name in before} == before
     assert (await salvaged(data))[0] == WAITING

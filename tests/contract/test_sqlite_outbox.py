@@ -18,8 +18,9 @@ import pytest
 from ai_task_processor.core.errors import DataDirectoryError, OutboxLocked, OutboxUnwritable
 from ai_task_processor.models.task import Record, TaskStatus
 from ai_task_processor.stores.sqlite import inspection
+from ai_task_processor.stores.sqlite.operator_requests import SPREAD
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
-from ai_task_processor.stores.sqlite.schema import PAGE_BYTES, SPREAD
+from ai_task_processor.stores.sqlite.schema import PAGE_BYTES
 from tests.contract.helpers import failing
 from tests.contract.outboxes import (
     NOW,

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ai_task_processor.core.errors import OutboxUnwritable
-from ai_task_processor.stores.sqlite import schema, steps, writer
+from ai_task_processor.stores.sqlite import records, schema, steps, writer
 from ai_task_processor.stores.sqlite.outbox import SqliteOutbox
 from tests.contract.helpers import failing
 from tests.contract.outboxes import (
@@ -35,7 +35,7 @@ async def test_the_commit_of_the_outcome_erases_them(tmp_path: Path, monkeypatch
     async with store(tmp_path) as outbox:
         await asyncio.gather(*(outbox.steps.save(task_id, "f", "x", b"1") for task_id in "ab"))
         with monkeypatch.context() as patched:
-            patched.setattr(schema, "put", lambda *_, **__: full_disk())
+            patched.setattr(records, "put", lambda *_, **__: full_disk())
             await failing(OutboxUnwritable, outbox.put(record("a")))
         assert await outbox.steps.load("a", "f") == {"x": b"1"}
         await outbox.put(record("a"))

@@ -13,7 +13,7 @@ from ai_task_processor.core.reading import load_group
 from ai_task_processor.core.settings import OpsSettings
 from ai_task_processor.stores.sqlite import inspection
 from ai_task_processor.stores.sqlite.inspection import Summary
-from ai_task_processor.stores.sqlite.schema import SPREAD
+from ai_task_processor.stores.sqlite.operator_requests import SPREAD
 
 #: the circuit of reports
 _CIRCUIT: Final = "api_delivery"

@@ -18,7 +18,7 @@ from typing import Literal
 from ai_task_processor.core.errors import DataDirectoryError
 from ai_task_processor.models.task import Record, TaskStatus
 from ai_task_processor.stores.sqlite import directory as data_directory
-from ai_task_processor.stores.sqlite import salvage, schema
+from ai_task_processor.stores.sqlite import operator_requests, records, salvage, schema
 
 Action = Literal["retry", "drop"]
 
@@ -69,7 +69,7 @@ def load_records(directory: Path, task_id: str) -> list[tuple[Summary, Record]]:
         query = f"SELECT {_COLUMNS}, {_source(db)}, {schema.record_columns(db)} FROM records WHERE task_id = ?"  # noqa: S608 - constants only
         rows = db.execute(query, (task_id,)).fetchall()
     split = _COLUMNS.count(",") + 2
-    return [(_to_summary(row[:split]), schema.to_record(row[split:])) for row in rows]
+    return [(_to_summary(row[:split]), records.to_record(row[split:])) for row in rows]
 
 
 def find_records(directory: Path, task_ids: Iterable[str]) -> list[Summary]:
@@ -91,7 +91,7 @@ def leave_request(
     times = (from_s + every_s * place if every_s else 0.0 for place in itertools.count())
     with _connection(directory, "rw") as db:
         db.execute("BEGIN IMMEDIATE")
-        schema.add_requests(db, action, zip(task_ids, times, strict=False))
+        operator_requests.add_requests(db, action, zip(task_ids, times, strict=False))
         db.execute("COMMIT")
 
 
@@ -102,7 +102,7 @@ def pending_requests(directory: Path) -> int:
 
 def due_requests(directory: Path) -> int:
     """The number of those that a daemon carries out now: retries of many come later."""
-    return _requests(directory, time.time() + schema.REQUESTED_AHEAD_S)
+    return _requests(directory, time.time() + operator_requests.REQUESTED_AHEAD_S)
 
 
 def _requests(directory: Path, until: float) -> int:

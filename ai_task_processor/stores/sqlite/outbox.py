@@ -16,7 +16,7 @@ from ai_task_processor.core.ports import Clock, Held, OutboxDepth
 from ai_task_processor.models.task import Receipt, Record
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.stores.sqlite import directory as data_directory
-from ai_task_processor.stores.sqlite import salvage, schema, steps
+from ai_task_processor.stores.sqlite import operator_requests, records, remembered, salvage, schema, steps
 from ai_task_processor.stores.sqlite.ledger import Ledger
 from ai_task_processor.stores.sqlite.migration import migrate
 from ai_task_processor.stores.sqlite.steps import SqliteSteps
@@ -28,7 +28,7 @@ log = get_logger(__name__)
 
 _REQUESTS_AT_ONCE = 1000
 _CACHE_KB, _LOG_BYTES = 2048, 4 * 2**20
-_PUTS = Many(schema.put_all, schema.PUT_AT_ONCE)
+_PUTS = Many(records.put_all, records.PUT_AT_ONCE)
 
 
 class SqliteOutbox:
@@ -57,7 +57,7 @@ class SqliteOutbox:
         self._lost = lost
         self._path = directory / schema.DATABASE
         self._writer = Writer(self._connect)
-        self._erasures = Many(lambda db, ids: schema.erase_all(db, source, ids), schema.ERASE_AT_ONCE)
+        self._erasures = Many(lambda db, ids: records.erase_all(db, source, ids), records.ERASE_AT_ONCE)
         self._ledger = Ledger(source, max_bytes)
         self.steps = SqliteSteps(self._writer, source, max_bytes=max_bytes, clock=clock)
         self._lock: int | None = None
@@ -123,7 +123,7 @@ class SqliteOutbox:
     def put(self, record: Record) -> asyncio.Future[None]:
         """Accepted when it returns: ``held`` shows it, and it is written even if the future is cancelled."""
         self._ledger.accept(record)
-        work = partial(schema.put, record=record)
+        work = partial(records.put, record=record)
         stepped = record.task_id in self.steps
         return self._writer.submit(
             self.steps.erasing(record.task_id, work) if stepped else work,
@@ -142,13 +142,13 @@ class SqliteOutbox:
 
     def quarantine(self, record: Record) -> asyncio.Future[None]:
         return self._write(
-            lambda db: schema.put(db, record, "quarantined"),
+            lambda db: records.put(db, record, "quarantined"),
             committed=lambda _: self._ledger.quarantine(record),
         )
 
     async def due(self, now: float, limit: int, exclude: frozenset[str] = frozenset()) -> Sequence[Record]:
         """Also raises ``OutboxUnwritable``, when the disk cannot be read."""
-        return await self._writer.submit(lambda db: schema.due(db, self._source, now, limit, exclude))
+        return await self._writer.submit(lambda db: records.due(db, self._source, now, limit, exclude))
 
     async def delivered(self, task_id: str) -> None:
         """Delete the whole record.
@@ -159,7 +159,7 @@ class SqliteOutbox:
         stepped = task_id in self.steps
 
         def erase(db: sqlite3.Connection) -> None:
-            schema.erase_all(db, self._source, [task_id])
+            records.erase_all(db, self._source, [task_id])
 
         def committed(_: object) -> None:
             self._ledger.forget(task_id)
@@ -176,25 +176,25 @@ class SqliteOutbox:
         )
 
     async def acknowledged(self, task_id: str, reason: str) -> None:
-        await self._write(lambda db: schema.acknowledged(db, self._source, task_id, reason))
+        await self._write(lambda db: records.acknowledged(db, self._source, task_id, reason))
 
     async def defer(self, task_id: str, *, due_at: float, attempts: int, reason: str | None = None) -> None:
-        await self._write(lambda db: schema.defer(db, self._source, task_id, due_at, attempts, reason))
+        await self._write(lambda db: records.defer(db, self._source, task_id, due_at, attempts, reason))
 
     async def bury(self, task_id: str, reason: str, *, attempts: int = 1) -> None:
         await self._write(
-            lambda db: schema.bury(db, self._source, task_id, reason, attempts),
+            lambda db: records.bury(db, self._source, task_id, reason, attempts),
             committed=lambda fingerprint: self._ledger.bury(task_id, fingerprint),
         )
 
     async def apply_requests(self) -> Mapping[str, str]:
         """One short query when there are none. Requests stay stored when their commit fails."""
-        look = partial(schema.look, source=self._source)
+        look = partial(operator_requests.look, source=self._source)
         requested, self._oldest, self._next_due_at = await self._writer.submit(look)
         if not requested:
             return {}
         done = await self._write(
-            lambda db: schema.apply_requests(db, _REQUESTS_AT_ONCE, self._clock.now().timestamp()),
+            lambda db: operator_requests.apply_requests(db, _REQUESTS_AT_ONCE, self._clock.now().timestamp()),
             committed=self._applied,
         )
         return {task_id: action for action, _, task_id, _ in done}
@@ -209,18 +209,18 @@ class SqliteOutbox:
                 self._ledger.revive(task_id)
 
     async def receipts(self) -> Sequence[Receipt]:
-        return await self._writer.submit(lambda db: schema.receipts(db, self._source))
+        return await self._writer.submit(lambda db: records.receipts(db, self._source))
 
     async def remember(self, ids: Sequence[str], until: float) -> None:
-        await self._write(lambda db: schema.remember(db, self._source, ids, until))
+        await self._write(lambda db: remembered.remember(db, self._source, ids, until))
 
     async def forget(self, ids: Sequence[str]) -> None:
         now = self._clock.now().timestamp()
-        await self._write(lambda db: schema.forget(db, self._source, ids, now))
+        await self._write(lambda db: remembered.forget(db, self._source, ids, now))
 
     async def remembered(self) -> Collection[str]:
         now = self._clock.now().timestamp()
-        return await self._writer.submit(lambda db: schema.remembered(db, self._source, now))
+        return await self._writer.submit(lambda db: remembered.remembered(db, self._source, now))
 
     def _write(
         self,
@@ -263,7 +263,7 @@ class SqliteOutbox:
                 return self._open_database()
             schema.create(db, self._path)
             now = self._clock.now().timestamp()
-            schema.resume_requests(db, now)
+            operator_requests.resume_requests(db, now)
             stepped = steps.summaries(db, now)
         except BaseException:
             salvage.leave(db, self._path)

@@ -14,7 +14,7 @@ from typing import Final, get_args
 
 from ai_task_processor.core.records import to_outcome
 from ai_task_processor.models.task import Record, TaskStatus
-from ai_task_processor.stores.sqlite import pages, schema, wal
+from ai_task_processor.stores.sqlite import pages, records, schema, wal
 from ai_task_processor.stores.sqlite.wal import Log
 
 _BY_TASK, _BY_DUE = "sqlite_autoindex_records_1", "waiting_by_due"
@@ -147,7 +147,7 @@ class Rescue:
         task = record.receipt.source, record.receipt.id
         if self.kept.get(task, float("-inf")) < record.finished_at:
             self.kept[task] = record.finished_at
-            schema.put(self._new, record, found.state)
+            records.put(self._new, record, found.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ def _record(values: Sequence[pages.Value] | None) -> _Found | None:
         # SQLite stores 1.0 as 1.
         row[name] = float(value) if kind == "REAL" and isinstance(value, int) else value
     try:
-        record = schema.to_record(tuple(row[name] for name in schema.RECORD_COLUMNS.split(", ")))
+        record = records.to_record(tuple(row[name] for name in schema.RECORD_COLUMNS.split(", ")))
         if record.status is not TaskStatus.PENDING:
             to_outcome(record)
     except (sqlite3.Error, ValueError, TypeError, KeyError):

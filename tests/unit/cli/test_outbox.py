@@ -20,7 +20,7 @@ from ai_task_processor.core.clock import SystemClock
 from ai_task_processor.models.task import TaskStatus
 from ai_task_processor.stores.sqlite import inspection
 from ai_task_processor.stores.sqlite.inspection import Summary
-from ai_task_processor.stores.sqlite.schema import SPREAD
+from ai_task_processor.stores.sqlite.operator_requests import SPREAD
 from tests.contract.outboxes import record, store
 
 NOW = 1_800_000_000.0
