@@ -79,7 +79,8 @@ class TaskRunnerSource(PostgresSource):
         self.renew_every_s = min(BEAT_S, self.renew_every_s or BEAT_S)
 
     def _made_table(self, database: "Database") -> "Rows":
-        from ai_task_processor.sources.task_runner.table import Limits, Rows
+        from ai_task_processor.sources.task_runner.queued import Limits
+        from ai_task_processor.sources.task_runner.table import Rows
 
         limits, worker = self._settings[RunSettings], self._settings.worker
         most = Limits(limits.max_runtime_s, limits.max_bytes, worker.task_timeout_s)

@@ -5,22 +5,21 @@
 
 import asyncio
 import json
-import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from ai_task_processor.core import codec
 from ai_task_processor.core.errors import Rejected, Transient
-from ai_task_processor.models.task import Completed, Outcome, Receipt, Task, TaskType
+from ai_task_processor.models.task import Completed, Outcome, Receipt, Task
 from ai_task_processor.net.leases import attempt_of
 from ai_task_processor.net.postgres import Connection, Database
 from ai_task_processor.net.s3 import Bucket
 from ai_task_processor.ops.logs import get_logger
 from ai_task_processor.sources.postgres.page import Claims
 from ai_task_processor.sources.postgres.session import lock_key
-from ai_task_processor.sources.postgres.table import Choice, Table, rows_of, time_of
+from ai_task_processor.sources.postgres.table import Choice, Table, rows_of
 from ai_task_processor.sources.task_runner.artifacts import Artifact
 from ai_task_processor.sources.task_runner.endings import (
     REJECTED,
@@ -31,45 +30,21 @@ from ai_task_processor.sources.task_runner.endings import (
     Row,
     ending,
 )
+from ai_task_processor.sources.task_runner.plan import Plan
 from ai_task_processor.sources.task_runner.profile import TaskRunnerProfile
 from ai_task_processor.sources.task_runner.queue import Queues
-from ai_task_processor.sources.task_runner.run_keys import run_key
+from ai_task_processor.sources.task_runner.queued import Limits, key_of, task_of, type_of
 from ai_task_processor.sources.task_runner.statements import LOCKED, RunnerStatements
 
-#: ids become parts of names of objects
-_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 #: objects that one report writes at once
 WRITES: Final = 8
-#: types whose answers of other servers are stored as they came
-_SEARCHES: Final = frozenset({"search", "search_batch"})
-
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The most for one task. ``timeout_s``: the daemon's own limit for one attempt."""
-
-    max_runtime_s: float
-    max_bytes: int
-    timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerClaims(Claims):
     """``waiting``: number of admitted tasks that wait for an equal one that runs."""
 
-    waiting: int = 0
-
-
-@dataclass(slots=True)
-class _Plan:
-    """What becomes of admitted tasks: ``start``, ``repeat`` (an equal one is completed), ``cancel``, ``reject``."""
-
-    start: list[Task] = field(default_factory=list)
-    repeat: dict[str, Mapping[str, object]] = field(default_factory=dict)
-    cancel: list[str] = field(default_factory=list)
-    reject: dict[str, str] = field(default_factory=dict)
     waiting: int = 0
 
 
@@ -121,43 +96,24 @@ class Rows(Table):
             plan = await self._planned(connection, [task for task in page.tasks if task.id in ids])
             await self._end_at_once(connection, plan, {task.id: task for task in page.tasks}, nonce)
             owners = dict(await self._start(connection, plan.start, nonce))
-        types_of = {task.id: _type(task) for task in page.tasks}
+        types_of = {task.id: type_of(task) for task in page.tasks}
         self._queues.note("taken", [(id_, types_of[id_]) for id_ in owners])
         ended = [*plan.cancel, *plan.reject, *plan.repeat]
         self._queues.note("done", [(id_, types_of[id_]) for id_ in ended])
-        self._log(plan, types_of)
+        plan.log(types_of)
         return RunnerClaims(page, owners, plan.waiting)
 
-    async def _planned(self, connection: Connection, tasks: Sequence[Task]) -> _Plan:
-        plan, usable = _Plan(), list[Task]()
-        for task in tasks:
-            if task.raw["cancel_requested"]:
-                plan.cancel.append(task.id)
-            elif reason := task.raw["nonsense"]:
-                plan.reject[task.id] = str(reason)
-            else:
-                usable.append(task)
-        keys = {_key(task): lock_key(_key(task)) for task in usable}
+    async def _planned(self, connection: Connection, tasks: Sequence[Task]) -> Plan:
+        plan = Plan()
+        usable = plan.sort_out(tasks)
+        keys = {key_of(task): lock_key(key_of(task)) for task in usable}
         locked = {key for (key,) in await rows_of(connection, LOCKED, {"keys": sorted(keys.values())})}
         history = {row[0]: row[1:] for row in await rows_of(connection, self._sql.history, {"keys": list(keys)})}
-        for task in usable:
-            run_id, running, failed, result, has_html = history.get(_key(task), (None, False, False, None, False))
-            content = task.content
-            wants_html = isinstance(content, Mapping) and content.get("store_raw_html") is True
-            if running and not (failed and _type(task) in self._profile.calls_nobody):
-                plan.waiting += 1
-            elif keys[_key(task)] not in locked:
-                plan.waiting += 1  # another claim is looking at an equal one at this moment
-            elif _is_result(result) and (has_html or not wants_html):
-                summary = f"deduplicated; {result['summary']} (run {run_id})"
-                plan.repeat[task.id] = {"artifact_ids": result["artifact_ids"], "summary": summary}
-            else:
-                plan.start.append(task)
-                if not (failed and _type(task) in self._profile.calls_nobody):
-                    history[_key(task)] = (None, True, False, None, False)
+        ours = {key for key, lock in keys.items() if lock in locked}
+        plan.decide(usable, ours, history, self._profile.calls_nobody)
         return plan
 
-    async def _end_at_once(self, connection: Connection, plan: _Plan, tasks: Mapping[str, Task], nonce: str) -> None:
+    async def _end_at_once(self, connection: Connection, plan: Plan, tasks: Mapping[str, Task], nonce: str) -> None:
         if plan.cancel:
             await connection.execute(self._sql.cancel, {"ids": plan.cancel})
         if plan.reject:
@@ -180,49 +136,12 @@ class Rows(Table):
         return {
             "ids": [task.id for task in tasks],
             "runs": [run_id_of(receipt) for receipt in receipts],
-            "keys": [_key(task) for task in tasks],
+            "keys": [key_of(task) for task in tasks],
             "starts": [task.attempt for task in tasks],
         }
 
-    def _log(self, plan: _Plan, types: Mapping[str, str]) -> None:
-        for task_id in plan.cancel:
-            log.info("task.cancelled", task_id=task_id, task_type=types[task_id])
-        for task_id, reason in plan.reject.items():
-            log.warning("task.rejected", task_id=task_id, task_type=types[task_id], reason=reason)
-        for task_id in plan.repeat:
-            log.info("task.deduplicated", task_id=task_id, task_type=types[task_id])
-
     def _task(self, row: Sequence[Any]) -> Task | None:
-        """The task of a row, whatever its params are; None for an id that cannot be used.
-
-        ``raw``: its columns, why it cannot be processed, and its run key.
-        """
-        id_, kind, _, created_s, _, _, params, timeout_s, retries, starts, cancel = row
-        if not _ID.fullmatch(id_):
-            return None
-        content, key, nonsense = None, kind, ""
-        try:
-            content = None if params is None else json.loads(params)
-            key = run_key(kind, content)
-        except (ValueError, RecursionError):
-            content, nonsense = None, "unreadable_params"
-        if timeout_s <= 0:
-            nonsense = "invalid_timeout"
-        elif retries < 0:
-            nonsense = "invalid_max_retries"
-        if kind in _SEARCHES and isinstance(content, dict):
-            content = {**content, "include_raw": True}
-        return Task(
-            id=id_,
-            type=TaskType.named(kind),
-            content=content,
-            created_at=time_of(created_s),
-            attempt=starts + 1,
-            timeout_s=min(timeout_s, self._limits.max_runtime_s),
-            # The last start that is left, and one that ends for good at the longest runtime.
-            attempt_limit=1 if starts >= retries or self._limits.max_runtime_s < timeout_s else None,
-            raw={"type": kind, "cancel_requested": cancel, "nonsense": nonsense, "run_key": key},
-        )
+        return task_of(row, self._limits)
 
     # --- the end of a claim
 
@@ -391,17 +310,3 @@ class Rows(Table):
         """Those of these tasks that are queued or running."""
         async with self.database.connection(writes=False) as connection:
             return {id_ for (id_,) in await rows_of(connection, self._sql.open, {"ids": list(ids)})}
-
-
-def _type(task: Task) -> str:
-    """The type as its row has it."""
-    return str(task.raw["type"])
-
-
-def _key(task: Task) -> str:
-    return str(task.raw["run_key"])
-
-
-def _is_result(result: object) -> bool:
-    """Whether it is what the row of a completed task has: ``{"artifact_ids": […], "summary": "…"}``."""
-    return isinstance(result, Mapping) and isinstance(result.get("artifact_ids"), list) and "summary" in result
