@@ -27,6 +27,7 @@ from ai_task_processor.models.task import Usage
 from ai_task_processor.net.resilience import Retries
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.processors.chat import caller as module
+from ai_task_processor.processors.chat import models
 from ai_task_processor.processors.chat.caller import ChatCaller
 from ai_task_processor.providers.circuits import ModelCircuits
 
@@ -299,7 +300,7 @@ async def test_tasks_in_slots_that_wait_for_a_pause_say_so(chat: Setting, clock:
 
 async def test_too_many_models_at_once(chat: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle ones make room; their names come from tasks."""
-    monkeypatch.setattr(module, "MAX_MODELS", 2)
+    monkeypatch.setattr(models, "MAX_MODELS", 2)
     assert await asyncio.gather(*(chat.ask("x", name) for name in "abc")) == ["re: x", "re: x", "CircuitOpen"]
     assert await chat.ask("x", "c") == "re: x"
 
