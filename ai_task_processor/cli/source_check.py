@@ -22,7 +22,8 @@ from ai_task_processor.cli.sources import sentences
 from ai_task_processor.core import plugins
 from ai_task_processor.core.checks import Check, Finding, Listed, ok, skipped, warning, wrong
 from ai_task_processor.core.errors import ConfigurationError, Rejected
-from ai_task_processor.core.settings import PartsSettings, load_group
+from ai_task_processor.core.reading import load_group
+from ai_task_processor.core.settings import PartsSettings
 from ai_task_processor.engine.wiring import Parts
 from ai_task_processor.models.task import Completed, Failed, Failure, Outcome, Task, TaskResult, TaskType
 from ai_task_processor.processors.factory import USUAL_TYPES, ProcessorFactory
