@@ -27,7 +27,7 @@ from ai_task_processor.core.pointer import keys, resolve
 from ai_task_processor.core.ports import Admission, Backlog, Clock, SourceMemory, TaskSource, Want
 from ai_task_processor.core.profiles import Profile, ProfileSource
 from ai_task_processor.models.task import Claim, Failure, Outcome, Receipt, Task, TaskStatus
-from ai_task_processor.net.client import MAX_ANSWER_BYTES, HttpClient
+from ai_task_processor.net.client import HttpClient
 from ai_task_processor.net.oauth import TokenSource
 from ai_task_processor.net.oauth_settings import AuthSettings
 from ai_task_processor.net.push import Push
@@ -36,6 +36,7 @@ from ai_task_processor.net.services import Services
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.sources.rest.bodies import Bodies
 from ai_task_processor.sources.rest.checks import Everything, explain, list_pending, open_push
+from ai_task_processor.sources.rest.clients import delivering_client, polling_client, push_connection
 from ai_task_processor.sources.rest.marks import Marks
 from ai_task_processor.sources.rest.polls import Polls, list_type
 from ai_task_processor.sources.rest.profile import RestProfile
@@ -142,49 +143,21 @@ class RestSource(ProfileSource, TaskSource):
 
     @classmethod
     def build(cls, services: Services) -> Self:
-        api, network, profile = services.settings[ApiSettings], services.settings, cls.profile
+        api, profile, claim, push = services.settings[ApiSettings], cls.profile, cls.profile.claim, cls.profile.push
         tokens = None if profile.auth == "none" else TokenSource.build(services, within_s=api.request_timeout_s)
-        streamed = profile.listing.streamed
-        polling = services.client(
-            api.base_url, 2, tokens=tokens, max_answer_bytes=None if streamed else MAX_ANSWER_BYTES
-        )
-        delivering = services.client(api.base_url, network.delivery.concurrency, tokens=tokens)
-        if profile.headers:
-            polling.always = delivering.always = partial(cls._headers, services)
+        marks = claim is not None and (api.mark_in_progress or not claim.optional)
         return cls(
             api,
-            polling=polling,
-            delivering=delivering,
+            polling=polling_client(profile, services, tokens),
+            delivering=delivering_client(profile, services, tokens),
             poll_gate=services.gate("api_poll"),
             delivery_gate=services.gate("api_delivery"),
             tokens=tokens,
-            memory=services.memory if cls._marks_tasks(api) else None,
-            push=None if profile.push is None else partial(cls._connection, services, tokens),
+            memory=services.memory if marks else None,
+            push=None if push is None else partial(push_connection, profile, services, tokens, push),
             clock=services.clock,
             metrics=services.metrics,
         )
-
-    @classmethod
-    def _connection(cls, services: Services, tokens: TokenSource | None, woken: Callable[[bytes | None], None]) -> Push:
-        base, part = services.settings[ApiSettings].base_url, cls.profile.push
-        assert part is not None  # noqa: S101 - the caller has looked
-        client = services.client(base, 1, tokens=tokens)
-        client.always = partial(cls._headers, services)
-        return Push(client, base + part.path, woken, clock=services.clock, rng=services.rng, metrics=services.metrics)
-
-    @classmethod
-    def _marks_tasks(cls, api: ApiSettings) -> bool:
-        claim = cls.profile.claim
-        return claim is not None and (api.mark_in_progress or not claim.optional)
-
-    @classmethod
-    def _headers(cls, services: Services) -> Mapping[str, str]:
-        """The profile's, with the secret as it was read last."""
-        headers = cls.profile.headers
-        if not cls.profile.has_secret:
-            return headers
-        secret = services.secrets[SecretSettings].secret.get_secret_value()
-        return {name: text.replace("{secret}", secret) for name, text in headers.items()}
 
     async def run(self, ready: asyncio.Event) -> None:
         """Maintain the marks and the push connection until cancelled, then reset the marks of unfinished tasks."""
