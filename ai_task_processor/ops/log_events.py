@@ -70,7 +70,7 @@ They are named ``noun.verb_in_past``; callers add the details as keywords::
     delivery.refused        an outcome is refused for good: a dead letter
     delivery.expired        an outcome is of no use any more: it is deleted, even where a sink lacks it
     delivery.lost           another worker has the claim by now: the result is not needed
-    delivery.unverified     the task API acknowledges without naming task and state
+    delivery.unverified     results are acknowledged by a status alone, which cannot be checked: once, and no fault
     delivery.held           the source asks for a pause: nothing is reported until it ends
     delivery.resumed        outcomes are reported again
     delivery.crashed        a bug of the daemon in one delivery
