@@ -15,6 +15,7 @@ from ai_task_processor.cli.outbox import table, waits
 from ai_task_processor.cli.outbox.selection import Selection
 from ai_task_processor.stores.sqlite import inspection
 from ai_task_processor.stores.sqlite.inspection import Summary
+from ai_task_processor.stores.sqlite.operator_requests import REQUESTED_AHEAD_S
 
 EX_OK, EX_FAILED, EX_USAGE, EX_NOINPUT = 0, 1, 64, 66
 #: the command waits until the daemon has carried out its requests, unless none was for so many seconds
@@ -99,16 +100,21 @@ def _watched(directory: Path, count: int, action: str, spread: str) -> str:
     if not inspection.daemon_running(directory):
         return f"{_records(count)} to be {_past(action)}{spread}: no daemon is running here, run and drain do it"
     with _progress(count) as show_done:
-        left, moved_at = inspection.due_requests(directory), time.monotonic()
+        left, moved_at = _left(directory), time.monotonic()
         while left and time.monotonic() - moved_at < WATCH_S:
             time.sleep(0.05)
-            before, left = left, inspection.due_requests(directory)
+            before, left = left, _left(directory)
             if left < before:
                 moved_at = time.monotonic()
             show_done(max(0, count - left))
     if left:
         return f"{_records(count)} to be {_past(action)}{spread}: the daemon has not taken up {left} of them yet"
     return f"{_records(count)} {_past(action)}{spread}"
+
+
+def _left(directory: Path) -> int:
+    """The requests that a daemon carries out now: retries of many come later."""
+    return inspection.pending_requests(directory, time.time() + REQUESTED_AHEAD_S)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
@@ -95,17 +94,8 @@ def leave_request(
         db.execute("COMMIT")
 
 
-def pending_requests(directory: Path) -> int:
-    """The number of requests that no daemon has carried out yet."""
-    return _requests(directory, inf)
-
-
-def due_requests(directory: Path) -> int:
-    """The number of those that a daemon carries out now: retries of many come later."""
-    return _requests(directory, time.time() + operator_requests.REQUESTED_AHEAD_S)
-
-
-def _requests(directory: Path, until: float) -> int:
+def pending_requests(directory: Path, until: float = inf) -> int:
+    """The number of requests that are due until then (seconds since the epoch) and that no daemon has carried out."""
     with _connection(directory, "ro") as db:
         (count,) = db.execute("SELECT count(*) FROM requests WHERE due_at <= ?", (until,)).fetchone()
     return int(count)
